@@ -1,0 +1,64 @@
+"""arcvq: spherical vector quantization with an arccosine margin (ArcVQ-VAE, arXiv 2605.13517), to learn and to use."""
+
+from arcvq import geometry
+from arcvq.devices import choose_device
+from arcvq.geometry import describe
+from arcvq.images import ImageData, ImageSplit, load_images
+from arcvq.quantizers import (
+    QUANTIZERS,
+    ContinuousQuantizer,
+    CosineQuantizer,
+    EMAQuantizer,
+    EuclideanQuantizer,
+    OnlineClusteredQuantizer,
+    Quantized,
+    Quantizer,
+    SphericalQuantizer,
+    nearest_code,
+)
+from arcvq.runs import RunSettings, train
+from arcvq.samp import SAMP, arc_margin_loss, ball_radius, project_to_ball_, rescale_codes_
+from arcvq.schedules import Adaptive, Constant, Cosine, Exponential, Oscillating, Schedule, WarmUp
+from arcvq.training import Run, Snapshot, evaluate, fit
+from arcvq.vqvae import VQVAE, VQVAEOutput
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "QUANTIZERS",
+    "SAMP",
+    "VQVAE",
+    "Adaptive",
+    "Constant",
+    "ContinuousQuantizer",
+    "Cosine",
+    "CosineQuantizer",
+    "EMAQuantizer",
+    "EuclideanQuantizer",
+    "Exponential",
+    "ImageData",
+    "ImageSplit",
+    "OnlineClusteredQuantizer",
+    "Oscillating",
+    "Quantized",
+    "Quantizer",
+    "Run",
+    "RunSettings",
+    "Schedule",
+    "Snapshot",
+    "SphericalQuantizer",
+    "VQVAEOutput",
+    "WarmUp",
+    "arc_margin_loss",
+    "ball_radius",
+    "choose_device",
+    "describe",
+    "evaluate",
+    "fit",
+    "geometry",
+    "load_images",
+    "nearest_code",
+    "project_to_ball_",
+    "rescale_codes_",
+    "train",
+]

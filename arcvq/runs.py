@@ -1,0 +1,110 @@
+"""Trained runs by name of their settings: trained once, opened ever after."""
+
+import dataclasses
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from arcvq.devices import choose_device, choose_precision
+from arcvq.images import ImageData, load_images
+from arcvq.quantizers import QUANTIZERS
+from arcvq.samp import SAMP
+from arcvq.training import Run, fit
+from arcvq.vqvae import VQVAE
+
+FORMAT = 1  # raised when a change of the code changes what training gives
+PROFILES = ("quick", "standard", "paper")
+
+
+@dataclasses.dataclass(frozen=True)
+class RunSettings:
+    """Everything that decides what a training run gives, but the machine.
+
+    quantizer: a name in `QUANTIZERS`. samp: settings of the prior for "samp"; None scales the paper's to the run.
+    train_images: use the first so many training images; None for all. The other fields are those of `VQVAE` and `fit`.
+    """
+
+    dataset: str = "digits"
+    quantizer: str = "samp"
+    samp: SAMP | None = None
+    num_codes: int = 512
+    dim: int = 64
+    hidden: int = 48
+    residual_hidden: int = 12
+    steps: int = 400
+    batch_size: int = 128
+    lr: float = 1e-3
+    seed: int = 0
+    precision: str = "auto"
+    train_images: int | None = None
+
+    def __post_init__(self):
+        if self.quantizer not in QUANTIZERS:
+            raise ValueError(f"quantizer {self.quantizer!r} is unknown; known are {', '.join(QUANTIZERS)}")
+
+    @classmethod
+    def for_profile(cls, profile: str, **changes: Any) -> "RunSettings":
+        """Settings of a size: "quick" (about 10 s on two cores), "standard" (a minute or more), "paper" (a GPU's)."""
+        sizes: dict[str, dict[str, Any]] = {
+            "quick": {"hidden": 32, "residual_hidden": 8, "steps": 300, "batch_size": 64, "lr": 2e-3},
+            "standard": {"steps": 3000},
+            "paper": {"hidden": 128, "residual_hidden": 32, "steps": 29_500, "batch_size": 1024, "lr": 3e-4},
+        }
+        if profile not in sizes:
+            raise ValueError(f"profile {profile!r} is unknown; known are {', '.join(PROFILES)}")
+        return cls(**{**sizes[profile], **changes})
+
+    def model(self, images: ImageData) -> VQVAE:
+        """The untrained model, drawn from the seed; the caller's generator stays put."""
+        extra = {"samp": self.samp} if self.quantizer == "samp" else {}
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.seed)
+            quantizer = QUANTIZERS[self.quantizer](self.num_codes, self.dim, **extra)
+            return VQVAE(images.channels, quantizer, hidden=self.hidden, residual_hidden=self.residual_hidden)
+
+    def digest(self, images: ImageData, dtype: torch.dtype) -> str:
+        """A short name for these settings on these pixels in this precision; another name for any other."""
+        fields = {**dataclasses.asdict(self), "samp": self.samp.to_json() if self.samp else None}
+        fields |= {"precision": str(dtype), "pixels": images.fingerprint, "format": FORMAT}
+        return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def data_root() -> Path:
+    """Where data sets and runs are kept: $ARCVQ_DATA, else `data/` of the checkout that holds arcvq, else ./data."""
+    if os.environ.get("ARCVQ_DATA"):
+        return Path(os.environ["ARCVQ_DATA"])
+    checkout = Path(__file__).resolve().parents[1]
+    return checkout / "data" if (checkout / "pyproject.toml").is_file() else Path("data")
+
+
+def train(
+    settings: RunSettings,
+    images: ImageData | None = None,
+    *,
+    root: str | Path | None = None,
+    device: str | torch.device = "auto",
+    progress: bool = True,
+) -> Run:
+    """The run of these settings: opened from `root`/runs if it was trained before, else trained and kept there.
+
+    images: the data, when it is loaded already; else `settings.dataset` is. A run that was stopped goes on. Raises
+    what `load_images` and `fit` raise.
+    """
+    root, device = Path(root) if root is not None else data_root(), choose_device(device)
+    images = images or load_images(settings.dataset, root=root, device=device)
+    if settings.train_images is not None:
+        images = images.subset(train=settings.train_images)
+    digest = settings.digest(images, choose_precision(settings.precision, device))
+    folder = root / "runs" / f"{images.name.replace(':', '-').replace('/', '-')}-{settings.quantizer}-{digest}"
+    if (folder / "run.json").is_file():
+        run = Run.load(folder)
+        run.model.to(device)
+        return run
+    return fit(
+        settings.model(images), images, steps=settings.steps, batch_size=settings.batch_size, lr=settings.lr,
+        seed=settings.seed, precision=settings.precision, device=device, out=folder, resume=True, progress=progress,
+    )

@@ -1,0 +1,244 @@
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from arcvq import quantizers
+from arcvq.quantizers import (
+    QUANTIZERS,
+    ContinuousQuantizer,
+    CosineQuantizer,
+    EMAQuantizer,
+    EuclideanQuantizer,
+    OnlineClusteredQuantizer,
+    Quantizer,
+    SphericalQuantizer,
+    nearest_code,
+)
+from arcvq.samp import SAMP, arc_margin_loss
+from arcvq.schedules import Adaptive, Constant
+
+VECTOR = [cls for cls in QUANTIZERS.values() if cls is not ContinuousQuantizer]
+every_quantizer = pytest.mark.parametrize("cls", VECTOR, ids=lambda cls: cls.__name__)
+
+
+def by_loops(latents, codebook, metric):
+    """The nearest code of each latent in float64, one pair at a time."""
+    chosen = []
+    for z in latents.double():
+        scores = [(z @ e / (z.norm() * e.norm()) if metric == "cosine" else -(z - e).norm()) for e in codebook.double()]
+        chosen.append(int(torch.stack(scores).argmax()))
+    return torch.tensor(chosen)
+
+
+@pytest.mark.parametrize("metric", ["cosine", "euclidean"])
+def test_nearest_code_is_the_one_that_loops_find(metric, monkeypatch):
+    latents, codebook = torch.randn(60, 5) * 3, torch.randn(17, 5)
+    expected = by_loops(latents, codebook, metric)
+    assert torch.equal(nearest_code(latents, codebook, metric), expected)
+    monkeypatch.setattr(quantizers, "BLOCK", 40)
+    assert torch.equal(nearest_code(latents, codebook, metric), expected)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@every_quantizer
+def test_autocast_does_not_change_an_index(cls, dtype):
+    torch.manual_seed(1)
+    quantizer, latents = cls(256, 16).eval(), torch.randn(4, 16, 8, 8)
+    if cls is EuclideanQuantizer:
+        quantizer.codebook.data.normal_()
+    expected = quantizer(latents)
+    with torch.autocast("cpu", dtype):
+        got, encoded = quantizer(latents), quantizer.encode(latents)
+    assert torch.equal(got.indices, expected.indices) and torch.equal(encoded, expected.indices)
+    assert got.codes.dtype == torch.float32 and torch.equal(got.codes, expected.codes)
+    half = quantizer(latents.to(dtype))
+    assert torch.equal(half.indices, quantizer(latents.to(dtype).float()).indices)
+
+
+@every_quantizer
+@settings(max_examples=10, deadline=None)
+@given(b=st.integers(0, 3), h=st.integers(1, 4), w=st.integers(1, 4), k=st.integers(1, 9), d=st.integers(1, 5))
+def test_shapes_and_round_trip_for_any_size(cls, b, h, w, k, d):
+    quantizer, latents = cls(k, d), torch.randn(b, d, h, w)
+    out = quantizer(latents)
+    assert out.codes.shape == latents.shape and out.indices.shape == (b, h, w) and out.indices.dtype == torch.int64
+    assert torch.equal(quantizer.lookup(out.indices), out.codes), "lookup gives exactly what forward chose"
+    quantizer.after_step()
+    assert quantizer.codebook.isfinite().all()
+
+
+@every_quantizer
+def test_straight_through_gradient_reaches_the_latents_unchanged(cls):
+    quantizer, latents = cls(8, 4).eval(), torch.randn(2, 4, 3, 3, requires_grad=True)
+    weights = torch.randn(2, 4, 3, 3)
+    (quantizer(latents).codes * weights).sum().backward()
+    assert torch.equal(latents.grad, weights)
+
+
+@every_quantizer
+def test_evaluation_changes_nothing_and_has_no_margin_loss(cls):
+    quantizer = cls(8, 4).eval()
+    before = {name: tensor.clone() for name, tensor in quantizer.state_dict().items()}
+    out = quantizer(torch.randn(2, 4, 3, 3))
+    quantizer.encode(torch.randn(2, 4, 3, 3))
+    assert all(torch.equal(before[name], tensor) for name, tensor in quantizer.state_dict().items())
+    assert "margin" not in out.losses
+
+
+def test_vq_loss_is_the_formula_with_its_two_gradients():
+    quantizer, latents = CosineQuantizer(6, 3, beta=0.25), torch.randn(2, 3, 2, 2, requires_grad=True)
+    out = quantizer(latents)
+    out.loss.backward()
+    flat = latents.detach().permute(0, 2, 3, 1).reshape(-1, 3).double()
+    codes = quantizer.codebook.detach().double()[out.indices.flatten()]
+    assert out.loss.item() == pytest.approx(1.25 * (flat - codes).square().mean().item(), rel=1e-6)
+    expected = (0.25 * 2 * (flat - codes) / flat.numel()).reshape(2, 2, 2, 3).permute(0, 3, 1, 2)
+    assert torch.allclose(latents.grad.double(), expected, atol=1e-7)
+    pulled = torch.zeros(6, 3, dtype=torch.float64).index_add_(0, out.indices.flatten(), 2 * (codes - flat) / flat.numel())
+    assert torch.allclose(quantizer.codebook.grad.double(), pulled, atol=1e-7)
+
+
+def test_starts_are_the_published_ones():
+    plain, cosine = EuclideanQuantizer(50, 8).codebook, CosineQuantizer(50, 8).codebook
+    assert plain.abs().max() <= 1 / 50 and plain.abs().max() > 0.9 / 50
+    assert torch.allclose(cosine.norm(dim=1), torch.ones(50))
+
+
+def test_spherical_loss_adds_the_weighted_margin_loss():
+    samp = SAMP(margin=0.3, scale=7.0, top_k=2, weight=Constant(0.4))
+    quantizer, latents = SphericalQuantizer(6, 3, samp), torch.randn(2, 3, 4, 4)
+    out = quantizer(latents)
+    flat = latents.permute(0, 2, 3, 1).reshape(-1, 3)
+    margin = arc_margin_loss(flat, quantizer.codebook, margin=0.3, scale=7.0, top_k=2)
+    vq = out.losses["codebook"] + 0.25 * out.losses["commitment"]
+    assert out.losses["margin"].item() == pytest.approx(margin.item())
+    assert out.loss.item() == pytest.approx((vq + 0.4 * margin).item(), rel=1e-6)
+
+
+def test_spherical_codes_are_in_the_ball_after_each_step_whatever_the_optimizer_did():
+    quantizer = SphericalQuantizer(6, 3, SAMP.for_run(100))
+    for step in range(1, 4):
+        quantizer(torch.randn(2, 3, 4, 4))
+        quantizer.codebook.data.mul_(50)
+        quantizer.after_step()
+        radius = quantizer.settings().radius.value(step)
+        assert int(quantizer.step) == step
+        assert torch.allclose(quantizer.codebook.norm(dim=1), torch.full((6,), radius), rtol=1e-5)
+    free = SphericalQuantizer(6, 3, SAMP(radius=None, weight=None))
+    free.codebook.data.mul_(50)
+    assert set(free(torch.randn(2, 3, 4, 4)).losses) == {"codebook", "commitment"}
+    free.after_step()
+    assert torch.allclose(free.codebook.norm(dim=1), torch.full((6,), 50.0), rtol=1e-4)
+
+
+def test_spherical_default_is_the_papers_and_adaptive_weight_reads_the_batch():
+    assert SphericalQuantizer(4, 2).settings() == SAMP.paper()
+    quantizer = SphericalQuantizer(4, 2, SAMP(weight=Adaptive(0.0, 1.0, 1.0), radius=None))
+    quantizer.codebook.data.copy_(torch.tensor([[1.0, 0], [0, 1], [-1, 0], [0, -1]]))
+    latents = torch.tensor([[1.0, 0.1], [0.9, 0.0], [0.1, 1.0], [0.0, 2.0]]).T.reshape(1, 2, 2, 2)
+    out = quantizer(latents)
+    assert float(quantizer.batch_usage()) == 0.5
+    vq = out.losses["codebook"] + 0.25 * out.losses["commitment"]
+    assert (out.loss - vq).item() == pytest.approx(0.5 * out.losses["margin"].item(), rel=1e-5)
+
+
+def test_ema_codes_follow_the_smoothed_averages():
+    quantizer, latents = EMAQuantizer(3, 2, decay=0.9), torch.randn(1, 2, 4, 4)
+    sizes, sums = torch.ones(3, dtype=torch.float64), quantizer.codebook.double().clone()
+    for _ in range(3):
+        indices = quantizer(latents).indices.flatten()
+        flat = latents.permute(0, 2, 3, 1).reshape(-1, 2).double()
+        quantizer.after_step()
+        for j in range(3):
+            own = flat[indices == j]
+            sizes[j] = 0.9 * sizes[j] + 0.1 * len(own)
+            sums[j] = 0.9 * sums[j] + 0.1 * own.sum(0)
+        smoothed = (sizes + 1e-5) / (sizes.sum() + 3e-5) * sizes.sum()
+        assert torch.allclose(quantizer.codebook.double(), sums / smoothed[:, None], atol=1e-5)
+    assert not quantizer.codebook.requires_grad
+
+
+def test_online_clustering_moves_unused_codes_to_latents_and_leaves_used_ones():
+    quantizer = OnlineClusteredQuantizer(3, 2)
+    quantizer.codebook.data.copy_(torch.tensor([[1.0, 0.0], [-5.0, 0.01], [-5.0, -0.01]]))
+    latents = torch.tensor([[2.0, 0.1], [2.0, 0.2], [2.0, 0.3], [2.0, 0.4]]).T.reshape(1, 2, 2, 2)
+    for _ in range(5):
+        quantizer(latents)
+        used = quantizer.codebook.data[0].clone()
+        quantizer.after_step()
+    rows = latents.permute(0, 2, 3, 1).reshape(-1, 2)
+    assert (torch.cdist(quantizer.codebook.data[1:], rows).min(1).values < 0.05).all()
+    assert torch.allclose(quantizer.codebook.data[0], used, atol=1e-6)
+
+
+def test_anchors_are_drawn_by_the_softmax_of_the_cosine():
+    quantizer = OnlineClusteredQuantizer(1, 2)
+    quantizer.codebook.data.copy_(torch.tensor([[1.0, 0.0]]))
+    latents = torch.tensor([[3.0, 0.0], [-1.0, 0.0], [0.0, 2.0]])
+    drawn = torch.stack([quantizer.draw(latents) for _ in range(4000)]).flatten()
+    shares = torch.bincount(drawn, minlength=3) / 4000
+    assert torch.allclose(shares, torch.tensor([1.0, -1.0, 0.0]).softmax(0), atol=0.03)
+
+
+@every_quantizer
+def test_usage_counts_training_alone_and_can_be_reset(cls):
+    quantizer, latents = cls(5, 3), torch.randn(2, 3, 4, 4)
+    first = quantizer(latents).indices
+    second = quantizer(latents * -1).indices
+    expected = torch.bincount(torch.cat([first, second]).flatten(), minlength=5)
+    quantizer.encode(latents)
+    assert torch.equal(quantizer.counts, expected) and int(quantizer.counts.sum()) == 64
+    quantizer.reset_usage()
+    assert not quantizer.counts.any()
+
+
+@pytest.mark.parametrize("cls", QUANTIZERS.values(), ids=QUANTIZERS)
+def test_config_and_state_round_trip(cls):
+    quantizer = cls(7, 3, beta=0.5)
+    copy = Quantizer.from_config(quantizer.config())
+    copy.load_state_dict(quantizer.state_dict())
+    assert type(copy) is cls and copy.config() == quantizer.config() and torch.equal(copy.codebook, quantizer.codebook)
+    with pytest.raises(ValueError, match="quantizer 'Cubic' is unknown"):
+        Quantizer.from_config({"kind": "Cubic"})
+
+
+def test_continuous_lets_the_latents_through():
+    latents = torch.randn(2, 3, 4, 4)
+    out = ContinuousQuantizer(1, 3)(latents)
+    assert torch.equal(out.codes, latents) and out.loss.item() == 0 and not out.indices.any()
+
+
+@pytest.mark.parametrize("make, message", [
+    (lambda: CosineQuantizer(0, 4), "num_codes is 0"), (lambda: CosineQuantizer(4, 0), "dim is 0"),
+    (lambda: CosineQuantizer(4, 2, beta=-1.0), "beta is -1.0"), (lambda: EMAQuantizer(4, 2, decay=1.0), "decay is 1.0"),
+    (lambda: CosineQuantizer(4, 2)(torch.randn(2, 3, 2, 2)), r"shape \(2, 3, 2, 2\); they must be \(B, 2, h, w\)"),
+    (lambda: CosineQuantizer(4, 2)(torch.randn(2, 2)), r"shape \(2, 2\)"),
+    (lambda: CosineQuantizer(4, 2).lookup(torch.full((1, 1, 1), 4)), "from 4 to 4; they must be from 0 to 3"),
+    (lambda: nearest_code(torch.randn(4, 2), torch.randn(3, 2), "manhattan"), "metric 'manhattan' is unknown"),
+])
+def test_bad_input_is_refused_in_one_sentence(make, message, unchecked):
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_evaluation_names_and_counts_values_that_are_not_finite(bad):
+    latents = torch.randn(1, 2, 3, 3)
+    latents[0, :, 0, 0] = bad
+    quantizer = CosineQuantizer(4, 2).eval()
+    for call in (quantizer, quantizer.encode):
+        with pytest.raises(ValueError, match="2 of 18 values of the latents are NaN or infinite"):
+            call(latents)
+
+
+def test_zero_norm_codes_and_latents_are_safe():
+    quantizer = SphericalQuantizer(4, 2)
+    quantizer.codebook.data[0] = 0
+    latents = torch.randn(1, 2, 3, 3)
+    latents[0, :, 0, 0] = 0
+    latents.requires_grad_()
+    out = quantizer(latents)
+    out.loss.backward()
+    quantizer.after_step()
+    assert latents.grad.isfinite().all() and quantizer.codebook.isfinite().all() and not quantizer.codebook[0].any()

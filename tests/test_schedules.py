@@ -1,0 +1,61 @@
+import json
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from arcvq.schedules import Adaptive, Constant, Cosine, Exponential, Oscillating, Schedule, WarmUp, bounded_exp
+
+ALL = [Constant(2.0), Exponential(3e-4), Exponential(-5e-4, start=0.2), WarmUp(0.0, 1.0, 100), Cosine(1.0, 0.1, 200),
+       Oscillating(0.5, 2.0, 50), Adaptive(0.1, 1.0, 0.8)]
+
+
+@pytest.mark.parametrize("schedule", ALL, ids=lambda schedule: type(schedule).__name__)
+class TestEverySchedule:
+    @settings(max_examples=20)
+    @given(step=st.integers(0, 10_000_000), usage=st.floats(0, 1))
+    def test_a_number_and_a_tensor_give_the_same_value(self, schedule, step, usage):
+        expected = schedule.value(step, usage)
+        got = schedule.value(torch.tensor(step), torch.tensor(usage))
+        assert isinstance(expected, float) and math.isfinite(expected)
+        assert got.dtype == torch.float32 and got.shape == ()
+        # A step of 10 million in a cosine of float32 carries about 1e-2 of its period in rounding.
+        assert float(got) == pytest.approx(expected, rel=1e-3, abs=0.1 if isinstance(schedule, Oscillating) else 1e-5)
+
+    def test_json_round_trip(self, schedule):
+        assert Schedule.from_json(schedule.to_json()) == schedule
+        assert json.loads(schedule.to_json())["kind"] == type(schedule).__name__
+
+    def test_prints_as_code(self, schedule):
+        assert eval(repr(schedule)) == schedule
+
+
+def test_values_follow_their_formulas():
+    assert Exponential(3e-4).value(1000) == pytest.approx(math.exp(0.3))
+    assert WarmUp(1.0, 3.0, 100).value(25) == 1.5 and WarmUp(1.0, 3.0, 100).value(500) == 3.0
+    assert Cosine(1.0, 0.0, 100).value(50) == pytest.approx(0.5) and Cosine(1.0, 0.0, 100).value(300) == 0.0
+    assert Oscillating(1.0, 3.0, 40).value(0) == 3.0 and Oscillating(1.0, 3.0, 40).value(20) == pytest.approx(1.0)
+    assert Adaptive(0.0, 1.0, 0.5).value(7, usage=0.25) == pytest.approx(0.5)
+    assert Adaptive(0.0, 1.0, 0.5).value(7, usage=0.9) == 0.0 and Adaptive(0.0, 1.0, 0.5).value(7) == 1.0
+
+
+def test_exponential_stays_finite_past_the_overflow_of_float32():
+    for step in (295_800, 10_000_000, 10**12):
+        assert math.isfinite(Exponential(3e-4).value(step))
+        assert torch.isfinite(Exponential(3e-4).value(torch.tensor(step)))
+    assert bounded_exp(-1e9) > 0
+
+
+@pytest.mark.parametrize("make, message", [
+    (lambda: Constant(math.nan), "level of Constant is nan"),
+    (lambda: WarmUp(0.0, 1.0, 0), "steps of WarmUp is 0"),
+    (lambda: Oscillating(0.0, 1.0, -5), "period of Oscillating is -5"),
+    (lambda: Adaptive(0.0, 1.0, 1.5), "target of Adaptive is 1.5"),
+    (lambda: Schedule.from_json('{"kind": "Zigzag"}'), "schedule kind 'Zigzag' is unknown"),
+    (lambda: Schedule.from_json('{"kind": "Constant", "height": 1}'), "cannot be made from"),
+])
+def test_bad_input_is_refused_in_one_sentence(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
