@@ -1,14 +1,13 @@
 """Every test runs with the shapes and types of arcvq's signatures checked at each call."""
 
-import os
-
 import jaxtyping
 import pytest
 
-os.environ.setdefault("ARCVQ_DATA", "")
 jaxtyping.install_import_hook("arcvq", "beartype.beartype")
 
 import torch  # noqa: E402
+
+torch.set_num_threads(1)  # the tests run side by side; threads of several processes only wait for each other
 
 
 @pytest.fixture(autouse=True)
