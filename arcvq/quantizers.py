@@ -183,7 +183,7 @@ class EuclideanQuantizer(Quantizer):
 
 
 class EMAQuantizer(Quantizer):
-    """VQ whose codes are moving averages of their latents, with Laplace-smoothed counts (van den Oord et al. 2017, A.1).
+    """VQ whose codes are moving averages of their latents, Laplace-smoothed (van den Oord et al. 2017, A.1).
 
     decay: in [0, 1), per step. The codebook gets no gradient. The averages start at the codes with a count of 1.
     """

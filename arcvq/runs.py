@@ -11,7 +11,7 @@ import torch
 
 from arcvq.devices import choose_device, choose_precision
 from arcvq.images import ImageData, load_images
-from arcvq.quantizers import QUANTIZERS
+from arcvq.quantizers import QUANTIZERS, SphericalQuantizer
 from arcvq.samp import SAMP
 from arcvq.training import Run, fit
 from arcvq.vqvae import VQVAE
@@ -50,7 +50,7 @@ class RunSettings:
     def for_profile(cls, profile: str, **changes: Any) -> "RunSettings":
         """Settings of a size: "quick" (about 10 s on two cores), "standard" (a minute or more), "paper" (a GPU's)."""
         sizes: dict[str, dict[str, Any]] = {
-            "quick": {"hidden": 32, "residual_hidden": 8, "steps": 300, "batch_size": 64, "lr": 2e-3},
+            "quick": {"hidden": 32, "residual_hidden": 8, "steps": 300, "batch_size": 32, "lr": 2e-3},
             "standard": {"steps": 3000},
             "paper": {"hidden": 128, "residual_hidden": 32, "steps": 29_500, "batch_size": 1024, "lr": 3e-4},
         }
@@ -60,10 +60,11 @@ class RunSettings:
 
     def model(self, images: ImageData) -> VQVAE:
         """The untrained model, drawn from the seed; the caller's generator stays put."""
-        extra = {"samp": self.samp} if self.quantizer == "samp" else {}
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.seed)
-            quantizer = QUANTIZERS[self.quantizer](self.num_codes, self.dim, **extra)
+            quantizer = QUANTIZERS[self.quantizer](self.num_codes, self.dim)
+            if isinstance(quantizer, SphericalQuantizer):
+                quantizer.samp = self.samp
             return VQVAE(images.channels, quantizer, hidden=self.hidden, residual_hidden=self.residual_hidden)
 
     def digest(self, images: ImageData, dtype: torch.dtype) -> str:

@@ -67,7 +67,8 @@ class Run:
         tensors = load_file(folder / "snapshots.safetensors")
         steps = sorted({int(name.split(".")[0]) for name in tensors})
         snapshots = {step: Snapshot(tensors[f"{step}.codebook"], tensors[f"{step}.counts"]) for step in steps}
-        return cls(model, pd.read_csv(folder / "history.csv"), snapshots, **json.loads((folder / "run.json").read_text()))
+        facts = json.loads((folder / "run.json").read_text())
+        return cls(model, pd.read_csv(folder / "history.csv"), snapshots, **facts)
 
 
 def fit(
@@ -107,7 +108,7 @@ def fit(
     settings = {"model": model.config(), "images": images.fingerprint, "steps": steps, "batch_size": batch_size,
                 "lr": lr, "seed": seed, "precision": str(dtype).removeprefix("torch.")}
     images = images.to(device)
-    model.to(device=device, memory_format=torch.channels_last)
+    model.to(device).to(memory_format=torch.channels_last)
     trainer = _Trainer(model, images, settings, batch_size, lr, seed, dtype, Path(out) if out else None)
     with _own_randomness(device, seed), HeldInterrupt() as interrupt:
         trainer.start(resume)
@@ -173,18 +174,15 @@ class _Trainer:
     def __init__(self, model, images, settings, batch_size, lr, seed, dtype, out):
         self.model, self.images, self.settings = model, images, settings
         self.batch_size, self.seed, self.dtype, self.out = batch_size, seed, dtype, out
+        self.checkpoint = out / "checkpoint.pt" if out else None
         learned = [parameter for parameter in model.parameters() if parameter.requires_grad]
         self.optimizer = torch.optim.Adam(learned, lr=lr, fused=images.device.type in ("cpu", "cuda"))
         self.step, self.seconds, self.history, self.snapshots = 0, 0.0, [], {}
         self.began = time.perf_counter()
 
-    @property
-    def checkpoint(self) -> Path | None:
-        return self.out / "checkpoint.pt" if self.out else None
-
     def start(self, resume: bool) -> None:
         """Begin at step 0, or where the checkpoint stands."""
-        if resume and self.checkpoint.exists():
+        if resume and self.checkpoint and self.checkpoint.exists():
             state = load_checkpoint(self.checkpoint, self.settings)
             self.model.load_state_dict(state["model"])
             self.optimizer.load_state_dict(state["optimizer"])

@@ -163,10 +163,10 @@ class VQVAE(
         """
         folder = Path(pretrained_model_name_or_path)
         if not folder.is_dir():
-            return super().from_pretrained(pretrained_model_name_or_path, **kwargs)
+            return super().from_pretrained(str(pretrained_model_name_or_path), **kwargs)
         for name in ("config.json", "model.safetensors"):
             if not (folder / name).is_file():
-                raise FileNotFoundError(f"{folder} holds no {name}; a saved model has config.json and model.safetensors")
+                raise FileNotFoundError(f"{folder} holds no {name}; a model is config.json and model.safetensors")
         try:
             config = json.loads((folder / "config.json").read_text())
             if config.pop("format", None) != FORMAT:
@@ -212,8 +212,8 @@ class VQVAE(
         modules["decoder.0"] = "_decoder._conv_1"
         for half, first in (("encoder", 5), ("decoder", 1)):
             for layer in range(self.residual_layers):
-                block = f"_{half}._residual_stack._layers.{layer}._block"
-                modules[f"{half}.{first + layer}.conv"], modules[f"{half}.{first + layer}.mix"] = f"{block}.1", f"{block}.3"
+                ours, theirs = f"{half}.{first + layer}", f"_{half}._residual_stack._layers.{layer}._block"
+                modules |= {f"{ours}.conv": f"{theirs}.1", f"{ours}.mix": f"{theirs}.3"}
         modules[f"decoder.{self.residual_layers + 2}"] = "_decoder._conv_trans_1"
         modules[f"decoder.{self.residual_layers + 4}"] = "_decoder._conv_trans_2"
         names = {f"{a}.{kind}": f"{b}.{kind}" for a, b in modules.items() for kind in ("weight", "bias")}

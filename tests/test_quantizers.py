@@ -95,7 +95,8 @@ def test_vq_loss_is_the_formula_with_its_two_gradients():
     assert out.loss.item() == pytest.approx(1.25 * (flat - codes).square().mean().item(), rel=1e-6)
     expected = (0.25 * 2 * (flat - codes) / flat.numel()).reshape(2, 2, 2, 3).permute(0, 3, 1, 2)
     assert torch.allclose(latents.grad.double(), expected, atol=1e-7)
-    pulled = torch.zeros(6, 3, dtype=torch.float64).index_add_(0, out.indices.flatten(), 2 * (codes - flat) / flat.numel())
+    pulled = torch.zeros(6, 3, dtype=torch.float64)
+    pulled.index_add_(0, out.indices.flatten(), 2 * (codes - flat) / flat.numel())
     assert torch.allclose(quantizer.codebook.grad.double(), pulled, atol=1e-7)
 
 

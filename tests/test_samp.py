@@ -228,6 +228,8 @@ def test_settings_hold_the_papers_values_and_scale_to_a_run():
         SAMP.for_run(0)
 
 
-@pytest.mark.parametrize("settings", [SAMP.paper(), SAMP.for_run(100), SAMP(radius=None), SAMP(0.3, weight=Constant(0.2))])
+@pytest.mark.parametrize(
+    "settings", [SAMP.paper(), SAMP.for_run(100), SAMP(radius=None), SAMP(0.3, weight=Constant(0.2))]
+)
 def test_settings_json_round_trip(settings):
     assert SAMP.from_json(settings.to_json()) == settings

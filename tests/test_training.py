@@ -105,7 +105,8 @@ def test_saved_run_opens_again(images, tmp_path):
     pd.testing.assert_frame_equal(copy.history, run.history)
     assert copy.settings == run.settings and copy.seconds == run.seconds
     assert torch.equal(copy.model.quantizer.codebook, run.model.quantizer.codebook)
-    assert list(copy.snapshots) == list(run.snapshots) and torch.equal(copy.snapshots[4].counts, run.snapshots[4].counts)
+    assert list(copy.snapshots) == list(run.snapshots)
+    assert torch.equal(copy.snapshots[4].counts, run.snapshots[4].counts)
 
 
 def test_evaluation_is_the_formula_over_all_pixels(images):
@@ -170,7 +171,8 @@ def test_bfloat16_training_keeps_the_quantizer_in_float32(images):
 @pytest.mark.parametrize("change, message", [
     ({"steps": 0}, "steps is 0"), ({"batch_size": 0}, "batch_size is 0"),
     ({"batch_size": 65}, "batch_size is 65; it must be at most 64"), ({"lr": 0.0}, "lr is 0.0"),
-    ({"lr": math.nan}, "lr is nan"), ({"precision": "half"}, "precision 'half'"), ({"device": "abacus"}, "device 'abacus'"),
+    ({"lr": math.nan}, "lr is nan"), ({"precision": "half"}, "precision 'half'"),
+    ({"device": "abacus"}, "device 'abacus'"),
     ({"resume": True}, "resume is True but out is None"), ({"snapshots": 0}, "snapshots is 0"),
 ])
 def test_bad_input_is_refused_before_anything_is_trained(change, message, images):

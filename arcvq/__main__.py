@@ -1,0 +1,5 @@
+"""`python -m arcvq` does what the command `arcvq` does."""
+
+from arcvq.cli import main
+
+main()

@@ -1,0 +1,113 @@
+"""The command: what it prints, its exit codes, and one sentence instead of a traceback."""
+
+import subprocess
+import sys
+
+import pytest
+from click.testing import CliRunner
+
+from arcvq import __version__, cli, headless
+from tests.test_headless import write_notebook
+
+
+def invoke(*arguments):
+    return CliRunner().invoke(cli.main, [str(argument) for argument in arguments])
+
+
+def test_the_module_runs_as_the_command():
+    shown = subprocess.run([sys.executable, "-m", "arcvq", "--version"], capture_output=True, text=True)
+    assert shown.returncode == 0 and shown.stdout.strip().endswith(__version__)
+
+
+def test_run_prints_a_line_a_notebook_and_the_report_and_ends_with_1_where_one_failed(tmp_path):
+    good, bad = write_notebook(tmp_path / "good.ipynb", "x = 1"), write_notebook(tmp_path / "bad.ipynb", "1 / 0")
+    shown = invoke("run", good, bad, "-p", "seed=5", "--out", tmp_path / "out")
+    assert shown.exit_code == 1, shown.output
+    first, second, last = shown.output.strip().splitlines()
+    assert first.startswith("[1/2] good  passed in")
+    assert second.startswith("[2/2] bad   failed in") and "ZeroDivisionError" in second
+    assert last.startswith("1 of 2 notebooks passed") and last.endswith(f"Report: {tmp_path / 'out' / 'index.html'}")
+
+
+def test_run_ends_with_0_where_all_passed(tmp_path):
+    shown = invoke("run", write_notebook(tmp_path / "good.ipynb"), "--seed", 3, "--out", tmp_path / "out")
+    assert shown.exit_code == 0, shown.output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["-p", "nonsense=1"], "Error: no chosen notebook has a parameter 'nonsense'"),
+        (["-p", "nonsense"], "Error: -p takes NAME=VALUE, not 'nonsense'"),
+        (["--profile", "huge"], "Error: profile 'huge' is unknown"),
+        (["--device", "abacus"], "Error: device 'abacus' cannot be used here"),
+    ],
+)
+def test_an_error_is_one_sentence_and_exit_code_2(tmp_path, arguments, sentence):
+    shown = invoke("run", write_notebook(tmp_path / "a.ipynb"), "--out", tmp_path / "out", *arguments)
+    assert shown.exit_code == 2
+    assert shown.stderr.startswith(sentence) and len(shown.stderr.splitlines()) == 1 and not shown.stdout
+
+
+def test_an_output_folder_that_is_a_file_is_named(tmp_path):
+    (tmp_path / "taken").touch()
+    shown = invoke("run", write_notebook(tmp_path / "a.ipynb"), "--out", tmp_path / "taken")
+    assert shown.exit_code == 2 and str(tmp_path / "taken") in shown.stderr
+
+
+def test_debug_shows_the_traceback():
+    with pytest.raises(FileNotFoundError, match="no/such"):
+        CliRunner().invoke(cli.main, ["--debug", "run", "no/such.ipynb"], catch_exceptions=False)
+
+
+@pytest.mark.parametrize(("words", "said"), [((), "Stopped"), (("saved at step 7",), "saved at step 7")])
+def test_ctrl_c_ends_in_a_sentence_and_exit_code_130(monkeypatch, words, said):
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt(*words)
+
+    monkeypatch.setattr(headless, "run_notebooks", interrupted)
+    shown = invoke("run")
+    assert shown.exit_code == 130 and said in shown.stderr and "Traceback" not in shown.output
+
+
+SMALL = ["--steps", 2, "--num-codes", 16, "--dim", 4, "--hidden", 8, "--residual-hidden", 4, "--batch-size", 8]
+
+
+def test_train_prints_the_validation_figures_and_opens_the_stored_run_next_time(tmp_path, monkeypatch):
+    monkeypatch.setenv("ARCVQ_DATA", str(tmp_path))
+    first = invoke("train", "--quantizer", "cosine", "--device", "cpu", "--train-images", 64, *SMALL)
+    assert first.exit_code == 0, first.stderr
+    figures = dict(line.split(maxsplit=1) for line in first.stdout.splitlines()[:-1])
+    assert {"psnr", "usage", "perplexity", "codes_used"} <= set(figures) and float(figures["psnr"]) > 0
+    assert first.stdout.splitlines()[-1].endswith(str(tmp_path / "runs"))
+    again = invoke("train", "--quantizer", "cosine", "--device", "cpu", "--train-images", 64, *SMALL)
+    assert again.stdout == first.stdout and "step" not in again.stderr
+
+
+def test_train_refuses_what_it_does_not_know():
+    shown = invoke("train", "--quantizer", "magic")
+    assert shown.exit_code == 2 and shown.stderr.startswith("Error: quantizer 'magic' is unknown")
+
+
+def test_doctor_lists_versions_device_and_precision(monkeypatch, tmp_path):
+    monkeypatch.setattr(headless, "notebooks_folder", lambda: tmp_path)
+    shown = invoke("doctor")
+    assert shown.exit_code == 0, shown.output
+    words = shown.output.split()
+    assert {"torch", "papermill", "plotly", "device", "precision"} <= set(words) and "missing" not in words
+    assert shown.output.endswith("Everything is in place.\n")
+
+
+@pytest.mark.parametrize("found", ["2.0.0", None])
+def test_doctor_names_what_is_missing_or_old_and_the_command_that_fixes_it(monkeypatch, tmp_path, found):
+    def version(name):
+        if name == "torch" and found is None:
+            raise cli.PackageNotFoundError
+        return found if name == "torch" else original(name)
+
+    original = cli.version
+    monkeypatch.setattr(cli, "version", version)
+    monkeypatch.setattr(headless, "notebooks_folder", lambda: tmp_path)
+    shown = invoke("doctor")
+    assert shown.exit_code == 1
+    assert "missing  torch" in shown.output and '-m pip install "torch>=2.11"' in shown.output

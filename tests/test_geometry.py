@@ -1,0 +1,451 @@
+import math
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from arcvq import geometry
+from arcvq.geometry import (
+    alignment,
+    best_min_angle_bound,
+    describe,
+    effective_rank,
+    mean_resultant_length,
+    min_angle,
+    nearest_angles,
+    norm_usage_correlation,
+    norms,
+    pairwise_angles,
+    perplexity,
+    perplexity_ceiling,
+    quantization_error,
+    random_angle_density,
+    random_min_angle,
+    uniformity,
+    usage_counts,
+)
+
+GOLDEN = (1 + 5**0.5) / 2
+OCTAHEDRON = torch.cat([torch.eye(3), -torch.eye(3)])
+ICOSAHEDRON = torch.tensor([row for a in (-1, 1) for b in (-GOLDEN, GOLDEN)
+                            for row in ([0, a, b], [a, b, 0], [b, 0, a])])
+TETRAHEDRON = torch.tensor([[1.0, 1, 1], [1, -1, -1], [-1, 1, -1], [-1, -1, 1]])
+
+codebooks = st.builds(lambda rows, dim, seed, scale: scale * torch.randn(
+    rows, dim, generator=torch.Generator().manual_seed(seed)),
+    st.integers(2, 40), st.integers(1, 20), st.integers(0, 10_000), st.sampled_from([1e-12, 1.0, 1e12]))
+
+
+def plain_angles(points):
+    """The K x K angles by plain loops, in float64."""
+    points = points.double().numpy()
+    units = [point / math.sqrt(sum(point**2)) for point in points]
+    return np.array([[math.acos(min(1, max(-1, float(a @ b)))) for b in units] for a in units])
+
+
+def degrees(radians):
+    return pytest.approx(math.radians(radians), abs=1e-4)
+
+
+# angles
+
+
+@given(codebooks)
+@settings(max_examples=25, deadline=None)
+def test_angles_equal_a_plain_loop(codebook):
+    matrix = plain_angles(codebook)
+    rows, columns = np.triu_indices(len(codebook), 1)
+    np.testing.assert_allclose(pairwise_angles(codebook), matrix[rows, columns], atol=3e-7)
+    np.fill_diagonal(matrix, np.inf)
+    np.testing.assert_allclose(nearest_angles(codebook), matrix.min(axis=1), atol=3e-7)
+    assert min_angle(codebook) == pytest.approx(matrix.min(), abs=3e-7)
+
+
+@pytest.mark.parametrize("tiny", [1e-3, 1e-8, 1e-12])
+def test_angles_stay_exact_near_zero_and_pi(tiny):
+    codebook = torch.tensor([[1, 0], [3 * math.cos(tiny), 3 * math.sin(tiny)], [-1, 0]], dtype=torch.float64)
+    angles = pairwise_angles(codebook)
+    assert angles[0].item() == pytest.approx(tiny, rel=1e-9)
+    assert angles[1].item() == math.pi
+    assert math.pi - angles[2].item() == pytest.approx(tiny, abs=1e-15)
+    assert min_angle(codebook) == pytest.approx(tiny, rel=1e-9)
+
+
+def test_equal_codes_have_angle_zero_exactly():
+    assert pairwise_angles(torch.tensor([[0.3, 0.4], [0.3, 0.4]])).tolist() == [0.0]
+    assert nearest_angles(torch.tensor([[0.3, 0.4], [0.6, 0.8], [-1.0, 0.0]]))[:2].max() < 1e-7
+
+
+def test_nearest_angles_do_not_depend_on_the_blocks():
+    codebook = torch.randn(2100, 3)  # 2100^2 is more than one block of 2^22 entries
+    pairs = torch.full((2100, 2100), math.inf, dtype=torch.float64)
+    upper = torch.triu_indices(2100, 2100, 1)
+    pairs[upper[0], upper[1]] = pairwise_angles(codebook)
+    expected = torch.minimum(pairs, pairs.T).min(dim=1).values
+    torch.testing.assert_close(nearest_angles(codebook), expected, atol=1e-7, rtol=0)
+
+
+def test_norms_are_euclidean_and_detached():
+    codebook = torch.nn.Parameter(torch.tensor([[3.0, 4.0], [0.0, 0.0], [0.0, -2.0]]))
+    assert norms(codebook).tolist() == [5.0, 0.0, 2.0]
+    assert not norms(codebook).requires_grad
+
+
+# bounds on the minimum angle
+
+
+@pytest.mark.parametrize("num_codes, best", [
+    (2, 180), (3, 120), (4, 109.4712), (5, 90), (6, 90), (12, 63.4349)])
+def test_the_bound_is_exact_where_the_best_packing_in_3d_is_proven(num_codes, best):
+    assert best_min_angle_bound(num_codes, 3) == degrees(best)
+
+
+# the best packings known in 3-D (Sloane's tables); kissing configurations and other codes beyond
+@pytest.mark.parametrize("num_codes, dim, known", [
+    (7, 3, 77.8695), (8, 3, 74.8585), (9, 3, 70.5288), (10, 3, 66.1468), (11, 3, 63.4349), (24, 3, 43.6908),
+    (24, 4, 60), (120, 4, 36), (16, 5, 78.4630), (27, 6, 75.5225), (240, 8, 60), (196_560, 24, 60),
+    (4224, 64, 82.8192)])
+def test_the_bound_is_never_below_a_known_packing(num_codes, dim, known):
+    bound = best_min_angle_bound(num_codes, dim)
+    assert math.radians(known) - 1e-6 <= bound <= math.pi / 2
+
+
+@pytest.mark.parametrize("num_codes, dim, known", [(16, 5, 78.4630), (27, 6, 75.5225)])
+def test_the_bound_meets_the_sharp_codes_of_levenshtein(num_codes, dim, known):
+    assert best_min_angle_bound(num_codes, dim) == degrees(known)
+
+
+@pytest.mark.parametrize("num_codes", [2144, 2145, 65_536])
+def test_the_bound_stays_where_the_proof_of_levenshtein_ends(num_codes):
+    assert best_min_angle_bound(num_codes, 64) == pytest.approx(math.acos((math.sqrt(67) - 1) / 66), abs=1e-9)
+
+
+@pytest.mark.parametrize("num_codes", [2, 3, 5, 64])
+def test_in_the_plane_the_bound_is_the_regular_polygon(num_codes):
+    turns = torch.arange(num_codes, dtype=torch.float64) * (2 * math.pi / num_codes)
+    polygon = torch.stack([turns.cos(), turns.sin()], dim=1)
+    assert best_min_angle_bound(num_codes, 2) == pytest.approx(min_angle(polygon), abs=1e-12)
+
+
+def test_on_a_line_only_two_codes_have_an_angle():
+    assert best_min_angle_bound(2, 1) == math.pi
+    assert best_min_angle_bound(3, 1) == 0.0
+
+
+@pytest.mark.parametrize("dim", [2, 3, 5, 16, 64, 1024])
+def test_more_codes_never_raise_the_bound(dim):
+    sizes = sorted({*range(2, 3 * dim), dim * (dim + 3) // 2, dim * (dim + 3) // 2 + 1, 65_536, 10**7})
+    bounds = [best_min_angle_bound(size, dim) for size in sizes]
+    assert all(b > 0 for b in bounds)
+    assert all(later <= earlier + 1e-12 for earlier, later in pairwise(bounds))
+
+
+def test_caps_of_half_the_bound_just_fill_the_sphere():
+    """D = 8, K = 10^6, where the cap bound is the tightest: the caps' area by a plain sum over the angle."""
+    half = best_min_angle_bound(1_000_000, 8) / 2
+    density = random_angle_density(torch.linspace(0, half, 20_001, dtype=torch.float64), 8)
+    assert 1e6 * torch.trapezoid(density, dx=half / 20_000).item() == pytest.approx(1, rel=1e-6)
+
+
+@pytest.mark.parametrize("num_codes, dim", [(50, 2), (12, 3), (300, 3), (512, 64), (600, 8)])
+def test_random_codes_stay_below_the_bound_and_repeat_with_their_seed(num_codes, dim):
+    angle = random_min_angle(num_codes, dim, seed=3)
+    assert 0 < angle < best_min_angle_bound(num_codes, dim)
+    assert angle == random_min_angle(num_codes, dim, seed=3) != random_min_angle(num_codes, dim, seed=4)
+
+
+@pytest.mark.parametrize("points, best", [(TETRAHEDRON, 109.4712), (OCTAHEDRON, 90), (ICOSAHEDRON, 63.4349)])
+def test_platonic_codebooks_reach_the_bound(points, best):
+    found = describe(points)
+    assert found.min_angle == degrees(best)
+    assert found.min_angle_bound == pytest.approx(found.min_angle, abs=1e-6)
+    assert found.mean_resultant_length == pytest.approx(0, abs=1e-6)
+    assert found.effective_rank == pytest.approx(3, abs=1e-6)
+
+
+@pytest.mark.parametrize("num_codes, dim", [(1, 3), (0, 3), (4, 0)])
+def test_a_bound_needs_two_codes_and_a_dimension(num_codes, dim):
+    with pytest.raises(ValueError, match=f"got {num_codes} and {dim}"):
+        best_min_angle_bound(num_codes, dim)
+
+
+@pytest.mark.parametrize("dim", [2, 3, 16, 512])
+def test_the_density_of_random_angles_integrates_to_one_and_fits_samples(dim):
+    angles = torch.linspace(0, math.pi, 20_001, dtype=torch.float64)
+    density = random_angle_density(angles, dim)
+    assert torch.trapezoid(density, angles).item() == pytest.approx(1, abs=1e-6)
+    expected_cos2 = torch.trapezoid(density * angles.cos() ** 2, angles).item()
+    assert expected_cos2 == pytest.approx(1 / dim, rel=1e-4)
+    assert random_angle_density(torch.tensor([-0.1, math.pi + 0.1]), dim).tolist() == [0, 0]
+
+
+def test_on_a_line_random_angles_have_no_density():
+    with pytest.raises(ValueError, match="dim = 2 on, got 1"):
+        random_angle_density(torch.zeros(3), 1)
+
+
+# spread
+
+
+@given(codebooks)
+@settings(max_examples=25, deadline=None)
+def test_uniformity_equals_a_plain_loop(points):
+    units = points.double() / points.double().norm(dim=1, keepdim=True)
+    kernel = [math.exp(-2 * ((x - y) ** 2).sum().item())
+              for i, x in enumerate(units) for j, y in enumerate(units) if i != j]
+    assert uniformity(points) == pytest.approx(math.log(sum(kernel) / len(kernel)), abs=1e-9)
+
+
+def test_uniformity_is_zero_for_one_direction_and_minus_eight_for_two_opposite_ones():
+    assert uniformity(torch.tensor([[1.0, 1.0], [2.0, 2.0]])) == pytest.approx(0, abs=1e-12)
+    assert uniformity(torch.tensor([[1.0, 1.0], [-2.0, -2.0]])) == pytest.approx(-8, abs=1e-9)
+
+
+def test_uniformity_counts_every_block():
+    points = torch.randn(2500, 2)  # two blocks
+    matrix = (-2 * torch.nn.functional.pdist(torch.nn.functional.normalize(points.double())) ** 2).exp()
+    assert uniformity(points) == pytest.approx(matrix.mean().log().item(), abs=1e-9)
+
+
+def test_alignment_looks_at_directions_only():
+    latents = torch.tensor([[2.0, 0.0], [0.0, 5.0], [-1.0, 0.0]])
+    codes = torch.tensor([[0.1, 0.0], [3.0, 0.0], [7.0, 0.0]])
+    assert alignment(latents, codes) == pytest.approx((0 + 2 + 4) / 3)
+
+
+def test_effective_rank_counts_directions_of_equal_weight():
+    assert effective_rank(torch.eye(5)[:, :4]) == pytest.approx(4)
+    assert effective_rank(torch.ones(6, 3)) == pytest.approx(1, abs=1e-5)
+    shares = np.array([3, 1]) / 4
+    assert effective_rank(torch.diag(torch.tensor([3.0, 1.0]))) == pytest.approx(
+        np.exp(-(shares * np.log(shares)).sum()))
+    assert effective_rank(torch.zeros(3, 2)) == 0.0
+
+
+def test_mean_resultant_length_leaves_zero_vectors_out():
+    assert mean_resultant_length(torch.tensor([[5.0, 0.0], [0.0, 0.1]])) == pytest.approx(math.sqrt(0.5))
+    assert mean_resultant_length(torch.tensor([[5.0, 0.0], [0.0, 0.0]])) == pytest.approx(1)
+    assert mean_resultant_length(torch.zeros(2, 2)) == 0.0
+
+
+# usage
+
+
+def test_usage_counts_any_shape_of_indices():
+    assert usage_counts(torch.tensor([[[0, 2], [2, 2]]]), 4).tolist() == [1, 0, 3, 0]
+    assert usage_counts(torch.zeros(0, 7, 7, dtype=torch.int64), 3).tolist() == [0, 0, 0]
+
+
+@pytest.mark.parametrize("bad", [[0, 4], [-1, 2]])
+def test_indices_out_of_range_are_named(bad):
+    with pytest.raises(ValueError, match=rf"0\.\.3, got {bad[0]} to {bad[1]}"):
+        usage_counts(torch.tensor(bad), 4)
+
+
+@given(st.lists(st.integers(0, 10**6), min_size=1, max_size=30))
+@settings(max_examples=25, deadline=None)
+def test_perplexity_lies_between_one_and_its_ceiling(counts):
+    found, tokens = perplexity(torch.tensor(counts)), sum(counts)
+    expected = math.exp(-sum(n / tokens * math.log(n / tokens) for n in counts if n)) if tokens else 0.0
+    assert found == pytest.approx(expected, rel=1e-9)
+    assert min(tokens, 1) * (1 - 1e-9) <= found <= perplexity_ceiling(len(counts), tokens) * (1 + 1e-9)
+
+
+def test_perplexity_of_even_usage_is_the_number_of_codes():
+    assert perplexity(torch.full((512,), 7)) == pytest.approx(512)
+    assert perplexity(torch.tensor([9.0, 0.0])) == 1.0
+
+
+def test_norm_usage_correlation_is_a_rank_correlation():
+    codebook = torch.diag(torch.tensor([1.0, 2.0, 50.0, 51.0]))
+    assert norm_usage_correlation(codebook, torch.tensor([0, 1, 2, 10_000])) == pytest.approx(1)
+    assert norm_usage_correlation(codebook, torch.tensor([9, 8, 7, 0])) == pytest.approx(-1)
+    # ranks 1 2 3 4 against 1.5 1.5 3.5 3.5
+    assert norm_usage_correlation(codebook, torch.tensor([1, 1, 5, 5])) == pytest.approx(2 / math.sqrt(5))
+
+
+def test_norm_usage_correlation_is_zero_where_it_is_undefined():
+    codes = torch.nn.functional.normalize(torch.randn(40, 8))  # equal norms up to rounding
+    assert norms(codes).unique().numel() > 1
+    assert norm_usage_correlation(codes, torch.arange(40)) == 0.0
+    assert norm_usage_correlation(torch.randn(40, 8), torch.full((40,), 3)) == 0.0
+    assert norm_usage_correlation(torch.zeros(3, 2), torch.arange(3)) == 0.0
+    assert norm_usage_correlation(torch.randn(1, 2), torch.tensor([4])) == 0.0
+
+
+def test_counts_of_another_codebook_are_refused(unchecked):
+    with pytest.raises(ValueError, match="each of 4 codes, got 3"):
+        norm_usage_correlation(torch.randn(4, 2), torch.arange(3))
+
+
+# errors of the latents
+
+
+def test_quantization_error_equals_a_plain_loop():
+    latents, codes = torch.randn(30, 5) * 3, torch.randn(30, 5)
+    x, y = latents.double().numpy(), codes.double().numpy()
+    squared, relative, angle = quantization_error(latents, codes)
+    assert squared == pytest.approx(((x - y) ** 2).mean())
+    assert relative == pytest.approx(((x - y) ** 2).sum() / ((x - x.mean(axis=0)) ** 2).sum())
+    angles = [math.acos(a @ b / np.linalg.norm(a) / np.linalg.norm(b)) for a, b in zip(x, y, strict=True)]
+    assert angle == pytest.approx(np.mean(angles))
+
+
+def test_quantization_error_of_perfect_equal_and_zero_latents():
+    latents = torch.randn(6, 3)
+    assert quantization_error(latents, latents) == (0.0, 0.0, 0.0)
+    assert quantization_error(torch.ones(4, 2), torch.zeros(4, 2)) == (1.0, math.inf, math.pi / 2)
+
+
+# describe
+
+
+def every_number(found):
+    return [value for value in found.table()["value"] if value is not None]
+
+
+def test_describe_gathers_what_the_functions_measure():
+    codebook, indices = torch.randn(16, 4), torch.randint(0, 12, (5, 3, 3))
+    latents = codebook[indices.flatten()] + 0.1 * torch.randn(45, 4)
+    found, counts = describe(codebook, indices, latents), usage_counts(indices, 16)
+    codes = codebook[indices.flatten()]
+    assert (found.num_codes, found.dim, found.zero_codes, found.tokens) == (16, 4, 0, 45)
+    assert found.norm_min <= found.norm_mean <= found.norm_max == norms(codebook).max().item()
+    assert found.min_angle == min_angle(codebook) <= found.mean_nearest_angle
+    assert found.mean_nearest_angle == nearest_angles(codebook).mean().item()
+    assert found.min_angle_bound == best_min_angle_bound(16, 4)
+    assert found.min_angle_random == random_min_angle(16, 4)
+    assert found.uniformity == uniformity(codebook)
+    assert found.codes_used == (counts > 0).sum() == 16 - found.dead_codes == 16 * found.usage
+    assert found.perplexity == perplexity(counts) <= found.perplexity_ceiling == 16
+    assert found.norm_usage_correlation == norm_usage_correlation(codebook, counts)
+    assert found.alignment == alignment(latents, codes)
+    errors = (found.quantization_error, found.relative_error, found.angular_error)
+    assert errors == quantization_error(latents, codes)
+    assert all(math.isfinite(value) for value in every_number(found)) and len(every_number(found)) == 24
+
+
+def test_describe_leaves_out_what_it_was_not_given():
+    found = describe(torch.randn(5, 3))
+    assert found.tokens is found.usage is found.perplexity is found.quantization_error is None
+    found = describe(torch.randn(5, 3), torch.tensor([0, 1]))
+    assert found.perplexity == pytest.approx(2) and found.perplexity_ceiling == 2
+    assert found.quantization_error is found.alignment is None
+    assert describe(torch.randn(5, 3), latents=torch.randn(2, 3)).alignment is None
+
+
+def test_describe_of_one_code_has_no_pairs_and_no_nan():
+    found = describe(torch.tensor([[3.0, 4.0]]), torch.tensor([0, 0]), torch.tensor([[3.0, 0.0], [0.0, 4.0]]))
+    assert found.min_angle is found.min_angle_bound is found.uniformity is found.mean_nearest_angle is None
+    assert found.norm_mean == 5 and found.perplexity == 1 and found.norm_usage_correlation == 0
+    assert not any(math.isnan(value) for value in every_number(found))
+
+
+def test_codes_of_norm_zero_are_counted_and_have_no_direction():
+    codebook = torch.cat([torch.zeros(2, 3), TETRAHEDRON])
+    found, without = describe(codebook), describe(TETRAHEDRON)
+    assert found.zero_codes == 2 and found.num_codes == 6 and found.norm_min == 0
+    for name in ("min_angle", "min_angle_bound", "mean_nearest_angle", "uniformity", "mean_resultant_length"):
+        assert getattr(found, name) == pytest.approx(getattr(without, name), abs=1e-7), name
+    assert pairwise_angles(codebook)[:9] == pytest.approx(math.pi / 2)  # both zero codes against every other
+    assert nearest_angles(codebook)[:2] == pytest.approx(math.pi / 2)
+    assert uniformity(codebook) == pytest.approx(uniformity(TETRAHEDRON), abs=1e-9)
+    assert min_angle(codebook) == pytest.approx(math.acos(-1 / 3))
+    only_zeros = describe(torch.zeros(3, 2), torch.tensor([0]), torch.ones(1, 2))
+    assert only_zeros.min_angle is None and only_zeros.effective_rank == 0
+    assert not any(math.isnan(value) for value in every_number(only_zeros))
+
+
+@pytest.mark.parametrize("dim", [1, 2])
+def test_describe_works_on_a_line_and_in_the_plane(dim):
+    found = describe(torch.randn(6, dim), torch.arange(6), torch.randn(6, dim))
+    assert 0 <= found.min_angle <= found.min_angle_bound + 1e-7
+    assert not any(math.isnan(value) for value in every_number(found))
+
+
+def test_describe_without_any_token():
+    found = describe(torch.randn(4, 2), torch.zeros(0, dtype=torch.int64))
+    assert (found.tokens, found.dead_codes, found.perplexity, found.perplexity_ceiling) == (0, 4, 0.0, 0)
+
+
+def test_the_table_holds_degrees_and_the_text_every_measure():
+    found = describe(OCTAHEDRON, torch.arange(6))
+    table = found.table().set_index("name")
+    assert list(table.columns) == ["value", "unit"]
+    assert table.loc["min_angle", "value"] == pytest.approx(90)
+    assert table.loc["min_angle", "unit"] == "degrees"
+    assert table.loc["tokens", "value"] == 6 and table.loc["alignment", "value"] is None
+    lines = str(found).splitlines()
+    assert [line.split()[0] for line in lines] == list(table.index)
+    assert "90 degrees" in str(found) and lines[-1].endswith("-") and "nan" not in str(found).lower()
+
+
+@pytest.mark.parametrize("name", ["num_codes", "min_angle"])
+def test_the_description_cannot_be_changed(name):
+    with pytest.raises(AttributeError):
+        setattr(describe(OCTAHEDRON), name, 1)
+
+
+def test_describe_leaves_its_inputs_alone():
+    codebook = torch.nn.Parameter(torch.randn(6, 3))
+    before = codebook.detach().clone()
+    describe(codebook, torch.arange(6), torch.randn(6, 3, requires_grad=True))
+    assert torch.equal(codebook, before) and codebook.grad is None
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_codebooks_are_measured_in_float64(dtype):
+    codebook = torch.randn(10, 4).to(dtype)
+    assert describe(codebook) == describe(codebook.double())
+
+
+@pytest.mark.parametrize("measure", [norms, pairwise_angles, nearest_angles, min_angle, uniformity, describe,
+                                     effective_rank, mean_resultant_length])
+def test_codes_that_are_not_finite_are_counted_in_the_error(measure):
+    codebook = torch.randn(5, 3)
+    codebook[1, 0] = codebook[1, 1] = math.nan
+    codebook[4, 2] = math.inf
+    with pytest.raises(ValueError, match="2 of 5 vectors hold NaN or infinity"):
+        measure(codebook)
+
+
+@pytest.mark.parametrize("measure", [norms, min_angle, uniformity, describe, effective_rank])
+def test_an_empty_codebook_is_refused(measure):
+    with pytest.raises(ValueError, match=r"got shape \(0, 3\)"):
+        measure(torch.zeros(0, 3))
+
+
+@pytest.mark.parametrize("measure", [pairwise_angles, nearest_angles, min_angle, uniformity])
+def test_pairs_need_two_codes(measure):
+    with pytest.raises(ValueError, match="need 2 or more nonzero vectors as rows, got shape"):
+        measure(torch.ones(1, 3))
+
+
+def test_a_codebook_has_two_axes(unchecked):
+    with pytest.raises(ValueError, match=r"got shape \(3,\)"):
+        describe(torch.ones(3))
+
+
+def test_latents_must_match_the_indices(unchecked):
+    with pytest.raises(ValueError, match=r"shape \(4, 3\), got \(5, 3\)"):
+        describe(torch.randn(8, 3), torch.arange(4).view(1, 2, 2), torch.randn(5, 3))
+    with pytest.raises(ValueError, match=r"0\.\.7, got 0 to 8"):
+        describe(torch.randn(8, 3), torch.arange(9))
+
+
+def test_a_million_pairs_are_never_held_at_once(monkeypatch):
+    largest = 0
+
+    def watch(units, blocks=geometry._cosine_blocks):
+        nonlocal largest
+        for block in blocks(units):
+            largest = max(largest, block.numel())
+            yield block
+
+    monkeypatch.setattr(geometry, "_cosine_blocks", watch)
+    nearest_angles(torch.randn(3000, 2))
+    uniformity(torch.randn(3000, 2))
+    assert 0 < largest <= 2**22 < 3000**2

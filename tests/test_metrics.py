@@ -1,0 +1,124 @@
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from arcvq.metrics import l1, psnr, ssim
+
+
+def images(count=3, channels=1, height=16, width=20, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return torch.rand(count, channels, height, width, generator=generator) * 2 - 1
+
+
+def plain_ssim(a, b, data_range):
+    """SSIM of one channel by plain loops: an 11 x 11 Gaussian window, reflected at the edges."""
+    offsets = np.arange(11) - 5
+    window = np.exp(-(offsets**2) / (2 * 1.5**2))
+    window = np.outer(window, window) / window.sum() ** 2
+    a, b = np.pad(a, 5, mode="reflect"), np.pad(b, 5, mode="reflect")
+    c1, c2 = (0.01 * data_range) ** 2, (0.03 * data_range) ** 2
+    values = []
+    for i in range(a.shape[0] - 10):
+        for j in range(a.shape[1] - 10):
+            x, y = a[i:i + 11, j:j + 11], b[i:i + 11, j:j + 11]
+            mx, my = (window * x).sum(), (window * y).sum()
+            vx, vy = (window * x * x).sum() - mx**2, (window * y * y).sum() - my**2
+            covariance = (window * x * y).sum() - mx * my
+            values.append((2 * mx * my + c1) * (2 * covariance + c2)
+                          / ((mx**2 + my**2 + c1) * (vx + vy + c2)))
+    return np.mean(values)
+
+
+@given(st.integers(1, 4), st.integers(1, 3), st.integers(1, 9), st.sampled_from([1.0, 2.0, 255]))
+@settings(max_examples=25, deadline=None)
+def test_psnr_and_l1_equal_a_plain_sum_over_all_pixels(count, channels, size, data_range):
+    a, b = images(count, channels, size, size + 1, seed=1), images(count, channels, size, size + 1, seed=2)
+    x, y = a.double().flatten().tolist(), b.double().flatten().tolist()
+    error = sum((p - q) ** 2 for p, q in zip(x, y, strict=True)) / len(x)
+    assert psnr(a, b, data_range) == pytest.approx(10 * math.log10(data_range**2 / error), abs=1e-9)
+    assert l1(a, b) == pytest.approx(sum(abs(p - q) for p, q in zip(x, y, strict=True)) / len(x), abs=1e-12)
+
+
+def test_psnr_is_taken_over_all_pixels_not_image_by_image():
+    reference = torch.zeros(2, 1, 4, 4)
+    result = reference.clone()
+    result[1] = 0.2
+    assert psnr(result, reference) == pytest.approx(10 * math.log10(4 / (0.04 / 2)))
+
+
+def test_psnr_is_the_same_in_either_scale_of_the_pixels():
+    a, b = images(seed=1), images(seed=2)
+    assert psnr(a, b, 2.0) == pytest.approx(psnr((a + 1) / 2, (b + 1) / 2, 1.0), abs=1e-5)
+
+
+def test_equal_images_give_infinite_psnr_full_ssim_and_no_l1():
+    a = images()
+    assert psnr(a, a) == math.inf
+    assert ssim(a, a) == pytest.approx(1, abs=1e-12)
+    assert l1(a, a) == 0
+
+
+@pytest.mark.parametrize("data_range", [1.0, 2.0])
+def test_ssim_equals_a_plain_loop_over_windows(data_range):
+    a = images(1, 2, 12, 14, seed=1)
+    b = (a + 0.3 * images(1, 2, 12, 14, seed=2)).clamp(-1, 1)
+    expected = np.mean([plain_ssim(a[0, c].double().numpy(), b[0, c].double().numpy(), data_range)
+                        for c in range(2)])
+    assert ssim(a, b, data_range) == pytest.approx(expected, abs=1e-6)
+
+
+def test_ssim_of_a_batch_is_the_mean_of_its_images():
+    a = images(5, 3)
+    b = a + torch.linspace(0, 1, 5).view(5, 1, 1, 1) * images(5, 3, seed=2)
+    single = [ssim(a[i:i + 1], b[i:i + 1]) for i in range(5)]
+    assert max(single) - min(single) > 0.2
+    assert ssim(a, b) == pytest.approx(np.mean(single), abs=1e-12)
+
+
+@pytest.mark.parametrize("level", [0.0, -1.0, 0.7])
+def test_ssim_is_finite_on_flat_images(level):
+    flat = torch.full((2, 1, 11, 11), level)
+    assert ssim(flat, flat) == pytest.approx(1)
+    assert math.isfinite(ssim(flat, images(2, 1, 11, 11)))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_images_are_measured_in_float64(dtype):
+    a, b = images(seed=1).to(dtype), images(seed=2).to(dtype)
+    for metric in (psnr, ssim, l1):
+        assert metric(a, b) == metric(a.double(), b.double())
+
+
+def test_no_gradient_is_asked_for():
+    a = images(seed=1).requires_grad_()
+    assert isinstance(psnr(a, images(seed=2)), float) and isinstance(ssim(a, images(seed=2)), float)
+
+
+@pytest.mark.parametrize("height, width", [(10, 20), (20, 8), (1, 1)])
+def test_images_smaller_than_the_window_are_refused(height, width):
+    small = images(2, 1, height, width)
+    with pytest.raises(ValueError, match=f"at least 11 x 11 pixels, got {height} x {width}"):
+        ssim(small, small)
+
+
+@pytest.mark.parametrize("metric", [psnr, ssim, l1])
+def test_images_of_different_shapes_are_refused(metric, unchecked):
+    with pytest.raises(ValueError, match=r"same shape, got \(3, 1, 16, 20\) and \(1, 1, 16, 20\)"):
+        metric(images(3), images(1))
+
+
+@pytest.mark.parametrize("metric", [psnr, ssim, l1])
+def test_an_empty_batch_is_refused(metric):
+    with pytest.raises(ValueError, match=r"not empty, got \(0, 1, 16, 20\)"):
+        metric(images(0), images(0))
+
+
+@pytest.mark.parametrize("metric", [psnr, ssim])
+@pytest.mark.parametrize("data_range", [0, -2.0, math.inf, math.nan])
+def test_a_data_range_must_be_positive(metric, data_range):
+    with pytest.raises(ValueError, match=f"data_range must be positive and finite, got {data_range}"):
+        metric(images(), images(seed=2), data_range)

@@ -1,0 +1,119 @@
+"""The files that set a machine up: their names, ranges and pins agree, and make installs once."""
+
+import os
+import shutil
+import subprocess
+import sys
+import tomllib
+import zipfile
+from pathlib import Path
+
+import pytest
+import yaml
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+ROOT = Path(__file__).parents[1]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+REQUIREMENTS = [
+    Requirement(line)
+    for lines in (PROJECT["dependencies"], *PROJECT["optional-dependencies"].values())
+    for line in lines
+]
+CONDA_NAMES = {"torch": "pytorch", "kaleido": "python-kaleido"}  # where conda-forge calls a package otherwise
+
+
+def pins() -> dict[str, str]:
+    lines = [line for line in (ROOT / "constraints.txt").read_text().splitlines() if not line.startswith("#")]
+    return {canonicalize_name(name): version for name, version in (line.split("==") for line in lines)}
+
+
+def test_every_requirement_is_pinned_within_its_range():
+    for requirement in REQUIREMENTS:
+        assert requirement.specifier.contains(pins()[canonicalize_name(requirement.name)]), requirement
+
+
+def test_pins_name_no_address_and_no_platform():
+    text = (ROOT / "constraints.txt").read_text()
+    assert not [word for word in ("://", "--", "@", "+cu", "nvidia", "cuda-", "triton") if word in text]
+
+
+def test_the_conda_environment_has_the_names_and_ranges_of_pyproject():
+    listed = yaml.safe_load((ROOT / "environment.yml").read_text())
+    assert listed["channels"] == ["conda-forge"]
+    conda = {line for line in listed["dependencies"] if isinstance(line, str)}
+    wanted = {f"{CONDA_NAMES.get(wanted.name, wanted.name)}{wanted.specifier}" for wanted in REQUIREMENTS}
+    assert conda == wanted | {f"python{PROJECT['requires-python']}", "pip"}
+    assert [line for line in listed["dependencies"] if isinstance(line, dict)] == [{"pip": ["--editable ."]}]
+
+
+def test_the_wheel_holds_the_whole_package_and_the_command(tmp_path):
+    source = tmp_path / "source"
+    source.mkdir()
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, source)
+    shutil.copytree(ROOT / "arcvq", source / "arcvq", ignore=shutil.ignore_patterns("__pycache__"))
+    build = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "--no-index"]
+    subprocess.run([*build, "--wheel-dir", tmp_path, source], check=True, capture_output=True)
+    with zipfile.ZipFile(next(tmp_path.glob("arcvq-*.whl"))) as wheel:
+        inside = {name for name in wheel.namelist() if name.startswith("arcvq/")}
+        command = wheel.read(next(name for name in wheel.namelist() if name.endswith("entry_points.txt"))).decode()
+    files = {str(p.relative_to(ROOT)) for p in (ROOT / "arcvq").rglob("*") if p.suffix in (".py", ".css", ".typed")}
+    assert inside == files and "arcvq/report.css" in inside
+    assert "arcvq = arcvq.cli:main" in command
+
+
+TARGETS = {"run": "arcvq run", "lab": "jupyter lab", "test": "-m pytest", "lint": "ruff check", "notebooks": "regenerate"}
+
+
+@pytest.fixture
+def checkout(tmp_path):
+    for name in ("Makefile", "pyproject.toml", "constraints.txt"):
+        shutil.copy(ROOT / name, tmp_path)
+    return tmp_path
+
+
+def make(folder, *arguments, python=sys.executable):
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("MAKE")}
+    command = ["make", "-C", str(folder), *arguments, f"PYTHON={python}"]
+    return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=60)
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_a_target_installs_first_and_then_never_again(checkout, target):
+    shown = make(checkout, "-n", target).stdout
+    assert shown.index("venv .venv") < shown.index("--constraint constraints.txt") < shown.index(TARGETS[target])
+    (checkout / ".venv").mkdir()
+    (checkout / ".venv" / ".installed").touch()
+    shown = make(checkout, "-n", target).stdout
+    assert TARGETS[target] in shown and "pip" not in shown and "-m venv" not in shown
+    os.utime(checkout / "constraints.txt", (2e9, 2e9))
+    assert "pip install" in make(checkout, "-n", target).stdout, "new pins are installed"
+
+
+@pytest.mark.parametrize(
+    ("answer", "sentence"),
+    [
+        ("exit 1", "arcvq needs Python 3.11 or later"),
+        ('case "$2" in *ensurepip*) exit 1;; esac', "Python lacks its venv module"),
+    ],
+)
+def test_a_python_that_will_not_do_is_told_in_a_sentence(checkout, answer, sentence):
+    python = checkout / "python"
+    python.write_text(f"#!/bin/sh\n{answer}\n")
+    python.chmod(0o755)
+    failed = make(checkout, "test", python=python)
+    assert failed.returncode != 0 and failed.stderr.startswith(sentence)
+    assert not (checkout / ".venv").exists()
+
+
+def test_make_alone_says_what_there_is():
+    shown = make(ROOT).stdout
+    assert all(f"make {target} " in shown for target in (*TARGETS, "clean"))
+
+
+def test_ci_calls_what_the_readme_says():
+    assert {"make lint", "make test"} <= set((ROOT / ".ci" / "run").read_text().splitlines())
+    workflow = yaml.safe_load((ROOT / ".github" / "workflows" / "ci.yml").read_text())
+    assert workflow["jobs"]["test"]["steps"][-1] == {"run": "make lint test"}
+    assert os.access(ROOT / ".ci" / "run", os.X_OK)
