@@ -1,0 +1,504 @@
+import gzip
+import hashlib
+import io
+import pickle
+import socket
+import urllib.error
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from torchvision import datasets
+
+from arcvq import images
+from arcvq.images import ImageData, ImageSplit, load_images, photograph, to_float, to_uint8
+
+PARTS = ("train", "validation", "test")
+
+
+@pytest.fixture(scope="module")
+def digits():
+    return load_images("digits", device="cpu")
+
+
+@pytest.fixture(scope="module")
+def photos():
+    return load_images("photos", device="cpu")
+
+
+def split_of(n, seed=0, shape=(1, 4, 4)):
+    generator = torch.Generator().manual_seed(seed)
+    pixels = torch.randint(256, (n, *shape), generator=generator, dtype=torch.uint8)
+    return ImageSplit(pixels, torch.arange(n) % 3)
+
+
+def tiny():
+    return ImageData("tiny", split_of(9), split_of(2, 1), split_of(3, 2), ("a", "b", "c"))
+
+
+# Pixels and splits
+
+
+def test_every_pixel_value_survives_the_way_to_float_and_back():
+    pixels = torch.arange(256, dtype=torch.uint8).view(2, 2, 8, 8)
+    floats = to_float(pixels)
+    assert floats.dtype == torch.float32 and floats.min() == -1 and floats.max() == 1
+    assert torch.equal(to_uint8(floats), pixels)
+
+
+def test_to_uint8_rounds_to_the_nearest_and_clips():
+    values = torch.tensor([-7.0, -1.0, 0.0039, 0.0041 + 1 / 127.5, 1.0, 1.0001, 30.0])
+    assert to_uint8(values).tolist() == [0, 0, 128, 129, 255, 255, 255]
+
+
+def test_a_batch_holds_the_asked_images_between_minus_one_and_one():
+    split = split_of(6)
+    batch = split.batch(torch.tensor([4, 1, 4]))
+    expected = split.images.numpy()[[4, 1, 4]].astype(np.float64) / 127.5 - 1
+    np.testing.assert_allclose(batch.numpy(), expected, atol=1e-6)
+    assert len(split) == 6
+
+
+@pytest.mark.parametrize("pixels, labels", [
+    (torch.zeros(2, 1, 4, 4), 2), (torch.zeros(2, 4, 4, dtype=torch.uint8), 2),
+    (torch.zeros(2, 1, 4, 4, dtype=torch.uint8), 3),
+])
+def test_a_split_refuses_pixels_and_labels_that_do_not_fit(unchecked, pixels, labels):
+    with pytest.raises(ValueError, match=r"needs uint8 images \(n, C, H, W\) and n labels, not"):
+        ImageSplit(pixels, torch.zeros(labels, dtype=torch.int64))
+
+
+def test_variance_is_that_of_all_training_pixels():
+    data = tiny()
+    assert data.variance == pytest.approx(np.var(data.train.images.numpy() / 127.5 - 1), rel=1e-12)
+
+
+def test_fingerprint_changes_with_a_pixel_a_label_and_a_split():
+    prints = {tiny().fingerprint}
+    changed = tiny()
+    changed.test.images[2, 0, 3, 3] ^= 1
+    prints.add(changed.fingerprint)
+    changed = tiny()
+    changed.validation.labels[0] += 1
+    prints.add(changed.fingerprint)
+    data = tiny()
+    prints.add(ImageData("tiny", data.train, data.test, data.validation, data.classes).fingerprint)
+    assert len(prints) == 4 and tiny().fingerprint in prints
+    assert ImageData("other name", data.train, data.validation, data.test, ()).fingerprint in prints
+
+
+def test_a_subset_keeps_the_first_training_images_and_all_others():
+    data = tiny()
+    data.variance, data.fingerprint  # noqa: B018 - cached values must not travel along
+    small = data.subset(train=4)
+    assert torch.equal(small.train.images, data.train.images[:4]) and small.test is data.test
+    assert torch.equal(small.train.labels, data.train.labels[:4])
+    assert small.variance != data.variance and small.fingerprint != data.fingerprint
+
+
+@pytest.mark.parametrize("n", [0, -1, 10])
+def test_a_subset_out_of_range_is_refused(n):
+    with pytest.raises(ValueError, match=f"train must be 1 to 9, the images of tiny, not {n}"):
+        tiny().subset(train=n)
+
+
+@settings(max_examples=25, deadline=None)
+@given(labels=st.lists(st.integers(0, 3), min_size=3, max_size=60), parts=st.integers(0, 2))
+def test_held_out_tenths_are_disjoint_and_fair_to_every_class(labels, parts):
+    rest, *tenths = images._held_out(torch.tensor(labels), parts)
+    assert sorted(torch.cat([rest, *tenths]).tolist()) == list(range(len(labels)))
+    for tenth in tenths:
+        assert 1 <= len(tenth) <= len(labels) / 10 + 1
+        for label in set(labels):
+            assert abs(sum(labels[i] == label for i in tenth) - labels.count(label) / 10) < 1
+
+
+# Built-in data
+
+
+def test_digits_are_the_same_on_every_machine(digits):
+    assert digits.fingerprint == "2934bd7680d02b94"
+
+
+def test_photos_are_the_same_on_every_machine(photos):
+    assert photos.fingerprint == "8e22b20c32732243"
+
+
+@pytest.mark.parametrize("name, channels, size, classes", [("digits", 1, 28, 10), ("photos", 3, 32, 2)])
+def test_built_in_data_have_the_promised_shapes(request, name, channels, size, classes):
+    data = request.getfixturevalue(name)
+    assert [len(getattr(data, part)) for part in PARTS] == [10_000, 1_000, 1_000]
+    assert (data.channels, data.size, len(data.classes)) == (channels, (size, size), classes)
+    assert data.device == torch.device("cpu") and data.name == name
+    for part in PARTS:
+        counts = torch.bincount(getattr(data, part).labels, minlength=classes) / len(getattr(data, part))
+        assert (counts - 1 / classes).abs().max() < 0.01
+
+
+def test_no_original_digit_is_in_two_parts(monkeypatch):
+    monkeypatch.setattr(images, "_warp", lambda originals, generator: originals)
+    data = images._digits()
+    originals = [{image.numpy().tobytes() for image in getattr(data, part).images} for part in PARTS]
+    assert [len(found) for found in originals] == [1437, 180, 180]
+    assert len(set.union(*originals)) == 1797
+
+
+def test_warps_stay_within_the_stated_ranges_and_fill_them():
+    # Images that hold their own coordinates tell where each output pixel was read: a map per image.
+    axis = (torch.arange(28, dtype=torch.float64) + 0.5) / 14 - 1
+    y, x = torch.meshgrid(axis, axis, indexing="ij")
+    warped = images._warp(torch.stack([x, y]).expand(400, 2, 28, 28), torch.Generator().manual_seed(1))
+    inner = (slice(10, 18), slice(10, 18))
+    outputs = np.stack([x[inner].flatten(), y[inner].flatten(), np.ones(64)], axis=1)
+    found = []
+    for image in warped.numpy():
+        read = image[(slice(None), *inner)].reshape(2, 64).T
+        (a, b, c), (d, e, f) = np.linalg.lstsq(outputs, read, rcond=None)[0].T
+        forward = np.linalg.inv([[a, b], [d, e]])  # scale * rotation @ shear
+        shift = -forward @ [c, f]
+        scale, angle = np.hypot(*forward[:, 0]), np.arctan2(forward[1, 0], forward[0, 0])
+        rotation = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+        shear = rotation.T @ forward / scale
+        np.testing.assert_allclose(shear[:, 0], [1, 0], atol=1e-9)
+        assert shear[1, 1] == pytest.approx(1)
+        found.append([scale, np.degrees(angle), np.degrees(np.arctan(shear[0, 1])), *shift / 2])
+    low, high = np.min(found, axis=0), np.max(found, axis=0)
+    limits = np.array([[0.8, 1.1], [-12, 12], [-12, 12], [-0.1, 0.1], [-0.1, 0.1]])
+    assert (low >= limits[:, 0] - 1e-9).all() and (high <= limits[:, 1] + 1e-9).all()
+    np.testing.assert_allclose((high - low) / (limits[:, 1] - limits[:, 0]), 1, atol=0.05)
+
+
+def test_photo_patches_are_windows_of_their_own_columns(monkeypatch):
+    row, column = torch.meshgrid(torch.arange(424), torch.arange(640), indexing="ij")
+    numbered = torch.stack([column % 256, column // 256, row % 256]).to(torch.uint8)[None]
+    monkeypatch.setattr(images, "photograph", lambda name: numbered)
+    data = images._photos()
+    assert images.PHOTO_COLUMNS["train"][1] <= images.PHOTO_COLUMNS["validation"][0]
+    assert images.PHOTO_COLUMNS["validation"][1] <= images.PHOTO_COLUMNS["test"][0]
+    for part, (left, right) in images.PHOTO_COLUMNS.items():
+        pixels = getattr(data, part).images.long()
+        columns = pixels[:, 0] + 256 * pixels[:, 1]
+        assert columns.min() >= left and columns.max() < right
+        assert (columns.diff(dim=2) == 1).all() and (pixels[:, 2].diff(dim=1) % 256 == 1).all()
+        corners = {tuple(x.tolist()) for x in pixels[::2, :, 0, 0]}
+        assert len(corners) > 0.9 * len(pixels) / 2
+
+
+@pytest.mark.parametrize("label, name", list(enumerate(images.PHOTOGRAPHS)))
+def test_a_photograph_is_whole_and_holds_the_patches_with_its_label(photos, label, name):
+    picture = photograph(name)
+    assert picture.shape == (1, 3, 424, 640) and picture.dtype == torch.uint8
+    patch = photos.test.images[photos.test.labels == label][0]
+    windows = picture[0].unfold(1, 32, 1).unfold(2, 32, 1)
+    candidates = (windows[..., 0, 0] == patch[:, :1, :1]).all(dim=0).nonzero()
+    assert any(torch.equal(windows[:, r, c], patch) for r, c in candidates)
+
+
+# Names and options
+
+
+@pytest.mark.parametrize("name", ["digit", "", "folder", "MNIST"])
+def test_an_unknown_data_set_is_answered_with_the_valid_names(name):
+    with pytest.raises(ValueError, match=f"data set '{name}' is unknown; use one of digits, photos, mnist"):
+        load_images(name)
+
+
+def test_an_unknown_photograph_is_answered_with_the_valid_names():
+    with pytest.raises(ValueError, match="photograph 'tower' is unknown; use one of china, flower"):
+        photograph("tower")
+
+
+@pytest.mark.parametrize("option", [{"size": 64}, {"grey": True}])
+def test_options_of_folders_are_refused_elsewhere(option):
+    with pytest.raises(ValueError, match="size and grey are for folder:PATH only"):
+        load_images("photos", **option)
+
+
+def test_an_unknown_device_is_refused():
+    with pytest.raises(ValueError, match="abacus"):
+        load_images("digits", device="abacus")
+
+
+# Files of torchvision, and their download
+
+
+def idx_files(n_train=40, n_test=10):
+    """The four files of MNIST, small: name -> bytes; every image has one value in all its pixels."""
+    files = {}
+    for prefix, n, first in (("train", n_train, 0), ("t10k", n_test, 100)):
+        pixels = np.repeat(np.arange(first, first + n, dtype=np.uint8), 28 * 28)
+        shape = np.array([n, 28, 28], ">i4").tobytes()
+        files[f"{prefix}-images-idx3-ubyte"] = bytes([0, 0, 8, 3]) + shape + pixels.tobytes()
+        files[f"{prefix}-labels-idx1-ubyte"] = bytes([0, 0, 8, 1]) + shape[:4] + (bytes(range(10)) * n)[:n]
+    return files
+
+
+@pytest.fixture
+def archives(monkeypatch):
+    """The same files packed, as a server would send them; torchvision knows their checksums."""
+    packed = {f"{name}.gz": gzip.compress(content, mtime=0) for name, content in idx_files().items()}
+    sums = [(name, hashlib.md5(content).hexdigest()) for name, content in packed.items()]
+    monkeypatch.setattr(datasets.MNIST, "resources", sums)
+    return packed
+
+
+@pytest.fixture
+def server(monkeypatch):
+    """A stand-in for the network: answers with the files it was given, and refuses all others."""
+    files, asked = {}, []
+
+    def urlopen(request):
+        assert socket.getdefaulttimeout() == 10
+        asked.append(request.full_url)
+        content = files.get(request.full_url.rsplit("/", 1)[1])
+        if content is None:
+            raise urllib.error.URLError("no route to host")
+        response = io.BytesIO(content)
+        response.url, response.length = request.full_url, len(content)
+        return response
+
+    monkeypatch.setattr("urllib.request.urlopen", urlopen)
+    return files, asked
+
+
+def put(folder, files):
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, content in files.items():
+        (folder / name).write_bytes(content)
+
+
+def check_mnist(data):
+    numbers = {part: getattr(data, part).images[:, 0, 0, 0].tolist() for part in PARTS}
+    assert numbers["test"] == list(range(100, 110))
+    assert sorted(numbers["train"] + numbers["validation"]) == list(range(40))
+    assert len(numbers["validation"]) == 4
+    for part, offset in zip(PARTS, (0, 0, 100), strict=True):
+        assert getattr(data, part).labels.tolist() == [(n - offset) % 10 for n in numbers[part]]
+        assert getattr(data, part).images.shape[1:] == (1, 28, 28)
+    assert data.classes == tuple("0123456789")
+
+
+def test_mnist_opens_from_its_files_without_a_download(tmp_path, server):
+    put(tmp_path / "MNIST" / "raw", idx_files())
+    before = sorted(tmp_path.rglob("*"))
+    check_mnist(load_images("mnist", root=tmp_path, device="cpu"))
+    assert server[1] == [] and sorted(tmp_path.rglob("*")) == before
+
+
+def test_mnist_is_downloaded_when_it_is_missing(tmp_path, server, archives):
+    server[0].update(archives)
+    check_mnist(load_images("mnist", root=tmp_path / "new", device="cpu"))
+    server[0].clear()
+    check_mnist(load_images("mnist", root=tmp_path / "new", device="cpu"))
+    assert {path.name for path in (tmp_path / "new").iterdir()} == {"MNIST"}
+
+
+def test_a_broken_file_is_replaced_by_a_download(tmp_path, server, archives):
+    files = idx_files()
+    files["train-images-idx3-ubyte"] = files["train-images-idx3-ubyte"][:999]
+    put(tmp_path / "MNIST" / "raw", files)
+    with pytest.raises(FileNotFoundError, match="mnist is missing or broken"):
+        load_images("mnist", root=tmp_path, device="cpu")
+    server[0].update(archives)
+    check_mnist(load_images("mnist", root=tmp_path, device="cpu"))
+
+
+def test_packed_files_put_there_by_hand_are_unpacked(tmp_path, server, archives):
+    put(tmp_path / "MNIST" / "raw", archives)
+    check_mnist(load_images("mnist", root=tmp_path, device="cpu"))
+    assert server[1] == []
+
+
+@pytest.mark.parametrize("name, files", [
+    ("mnist", "MNIST/raw/train-images-idx3-ubyte.gz, MNIST/raw/train-labels-idx1-ubyte.gz, "
+              "MNIST/raw/t10k-images-idx3-ubyte.gz, MNIST/raw/t10k-labels-idx1-ubyte.gz"),
+    ("fashion_mnist", "FashionMNIST/raw/train-images-idx3-ubyte.gz, "),
+    ("kmnist", "KMNIST/raw/train-images-idx3-ubyte.gz, "),
+    ("cifar10", "cifar-10-python.tar.gz"),
+])
+def test_without_a_network_the_error_says_which_file_goes_where(tmp_path, server, name, files):
+    with pytest.raises(FileNotFoundError) as caught:
+        load_images(name, root=tmp_path / "data", device="cpu")
+    message = str(caught.value)
+    assert message.startswith(f"{name} is missing or broken and could not be downloaded: put {files}")
+    assert message.endswith(f"(packed or unpacked) into {tmp_path / 'data'}") and "\n" not in message
+    assert server[1] and socket.getdefaulttimeout() is None
+
+
+@pytest.mark.parametrize("damage", ["second file missing", "second file cut short"])
+def test_a_download_that_breaks_off_leaves_nothing_behind(tmp_path, server, archives, damage):
+    first, second, *_ = archives
+    server[0][first] = archives[first]
+    if damage == "second file cut short":
+        server[0][second] = archives[second][:-9]
+    with pytest.raises(FileNotFoundError, match="could not be downloaded"):
+        load_images("mnist", root=tmp_path, device="cpu")
+    assert any(url.endswith(second) for url in server[1]) and list(tmp_path.iterdir()) == []
+
+
+def test_cifar_images_keep_their_channels_and_rows(tmp_path, server, monkeypatch):
+    pixels = np.random.default_rng(0).integers(0, 256, (60, 3, 32, 32), dtype=np.uint8)
+
+    def batch(name, rows):
+        return name, pickle.dumps({"data": pixels[rows].reshape(-1, 3072), "labels": [i % 10 for i in rows]})
+
+    names = [str(i) * 2 for i in range(10)]
+    files = dict([batch("data_batch_1", range(50)), batch("test_batch", range(50, 60))])
+    files["batches.meta"] = pickle.dumps({"label_names": names})
+    put(tmp_path / "cifar-10-batches-py", files)
+    sums = {name: hashlib.md5(content).hexdigest() for name, content in files.items()}
+    monkeypatch.setattr(datasets.CIFAR10, "train_list", [["data_batch_1", sums["data_batch_1"]]])
+    monkeypatch.setattr(datasets.CIFAR10, "test_list", [["test_batch", sums["test_batch"]]])
+    monkeypatch.setattr(datasets.CIFAR10, "meta", datasets.CIFAR10.meta | {"md5": sums["batches.meta"]})
+    data = load_images("cifar10", root=str(tmp_path), device="cpu")
+    assert torch.equal(data.test.images, torch.from_numpy(pixels[50:])) and data.classes == tuple(names)
+    found = {image.numpy().tobytes() for split in (data.train, data.validation) for image in split.images}
+    assert found == {image.tobytes() for image in pixels[:50]} and len(data.validation) == 5
+
+
+# Folders of image files
+
+
+def save(path, colour, size=(32, 32), mode="RGB", **options):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new(mode, size, colour).save(path, **options)
+
+
+def load_folder(path, **options):
+    return load_images(f"folder:{path}", device="cpu", **options)
+
+
+def reds(split):
+    assert (split.images == split.images[:, :, :1, :1]).all()  # one colour an image
+    return split.images[:, 0, 0, 0].tolist()
+
+
+def test_class_folders_are_divided_without_overlap(tmp_path):
+    for i in range(40):
+        save(tmp_path / ("cat" if i < 20 else "bird") / f"{i:02}.png", (i, 255, 9))
+    data = load_folder(tmp_path)
+    assert data.classes == ("bird", "cat") and data.channels == 3 and data.size == (32, 32)
+    found = [reds(getattr(data, part)) for part in PARTS]
+    assert [len(part) for part in found] == [32, 4, 4] and sorted(np.concatenate(found)) == list(range(40))
+    for part, numbers in zip(PARTS, found, strict=True):
+        labels = getattr(data, part).labels.tolist()
+        assert labels == [int(i < 20) for i in numbers] and 2 * sum(labels) == len(labels)
+    assert found[0] != sorted(found[0])
+    assert torch.equal(data.test.images[0, :, 5, 6], torch.tensor([found[2][0], 255, 9], dtype=torch.uint8))
+
+
+def test_a_folder_gives_the_same_data_in_whatever_order_the_system_lists_its_files(tmp_path, monkeypatch):
+    for i in range(12):
+        save(tmp_path / "ab"[i % 2] / f"{i}.png", (i, 0, 99))
+    first = load_folder(tmp_path).fingerprint
+    walk = images.os.walk
+    monkeypatch.setattr(images.os, "walk", lambda path, **options: [
+        (where, folders, files[5:] + files[:5]) for where, folders, files in reversed(list(walk(path, **options)))])
+    assert load_folder(tmp_path).fingerprint == first
+
+
+def test_three_loose_files_are_enough_and_two_are_not(tmp_path):
+    for i, name in enumerate(["a.PNG", "b.bmp"]):
+        save(tmp_path / name, (i, 0, 99))
+    with pytest.raises(ValueError, match="has 2 images to divide into train, validation, test, too few"):
+        load_folder(tmp_path)
+    save(tmp_path / "c.webp", (2, 0, 99), lossless=True)
+    data = load_folder(tmp_path)
+    assert [len(getattr(data, part)) for part in PARTS] == [1, 1, 1] and data.classes == ("all",)
+
+
+@pytest.mark.parametrize("held", [{"test", "val"}, {"test", "validation"}, {"test"}, {"val"}])
+def test_parts_that_a_folder_has_are_kept_and_the_others_come_from_train(tmp_path, held):
+    for i in range(20):
+        save(tmp_path / "train" / "ab"[i % 2] / f"{i}.png", (i, 0, 99))
+    for i, part in enumerate(sorted(held)):
+        save(tmp_path / part / "b" / "0.png", (100 + i, 0, 99))
+    save(tmp_path / "overview.png", (255, 0, 0))
+    data = load_folder(tmp_path)
+    assert data.classes == ("a", "b") and all(255 not in reds(getattr(data, part)) for part in PARTS)
+    if "test" in held:
+        assert reds(data.test) == [100] and data.test.labels.tolist() == [1]
+    if held - {"test"}:
+        assert reds(data.validation) == [100 + len(held) - 1]
+    missing = 2 - len(held)
+    assert len(data.train) == 20 - 2 * missing
+    assert len(set(reds(data.train)) | set(reds(data.validation)) | set(reds(data.test))) == 20 + len(held)
+
+
+def test_a_class_called_train_is_no_part(tmp_path):
+    for i in range(6):
+        save(tmp_path / ("train" if i < 3 else "car") / f"{i}.png", (i, 0, 99))
+    assert load_folder(tmp_path).classes == ("car", "train")
+
+
+def test_hidden_files_are_passed_over(tmp_path):
+    for i in range(3):
+        save(tmp_path / f"{i}.png", (i, 0, 99))
+    (tmp_path / "._0.png").write_bytes(b"not an image")
+    save(tmp_path / ".checkpoints" / "3.png", (3, 0, 99))
+    assert load_folder(tmp_path).classes == ("all",)
+
+
+def test_the_shorter_side_is_resized_and_the_centre_kept(tmp_path):
+    for i in range(3):
+        wide = Image.new("RGB", (200, 40), (255, 0, 0))
+        wide.paste((0, i, 255), (80, 0, 120, 40))
+        wide.save(tmp_path / f"{i}.png")
+    data = load_folder(tmp_path, size=16)
+    assert data.size == (16, 16)
+    image = data.train.images[0, :, :, 1:-1]  # the outermost columns take in a little of what was cut away
+    assert (image[2] == 255).all() and (image[0] == 0).all()
+
+
+def test_a_photo_taken_with_a_turned_camera_stands_upright(tmp_path):
+    picture = Image.new("RGB", (32, 32), (255, 0, 0))
+    picture.paste((0, 0, 255), (0, 0, 16, 32))  # blue on the left
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned clockwise by a quarter
+    for i in range(3):
+        picture.save(tmp_path / f"{i}.png", exif=exif)
+    image = load_folder(tmp_path).test.images[0]
+    assert (image[2, :16] == 255).all() and (image[2, 16:] == 0).all()
+
+
+@pytest.mark.parametrize("modes, grey, channels", [
+    (["L", "1", "L"], None, 1), (["L", "RGB", "L"], None, 3), (["L", "L", "L"], False, 3),
+    (["RGB", "RGB", "RGB"], True, 1),
+])
+def test_grey_is_found_out_or_forced(tmp_path, modes, grey, channels):
+    for i, mode in enumerate(modes):
+        save(tmp_path / f"{i}.png", (200, 100, 50) if mode == "RGB" else 255, mode=mode)
+    data = load_folder(tmp_path, grey=grey)
+    assert data.channels == channels
+    if grey:
+        assert reds(data.test) == [round(0.299 * 200 + 0.587 * 100 + 0.114 * 50)]
+
+
+@pytest.mark.parametrize("fault", ["no image", "cut short", "16 bits"])
+def test_a_file_that_cannot_be_read_is_named(tmp_path, fault):
+    for i in range(4):
+        save(tmp_path / f"{i}.png", (i, 0, 99), size=(64, 64))
+    broken = tmp_path / "broken.png"
+    save(broken, 1000 if fault == "16 bits" else (9, 9, 9), (64, 64), "I;16" if fault == "16 bits" else "RGB")
+    if fault != "16 bits":
+        broken.write_bytes(b"no image" if fault == "no image" else broken.read_bytes()[:90])
+    with pytest.raises(ValueError, match=r"broken\.png cannot be read as an image: .") as caught:
+        load_folder(tmp_path)
+    assert fault != "16 bits" or "only 8 bits a channel" in str(caught.value)
+
+
+def test_a_missing_and_an_empty_folder_are_told_apart(tmp_path):
+    with pytest.raises(FileNotFoundError, match="none' does not exist"):
+        load_folder(tmp_path / "none")
+    (tmp_path / "notes.txt").write_text("no image")
+    with pytest.raises(FileNotFoundError, match=r"has no images \(\.jpg, "):
+        load_folder(tmp_path)
+
+
+@pytest.mark.parametrize("size", [0, -8, 30])
+def test_a_size_that_is_no_multiple_of_eight_is_refused(tmp_path, size):
+    with pytest.raises(ValueError, match=f"size must be a positive multiple of 8 pixels, not {size}"):
+        load_folder(tmp_path, size=size)
