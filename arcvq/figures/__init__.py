@@ -1,0 +1,15 @@
+"""Pictures: tensors, arrays and history tables in, plotly figures out, each with a one-line summary.
+
+Every figure takes `title`, `summary`, `width` and `height` (pixels) by name in place of its own.
+"""
+
+from arcvq.figures.codebook import angle_histogram, norm_against_usage, norm_histogram, usage_bars
+from arcvq.figures.curves import bars, history_curves, lines, schedule_curves
+from arcvq.figures.images import image_grid, reconstruction_grid
+from arcvq.figures.sphere import gradient_circle, gradient_sphere, sphere
+from arcvq.figures.theme import METHOD_COLOURS, PALETTE, TEMPLATE, colours, finish, summary
+
+__all__ = ["METHOD_COLOURS", "PALETTE", "TEMPLATE", "angle_histogram", "bars", "colours", "finish",
+           "gradient_circle", "gradient_sphere", "history_curves", "image_grid", "lines",
+           "norm_against_usage", "norm_histogram", "reconstruction_grid", "schedule_curves", "sphere",
+           "summary", "usage_bars"]
