@@ -63,7 +63,9 @@ def test_the_wheel_holds_the_whole_package_and_the_command(tmp_path):
     assert "arcvq = arcvq.cli:main" in command
 
 
-TARGETS = {"run": "arcvq run", "lab": "jupyter lab", "test": "-m pytest", "lint": "ruff check", "notebooks": "regenerate"}
+TARGETS = {
+    "run": "arcvq run", "lab": "jupyter lab", "test": "-m pytest", "lint": "ruff check", "notebooks": "regenerate",
+}
 
 
 @pytest.fixture

@@ -1,0 +1,50 @@
+# Everything runs in .venv, which is made on the first call and again only when its pins change.
+# Another Python: make test PYTHON=python3.13    Options for the run: make run ARGS="--profile standard"
+
+PYTHON ?= python3
+ARGS ?=
+BIN := .venv/bin
+STAMP := .venv/.installed
+# JupyterLab refuses to start as root unless told, as in a container.
+AS_ROOT := $(if $(filter 0,$(shell id -u)),--allow-root)
+
+.PHONY: help run lab test lint notebooks clean
+.DEFAULT_GOAL := help
+
+help:
+	@echo "make run        run every notebook and write a report page to output/index.html"
+	@echo "make lab        open JupyterLab at the first notebook"
+	@echo "make test       run the tests, the notebooks among them"
+	@echo "make lint       check style, types and the direction of imports"
+	@echo "make notebooks  run the stored notebooks again, with stills of their figures (needs Chromium or Chrome)"
+	@echo "make clean      delete reports and caches (not .venv, not data/)"
+
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo \
+	  'arcvq needs Python 3.11 or later, and "$(PYTHON)" is not; name another: make $(MAKECMDGOALS) PYTHON=python3.12' >&2; exit 1; }
+	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || { echo \
+	  'Python lacks its venv module; on Debian and Ubuntu: sudo apt install python3-venv' >&2; exit 1; }
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[notebooks,test]'
+	@touch $@
+
+run: $(STAMP)
+	$(BIN)/arcvq run --out output $(ARGS)
+
+lab: $(STAMP)
+	$(BIN)/jupyter lab $(AS_ROOT) notebooks/00_start_here.ipynb
+
+test: $(STAMP)
+	$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
+
+notebooks: $(STAMP)
+	$(BIN)/python tools/regenerate_notebooks.py $(ARGS)
+
+clean:
+	rm -rf output build dist *.egg-info .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+	find arcvq tests tools notebooks -name __pycache__ -o -name .ipynb_checkpoints | xargs rm -rf

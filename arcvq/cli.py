@@ -1,0 +1,150 @@
+"""The command `arcvq`: run the notebooks, train a model, see whether everything is in place."""
+
+import platform
+import sys
+from collections.abc import Iterator
+from importlib.metadata import PackageNotFoundError, requires, version
+from pathlib import Path
+from typing import Any
+
+import click
+
+
+class _Sentences(click.Group):
+    """Ends in one sentence on stderr instead of a traceback: exit code 2 for an error, 130 for Ctrl-C."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt as stop:
+            click.echo(f"\n{stop}" if str(stop) else "\nStopped; what was finished is kept.", err=True)
+            ctx.exit(130)
+        except (click.ClickException, click.exceptions.Exit, click.Abort):
+            raise
+        except Exception as error:
+            if ctx.params["debug"]:
+                raise
+            expected = isinstance(error, ValueError | OSError | RuntimeError)
+            kind = "" if expected and str(error) else f"{type(error).__name__} "
+            click.echo(f"Error: {kind}{' '.join(str(error).split())}", err=True)
+            ctx.exit(2)
+
+
+@click.group(cls=_Sentences, context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
+@click.option("--debug", is_flag=True, help="Show the traceback of an error.")
+@click.version_option(package_name="arcvq")
+def main(debug: bool) -> None:
+    """Spherical vector quantization with SAMP: notebooks, training and a check of the installation."""
+
+
+_device = click.option("--device", help="auto, cpu, cuda, cuda:1, mps  [default: auto]")
+_dataset = click.option("--dataset", help="digits, photos, mnist, ..., or folder:PATH")
+_profile = click.option("--profile", help="quick, standard or paper: how long and how large")
+_seed = click.option("--seed", type=int)
+
+
+@main.command()
+@click.argument("notebooks", nargs=-1, metavar="[NOTEBOOK]...")
+@_dataset
+@_profile
+@_device
+@_seed
+@click.option("-p", "assignments", multiple=True, metavar="NAME=VALUE", help="Another parameter; repeatable.")
+@click.option("--out", type=click.Path(path_type=Path), default="output", help="Folder for the report.")
+@click.pass_context
+def run(ctx: click.Context, notebooks: tuple, assignments: tuple, out: Path, **shared: Any) -> None:
+    """Run notebooks and write a report page.
+
+    A NOTEBOOK is a file, a name (02_codebook_geometry) or a number (2); none means all of them. Without an
+    option each notebook keeps its own default. The exit code is 1 where a notebook failed.
+    """
+    from arcvq.headless import run_notebooks
+    from arcvq.report import outcome
+
+    for assignment in assignments:
+        if "=" not in assignment:
+            raise ValueError(f"-p takes NAME=VALUE, not {assignment!r}")
+    parameters = dict(assignment.split("=", 1) for assignment in assignments)
+    results = run_notebooks(notebooks, parameters, **shared, out=out, echo=click.echo)
+    click.echo(f"{outcome(results)}. Report: {out.resolve() / 'index.html'}")
+    ctx.exit(1 if any(result.status == "failed" for result in results) else 0)
+
+
+@main.command("train")
+@_dataset
+@_profile
+@_device
+@_seed
+@click.option("--quantizer", help="plain, ema, cosine, cvq or samp")
+@click.option("--num-codes", type=int, help="K, codes in the codebook")
+@click.option("--dim", type=int, help="D, components of a code")
+@click.option("--hidden", type=int, help="channels of the network")
+@click.option("--residual-hidden", type=int, help="channels inside a residual layer")
+@click.option("--steps", type=int, help="optimiser steps")
+@click.option("--batch-size", type=int, help="images a step")
+@click.option("--lr", type=float, help="learning rate of Adam")
+@click.option("--precision", help="auto, float32 or bfloat16")
+@click.option("--train-images", type=int, help="use only so many training images")
+def train_one(profile: str | None, device: str | None, **changes: Any) -> None:
+    """Train a VQ-VAE, or open the stored run with the same settings, and print its validation figures.
+
+    An option that is not given has the value of the profile.
+    """
+    from arcvq.images import load_images
+    from arcvq.runs import RunSettings, data_root, train
+    from arcvq.training import evaluate
+
+    given = {name: value for name, value in changes.items() if value is not None}
+    settings = RunSettings.for_profile(profile or "quick", **given)
+    root, images = data_root(), load_images(settings.dataset, data_root(), device or "auto")
+    finished = train(settings, images, root=root, device=device or "auto")
+    for name, value in evaluate(finished.model, images.validation).items():
+        click.echo(f"{name:20} {value:.4g}")
+    click.echo(f"{finished.seconds:.0f} s of training; the run is kept in {root / 'runs'}")
+
+
+@main.command()
+@click.pass_context
+def doctor(ctx: click.Context) -> None:
+    """Say what is installed, which device and precision are used, what is missing and how to get it."""
+    fixes = []
+    for name, found, fix in _checks():
+        click.echo(f"{'missing' if fix else 'ok':8} {name:20} {found}")
+        fixes += [fix] if fix else []
+    for fix in dict.fromkeys(fixes):
+        click.echo(f"To fix: {fix}")
+    click.echo("Something is missing." if fixes else "Everything is in place.")
+    ctx.exit(1 if fixes else 0)
+
+
+def _checks() -> Iterator[tuple[str, str, str]]:
+    # (what, what was found, the command that fixes it or an empty text)
+    from packaging.requirements import Requirement
+
+    ready = sys.version_info >= (3, 11)
+    yield "python", platform.python_version(), "" if ready else "install Python 3.11 or later"
+    for line in requires("arcvq") or []:
+        requirement = Requirement(line)
+        if requirement.marker and not requirement.marker.evaluate({"extra": "notebooks"}):
+            continue
+        try:
+            found = version(requirement.name)
+        except PackageNotFoundError:
+            found = "not installed"
+        wanted = requirement.specifier.contains(found, prereleases=True) if found[0].isdigit() else False
+        fix = "" if wanted else f'{sys.executable} -m pip install "{requirement.name}{requirement.specifier}"'
+        yield requirement.name, found, fix
+    yield from _machine()
+
+
+def _machine() -> Iterator[tuple[str, str, str]]:
+    from arcvq.devices import choose_device, choose_precision
+    from arcvq.headless import device_name, notebooks_folder
+
+    device = choose_device()
+    yield "device", device_name(str(device)), ""
+    yield "precision", str(choose_precision("auto", device)).removeprefix("torch."), ""
+    try:
+        yield "notebooks", str(notebooks_folder()), ""
+    except FileNotFoundError as error:
+        yield "notebooks", str(error), "call arcvq from a checkout of the project"

@@ -1,0 +1,104 @@
+"""What every stored notebook must be: small, complete, with its stills and its checks, for GitHub and for nbval."""
+
+import re
+import statistics
+from pathlib import Path
+
+import nbformat
+import pytest
+
+FOLDER = Path(__file__).parents[2] / "notebooks"
+PATHS = sorted(FOLDER.glob("*.ipynb"))
+CHECK = "nbval-check-output"  # nbval runs these cells and compares what they print with what is stored
+
+
+@pytest.fixture(params=PATHS, ids=lambda path: path.stem)
+def path(request):
+    return request.param
+
+
+@pytest.fixture
+def notebook(path):
+    return nbformat.read(path, as_version=4)
+
+
+def tagged(notebook, tag):
+    return [cell for cell in notebook.cells if tag in cell.metadata.get("tags", [])]
+
+
+def code(notebook):
+    return [cell for cell in notebook.cells if cell.cell_type == "code"]
+
+
+def outputs(notebook):
+    return [output for cell in code(notebook) for output in cell.outputs]
+
+
+def test_there_are_notebooks_numbered_from_zero():
+    assert PATHS
+    assert [path.stem.split("_")[0] for path in PATHS] == [f"{number:02d}" for number in range(len(PATHS))]
+
+
+def test_it_is_under_500_kb(path):
+    assert path.stat().st_size < 500_000
+
+
+def test_it_is_a_valid_notebook_of_the_python3_kernel(notebook):
+    nbformat.validate(notebook)
+    assert notebook.metadata.kernelspec.name == "python3"
+
+
+def test_it_holds_no_widget_state_and_no_traces_of_a_run(notebook):
+    assert "widgets" not in notebook.metadata and "papermill" not in notebook.metadata
+    assert not tagged(notebook, "injected-parameters")
+
+
+def test_one_cell_is_tagged_parameters_and_has_the_four_that_all_notebooks_share(notebook):
+    [cell] = tagged(notebook, "parameters")
+    assert {"dataset", "profile", "device", "seed"} <= set(re.findall(r"^(\w+)\b.*=", cell.source, re.MULTILINE))
+
+
+def test_it_starts_with_a_title(notebook):
+    assert notebook.cells[0].cell_type == "markdown" and notebook.cells[0].source.startswith("# ")
+
+
+def test_every_code_cell_was_run_once_and_in_order(notebook):
+    run = [cell.execution_count for cell in code(notebook) if cell.source.strip()]
+    assert run == list(range(1, len(run) + 1))
+
+
+def test_no_cell_ended_in_an_error_or_a_warning(notebook):
+    assert not [output for output in outputs(notebook) if output.output_type == "error"]
+    assert not [output.text for output in outputs(notebook) if output.get("name") == "stderr"]
+
+
+def test_at_least_three_checks_have_a_stored_text(notebook):
+    checks = tagged(notebook, CHECK)
+    assert len(checks) >= 3
+    for cell in checks:
+        texts = [output.get("text") or output.get("data", {}).get("text/plain") for output in cell.outputs]
+        assert texts and all(texts), cell.source
+
+
+def test_a_cell_that_prints_has_its_output_stored(notebook):
+    for cell in code(notebook):
+        if re.search(r"^(print|display|key_figure)\(", cell.source, re.MULTILINE):
+            assert cell.outputs, cell.source
+
+
+def test_figures_are_stills_with_a_text_for_those_who_cannot_see_them(notebook):
+    kinds = {kind for output in outputs(notebook) for kind in output.get("data", {})}
+    assert "image/png" in kinds and not [kind for kind in kinds if "plotly" in kind or "widget" in kind]
+    for output in outputs(notebook):
+        assert "Plotly" not in output.get("data", {}).get("text/html", "")
+        if "image/png" in output.get("data", {}):
+            assert len(output.metadata.get("image/png", {}).get("alt", "")) > 10
+
+
+def test_no_output_names_a_folder_of_the_machine_that_ran_it(notebook):
+    assert not re.search(r"(/home/|/root/|/Users/|/tmp/|site-packages)", str(outputs(notebook)))
+
+
+def test_code_cells_are_short(notebook):
+    lines = [len(cell.source.splitlines()) for cell in code(notebook)]
+    assert max(lines) <= 25 and statistics.median(lines) <= 8
