@@ -27,27 +27,26 @@ def angle_histogram(codebooks: Codebooks, dim: int | None = None, **look: Any) -
         if len(codes := codes[codes.any(dim=1)]) < 2:
             raise ValueError(f"codebook {name!r} has {len(codes)} codes with a direction; an angle needs 2")
         rows, note = thin(len(codes), "codes", 2048)
-        angles = np.degrees(geometry.pairwise_angles(codes[rows]))
+        angles = np.degrees(array(geometry.pairwise_angles(codes[rows])))
         smallest, bound = np.degrees([geometry.min_angle(codes), geometry.best_min_angle_bound(*codes.shape)])
         _steps(figure, x[::2], np.histogram(angles, x[::2], density=True)[0] * 100, name, colour)
         figure.add_vline(x=smallest, line={"color": colour, "dash": "dash", "width": 1.5})
-        bounds |= {dim or codes.shape[1]: bound}
+        bounds[dim or codes.shape[1]] = bound
         text.append(f"{name} {smallest:.1f}° of {bound:.1f}°.{note}")
     for size, bound in bounds.items():
-        density = geometry.random_angle_density(torch.from_numpy(np.radians(x)), size) * 100 * np.pi / 180
-        figure.add_scatter(x=x, y=density, name=f"random, D = {size}", mode="lines", line_color=theme.GREY)
+        density = array(geometry.random_angle_density(torch.from_numpy(np.radians(x)), size))
+        figure.add_scatter(x=x, y=density * 100 * np.pi / 180, name=f"random, D = {size}", mode="lines",
+                           line_color=theme.GREY)
         figure.add_vline(x=bound, line=theme.DOTTED, name=f"bound, D = {size}", showlegend=True)
     figure.update_xaxes(title_text="angle between two codes (degrees)", range=[0, 180], dtick=30)
     figure.update_yaxes(title_text="pairs of codes (% per degree)", rangemode="tozero")
-    summary = f"Smallest angle and its bound: {' '.join(text)}"
-    return finish(figure, look, title="Angles between codes", summary=summary)
+    return finish(figure, look, "Angles between codes", f"Smallest angle and its bound: {' '.join(text)}")
 
 
-def norm_histogram(codebooks: Codebooks, radius: float | None = None, **look: Any) -> go.Figure:
+def norm_histogram(codebooks: Codebooks, radius: float | int | None = None, **look: Any) -> go.Figure:
     """How many codes have which norm; the radius M(t) of the ball is a dotted line, unless far outside."""
     figure, books = go.Figure(), named(codebooks)
-    books = {name: vectors(rows, f"codebook {name!r}") for name, rows in books.items()}
-    norms = {name: np.linalg.norm(rows, axis=1) for name, rows in books.items()}
+    norms = {name: np.linalg.norm(vectors(books[name], f"codebook {name!r}"), axis=1) for name in books}
     edges = np.linspace(0, 1.02 * max(1e-9, *map(np.max, norms.values())), 61)
     text = [f"{name} {values.min():.3g} to {values.max():.3g}" for name, values in norms.items()]
     for name, colour in colours(norms).items():
@@ -58,7 +57,7 @@ def norm_histogram(codebooks: Codebooks, radius: float | None = None, **look: An
             figure.add_vline(x=radius, line=theme.DOTTED, name="radius M(t) of the ball", showlegend=True)
     figure.update_xaxes(title_text="norm of the code", rangemode="tozero")
     figure.update_yaxes(title_text="codes", rangemode="tozero")
-    return finish(figure, look, title="Norms of the codes", summary=f"Norms: {'; '.join(text)}.")
+    return finish(figure, look, "Norms of the codes", f"Norms: {'; '.join(text)}.")
 
 
 def usage_bars(counts: Mapping[str, Counts] | Counts, **look: Any) -> go.Figure:
@@ -66,25 +65,23 @@ def usage_bars(counts: Mapping[str, Counts] | Counts, **look: Any) -> go.Figure:
 
     The summary names perplexity and its ceiling min(K, tokens). Raises ValueError for counts without tokens.
     """
-    figure, text = go.Figure(), []
-    usages = {name: array(values) for name, values in named(counts).items()}
-    for name, colour in colours(usages).items():
-        usage, used, tokens = usages[name], np.count_nonzero(usages[name]), int(usages[name].sum())
-        if tokens <= 0 or usage.min() < 0:
+    figure, text, most, longest = go.Figure(), [], 1.0, 0
+    for name, colour in colours(named(counts)).items():
+        usage = np.sort(array(named(counts)[name]))[::-1]
+        used, tokens = np.count_nonzero(usage), int(usage.sum())
+        if tokens <= 0 or usage[-1] < 0:
             raise ValueError(f"usage of {name!r} sums to {tokens} tokens; counts are from 0, the sum from 1")
-        steps, label = np.sort(usage)[::-1][:used], f"{name}: {used} of {len(usage)} used"
-        _steps(figure, np.arange(used + 1), steps, label, colour, floor=0.5)
-        ceiling = geometry.perplexity_ceiling(len(usage), tokens)
-        text.append(f"{name} {geometry.perplexity(torch.from_numpy(usage)):.1f} of {ceiling:,}")
-    most, longest = max(map(np.max, usages.values())), max(map(len, usages.values()))
+        _steps(figure, np.arange(used + 1), usage[:used], f"{name}: {used} of {len(usage)} used", colour, 0.5)
+        perplexity = geometry.perplexity(torch.tensor(usage.copy()))
+        text.append(f"{name} {perplexity:.1f} of {geometry.perplexity_ceiling(len(usage), tokens):,}")
+        most, longest = max(most, usage[0]), max(longest, len(usage))
     figure.update_xaxes(title_text="codes, the most used first", range=[0, longest])
     figure.update_yaxes(title_text="usage (tokens)", **theme.LOG, range=np.log10([0.5, 2 * most]))
-    summary = f"Perplexity and its ceiling: {'; '.join(text)}."
-    return finish(figure, look, title="Usage of the codes", summary=summary)
+    return finish(figure, look, "Usage of the codes", f"Perplexity and its ceiling: {'; '.join(text)}.")
 
 
 def norm_against_usage(codebook: Vectors, counts: Counts, **look: Any) -> go.Figure:
-    """Each code's norm over its usage (log; unused codes stand at 0, on the left), with the rank correlation."""
+    """Each code's norm over its usage (log; unused codes stand at 0 on the left), with rank correlation."""
     codes, usage, figure = vectors(codebook, "codebook"), array(counts), go.Figure()
     correlation = geometry.norm_usage_correlation(torch.from_numpy(codes), torch.from_numpy(usage))
     (rows, note), norms = thin(len(codes), "codes"), np.linalg.norm(codes, axis=1)
@@ -94,11 +91,12 @@ def norm_against_usage(codebook: Vectors, counts: Counts, **look: Any) -> go.Fig
         # A log axis has no 0: unused codes stand at half a token.
         figure.add_scatter(x=np.maximum(usage[shown], 0.5), y=norms[shown], text=shown, name=f"{name} codes",
                            mode="markers", marker=marker)
-    ticks = {0.5: "0"} | {10**power: f"{10**power:,}" for power in range(len(str(int(usage.max()))) + 1)}
-    figure.update_xaxes(title_text="usage (tokens)", tickvals=[*ticks], ticktext=[*ticks.values()], type="log")
+    ticks = [10**power for power in range(len(str(int(usage.max()))) + 1)]
+    figure.update_xaxes(title_text="usage (tokens)", type="log", tickvals=[0.5, *ticks],
+                        ticktext=["0", *(f"{tick:,}" for tick in ticks)])
     figure.update_yaxes(title_text="norm of the code", rangemode="tozero")
-    summary = f"Rank correlation of norm and usage: {correlation:.2f}; near 1, long codes win.{note}"
-    return finish(figure, look, title="Norm against usage", summary=summary)
+    text = f"Rank correlation of norm and usage: {correlation:.2f}; near 1, long codes win.{note}"
+    return finish(figure, look, "Norm against usage", text)
 
 
 def _steps(figure: go.Figure, edges, heights, name: str, colour: str, floor: float = 0.0) -> None:

@@ -17,13 +17,13 @@ UNITS = {"psnr": "PSNR (dB)", "codes_used": "codes used (codes)", "perplexity": 
 
 def lines(x: Any, ys: Mapping[str, Any], x_title: str, y_title: str, title: str, summary: str, *,
           log_x: bool = False, log_y: bool = False, markers: bool = False,
-          levels: Mapping[str, float] | None = None, **look: Any) -> go.Figure:
+          levels: Mapping[str, float | int] | None = None, **look: Any) -> go.Figure:
     """Named curves over one x, with a gap at NaN, and named dotted horizontal `levels`.
 
     Raises ValueError for a curve whose length is not that of x.
     """
-    x, figure, (rows, note) = array(x), go.Figure(), thin(len(x), "points of each curve")
-    for name, colour in colours(named(ys, "")).items():
+    x, ys, figure, (rows, note) = array(x), named(ys), go.Figure(), thin(len(x), "points of each curve")
+    for name, colour in colours(ys).items():
         if (y := array(ys[name])).shape != x.shape:
             raise ValueError(f"{name!r} has the shape {y.shape}, x has {x.shape}")
         figure.add_scatter(x=x[rows], y=y[rows], name=name, mode="lines+markers" if markers else "lines",
@@ -32,12 +32,12 @@ def lines(x: Any, ys: Mapping[str, Any], x_title: str, y_title: str, title: str,
         figure.add_hline(y=level, line=DOTTED, name=name, showlegend=True)
     figure.update_xaxes(title_text=x_title, **LOG if log_x else {})
     figure.update_yaxes(title_text=y_title, **LOG if log_y else {})
-    return finish(figure, look, title=title, summary=summary + note)
+    return finish(figure, look, title, summary + note)
 
 
 def bars(values: Mapping[str, Any], y_title: str, title: str, summary: str, **look: Any) -> go.Figure:
     """A bar from zero for each name: a number, or the mean of several (seeds), with standard deviation."""
-    seeds = {name: np.atleast_1d(array(value)) for name, value in named(values, "").items()}
+    seeds = {name: np.atleast_1d(array(value)) for name, value in named(values).items()}
     means, most = [numbers.mean() for numbers in seeds.values()], max(map(len, seeds.values()))
     spread = [numbers.std(ddof=1) if len(numbers) > 1 else 0.0 for numbers in seeds.values()]
     figure = go.Figure(go.Bar(x=[*seeds], y=means, marker_color=[*colours(seeds).values()], width=0.5,
@@ -46,7 +46,7 @@ def bars(values: Mapping[str, Any], y_title: str, title: str, summary: str, **lo
     figure.add_scatter(x=[*seeds], y=np.add(means, spread), text=text, mode="text", textposition="top center")
     figure.update_layout(showlegend=False).update_yaxes(title_text=y_title, rangemode="tozero")
     note = f" Mean ± standard deviation of {most} runs." if most > 1 else ""
-    return finish(figure, look, title=title, summary=summary + note)
+    return finish(figure, look, title, summary + note)
 
 
 def history_curves(runs: Mapping[str, pd.DataFrame] | pd.DataFrame,
@@ -63,9 +63,9 @@ def history_curves(runs: Mapping[str, pd.DataFrame] | pd.DataFrame,
         for name, history in runs.items():
             if column in history and len(seen := history[["step", column]].dropna()):
                 x, y = seen.to_numpy(np.float64)[thin(len(seen), "rows")[0]].T
-                mode = "lines" if len(x) > 12 else "lines+markers"
+                mode, new = "lines" + "+markers" * (len(x) < 12), all(t.name != name for t in figure.data)
                 figure.add_scatter(x=x, y=y, name=name, mode=mode, line_color=chosen[name], row=1, col=panel,
-                                   legendgroup=name, showlegend=panel == 1)
+                                   legendgroup=name, showlegend=new)
                 last.append(f"{name} {y[-1]:,.4g}")
         if not last:
             known = ", ".join(dict.fromkeys(column for history in runs.values() for column in history))
@@ -78,7 +78,7 @@ def history_curves(runs: Mapping[str, pd.DataFrame] | pd.DataFrame,
             figure.update_yaxes(range=[0, 1.04 * ceiling], col=panel)
         text.append(f"{unit.split(' (')[0]} {', '.join(last)}")
     figure.update_xaxes(title_text="step")
-    return finish(figure, look, title="Training", summary=f"At the end: {'; '.join(text)}.", height=380)
+    return finish(figure, look, "Training", f"At the end: {'; '.join(text)}.", height=380)
 
 
 def schedule_curves(schedules: Mapping[str, Schedule] | Schedule, steps: int, *,

@@ -39,19 +39,20 @@ def colours(names: Any) -> dict[str, str]:
     return {name: own.get(name) or next(free) for name in names}
 
 
-def finish(figure: go.Figure, look: dict[str, Any], **defaults: Any) -> go.Figure:
-    """Gives a figure the template, a title and a one-line summary, kept in `layout.meta` and shown as a caption.
+def finish(figure: go.Figure, look: dict[str, Any], title: str, summary: str, **defaults: Any) -> go.Figure:
+    """Gives a figure the template, a title and a one-line summary, in `layout.meta` and as a caption.
 
-    `look` goes before `defaults`: title, summary, width, height, left, right, bottom (pixels), plotly's layout.
+    `look` may replace title, summary, and the defaults: width, height, left, right, bottom (pixels), layout.
     """
-    layout = {"width": 900, "height": 450, "left": 76, "right": 24, "bottom": 50} | defaults | look
+    sizes = {"width": 900, "height": 450, "left": 76, "right": 24, "bottom": 50}
+    layout = {"title": title, "summary": summary} | sizes | defaults | look
     margin, text = {side[0]: layout.pop(side) for side in ("left", "right", "bottom")}, layout.pop("summary")
     inner = layout["width"] - margin["l"] - margin["r"]
     entries = [45 + 7 * len(drawn.name) for drawn in (*figure.data, *figure.layout.shapes)
                if drawn.name and drawn.showlegend is not False]
     rows = bool(entries) if sum(entries) <= inner else -(-len(entries) // max(1, inner // max(entries)))
     caption = textwrap.wrap(text, int(inner / 6.5))
-    margin["t"], layout["title_text"] = 48 + 17 * len(caption) + 20 * rows, layout.pop("title")
+    margin["t"] = 48 + 17 * len(caption) + 20 * rows
     figure.update_layout(template=TEMPLATE, margin=margin, meta={"summary": text}, **layout)
     return figure.add_annotation(text="<br>".join(map(html.escape, caption)), name="summary", align="left",
                                  x=0, y=1, xref="paper", yref="paper", xanchor="left", yanchor="bottom",
@@ -79,10 +80,10 @@ def vectors(values: Vectors, what: str, dim: int | None = None) -> np.ndarray:
 
 
 def named(values: Any, name: str = "codes") -> dict[str, Any]:
-    """A dictionary as it is, anything else as the only value of one. Raises ValueError for an empty one."""
+    """A dictionary, its keys as text; anything else as the only value of one. Raises ValueError if empty."""
     if isinstance(values, dict) and not values:
         raise ValueError("there is nothing to draw: the dictionary is empty")
-    return values if isinstance(values, dict) else {name: values}
+    return {str(key): one for key, one in values.items()} if isinstance(values, dict) else {name: values}
 
 
 def thin(count: int, what: str, limit: int = 20_000) -> tuple[np.ndarray, str]:

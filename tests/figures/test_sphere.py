@@ -1,0 +1,129 @@
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch.nn.functional import normalize
+
+from arcvq.figures import gradient_circle, gradient_sphere, sphere, summary
+from arcvq.samp import arc_margin_loss
+
+
+def rows(trace):
+    return np.stack([trace[axis] for axis in ("xyz" if trace.type == "scatter3d" else "xy")], axis=1)
+
+
+def named(figure, part):
+    return next(trace for trace in figure.data if part in (trace.name or ""))
+
+
+def scene(dim, n=12, margin=0.2):
+    latents = normalize(torch.randn(n, dim), dim=1).requires_grad_()
+    code = normalize(torch.randn(1, dim), dim=1)
+    arc_margin_loss(latents, code, margin=margin).backward()
+    return latents.detach(), code[0], latents.grad
+
+
+def test_codes_lie_where_they_are_on_axes_of_equal_range_and_length():
+    codes = torch.randn(40, 3) * 2
+    figure = sphere(codes, radius=5.0)
+    assert np.allclose(rows(figure.data[0]), codes, atol=1e-6)
+    view = figure.layout.scene
+    assert view.xaxis.range == view.yaxis.range == view.zaxis.range
+    assert view.xaxis.range[1] >= 5
+    assert view.aspectratio.x == view.aspectratio.y == view.aspectratio.z
+    assert view.camera.projection.type == "orthographic"
+    assert [view.xaxis.title.text, view.zaxis.title.text] == ["component 1", "component 3"]
+
+
+def test_the_ball_is_a_small_translucent_mesh_of_its_radius():
+    shell = named(sphere(torch.randn(9, 3), radius=4), "ball of radius M(t)")
+    assert shell.type == "surface" and shell.opacity < 0.3 and np.asarray(shell.x).shape == (17, 33)
+    points = np.stack([np.asarray(shell[axis]) for axis in "xyz"])
+    assert np.allclose(np.linalg.norm(points, axis=0), 4, atol=1e-5)
+
+
+def test_a_ball_far_outside_is_named_and_does_not_shrink_the_codes():
+    codes = normalize(torch.randn(9, 3), dim=1)
+    figure = sphere(codes, radius=6974.0)
+    assert {trace.type for trace in figure.data} == {"scatter3d"}
+    assert figure.layout.scene.xaxis.range[1] < 1.1
+    assert "the ball's radius is 6,974, beyond the picture" in summary(figure)
+
+
+def test_usage_is_coloured_on_a_log_scale_and_unused_codes_are_hollow():
+    codes, usage = torch.randn(4, 3), torch.tensor([1, 0, 100, 1000])
+    figure = sphere(codes, usage=usage)
+    unused = named(figure, "unused codes")
+    used = next(trace for trace in figure.data if trace.name == "used codes")
+    assert np.allclose(used.marker.color, [0, 2, 3]) and (used.marker.cmin, used.marker.cmax) == (0, 3)
+    assert list(used.marker.colorbar.ticktext) == ["1", "10", "100", "1,000"]
+    assert "tokens" in used.marker.colorbar.title.text
+    assert unused.marker.symbol == "circle-open" and np.allclose(rows(unused), codes[1:2])
+    assert "3 used, 1 unused (hollow)" in summary(figure)
+
+
+def test_latents_are_drawn_and_thinned():
+    figure = sphere(torch.randn(5, 3), latents=torch.randn(30_000, 3))
+    assert len(rows(named(figure, "latents"))) == 20_000
+    assert "20,000 of 30,000 latents are drawn." in summary(figure) and len(figure.to_json()) < 450_000
+
+
+def test_a_sphere_of_512_codes_is_small():
+    figure = sphere(torch.randn(512, 3), usage=torch.arange(512), radius=3.0)
+    assert len(figure.to_json()) < 60_000
+
+
+@pytest.mark.parametrize(("draw", "dim"), [(gradient_circle, 2), (gradient_sphere, 3)])
+def test_arrows_go_along_the_negative_gradient_and_the_longest_is_0_3(draw, dim):
+    latents, code, gradients = scene(dim)
+    figure = draw(latents, code, gradients, margin=0.2)
+    arrows = np.concatenate([rows(trace) for trace in figure.data
+                             if trace.type != "surface" and trace.mode == "lines+markers"])
+    starts, ends, gaps = arrows[::3], arrows[1::3], arrows[2::3]
+    assert np.isnan(gaps).all() and len(starts) == 12
+    order = [int(np.abs(latents.numpy() - start).sum(axis=1).argmin()) for start in starts]
+    scale = 0.3 / gradients.norm(dim=1).max()
+    assert sorted(order) == list(range(12))
+    assert np.allclose(ends - starts, -float(scale) * gradients.numpy()[order], atol=1e-5)
+
+
+@pytest.mark.parametrize(("draw", "dim"), [(gradient_circle, 2), (gradient_sphere, 3)])
+def test_caps_lie_at_theta_of_the_top_k_and_theta_plus_margin(draw, dim):
+    latents, code, gradients = scene(dim)
+    figure = draw(latents, code, gradients, margin=0.2, top_k=4)
+    theta = np.sort(np.arccos(np.clip((latents @ code).numpy(), -1, 1)))[3]
+    for label, angle in (("θ =", theta), ("θ + margin", theta + 0.2)):
+        cap = named(figure, label)
+        assert f"{math.degrees(angle):.1f}°" in cap.name
+        edge = rows(cap)[1] if dim == 2 else rows(cap)[10]
+        cosine = edge @ code.numpy() / np.linalg.norm(edge)
+        assert np.arccos(cosine) == pytest.approx(angle, abs=1e-3)
+    assert len(rows(named(figure, "4 nearest"))) == 4 and len(rows(named(figure, "8 other"))) == 8
+    assert f"4 of 12 latents lie within θ = {math.degrees(theta):.1f}°" in summary(figure)
+
+
+def test_the_circle_is_round():
+    figure = gradient_circle(*scene(2))
+    assert figure.layout.yaxis.scaleanchor == "x" and figure.layout.xaxis.range == figure.layout.yaxis.range
+
+
+def test_a_long_code_and_vanishing_gradients_can_be_drawn():
+    latents, code, _ = scene(3)
+    figure = gradient_sphere(latents, 5 * code, torch.zeros(12, 3), top_k=50)
+    assert np.allclose(rows(named(figure, "code")), code, atol=1e-5) and "12 nearest" in str(figure.data)
+
+
+@pytest.mark.parametrize(("call", "words"), [
+    (lambda: sphere(torch.zeros(0, 3)), r"codes must be rows of shape \(3,\), at least one; it is \(0, 3\)"),
+    (lambda: sphere(torch.zeros(5, 64)), r"codes must be rows of shape \(3,\).*\(5, 64\)"),
+    (lambda: sphere(torch.full((5, 3), torch.nan)), "codes has NaN or infinity in 5 of its 5 rows"),
+    (lambda: sphere(torch.ones(5, 3), latents=torch.ones(5, 2)), "latents must be rows"),
+    (lambda: sphere(torch.ones(5, 3), usage=torch.ones(4, dtype=torch.int64)), "5 codes need as many usage"),
+    (lambda: gradient_circle(torch.ones(5, 3), torch.ones(2), torch.ones(5, 2)), "latents must be rows of"),
+    (lambda: gradient_circle(torch.ones(5, 2), torch.ones(2), torch.ones(4, 2)), "5 latents need as many"),
+    (lambda: gradient_sphere(torch.ones(5, 3), torch.zeros(3), torch.ones(5, 3)), "a code that is not zero"),
+    (lambda: gradient_sphere(torch.ones(5, 3), torch.ones(3), torch.ones(5, 3), top_k=0), "top_k from 1")])
+def test_bad_points_get_one_clear_sentence(call, words, unchecked):
+    with pytest.raises(ValueError, match=words):
+        call()
