@@ -24,6 +24,7 @@ $(STAMP): pyproject.toml constraints.txt
 	  'arcvq needs Python 3.11 or later, and "$(PYTHON)" is not; name another: make $(MAKECMDGOALS) PYTHON=python3.12' >&2; exit 1; }
 	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || { echo \
 	  'Python lacks its venv module; on Debian and Ubuntu: sudo apt install python3-venv' >&2; exit 1; }
+	@echo 'Installing into .venv; PyTorch is large, so this takes a minute or more, once.'
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[notebooks,test]'
 	@touch $@

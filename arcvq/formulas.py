@@ -12,8 +12,7 @@ _TEX = (
     (r"\\[bB]igg?[lrm]?\s*(?=\\)", ""),
     (r"\\tag\b", r"\\qquad\\tag"),
 )
-# A function's name stands apart from what is beside it, but not from a bracket after it.
-_FUNCTION = r'<(m[io])>((?:arc)?(?:cos|sin|tan)|log|ln|exp|max|min)</\1>(?!</)(<mo stretchy="false">&#x00028;)?'
+_FUNCTION = r"<(m[io])>((?:arc)?(?:cos|sin|tan)|log|ln|exp|max|min)</\1>(?!</)"  # stands apart from what is beside it
 
 
 def formula(tex: str, display: str = "inline") -> str:
@@ -29,12 +28,7 @@ def formula(tex: str, display: str = "inline") -> str:
         mathml = "\\"
     if re.search(r"<mi>&</mi>|\\", mathml):  # what the converter does not understand it passes through
         return f"<code>{escape(tex)}</code>"
-    return re.sub(_FUNCTION, _function, mathml)
-
-
-def _function(found: re.Match) -> str:
-    bracket = found[3] or ""
-    return f'<mo lspace=".17em" rspace="{"0" if bracket else ".17em"}">{found[2]}</mo>{bracket}'
+    return re.sub(_FUNCTION, r'<mo lspace=".17em" rspace=".1em">\2</mo>', mathml)
 
 
 def render_markdown(source: str, attachments: dict | None = None) -> str:
