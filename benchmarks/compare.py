@@ -1,0 +1,61 @@
+"""The README's table: plain VQ, cosine, CVQ and SAMP on the built-in data, several seeds, measured on test images.
+
+    python -m benchmarks.compare --datasets digits photos --seeds 3 --steps 400
+
+K 512, D 64, hidden 48, batch 128, Adam 1e-3. Every run is kept under data/runs, so a stopped command goes on.
+"""
+
+import argparse
+
+import pandas as pd
+
+from arcvq import RunSettings, evaluate, load_images, train
+from arcvq.checkpoints import write_whole
+from arcvq.runs import data_root
+from benchmarks import RESULTS, machine
+
+METHODS = {"plain": "plain VQ", "cosine": "cosine", "cvq": "CVQ", "samp": "SAMP"}
+MEASURES = {"codes_used": ("codes used", 0), "perplexity": ("perplexity", 1), "psnr": ("PSNR (dB)", 2)}
+
+
+def measure(dataset: str, seeds: int, steps: int, device: str) -> list[dict]:
+    """One row for each method and seed."""
+    images = load_images(dataset, data_root(), device)
+    rows = []
+    for seed in range(seeds):
+        for method in METHODS:
+            settings = RunSettings(dataset=dataset, quantizer=method, seed=seed, steps=steps)
+            run = train(settings, images, device=device)
+            row = {"dataset": dataset, "method": method, "seed": seed, "steps": steps, "seconds": run.seconds}
+            rows.append(row | evaluate(run.model, images.test, ssim=True))
+    return rows
+
+
+def markdown(table: pd.DataFrame) -> str:
+    """Mean and standard deviation over the seeds, a line for each data set and method."""
+    lines = ["| data | quantizer | " + " | ".join(title for title, _ in MEASURES.values()) + " |", "|---" * 5 + "|"]
+    for (dataset, method), rows in table.groupby(["dataset", "method"], sort=False):
+        cells = [f"{rows[name].mean():.{digits}f} ± {rows[name].std():.{digits}f}"
+                 for name, (_, digits) in MEASURES.items()]
+        lines.append(f"| {dataset} | {METHODS[method]} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--datasets", nargs="+", default=["digits", "photos"])
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--steps", type=int, default=400)
+    parser.add_argument("--device", default="auto")
+    options = parser.parse_args()
+    table = pd.DataFrame([row for name in options.datasets
+                          for row in measure(name, options.seeds, options.steps, options.device)])
+    note = f"{options.steps} steps, {options.seeds} seeds, mean ± standard deviation, test images; {machine()}"
+    text = f"{markdown(table)}\n\n{note}\n"
+    write_whole(RESULTS / "compare.csv", lambda path: table.to_csv(path, index=False))
+    write_whole(RESULTS / "compare.md", lambda path: path.write_text(text))
+    print(text)
+
+
+if __name__ == "__main__":
+    main()
