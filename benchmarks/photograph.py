@@ -32,7 +32,8 @@ def main() -> None:
         rebuilt, codes = model.reconstruct(original), len(model.encode(original).unique())
         left = PHOTO_COLUMNS["test"][0]
         unseen = psnr(rebuilt[..., left:], original[..., left:])
-        caption = f"{title}: {psnr(rebuilt, original):.2f} dB ({unseen:.2f} dB on the unseen right fifth), {codes} codes"
+        whole = psnr(rebuilt, original)
+        caption = f"{title}: {whole:.2f} dB ({unseen:.2f} dB on the unseen right fifth), {codes} codes"
         print(caption)
         panels.append((caption, rebuilt))
     picture = sheet(panels)
