@@ -35,8 +35,9 @@ run: $(STAMP)
 lab: $(STAMP)
 	$(BIN)/jupyter lab $(AS_ROOT) notebooks/00_start_here.ipynb
 
+# One thread each: two processes with two threads on two cores mostly wait for each other.
 test: $(STAMP)
-	$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

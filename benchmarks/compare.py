@@ -27,7 +27,7 @@ def measure(dataset: str, seeds: int, steps: int, device: str) -> list[dict]:
             settings = RunSettings(dataset=dataset, quantizer=method, seed=seed, steps=steps)
             run = train(settings, images, device=device)
             row = {"dataset": dataset, "method": method, "seed": seed, "steps": steps, "seconds": run.seconds}
-            rows.append(row | evaluate(run.model, images.test, ssim=True))
+            rows.append(row | evaluate(run.model, images.test))
     return rows
 
 
