@@ -116,11 +116,11 @@ def fit(
         with bar:
             while trainer.step < steps:
                 trainer.advance()
+                if trainer.step * snapshots // steps > (trainer.step - 1) * snapshots // steps:
+                    trainer.snapshot()  # before logging, which starts the usage counts anew
                 if trainer.step % log_every == 0 or trainer.step == steps:
                     validating = trainer.step % validate_every == 0 or trainer.step == steps
                     bar.set_postfix(trainer.log(validating))
-                if trainer.step * snapshots // steps > (trainer.step - 1) * snapshots // steps:
-                    trainer.snapshot()
                 if trainer.step % validate_every == 0 or trainer.step == steps or interrupt.asked:
                     trainer.save()
                 bar.update()

@@ -54,6 +54,7 @@ def test_training_improves_and_reports_what_it_measured(images):
     assert row["radius"] == pytest.approx(math.exp(8.85), rel=1e-3)
     assert run.model.quantizer.samp == SAMP.for_run(60) and not run.model.training
     assert torch.equal(run.snapshots[60].codebook, run.model.quantizer.codebook)
+    assert all(snapshot.counts.any() for step, snapshot in run.snapshots.items() if step), "also where a row is logged"
 
 
 @pytest.mark.parametrize("kind", KINDS)
