@@ -8,14 +8,12 @@ its angle counts as pi/2. Empty, NaN and infinite input raises a ValueError.
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Annotated, get_args
+from typing import Annotated, get_args
 
+import pandas as pd
 import torch
 from jaxtyping import Float, Int, Real
 from torch import Tensor
-
-if TYPE_CHECKING:
-    import pandas
 
 
 def norms(codebook: Float[Tensor, "K D"]) -> Float[Tensor, " K"]:
@@ -131,13 +129,11 @@ def norm_usage_correlation(codebook: Float[Tensor, "K D"], counts: Real[Tensor, 
 
     0 where undefined: one code, equal usage or equal norms (to a millionth of the largest, beyond rounding).
     """
-    from scipy.stats import rankdata
-
     lengths = norms(codebook)
     if len(counts) != len(lengths):
         raise ValueError(f"counts must hold one number for each of {len(lengths)} codes, got {len(counts)}")
     lengths = (lengths / lengths.max().clamp(min=1e-300) * 1e6).round()
-    ranks = torch.stack([torch.from_numpy(rankdata(x.detach().cpu().numpy())) for x in (lengths, counts)])
+    ranks = torch.stack([torch.from_numpy(pd.Series(x.detach().cpu()).rank().to_numpy()) for x in (lengths, counts)])
     ranks = ranks - ranks.mean(dim=1, keepdim=True)
     return torch.cosine_similarity(ranks[0], ranks[1], dim=0).item()
 
@@ -189,13 +185,12 @@ class CodebookGeometry:
     angular_error: Angle = None
     alignment: Number = None
 
-    def table(self) -> "pandas.DataFrame":
+    def table(self) -> "pd.DataFrame":
         """The columns name, value and unit; angles in degrees."""
-        import pandas
 
         rows = [(f.name, getattr(self, f.name), get_args(f.type)[1]) for f in fields(self)]
         rows = [(name, math.degrees(x) if x and unit == "degrees" else x, unit) for name, x, unit in rows]
-        return pandas.DataFrame(rows, columns=["name", "value", "unit"], dtype=object)
+        return pd.DataFrame(rows, columns=["name", "value", "unit"], dtype=object)
 
     def __str__(self) -> str:
         lines = self.table().itertuples(index=False)

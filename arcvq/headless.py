@@ -164,7 +164,9 @@ def _run(path: Path, parameters: dict[str, Any], out: Path, result: NotebookResu
     import papermill
 
     partial, failure, start = out / f".{path.stem}.partial.ipynb", "", time.perf_counter()
-    settings = {"kernel_name": "python3", "progress_bar": False, "extra_arguments": KERNEL_ARGUMENTS}
+    papermill.engines.papermill_engines.register("arcvq", _engine())
+    settings = {"engine_name": "arcvq", "kernel_name": "python3", "progress_bar": False,
+                "extra_arguments": KERNEL_ARGUMENTS}
     try:
         with environment(KERNEL_ENVIRONMENT):
             papermill.execute_notebook(path, partial, parameters, cwd=path.parent, **settings)
@@ -181,6 +183,22 @@ def _run(path: Path, parameters: dict[str, Any], out: Path, result: NotebookResu
     report.write_notebook_page(notebook, out / f"{path.stem}.html", failure)
     status, figures = "failed" if failure else "passed", report.key_figures(notebook)
     return replace(result, status=status, seconds=seconds, failure=failure, key_figures=figures)
+
+
+def _engine() -> type:
+    """papermill's engine, writing the notebook once at the end, not twice a cell: 1 to 2 s less a notebook."""
+    from papermill.engines import NBClientEngine
+
+    class Engine(NBClientEngine):
+        @classmethod
+        def execute_managed_notebook(cls, nb_man, *arguments, **settings):
+            save, nb_man.save = nb_man.save, lambda **_: None
+            try:
+                super().execute_managed_notebook(nb_man, *arguments, **settings)
+            finally:  # also when the kernel died
+                nb_man.save = save
+
+    return Engine
 
 
 def _read(path: Path):

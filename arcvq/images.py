@@ -4,8 +4,10 @@ import hashlib
 import os
 import socket
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +24,7 @@ PHOTOGRAPHS = ("china", "flower")
 PHOTO_COLUMNS = {"train": (0, 448), "validation": (448, 512), "test": (512, 640)}  # from, to in pixels
 _TORCHVISION = {"mnist": "MNIST", "fashion_mnist": "FashionMNIST", "kmnist": "KMNIST", "cifar10": "CIFAR10"}
 _PARTS = ("train", "validation", "test")
-DATASETS = ("digits", "photos", *_TORCHVISION)
+DATASETS = ("digits", "plain_digits", "photos", *_TORCHVISION)
 _SPLIT_FOLDERS = {"train": "train", "val": "validation", "validation": "validation", "test": "test"}
 _IMAGE_FILES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
 
@@ -55,6 +57,10 @@ class ImageSplit:
     def batch(self, indices: Int[Tensor, " b"]) -> Float[Tensor, "b C H W"]:
         """The images at these indices as float32 in [-1, 1], on the device of the split."""
         return to_float(self.images[indices.to(self.images.device)])
+
+    def first(self, count: int) -> "ImageSplit":
+        """The first `count` images, or all if there are fewer."""
+        return ImageSplit(self.images[:count], self.labels[:count])
 
     def to(self, device: str | torch.device) -> "ImageSplit":
         """The same split on another device."""
@@ -105,7 +111,7 @@ class ImageData:
         """The same data with its first `train` training images. Raises ValueError if there are fewer."""
         if not 1 <= train <= len(self.train):
             raise ValueError(f"train must be 1 to {len(self.train)}, the images of {self.name}, not {train}")
-        return replace(self, train=ImageSplit(self.train.images[:train], self.train.labels[:train]))
+        return replace(self, train=self.train.first(train))
 
     def to(self, device: str | torch.device) -> "ImageData":
         """The same data on another device."""
@@ -119,6 +125,7 @@ def load_images(name: str = "digits", root: str | Path = "data", device: str | t
     - `digits`, 28x28 grey: scikit-learn's 1,797 handwritten 8x8 digits, enlarged (bicubic), warped at random
       (rotation and shear up to 12 degrees, shift up to 10% of the width, scale 0.8 to 1.1): 10,000 images of
       1,437 originals for training, 1,000 of 180 others for validation, 1,000 of the last 180 for test.
+    - `plain_digits`, 16x16 grey: the same originals, enlarged and not warped: 1,437 / 180 / 180.
     - `photos`, 32x32 RGB: 10,000 / 1,000 / 1,000 patches of two photographs, from the `PHOTO_COLUMNS`.
     - `mnist`, `fashion_mnist`, `kmnist`, `cifar10`: torchvision's files below `root`, fetched if missing.
       Validation is a tenth of the training set.
@@ -137,16 +144,25 @@ def load_images(name: str = "digits", root: str | Path = "data", device: str | t
         raise ValueError(f"size and grey are for folder:PATH only; {name} has its own")
     if name in _TORCHVISION:
         return _torchvision(name, Path(root).expanduser()).to(chosen)
-    return (_digits() if name == "digits" else _photos()).to(chosen)
+    return _BUILT_IN[name]().to(chosen)
 
 
 def photograph(name: str) -> UInt8[Tensor, "1 3 H W"]:
     """The photograph "china" or "flower", 424x640 (a multiple of 8). Raises ValueError for another name."""
-    from sklearn.datasets import load_sample_image
+    from PIL import Image
     if name not in PHOTOGRAPHS:
         raise ValueError(f"photograph {name!r} is unknown; use one of {', '.join(PHOTOGRAPHS)}")
-    pixels = torch.tensor(load_sample_image(f"{name}.jpg")).permute(2, 0, 1)[None]
+    with Image.open(_scikit_learn(f"images/{name}.jpg")) as image:
+        pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)[None]
     return pixels[..., : pixels.shape[2] // 8 * 8, : pixels.shape[3] // 8 * 8].contiguous()
+
+
+def _scikit_learn(file: str) -> Path:
+    """A file of scikit-learn's data sets. Its own loaders would import SciPy first: 1.5 s in every notebook."""
+    package = find_spec("sklearn")
+    if package is None or package.origin is None:
+        raise ModuleNotFoundError("scikit-learn, which brings the built-in images, is not installed")
+    return Path(package.origin).parent / "datasets" / file
 
 
 def _held_out(labels: Int64[Tensor, " n"], parts: int) -> list[Int64[Tensor, " _"]]:
@@ -157,19 +173,30 @@ def _held_out(labels: Int64[Tensor, " n"], parts: int) -> list[Int64[Tensor, " _
     return [order[turn[order] >= parts], *(order[turn[order] == part] for part in range(parts))]
 
 
+def _originals(size: int) -> tuple[Float64[Tensor, "n 1 size size"], Int64[Tensor, " n"]]:
+    """The handwritten digits enlarged to size x size pixels in [0, 1], in float64: the same pixels everywhere."""
+    rows = torch.from_numpy(np.loadtxt(_scikit_learn("data/digits.csv.gz"), delimiter=","))  # 64 pixels 0..16, label
+    enlarged = F.interpolate(rows[:, :-1].view(-1, 1, 8, 8) / 16, size=(size, size), mode="bicubic")
+    return enlarged.clamp(0, 1), rows[:, -1].long()
+
+
 def _digits() -> ImageData:
-    from sklearn.datasets import load_digits
-    source = load_digits()
-    originals = torch.from_numpy(source.images).double()[:, None] / 16  # float64: the same pixels everywhere
-    enlarged = F.interpolate(originals, size=(28, 28), mode="bicubic").clamp(0, 1)
-    labels = torch.from_numpy(source.target).long()
+    originals, labels = _originals(28)
     generator = torch.Generator().manual_seed(SEED)
     splits = {}
     for part, chosen, count in zip(_PARTS, _held_out(labels, 2), (10_000, 1_000, 1_000), strict=True):
         repeated = chosen[torch.arange(count) % len(chosen)]
-        warped = torch.cat([_warp(enlarged[some], generator) for some in repeated.split(1_000)])
+        warped = torch.cat([_warp(originals[some], generator) for some in repeated.split(1_000)])
         splits[part] = ImageSplit((warped * 255).round().to(torch.uint8), labels[repeated])
     return ImageData("digits", classes=tuple("0123456789"), **splits)
+
+
+def _plain_digits() -> ImageData:
+    originals, labels = _originals(16)
+    pixels = (originals * 255).round().to(torch.uint8)
+    splits = {part: ImageSplit(pixels[rows], labels[rows])
+              for part, rows in zip(_PARTS, _held_out(labels, 2), strict=True)}
+    return ImageData("plain_digits", classes=tuple("0123456789"), **splits)
 
 
 def _warp(images: Float64[Tensor, "n C H W"], generator: torch.Generator) -> Float64[Tensor, "n C H W"]:
@@ -195,6 +222,9 @@ def _photos() -> ImageData:
         images = chosen.permute(2, 0, 1, 3, 4).flatten(0, 1).contiguous()  # the two photographs take turns
         splits[part] = ImageSplit(images, torch.arange(len(images)) % 2)
     return ImageData("photos", classes=PHOTOGRAPHS, **splits)
+
+
+_BUILT_IN: dict[str, Callable[[], ImageData]] = {"digits": _digits, "plain_digits": _plain_digits, "photos": _photos}
 
 
 def _torchvision(name: str, root: Path) -> ImageData:

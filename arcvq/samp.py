@@ -157,13 +157,14 @@ def _block_loss(latents, codes, margin, scale, top_k, gradient):
     nearest = logits.topk(top_k, dim=1, sorted=False).indices  # (block, k)
     positive, slope = _margin_logits(latents[nearest], codes[:, None], margin, scale)
     others = logits.mul_(scale).scatter_(1, nearest, -math.inf)  # the sum over i not in N_j
-    log_positive, log_others = positive.logsumexp(1), others.logsumexp(1)
-    gap = log_others - log_positive
+    peak = others.amax(1, keepdim=True).clamp_min(torch.finfo(others.dtype).min)  # -inf if there are no others
+    weights = others.sub_(peak).exp_()  # (block, N), 0 at the nearest latents
+    total = weights.sum(1)
+    gap = peak[:, 0] + total.log() - positive.logsumexp(1)
     if gradient is not None:
         lost = torch.sigmoid(gap)  # (block,) share of the softmax that the nearest latents do not hold
-        log_share = lost.log().sub_(log_others).nan_to_num_(neginf=-math.inf, nan=-math.inf)
-        push = others.add_(log_share[:, None]).exp_()  # (block, N), 0 at the nearest latents
-        gradient.addmm_(push.T, codes, alpha=scale)
+        share = lost / total.clamp_min(TINY)
+        gradient.addmm_(weights.T, codes * share[:, None], alpha=scale)
         pull = -lost[:, None] * positive.softmax(1) * slope  # (block, k)
         step = (pull[..., None] * codes[:, None]).reshape(-1, codes.shape[1])
         gradient.index_add_(0, nearest.reshape(-1), step)

@@ -26,6 +26,8 @@ from arcvq.quantizers import SphericalQuantizer
 from arcvq.samp import SAMP
 from arcvq.vqvae import VQVAE
 
+VALIDATION_IMAGES = 256  # during training, at most: all 1,000 digits would take a third of a quick run
+
 
 class Snapshot(NamedTuple):
     """The codebook (K, D) at one step and how often each code was chosen (K,) since the last line of the history."""
@@ -93,13 +95,14 @@ def fit(
     steps, batch_size: from 1, batch_size at most the training images. lr: above 0. precision: auto, float32 or
     bfloat16 (autocast; the quantizer and the losses stay float32). out: folder for checkpoints and the finished run.
     resume: go on from the checkpoint in `out`, if there is one, to the same final weights (bit for bit on a CPU).
-    log_every, validate_every: in steps (defaults: 50 and 10 times a run; checkpoints are written when validating).
+    log_every, validate_every: in steps (defaults: 50 and 5 times a run). Validating looks at the first 256 validation
+    images, and writes the checkpoint.
     snapshots: how many codebooks to keep. A spherical quantizer without settings gets `SAMP.for_run(steps)`.
 
     Raises ValueError for settings out of range, FloatingPointError when values are not finite (checked when logging),
     OSError when `out` cannot be written. Ctrl-C ends the step, saves the state if there is `out`, and is raised.
     """
-    log_every, validate_every = log_every or max(1, steps // 50), validate_every or max(1, steps // 10)
+    log_every, validate_every = log_every or max(1, steps // 50), validate_every or max(1, steps // 5)
     _check(model, images, steps, batch_size, lr, snapshots, resume and out is None)
     device = choose_device(device)
     dtype = choose_precision(precision, device)
@@ -112,7 +115,7 @@ def fit(
     trainer = _Trainer(model, images, settings, batch_size, lr, seed, dtype, Path(out) if out else None)
     with _own_randomness(device, seed), HeldInterrupt() as interrupt:
         trainer.start(resume)
-        bar = tqdm(total=steps, initial=trainer.step, desc="train", unit="step", disable=not progress)
+        bar = tqdm(total=steps, initial=trainer.step, desc="train", unit="step", mininterval=0.5, disable=not progress)
         with bar:
             while trainer.step < steps:
                 trainer.advance()
@@ -120,7 +123,7 @@ def fit(
                     trainer.snapshot()  # before logging, which starts the usage counts anew
                 if trainer.step % log_every == 0 or trainer.step == steps:
                     validating = trainer.step % validate_every == 0 or trainer.step == steps
-                    bar.set_postfix(trainer.log(validating))
+                    bar.set_postfix(trainer.log(validating), refresh=False)
                 if trainer.step % validate_every == 0 or trainer.step == steps or interrupt.asked:
                     trainer.save()
                 bar.update()
@@ -228,7 +231,7 @@ class _Trainer:
                     for name, schedule in (("radius", samp.radius), ("weight", samp.weight)) if schedule is not None}
         quantizer.reset_usage()
         if validating:
-            measures = evaluate(self.model, self.images.validation)
+            measures = evaluate(self.model, self.images.validation.first(VALIDATION_IMAGES))
             row |= {f"validation_{name}": measures[name] for name in ("psnr", "codes_used", "perplexity")}
         self.history.append(row)
         return {"loss": f"{row['loss']:.3f}", "PSNR": f"{row['psnr']:.1f} dB", "codes": f"{row['codes_used']}",

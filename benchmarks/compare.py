@@ -1,8 +1,9 @@
 """The README's table: plain VQ, cosine, CVQ and SAMP on the built-in data, several seeds, measured on test images.
 
     python -m benchmarks.compare --datasets digits photos --seeds 3 --steps 400
+    python -m benchmarks.compare --datasets plain_digits --codes 256 --dim 32 --steps 1440 --out few_images
 
-K 512, D 64, hidden 48, batch 128, Adam 1e-3. Every run is kept under data/runs, so a stopped command goes on.
+K 512, D 64 unless told, hidden 48, batch 128, Adam 1e-3. Every run is kept under data/runs: a stopped command goes on.
 """
 
 import argparse
@@ -18,15 +19,16 @@ METHODS = {"plain": "plain VQ", "cosine": "cosine", "cvq": "CVQ", "samp": "SAMP"
 MEASURES = {"codes_used": ("codes used", 0), "perplexity": ("perplexity", 1), "psnr": ("PSNR (dB)", 2)}
 
 
-def measure(dataset: str, seeds: int, steps: int, device: str) -> list[dict]:
+def measure(dataset: str, options: argparse.Namespace) -> list[dict]:
     """One row for each method and seed."""
-    images = load_images(dataset, data_root(), device)
+    images = load_images(dataset, data_root(), options.device)
+    sizes = {"steps": options.steps, "num_codes": options.codes, "dim": options.dim}
     rows = []
-    for seed in range(seeds):
+    for seed in range(options.seeds):
         for method in METHODS:
-            settings = RunSettings(dataset=dataset, quantizer=method, seed=seed, steps=steps)
-            run = train(settings, images, device=device)
-            row = {"dataset": dataset, "method": method, "seed": seed, "steps": steps, "seconds": run.seconds}
+            settings = RunSettings(dataset=dataset, quantizer=method, seed=seed, **sizes)
+            run = train(settings, images, device=options.device)
+            row = {"dataset": dataset, "method": method, "seed": seed, **sizes, "seconds": run.seconds}
             rows.append(row | evaluate(run.model, images.test))
     return rows
 
@@ -46,14 +48,17 @@ def main() -> None:
     parser.add_argument("--datasets", nargs="+", default=["digits", "photos"])
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=400)
+    parser.add_argument("--codes", type=int, default=512)
+    parser.add_argument("--dim", type=int, default=64)
     parser.add_argument("--device", default="auto")
+    parser.add_argument("--out", default="compare", help="name of the files in benchmarks/results")
     options = parser.parse_args()
-    table = pd.DataFrame([row for name in options.datasets
-                          for row in measure(name, options.seeds, options.steps, options.device)])
-    note = f"{options.steps} steps, {options.seeds} seeds, mean ± standard deviation, test images; {machine()}"
+    table = pd.DataFrame([row for name in options.datasets for row in measure(name, options)])
+    note = (f"K {options.codes}, D {options.dim}, {options.steps} steps, {options.seeds} seeds, "
+            f"mean ± standard deviation, test images; {machine()}")
     text = f"{markdown(table)}\n\n{note}\n"
-    write_whole(RESULTS / "compare.csv", lambda path: table.to_csv(path, index=False))
-    write_whole(RESULTS / "compare.md", lambda path: path.write_text(text))
+    write_whole(RESULTS / f"{options.out}.csv", lambda path: table.to_csv(path, index=False))
+    write_whole(RESULTS / f"{options.out}.md", lambda path: path.write_text(text))
     print(text)
 
 

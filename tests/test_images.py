@@ -11,6 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from sklearn.datasets import load_digits, load_sample_image
 from torchvision import datasets
 
 from arcvq import images
@@ -138,6 +139,21 @@ def test_built_in_data_have_the_promised_shapes(request, name, channels, size, c
         assert (counts - 1 / classes).abs().max() < 0.01
 
 
+def test_plain_digits_are_the_same_on_every_machine_and_share_no_image():
+    data = load_images("plain_digits", device="cpu")
+    assert data.fingerprint == "fa183a5d4a5147f2"
+    assert [len(getattr(data, part)) for part in PARTS] == [1437, 180, 180]
+    assert (data.channels, data.size, len(data.classes)) == (1, (16, 16), 10)
+    assert len({image.numpy().tobytes() for part in PARTS for image in getattr(data, part).images}) == 1797
+
+
+def test_the_built_in_files_are_those_of_scikit_learns_loaders():
+    digits, photo = load_digits(), load_sample_image("flower.jpg")
+    pixels, labels = images._originals(8)
+    assert np.array_equal(pixels[:, 0].numpy() * 16, digits.images) and np.array_equal(labels.numpy(), digits.target)
+    assert np.array_equal(photograph("flower")[0].permute(1, 2, 0).numpy(), photo[:424])
+
+
 def test_no_original_digit_is_in_two_parts(monkeypatch):
     monkeypatch.setattr(images, "_warp", lambda originals, generator: originals)
     data = images._digits()
@@ -202,7 +218,8 @@ def test_a_photograph_is_whole_and_holds_the_patches_with_its_label(photos, labe
 
 @pytest.mark.parametrize("name", ["digit", "", "folder", "MNIST"])
 def test_an_unknown_data_set_is_answered_with_the_valid_names(name):
-    with pytest.raises(ValueError, match=f"data set '{name}' is unknown; use one of digits, photos, mnist"):
+    listed = "use one of digits, plain_digits, photos, mnist"
+    with pytest.raises(ValueError, match=f"data set '{name}' is unknown; {listed}"):
         load_images(name)
 
 
