@@ -133,7 +133,8 @@ def norm_usage_correlation(codebook: Float[Tensor, "K D"], counts: Real[Tensor, 
     if len(counts) != len(lengths):
         raise ValueError(f"counts must hold one number for each of {len(lengths)} codes, got {len(counts)}")
     lengths = (lengths / lengths.max().clamp(min=1e-300) * 1e6).round()
-    ranks = torch.stack([torch.from_numpy(pd.Series(x.detach().cpu()).rank().to_numpy()) for x in (lengths, counts)])
+    table = pd.DataFrame({"norm": lengths.detach().cpu().numpy(), "count": counts.cpu().numpy()})
+    ranks = torch.tensor(table.rank().to_numpy().T)
     ranks = ranks - ranks.mean(dim=1, keepdim=True)
     return torch.cosine_similarity(ranks[0], ranks[1], dim=0).item()
 
