@@ -121,10 +121,10 @@ def fit(
                 trainer.advance()
                 if trainer.step * snapshots // steps > (trainer.step - 1) * snapshots // steps:
                     trainer.snapshot()  # before logging, which starts the usage counts anew
-                if trainer.step % log_every == 0 or trainer.step == steps:
-                    validating = trainer.step % validate_every == 0 or trainer.step == steps
+                validating = trainer.step % validate_every == 0 or trainer.step == steps
+                if validating or trainer.step % log_every == 0:
                     bar.set_postfix(trainer.log(validating), refresh=False)
-                if trainer.step % validate_every == 0 or trainer.step == steps or interrupt.asked:
+                if validating or interrupt.asked:
                     trainer.save()
                 bar.update()
                 if interrupt.asked:

@@ -57,6 +57,13 @@ def test_training_improves_and_reports_what_it_measured(images):
     assert all(snapshot.counts.any() for step, snapshot in run.snapshots.items() if step), "also where a row is logged"
 
 
+def test_validation_keeps_its_own_interval_and_is_logged(images):
+    options = OPTIONS | {"log_every": 5, "validate_every": 4}
+    history = fit(model(), images, **options).history
+    assert history["step"].tolist() == [4, 5, 8, 10, 12]
+    assert history["step"][history["validation_psnr"].notna()].tolist() == [4, 8, 12]
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_resumed_run_ends_with_the_same_bits(kind, images, tmp_path, monkeypatch):
     whole = fit(model(kind), images, **OPTIONS)
