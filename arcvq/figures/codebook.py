@@ -81,9 +81,11 @@ def usage_bars(counts: Mapping[str, Counts] | Counts, **look: Any) -> go.Figure:
 
 
 def norm_against_usage(codebook: Vectors, counts: Counts, **look: Any) -> go.Figure:
-    """Each code's norm over its usage (log; unused codes stand at 0 on the left), with rank correlation."""
+    """Each code's norm over its usage (log; unused codes stand at 0 on the left), with rank correlations."""
     codes, usage, figure = vectors(codebook, "codebook"), array(counts), go.Figure()
-    correlation = geometry.norm_usage_correlation(torch.from_numpy(codes), torch.from_numpy(usage))
+    both = torch.from_numpy(codes), torch.from_numpy(usage)
+    over_all, used = geometry.norm_usage_correlation(*both), both[1] > 0
+    over_used = geometry.norm_usage_correlation(*(rows[used] for rows in both)) if used.any() else 0.0
     (rows, note), norms = thin(len(codes), "codes"), np.linalg.norm(codes, axis=1)
     for name, symbol in (("used", "circle"), ("unused", "circle-open")):
         shown = rows[(usage[rows] > 0) == (name == "used")]
@@ -95,7 +97,8 @@ def norm_against_usage(codebook: Vectors, counts: Counts, **look: Any) -> go.Fig
     figure.update_xaxes(title_text="usage (tokens)", type="log", tickvals=[0.5, *ticks],
                         ticktext=["0", *(f"{tick:,}" for tick in ticks)])
     figure.update_yaxes(title_text="norm of the code", rangemode="tozero")
-    text = f"Rank correlation of norm and usage: {correlation:.2f}; near 1, long codes win.{note}"
+    text = (f"Rank correlation of norm and usage: {over_all:.2f} over all codes, {over_used:.2f} over the "
+            f"{int(used.sum())} used; near 1, long codes win.{note}")
     return finish(figure, look, "Norm against usage", text)
 
 
