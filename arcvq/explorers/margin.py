@@ -1,0 +1,53 @@
+"""One code and its latents: what margin, scale and top-k do to gradients and loss."""
+
+import traitlets
+from jaxtyping import Float
+from torch import Generator, Tensor, randn
+from torch.nn.functional import normalize
+
+from arcvq.explorers.base import Explorer
+from arcvq.figures.margin import margin_picture, margin_values
+from arcvq.figures.theme import vectors
+
+COUNTS = {2: 24, 3: 80}  # latents of the example by dimension
+
+
+class MarginExplorer(Explorer):
+    """One code, its `top_k` nearest latents, and their gradients on the circle (D = 2) or the sphere (D = 3).
+
+    latents (N, D) and code (D,) are drawn by their directions; without them an example in `dim` dimensions is made,
+    always the same. Raises ValueError for other D, NaN, no latents and norm zero.
+    """
+
+    margin = traitlets.Float(0.1, min=0.0, max=1.5).tag(label="margin m (rad)")
+    scale = traitlets.Float(5.0, min=1.0, max=100.0).tag(label="scale s", log=True)
+    top_k = traitlets.Int(3, min=1, max=50).tag(label="top-k")
+
+    def __init__(self, latents: Float[Tensor, "N D"] | None = None, code: Float[Tensor, " D"] | None = None,
+                 dim: int = 3, **settings):
+        dim = next((given.shape[-1] for given in (latents, code) if given is not None), dim)
+        if dim not in COUNTS:
+            raise ValueError(f"D is {dim}; the margin can be drawn on the circle (D = 2) and on the sphere (D = 3)")
+        example = randn(COUNTS[dim] + 1, dim, generator=Generator().manual_seed(1))
+        self.latents = _directions(example[1:] if latents is None else latents, "latents")
+        self.direction = _directions(example[:1] if code is None else code[None], "the code")[0]
+        if len(self.direction) != self.latents.shape[1]:
+            raise ValueError(f"the code has D = {len(self.direction)} but the latents have D = {self.latents.shape[1]}")
+        super().__init__(**settings)
+
+    def picture(self):
+        return margin_picture(self.latents, self.direction, **self.settings())
+
+    def values(self):
+        return margin_values(self.latents, self.direction, **self.settings())
+
+    def code(self) -> str:
+        return f"arcvq.SAMP(margin={self.margin!r}, scale={self.scale!r}, top_k={self.top_k})"
+
+
+def _directions(rows: Tensor, what: str) -> Tensor:
+    rows = rows.detach().cpu().double()
+    vectors(rows, what)
+    if zeros := int((~rows.any(dim=1)).sum()):
+        raise ValueError(f"{what}: {zeros} of {len(rows)} rows have norm 0 and so no direction")
+    return normalize(rows, dim=1, eps=1e-300)

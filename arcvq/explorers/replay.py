@@ -1,0 +1,63 @@
+"""Scrub through a training run: the codes on the sphere step by step, and the curves with a cursor."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import ipywidgets as widgets
+import plotly.graph_objects as go
+import traitlets
+
+from arcvq.explorers.base import Explorer
+from arcvq.figures.moving import Values
+from arcvq.figures.replay import reels, replay_picture, replay_values
+from arcvq.training import Run
+
+
+class TrainingReplay(Explorer):
+    """A slider over the snapshots of one or two runs, in one scale and with one camera; the curves' cursor follows.
+
+    runs: a `Run`, or two by name, also of a model on the GPU. step: of the optimiser; the nearest snapshot is shown,
+    and where the runs have other steps than each other, each shows its last one so far. Raises ValueError for no runs
+    or more than two, for a run without snapshots, and for codes with NaN.
+    """
+
+    step = traitlets.Int().tag(label="step")
+
+    def __init__(self, runs: Run | Mapping[str, Run], **settings: Any):
+        self.reels = reels(runs)
+        self.steps = sorted({step for reel in self.reels for step in reel.run.snapshots})
+        super().__init__(**settings)
+        for scene in ("scene", "scene2")[: len(self.reels)]:
+            self.figure.layout.on_change(self._turn, f"{scene}.camera")
+
+    @traitlets.default("step")
+    def _last(self) -> int:
+        return self.steps[-1]
+
+    @traitlets.validate("step")
+    def _nearest(self, proposal: Any) -> int:
+        return min(self.steps, key=lambda step: abs(step - proposal["value"]))
+
+    def picture(self) -> go.Figure:
+        return replay_picture(self.reels, self.step)
+
+    def values(self) -> Values:
+        return replay_values(self.reels, self.step)
+
+    def code(self) -> str:
+        return f"TrainingReplay(runs, step={self.step})"
+
+    def _turn(self, layout: Any, camera: Any) -> None:
+        """The reader turned one scene: the other follows."""
+        if len(self.reels) == 2:
+            with self.figure.batch_update():
+                for scene in (layout.scene, layout.scene2):
+                    if scene.camera != camera:
+                        scene.camera = camera
+
+    def _control(self, name: str, trait: Any) -> widgets.Widget:
+        control = widgets.SelectionSlider(options=self.steps, value=self.step, description="step",
+                                          layout={"width": "600px"})
+        control.add_class("arcvq-step")
+        traitlets.link((self, name), (control, "value"))
+        return control

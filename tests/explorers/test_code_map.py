@@ -1,0 +1,88 @@
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from arcvq import VQVAE, CosineQuantizer, ImageData, ImageSplit
+from arcvq.explorers import CodeMap
+
+
+@pytest.fixture(scope="module", autouse=True)
+def folder(tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ARCVQ_DATA", str(tmp_path_factory.mktemp("data")))
+        yield
+
+
+@pytest.fixture
+def parts():
+    split = ImageSplit(torch.randint(0, 256, (12, 1, 16, 16), dtype=torch.uint8), torch.arange(12) % 3)
+    images = ImageData("toy", split, split, split, ("a", "b", "c"))
+    return VQVAE(1, CosineQuantizer(30, 8), hidden=8, residual_hidden=4).eval(), images
+
+
+@pytest.fixture
+def explorer(parts):
+    return CodeMap(*parts)
+
+
+def shown(explorer):
+    return sorted(int(row[0]) for trace in explorer.figure.data[:2] for row in np.asarray(trace.customdata))
+
+
+def test_it_starts_with_the_used_codes_of_the_test_images(explorer, parts):
+    model, images = parts
+    used = model.encode(images.test.batch(torch.arange(12))).unique().tolist()
+    assert shown(explorer) == used and explorer.chosen in used
+    explorer.used_only = False
+    assert shown(explorer) == list(range(30))
+
+
+def test_the_chosen_code_is_ringed_and_decoded(explorer, parts):
+    model, _ = parts
+    explorer.used_only = False
+    explorer.chosen = 17
+    ring, image = explorer.figure.data[2:]
+    assert int(ring.customdata[0][0]) == 17 and explorer.figure.layout.xaxis9.title.text == "code 17, decoded"
+    wanted = (model.decode(torch.full((1, 3, 3), 17))[0, 0] + 1) * 127.5
+    assert np.allclose(np.asarray(image.z)[..., 0], wanted, atol=0.51)
+
+
+def test_a_click_chooses_the_code_under_it(explorer):
+    trace = explorer.figure.data[0]
+    explorer._clicked(trace, SimpleNamespace(point_inds=[1]), None)
+    assert explorer.chosen == int(trace.customdata[1][0])
+    explorer._clicked(trace, SimpleNamespace(point_inds=[]), None)
+
+
+@pytest.mark.parametrize(("colour", "label"), [("usage", "usage (tokens)"), ("norm", "norm of the code"),
+                                               ("class", "class that uses it most"), ("cluster", "cluster")])
+def test_each_colouring_names_itself_on_the_bar(explorer, colour, label):
+    explorer.colour = "norm" if colour == "usage" else "usage"
+    explorer.colour = colour
+    bar = explorer.figure.data[0].marker.colorbar
+    assert bar.title.text == label
+    assert colour != "class" or list(bar.ticktext) == ["a", "b", "c"]
+
+
+@pytest.mark.parametrize(("name", "value"), [("seed", 3), ("neighbors", 5)])
+def test_seed_and_neighbours_move_the_codes_and_reset_brings_them_back(explorer, name, value):
+    explorer.used_only = False
+    start = np.array(explorer.figure.data[0].x)
+    setattr(explorer, name, value)
+    assert not np.allclose(np.array(explorer.figure.data[0].x), start)
+    setattr(explorer, name, explorer._start[name])
+    assert np.array_equal(np.array(explorer.figure.data[0].x), start)
+
+
+def test_three_dimensions_work_and_the_code_says_so(parts):
+    explorer = CodeMap(*parts, 3, colour="norm", chosen=4)
+    assert explorer.figure.data[0].type == "scatter3d"
+    assert explorer.code().startswith("CodeMap(model, images, 3, colour='norm'") and "chosen=4" in explorer.code()
+
+
+@pytest.mark.parametrize("chosen", [30, 2000])
+def test_a_code_that_does_not_exist_is_refused(explorer, chosen):
+    with pytest.raises(ValueError, match=rf"the chosen code is {chosen}; it must be from 0 to 29"):
+        explorer.chosen = chosen
