@@ -103,6 +103,20 @@ def train_one(profile: str | None, device: str | None, **changes: Any) -> None:
     click.echo(f"{finished.seconds:.0f} s of training; the run is kept in {root / 'runs'}")
 
 
+@main.command("export-explorers")
+@_device
+@click.option("--out", type=click.Path(path_type=Path, dir_okay=False), default="explorers.html", help="The page.")
+def export(device: str | None, out: Path) -> None:
+    """Write the margin, radius and replay pictures as one HTML page with sliders, for readers without Python.
+
+    The page needs no network. The runs that it shows are trained once, in seconds, and kept.
+    """
+    from arcvq.export import export_explorers
+
+    path = export_explorers(out, device=device or "auto")
+    click.echo(f"{path.resolve()}: {path.stat().st_size / 1e6:.1f} MB")
+
+
 @main.command()
 @click.pass_context
 def doctor(ctx: click.Context) -> None:
