@@ -8,13 +8,14 @@ STAMP := .venv/.installed
 # JupyterLab refuses to start as root unless told, as in a container.
 AS_ROOT := $(if $(filter 0,$(shell id -u)),--allow-root)
 
-.PHONY: help run lab test lint notebooks clean
+.PHONY: help run lab test browser lint notebooks clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make run        run every notebook and write a report page to output/index.html"
 	@echo "make lab        open JupyterLab at the first notebook"
 	@echo "make test       run the tests, the notebooks among them"
+	@echo "make browser    run only the tests in a real browser; screenshots go to build/screenshots (needs Chromium or Chrome)"
 	@echo "make lint       check style, types and the direction of imports"
 	@echo "make notebooks  run the stored notebooks again, with stills of their figures (needs Chromium or Chrome)"
 	@echo "make clean      delete reports and caches (not .venv, not data/)"
@@ -38,6 +39,9 @@ lab: $(STAMP)
 # One thread each: two processes with two threads on two cores mostly wait for each other.
 test: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
+
+browser: $(STAMP)
+	ARCVQ_REQUIRE_BROWSER=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/browser $(ARGS)
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
