@@ -1,13 +1,15 @@
 """What all explorers share: sliders bound to attributes, one live figure, reset, and the settings as code."""
 
+import math
 import os
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
 import plotly.graph_objects as go
 
-from arcvq.figures.moving import Values, assign, changed, flat
+from arcvq.figures.moving import Values, changed, flat, send
 
 try:
     import anywidget
@@ -17,6 +19,7 @@ except ModuleNotFoundError as missing:
     raise ImportError(f"arcvq.explorers needs {missing.name}, which is not installed: pip install {missing.name}",
                       name=missing.name) from None
 
+LOG_STEP = 0.02  # of a log slider, in powers of 10: 5%
 _COPY = """
 function render({ model, el }) {
   const button = document.createElement("button");
@@ -110,8 +113,7 @@ class Explorer(widgets.VBox):
     def redraw(self) -> None:
         """Bring the live figure to `values()`: only what differs is sent, in one message."""
         fresh = changed(self.values(), self._shown)
-        with self.figure.batch_update():
-            assign(self.figure, fresh)
+        send(self.figure, fresh, self._shown)
         self._shown |= fresh
 
     def button(self, name: str, action: Callable[[], Any]) -> widgets.Button:
@@ -128,29 +130,41 @@ class Explorer(widgets.VBox):
             self.redraw()
 
     def _control(self, name: str, trait: Any) -> widgets.Widget:
-        label, value, log = trait.metadata["label"], getattr(self, name), trait.metadata.get("log")
-        shown = {"description": label, "style": {"description_width": "initial"}, "layout": {"width": "300px"}}
-        kept: Callable[[Any], Any] = _same
-        rounded: Callable[[Any], Any] = _same
+        value, log, whole = getattr(self, name), trait.metadata.get("log"), isinstance(trait, traitlets.Int)
+        shown = {"description": trait.metadata["label"], "style": {"description_width": "initial"},
+                 "layout": {"width": "300px"}}
         if isinstance(trait, traitlets.Enum):
             control = widgets.Dropdown(options=trait.values, value=value, **shown)
         elif isinstance(trait, traitlets.Bool):
             control = widgets.Checkbox(value=value, **shown)
         elif log:
-            low, high = np.log10([trait.min, trait.max])
-            kind, form = (round, ",.3r") if isinstance(trait, traitlets.Int) else (float, ".3r")
-            control = widgets.FloatLogSlider(value, min=low, max=high, step=0.05, readout_format=form, **shown)
-            kept = float
-            rounded = lambda number: kind(min(max(float(f"{number:.3g}"), trait.min), trait.max))  # noqa: E731
-        elif isinstance(trait, traitlets.Int):
+            # The browser moves a value to the slider's grid, so the grid goes through the value at the start.
+            start, ends = math.log10(value), np.log10([value / trait.min, trait.max / value])
+            below, above = LOG_STEP * np.ceil(ends / LOG_STEP)
+            control = widgets.FloatLogSlider(value, min=start - below, max=start + above, step=LOG_STEP,
+                                             readout_format=",.3r" if whole else ".3r", **shown)
+        elif whole:
             control = widgets.IntSlider(value, trait.min, trait.max, **shown)
         else:
             step = trait.metadata.get("step", 0.01)
             control = widgets.FloatSlider(value, min=trait.min, max=trait.max, step=step, **shown)
-            rounded = lambda number: float(f"{number:.6g}")  # 0.3, not 0.30000000000000004  # noqa: E731
         control.add_class(f"arcvq-{name.replace('_', '-')}")
-        traitlets.link((self, name), (control, "value"), transform=(kept, rounded))
+        taken = partial(self._taken, name, control) if hasattr(control, "step") else _same
+        traitlets.link((self, name), (control, "value"), transform=(float if log else _same, taken))
         return control
+
+    def _taken(self, name: str, control: widgets.Widget, value: float | int) -> float | int:
+        """A slider's value as the setting: in range and without noise in its last digits.
+
+        The browser also sends a slider's nearest stop back where Python set a value between two: then that stays.
+        """
+        setting, trait = getattr(self, name), self.traits()[name]
+        log = trait.metadata.get("log")
+        place: Callable[[float], float] = math.log10 if log else float
+        if abs(place(value) - place(setting)) < control.step / 2:
+            return setting
+        value = min(max(float(f"{value:.{3 if log else 6}g}"), trait.min), trait.max)  # 0.3, not 0.30000000000000004
+        return round(value) if isinstance(trait, traitlets.Int) else value
 
     def _repr_mimebundle_(self, **kwargs: Any) -> Any:
         if os.environ.get("PLOTLY_RENDERER"):  # no browser looks: a still says more than a widget without its kernel

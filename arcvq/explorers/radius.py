@@ -57,8 +57,9 @@ class RadiusExplorer(Explorer):
     @traitlets.observe("run_length")
     def _limit_step(self, _: Any = None) -> None:
         if hasattr(self, "controls"):
-            self.step = min(self.step, self.run_length)
-            self.controls["step"].max, self.controls["step"].step = self.run_length, max(1, self.run_length // 100)
+            self.step, control = min(self.step, self.run_length), self.controls["step"]
+            with control.hold_sync():  # one message, or the browser moves the old value to the new grid and sends it back
+                control.max, control.step, control.value = self.run_length, max(1, self.run_length // 100), self.step
 
 
 def _example() -> Tensor:

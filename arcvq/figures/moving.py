@@ -8,7 +8,7 @@ import textwrap
 from typing import Any
 
 import numpy as np
-from plotly.basedatatypes import BaseFigure
+from plotly.basedatatypes import BaseFigure, Undefined
 
 Values = dict[str, Any]
 
@@ -31,12 +31,28 @@ def flat(figure: BaseFigure) -> Values:
 
 
 def assign(figure: BaseFigure, values: Values) -> BaseFigure:
-    """Sets each value at its path; within `figure.batch_update()` all of them are one message."""
+    """Sets each value at its path."""
     for path, value in values.items():
         part, _, key = path.partition("/")
         target = figure.layout if part == "layout" else figure.data[int(part)]
         target[key] = value
     return figure
+
+
+def send(figure: BaseFigure, values: Values, shown: Values) -> None:
+    """Sets each value at its path in a live figure that shows `shown`, all of them in one message.
+
+    In a message each property stands for all of its traces. A trace of it that leaves one out loses its array in the
+    browser's memory, and plotly's Python half then fails on the answer; so what a trace does not change goes along.
+    """
+    parts = [path.partition("/")[::2] for path in values]
+    traces = sorted({int(part) for part, _ in parts if part != "layout"})
+    # Only a contiguous array can be sent as it lies in memory.
+    whole = {path: np.ascontiguousarray(value) if isinstance(value, np.ndarray) else value
+             for path, value in (shown | values).items()}
+    figure.plotly_update({key: [whole.get(f"{trace}/{key}", Undefined) for trace in traces]
+                          for key in dict.fromkeys(key for part, key in parts if part != "layout")},
+                         {key: whole[f"layout/{key}"] for part, key in parts if part == "layout"}, traces)
 
 
 def changed(values: Values, shown: Values) -> Values:

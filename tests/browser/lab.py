@@ -39,7 +39,7 @@ DATA = """gd => gd._fullData.map(trace => ({
     type: trace.type, name: trace.name, visible: trace.visible,
     ...Object.fromEntries(['x', 'y', 'z'].filter(axis => trace[axis] && trace[axis].length).map(
         axis => [axis, Array.from(trace[axis], row => row && row.length && typeof row === 'object'
-            ? Array.from(row) : row)]))}))"""
+            ? Array.from(row) : Number.isNaN(row) ? null : row)]))}))"""
 # What a subplot draws is in step with its data only after this event.
 WATCH = "gd => { gd.redraws = 0; gd.on('plotly_afterplot', () => { gd.redraws += 1; }); }"
 

@@ -74,10 +74,11 @@ def test_a_click_on_a_point_of_the_code_map_chooses_its_code(open_notebook):
         return [box.left + size.l + gd._fullLayout.xaxis.l2p(x[place]),
                 box.top + size.t + gd._fullLayout.yaxis.l2p(y[place])];
     }"""
-    said = "gd => JSON.stringify(gd._fullLayout.annotations.map(note => note.text)) + gd._fullLayout.title.text"
+    said = "gd => gd._fullLayout.xaxis9.title.text"
     before = figure.evaluate(said)
     notebook.page.mouse.move(*figure.evaluate(point))
     notebook.page.wait_for_timeout(300)
     notebook.page.mouse.click(*figure.evaluate(point))
     notebook.wait(lambda: figure.evaluate(said) != before, "no other code was chosen")
-    assert "decoded" in figure.evaluate(said)
+    chosen = notebook.reads("arcvq-chosen")
+    assert figure.evaluate(said) == f"code {chosen}, decoded" and notebook.data()[2]["name"] == f"code {chosen}"

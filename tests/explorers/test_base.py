@@ -1,3 +1,4 @@
+import math
 import subprocess
 import sys
 
@@ -52,6 +53,23 @@ def test_the_control_sets_the_trait_and_the_trait_the_control(explorer):
 def test_a_slider_gives_round_numbers(explorer):
     explorer.controls["slope"].value = 0.1 + 0.2
     assert explorer.code() == "Line(slope=0.3, size=5, dashed=False, colour='red')" == explorer.copy_button.code
+
+
+def test_a_value_between_two_stops_outlives_the_stop_that_the_browser_sends_back(explorer):
+    explorer.slope, explorer.size = 0.137, 77
+    explorer.controls["slope"].value, explorer.controls["size"].value = 0.14, 78.2
+    assert (explorer.slope, explorer.size) == (0.137, 77)
+    explorer.controls["slope"].value, explorer.controls["size"].value = 0.15, 81.6
+    assert (explorer.slope, explorer.size) == (0.15, 82)
+
+
+def test_the_stops_of_a_log_slider_go_through_the_start_and_reach_both_ends(explorer):
+    slider = explorer.controls["size"]
+    stop = (math.log10(5) - slider.min) / slider.step
+    assert stop == pytest.approx(round(stop), abs=1e-9) and slider.min <= 0 and slider.max >= 3
+    for end in (1, 1000):
+        explorer.size = end
+        assert (explorer.size, slider.value) == (end, end)
 
 
 def test_code_makes_the_same_explorer(explorer):
