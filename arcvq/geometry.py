@@ -37,6 +37,32 @@ def nearest_angles(codebook: Float[Tensor, "K D"]) -> Float[Tensor, " K"]:
     return _angle((units - neighbours).norm(dim=1), (units + neighbours).norm(dim=1))
 
 
+def angles_to(points: Float[Tensor, "N D"], direction: Float[Tensor, " D"]) -> Float[Tensor, " N"]:
+    """Each row's angle in [0, pi] to one vector; exact near 0 and pi."""
+    units, unit = _units(points), _units(direction[None])
+    return _angle((units - unit).norm(dim=1), (units + unit).norm(dim=1))
+
+
+def slerp(start: Float[Tensor, " D"], end: Float[Tensor, " D"], shares: Float[Tensor, " n"]) -> Float[Tensor, "n D"]:
+    """Vectors between start (share 0) and end (share 1): direction along the great circle (Shoemake 1985), norm linear.
+
+    Between opposite vectors all great circles are equal; here the way leads over the axis that start is least along,
+    and with D = 1, where there is no way, the direction flips after the half. A zero vector has the other's direction.
+    """
+    ends = _checked(torch.stack([start, end]))
+    (first, last), lengths, shares = _units(ends), ends.norm(dim=1), shares.to(ends)
+    first, last = (a if a.any() else b for a, b in ((first, last), (last, first)))
+    angle = _angle((first - last).norm(), (first + last).norm())
+    aside = last - first if first @ last > 0 else last + first  # the shorter one keeps its digits
+    aside = aside - (aside @ first) * first
+    if aside.norm() < 1e-12:
+        axis = torch.eye(len(first), dtype=first.dtype, device=first.device)[first.abs().argmin()]
+        aside = axis - (axis @ first) * first
+    turns = (shares * angle)[:, None]
+    path = turns.cos() * first + turns.sin() * torch.nn.functional.normalize(aside, dim=0)
+    return torch.nn.functional.normalize(path, dim=1) * torch.lerp(lengths[0], lengths[1], shares)[:, None]
+
+
 def min_angle(codebook: Float[Tensor, "K D"]) -> float:
     """The smallest angle between two codes."""
     return nearest_angles(codebook[norms(codebook) > 0]).min().item()

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 Number = int | float | Tensor
+LEVELS = ("level", "start", "end", "low", "high")  # the fields that are values; the others are rates and lengths
 MAX_EXPONENT = 80.0  # exp(80) = 5.5e34 is finite in float32, and so are its products with ordinary norms.
 
 
@@ -42,6 +43,11 @@ class Schedule:
     def value(self, step: Number, usage: Number | None = None) -> float | Tensor:
         """The value after `step` optimiser steps; `usage` (0 to 1, the share of codes in use) is read by Adaptive."""
         raise NotImplementedError
+
+    def times(self, factor: float) -> "Schedule":
+        """The schedule whose value is `factor` times this one's at every step."""
+        levels = [field.name for field in dataclasses.fields(self) if field.name in LEVELS]
+        return dataclasses.replace(self, **{name: factor * getattr(self, name) for name in levels})
 
     def to_json(self) -> str:
         """The schedule as a JSON object with its kind."""
@@ -77,6 +83,16 @@ class Exponential(Schedule):
 
     rate: float
     start: float = 1.0
+
+    @classmethod
+    def through(cls, step: int, value: float, rate: float) -> "Exponential":
+        """The one of this rate that has this value at `step`: a rate may so change in a run without a jump.
+
+        Raises ValueError where |rate * step| is above 80, beyond which a schedule stands still.
+        """
+        if not abs(rate * step) <= MAX_EXPONENT:
+            raise ValueError(f"rate is {rate} at step {step}; |rate * step| must be at most {MAX_EXPONENT:g}")
+        return cls(rate, value / math.exp(rate * step))
 
     def value(self, step, usage=None):
         return self.start * bounded_exp(self.rate * step)

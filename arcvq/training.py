@@ -4,7 +4,7 @@ import dataclasses
 import json
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
@@ -89,6 +89,7 @@ def fit(
     validate_every: int | None = None,
     snapshots: int = 24,
     progress: bool = True,
+    on_log: Callable[[Run], bool | None] | None = None,
 ) -> Run:
     """Train with Adam on reconstruction / Var(train images) + the quantizer's loss; the caller's generators stay put.
 
@@ -98,6 +99,8 @@ def fit(
     log_every, validate_every: in steps (defaults: 50 and 5 times a run). Validating looks at the first 256 validation
     images, and writes the checkpoint.
     snapshots: how many codebooks to keep. A spherical quantizer without settings gets `SAMP.for_run(steps)`.
+    on_log: called by the training thread after each new row of the history with the run so far; True ends the run
+    there. A run that ends early is returned like a finished one, but in `out` it is a checkpoint to resume from.
 
     Raises ValueError for settings out of range, FloatingPointError when values are not finite (checked when logging),
     OSError when `out` cannot be written. Ctrl-C ends the step, saves the state if there is `out`, and is raised.
@@ -108,8 +111,8 @@ def fit(
     dtype = choose_precision(precision, device)
     if isinstance(model.quantizer, SphericalQuantizer) and model.quantizer.samp is None:
         model.quantizer.samp = SAMP.for_run(steps)
-    settings = {"model": model.config(), "images": images.fingerprint, "steps": steps, "batch_size": batch_size,
-                "lr": lr, "seed": seed, "precision": str(dtype).removeprefix("torch.")}
+    settings = {"model": model.config(), "data": images.name, "images": images.fingerprint, "steps": steps,
+                "batch_size": batch_size, "lr": lr, "seed": seed, "precision": str(dtype).removeprefix("torch.")}
     images = images.to(device)
     model.to(device).to(memory_format=torch.channels_last)
     trainer = _Trainer(model, images, settings, batch_size, lr, seed, dtype, Path(out) if out else None)
@@ -117,20 +120,23 @@ def fit(
         trainer.start(resume)
         bar = tqdm(total=steps, initial=trainer.step, desc="train", unit="step", mininterval=0.5, disable=not progress)
         with bar:
-            while trainer.step < steps:
+            stopped = False
+            while trainer.step < steps and not stopped:
                 trainer.advance()
                 if trainer.step * snapshots // steps > (trainer.step - 1) * snapshots // steps:
                     trainer.snapshot()  # before logging, which starts the usage counts anew
                 validating = trainer.step % validate_every == 0 or trainer.step == steps
                 if validating or trainer.step % log_every == 0:
                     bar.set_postfix(trainer.log(validating), refresh=False)
-                if validating or interrupt.asked:
+                    stopped = bool(on_log and on_log(trainer.run()))
+                if validating or interrupt.asked or stopped:
                     trainer.save()
                 bar.update()
                 if interrupt.asked:
                     raise KeyboardInterrupt(trainer.farewell())
-    run = trainer.finished()
-    if out:
+    model.eval()
+    run = trainer.run()
+    if out and trainer.step == steps:  # run.json, which `save` writes, says that a run is finished
         run.save(Path(out))
     return run
 
@@ -271,9 +277,9 @@ class _Trainer:
         where = f"saved in {self.out}; resume=True goes on" if self.out else "not saved, since out is None"
         return f"stopped at step {self.step} of {self.settings['steps']}, {where}"
 
-    def finished(self) -> Run:
-        history = pd.DataFrame(self.history)
-        return Run(self.model.eval(), history, self.snapshots, self.settings, self.elapsed())
+    def run(self) -> Run:
+        """The run so far."""
+        return Run(self.model, pd.DataFrame(self.history), dict(self.snapshots), self.settings, self.elapsed())
 
 
 def _decibels(error: float) -> float:

@@ -449,3 +449,73 @@ def test_a_million_pairs_are_never_held_at_once(monkeypatch):
     nearest_angles(torch.randn(3000, 2))
     uniformity(torch.randn(3000, 2))
     assert 0 < largest <= 2**22 < 3000**2
+
+
+# One vector against many, and the way between two
+
+
+@given(codebooks)
+@settings(max_examples=25, deadline=None)
+def test_angles_to_a_vector_are_those_of_a_plain_loop(codebook):
+    assert np.allclose(geometry.angles_to(codebook, codebook[1]), plain_angles(codebook)[1], atol=1e-6)
+
+
+def test_angles_to_a_vector_keep_their_digits_near_0_and_pi_and_count_zero_as_a_right_angle():
+    tiny = torch.tensor([1.0, 1e-9], dtype=torch.float64)
+    found = geometry.angles_to(torch.stack([tiny, -3 * tiny, 0 * tiny]), torch.tensor([1.0, 0], dtype=torch.float64))
+    assert found.tolist() == pytest.approx([1e-9, math.pi - 1e-9, math.pi / 2], rel=1e-12)
+
+
+def plain_slerp(start, end, share):
+    """Shoemake's formula by plain numbers in float64, for directions; norms linear."""
+    lengths = [math.sqrt(sum(float(x) ** 2 for x in end_)) for end_ in (start, end)]
+    units = [[float(x) / length for x in end_] for end_, length in zip((start, end), lengths, strict=True)]
+    angle = math.acos(max(-1.0, min(1.0, sum(a * b for a, b in zip(*units, strict=True)))))
+    weights = [math.sin((1 - share) * angle) / math.sin(angle), math.sin(share * angle) / math.sin(angle)]
+    length = (1 - share) * lengths[0] + share * lengths[1]
+    return [length * (weights[0] * a + weights[1] * b) for a, b in zip(*units, strict=True)]
+
+
+@given(st.integers(2, 20), st.integers(0, 10_000), st.sampled_from([1e-12, 1.0, 1e12]))
+@settings(max_examples=50, deadline=None)
+def test_slerp_is_shoemakes_formula_with_a_linear_norm(dim, seed, scale):
+    start, end = scale * torch.randn(2, dim, generator=torch.Generator().manual_seed(seed)).double()
+    shares = torch.linspace(0, 1, 5).double()
+    path = geometry.slerp(start, end, shares)
+    wanted = np.array([plain_slerp(start.tolist(), end.tolist(), share) for share in shares.tolist()])
+    assert np.allclose(path, wanted, rtol=1e-5, atol=1e-6 * scale)
+    turn = geometry.angles_to(end[None], start)
+    assert torch.allclose(geometry.angles_to(path, start), shares * turn, atol=1e-9)
+    assert torch.allclose(path[[0, -1]], torch.stack([start, end]), rtol=1e-9, atol=1e-12 * scale)
+
+
+@given(st.integers(2, 9), st.integers(0, 1000), st.floats(0.1, 10))
+@settings(max_examples=25, deadline=None)
+def test_slerp_between_opposite_vectors_takes_one_great_circle_towards_the_least_axis(dim, seed, length):
+    start = torch.randn(dim, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    path = geometry.slerp(start, -length * start, torch.linspace(0, 1, 7).double())
+    assert torch.allclose(geometry.angles_to(path, start), math.pi * torch.linspace(0, 1, 7).double(), atol=1e-9)
+    middle, least = path[3], int(start.abs().argmin())
+    assert middle[least] > 0 and abs(float(middle @ start)) < 1e-9 * float(middle.norm() * start.norm())
+    assert torch.linalg.matrix_rank(torch.stack([start, middle, torch.eye(dim).double()[least]]), rtol=1e-9) <= 2
+
+
+def test_slerp_in_one_dimension_flips_and_a_zero_vector_has_the_others_direction():
+    shares = torch.tensor([0.0, 0.25, 0.75, 1.0])
+    assert geometry.slerp(torch.tensor([2.0]), torch.tensor([-4.0]), shares)[:, 0].tolist() == [2, 2.5, -3.5, -4]
+    grown = geometry.slerp(torch.zeros(2), torch.tensor([0.0, 4.0]), shares)
+    assert grown.tolist() == [[0, 0], [0, 1], [0, 3], [0, 4]]
+    assert not geometry.slerp(torch.zeros(3), torch.zeros(3), shares).any()
+
+
+def test_slerp_of_equal_vectors_stays_and_of_near_ones_keeps_its_digits():
+    start = torch.tensor([1.0, 0, 0], dtype=torch.float64)
+    shares = torch.tensor([0.0, 0.5, 1.0])
+    assert torch.equal(geometry.slerp(start, start, shares), start.expand(3, 3))
+    near = torch.tensor([1.0, 1e-8, 0], dtype=torch.float64)
+    assert geometry.slerp(start, near, shares)[1, 1].item() == pytest.approx(5e-9, rel=1e-7)
+
+
+def test_slerp_refuses_nan():
+    with pytest.raises(ValueError, match="1 of 2 vectors hold NaN or infinity"):
+        geometry.slerp(torch.tensor([1.0, torch.nan]), torch.ones(2), torch.ones(1))

@@ -59,3 +59,26 @@ def test_exponential_stays_finite_past_the_overflow_of_float32():
 def test_bad_input_is_refused_in_one_sentence(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+@pytest.mark.parametrize("schedule", ALL, ids=lambda schedule: type(schedule).__name__)
+@pytest.mark.parametrize("factor", [0.0, 0.3, 10.0])
+def test_times_multiplies_every_value(schedule, factor):
+    for step in (0, 7, 60, 5000):
+        for usage in (None, 0.0, 0.5, 1.0):
+            product = schedule.times(factor).value(step, usage)
+            assert product == pytest.approx(factor * schedule.value(step, usage), rel=1e-12, abs=1e-15)
+
+
+@given(step=st.integers(0, 1000), value=st.floats(1e-6, 1e6), rate=st.floats(-0.08, 0.08), later=st.integers(0, 100))
+def test_an_exponential_goes_through_a_value_and_on_at_its_rate(step, value, rate, later):
+    schedule = Exponential.through(step, value, rate)
+    assert schedule.rate == rate and schedule.value(step) == pytest.approx(value, rel=1e-12)
+    if abs(rate * (step + later)) <= 80:
+        assert schedule.value(step + later) == pytest.approx(value * math.exp(rate * later), rel=1e-9)
+
+
+def test_an_exponential_that_would_stand_still_at_once_is_refused():
+    Exponential.through(100, 1.0, 0.8)
+    with pytest.raises(ValueError, match=r"rate is 0\.81 at step 100; \|rate \* step\| must be at most 80"):
+        Exponential.through(100, 1.0, 0.81)

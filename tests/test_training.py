@@ -191,3 +191,36 @@ def test_bad_input_is_refused_before_anything_is_trained(change, message, images
 def test_images_of_another_kind_are_refused(images, unchecked):
     with pytest.raises(ValueError, match=r"they must be \(B, 3, H, W\)"):
         fit(VQVAE(3, QUANTIZERS["samp"](4, 2), hidden=8), images, **OPTIONS)
+
+
+def test_each_row_is_told_of_with_the_run_so_far(images):
+    seen = []
+    run = fit(model(), images, on_log=lambda run: seen.append(run), **OPTIONS)
+    assert [len(one.history) for one in seen] == list(range(1, len(run.history) + 1))
+    for one in seen:
+        same = run.history.loc[: len(one.history) - 1, one.history.columns]
+        pd.testing.assert_frame_equal(one.history, same, check_dtype=False)
+        assert one.model is run.model and one.settings == run.settings
+        assert list(one.snapshots) == [step for step in (0, 4, 8, 12) if step <= one.history["step"].iloc[-1]]
+
+
+def test_a_run_that_is_ended_is_resumed_to_the_same_bits_and_never_opened_as_finished(images, tmp_path):
+    whole = fit(model(), images, **OPTIONS)
+    stopped = fit(model(), images, out=tmp_path, on_log=lambda run: len(run.history) == 3, **OPTIONS)
+    assert stopped.history["step"].tolist() == [2, 4, 6] and not stopped.model.training
+    assert not (tmp_path / "run.json").exists() and (tmp_path / "checkpoint.pt").exists()
+    resumed = fit(model(), images, out=tmp_path, resume=True, **OPTIONS)
+    for name, tensor in whole.model.state_dict().items():
+        assert torch.equal(tensor, resumed.model.state_dict()[name]), name
+    pd.testing.assert_frame_equal(whole.history, resumed.history)
+    assert Run.load(tmp_path).history["step"].tolist() == whole.history["step"].tolist()
+
+
+def test_a_run_that_is_ended_at_its_last_row_is_finished(images, tmp_path):
+    fit(model(), images, out=tmp_path, on_log=lambda run: run.history["step"].iloc[-1] == 12, **OPTIONS)
+    assert (tmp_path / "run.json").exists()
+
+
+def test_an_error_of_the_listener_is_raised(images):
+    with pytest.raises(ZeroDivisionError):
+        fit(model(), images, on_log=lambda run: 1 / 0, **OPTIONS)

@@ -2,9 +2,13 @@
 
 from arcvq.explorers.base import Explorer
 from arcvq.explorers.code_map import CodeMap
+from arcvq.explorers.collapse_game import CollapseGame
+from arcvq.explorers.inspector import CodeInspector
+from arcvq.explorers.live import LiveTraining
 from arcvq.explorers.margin import MarginExplorer
 from arcvq.explorers.playground import Playground
 from arcvq.explorers.radius import RadiusExplorer
 from arcvq.explorers.replay import TrainingReplay
 
-__all__ = ["CodeMap", "Explorer", "MarginExplorer", "Playground", "RadiusExplorer", "TrainingReplay"]
+__all__ = ["CodeInspector", "CodeMap", "CollapseGame", "Explorer", "LiveTraining", "MarginExplorer", "Playground",
+           "RadiusExplorer", "TrainingReplay"]

@@ -1,0 +1,239 @@
+"""A dashboard on a run that trains in the background, and that the reader steers while it does."""
+
+import copy
+import html
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any, cast
+
+import ipywidgets as widgets
+import pandas as pd
+import plotly.graph_objects as go
+import torch
+import traitlets
+
+from arcvq import geometry
+from arcvq.explorers.base import Explorer
+from arcvq.figures.live import Moment, live_picture, live_values
+from arcvq.figures.moving import Values
+from arcvq.images import ImageData
+from arcvq.quantizers import SphericalQuantizer
+from arcvq.samp import SAMP
+from arcvq.schedules import MAX_EXPONENT, Exponential
+from arcvq.training import Run, fit
+from arcvq.vqvae import VQVAE
+
+FIT = ("batch_size", "lr", "seed", "precision", "device")  # settings that are `fit`'s
+EXAMPLES = 4  # validation images that are shown
+PAUSE = 0.1  # seconds between two drawings at least; a row that comes sooner is drawn with the next
+ROWS, APART = 75, 25  # rows of a short run; steps between two rows of a long one, which stops only at a row
+
+
+class LiveTraining(Explorer):
+    """A run of `fit` over `steps` steps in a background thread, drawn as it goes; the model given stays as it is.
+
+    weight: a factor on the weight of the margin loss, 0 to 10. growth: of the ball's radius per step, 0 to 80 / steps,
+    at first that of the model's SAMP. Both act from the next step on, and the radius goes on from where it is. A
+    quantizer without SAMP has neither. batch_size, lr, seed, precision, device: as in `fit`.
+
+    From Python: `start()`, `stop()`, `wait()`, `reset()`, `running`, and `run`, the run so far (None before), whose
+    history tells which radius and weight were in force. While it trains, torch's random generator is the training's.
+    """
+
+    weight = traitlets.Float(1.0, min=0.0, max=10.0).tag(label="margin weight (factor)", step=0.1)
+    growth = traitlets.Float(0.0, min=0.0, max=MAX_EXPONENT).tag(label="radius growth (per step)")
+
+    def __init__(self, model: VQVAE, images: ImageData, *, steps: int, **settings: Any):
+        self._thread: threading.Thread | None = None
+        self._halt = threading.Event()
+        self._lock = threading.RLock()  # the training draws while sliders and the browser speak in other threads
+        self.images, self.steps = images, steps
+        self.options = {name: settings.pop(name) for name in FIT if name in settings}
+        self.examples = images.validation.first(EXAMPLES).batch(torch.arange(min(EXAMPLES, len(images.validation))))
+        self._untrained = copy.deepcopy(model)
+        self.samp: Any = _own_settings(self._untrained, steps)
+        self.lacks = _lacks(self.samp, steps)
+        self._renew()
+        super().__init__(**settings)
+        # ipywidgets holds back all changes while it takes a message in: one that is sent just then would be lost.
+        self.figure.set_state = self._alone(self.figure.set_state)
+        growth = self.controls["growth"]  # its slider ends below the limit of 80 / steps, for it rounds
+        growth.max, growth.step, growth.readout_format = 75 / steps, 0.5 / steps, ".3g"
+        for name, control in self.controls.items():
+            control.disabled, control.layout.width = name in self.lacks, "400px"
+        self.message = widgets.HTML()
+        self.message.add_class("arcvq-message")
+        buttons = self.button("start", self._pressed), self.button("stop", self.stop)
+        self.buttons.children = (*buttons, *self.buttons.children)
+        self.children: tuple[widgets.Widget, ...] = (*self.children[:2], self.message, self.figure)
+        self._tell("", training=False)
+
+    @property
+    def running(self) -> bool:
+        """Whether it trains."""
+        return self._thread is not None and self._thread.is_alive()
+
+    def start(self) -> None:
+        """Train from step 0 in the background, with the settings as they are. Raises RuntimeError while it trains."""
+        if self.running:
+            raise RuntimeError("this LiveTraining is training already; stop() it before you start() it again")
+        self._renew()
+        self.redraw()
+        self._tell("Training.", training=True)
+        self._thread = threading.Thread(target=self._train, name="arcvq-live", daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End the run at its next row, and wait for that; `run` keeps what there is. At rest nothing happens."""
+        self._halt.set()
+        if self._thread:
+            self._thread.join()
+
+    def wait(self, timeout: float | int | None = None) -> Run:
+        """The run, once it has ended; an interrupted wait lets it train on.
+
+        Raises what the training raised, TimeoutError after `timeout` seconds, RuntimeError when nothing was started.
+        """
+        if self._thread is None:
+            raise RuntimeError("there is no training to wait for; start() it first")
+        self._thread.join(timeout)
+        if self.running:
+            raise TimeoutError(f"the training has not ended within {timeout} s; stop() ends it")
+        if self._error:
+            raise self._error
+        return cast(Run, self.run)
+
+    def reset(self) -> None:
+        """Stop, and go back to the untrained model and to the settings at the start."""
+        self.stop()
+        self._thread = None
+        super().reset()
+        self._renew()
+        self.redraw()
+        self._tell("", training=False)
+
+    def close(self) -> None:
+        """Stop, and take the widget out of the page."""
+        self.stop()
+        super().close()
+
+    def redraw(self) -> None:
+        with self._lock:
+            super().redraw()
+
+    def picture(self) -> go.Figure:
+        return live_picture(self._moment())
+
+    def values(self) -> Values:
+        return live_values(self._moment())
+
+    def code(self) -> str:
+        options = "".join(f"{name}={value!r}, " for name, value in self.options.items())
+        return super().code().replace("(", f"(model, images, steps={self.steps}, {options}", 1)
+
+    @traitlets.default("growth")
+    def _own_growth(self) -> float:
+        return 0.0 if "growth" in self.lacks else self.samp.radius.rate
+
+    @traitlets.validate("weight", "growth")
+    def _can_be_steered(self, proposal: Any) -> float:
+        name, value = proposal.trait.name, proposal.value
+        if name in self.lacks and value != getattr(self, name):
+            raise ValueError(f"{name} is {value}, but this quantizer has no {self.lacks[name]}")
+        if name == "growth" and value > (limit := MAX_EXPONENT / self.steps):
+            raise ValueError(f"growth is {value}; in a run of {self.steps:,} steps it must be at most {limit:.3g}")
+        return value
+
+    @traitlets.observe("weight", "growth")
+    def _steer(self, _: Any = None) -> None:
+        """Give the quantizer the settings, as one new object, for a step in another thread reads them."""
+        with self._lock:
+            quantizer: Any = self.model.quantizer
+            if "weight" not in self.lacks:
+                quantizer.samp = replace(quantizer.samp, weight=self.samp.weight.times(self.weight))
+            if "growth" not in self.lacks and quantizer.samp.radius.rate != self.growth:
+                step = int(quantizer.step)
+                radius = Exponential.through(step, quantizer.samp.radius.value(step), self.growth)
+                quantizer.samp = replace(quantizer.samp, radius=radius)
+
+    def _pressed(self) -> None:
+        if not self.running:  # of two quick clicks one counts
+            self.start()
+
+    def _renew(self) -> None:
+        """An untrained model under the settings as they are, and no run yet."""
+        self.model = copy.deepcopy(self._untrained)
+        self.run: Run | None = None
+        self._error: Exception | None = None
+        self._halt.clear()
+        self._steer()
+        self._look(pd.DataFrame())
+
+    def _train(self) -> None:
+        try:
+            every = max(1, min(self.steps // ROWS, APART))
+            self.run = fit(self.model, self.images, steps=self.steps, log_every=every, progress=False,
+                           on_log=self._logged, **self.options)
+            self._look(self.run.history)
+            self.redraw()
+            step = self.run.history["step"].iloc[-1]
+            ended = "Finished." if step == self.steps else f"Stopped at step {step:,} of {self.steps:,}."
+            self._tell(f"{ended} start begins again at step 0.", training=False)
+        except Exception as error:  # shown here, and raised by `wait`
+            self._error = error
+            self._tell(f'<span role="alert">Training ended: {html.escape(str(error))}</span>', training=False)
+
+    def _logged(self, run: Run) -> bool:
+        self.run = run
+        if time.monotonic() - self._looked >= PAUSE:
+            self._look(run.history)
+            self.redraw()
+        return self._halt.is_set()
+
+    def _look(self, history: pd.DataFrame) -> None:
+        """Keep what the figure shows of the model as it is now."""
+        codebook = self.model.quantizer.codebook.detach()
+        examples = self.examples.to(codebook.device)
+        self._seen = Moment(self.steps, history, geometry.norms(codebook).double().cpu().numpy(), None,
+                            examples.cpu(), self.model.reconstruct(examples).cpu())
+        self._looked = time.monotonic()
+
+    def _moment(self) -> Moment:
+        return self._seen._replace(samp=getattr(self.model.quantizer, "samp", None))
+
+    def _tell(self, text: str, training: bool) -> None:
+        """Say it below the buttons, of which either start or stop can be pressed."""
+        lacking = " and no ".join(self.lacks.values())
+        note = f"This {type(self.model.quantizer).__name__} has no {lacking}. " if lacking else ""
+        self.message.value = note + text
+        begin, stop = self.buttons.children[:2]
+        begin.disabled, stop.disabled = training, not training
+
+    def _alone(self, action: Callable[[Any], None]) -> Callable[[Any], None]:
+        """The action, but never while the figure is drawn."""
+        def held(argument: Any) -> None:
+            with self._lock:
+                action(argument)
+
+        return held
+
+
+def _own_settings(model: VQVAE, steps: int) -> SAMP | None:
+    """The settings of the model's quantizer, which gets those for the run if it has none, as in `fit`."""
+    if not isinstance(model.quantizer, SphericalQuantizer):
+        return None
+    model.quantizer.samp = model.quantizer.samp or SAMP.for_run(steps)
+    return model.quantizer.samp
+
+
+def _lacks(samp: SAMP | None, steps: int) -> dict[str, str]:
+    """What cannot be steered, by the name of its setting."""
+    lacks = {}
+    if samp is None or samp.weight is None:
+        lacks["weight"] = "margin loss to weigh"
+    radius = samp.radius if samp else None
+    if not isinstance(radius, Exponential) or not 0 <= radius.rate * steps <= MAX_EXPONENT:
+        lacks["growth"] = "ball that grows exponentially"
+    return lacks

@@ -1,0 +1,79 @@
+"""The code inspector and the collapse game by hand in JupyterLab."""
+
+import numpy as np
+
+from tests.browser.lab import pixels
+
+INSPECTOR = """
+import arcvq
+from arcvq.explorers import CodeInspector
+
+images = arcvq.load_images("plain_digits", device="cpu")
+model = arcvq.VQVAE(1, arcvq.CosineQuantizer(64, 16), hidden=4, residual_hidden=2)
+CodeInspector(model, images)
+"""
+GAME = """
+from arcvq.explorers import CollapseGame
+
+game = CollapseGame(runs)
+game
+"""
+RUNS = """
+import pandas as pd, torch, arcvq
+from arcvq.training import Run, Snapshot
+
+def make_run(quantizer, used):
+    counts = torch.arange(64) * (torch.arange(64) <= used)
+    history = pd.DataFrame({"step": [5, 10, 15, 20], "codes_used": [60, 40, 30, used]})
+    return Run(arcvq.VQVAE(1, quantizer, hidden=4, residual_hidden=2), history,
+               {20: Snapshot(torch.randn(64, 3), counts)}, {"steps": 20, "batch_size": 32, "lr": 0.003}, 1.0)
+
+runs = {"plain": make_run(arcvq.EuclideanQuantizer(64, 3), 5), "samp": make_run(arcvq.SphericalQuantizer(64, 3), 50)}
+"""
+TITLE = "gd => gd._fullLayout.title.text"
+SUMMARY = "gd => gd.layout.meta.summary"
+# The middle of the point of the map that lies farthest from all others, so that a click meets no other.
+POINT = """gd => {
+    const box = gd.getBoundingClientRect(), {xaxis, yaxis, _size} = gd._fullLayout;
+    const places = gd._fullData.slice(0, 2).flatMap(trace => Array.from(trace.x, (x, row) => ({
+        code: trace.customdata[row][0], left: box.left + xaxis._offset + xaxis.l2p(x),
+        top: box.top + yaxis._offset + yaxis.l2p(trace.y[row])})));
+    const gap = one => Math.min(...places.map(other => other === one ? Infinity
+        : Math.hypot(one.left - other.left, one.top - other.top)));
+    const chosen = Number(gd._fullLayout.title.text.match(/\\d+/)[0]);
+    return places.filter(one => one.code !== chosen).sort((a, b) => gap(b) - gap(a))[0];
+}"""
+
+
+def test_a_click_on_the_map_and_keys_on_the_sliders_take_the_code_apart(open_notebook):
+    notebook = open_notebook(INSPECTOR)
+    figure, page = notebook.figure(), notebook.page
+    for slider in ("arcvq-rank", "arcvq-other", "arcvq-chosen"):
+        before, said, old = pixels(figure), figure.evaluate(SUMMARY), notebook.reads(slider)
+        assert notebook.press(slider, "ArrowRight" if old in ("0", "1") else "ArrowLeft") != old
+        assert figure.evaluate(SUMMARY) != said and (np.abs(pixels(figure) - before).max(axis=2) > 40).any()
+    point = figure.evaluate(POINT)
+    page.mouse.move(point["left"], point["top"])
+    page.wait_for_timeout(300)
+    page.mouse.click(point["left"], point["top"])
+    notebook.wait(lambda: figure.evaluate(TITLE).startswith(f"Code {point['code']} and"), "the click chose no code")
+    notebook.click("arcvq-reset")
+    notebook.wait(lambda: notebook.reads("arcvq-rank") == "1", "reset did not bring the start back")
+
+
+def test_a_guess_is_locked_and_the_run_shows_itself(open_notebook):
+    notebook = open_notebook(RUNS, GAME)
+    figure = notebook.figure()
+    hidden = notebook.data()
+    assert [len(trace.get("x", [])) for trace in hidden] == [0, 0, 2, 2, 0, 0]
+    guess = int(notebook.press("arcvq-guess", "ArrowLeft", times=2))
+    assert guess == 30 and notebook.data()[2]["y"] == [30, 30]
+    notebook.click("arcvq-lock")
+    notebook.wait(lambda: "25 codes too many" in figure.evaluate(SUMMARY), "the lock did not show the run")
+    assert notebook.data()[0]["y"] == [60, 40, 30, 5] and notebook.data()[4]["y"] == [5, 5]
+    notebook.click("arcvq-next")
+    notebook.wait(lambda: "samp" in figure.evaluate(TITLE), "the next run did not come")
+    assert [len(trace.get("x", [])) for trace in notebook.data()] == [0, 0, 2, 2, 0, 0]
+    assert "Score so far" in figure.evaluate(SUMMARY)
+    notebook.click("arcvq-reset")
+    notebook.wait(lambda: notebook.data() == hidden, "reset did not bring the start back")

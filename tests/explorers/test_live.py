@@ -1,0 +1,429 @@
+"""The dashboard on a running `fit`: start, stop and wait, sliders that steer it, and a figure that follows."""
+
+import base64
+import io
+import math
+import threading
+import time
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+import traitlets
+from PIL import Image
+
+import arcvq
+from arcvq.explorers import LiveTraining
+from arcvq.explorers import live as module
+from arcvq.figures import live as view
+from arcvq.images import ImageData
+from tests.test_training import stripes
+
+STEPS = 40
+CODES = 16
+
+
+@pytest.fixture(scope="module")
+def images():
+    return ImageData("stripes", stripes(64, 0), stripes(16, 1), stripes(16, 2), ("across", "down"))
+
+
+def model(quantizer=None):
+    torch.manual_seed(3)
+    return arcvq.VQVAE(1, quantizer or arcvq.SphericalQuantizer(CODES, 4), hidden=8, residual_hidden=4)
+
+
+@pytest.fixture
+def make(images):
+    """Dashboards that are closed at the end of the test."""
+    made = []
+
+    def build(network=None, steps=STEPS, **settings):
+        fixed = {"batch_size": 8, "precision": "float32", "device": "cpu"}
+        made.append(LiveTraining(network or model(), images, steps=steps, **fixed | settings))
+        return made[-1]
+
+    yield build
+    for one in made:
+        one.close()
+
+
+@pytest.fixture
+def gate(monkeypatch):
+    """Training that waits before each step until it is let through: `gate(3)` lets three steps be taken."""
+    passes, taken = threading.Semaphore(0), threading.Semaphore(0)
+    advance = arcvq.training._Trainer.advance
+    listeners = module.LiveTraining._logged
+
+    def slowly(trainer):
+        assert passes.acquire(timeout=30)
+        advance(trainer)
+
+    def logged(live, run):
+        answer = listeners(live, run)
+        taken.release()
+        return answer
+
+    def let(steps):
+        passes.release(steps)
+        for _ in range(steps):
+            assert taken.acquire(timeout=30)
+
+    monkeypatch.setattr(arcvq.training._Trainer, "advance", slowly)
+    monkeypatch.setattr(module.LiveTraining, "_logged", logged)
+    let.open = lambda: passes.release(1000)
+    yield let
+    let.open()
+
+
+def rows(live, trace):
+    return np.stack([np.asarray(live.figure.data[trace][axis], float) for axis in "xy"], axis=1)
+
+
+def curve(live, column):
+    return rows(live, [name for *_, name in view.CURVES].index(column))
+
+
+def test_untouched_it_is_fit_and_the_model_given_stays_untrained(make, images):
+    network = model()
+    live = make(network, lr=0.01, seed=4)
+    assert live.run is None and not live.running
+    live.start()
+    run = live.wait()
+    alone = arcvq.fit(model(), images, steps=STEPS, batch_size=8, lr=0.01, seed=4, precision="float32", device="cpu",
+                      progress=False)
+    for name, tensor in alone.model.state_dict().items():
+        assert torch.equal(tensor, run.model.state_dict()[name]), name
+    assert run is live.run and not live.running and run.settings == alone.settings
+    assert run.history["step"].tolist() == list(range(1, STEPS + 1))
+    assert torch.equal(network.quantizer.codebook, model().quantizer.codebook) and network.quantizer.samp is None
+
+
+def test_the_figure_ends_with_every_row_and_the_codes_as_they_are(make):
+    live = make()
+    live.start()
+    history, samp = live.wait().history, live.run.model.quantizer.samp
+    for column in ("reconstruction", "margin", "psnr", "codes_used", "perplexity", "radius", "weight"):
+        np.testing.assert_allclose(curve(live, column), history[["step", column]], rtol=1e-6)
+    np.testing.assert_allclose(curve(live, "validation_psnr"), history[["step", "validation_psnr"]].dropna(), rtol=1e-6)
+    norms = np.sort(live.run.model.quantizer.codebook.detach().norm(dim=1).numpy())[::-1]
+    np.testing.assert_allclose(rows(live, view.NORMS)[:, 1], norms, rtol=1e-6)
+    assert rows(live, view.RADIUS_AHEAD)[-1] == pytest.approx([STEPS, samp.radius.value(STEPS)], rel=1e-5)
+    assert live.figure.layout.title.text.startswith(f"Step {STEPS} of {STEPS}: PSNR {history['psnr'].iloc[-1]:.1f} dB")
+    assert "Finished." in live.message.value
+
+
+def test_it_draws_while_it_trains_in_single_messages(make, gate, monkeypatch):
+    monkeypatch.setattr(module, "PAUSE", 0.0)
+    live, sent = make(), []
+    live.figure.observe(lambda change: change.new and sent.append(change.new), "_py2js_update")
+    live.start()
+    gate(3)
+    assert live.running and len(live.run.history) == 3 and curve(live, "psnr")[:, 0].tolist() == [1, 2, 3]
+    assert live.figure.layout.title.text.startswith("Step 3 of 40")
+    assert len(sent) == 3, "one for each row, and none at the start, as nothing differed"
+    assert rows(live, view.RADIUS_AHEAD)[0, 0] == 3
+
+
+def test_rows_that_come_fast_are_drawn_together_and_the_last_one_always(make, monkeypatch):
+    monkeypatch.setattr(module, "PAUSE", 1000.0)
+    live, sent = make(), []
+    live.figure.observe(lambda change: change.new and sent.append(change.new), "_py2js_update")
+    live.start()
+    live.wait()
+    assert len(sent) == 1 and len(curve(live, "psnr")) == STEPS
+
+
+@pytest.mark.parametrize("through", ["trait", "slider"])
+def test_the_weight_acts_from_the_next_step(make, gate, through):
+    live = make()
+    live.start()
+    gate(5)
+    before = live.model.quantizer.samp
+    if through == "slider":
+        live.controls["weight"].value = 4.0
+    else:
+        live.weight = 4.0
+    samp = live.model.quantizer.samp
+    assert samp is not before and samp.radius == before.radius and samp.margin == before.margin
+    gate.open()
+    history = live.wait().history
+    decay = np.exp(-14.75 / STEPS * history["step"])
+    factor = np.where(history["step"] <= 5, 1.0, 4.0)
+    np.testing.assert_allclose(history["weight"], factor * decay, rtol=1e-5)
+    assert live.run.model.quantizer.samp.weight.value(7) == pytest.approx(4 * math.exp(-14.75 * 7 / STEPS))
+
+
+def test_the_radius_goes_on_from_where_it_is_when_its_growth_changes(make, gate):
+    live = make()
+    live.start()
+    gate(10)
+    first = live.growth
+    assert first == 8.85 / STEPS
+    live.growth = 0.0
+    gate(5)
+    live.controls["growth"].value = 0.5
+    gate.open()
+    history = live.wait().history
+    exponent = np.cumsum([first] * 10 + [0.0] * 5 + [0.5] * (STEPS - 15))
+    np.testing.assert_allclose(np.log(history["radius"]), exponent, rtol=1e-5)
+    assert (live.run.model.quantizer.codebook.norm(dim=1) <= math.exp(exponent[-1]) * (1 + 1e-5)).all()
+
+
+def test_the_codes_are_held_by_the_steered_ball(make, gate):
+    live = make(growth=0.0, lr=0.05)
+    live.start()
+    gate.open()
+    norms = live.wait().model.quantizer.codebook.detach().norm(dim=1)
+    assert norms.max() == pytest.approx(1.0, abs=1e-5)
+    assert rows(live, view.BALL)[:, 1].tolist() == [1.0, 1.0] and live.figure.data[view.BALL].visible
+    assert "the ball of radius 1.00 holds" in live.figure.layout.meta["summary"]
+
+
+def test_a_slider_at_rest_shows_what_lies_ahead_and_holds_from_the_first_step(make):
+    live = make(weight=2.0)
+    steps, ahead = rows(live, view.WEIGHT_AHEAD).T
+    np.testing.assert_allclose(ahead, 2 * np.exp(-14.75 / STEPS * steps), rtol=1e-5)
+    live.growth = 0.1
+    steps, ahead = rows(live, view.RADIUS_AHEAD).T
+    np.testing.assert_allclose(ahead, np.exp(0.1 * steps), rtol=1e-5)
+    live.start()
+    history = live.wait().history
+    np.testing.assert_allclose(history["radius"], np.exp(0.1 * history["step"]), rtol=1e-5)
+    assert history["weight"].iloc[0] == pytest.approx(2 * math.exp(-14.75 / STEPS), rel=1e-5)
+
+
+def test_stop_ends_it_and_keeps_the_run(make, gate):
+    live = make()
+    live.start()
+    gate(6)
+    threading.Timer(0.1, gate.open).start()  # the step that `stop` waits for
+    live.stop()
+    assert not live.running
+    run = live.wait()
+    last = run.history["step"].iloc[-1]
+    assert run is live.run and 6 <= last < STEPS and len(curve(live, "psnr")) == len(run.history)
+    assert f"Stopped at step {last} of {STEPS}." in live.message.value and not run.model.training
+    live.stop()  # at rest nothing happens
+    assert live.run is run
+
+
+def test_it_can_be_started_again_from_the_same_start(make):
+    live = make()
+    live.start()
+    first = live.wait()
+    live.start()
+    second = live.wait()
+    assert first.model is not second.model
+    assert torch.equal(first.model.quantizer.codebook, second.model.quantizer.codebook)
+
+
+def test_a_second_start_is_one_clear_sentence(make, gate):
+    live = make()
+    live.start()
+    with pytest.raises(RuntimeError, match=r"training already; stop\(\) it before you start\(\) it again$"):
+        live.start()
+    live.buttons.children[0].click()  # a second quick click does no harm
+    gate.open()
+    live.wait()
+
+
+def test_buttons_start_stop_and_reset(make, gate):
+    live = make()
+    start, stop, reset = live.buttons.children[:3]
+    assert [one.description for one in (start, stop, reset)] == ["start", "stop", "reset"]
+    assert (start.disabled, stop.disabled) == (False, True)
+    before = [rows(live, trace) for trace in range(view.TILES)]
+    start.click()
+    gate(4)
+    assert live.running and (start.disabled, stop.disabled) == (True, False)
+    live.weight, live.growth = 3.0, 0.01
+    gate.open()
+    stop.click()
+    assert not live.running and (start.disabled, stop.disabled) == (False, True)
+    reset.click()
+    assert live.run is None and (live.weight, live.growth) == (1.0, 8.85 / STEPS)
+    assert live.model.quantizer.samp == arcvq.SAMP.for_run(STEPS) and live.message.value == ""
+    assert live.figure.layout.title.text == "Step 0 of 40"
+    for trace, drawn in enumerate(before):
+        np.testing.assert_array_equal(rows(live, trace), drawn)
+
+
+def test_reset_while_it_trains_ends_the_training(make, gate):
+    live = make()
+    live.start()
+    gate(2)
+    gate.open()
+    live.reset()
+    assert not live.running and live.run is None and int(live.model.quantizer.step) == 0
+
+
+def test_an_error_of_the_training_is_shown_and_raised(make, monkeypatch):
+    def broken(trainer):
+        raise FloatingPointError("the <b>loss</b> is nan")
+
+    live = make()
+    monkeypatch.setattr(arcvq.training._Trainer, "advance", broken)
+    live.start()
+    with pytest.raises(FloatingPointError, match="is nan"):
+        live.wait()
+    assert "the &lt;b&gt;loss&lt;/b&gt; is nan" in live.message.value and 'role="alert"' in live.message.value
+    assert not live.running and not live.buttons.children[0].disabled
+    monkeypatch.undo()
+    live.start()
+    assert len(live.wait().history) == STEPS
+
+
+def test_settings_that_fit_refuses_are_shown(make):
+    live = make(batch_size=65)
+    live.start()
+    with pytest.raises(ValueError, match="batch_size is 65; it must be at most 64"):
+        live.wait()
+    assert "batch_size is 65" in live.message.value and live.run is None
+
+
+def test_waiting_has_its_own_errors(make, gate):
+    live = make()
+    with pytest.raises(RuntimeError, match=r"no training to wait for; start\(\) it first"):
+        live.wait()
+    live.start()
+    with pytest.raises(TimeoutError, match=r"has not ended within 0\.05 s"):
+        live.wait(0.05)
+    gate.open()
+    assert len(live.wait(30).history) == STEPS
+
+
+def test_closing_stops_the_thread(make, gate):
+    live = make()
+    live.start()
+    gate(1)
+    gate.open()
+    live.close()
+    assert not live.running and len(live.run.history) < STEPS
+
+
+@pytest.mark.parametrize("quantizer", [arcvq.EuclideanQuantizer, arcvq.EMAQuantizer, arcvq.ContinuousQuantizer])
+def test_a_quantizer_without_samp_trains_and_its_sliders_are_off(make, quantizer):
+    live = make(model(quantizer(CODES, 4)))
+    assert live.controls["weight"].disabled and live.controls["growth"].disabled
+    says = f"This {quantizer.__name__} has no margin loss to weigh and no ball that grows exponentially."
+    assert says in live.message.value
+    for name in ("weight", "growth"):
+        with pytest.raises(ValueError, match=f"{name} is 0.5, but this quantizer has no"):
+            setattr(live, name, 0.5)
+    live.start()
+    assert len(live.wait().history) == STEPS and says in live.message.value
+    assert not live.figure.data[view.BALL].visible and not len(curve(live, "radius"))
+    live.reset()
+
+
+@pytest.mark.parametrize(("samp", "off"), [
+    (arcvq.SAMP(weight=None), ["weight"]), (arcvq.SAMP(radius=None), ["growth"]),
+    (arcvq.SAMP(radius=arcvq.WarmUp(1.0, 5.0, 20)), ["growth"]), (arcvq.SAMP(weight=arcvq.Adaptive(0.1, 1.0)), []),
+    (arcvq.SAMP(radius=arcvq.Exponential(3.0)), ["growth"]), (arcvq.SAMP(radius=arcvq.Exponential(-0.01)), ["growth"]),
+])
+def test_what_a_samp_lacks_cannot_be_steered_and_the_rest_can(make, samp, off):
+    live = make(model(arcvq.SphericalQuantizer(CODES, 4, samp)))
+    assert [name for name, control in live.controls.items() if control.disabled] == off
+    if "weight" not in off:
+        live.weight = 3.0
+        assert live.model.quantizer.samp.weight == samp.weight.times(3.0)
+    live.start()
+    live.wait()
+    assert live.run.model.quantizer.samp.radius == samp.radius
+
+
+def test_a_value_out_of_range_is_named(make):
+    live = make()
+    with pytest.raises(traitlets.TraitError, match="weight"):
+        live.weight = 11.0
+    with pytest.raises(ValueError, match=r"growth is 2\.1; in a run of 40 steps it must be at most 2"):
+        live.growth = 2.1
+    with pytest.raises(ValueError, match="'out' is no setting of LiveTraining"):
+        make(out="somewhere")
+    with pytest.raises(ValueError, match="steps is 0"):
+        make(steps=0)
+
+
+def test_every_growth_on_the_slider_can_be_set(make):
+    for steps in (7, 160, 2999, 29_500):
+        live = make(steps=steps)
+        live.controls["growth"].value = live.controls["growth"].max
+        assert live.growth == pytest.approx(75 / steps, rel=1e-5)
+
+
+def test_a_long_run_has_a_row_every_25_steps_so_that_it_stops_soon(make, monkeypatch):
+    told = []
+    monkeypatch.setattr(module, "fit", lambda *args, **settings: told.append(settings["log_every"]) or 1 / 0)
+    for steps in (1, 160, 29_500):
+        live = make(steps=steps)
+        live.start()
+        with pytest.raises(ZeroDivisionError):
+            live.wait()
+    assert told == [1, 2, 25]
+
+
+def test_a_message_of_the_browser_waits_while_the_figure_is_drawn(make):
+    live, done = make(), threading.Event()
+    answer = threading.Thread(target=lambda: (live.figure.set_state({"_js2py_layoutDelta": None}), done.set()))
+    with live._lock:
+        answer.start()
+        assert not done.wait(0.2)
+    assert done.wait(10)
+    answer.join()
+
+
+def test_sliders_moved_while_it_trains_never_tear_it(make):
+    live = make(steps=30)
+    live.start()
+    values, generator = [], np.random.default_rng(0)
+    while live.running:
+        live.weight, live.growth = (float(number) for number in generator.random(2).round(3))
+        values.append((live.weight, live.growth))
+        time.sleep(0.002)
+    history = live.wait().history
+    assert len(values) > 5 and len(history) == 30
+    growths = np.diff(np.log(history["radius"]))
+    assert (growths > -1e-4).all() and (growths < 1.01).all(), "no jump, whatever the sliders did"
+
+
+def test_the_code_makes_the_same_dashboard(make, images):
+    live = make(weight=2.5)
+    again = eval(live.code(), {"LiveTraining": LiveTraining, "model": model(), "images": images})
+    assert again.settings() == live.settings() and again.options == live.options and again.steps == live.steps
+
+
+def test_headless_it_is_a_still_of_the_run(make, monkeypatch):
+    live = make()
+    live.start()
+    live.wait()
+    monkeypatch.setenv("PLOTLY_RENDERER", "plotly_mimetype")
+    monkeypatch.setattr("plotly.io.renderers.default", "plotly_mimetype")
+    still = live._repr_mimebundle_()["application/vnd.plotly.v1+json"]
+    assert still["layout"]["title"]["text"].startswith("Step 40 of 40") and still["data"][view.TILES]["source"]
+
+
+@pytest.mark.parametrize(("codes", "shape"), [(1, (1, 1, 8, 8)), (2000, (3, 3, 256, 256))])
+def test_the_figure_needs_no_widget_and_draws_one_code_and_large_images(codes, shape):
+    images, norms = torch.rand(shape) * 2 - 1, np.linspace(0.5, 2.0, codes)
+    moment = view.Moment(1, pd.DataFrame(), norms, arcvq.SAMP(radius=arcvq.Exponential(1.0, 0.9)), images, -images)
+    figure = view.live_picture(moment)
+    assert figure.data[view.NORMS].x[-1] == codes and len(figure.data[view.NORMS].x) <= 512
+    assert figure.data[view.BALL].y.tolist() == pytest.approx([0.9, 0.9])
+    held = np.mean(norms >= 0.999 * 0.9)
+    assert f"the ball of radius 0.90 holds {held:.0%} of the codes" in figure.layout.meta["summary"]
+    png = base64.b64decode(figure.data[view.TILES].source.partition(",")[2])
+    pixels = np.asarray(Image.open(io.BytesIO(png)).convert("RGB"), int)
+    assert pixels.shape[:2] == (2 * (min(64, shape[2]) + 2), shape[0] * (min(64, shape[3]) + 2))
+    first = ((images[0, :, :: max(1, shape[2] // 64), :: max(1, shape[3] // 64)] + 1) * 127.5).round()
+    size = first.shape[1]
+    np.testing.assert_array_equal(pixels[1 : size + 1, 1 : size + 1], first.expand(3, -1, -1).permute(1, 2, 0))
+    np.testing.assert_allclose(pixels[size + 3 : -1, 1 : size + 1], 255 - pixels[1 : size + 1, 1 : size + 1], atol=1)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_it_trains_on_the_gpu(make):
+    live = make(device="cuda")
+    live.start()
+    assert live.wait().model.quantizer.codebook.device.type == "cuda" and len(curve(live, "psnr")) == STEPS
