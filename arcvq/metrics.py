@@ -1,12 +1,14 @@
 """How close reconstructed images are to their originals; images (B, C, H, W), by default in [-1, 1]."""
 
 import math
+from pathlib import Path
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 SSIM_WINDOW = 11  # pixels: a Gaussian of standard deviation 1.5 (Wang et al. 2004)
+VGG = "https://download.pytorch.org/models/vgg16-397923af.pth"
 
 
 def l1(images: Float[Tensor, "B C H W"], reference: Float[Tensor, "B C H W"]) -> float:
@@ -43,6 +45,31 @@ def ssim(images: Float[Tensor, "B C H W"], reference: Float[Tensor, "B C H W"],
                          f"got {height} x {width}")
     similarities = structural_similarity_index_measure(images, reference, data_range=float(data_range))
     return torch.as_tensor(similarities).item()
+
+
+def lpips(images: Float[Tensor, "B C H W"], reference: Float[Tensor, "B C H W"]) -> float:
+    """Learned perceptual distance (Zhang et al. 2018; torchmetrics), from 0: the mean of each image's own value.
+
+    Through VGG-16, as in the CVQ-VAE evaluation (AlexNet needs more than 28 x 28 pixels). Images are in [-1, 1] and
+    clipped to it; grey counts as equal RGB. Raises FileNotFoundError, without trying to fetch them, if VGG's weights
+    are missing.
+    """
+    images, reference = (x.float().clamp(-1, 1).expand(-1, 3, -1, -1) for x in _checked(images, reference))
+    pretrained_weights(VGG, "LPIPS")
+    from torchmetrics.image.lpip import LearnedPerceptualImagePatchSimilarity
+
+    distance = LearnedPerceptualImagePatchSimilarity("vgg").to(images.device)
+    for pair in zip(images.split(64), reference.split(64), strict=True):
+        distance.update(*pair)
+    return distance.compute().item()
+
+
+def pretrained_weights(url: str, measure: str) -> Path:
+    """Where torch.hub keeps the weights that a measure needs; FileNotFoundError says how to get them if it has none."""
+    path = Path(torch.hub.get_dir()) / "checkpoints" / url.rsplit("/", 1)[1]
+    if not path.is_file():
+        raise FileNotFoundError(f"{measure} needs weights that are not here: curl -L --create-dirs -o '{path}' {url}")
+    return path
 
 
 def _checked(images: Tensor, reference: Tensor, data_range: float | int = 2.0) -> tuple[Tensor, Tensor]:

@@ -1,4 +1,5 @@
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -6,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from arcvq.metrics import l1, psnr, ssim
+from arcvq.metrics import l1, lpips, psnr, ssim
 
 
 def images(count=3, channels=1, height=16, width=20, seed=0):
@@ -98,6 +99,36 @@ def test_no_gradient_is_asked_for():
     assert isinstance(psnr(a, images(seed=2)), float) and isinstance(ssim(a, images(seed=2)), float)
 
 
+@pytest.fixture
+def untrained_vgg(monkeypatch, tmp_path):
+    """VGG-16 without its learned weights: LPIPS is then a distance still, though not the published one."""
+    import torchvision
+    from torchvision.models.vgg import cfgs, make_layers
+
+    vgg = SimpleNamespace(features=make_layers(cfgs["D"]).eval())
+    monkeypatch.setattr(torchvision.models, "vgg16", lambda weights: vgg)
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    (tmp_path / "hub" / "checkpoints").mkdir(parents=True)
+    (tmp_path / "hub" / "checkpoints" / "vgg16-397923af.pth").touch()
+
+
+def test_lpips_is_the_mean_over_images_of_a_distance_that_grows_with_the_change(untrained_vgg):
+    a, noise = images(66, 1, 16, 16, seed=1).clamp(-0.5, 0.5), images(66, 1, 16, 16, seed=2)
+    small, large = lpips(a + 0.1 * noise, a), lpips(a + 0.5 * noise, a)
+    assert lpips(a, a) == 0 < small < large
+    parts = [lpips((a + 0.5 * noise)[part], a[part]) for part in (slice(0, 6), slice(6, 66))]
+    assert large == pytest.approx((6 * parts[0] + 60 * parts[1]) / 66, rel=1e-4)
+    colour = [x.expand(-1, 3, -1, -1).contiguous() for x in (a[:6] + 0.5 * noise[:6], a[:6])]
+    assert lpips(*colour) == pytest.approx(parts[0], rel=1e-5), "grey is equal RGB"
+    assert lpips(a[:2] * 9, a[:2]) == pytest.approx(lpips((a[:2] * 9).clamp(-1, 1), a[:2]), rel=1e-6)
+
+
+def test_lpips_says_at_once_which_weights_are_missing(monkeypatch, tmp_path):
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    with pytest.raises(FileNotFoundError, match=f"LPIPS needs weights that are not here: curl .*{tmp_path}.*vgg16"):
+        lpips(images(), images())
+
+
 @pytest.mark.parametrize("height, width", [(10, 20), (20, 8), (1, 1)])
 def test_images_smaller_than_the_window_are_refused(height, width):
     small = images(2, 1, height, width)
@@ -105,13 +136,13 @@ def test_images_smaller_than_the_window_are_refused(height, width):
         ssim(small, small)
 
 
-@pytest.mark.parametrize("metric", [psnr, ssim, l1])
+@pytest.mark.parametrize("metric", [psnr, ssim, l1, lpips])
 def test_images_of_different_shapes_are_refused(metric, unchecked):
     with pytest.raises(ValueError, match=r"same shape, got \(3, 1, 16, 20\) and \(1, 1, 16, 20\)"):
         metric(images(3), images(1))
 
 
-@pytest.mark.parametrize("metric", [psnr, ssim, l1])
+@pytest.mark.parametrize("metric", [psnr, ssim, l1, lpips])
 def test_an_empty_batch_is_refused(metric):
     with pytest.raises(ValueError, match=r"not empty, got \(0, 1, 16, 20\)"):
         metric(images(0), images(0))
