@@ -171,7 +171,8 @@ class VQVAE(
             config = json.loads((folder / "config.json").read_text())
             if config.pop("format", None) != FORMAT:
                 raise ValueError(f"it is not of format {FORMAT}, the one that this arcvq reads")
-            model = cls(quantizer=Quantizer.from_config(config.pop("quantizer")), **config)
+            with torch.random.fork_rng(devices=[]):  # the weights that are drawn here are not kept
+                model = cls(quantizer=Quantizer.from_config(config.pop("quantizer")), **config)
             load_model(model, str(folder / "model.safetensors"))
             return model.eval()
         except Exception as error:

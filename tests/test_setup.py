@@ -20,7 +20,8 @@ REQUIREMENTS = [
     for lines in (PROJECT["dependencies"], *PROJECT["optional-dependencies"].values())
     for line in lines
 ]
-CONDA_NAMES = {"torch": "pytorch", "kaleido": "python-kaleido", "playwright": "playwright-python"}  # where conda-forge calls a package otherwise
+# Where conda-forge calls a package otherwise.
+CONDA_NAMES = {"torch": "pytorch", "kaleido": "python-kaleido", "playwright": "playwright-python"}
 
 
 def pins() -> dict[str, str]:
@@ -58,7 +59,8 @@ def test_the_wheel_holds_the_whole_package_and_the_command(tmp_path):
     with zipfile.ZipFile(next(tmp_path.glob("arcvq-*.whl"))) as wheel:
         inside = {name for name in wheel.namelist() if name.startswith("arcvq/")}
         command = wheel.read(next(name for name in wheel.namelist() if name.endswith("entry_points.txt"))).decode()
-    files = {str(p.relative_to(ROOT)) for p in (ROOT / "arcvq").rglob("*") if p.suffix in (".py", ".css", ".js", ".typed")}
+    kinds = (".py", ".css", ".js", ".typed")
+    files = {str(p.relative_to(ROOT)) for p in (ROOT / "arcvq").rglob("*") if p.suffix in kinds}
     assert inside == files and {"arcvq/report.css", "arcvq/explorers/playground.js"} <= inside
     assert "arcvq = arcvq.cli:main" in command
 

@@ -157,3 +157,10 @@ def test_other_files_are_refused_as_the_authors_checkpoints(tmp_path):
 def test_bad_input_is_refused_in_one_sentence(call, message, unchecked):
     with pytest.raises(ValueError, match=message):
         call(small())
+
+
+def test_opening_a_model_leaves_the_callers_random_numbers_alone(tmp_path):
+    VQVAE(1, CosineQuantizer(4, 2), hidden=4, residual_hidden=2).save_pretrained(tmp_path)
+    before = torch.get_rng_state()
+    VQVAE.from_pretrained(tmp_path)
+    assert torch.equal(torch.get_rng_state(), before)

@@ -58,7 +58,7 @@ class RadiusExplorer(Explorer):
     def _limit_step(self, _: Any = None) -> None:
         if hasattr(self, "controls"):
             self.step, control = min(self.step, self.run_length), self.controls["step"]
-            with control.hold_sync():  # one message, or the browser moves the old value to the new grid and sends it back
+            with control.hold_sync():  # one message, else the browser sends the old value back, moved to the new grid
                 control.max, control.step, control.value = self.run_length, max(1, self.run_length // 100), self.step
 
 
