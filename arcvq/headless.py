@@ -18,6 +18,7 @@ from arcvq.report import NotebookResult
 
 _VERSIONS = ("arcvq", "torch", "torchvision", "plotly", "jupyterlab")
 # Live figures as plotly's own type: its HTML renderers would put 5 MB of plotly.js into each notebook.
+HEADLESS = {"unlocked": True}  # nobody is there to guess first
 KERNEL_ENVIRONMENT = {"PLOTLY_RENDERER": "plotly_mimetype", "PYDEVD_DISABLE_FILE_VALIDATION": "1"}
 KERNEL_ARGUMENTS = ["--IPKernelApp.log_level=50"]  # its own words would fall between ours
 
@@ -98,7 +99,7 @@ def _find(name: str) -> Path:
 def plan_parameters(
     notebooks: Sequence[Path], parameters: Mapping[str, Any], shared: Mapping[str, Any]
 ) -> dict[Path, dict[str, Any]]:
-    """What each notebook gets: all of `shared`, and of `parameters` what it knows, in its default's type.
+    """What each notebook gets: all of `shared`, and of `HEADLESS` and `parameters` what it knows, in its own type.
 
     Raises ValueError for a name that no notebook has, a shared name that one lacks, a value of another type.
     """
@@ -115,7 +116,7 @@ def plan_parameters(
     if unknown := sorted(set(parameters) - set(names)):
         known = ", ".join(names) or "none"
         raise ValueError(f"no chosen notebook has a parameter {unknown[0]!r}; their parameters are: {known}")
-    given = {**parameters, **shared}
+    given = {**HEADLESS, **parameters, **shared}
     return {
         path: {name: _typed(path, name, given[name], own[name]) for name in own if name in given}
         for path, own in defaults.items()

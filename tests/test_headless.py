@@ -250,3 +250,9 @@ def test_without_any_notebooks_one_sentence_says_so(tmp_path, monkeypatch):
     monkeypatch.setattr(headless, "__file__", str(tmp_path / "site" / "arcvq" / "headless.py"))
     with pytest.raises(FileNotFoundError, match="no folder notebooks/ was found"):
         headless.find_notebooks()
+
+
+def test_a_game_is_unlocked_where_nobody_is_there_to_guess(tmp_path):
+    path = write_notebook(tmp_path / "game.ipynb", parameters="unlocked = False")
+    assert headless.plan_parameters([path], {}, {})[path] == {"unlocked": True}
+    assert headless.plan_parameters([path], {"unlocked": "false"}, {})[path] == {"unlocked": False}
