@@ -1,9 +1,10 @@
 """arcvq: spherical vector quantization with an arccosine margin (ArcVQ-VAE, arXiv 2605.13517), to learn and to use."""
 
-from arcvq import geometry
+from arcvq import geometry, priors
 from arcvq.devices import choose_device
 from arcvq.geometry import describe
 from arcvq.images import ImageData, ImageSplit, load_images
+from arcvq.priors import complete, fit_prior, sample
 from arcvq.quantizers import (
     QUANTIZERS,
     ContinuousQuantizer,
@@ -52,13 +53,17 @@ __all__ = [
     "arc_margin_loss",
     "ball_radius",
     "choose_device",
+    "complete",
     "describe",
     "evaluate",
     "fit",
+    "fit_prior",
     "geometry",
     "load_images",
     "nearest_code",
+    "priors",
     "project_to_ball_",
     "rescale_codes_",
+    "sample",
     "train",
 ]

@@ -1,5 +1,6 @@
 """The command `arcvq`: run the notebooks, train a model, see whether everything is in place."""
 
+import math
 import platform
 import sys
 from collections.abc import Iterator
@@ -41,6 +42,7 @@ _device = click.option("--device", help="auto, cpu, cuda, cuda:1, mps  [default:
 _dataset = click.option("--dataset", help="digits, photos, mnist, ..., or folder:PATH")
 _profile = click.option("--profile", help="quick, standard or paper: how long and how large")
 _seed = click.option("--seed", type=int)
+_folder = click.Path(exists=True, file_okay=False)
 
 
 @main.command()
@@ -101,6 +103,40 @@ def train_one(profile: str | None, device: str | None, **changes: Any) -> None:
     for name, value in evaluate(finished.model, images.validation).items():
         click.echo(f"{name:20} {value:.4g}")
     click.echo(f"{finished.seconds:.0f} s of training; the run is kept in {root / 'runs'}")
+
+
+@main.command()
+@click.option("--model", "model_folder", required=True, type=_folder, help="Folder of a trained VQ-VAE.")
+@click.option("--prior", "prior_folder", required=True, type=_folder, help="Folder of a prior over its tokens.")
+@click.option("-n", "count", type=int, default=64, help="Images to draw.")
+@click.option("--out", type=click.Path(path_type=Path, dir_okay=False), default="samples.png", help="The PNG.")
+@click.option("--temperature", type=float, default=1.0, help="Above 0; below 1 draws likelier tokens.")
+@click.option("--top-k", type=int, help="Draw only among the k likeliest codes.")
+@click.option("--top-p", type=float, help="Draw only among the likeliest codes that reach this probability.")
+@click.option("--label", type=int, help="Class of all images, for a prior with classes.")
+@click.option("--seed", type=int, default=0)
+@_device
+def sample(model_folder: str, prior_folder: str, count: int, out: Path, label: int | None, seed: int,
+           device: str | None, **choice: Any) -> None:
+    """Draw images from a prior and write them as one PNG, in rows."""
+    import torch
+    from PIL import Image
+    from torchvision.utils import make_grid
+
+    from arcvq.checkpoints import write_whole
+    from arcvq.devices import choose_device
+    from arcvq.images import to_uint8
+    from arcvq.priors import Prior
+    from arcvq.priors import sample as draw
+    from arcvq.vqvae import VQVAE
+
+    chosen = choose_device(device or "auto")
+    model, prior = VQVAE.from_pretrained(model_folder).to(chosen), Prior.from_pretrained(prior_folder).to(chosen)
+    images = draw(model, prior, count, **choice, labels=label, generator=torch.Generator().manual_seed(seed))
+    grid = make_grid(to_uint8(images.cpu()), nrow=math.ceil(math.sqrt(count)), padding=2, pad_value=255)
+    picture = Image.fromarray(grid.permute(1, 2, 0).numpy())
+    write_whole(out, lambda path: picture.save(path, format="PNG"))
+    click.echo(f"{out.resolve()}: {count} images")
 
 
 @main.command("export-explorers")

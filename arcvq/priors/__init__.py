@@ -1,0 +1,50 @@
+"""Priors over the tokens of a VQ-VAE: fit one, measure it in bits, draw images from it and complete images with it."""
+
+from arcvq.priors.base import NetworkPrior, Prior, State, fingerprint
+from arcvq.priors.baselines import BigramPrior, HistogramPrior
+from arcvq.priors.fitting import (
+    PriorRun,
+    TokenSplit,
+    bits_per_image,
+    bits_per_token,
+    encode_split,
+    fit_prior,
+    fit_tokens,
+)
+from arcvq.priors.pixelcnn import PixelCNN
+from arcvq.priors.runs import PRIORS, PriorSettings, train_prior
+from arcvq.priors.sampling import Step, complete, complete_tokens, next_probabilities, sample, sample_tokens, steps
+from arcvq.priors.tokens import FreeTokens, TiedTokens, match_parameters, parameter_count
+from arcvq.priors.transformer import TransformerPrior
+
+__all__ = [
+    "PRIORS",
+    "BigramPrior",
+    "FreeTokens",
+    "HistogramPrior",
+    "NetworkPrior",
+    "PixelCNN",
+    "Prior",
+    "PriorRun",
+    "PriorSettings",
+    "State",
+    "Step",
+    "TiedTokens",
+    "TokenSplit",
+    "TransformerPrior",
+    "bits_per_image",
+    "bits_per_token",
+    "complete",
+    "complete_tokens",
+    "encode_split",
+    "fingerprint",
+    "fit_prior",
+    "fit_tokens",
+    "match_parameters",
+    "next_probabilities",
+    "parameter_count",
+    "sample",
+    "sample_tokens",
+    "steps",
+    "train_prior",
+]

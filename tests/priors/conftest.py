@@ -1,0 +1,23 @@
+import pytest
+import torch
+
+from arcvq.priors import PixelCNN, TransformerPrior
+
+MAKERS = {
+    "pixelcnn": lambda **changes: PixelCNN(**{"num_codes": 5, "grid": (3, 4), "width": 8, "layers": 3, **changes}),
+    "transformer": lambda **changes: TransformerPrior(
+        **{"num_codes": 5, "grid": (3, 4), "width": 8, "layers": 2, "heads": 4, **changes}
+    ),
+}
+
+
+@pytest.fixture(params=MAKERS)
+def make(request):
+    """Makes a small prior of either kind; keywords change its settings."""
+    return MAKERS[request.param]
+
+
+@pytest.fixture(params=["free", "tied"])
+def kind(request):
+    """Settings for free tokens and for tokens tied to a codebook (5, 3)."""
+    return {"codebook": None if request.param == "free" else torch.randn(5, 3)}
