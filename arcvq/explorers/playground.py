@@ -180,8 +180,11 @@ class Playground(Explorer):
                                    showlegend=False, row=row, col=3)
                 figure.update_yaxes(title_text=title, rangemode="tozero", row=row, col=3)
         figure.update_xaxes(title_text="step", row=3, col=3)
-        return figures.finish(figure, {}, "Codes learning on the sphere", self.simulation.summary(), width=1200,
-                              height=560, left=10)
+        figures.finish(figure, {}, "Codes learning on the sphere", self.simulation.summary(), width=1200, height=580,
+                       left=10)
+        figure.layout.annotations[-1].yshift += 20  # the names of the spheres stand below the caption
+        figure.layout.margin.t += 20
+        return figure
 
     def code(self) -> str:
         """The settings, and what else makes this playground, as a line of Python."""
