@@ -17,7 +17,7 @@ from arcvq.samp import project_to_ball_
 from arcvq.schedules import Exponential
 
 PAPER_STEPS = 29_500  # the run that the published growth was tuned to
-WIDTH, HEIGHT, SIDE, RANKS = 920, 600, 24, 512
+WIDTH, HEIGHT, SIDE, RANKS = 860, 600, 24, 512
 TOP = 1e4  # the radius axis: the paper's ball ends at 6,974
 # The traces that move, in the order in which they are drawn.
 INSIDE, HELD, BALL, FREE, BOUND, PER_STEP, SCALED, LONGEST, NOW, RELEASE = range(10)
@@ -138,4 +138,4 @@ def _axes(figure: go.Figure, codes: Codes) -> None:
         xaxis={"domain": [0.64, 1], "title_text": "codes, the longest first", "range": [1, max(2, count)]},
         yaxis={"domain": [0.6, 0.98], "title_text": "norm", "range": [0, 1.04 * extent]},
         xaxis2={"domain": [0.64, 1], "title_text": "step", "anchor": "y2"},
-        yaxis2={"domain": [0, 0.4], "title_text": "radius M(t)", "range": [-0.15, top], "anchor": "x2"} | theme.LOG)
+        yaxis2={"domain": [0, 0.4], "title_text": "radius M(t)", "range": [-0.15, top], "anchor": "x2"} | theme.LOG | {"dtick": 1})

@@ -17,7 +17,7 @@ from arcvq.samp import arc_margin_loss
 
 Number = float | int
 ARROWS, LONGEST = 512, 0.3  # arrows of a group at most, the longest first; the length of the longest
-WIDTH, HEIGHT, SIDE = 920, 560, 24  # pixels
+WIDTH, HEIGHT, SIDE = 860, 540, 24  # pixels
 THETA = np.linspace(0, np.pi, 181)
 # The traces that move, in the order in which they are drawn.
 PULLED, PUSHED, NEAR, FAR, CAP, WIDER, SHIFTED, BEYOND, TURN, POSITIVES = range(10)

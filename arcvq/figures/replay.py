@@ -20,7 +20,7 @@ from arcvq.figures.theme import array, colours, finish, thin, vectors
 from arcvq.quantizers import SphericalQuantizer
 from arcvq.training import Run
 
-CURVES, WIDTH = ("codes_used", "perplexity", "psnr"), 900  # columns of the history, pixels
+CURVES, WIDTH = ("codes_used", "perplexity", "psnr"), 860  # columns of the history, pixels
 UNUSED, USED, BALL = range(3)  # the traces of each run, which come before all curves
 
 
