@@ -6,11 +6,12 @@ Every figure takes `title`, `summary`, `width` and `height` (pixels) by name in 
 from arcvq.figures.codebook import angle_histogram, norm_against_usage, norm_histogram, usage_bars
 from arcvq.figures.curves import bars, history_curves, lines, schedule_curves
 from arcvq.figures.images import image_grid, reconstruction_grid
+from arcvq.figures.priors import mask_picture, place_maps
 from arcvq.figures.projection import code_map, code_maps, projected_sphere, token_map, with_patch
 from arcvq.figures.sphere import gradient_circle, gradient_sphere, sphere
 from arcvq.figures.theme import METHOD_COLOURS, PALETTE, TEMPLATE, colours, finish, summary
 
 __all__ = ["METHOD_COLOURS", "PALETTE", "TEMPLATE", "angle_histogram", "bars", "code_map", "code_maps", "colours",
            "finish", "gradient_circle", "gradient_sphere", "history_curves", "image_grid", "lines",
-           "norm_against_usage", "norm_histogram", "projected_sphere", "reconstruction_grid", "schedule_curves",
-           "sphere", "summary", "token_map", "usage_bars", "with_patch"]
+           "mask_picture", "norm_against_usage", "norm_histogram", "place_maps", "projected_sphere",
+           "reconstruction_grid", "schedule_curves", "sphere", "summary", "token_map", "usage_bars", "with_patch"]

@@ -11,6 +11,7 @@ from arcvq.priors.fitting import (
     fit_prior,
     fit_tokens,
 )
+from arcvq.priors.influence import influence
 from arcvq.priors.pixelcnn import PixelCNN
 from arcvq.priors.runs import PRIORS, PriorSettings, train_prior
 from arcvq.priors.sampling import Step, complete, complete_tokens, next_probabilities, sample, sample_tokens, steps
@@ -40,6 +41,7 @@ __all__ = [
     "fingerprint",
     "fit_prior",
     "fit_tokens",
+    "influence",
     "match_parameters",
     "next_probabilities",
     "parameter_count",
