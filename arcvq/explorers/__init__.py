@@ -9,6 +9,7 @@ from arcvq.explorers.margin import MarginExplorer
 from arcvq.explorers.playground import Playground
 from arcvq.explorers.radius import RadiusExplorer
 from arcvq.explorers.replay import TrainingReplay
+from arcvq.explorers.sampling import SamplingExplorer
 
 __all__ = ["CodeInspector", "CodeMap", "CollapseGame", "Explorer", "LiveTraining", "MarginExplorer", "Playground",
-           "RadiusExplorer", "TrainingReplay"]
+           "RadiusExplorer", "SamplingExplorer", "TrainingReplay"]
