@@ -1,6 +1,6 @@
 """A playground: codes learn live on the sphere, under SAMP and as plain VQ beside it, and the reader may interfere.
 
-It is the one explorer that is not plotly: a canvas of its own draws several times as many frames a second, and lets
+It is the one explorer that is not plotly: a canvas of its own draws almost three times as many frames a second, and lets
 the reader take a code by hand. Headless, the still is a plotly figure like every other.
 """
 
