@@ -1,7 +1,7 @@
 """A playground: codes learn live on the sphere, under SAMP and as plain VQ beside it, and the reader may interfere.
 
-It is the one explorer that is not plotly: a canvas of its own draws almost three times as many frames a second, and lets
-the reader take a code by hand. Headless, the still is a plotly figure like every other.
+It is the one explorer that is not plotly: a canvas of its own draws almost three times as many frames a second, and
+lets the reader take a code by hand. Headless, the still is a plotly figure like every other.
 """
 
 import asyncio

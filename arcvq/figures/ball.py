@@ -138,4 +138,5 @@ def _axes(figure: go.Figure, codes: Codes) -> None:
         xaxis={"domain": [0.64, 1], "title_text": "codes, the longest first", "range": [1, max(2, count)]},
         yaxis={"domain": [0.6, 0.98], "title_text": "norm", "range": [0, 1.04 * extent]},
         xaxis2={"domain": [0.64, 1], "title_text": "step", "anchor": "y2"},
-        yaxis2={"domain": [0, 0.4], "title_text": "radius M(t)", "range": [-0.15, top], "anchor": "x2"} | theme.LOG | {"dtick": 1})
+        yaxis2=theme.LOG | {"domain": [0, 0.4], "title_text": "radius M(t)", "range": [-0.15, top], "anchor": "x2",
+                            "dtick": 1})
