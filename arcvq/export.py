@@ -26,12 +26,12 @@ def export_explorers(path: str | Path, *, device: str = "auto", progress: bool =
     """
     runs = {name: train(RunSettings.for_profile("quick", quantizer=name, num_codes=128, dim=3), device=device,
                         progress=progress) for name in ("plain", "samp")}
-    replay = TrainingReplay(runs)
+    replay, ball = TrainingReplay(runs), RadiusExplorer()
     sections = [
         ("Margin", "How the margin loss moves latents around one code, as the margin grows.",
          moved(MarginExplorer(), "margin", [round(value, 2) for value in np.arange(0, 1.51, 0.05).tolist()], "rad")),
-        ("Radius", "The growing ball after 2,000 of 29,500 steps: which codes it clips, as it grows faster.",
-         moved(RadiusExplorer(), "growth", np.geomspace(1e-5, 1e-2, 25).round(7).tolist(), "per step")),
+        ("Radius", f"The growing ball after {ball.step:,} of {ball.run_length:,} steps: which codes it clips, as it "
+         "grows faster.", moved(ball, "growth", np.geomspace(1e-5, 1e-2, 25).round(7).tolist(), "per step")),
         ("A training run", "Plain VQ and SAMP from the same start, step by step.", moved(replay, "step", replay.steps)),
     ]
     return write_page(path, sections)

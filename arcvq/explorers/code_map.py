@@ -17,8 +17,9 @@ IMAGES = 1000  # that usage and classes are counted on, at most
 class CodeMap(Explorer):
     """UMAP of a model's code angles in `dim` (2 or 3) dimensions, and the chosen code as it decodes alone.
 
-    Usage and classes are counted on the first 1,000 test images. Click a code, or set `chosen`. `used_only` leaves out
-    codes that no image uses. Coordinates are cached: a setting that was seen before costs nothing.
+    Usage and classes are counted on the first 1,000 test images. Click a code, or set `chosen`; the code under the
+    pointer is decoded as long as the pointer stays. `used_only` leaves out codes that no image uses. Coordinates are
+    cached: a setting that was seen before costs nothing.
     """
 
     colour = traitlets.Enum(("usage", "norm", "class", "cluster"), "usage").tag(label="colour")
@@ -34,11 +35,14 @@ class CodeMap(Explorer):
         count, labels = len(self.codebook), images.test.labels[some]
         self.usage, self.norms = geometry.usage_counts(indices.cpu(), count), geometry.norms(self.codebook)
         self.owners = projections.dominant_classes(indices, labels, count)
+        self._pointed: int | None = None
         longest = int((self.norms * (self.usage > 0)).argmax())
         super().__init__(**{"chosen": longest} | settings)
         self.controls["chosen"].max = count - 1
         for trace in self.figure.data[:2]:
             trace.on_click(self._clicked)
+            trace.on_hover(self._point)
+            trace.on_unhover(lambda *_: self._point())
 
     @traitlets.validate("chosen")
     def _known(self, proposal: Any) -> int:
@@ -54,8 +58,9 @@ class CodeMap(Explorer):
         seen = projections.umap_angles(self.codebook[rows], self.dim, seed=self.seed, neighbors=self.neighbors)
         hover = {"usage": self.usage[rows], "norm": self.norms[rows]}
         picture = figures.code_map(seen, **self._colour(rows), hover=hover, indices=rows.numpy(), chosen=self.chosen)
-        grid = torch.full((1, 3, 3), self.chosen, device=self.model.quantizer.codebook.device)
-        return figures.with_patch(picture, self.model.decode(grid)[0].cpu(), f"code {self.chosen}, decoded")
+        drawn = self.chosen if self._pointed is None else self._pointed
+        grid = torch.full((1, 3, 3), drawn, device=self.model.quantizer.codebook.device)
+        return figures.with_patch(picture, self.model.decode(grid)[0].cpu(), f"code {drawn}, decoded")
 
     def _colour(self, rows: torch.Tensor) -> dict[str, Any]:
         if self.colour == "usage":
@@ -70,3 +75,9 @@ class CodeMap(Explorer):
     def _clicked(self, trace: Any, points: Any, state: Any) -> None:
         if points.point_inds:
             self.chosen = int(trace.customdata[points.point_inds[0]][0])
+
+    def _point(self, trace: Any = None, points: Any = None, state: Any = None) -> None:
+        """The pointer is on a code, or on none."""
+        on = points is not None and points.point_inds
+        self._pointed = int(trace.customdata[points.point_inds[0]][0]) if on else None
+        self.redraw()

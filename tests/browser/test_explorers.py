@@ -75,10 +75,12 @@ def test_a_click_on_a_point_of_the_code_map_chooses_its_code(open_notebook):
                 box.top + size.t + gd._fullLayout.yaxis.l2p(y[place])];
     }"""
     said = "gd => gd._fullLayout.xaxis9.title.text"
-    before = figure.evaluate(said)
+    before, chosen = figure.evaluate(said), notebook.reads("arcvq-chosen")
     notebook.page.mouse.move(*figure.evaluate(point))
-    notebook.page.wait_for_timeout(300)
+    notebook.wait(lambda: figure.evaluate(said) != before, "the code under the pointer was not decoded")
+    assert notebook.reads("arcvq-chosen") == chosen
     notebook.page.mouse.click(*figure.evaluate(point))
-    notebook.wait(lambda: figure.evaluate(said) != before, "no other code was chosen")
+    notebook.wait(lambda: notebook.reads("arcvq-chosen") != chosen, "no other code was chosen")
+    notebook.wait(lambda: notebook.data()[2]["name"] != f"code {chosen}", "no other code was ringed")
     chosen = notebook.reads("arcvq-chosen")
     assert figure.evaluate(said) == f"code {chosen}, decoded" and notebook.data()[2]["name"] == f"code {chosen}"

@@ -3,6 +3,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from plotly.callbacks import Points
 
 from arcvq import VQVAE, CosineQuantizer, ImageData, ImageSplit
 from arcvq.explorers import CodeMap
@@ -86,3 +87,17 @@ def test_three_dimensions_work_and_the_code_says_so(parts):
 def test_a_code_that_does_not_exist_is_refused(explorer, chosen):
     with pytest.raises(ValueError, match=rf"the chosen code is {chosen}; it must be from 0 to 29"):
         explorer.chosen = chosen
+
+
+def test_the_code_under_the_pointer_is_decoded_and_the_chosen_one_comes_back(explorer):
+    def drawn():
+        return explorer.figure.layout.xaxis9.title.text, np.array(explorer.figure.data[3].z)
+
+    explorer.chosen, trace = 4, explorer.figure.data[0]
+    title, patch = drawn()
+    place = next(n for n, row in enumerate(trace.customdata) if row[0] != 4)
+    explorer._point(trace, Points(point_inds=[place]), None)
+    assert drawn()[0] == f"code {int(trace.customdata[place][0])}, decoded" and not np.array_equal(drawn()[1], patch)
+    assert explorer.chosen == 4 and title == "code 4, decoded"
+    explorer._point()
+    assert drawn()[0] == title and np.array_equal(drawn()[1], patch)
