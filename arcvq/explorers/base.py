@@ -48,7 +48,7 @@ class Explorer(widgets.VBox):
 
     A trait with a `label` gets a control: a number with min and max a slider (`step`, `log=True`), an Enum a menu, a
     Bool a checkbox. The trait is the setting: `explorer.margin = 0.3` moves the slider, and the slider sets the trait.
-    Every change redraws once, and the reader's camera stays. Headless (PLOTLY_RENDERER is set) it shows as a still.
+    Every change redraws once, and the reader's camera stays. Headless (ARCVQ_HEADLESS is set) it shows as a still.
     A subclass that knows what moves gives only that in `values()`, which is many times quicker.
     """
 
@@ -167,7 +167,7 @@ class Explorer(widgets.VBox):
         return round(value) if isinstance(trait, traitlets.Int) else value
 
     def _repr_mimebundle_(self, **kwargs: Any) -> Any:
-        if os.environ.get("PLOTLY_RENDERER"):  # no browser looks: a still says more than a widget without its kernel
+        if os.environ.get("ARCVQ_HEADLESS"):  # no browser looks: a still says more than a widget without its kernel
             return go.Figure(self.figure)._repr_mimebundle_()
         return super()._repr_mimebundle_(**kwargs)
 

@@ -98,7 +98,8 @@ def jupyter_lab(environment: dict[str, str] | None = None) -> Iterator[Lab]:
                    "JUPYTERLAB_SETTINGS_DIR": "settings", "JUPYTERLAB_WORKSPACES_DIR": "workspaces",
                    "IPYTHONDIR": "ipython"}
         own = {name: str(Path(home, folder)) for name, folder in folders.items()} | {"JUPYTER_TOKEN": lab.token}
-        inherited = {name: value for name, value in os.environ.items() if name != "PLOTLY_RENDERER"}
+        headless = ("ARCVQ_HEADLESS", "PLOTLY_RENDERER")
+        inherited = {name: value for name, value in os.environ.items() if name not in headless}
         with open(Path(home, "log"), "w+") as log:
             server = subprocess.Popen(
                 [sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", "--ip=127.0.0.1",

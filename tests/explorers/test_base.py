@@ -135,9 +135,9 @@ def test_it_has_the_classes_that_pages_and_tests_look_for(explorer):
 
 
 def test_headless_it_is_a_still(explorer, monkeypatch):
-    monkeypatch.delenv("PLOTLY_RENDERER", raising=False)
+    monkeypatch.delenv("ARCVQ_HEADLESS", raising=False)
     assert "application/vnd.jupyter.widget-view+json" in explorer._repr_mimebundle_()
-    monkeypatch.setenv("PLOTLY_RENDERER", "plotly_mimetype")
+    monkeypatch.setenv("ARCVQ_HEADLESS", "1")
     monkeypatch.setattr("plotly.io.renderers.default", "plotly_mimetype")
     explorer.slope = 0.5
     bundle = explorer._repr_mimebundle_()

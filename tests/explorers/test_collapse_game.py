@@ -136,7 +136,7 @@ def test_unlocked_everything_is_visible_without_a_lock(runs):
 
 
 def test_the_still_of_a_locked_game_stays_locked(game, monkeypatch):
-    monkeypatch.setenv("PLOTLY_RENDERER", "plotly_mimetype")
+    monkeypatch.setenv("ARCVQ_HEADLESS", "1")
     monkeypatch.setattr("plotly.io.renderers.default", "plotly_mimetype")
     still = game._repr_mimebundle_()["application/vnd.plotly.v1+json"]
     assert "hidden until" in json.dumps(still) and len(points(game, 0)) == 0 and not game.seen

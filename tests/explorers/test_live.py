@@ -398,7 +398,7 @@ def test_headless_it_is_a_still_of_the_run(make, monkeypatch):
     live = make()
     live.start()
     live.wait()
-    monkeypatch.setenv("PLOTLY_RENDERER", "plotly_mimetype")
+    monkeypatch.setenv("ARCVQ_HEADLESS", "1")
     monkeypatch.setattr("plotly.io.renderers.default", "plotly_mimetype")
     still = live._repr_mimebundle_()["application/vnd.plotly.v1+json"]
     assert still["layout"]["title"]["text"].startswith("Step 40 of 40") and still["data"][view.TILES]["source"]

@@ -212,7 +212,7 @@ def test_the_still_draws_the_state(playground, monkeypatch):
     table = playground.simulation.samp.table()
     assert [list(trace.y) for trace in curves[:3]] == [table[name].tolist() for name in table.columns[1:]]
     assert figure.layout.meta["summary"] == playground.simulation.summary()
-    monkeypatch.setenv("PLOTLY_RENDERER", "plotly_mimetype")
+    monkeypatch.setenv("ARCVQ_HEADLESS", "1")
     monkeypatch.setattr("plotly.io.renderers.default", "plotly_mimetype")
     assert "application/vnd.plotly.v1+json" in playground._repr_mimebundle_()
 
