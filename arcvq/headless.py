@@ -17,8 +17,8 @@ from arcvq.devices import choose_device
 from arcvq.report import NotebookResult
 
 _VERSIONS = ("arcvq", "torch", "torchvision", "plotly", "jupyterlab")
-# Live figures as plotly's own type: its HTML renderers would put 5 MB of plotly.js into each notebook.
 HEADLESS = {"unlocked": True}  # nobody is there to guess first
+# Live figures as plotly's own type: its HTML renderers would put 5 MB of plotly.js into each notebook.
 KERNEL_ENVIRONMENT = {"ARCVQ_HEADLESS": "1", "PLOTLY_RENDERER": "plotly_mimetype",
                       "PYDEVD_DISABLE_FILE_VALIDATION": "1"}
 KERNEL_ARGUMENTS = ["--IPKernelApp.log_level=50"]  # its own words would fall between ours
