@@ -11,7 +11,9 @@ import time
 
 import torch
 
+from arcvq.checkpoints import write_whole
 from arcvq.simulation import Simulation
+from benchmarks import RESULTS, machine
 from tests.browser.lab import Lab, browser, jupyter_lab, open_notebook
 
 SECONDS = 4  # the length of a window
@@ -108,11 +110,12 @@ def main() -> None:
             page = running.new_page(viewport={"width": 1300, "height": 1000})
             page.set_default_timeout(300_000)  # a FigureWidget that is sent too much answers late
             rates[name] = measure(lab, page)
-    print("| what | frames a second |\n|---|---|")
-    for name, rate in rates.items():
-        print(f"| {name} | {rate:.1f} |")
-    print(f"| ratio | {rates['playground'] / rates['bare FigureWidget']:.2f} |")
-    print(f"\nA step of 256 latents and 64 codes takes {step_time():.2f} ms (median).")
+    lines = ["| what | frames a second |", "|---|---|", *(f"| {name} | {rate:.1f} |" for name, rate in rates.items()),
+             f"| ratio | {rates['playground'] / rates['bare FigureWidget']:.2f} |"]
+    note = f"A step of 256 latents and 64 codes takes {step_time():.2f} ms (median, one thread); {machine()}"
+    text = "\n".join(lines) + f"\n\n{note}\n"
+    write_whole(RESULTS / "playground.md", lambda path: path.write_text(text))
+    print(text)
 
 
 if __name__ == "__main__":

@@ -172,5 +172,10 @@ class Explorer(widgets.VBox):
         return super()._repr_mimebundle_(**kwargs)
 
 
+def pointed_code(trace: Any, points: Any) -> int | None:
+    """The code under the pointer, as plotly's click and hover tell it: the first column of a map's `customdata`."""
+    return int(trace.customdata[points.point_inds[0]][0]) if points and points.point_inds else None
+
+
 def _same(value: Any) -> Any:
     return value

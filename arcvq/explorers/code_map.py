@@ -7,7 +7,7 @@ import torch
 import traitlets
 
 from arcvq import figures, geometry, projections
-from arcvq.explorers.base import Explorer
+from arcvq.explorers.base import Explorer, pointed_code
 from arcvq.images import ImageData
 from arcvq.vqvae import VQVAE
 
@@ -73,11 +73,10 @@ class CodeMap(Explorer):
         return {"colour": groups, "label": "cluster", "classes": [str(number) for number in range(groups.max() + 1)]}
 
     def _clicked(self, trace: Any, points: Any, state: Any) -> None:
-        if points.point_inds:
-            self.chosen = int(trace.customdata[points.point_inds[0]][0])
+        if (code := pointed_code(trace, points)) is not None:
+            self.chosen = code
 
     def _point(self, trace: Any = None, points: Any = None, state: Any = None) -> None:
         """The pointer is on a code, or on none."""
-        on = points is not None and points.point_inds
-        self._pointed = int(trace.customdata[points.point_inds[0]][0]) if on else None
+        self._pointed = pointed_code(trace, points)
         self.redraw()

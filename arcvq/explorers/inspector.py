@@ -6,7 +6,7 @@ import plotly.graph_objects as go
 import traitlets
 
 from arcvq import geometry
-from arcvq.explorers.base import Explorer
+from arcvq.explorers.base import Explorer, pointed_code
 from arcvq.figures.inspector import CODES, TILES, UNUSED, inspector_picture, inspector_values, subject
 from arcvq.figures.moving import Values
 from arcvq.images import ImageData
@@ -56,5 +56,5 @@ class CodeInspector(Explorer):
         return super().code().replace("(", "(model, images, ", 1)
 
     def _clicked(self, trace: Any, points: Any, state: Any) -> None:
-        if points.point_inds:
-            self.chosen = int(trace.customdata[points.point_inds[0]][0])
+        if (code := pointed_code(trace, points)) is not None:
+            self.chosen = code
