@@ -90,16 +90,23 @@ def run(ctx: click.Context, notebooks: tuple, assignments: tuple, out: Path, **s
 def train_one(profile: str | None, device: str | None, **changes: Any) -> None:
     """Train a VQ-VAE, or open the stored run with the same settings, and print its validation figures.
 
-    An option that is not given has the value of the profile.
+    An option that is not given has the value of the profile. On several GPUs: torchrun --nproc-per-node 2 -m arcvq
+    train ...; --batch-size is then that of all together.
     """
+    from arcvq.devices import choose_device
+    from arcvq.distributed import first_rank_first, process_group, rank
     from arcvq.images import load_images
     from arcvq.runs import RunSettings, data_root, train
     from arcvq.training import evaluate
 
     given = {name: value for name, value in changes.items() if value is not None}
-    settings = RunSettings.for_profile(profile or "quick", **given)
-    root, images = data_root(), load_images(settings.dataset, data_root(), device or "auto")
-    finished = train(settings, images, root=root, device=device or "auto")
+    settings, root = RunSettings.for_profile(profile or "quick", **given), data_root()
+    with process_group(choose_device(device or "auto")) as chosen:
+        with first_rank_first():
+            images = load_images(settings.dataset, root, chosen)
+        finished = train(settings, images, root=root, device=chosen)
+        if rank() > 0:
+            return
     for name, value in evaluate(finished.model, images.validation).items():
         click.echo(f"{name:20} {value:.4g}")
     click.echo(f"{finished.seconds:.0f} s of training; the run is kept in {root / 'runs'}")

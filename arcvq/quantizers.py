@@ -9,8 +9,11 @@ They work inside any training loop::
 
 All arithmetic is float32 (float64 for float64 latents), also under autocast, so half precision never changes an
 index. All state is in parameters and buffers. In evaluation nothing changes and no margin loss is computed.
+Where many processes train together (arcvq.distributed), counts, averages, anchors and margin loss are those of the
+latents of all.
 """
 
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -18,7 +21,10 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn.functional import embedding, mse_loss, normalize
 
-from arcvq.samp import BLOCK, SAMP, TINY, arc_margin_loss, project_to_ball_
+from arcvq import kernels, streaming
+from arcvq.distributed import gather, gathered_margin, own_codes, sum_
+from arcvq.samp import SAMP, arc_margin_loss, project_to_ball_
+from arcvq.streaming import BLOCK, TINY
 
 
 class Quantized(NamedTuple):
@@ -34,24 +40,19 @@ class Quantized(NamedTuple):
     losses: dict[str, Float[Tensor, ""]]
 
 
-@torch.no_grad()
 def nearest_code(
     latents: Float[Tensor, "N D"], codebook: Float[Tensor, "K D"], metric: str = "cosine"
 ) -> Int[Tensor, " N"]:
     """The index of each latent's nearest code, by angle (`"cosine"`) or by distance (`"euclidean"`).
 
-    Works block by block of latents, so the N x K matrix never exists whole.
+    Of equally near codes the one with the lowest index. Never holds the N x K matrix. Raises ValueError for another
+    metric.
     """
     if metric not in ("cosine", "euclidean"):
         raise ValueError(f"metric {metric!r} is unknown; use 'cosine' or 'euclidean'")
     with torch.autocast(latents.device.type, enabled=False):
-        if metric == "cosine":
-            latents, codebook = normalize(latents, dim=1, eps=TINY), normalize(codebook, dim=1, eps=TINY)
-            bias = codebook.new_zeros(codebook.shape[0])
-        else:  # |z - e|^2 is least where <z, e> - |e|^2 / 2 is greatest.
-            bias = codebook.square().sum(1) / -2
-        blocks = latents.split(max(1, BLOCK // codebook.shape[0]))
-        return torch.cat([torch.addmm(bias, block, codebook.T).argmax(1) for block in blocks])
+        module = kernels if kernels.usable(latents, codebook) else streaming
+        return module.nearest_code(latents, codebook, metric)
 
 
 def at_least_float32(tensor: Tensor) -> Tensor:
@@ -114,8 +115,8 @@ class Quantizer(nn.Module):
         return loss, {"codebook": codebook_loss.detach(), "commitment": commitment.detach()}
 
     def observe(self, latents: Tensor, indices: Tensor) -> None:
-        """Count the codes that a training batch chose."""
-        self.batch_counts = torch.zeros_like(self.counts).index_add_(0, indices, torch.ones_like(indices))
+        """Count the codes that a training batch chose, over all ranks."""
+        self.batch_counts = sum_(torch.zeros_like(self.counts).index_add_(0, indices, torch.ones_like(indices)))
         self.counts += self.batch_counts
 
     @torch.no_grad()
@@ -205,7 +206,7 @@ class EMAQuantizer(Quantizer):
 
     def observe(self, latents, indices):
         super().observe(latents, indices)
-        self.batch_sums = torch.zeros_like(self.sums).index_add_(0, indices, latents.to(self.sums.dtype))
+        self.batch_sums = sum_(torch.zeros_like(self.sums).index_add_(0, indices, latents.to(self.sums.dtype)))
 
     @torch.no_grad()
     def after_step(self):
@@ -256,9 +257,8 @@ class SphericalQuantizer(CosineQuantizer):
         samp = self.settings()
         if not self.training or samp.weight is None:
             return loss, terms
-        margin = arc_margin_loss(
-            latents, self.codebook, margin=samp.margin, scale=samp.scale, top_k=samp.top_k
-        )
+        margin_loss = partial(arc_margin_loss, margin=samp.margin, scale=samp.scale, top_k=samp.top_k)
+        margin = gathered_margin(latents, self.codebook, margin_loss)
         return loss + samp.weight.value(self.step, self.batch_usage()) * margin, {**terms, "margin": margin.detach()}
 
     @torch.no_grad()
@@ -297,18 +297,23 @@ class OnlineClusteredQuantizer(CosineQuantizer):
 
     def observe(self, latents, indices):
         super().observe(latents, indices)
+        latents = gather(latents)
         if len(latents):
-            self.anchors = latents[self.draw(latents)].to(self.anchors.dtype)
+            anchors = torch.zeros_like(self.anchors)
+            anchors[own_codes(self.num_codes)] = latents[self.draw(latents)].to(anchors.dtype)
+            self.anchors = sum_(anchors)
 
     def draw(self, latents: Tensor) -> Tensor:
-        """One latent for each code, drawn with probability softmax_i cos(z_i, e_j)."""
+        """One of the latents for each code of this rank, drawn with probability softmax_i cos(z_i, e_j)."""
+        own, size = own_codes(self.num_codes), max(1, BLOCK // len(latents))
         directions = normalize(latents, dim=1, eps=TINY)
-        codes = normalize(self.codebook.to(latents.dtype), dim=1, eps=TINY)
+        codes = normalize(self.codebook[own].to(latents.dtype), dim=1, eps=TINY)
+        # Numbers for all codes on every rank: with equal seeds the ranks together draw what one alone would.
+        numbers = torch.rand(self.num_codes, 1, device=codes.device, dtype=codes.dtype)[own]
         drawn = []
-        for block in codes.split(max(1, BLOCK // len(latents))):
+        for block, number in zip(codes.split(size), numbers.split(size), strict=True):
             shares = (block @ directions.T).exp_().cumsum(1)
-            places = torch.rand(len(block), 1, device=block.device, dtype=block.dtype) * shares[:, -1:]
-            drawn.append(torch.searchsorted(shares, places)[:, 0])
+            drawn.append(torch.searchsorted(shares, number * shares[:, -1:])[:, 0])
         return torch.cat(drawn).clamp_max_(len(latents) - 1)
 
     @torch.no_grad()

@@ -10,13 +10,14 @@ from typing import Any
 import torch
 
 from arcvq.devices import choose_device, choose_precision
+from arcvq.distributed import first_rank_first, from_first
 from arcvq.images import ImageData, load_images
 from arcvq.quantizers import QUANTIZERS, SphericalQuantizer
 from arcvq.samp import SAMP
 from arcvq.training import Run, fit
 from arcvq.vqvae import VQVAE
 
-FORMAT = 3  # raised when a change of the code changes what training gives
+FORMAT = 4  # raised when a change of the code changes what training gives
 PROFILES = ("quick", "standard", "paper")
 
 
@@ -89,23 +90,26 @@ def train(
     root: str | Path | None = None,
     device: str | torch.device = "auto",
     progress: bool = True,
+    capture: bool = False,
 ) -> Run:
     """The run of these settings: opened from `root`/runs if it was trained before, else trained and kept there.
 
-    images: the data, when it is loaded already; else `settings.dataset` is. A run that was stopped goes on. Raises
-    what `load_images` and `fit` raise.
+    images: the data, when it is loaded already; else `settings.dataset` is. A run that was stopped goes on. capture:
+    as for `fit`. Raises what `load_images` and `fit` raise.
     """
     root, device = Path(root) if root is not None else data_root(), choose_device(device)
-    images = images or load_images(settings.dataset, root=root, device=device)
+    with first_rank_first():
+        images = images or load_images(settings.dataset, root=root, device=device)
     if settings.train_images is not None:
         images = images.subset(train=settings.train_images)
     digest = settings.digest(images, choose_precision(settings.precision, device))
     folder = root / "runs" / f"{images.name.replace(':', '-').replace('/', '-')}-{settings.quantizer}-{digest}"
-    if (folder / "run.json").is_file():
+    if from_first((folder / "run.json").is_file()):
         run = Run.load(folder)
         run.model.to(device)
         return run
     return fit(
         settings.model(images), images, steps=settings.steps, batch_size=settings.batch_size, lr=settings.lr,
         seed=settings.seed, precision=settings.precision, device=device, out=folder, resume=True, progress=progress,
+        capture=capture,
     )

@@ -13,13 +13,13 @@ from typing import Any
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-from torch.nn.functional import normalize, softplus
+from torch.nn.functional import normalize
 
+from arcvq import kernels, streaming
 from arcvq.schedules import Exponential, Number, Schedule, bounded_exp
+from arcvq.streaming import SAFE_SCALE, TINY
 
-TINY = 1e-12  # The least norm that a division sees: a row of zeros then stays zero.
 PAPER_RADIUS, PAPER_WEIGHT = Exponential(3e-4), Exponential(-5e-4)  # tuned to runs of about 29,500 steps
-BLOCK = 1 << 22  # Most entries of a block of cosines (16 MiB in float32): codes x latents never exists whole.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,80 +113,47 @@ def arc_margin_loss(
     with no others left the loss is 0. Where theta + margin would pass pi, where the cosine turns back, the logit goes
     on falling along cos(theta) + cos(margin) - 1 instead.
 
-    Half precision is raised to float32; float64 stays, and a scale above 32 is worked out in it. Memory: a block of
-    at most 2^22 cosines, whatever K and N are; the gradient is made in the same pass. Raises ValueError for settings
-    out of range (see SAMP) or unequal D.
+    Half precision is raised to float32; float64 stays, and a scale above 32 is worked out in it. Exact, and without
+    the K x N matrix: less than 64 MiB in float32 beside the gradient, which is made in the same pass. Raises
+    ValueError for settings out of range (see SAMP) or unequal D.
     """
     check_margin_settings(margin, scale, top_k)
     if latents.shape[1] != codebook.shape[1]:
         raise ValueError(f"latents have D = {latents.shape[1]} but the codebook has D = {codebook.shape[1]}")
     result = torch.float64 if latents.dtype == torch.float64 else torch.float32
     # A logit is rounded as its cosine is, times the scale: float32 holds 1e-6 of the loss up to scales of about 32.
-    dtype = torch.float64 if scale > 32 and latents.device.type != "mps" else result
+    dtype = torch.float64 if scale > SAFE_SCALE and latents.device.type != "mps" else result
     with torch.autocast(latents.device.type, enabled=False):
-        directions = normalize(latents.to(dtype), dim=1, eps=TINY)
-        codes = normalize(codebook.detach().to(dtype), dim=1, eps=TINY)
-        if codes.shape[0] == 0 or directions.shape[0] == 0:
-            return directions.sum().to(result) * 0.0
-        return _ArcMargin.apply(directions, codes, margin, scale, min(top_k, latents.shape[0])).to(result)
+        latents, codes = latents.to(dtype), codebook.detach().to(dtype)
+        if len(latents) == 0 or len(codes) == 0:
+            return latents.sum().to(result) * 0.0
+        return _ArcMargin.apply(latents, codes, margin, scale, min(top_k, len(latents))).to(result)
 
 
 class _ArcMargin(torch.autograd.Function):
-    """The loss over unit latents and unit codes, block by block of codes; its gradient is ready after the forward."""
+    """The loss with its gradient, which is ready after the forward pass and handed on without a copy."""
 
     @staticmethod
-    def forward(ctx, latents, codes, margin, scale, top_k):
-        gradient = torch.zeros_like(latents) if latents.requires_grad else None
-        total = latents.new_zeros(())
-        for block in codes.split(max(1, BLOCK // latents.shape[0])):
-            total += _block_loss(latents, block, margin, scale, top_k, gradient)
-        ctx.count = codes.shape[0]
-        ctx.save_for_backward(gradient)
-        return total / ctx.count
+    def forward(ctx, latents, codebook, margin, scale, top_k):
+        ctx.settings = margin, scale, top_k
+        loss, ctx.gradient = _margin_loss(latents, codebook, ctx.settings, ctx.needs_input_grad[0])
+        ctx.save_for_backward(latents, codebook)
+        return loss
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx, grad_output):
-        (gradient,) = ctx.saved_tensors
-        return gradient * (grad_output / ctx.count), None, None, None, None
+        latents, codebook = ctx.saved_tensors
+        gradient, ctx.gradient = ctx.gradient, None
+        if gradient is None:  # a second time through the same graph
+            gradient = _margin_loss(latents, codebook, ctx.settings, True)[1]
+        return gradient.mul_(grad_output), None, None, None, None
 
 
-def _block_loss(latents, codes, margin, scale, top_k, gradient):
-    """Sum of the loss over a block of codes; adds its gradient to `gradient` unless that is None."""
-    logits = codes @ latents.T  # (block, N) cosines
-    nearest = logits.topk(top_k, dim=1, sorted=False).indices  # (block, k)
-    positive, slope = _margin_logits(latents[nearest], codes[:, None], margin, scale)
-    others = logits.mul_(scale).scatter_(1, nearest, -math.inf)  # the sum over i not in N_j
-    peak = others.amax(1, keepdim=True).clamp_min(torch.finfo(others.dtype).min)  # -inf if there are no others
-    weights = others.sub_(peak).exp_()  # (block, N), 0 at the nearest latents
-    total = weights.sum(1)
-    gap = peak[:, 0] + total.log() - positive.logsumexp(1)
-    if gradient is not None:
-        lost = torch.sigmoid(gap)  # (block,) share of the softmax that the nearest latents do not hold
-        share = lost / total.clamp_min(TINY)
-        gradient.addmm_(weights.T, codes * share[:, None], alpha=scale)
-        pull = -lost[:, None] * positive.softmax(1) * slope  # (block, k)
-        step = (pull[..., None] * codes[:, None]).reshape(-1, codes.shape[1])
-        gradient.index_add_(0, nearest.reshape(-1), step)
-    return softplus(gap).sum()
-
-
-def _margin_logits(latents, codes, margin, scale):
-    """scale * cos(theta + margin) for unit vectors (broadcast on the last axis), and its slope by cos(theta).
-
-    Sine and cosine come from |z - e| and |z + e| (Kahan), exact for small angles too, where 1 - cos^2 cancels. A
-    floor under the sine keeps the slope finite where latent and code coincide.
-    """
-    apart = torch.linalg.vector_norm(latents - codes, dim=-1)
-    along = torch.linalg.vector_norm(latents + codes, dim=-1)
-    cosine = (along.square() - apart.square()) / 4
-    sine = apart * along / 2
-    floor = torch.finfo(latents.dtype).eps
-    logit = cosine * math.cos(margin) - sine * math.sin(margin)
-    slope = math.cos(margin) + cosine / sine.clamp_min(floor) * math.sin(margin)
-    beyond = cosine < -math.cos(margin)  # theta + margin > pi
-    logit = torch.where(beyond, cosine + math.cos(margin) - 1, logit)
-    return scale * logit, scale * slope.masked_fill(beyond, 1.0)
+def _margin_loss(latents, codebook, settings, with_gradient):
+    margin, scale, top_k = settings
+    module = kernels if kernels.usable(latents, codebook) and scale <= SAFE_SCALE else streaming
+    return module.margin_loss(latents, codebook, margin, scale, top_k, with_gradient)
 
 
 @torch.no_grad()

@@ -17,8 +17,9 @@ from torch.nn.functional import mse_loss, normalize
 
 from arcvq import geometry
 from arcvq.quantizers import EuclideanQuantizer, Quantizer, SphericalQuantizer, nearest_code
-from arcvq.samp import SAMP, TINY
+from arcvq.samp import SAMP
 from arcvq.schedules import MAX_EXPONENT, Constant
+from arcvq.streaming import TINY
 
 REACH = 2.0  # the norm of the data: above the ball's first radius, 1, so that the ball has something to hold back
 SPRING = 4.0  # the weight of the spring, for one that gives way to the margin loss at weight 1 and yet holds

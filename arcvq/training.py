@@ -18,8 +18,10 @@ from torch import Tensor
 from torch.nn.functional import mse_loss
 from tqdm.auto import tqdm
 
+from arcvq.capture import CapturedStep
 from arcvq.checkpoints import HeldInterrupt, load_checkpoint, save_checkpoint, write_whole
 from arcvq.devices import choose_device, choose_precision
+from arcvq.distributed import any_rank, barrier, from_first, parallel, rank, sum_, world_size
 from arcvq.geometry import perplexity
 from arcvq.images import ImageData, ImageSplit
 from arcvq.quantizers import SphericalQuantizer
@@ -90,6 +92,7 @@ def fit(
     snapshots: int = 24,
     progress: bool = True,
     on_log: Callable[[Run], bool | None] | None = None,
+    capture: bool = False,
 ) -> Run:
     """Train with Adam on reconstruction / Var(train images) + the quantizer's loss; the caller's generators stay put.
 
@@ -101,6 +104,9 @@ def fit(
     snapshots: how many codebooks to keep. A spherical quantizer without settings gets `SAMP.for_run(steps)`.
     on_log: called by the training thread after each new row of the history with the run so far; True ends the run
     there. A run that ends early is returned like a finished one, but in `out` it is a checkpoint to resume from.
+    capture: on CUDA, record the step once as a CUDA graph and replay it (arcvq.capture). Not yet tried on a GPU.
+    Where many processes train together (arcvq.distributed), each calls this with an equal model and the same settings:
+    they divide each batch, which must come out even, and rank 0 writes. Ctrl-C then waits for the next logged step.
 
     Raises ValueError for settings out of range, FloatingPointError when values are not finite (checked when logging),
     OSError when `out` cannot be written. Ctrl-C ends the step, saves the state if there is `out`, and is raised.
@@ -109,35 +115,42 @@ def fit(
     _check(model, images, steps, batch_size, lr, snapshots, resume and out is None)
     device = choose_device(device)
     dtype = choose_precision(precision, device)
+    if capture and (device.type != "cuda" or world_size() > 1):
+        raise ValueError(f"capture is True on {device} with {world_size()} processes; it needs CUDA and one process")
     if isinstance(model.quantizer, SphericalQuantizer) and model.quantizer.samp is None:
         model.quantizer.samp = SAMP.for_run(steps)
     settings = {"model": model.config(), "data": images.name, "images": images.fingerprint, "steps": steps,
                 "batch_size": batch_size, "lr": lr, "seed": seed, "precision": str(dtype).removeprefix("torch.")}
     images = images.to(device)
     model.to(device).to(memory_format=torch.channels_last)
-    trainer = _Trainer(model, images, settings, batch_size, lr, seed, dtype, Path(out) if out else None)
+    trainer = Trainer(model, images, settings, batch_size, lr, seed, dtype, Path(out) if out else None, capture)
     with _own_randomness(device, seed), HeldInterrupt() as interrupt:
         trainer.start(resume)
-        bar = tqdm(total=steps, initial=trainer.step, desc="train", unit="step", mininterval=0.5, disable=not progress)
+        bar = tqdm(total=steps, initial=trainer.step, desc="train", unit="step", mininterval=0.5,
+                   disable=not progress or rank() > 0)
         with bar:
-            stopped = False
+            stopped = asked = False
             while trainer.step < steps and not stopped:
                 trainer.advance()
                 if trainer.step * snapshots // steps > (trainer.step - 1) * snapshots // steps:
                     trainer.snapshot()  # before logging, which starts the usage counts anew
                 validating = trainer.step % validate_every == 0 or trainer.step == steps
-                if validating or trainer.step % log_every == 0:
+                logging = validating or trainer.step % log_every == 0
+                if logging:
                     bar.set_postfix(trainer.log(validating), refresh=False)
-                    stopped = bool(on_log and on_log(trainer.run()))
-                if validating or interrupt.asked or stopped:
+                    stopped = any_rank(bool(on_log and on_log(trainer.run())))
+                if logging or world_size() == 1:  # ranks wait for each other here anyway
+                    asked = any_rank(interrupt.asked)
+                if validating or asked or stopped:
                     trainer.save()
                 bar.update()
-                if interrupt.asked:
+                if asked:
                     raise KeyboardInterrupt(trainer.farewell())
     model.eval()
     run = trainer.run()
-    if out and trainer.step == steps:  # run.json, which `save` writes, says that a run is finished
+    if out and trainer.step == steps and rank() == 0:  # run.json, which `save` writes, says that a run is finished
         run.save(Path(out))
+    barrier()  # so that every rank finds the files
     return run
 
 
@@ -148,6 +161,8 @@ def _check(model, images, steps, batch_size, lr, snapshots, resume_nowhere) -> N
             raise ValueError(f"{name} is {number}; it must be a whole number from 1")
     if batch_size > len(images.train):
         raise ValueError(f"batch_size is {batch_size}; it must be at most {len(images.train)}, the training images")
+    if batch_size % world_size():
+        raise ValueError(f"batch_size is {batch_size}; it must be divisible by {world_size()}, the number of processes")
     if not 0 < lr < math.inf:
         raise ValueError(f"lr is {lr}; it must be a finite number above 0")
     if resume_nowhere:
@@ -164,37 +179,46 @@ def _own_randomness(device: torch.device, seed: int) -> Iterator[None]:
 
 
 @lru_cache(maxsize=2)
-def _order(count: int, seed: int, epoch: int) -> Tensor:
-    return torch.randperm(count, generator=torch.Generator().manual_seed(seed * 1_000_003 + epoch))
+def _order(count: int, seed: int, epoch: int, device: torch.device) -> Tensor:
+    return torch.randperm(count, generator=torch.Generator().manual_seed(seed * 1_000_003 + epoch)).to(device)
 
 
-def batch_indices(count: int, batch_size: int, seed: int, step: int) -> Tensor:
+def batch_indices(
+    count: int, batch_size: int, seed: int, step: int, device: torch.device = torch.device("cpu")  # noqa: B008
+) -> Int[Tensor, " batch_size"]:
     """Which images step `step` sees: a fresh order for each epoch, the last incomplete batch dropped.
 
-    A pure function of its arguments, so that a resumed run needs no state for it.
+    A pure function of its arguments, so that a resumed run needs no state for it. An order goes to the device once.
     """
     epoch, place = divmod(step, count // batch_size)
-    return _order(count, seed, epoch)[place * batch_size : (place + 1) * batch_size]
+    return _order(count, seed, epoch, device)[place * batch_size : (place + 1) * batch_size]
 
 
-class _Trainer:
+class Trainer:
     """The state of a run and what one step does to it."""
 
-    def __init__(self, model, images, settings, batch_size, lr, seed, dtype, out):
+    def __init__(self, model, images, settings, batch_size, lr, seed, dtype, out=None, capture=False):
         self.model, self.images, self.settings = model, images, settings
+        self.parallel = parallel(model)
         self.batch_size, self.seed, self.dtype, self.out = batch_size, seed, dtype, out
         self.checkpoint = out / "checkpoint.pt" if out else None
         learned = [parameter for parameter in model.parameters() if parameter.requires_grad]
-        self.optimizer = torch.optim.Adam(learned, lr=lr, fused=images.device.type in ("cpu", "cuda"))
+        fused = images.device.type in ("cpu", "cuda")
+        self.optimizer = torch.optim.Adam(learned, lr=lr, fused=fused, capturable=capture)
+        self.capture = capture
+        # The settings of SAMP stand in a recording as constants.
+        self.take = CapturedStep(self.learn, lambda: getattr(model.quantizer, "samp", None)) if capture else self.learn
         self.step, self.seconds, self.history, self.snapshots = 0, 0.0, [], {}
         self.began = time.perf_counter()
 
     def start(self, resume: bool) -> None:
         """Begin at step 0, or where the checkpoint stands."""
-        if resume and self.checkpoint and self.checkpoint.exists():
+        if resume and self.checkpoint and from_first(self.checkpoint.exists()):
             state = load_checkpoint(self.checkpoint, self.settings)
             self.model.load_state_dict(state["model"])
             self.optimizer.load_state_dict(state["optimizer"])
+            for group in self.optimizer.param_groups:  # the run may have begun elsewhere
+                group["capturable"] = self.capture
             self.step, self.seconds, self.history = state["step"], state["seconds"], state["history"]
             self.snapshots = {step: Snapshot(*tensors) for step, tensors in state["snapshots"].items()}
             torch.set_rng_state(state["generator"])
@@ -206,29 +230,36 @@ class _Trainer:
             self.save()  # an unwritable folder is found before the work, not after it
 
     def advance(self) -> None:
-        """One optimiser step. Nothing here waits for the device."""
+        """One optimiser step on the next batch. Nothing here waits for the device."""
         self.model.train()
-        chosen = batch_indices(len(self.images.train), self.batch_size, self.seed, self.step)
-        self.batch = self.images.train.batch(chosen).contiguous(memory_format=torch.channels_last)
-        with torch.autocast(self.batch.device.type, torch.bfloat16, enabled=self.dtype == torch.bfloat16):
-            output = self.model(self.batch)
-        self.error = mse_loss(output.reconstruction.float(), self.batch)
+        chosen = batch_indices(len(self.images.train), self.batch_size, self.seed, self.step, self.images.device)
+        own = chosen.chunk(world_size())[rank()]
+        self.batch = self.images.train.batch(own).contiguous(memory_format=torch.channels_last)
+        self.take(self.batch)
+        self.step += 1
+
+    def learn(self, batch: Float[Tensor, "B C H W"]) -> None:
+        """Forward and backward pass, and what follows; all of it on the device, so that it can be recorded."""
+        with torch.autocast(batch.device.type, torch.bfloat16, enabled=self.dtype == torch.bfloat16):
+            output = self.parallel(batch)
+        self.error = mse_loss(output.reconstruction.float(), batch)
         self.loss = self.error / self.images.variance + output.quantized.loss
         self.optimizer.zero_grad()
         self.loss.backward()
         self.optimizer.step()
         self.model.quantizer.after_step()
         self.losses = output.quantized.losses
-        self.step += 1
 
     def log(self, validating: bool) -> dict[str, str]:
         """Add a row to the history; returns what the progress bar shows."""
-        if not math.isfinite(self.loss.item()):
-            raise FloatingPointError(self.diagnosis())
+        values = torch.stack([self.loss.detach(), self.error.detach(), *self.losses.values()])
+        loss, error, *terms = (sum_(values) / world_size()).tolist()
+        if not math.isfinite(loss):
+            raise FloatingPointError(self.diagnosis(loss))
         quantizer = self.model.quantizer
-        row = {"step": self.step, "loss": self.loss.item(), "reconstruction": self.error.item() / self.images.variance}
-        row |= {name: term.item() for name, term in self.losses.items()}
-        row["psnr"] = _decibels(self.error.item())
+        row = {"step": self.step, "loss": loss, "reconstruction": error / self.images.variance}
+        row |= dict(zip(self.losses, terms, strict=True))
+        row["psnr"] = _decibels(error)
         row["codes_used"] = int((quantizer.counts > 0).sum())
         row["perplexity"] = float(perplexity(quantizer.counts))
         if isinstance(quantizer, SphericalQuantizer):
@@ -243,14 +274,14 @@ class _Trainer:
         return {"loss": f"{row['loss']:.3f}", "PSNR": f"{row['psnr']:.1f} dB", "codes": f"{row['codes_used']}",
                 "perplexity": f"{row['perplexity']:.0f}"}
 
-    def diagnosis(self) -> str:
+    def diagnosis(self, loss: float) -> str:
         """Which values are not finite, in one sentence."""
         latents = self.model.encoder(self.batch)
         names = {"images": self.batch, "latents": latents, "codebook": self.model.quantizer.codebook}
         bad = {name: (int((~tensor.isfinite()).sum()), tensor.numel()) for name, tensor in names.items()}
         found = ", ".join(f"{count} of {total} values of the {name}" for name, (count, total) in bad.items() if count)
         last = self.history[-1]["step"] if self.history else 0
-        return (f"at step {self.step} the loss is {self.loss.item()}: {found or 'no value of the batch'} NaN or "
+        return (f"at step {self.step} the loss is {loss}: {found or 'no value of the batch'} NaN or "
                 f"infinite; all was finite at step {last}, and a smaller lr may help")
 
     def snapshot(self) -> None:
@@ -259,8 +290,8 @@ class _Trainer:
         self.snapshots[self.step] = Snapshot(codebook, quantizer.counts.to("cpu", copy=True))
 
     def save(self) -> None:
-        """Write the checkpoint if there is a folder for it."""
-        if not self.checkpoint:
+        """Write the checkpoint if there is a folder for it; rank 0 does."""
+        if not self.checkpoint or rank() > 0:
             return
         state = {"settings": self.settings, "step": self.step, "seconds": self.elapsed(), "history": self.history,
                  "snapshots": {step: tuple(snapshot) for step, snapshot in self.snapshots.items()},

@@ -67,14 +67,14 @@ def test_validation_keeps_its_own_interval_and_is_logged(images):
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_resumed_run_ends_with_the_same_bits(kind, images, tmp_path, monkeypatch):
     whole = fit(model(kind), images, **OPTIONS)
-    advance = training._Trainer.advance
+    advance = training.Trainer.advance
 
     def interrupted(trainer):
         advance(trainer)
         if trainer.step == 7:
             os.kill(os.getpid(), signal.SIGINT)
 
-    monkeypatch.setattr(training._Trainer, "advance", interrupted)
+    monkeypatch.setattr(training.Trainer, "advance", interrupted)
     with pytest.raises(KeyboardInterrupt, match="stopped at step 7 of 12, saved in"):
         fit(model(kind), images, out=tmp_path, **OPTIONS)
     monkeypatch.undo()
@@ -132,14 +132,14 @@ def test_evaluation_is_the_formula_over_all_pixels(images):
 
 
 def test_values_that_are_not_finite_are_named_with_the_step_and_the_checkpoint_survives(images, tmp_path, monkeypatch):
-    advance = training._Trainer.advance
+    advance = training.Trainer.advance
 
     def diverging(trainer):
         if trainer.step == 6:
             trainer.model.encoder[0].weight.data.fill_(math.nan)
         advance(trainer)
 
-    monkeypatch.setattr(training._Trainer, "advance", diverging)
+    monkeypatch.setattr(training.Trainer, "advance", diverging)
     with pytest.raises(FloatingPointError, match=r"at step 8 the loss is nan: 128 of 128 values of the latents"):
         fit(model(), images, out=tmp_path, **OPTIONS)
     monkeypatch.undo()
@@ -224,3 +224,24 @@ def test_a_run_that_is_ended_at_its_last_row_is_finished(images, tmp_path):
 def test_an_error_of_the_listener_is_raised(images):
     with pytest.raises(ZeroDivisionError):
         fit(model(), images, on_log=lambda run: 1 / 0, **OPTIONS)
+
+
+def test_a_step_reads_no_value_of_the_device(images):
+    """Each reading would make a GPU wait for the host; only logging reads."""
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    class Watch(TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            assert function is not torch.ops.aten._local_scalar_dense.default
+            return function(*args, **(kwargs or {}))
+
+    for kind in QUANTIZERS:
+        trainer = training.Trainer(model(kind), images, {}, 8, 1e-3, 0, torch.float32)
+        with Watch():
+            trainer.advance()
+            trainer.advance()
+
+
+def test_recording_a_step_needs_cuda(images):
+    with pytest.raises(ValueError, match="capture is True on cpu with 1 processes; it needs CUDA and one process"):
+        fit(model(), images, **OPTIONS, capture=True)

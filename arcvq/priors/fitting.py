@@ -19,8 +19,8 @@ from arcvq.checkpoints import HeldInterrupt, load_checkpoint, save_checkpoint, w
 from arcvq.devices import choose_device, choose_precision
 from arcvq.images import ImageData, ImageSplit
 from arcvq.priors.base import Prior, check_whole, fingerprint
-from arcvq.samp import BLOCK
 from arcvq.schedules import Cosine, WarmUp
+from arcvq.streaming import BLOCK
 from arcvq.training import batch_indices
 from arcvq.vqvae import VQVAE
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.functional import embedding, normalize
 
 from arcvq.quantizers import at_least_float32, check_finite
-from arcvq.samp import TINY
+from arcvq.streaming import TINY
 
 INITIAL_SCALE = 30.0  # of tied logits: codes in use lie close together; learned as a logarithm, so in factors
 Built = TypeVar("Built", bound=nn.Module)

@@ -53,7 +53,7 @@ def make(images):
 def gate(monkeypatch):
     """Training that waits before each step until it is let through: `gate(3)` lets three steps be taken."""
     passes, taken = threading.Semaphore(0), threading.Semaphore(0)
-    advance = arcvq.training._Trainer.advance
+    advance = arcvq.training.Trainer.advance
     listeners = module.LiveTraining._logged
 
     def slowly(trainer):
@@ -70,7 +70,7 @@ def gate(monkeypatch):
         for _ in range(steps):
             assert taken.acquire(timeout=30)
 
-    monkeypatch.setattr(arcvq.training._Trainer, "advance", slowly)
+    monkeypatch.setattr(arcvq.training.Trainer, "advance", slowly)
     monkeypatch.setattr(module.LiveTraining, "_logged", logged)
     let.open = lambda: passes.release(1000)
     yield let
@@ -264,7 +264,7 @@ def test_an_error_of_the_training_is_shown_and_raised(make, monkeypatch):
         raise FloatingPointError("the <b>loss</b> is nan")
 
     live = make()
-    monkeypatch.setattr(arcvq.training._Trainer, "advance", broken)
+    monkeypatch.setattr(arcvq.training.Trainer, "advance", broken)
     live.start()
     with pytest.raises(FloatingPointError, match="is nan"):
         live.wait()
