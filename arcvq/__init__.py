@@ -4,6 +4,7 @@ from arcvq import geometry, priors
 from arcvq.devices import choose_device
 from arcvq.geometry import describe
 from arcvq.images import ImageData, ImageSplit, load_images
+from arcvq.many import fit_many
 from arcvq.priors import complete, fit_prior, sample
 from arcvq.quantizers import (
     QUANTIZERS,
@@ -57,6 +58,7 @@ __all__ = [
     "describe",
     "evaluate",
     "fit",
+    "fit_many",
     "fit_prior",
     "geometry",
     "load_images",

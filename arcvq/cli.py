@@ -112,6 +112,48 @@ def train_one(profile: str | None, device: str | None, **changes: Any) -> None:
     click.echo(f"{finished.seconds:.0f} s of training; the run is kept in {root / 'runs'}")
 
 
+@main.command("sweep")
+@click.option("--margin", help="margin m in rad, as 0:0.5:8 (start, end, how many) or 0,0.1,0.3")
+@click.option("--scale", help="scale s")
+@click.option("--top-k", help="latents pulled by each code, whole numbers")
+@click.option("--radius", help="exponent alpha T of the ball at the end of the run; the paper's is 8.85")
+@click.option("--weight", help="weight gamma of the margin loss at the start")
+@click.option("--seeds", type=int, default=1, help="Seeds at every point.")
+@_dataset
+@_profile
+@_device
+@click.option("--steps", type=int, help="optimiser steps")
+@click.option("--num-codes", type=int, help="K, codes in the codebook")
+@click.option("--workers", type=int, help="Processes; by default one for each core, or four for each GPU.")
+@click.option("--ray", metavar="ADDRESS", help="Hand the runs to this Ray cluster (auto: the one at hand).")
+@click.option("--out", type=click.Path(path_type=Path, file_okay=False), default="sweep", help="Folder.")
+def sweep_settings(margin: str | None, scale: str | None, top_k: str | None, radius: str | None, weight: str | None,
+                   seeds: int, dataset: str | None, profile: str | None, steps: int | None, num_codes: int | None,
+                   device: str | None, workers: int | None, ray: str | None, out: Path) -> None:
+    """Train SAMP at every point of a grid and draw maps of PSNR and usage.
+
+    Writes a row for each run to table.parquet and the maps to index.html. A sweep that was stopped goes on.
+    """
+    from arcvq.experiments import parse_axis, sweep
+    from arcvq.export import write_page
+    from arcvq.figures import sweep_map
+    from arcvq.runs import RunSettings
+
+    texts = {"margin": margin, "scale": scale, "top_k": top_k, "radius": radius, "weight": weight}
+    axes = {name: parse_axis(name, text) for name, text in texts.items() if text is not None}
+    if not any(len(values) > 1 for values in axes.values()):
+        raise ValueError("nothing varies; give an axis with two values or more, for example --margin 0:0.5:6")
+    given = {"dataset": dataset, "steps": steps, "num_codes": num_codes}
+    base = RunSettings.for_profile(profile or "quick", **{name: value for name, value in given.items()
+                                                          if value is not None})
+    table = sweep(axes, base, seeds=seeds, out=out / "table.parquet", device=device or "auto", workers=workers, ray=ray)
+    maps = [(name, "Validation images; the mean over seeds and over what is not drawn.", sweep_map(table, measure))
+            for name, measure in (("Reconstruction", "psnr"), ("Codes used", "codes_used"))]
+    page = write_page(out / "index.html", maps, "arcvq sweep")
+    click.echo(table.groupby(list(axes))[["psnr", "codes_used", "perplexity"]].mean().round(2).to_string())
+    click.echo(f"{len(table)} runs: {out.resolve() / 'table.parquet'}; maps: {page.resolve()}")
+
+
 @main.command()
 @click.option("--model", "model_folder", required=True, type=_folder, help="Folder of a trained VQ-VAE.")
 @click.option("--prior", "prior_folder", required=True, type=_folder, help="Folder of a prior over its tokens.")

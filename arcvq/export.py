@@ -79,16 +79,18 @@ def _put(tree: dict[str, Any], key: str, value: Any) -> None:
     tree[last] = value
 
 
-def write_page(path: str | Path, sections: Sequence[tuple[str, str, go.Figure]]) -> Path:
+def write_page(
+    path: str | Path, sections: Sequence[tuple[str, str, go.Figure]], title: str = "arcvq explorers"
+) -> Path:
     """Writes titled figures as one page with plotly.js inside. Raises ValueError for more than 8 MB."""
     from plotly.offline import get_plotlyjs
 
     config = {"displaylogo": False, "showSendToCloud": False}
     body = "".join(
-        f"<section><h2>{escape(title)}</h2><p>{escape(text)}</p><figure aria-label='{escape(summary(figure))}'>"
+        f"<section><h2>{escape(heading)}</h2><p>{escape(text)}</p><figure aria-label='{escape(summary(figure))}'>"
         f"{figure.to_html(config=config, include_plotlyjs=False, full_html=False, auto_play=False)}</figure></section>"
-        for title, text, figure in sections)
-    page = _page("arcvq explorers", f"<main><h1>arcvq explorers</h1>{body}</main>",
+        for heading, text, figure in sections)
+    page = _page(title, f"<main><h1>{escape(title)}</h1>{body}</main>",
                  f"<script>{get_plotlyjs()}</script>")
     if (size := len(page.encode())) > LIMIT:
         raise ValueError(f"the page would have {size / 1e6:.1f} MB; at most {LIMIT / 1e6:.0f} are allowed")

@@ -3,8 +3,7 @@
 The K x N matrix of cosines is made tile by tile and never kept. Codes pass in groups. First each chunk of latents
 leaves its largest logit and its sum of exponentials: enough to find the nearest latents and to sum over all others.
 Then the tiles are made once more for the gradient. Up to `streaming.SAFE_SCALE` the exponentials need no shift.
-Nothing waits for the device and every shape is known beforehand, so a CUDA graph can hold it (after one call outside,
-in which Triton compiles).
+Nothing waits for the device, so a CUDA graph can hold it all, after one call outside in which Triton compiles.
 """
 
 from __future__ import annotations
@@ -66,7 +65,7 @@ def margin_loss(
     count, dim = latents.shape
     norms = torch.linalg.vector_norm(latents, dim=1)
     inverse = torch.where(norms > TINY, 1 / norms, 0.0)  # a row of zeros has no direction, and none to turn to
-    codes = normalize(codebook, dim=1, eps=TINY)
+    codes = normalize(codebook.contiguous(), dim=1, eps=TINY)
     gradient = torch.zeros_like(latents) if with_gradient else None
     total = latents.new_zeros(())
     with torch.cuda.device_of(latents):
@@ -82,11 +81,11 @@ def nearest_code(
     latents: Float[Tensor, "N D"], codebook: Float[Tensor, "K D"], metric: str = "cosine"
 ) -> Int[Tensor, " N"]:
     """The same as `arcvq.streaming.nearest_code`, for rows that are `usable`."""
+    latents, codes = latents.contiguous(), codebook.contiguous()
     if metric == "cosine":
-        codes, bias = normalize(codebook, dim=1, eps=TINY), torch.zeros_like(codebook[:, 0])
+        codes, bias = normalize(codes, dim=1, eps=TINY), codes.new_zeros(len(codes))
     else:  # |z - e|^2 is least where <z, e> - |e|^2 / 2 is greatest.
-        codes, bias = codebook.contiguous(), codebook.square().sum(1) / -2
-    latents = latents.contiguous()
+        bias = codes.square().sum(1) / -2
     chosen = torch.empty(len(latents), dtype=torch.int64, device=latents.device)
     with torch.cuda.device_of(latents):
         _launch(_nearest, math.ceil(len(latents) / LATENTS), latents, codes, bias, chosen, len(codes), CODES=CODES)
@@ -147,9 +146,11 @@ def _nearest_and_others(latents, steep, codes, top_k):
 
 def _bits(nearest, count):
     """(N / 32, group) integers of 32 bits, one for each latent, set where it is among a code's nearest."""
+    group = torch.arange(len(nearest), device=nearest.device)
     bits = torch.zeros(math.ceil(count / 32), len(nearest), dtype=torch.int32, device=nearest.device)
-    marks = torch.ones_like(nearest, dtype=torch.int32) << (nearest % 32).int()
-    return bits.scatter_add_(0, (nearest // 32).T, marks.T)  # no bit twice, so a sum is a union
+    marks = torch.ones_like(nearest, dtype=torch.int32) << (nearest % 32).int()  # no bit twice, so a sum is a union
+    bits.view(-1).index_add_(0, (nearest // 32 * len(nearest) + group[:, None]).flatten(), marks.flatten())
+    return bits
 
 
 def _launch(kernel, programs, latents, *arguments, **sizes):
@@ -183,10 +184,7 @@ def _load(matrix, rows, count, columns, DIM: tl.constexpr):
 def _products(
     left, left_rows, left_count, right, right_rows, right_count, DIM: tl.constexpr, WIDTH: tl.constexpr
 ):
-    """The inner products of rows of two matrices.
-
-    tf32x3 has tensor cores take each factor in parts that together are as exact as float32.
-    """
+    """The inner products of rows of two matrices; tf32x3 is tensor cores on parts of the numbers, nearly float32."""
     SLICE: tl.constexpr = min(WIDTH, 32)  # whole rows would not fit in the registers
     products = tl.zeros((left_rows.shape[0], right_rows.shape[0]), tl.float32)
     for start in range(0, WIDTH, SLICE):

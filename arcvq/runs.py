@@ -68,11 +68,22 @@ class RunSettings:
                 quantizer.samp = self.samp
             return VQVAE(images.channels, quantizer, hidden=self.hidden, residual_hidden=self.residual_hidden)
 
+    def subset(self, images: ImageData) -> ImageData:
+        """The images that the run sees: the first `train_images` for training, where that is a number."""
+        return images if self.train_images is None else images.subset(train=self.train_images)
+
     def digest(self, images: ImageData, dtype: torch.dtype) -> str:
         """A short name for these settings on these pixels in this precision; another name for any other."""
         fields = {**dataclasses.asdict(self), "samp": self.samp.to_json() if self.samp else None}
         fields |= {"precision": str(dtype), "pixels": images.fingerprint, "format": FORMAT}
         return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def run_folder(settings: RunSettings, images: ImageData, root: Path, device: torch.device) -> Path:
+    """Where the run of these settings is kept; it holds run.json once it is finished."""
+    name = settings.subset(images).name.replace(":", "-").replace("/", "-")
+    digest = settings.digest(settings.subset(images), choose_precision(settings.precision, device))
+    return root / "runs" / f"{name}-{settings.quantizer}-{digest}"
 
 
 def data_root() -> Path:
@@ -100,10 +111,7 @@ def train(
     root, device = Path(root) if root is not None else data_root(), choose_device(device)
     with first_rank_first():
         images = images or load_images(settings.dataset, root=root, device=device)
-    if settings.train_images is not None:
-        images = images.subset(train=settings.train_images)
-    digest = settings.digest(images, choose_precision(settings.precision, device))
-    folder = root / "runs" / f"{images.name.replace(':', '-').replace('/', '-')}-{settings.quantizer}-{digest}"
+    images, folder = settings.subset(images), run_folder(settings, images, root, device)
     if from_first((folder / "run.json").is_file()):
         run = Run.load(folder)
         run.model.to(device)

@@ -13,8 +13,8 @@ from torch.nn.functional import normalize, softplus
 
 TINY = 1e-12  # The least norm that a division sees: a row of zeros then stays zero.
 BLOCK = 1 << 23  # Entries of the largest tensor, 32 MiB in float32
-TILE = 1 << 20  # Entries of a matrix product, 4 MiB in float32: what is done to it next finds it in the cache
-CHUNK = 128  # Latents of which only the largest cosine is looked at first, to find the nearest of them all
+TILE = 1 << 21  # Entries of a matrix product, 8 MiB in float32: what is done to it next finds it in the cache
+CHUNK = 128  # At most so many latents of which only the largest cosine is looked at first, to find the nearest of all
 SAFE_SCALE = 32.0  # Up to this scale exp(scale * cosine) and its sums stay within float32 without a shift.
 
 
@@ -45,6 +45,11 @@ def margin_loss(
     return total / len(codes), gradient
 
 
+def chunk_size(count: int, top_k: int) -> int:
+    """Latents in a chunk: about as many chunks as there are latents in the `top_k` that are looked through."""
+    return min(CHUNK, max(16, 1 << round(math.log2(count / top_k) / 2)))
+
+
 def _block_rows(num_codes: int, count: int, dim: int, top_k: int) -> int:
     """Codes in a block: blocks of equal size whose cosines and whose nearest latents fit in `BLOCK` entries."""
     most = max(1, BLOCK // max(count, 4 * top_k * max(dim, CHUNK)))
@@ -57,8 +62,9 @@ def _block_loss(latents, inverse, codes, weights, margin, scale, top_k, gradient
     weights: (block, N) memory for exp(scale * cosine).
     """
     safe, shift = scale <= SAFE_SCALE, codes.new_zeros(())
-    peaks = _weigh(latents, inverse, codes * scale, weights, exponential=safe)
-    nearest = _nearest(weights, peaks, top_k)
+    chunk = chunk_size(len(latents), top_k)
+    peaks = _weigh(latents, inverse, codes * scale, weights, chunk, exponential=safe)
+    nearest = _nearest(weights, peaks, chunk, top_k)
     weights.scatter_(1, nearest, 0.0 if safe else -math.inf)  # the sums are over i not in N_j
     if not safe:
         shift = weights.amax(1).clamp_min(torch.finfo(weights.dtype).min)  # -inf if there are no others
@@ -76,28 +82,31 @@ def _block_loss(latents, inverse, codes, weights, margin, scale, top_k, gradient
     return softplus(gap).sum()
 
 
-def _weigh(latents, inverse, codes, weights, exponential):
+def _weigh(latents, inverse, codes, weights, chunk, exponential):
     """Fill `weights` (block, N) with the logits, or their exponentials; returns the largest logit of each chunk."""
-    width = max(CHUNK, TILE // len(codes) // CHUNK * CHUNK)
+    width = max(chunk, TILE // len(codes) // chunk * chunk)
     peaks = []
     for start in range(0, len(latents), width):
         tile = latents[start : start + width]
-        logits = torch.mm(codes, tile.T).mul_(inverse[start : start + width])
-        whole = logits.shape[1] // CHUNK * CHUNK
-        peaks.append(logits[:, :whole].unflatten(1, (-1, CHUNK)).amax(2))
+        logits = torch.mm(codes, tile.T, out=weights[:, start : start + width]).mul_(inverse[start : start + width])
+        whole = logits.shape[1] // chunk * chunk
+        peaks.append(logits[:, :whole].unflatten(1, (-1, chunk)).amax(2))
         if whole < logits.shape[1]:
             peaks.append(logits[:, whole:].amax(1, keepdim=True))
-        place = weights[:, start : start + width]
-        torch.exp(logits, out=place) if exponential else place.copy_(logits)
+        if exponential:
+            logits.exp_()
     return torch.cat(peaks, dim=1)
 
 
-def _nearest(weights, peaks, top_k):
+def _nearest(weights, peaks, chunk, top_k):
     """The places (block, k) of the largest weights of each row: they lie in the k chunks with the largest peaks."""
     count = weights.shape[1]
     chunks = peaks.topk(min(top_k, peaks.shape[1]), dim=1, sorted=False).indices
-    places = (chunks[..., None] * CHUNK + torch.arange(CHUNK, device=chunks.device)).flatten(1)
-    found = weights.gather(1, places.clamp_max(count - 1)).masked_fill_(places >= count, -math.inf)
+    places = (chunks[..., None] * chunk + torch.arange(chunk, device=chunks.device)).flatten(1)
+    if count % chunk == 0:
+        found = weights.gather(1, places)
+    else:  # the last chunk is not full
+        found = weights.gather(1, places.clamp_max(count - 1)).masked_fill_(places >= count, -math.inf)
     return places.gather(1, found.topk(top_k, dim=1, sorted=False).indices)
 
 
@@ -121,7 +130,7 @@ def margin_logits(latents, codes, margin, scale):
 
 def _through_normalization_(gradient, latents, inverse, count):
     """A sum of gradients to unit latents made the mean gradient to the latents: its tangent part over the norm."""
-    size = max(1, TILE // 8 // latents.shape[1])
+    size = max(1, TILE // 16 // latents.shape[1])
     for part, rows, scale in zip(*(every.split(size) for every in (gradient, latents, inverse)), strict=True):
         along = (part * rows).sum(1).mul_(scale.square())
         part.addcmul_(rows, along[:, None], value=-1).mul_(scale[:, None] / count)

@@ -34,9 +34,9 @@ def outputs(notebook):
     return [output for cell in code(notebook) for output in cell.outputs]
 
 
-def test_there_are_notebooks_numbered_from_zero():
-    assert PATHS
-    assert [path.stem.split("_")[0] for path in PATHS] == [f"{number:02d}" for number in range(len(PATHS))]
+def test_notebooks_have_numbers_of_their_own_from_zero():
+    numbers = [path.stem.split("_")[0] for path in PATHS]
+    assert numbers[0] == "00" and numbers == sorted(set(numbers)) and all(len(number) == 2 for number in numbers)
 
 
 def test_it_is_under_500_kb(path):

@@ -1,0 +1,135 @@
+"""A grid over the settings of SAMP: one training run for each point and seed, one row of a table for each run."""
+
+import dataclasses
+import itertools
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+
+from arcvq.checkpoints import write_whole
+from arcvq.devices import choose_device
+from arcvq.geometry import describe
+from arcvq.images import ImageData, load_images
+from arcvq.many import as_they_finish
+from arcvq.runs import RunSettings, data_root
+from arcvq.samp import SAMP
+from arcvq.schedules import Exponential
+from arcvq.training import Run, evaluate
+
+AXES = {"margin": "margin m (rad)", "scale": "scale s", "top_k": "top-k (latents)",
+        "radius": "radius: exponent alpha T at the end of the run", "weight": "weight gamma at the start"}
+MEASURES = ("psnr", "codes_used", "usage", "perplexity", "perplexity_ceiling")
+
+
+def parse_axis(name: str, text: str) -> list[float | int]:
+    """The values of an axis from "0:0.5:6" (start, end, how many, evenly apart) or "0,0.1,0.3".
+
+    Raises ValueError for other texts, no values, or numbers that are not finite; top_k takes whole numbers.
+    """
+    try:
+        if ":" in text:
+            start, end, count = text.split(":")
+            values = np.linspace(float(start), float(end), int(count)).round(12).tolist()
+        else:
+            values = [float(part) for part in text.split(",")]
+        if not values or not all(map(math.isfinite, values)):
+            raise ValueError
+        if name == "top_k" and not all(value.is_integer() for value in values):
+            raise ValueError
+    except ValueError:
+        whole = "whole numbers " if name == "top_k" else ""
+        raise ValueError(f"--{name.replace('_', '-')} is {text!r}; it must be {whole}as in 1:5:3 (start, end, how "
+                         "many) or 1,3,5") from None
+    return [int(value) for value in values] if name == "top_k" else values
+
+
+def grid(axes: Mapping[str, Sequence[float | int]], base: RunSettings, seeds: int = 1) -> list[RunSettings]:
+    """The settings at every point of the grid, for seeds from `base.seed` on; the last axis moves first.
+
+    axes: values by the names in `AXES`. radius is alpha T, what the exponent of the ball's radius reaches at the end
+    of the run (the paper's: 8.85; 0: the ball stays at 1). weight is gamma at the start. Raises ValueError for an
+    unknown axis, a setting out of range or no seeds, before anything is trained.
+    """
+    if unknown := [name for name in axes if name not in AXES]:
+        raise ValueError(f"axis {unknown[0]!r} is unknown; known are {', '.join(AXES)}")
+    if seeds < 1:
+        raise ValueError(f"seeds is {seeds}; it must be at least 1")
+    if axes and base.quantizer != "samp":
+        raise ValueError(f"quantizer is {base.quantizer!r}; the axes {', '.join(axes)} are settings of 'samp'")
+    points = [dict(zip(axes, values, strict=True)) for values in itertools.product(*axes.values())]
+    return [dataclasses.replace(base, seed=base.seed + seed, samp=_samp(base, point))
+            for point in points for seed in range(seeds)]
+
+
+def _samp(base: RunSettings, point: dict[str, Any]) -> SAMP | None:
+    if base.quantizer != "samp":
+        return None
+    samp, changes = base.samp or SAMP.for_run(base.steps), dict(point)
+    if "radius" in changes:
+        if changes["radius"] < 0:
+            raise ValueError(f"radius is {changes['radius']}; the exponent alpha T must be at least 0")
+        changes["radius"] = Exponential(changes["radius"] / base.steps)
+    if "weight" in changes:
+        if changes["weight"] < 0:
+            raise ValueError(f"weight is {changes['weight']}; it must be at least 0")
+        changes["weight"] = samp.weight.times(changes["weight"]) if samp.weight else None
+    return dataclasses.replace(samp, **changes)
+
+
+def coordinates(settings: RunSettings) -> dict[str, float | int]:
+    """Where settings stand on each axis; NaN where they have no such setting."""
+    samp = settings.samp
+    if samp is None:
+        return dict.fromkeys(AXES, math.nan)
+    radius = samp.radius.rate * settings.steps if isinstance(samp.radius, Exponential) else math.nan
+    weight = float(samp.weight.value(0)) if samp.weight else 0.0
+    return {"margin": samp.margin, "scale": samp.scale, "top_k": samp.top_k, "radius": round(radius, 9),
+            "weight": weight}
+
+
+def row(settings: RunSettings, run: Run, images: ImageData) -> dict[str, Any]:
+    """What a run was told and what it gave: measures of the validation images, and of the codebook's geometry."""
+    fields = {field.name: getattr(settings, field.name) for field in dataclasses.fields(settings)}
+    fields["samp"] = settings.samp.to_json() if settings.samp else None
+    fields["precision"] = run.settings["precision"]
+    measured = evaluate(run.model, images.validation)
+    shape = describe(run.model.quantizer.codebook.detach().cpu())
+    return coordinates(settings) | fields | {name: measured[name] for name in MEASURES} | {
+        "min_angle": math.degrees(shape.min_angle) if shape.min_angle is not None else math.nan,
+        "seconds": run.seconds, "device": str(images.device), "torch": torch.__version__}
+
+
+def sweep(
+    axes: Mapping[str, Sequence[float | int]],
+    base: RunSettings,
+    images: ImageData | None = None,
+    *,
+    seeds: int = 1,
+    out: str | Path | None = None,
+    root: str | Path | None = None,
+    device: str | torch.device = "auto",
+    workers: int | None = None,
+    ray: str | None = None,
+    progress: bool = True,
+) -> pd.DataFrame:
+    """Train every point of the grid (see `grid` and `fit_many`): a row for each run, in the order of the grid.
+
+    The columns are the axes, the other settings, psnr (dB), codes_used, usage, perplexity and its ceiling on the
+    validation images, min_angle (degrees) of the codebook, seconds, device and torch. out: a Parquet file, written
+    whole after every run. A sweep that was stopped goes on: finished runs are only opened.
+    """
+    settings, device = grid(axes, base, seeds), choose_device(device)
+    images = images or load_images(base.dataset, Path(root) if root is not None else data_root(), device)
+    rows: dict[RunSettings, dict[str, Any]] = {}
+    options: dict[str, Any] = {"root": root, "device": device, "workers": workers, "ray": ray, "progress": progress}
+    for one, run in as_they_finish(settings, images, **options):
+        rows[one] = row(one, run, images)
+        table = pd.DataFrame([rows[other] for other in settings if other in rows])
+        if out is not None:
+            write_whole(Path(out), table.to_parquet)
+    return table

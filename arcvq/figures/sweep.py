@@ -1,0 +1,62 @@
+"""What a sweep found: a heat map over two settings, or a line over one."""
+
+import numpy as np
+import pandas as pd
+import plotly.graph_objects as go
+
+from arcvq.experiments.sweep import AXES
+from arcvq.figures.curves import UNITS
+from arcvq.figures.theme import BLACK, BLUE, GREY, finish
+
+TITLES = UNITS | {"min_angle": "minimum angle (°)", "usage": "usage (share of codes)", "seconds": "training time (s)"}
+
+
+def sweep_map(table: pd.DataFrame, measure: str = "psnr", x: str | None = None, y: str | None = None,
+              **look) -> go.Figure:
+    """The mean of a measure at each point of a sweep's grid, over seeds and over what is neither x nor y.
+
+    table: of `arcvq.experiments.sweep`. x, y: axes; by default the two with the most values. With one axis that
+    varies a line with the least and greatest seed is drawn. Missing values stay empty. Raises ValueError for an
+    unknown measure or axis, and when nothing varies.
+    """
+    for name in (measure, x, y):
+        if name is not None and name not in table:
+            raise ValueError(f"the table has no column {name!r}; it has {', '.join(table)}")
+    varying = sorted((name for name in AXES if table[name].nunique() > 1), key=lambda name: -table[name].nunique())
+    free = iter([name for name in varying if name not in (x, y)])
+    x, y = x or next(free, None), y or next(free, None)
+    if x is None:
+        raise ValueError(f"nothing varies in this table of {len(table)} rows; a sweep needs an axis with two values")
+    title = TITLES.get(measure, measure.replace("_", " "))
+    runs = f"{len(table):,} runs" + (f", {table.seed.nunique()} seeds" if table.seed.nunique() > 1 else "")
+    figure, text = _line(table, measure, x, title) if y is None else _heat(table, measure, x, y, title)
+    return finish(figure, look, title[0].upper() + title[1:], f"{text} {runs}.", width=760, height=460)
+
+
+def _heat(table, measure, x, y, title):
+    means = table.pivot_table(measure, y, x, aggfunc="mean", dropna=False)
+    values = means.to_numpy(float)
+    texts = [["" if np.isnan(value) else f"{value:.4g}" for value in line] for line in values]
+    across, up = ([f"{value:g}" for value in axis] for axis in (means.columns, means.index))
+    bar = {"title": {"text": title, "side": "right"}}
+    figure = go.Figure(go.Heatmap(x=across, y=up, z=values, text=texts, texttemplate="%{text}", colorscale="Cividis",
+                                  hoverongaps=False, xgap=1, ygap=1, colorbar=bar))
+    row, column = np.unravel_index(np.nanargmax(values), values.shape)
+    figure.add_scatter(x=[across[column]], y=[up[row]], mode="markers", name="largest", showlegend=True,
+                       marker={"symbol": "square-open", "size": 34, "color": "#D55E00", "line_width": 4})
+    figure.update_xaxes(title_text=AXES[x], type="category").update_yaxes(title_text=AXES[y], type="category")
+    missing = int(np.isnan(values).sum())
+    gap = f" {missing} of {values.size} points are missing." if missing else ""
+    return figure, (f"Largest {values[row, column]:.4g} at {x} {across[column]} and {y} {up[row]}, smallest "
+                    f"{np.nanmin(values):.4g}.{gap}")
+
+
+def _line(table, measure, x, title):
+    found = table.dropna(subset=[measure]).groupby(x)[measure].agg(["mean", "min", "max"])
+    spread = {"type": "data", "array": found["max"] - found["mean"], "arrayminus": found["mean"] - found["min"],
+              "color": GREY}
+    figure = go.Figure(go.Scatter(x=found.index, y=found["mean"], error_y=spread, mode="lines+markers",
+                                  line_color=BLUE, marker_color=BLACK))
+    figure.update_xaxes(title_text=AXES[x]).update_yaxes(title_text=title)
+    return figure, (f"Largest mean {found['mean'].max():.4g} at {x} {found['mean'].idxmax():g}; bars reach from the "
+                    "least to the greatest seed.")
