@@ -320,7 +320,7 @@ class OnlineClusteredQuantizer(CosineQuantizer):
     def after_step(self):
         super().after_step()
         total = self.batch_counts.sum().clamp_min(1)
-        self.shares.lerp_(self.batch_counts / total, 1 - self.decay)
+        self.shares.lerp_(self.batch_counts.to(self.shares.dtype) / total, 1 - self.decay)
         move = torch.exp(-self.shares * self.num_codes * 10 / (1 - self.decay) - 1e-3)
         self.codebook.lerp_(self.anchors, move[:, None])
 

@@ -3,6 +3,7 @@
 import subprocess
 import sys
 
+import pandas as pd
 import pytest
 from click.testing import CliRunner
 
@@ -111,3 +112,27 @@ def test_doctor_names_what_is_missing_or_old_and_the_command_that_fixes_it(monke
     shown = invoke("doctor")
     assert shown.exit_code == 1
     assert "missing  torch" in shown.output and '-m pip install "torch>=2.11"' in shown.output
+
+
+def test_sweep_writes_a_table_and_a_page_of_maps(tmp_path, monkeypatch):
+    monkeypatch.setenv("ARCVQ_DATA", str(tmp_path))
+    shown = invoke("sweep", "--margin", "0,0.3", "--radius", "2:8:2", "--steps", 2, "--num-codes", 16, "--workers", 1,
+                   "--device", "cpu", "--out", tmp_path / "swept")
+    assert shown.exit_code == 0, shown.stderr
+    assert len(pd.read_parquet(tmp_path / "swept" / "table.parquet")) == 4
+    page = (tmp_path / "swept" / "index.html").read_text()
+    assert "arcvq sweep" in page and page.count("plotly-graph-div") == 2 and "4 runs" in page
+    assert shown.stdout.splitlines()[-1].startswith("4 runs: ")
+
+
+@pytest.mark.parametrize("words, sentence", [
+    (("--margin", "0:1:0"), "--margin is '0:1:0'; it must be as in 1:5:3"),
+    (("--margin", "0,2"), "margin is 2.0 rad; it must be at least 0"),
+    (("--margin", "0,1", "--workers", 0), "workers is 0; it must be at least 1"),
+    (("--margin", "0,1", "--seeds", 0), "seeds is 0; it must be at least 1"),
+    (("--margin", "0.1"), "nothing varies; give an axis with two values or more"),
+])
+def test_sweep_refuses_what_cannot_be_before_it_trains(tmp_path, monkeypatch, words, sentence):
+    monkeypatch.setenv("ARCVQ_DATA", str(tmp_path))
+    shown = invoke("sweep", *words, "--out", tmp_path / "swept")
+    assert shown.exit_code == 2 and sentence in shown.stderr and not (tmp_path / "runs").exists()

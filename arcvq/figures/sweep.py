@@ -43,7 +43,7 @@ def _heat(table, measure, x, y, title):
                                   hoverongaps=False, xgap=1, ygap=1, colorbar=bar))
     row, column = np.unravel_index(np.nanargmax(values), values.shape)
     figure.add_scatter(x=[across[column]], y=[up[row]], mode="markers", name="largest", showlegend=True,
-                       marker={"symbol": "square-open", "size": 34, "color": "#D55E00", "line_width": 4})
+                       marker={"symbol": "square-open", "size": 58, "color": "#D55E00", "line_width": 4})
     figure.update_xaxes(title_text=AXES[x], type="category").update_yaxes(title_text=AXES[y], type="category")
     missing = int(np.isnan(values).sum())
     gap = f" {missing} of {values.size} points are missing." if missing else ""

@@ -1,0 +1,50 @@
+import numpy as np
+import pandas as pd
+import pytest
+
+from arcvq.figures import summary, sweep_map
+
+
+def table(margins=(0.0, 0.1, 0.3), radii=(2.0, 8.85), seeds=2):
+    rows = [{"margin": m, "scale": 5.0, "top_k": 3, "radius": r, "weight": 1.0, "seed": seed,
+             "psnr": 20 + 10 * m + r + seed, "codes_used": 100 * m}
+            for m in margins for r in radii for seed in range(seeds)]
+    return pd.DataFrame(rows)
+
+
+def test_two_axes_make_a_heat_map_of_means_over_seeds_with_the_largest_marked():
+    figure = sweep_map(table())
+    heat, mark = figure.data
+    assert heat.x == ("0", "0.1", "0.3") and heat.y == ("2", "8.85")
+    assert np.allclose(heat.z, [[22.5, 23.5, 25.5], [29.35, 30.35, 32.35]])
+    assert (mark.x, mark.y) == (("0.3",), ("8.85",))
+    assert "Largest 32.35 at margin 0.3 and radius 8.85" in summary(figure) and "12 runs, 2 seeds" in summary(figure)
+    assert "rad" in figure.layout.xaxis.title.text
+
+
+def test_axes_may_be_chosen():
+    heat = sweep_map(table(), "codes_used", x="radius", y="margin").data[0]
+    assert heat.x == ("2", "8.85") and heat.y == ("0", "0.1", "0.3")
+
+
+def test_missing_points_stay_empty_and_are_counted():
+    rows = table()
+    rows = rows[~((rows.margin == 0.1) & (rows.radius == 2.0))]
+    rows.loc[(rows.margin == 0.0) & (rows.radius == 2.0), "psnr"] = np.nan
+    figure = sweep_map(rows)
+    assert np.isnan(figure.data[0].z[0][:2]).all() and figure.data[0].text[0][1] == ""
+    assert "2 of 6 points are missing" in summary(figure)
+
+
+def test_one_axis_makes_a_line_from_the_least_to_the_greatest_seed():
+    figure = sweep_map(table(radii=(2.0,), seeds=3))
+    (line,) = figure.data
+    assert list(line.x) == [0.0, 0.1, 0.3] and np.allclose(line.y, [23, 24, 26])
+    assert np.allclose(line.error_y.array, 1) and np.allclose(line.error_y.arrayminus, 1)
+
+
+def test_what_cannot_be_drawn_is_told():
+    with pytest.raises(ValueError, match="nothing varies in this table of 2 rows"):
+        sweep_map(table(margins=(0.1,), radii=(2.0,)))
+    with pytest.raises(ValueError, match="no column 'ssim'"):
+        sweep_map(table(), "ssim")
