@@ -186,10 +186,12 @@ class MovingAverageQuantizer(Baseline):
     """The package's `VectorQuantize`: codes are moving averages of their latents, decay 0.8, commitment weight 1."""
 
     commitment = 1.0
-    def build(self, package, **options):
+    options: dict[str, Any] = {}  # noqa: RUF012
+
+    def build(self, package):
         # With manual_ema_update the codes stay those that forward chose until `after_step`.
         return package.VectorQuantize(
-            self.dim, self.num_codes, commitment_weight=self.commitment, manual_ema_update=True, **options
+            self.dim, self.num_codes, commitment_weight=self.commitment, manual_ema_update=True, **self.options
         )
 
     def call(self, latents):
@@ -219,8 +221,7 @@ class CosineEMAQuantizer(MovingAverageQuantizer):
     Straight-through gradient; the package's default is the rotation trick.
     """
 
-    def build(self, package):
-        return super().build(package, use_cosine_sim=True, rotation_trick=False)
+    options = {"use_cosine_sim": True, "rotation_trick": False}  # noqa: RUF012
 
     @property
     def mismatch(self):
@@ -233,7 +234,7 @@ def package() -> ModuleType:
     try:
         import vector_quantize_pytorch
     except ImportError as error:
-        raise ImportError("baselines need vector-quantize-pytorch; pip install vector-quantize-pytorch") from error
+        raise ImportError("baselines need vector-quantize-pytorch: pip install vector-quantize-pytorch") from error
     return vector_quantize_pytorch
 
 

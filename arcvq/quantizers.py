@@ -13,7 +13,9 @@ Where many processes train together (arcvq.distributed), counts, averages, ancho
 latents of all.
 """
 
+from collections.abc import Iterator
 from functools import partial
+from inspect import isabstract
 from typing import Any, NamedTuple
 
 import torch
@@ -151,10 +153,13 @@ class Quantizer(nn.Module):
 
     @staticmethod
     def from_config(config: dict[str, Any]) -> "Quantizer":
-        """The quantizer that `config` describes, freshly initialised. Raises ValueError for an unknown kind."""
+        """The quantizer that `config` describes, freshly initialised: of any subclass that was imported.
+
+        Raises ValueError for an unknown kind.
+        """
         fields = dict(config)
         kind = fields.pop("kind", None)
-        classes = {cls.__name__: cls for cls in QUANTIZERS.values()}
+        classes: dict[str, Any] = {cls.__name__: cls for cls in _subclasses(Quantizer) if not isabstract(cls)}
         if kind not in classes:
             raise ValueError(f"quantizer {kind!r} is unknown; known are {', '.join(classes)}")
         if fields.get("samp") is not None:
@@ -170,6 +175,12 @@ class Quantizer(nn.Module):
 
     def extra_repr(self) -> str:
         return f"num_codes={self.num_codes}, dim={self.dim}, beta={self.beta}"
+
+
+def _subclasses(base: type) -> Iterator[type]:
+    for cls in base.__subclasses__():
+        yield cls
+        yield from _subclasses(cls)
 
 
 def check_finite(tensor: Tensor, name: str) -> None:

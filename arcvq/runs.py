@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from arcvq.baselines import BASELINES
 from arcvq.devices import choose_device, choose_precision
 from arcvq.distributed import first_rank_first, from_first
 from arcvq.images import ImageData, load_images
@@ -18,6 +19,7 @@ from arcvq.training import Run, fit
 from arcvq.vqvae import VQVAE
 
 FORMAT = 4  # raised when a change of the code changes what training gives
+KINDS = QUANTIZERS | BASELINES
 PROFILES = ("quick", "standard", "paper")
 
 
@@ -25,8 +27,9 @@ PROFILES = ("quick", "standard", "paper")
 class RunSettings:
     """Everything that decides what a training run gives, but the machine.
 
-    quantizer: a name in `QUANTIZERS`. samp: settings of the prior for "samp"; None scales the paper's to the run.
-    train_images: use the first so many training images; None for all. The other fields are those of `VQVAE` and `fit`.
+    quantizer: a name in `QUANTIZERS` or `BASELINES`. samp: settings of the prior for "samp"; None scales the paper's
+    to the run. train_images: use the first so many training images; None for all. The other fields are those of
+    `VQVAE` and `fit`.
     """
 
     dataset: str = "digits"
@@ -44,8 +47,8 @@ class RunSettings:
     train_images: int | None = None
 
     def __post_init__(self):
-        if self.quantizer not in QUANTIZERS:
-            raise ValueError(f"quantizer {self.quantizer!r} is unknown; known are {', '.join(QUANTIZERS)}")
+        if self.quantizer not in KINDS:
+            raise ValueError(f"quantizer {self.quantizer!r} is unknown; known are {', '.join(KINDS)}")
 
     @classmethod
     def for_profile(cls, profile: str, **changes: Any) -> "RunSettings":
@@ -63,7 +66,7 @@ class RunSettings:
         """The untrained model, drawn from the seed; the caller's generator stays put."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.seed)
-            quantizer = QUANTIZERS[self.quantizer](self.num_codes, self.dim)
+            quantizer = KINDS[self.quantizer](self.num_codes, self.dim)
             if isinstance(quantizer, SphericalQuantizer):
                 quantizer.samp = self.samp
             return VQVAE(images.channels, quantizer, hidden=self.hidden, residual_hidden=self.residual_hidden)

@@ -82,7 +82,8 @@ def uneven():
 
 def fitted(folder=None, resume=False, **changes):
     run = fit(model("samp"), IMAGES, **OPTIONS | changes, out=folder, resume=resume)
-    return {"history": run.history.to_dict("list"), "weights": {n: p.clone() for n, p in run.model.state_dict().items()}}
+    weights = {name: value.clone() for name, value in run.model.state_dict().items()}
+    return {"history": run.history.to_dict("list"), "weights": weights}
 
 
 def odd_batch():
