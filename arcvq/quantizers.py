@@ -177,7 +177,7 @@ class Quantizer(nn.Module):
         return f"num_codes={self.num_codes}, dim={self.dim}, beta={self.beta}"
 
 
-def _subclasses(base: type) -> Iterator[type]:
+def _subclasses(base: type[Quantizer]) -> Iterator[type[Quantizer]]:
     for cls in base.__subclasses__():
         yield cls
         yield from _subclasses(cls)
