@@ -15,6 +15,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.functional import embedding
 
+from arcvq.distributed import world_size
 from arcvq.quantizers import Quantized, Quantizer
 
 
@@ -101,7 +102,7 @@ class ImplicitQuantizer(Baseline):
 class FiniteScalarQuantizer(ImplicitQuantizer):
     """FSQ (Mentzer et al. 2024): each component is bounded by tanh and rounded to one of its levels; no loss.
 
-    num_codes: from 5; it becomes the nearest size that `fsq_levels` can give.
+    num_codes: from 4; it becomes the nearest size that `fsq_levels` can give.
     """
 
     def __init__(self, num_codes: int, dim: int):
@@ -119,41 +120,49 @@ class FiniteScalarQuantizer(ImplicitQuantizer):
 def fsq_levels(num_codes: int) -> list[int]:
     """The levels, largest first, whose product is nearest to num_codes, in as few components as possible.
 
-    Each is from 5, as the paper advises (Mentzer et al. 2024, Table 1), to 8. Raises ValueError below 5 codes.
+    Each is from 4 to 8. The paper advises at least 5 (Mentzer et al. 2024, Table 1), but of the powers of two those
+    give only the powers of 8. Raises ValueError below 4 codes.
     """
-    if num_codes < 5:
-        raise ValueError(f"num_codes is {num_codes}; FSQ needs at least 5, one component of 5 levels")
-    sizes = range(1, math.ceil(math.log(num_codes, 5)) + 1)
-    choices = (levels for size in sizes for levels in combinations_with_replacement((8, 7, 6, 5), size))
+    if num_codes < 4:
+        raise ValueError(f"num_codes is {num_codes}; FSQ needs at least 4, one component of 4 levels")
+    sizes = range(1, math.ceil(math.log(num_codes, 4)) + 1)
+    choices = (levels for size in sizes for levels in combinations_with_replacement((8, 7, 6, 5, 4), size))
     return list(min(choices, key=lambda levels: abs(math.prod(levels) - num_codes)))
 
 
 class LookupFreeQuantizer(ImplicitQuantizer):
     """LFQ (Yu et al. 2024): the sign of each component, with an entropy loss that holds N x K numbers.
 
-    num_codes: a power of two from 2.
+    num_codes: a power of two from 2. The weights, 0.1 for the entropy and 0.25 for the commitment, are those that the
+    paper's authors use; the package's default leaves commitment out, and hardly trains. Where many processes train
+    together, the package takes the entropy of each one's latents, with probabilities too small by their number.
     """
 
     name, spherical = "LFQ", False
+    commitment = 0.25
 
     def build(self, package):
         if self.num_codes < 2 or self.num_codes.bit_count() > 1:
             raise ValueError(f"num_codes is {self.num_codes}; {self.name} needs a power of two from 2")
-        return package.LFQ(dim=self.dim, codebook_size=self.num_codes, spherical=self.spherical)
+        return package.LFQ(dim=self.dim, codebook_size=self.num_codes, spherical=self.spherical,
+                           commitment_loss_weight=self.commitment)
 
     def call(self, latents):
         (codes, indices, loss), terms = self.method(latents, return_loss_breakdown=True)
         losses = {"sample_entropy": terms.per_sample_entropy, "codebook_entropy": terms.batch_entropy}
+        if self.commitment:
+            losses["commitment"] = terms.commitment
         return codes, indices, loss, losses if self.training else {}
 
 
 class BinarySphericalQuantizer(LookupFreeQuantizer):
-    """BSQ (Zhao et al. 2024): LFQ on the unit sphere, before and after the signs are taken.
+    """BSQ (Zhao et al. 2024): LFQ on the unit sphere, before and after the signs are taken; no commitment loss.
 
     num_codes: a power of two from 2.
     """
 
     name, spherical = "BSQ on the unit sphere", True
+    commitment = 0.0
 
 
 class SimVQQuantizer(Baseline):
@@ -186,12 +195,14 @@ class MovingAverageQuantizer(Baseline):
     """The package's `VectorQuantize`: codes are moving averages of their latents, decay 0.8, commitment weight 1."""
 
     commitment = 1.0
-    options: dict[str, Any] = {}  # noqa: RUF012
+    cosine = False  # choose by angle, with straight-through gradient; else by distance, with the rotation trick
 
     def build(self, package):
-        # With manual_ema_update the codes stay those that forward chose until `after_step`.
+        # With manual_ema_update the codes stay those that forward chose until `after_step`. The package would
+        # remember whether there were other processes when its first quantizer was made.
         return package.VectorQuantize(
-            self.dim, self.num_codes, commitment_weight=self.commitment, manual_ema_update=True, **self.options
+            self.dim, self.num_codes, commitment_weight=self.commitment, use_cosine_sim=self.cosine,
+            rotation_trick=not self.cosine, manual_ema_update=True, sync_codebook=world_size() > 1,
         )
 
     def call(self, latents):
@@ -221,7 +232,7 @@ class CosineEMAQuantizer(MovingAverageQuantizer):
     Straight-through gradient; the package's default is the rotation trick.
     """
 
-    options = {"use_cosine_sim": True, "rotation_trick": False}  # noqa: RUF012
+    cosine = True
 
     @property
     def mismatch(self):

@@ -132,11 +132,11 @@ def sweep_settings(margin: str | None, scale: str | None, top_k: str | None, rad
                    device: str | None, workers: int | None, ray: str | None, out: Path) -> None:
     """Train SAMP at every point of a grid and draw maps of PSNR and usage.
 
-    Writes a row for each run to table.parquet and the maps to index.html. A sweep that was stopped goes on.
+    Writes a row for each run to table.parquet, the maps and the table to index.html. A sweep that was stopped goes on.
     """
     from arcvq.experiments import parse_axis, sweep
     from arcvq.export import write_page
-    from arcvq.figures import sweep_map
+    from arcvq.figures import sweep_map, sweep_table
     from arcvq.runs import RunSettings
 
     texts = {"margin": margin, "scale": scale, "top_k": top_k, "radius": radius, "weight": weight}
@@ -149,7 +149,8 @@ def sweep_settings(margin: str | None, scale: str | None, top_k: str | None, rad
     table = sweep(axes, base, seeds=seeds, out=out / "table.parquet", device=device or "auto", workers=workers, ray=ray)
     maps = [(name, "Validation images; the mean over seeds and over what is not drawn.", sweep_map(table, measure))
             for name, measure in (("Reconstruction", "psnr"), ("Codes used", "codes_used"))]
-    page = write_page(out / "index.html", maps, "arcvq sweep")
+    rows = ("Table", "Every run; table.parquet holds all columns.", sweep_table(table))
+    page = write_page(out / "index.html", [*maps, rows], "arcvq sweep")
     click.echo(table.groupby(list(axes))[["psnr", "codes_used", "perplexity"]].mean().round(2).to_string())
     click.echo(f"{len(table)} runs: {out.resolve() / 'table.parquet'}; maps: {page.resolve()}")
 

@@ -94,9 +94,14 @@ def first_rank_first() -> Iterator[None]:
 def parallel(model: nn.Module) -> nn.Module:
     """The model to call in training: its gradients become their mean over all ranks (DistributedDataParallel).
 
-    So the mean over the ranks of the loss is what they minimise. Buffers must be kept equal by their owner.
+    So the mean over the ranks of the loss is what they minimise. Parameters and buffers become rank 0's at once; the
+    owner of a buffer must keep it equal from then on.
     """
-    return DistributedDataParallel(model, broadcast_buffers=False) if world_size() > 1 else model
+    if world_size() == 1:
+        return model
+    wrapped = DistributedDataParallel(model)
+    wrapped.broadcast_buffers = False
+    return wrapped
 
 
 def gather(rows: Float[Tensor, "N D"]) -> Float[Tensor, "M D"]:

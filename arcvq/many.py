@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from contextlib import contextmanager
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -63,11 +64,15 @@ def as_they_finish(
     ray: str | None = None,
     progress: bool = True,
 ) -> Generator[tuple[RunSettings, Run]]:
-    """What `fit_many` gives, each run as soon as it is there; those trained before come first."""
+    """What `fit_many` gives, each run as soon as it is there; those trained before come first.
+
+    While other processes train, this one computes with one thread.
+    """
     if workers is not None and workers < 1:
         raise ValueError(f"workers is {workers}; it must be at least 1")
     root, device = Path(root) if root is not None else data_root(), choose_device(device)
-    data = {one.dataset: images or load_images(one.dataset, root, "cpu") for one in settings}
+    names = {one.dataset for one in settings}
+    data = {name: images.to("cpu") if images else load_images(name, root, "cpu") for name in names}
     unique, failed = dict.fromkeys(settings), []
     waiting = [one for one in unique if not (run_folder(one, data[one.dataset], root, device) / "run.json").is_file()]
     outcomes = chain(((one, None) for one in unique if one not in waiting),
@@ -112,6 +117,17 @@ def _differences(one: RunSettings, settings: Sequence[RunSettings]) -> str:
     return ", ".join(f"{name}={getattr(one, name)!r}" for name in apart or ["quantizer", "seed"])
 
 
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """What the caller does with finished runs must not take the cores of those that go on."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
 def _one_by_one(settings, data, root, device) -> Iterator[Outcome]:
     for one in settings:
         try:
@@ -126,7 +142,7 @@ def _in_processes(settings, data, root, places, workers) -> Iterator[Outcome]:
     context = multiprocessing.get_context("forkserver" if hasattr(os, "fork") else "spawn")
     context.set_forkserver_preload(["arcvq.many"])
     stop = context.Event()
-    with ProcessPoolExecutor(workers, context, _prepare, (data, stop)) as pool:
+    with _one_thread(), ProcessPoolExecutor(workers, context, _prepare, (data, stop)) as pool:
         try:
             runs = {pool.submit(_train, one, root, places[number % len(places)]): one
                     for number, one in enumerate(settings)}
@@ -148,11 +164,15 @@ def _prepare(data: dict[str, ImageData], stop: Any) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # but while `fit` listens
     _worker.update(data=data, stop=stop)
     torch.set_num_threads(1)
-    threading.Thread(target=_interrupt_when, args=(stop,), daemon=True).start()
+    threading.Thread(target=_watch, args=(stop,), daemon=True).start()
 
 
-def _interrupt_when(stop: Any) -> None:
-    stop.wait()
+def _watch(stop: Any) -> None:
+    """End with the parent, even if it was killed, or when it says so."""
+    parent = multiprocessing.parent_process()
+    while not stop.wait(1):
+        if parent and not parent.is_alive():
+            os._exit(1)
     while True:
         os.kill(os.getpid(), signal.SIGINT)  # `fit` ends its step and saves
         time.sleep(5)
@@ -171,20 +191,24 @@ def _on_ray(settings, data, root, device, address) -> Iterator[Outcome]:
     started = not ray.is_initialized()
     if started:
         ray.init(address=None if address == "local" else address, include_dashboard=False, log_to_driver=False)
+    runs: dict[Any, RunSettings] = {}
     try:
         train_there = ray.remote(num_cpus=1, num_gpus=1 / RUNS_PER_GPU if device.type == "cuda" else 0)(_train_away)
         shared = {name: ray.put(images) for name, images in data.items()}
-        runs = {train_there.remote(one, shared[one.dataset], device.type, _precision(one, device)): one
-                for one in settings}
-        while runs:
-            (done,), _ = ray.wait(list(runs))
-            one = runs.pop(done)
-            try:
-                _keep(ray.get(done), run_folder(one, data[one.dataset], root, device))
-                yield one, None
-            except Exception as error:
-                yield one, error
+        for one in settings:
+            runs[train_there.remote(one, shared[one.dataset], device.type, _precision(one, device))] = one
+        with _one_thread():
+            while runs:
+                (done,), _ = ray.wait(list(runs))
+                one = runs.pop(done)
+                try:
+                    _keep(ray.get(done), run_folder(one, data[one.dataset], root, device))
+                    yield one, None
+                except Exception as error:
+                    yield one, error
     finally:
+        for run in runs:
+            ray.cancel(run)
         if started:
             ray.shutdown()
 

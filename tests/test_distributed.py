@@ -1,21 +1,23 @@
 """Two real processes (gloo) that train together, against one process that does all."""
 
-import copy
+import contextlib
 import os
+import signal
 import socket
 import subprocess
 import sys
 import time
+from unittest import mock
 
 import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
-from arcvq import distributed, training
+from arcvq import distributed, runs, training
 from arcvq.images import ImageData, ImageSplit
 from arcvq.quantizers import QUANTIZERS
-from arcvq.runs import RunSettings, train
+from arcvq.runs import RunSettings
 from arcvq.samp import SAMP, arc_margin_loss
 from arcvq.schedules import Adaptive, Constant
 from arcvq.training import Run, fit
@@ -98,21 +100,25 @@ def stopped():
     return len(fit(model("samp"), IMAGES, **OPTIONS, on_log=lambda run: distributed.rank() == 1).history)
 
 
+def interrupted(folder):
+    """Ctrl-C reaches the last rank alone, in a step that is not logged; then the run goes on."""
+    def advance(trainer, original=training.Trainer.advance):
+        original(trainer)
+        if trainer.step == 3 and distributed.rank() == 1:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with mock.patch.object(training.Trainer, "advance", advance):
+        try:
+            fitted(folder, validate_every=6)
+        except KeyboardInterrupt as stop:
+            return {"sentence": str(stop), **fitted(folder, resume=True)}
+
+
 def writes(folder):
-    """How often this rank writes a file into the folder in a whole run."""
-    count = 0
-
-    def counting(path, write, original=training.write_whole):
-        nonlocal count
-        count += 1
-        return original(path, write)
-
-    training.write_whole = counting
-    original, training.save_checkpoint = training.save_checkpoint, lambda path, state: counting(
-        path, lambda draft: torch.save({"format": 1, **state}, draft))
-    fitted(folder)
-    training.save_checkpoint = original
-    return count
+    """How many files this rank puts into place in a whole run."""
+    with mock.patch("os.replace", wraps=os.replace) as replace:
+        fitted(folder)
+    return replace.call_count
 
 
 def work(rank, port, folder, begun):
@@ -120,15 +126,17 @@ def work(rank, port, folder, begun):
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1",
                    "MASTER_PORT": str(port)}
     torch.set_num_threads(1)
-    with distributed.process_group(torch.device("cpu")):
+    with contextlib.suppress(ZeroDivisionError), distributed.process_group(torch.device("cpu")):
         found = {f"step {kind}": step(kind) for kind in KINDS}
-        found["one code"] = step("samp", 1)
+        found |= {f"one code {kind}": step(kind, 1) for kind in ("samp", "cvq")}
         found |= {f"margin {top_k}": margin(top_k) for top_k in (1, 3, 6)}
+        found["agreed"] = (distributed.from_first(rank), distributed.any_rank(rank == 1), distributed.any_rank(False))
         found |= {"uneven": uneven(), "odd batch": odd_batch(), "stopped": stopped()}
         found["fit"], found["writes"] = fitted(), writes(folder / "run")
-        found["resumed"] = fitted(begun, resume=True)
+        found["resumed"], found["interrupted"] = fitted(begun, resume=True), interrupted(folder / "interrupted")
         torch.save(found, folder / f"{rank}.pt")
-    assert distributed.world_size() == 1
+        raise ZeroDivisionError
+    assert distributed.world_size() == 1, "the group is left, also after an error"
 
 
 def free_port():
@@ -167,9 +175,10 @@ def test_two_ranks_take_the_step_of_one(ranks, kind):
         same(found[f"step {kind}"], alone, 1e-5)
 
 
-def test_one_code_is_work_for_one_rank_only(ranks):
+@pytest.mark.parametrize("kind", ["samp", "cvq"])
+def test_one_code_is_work_for_one_rank_only(ranks, kind):
     for found in ranks[0]:
-        same(found["one code"], step("samp", 1), 1e-5)
+        same(found[f"one code {kind}"], step(kind, 1), 1e-5)
 
 
 @pytest.mark.parametrize("top_k", [1, 3, 6])  # a rank has four latents
@@ -209,6 +218,13 @@ def test_two_ranks_go_on_from_the_checkpoint_of_one(ranks):
 
 def test_a_stop_that_one_rank_wants_stops_all(ranks):
     assert [found["stopped"] for found in ranks[0]] == [1, 1]
+    assert [found["agreed"] for found in ranks[0]] == [(0, True, False)] * 2
+
+
+def test_ctrl_c_at_one_rank_ends_all_at_the_next_logged_step_and_the_run_goes_on(ranks):
+    for found in ranks[0]:
+        assert found["interrupted"]["sentence"].startswith("stopped at step 4 of 6, saved in")
+        same(found["interrupted"]["weights"], found["fit"]["weights"], 1e-6)
 
 
 def test_alone_nothing_communicates():
@@ -220,20 +236,21 @@ def test_alone_nothing_communicates():
     assert distributed.parallel(layer) is layer
 
 
-def test_torchrun_trains_prints_once_and_leaves_a_run_to_open(tmp_path):
-    small = ["--steps", "4", "--num-codes", "16", "--dim", "4", "--hidden", "8", "--residual-hidden", "4",
-             "--batch-size", "8", "--train-images", "64", "--device", "cpu", "--precision", "float32"]
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "arcvq",
-               "train", *small]
+def test_torchrun_trains_prints_once_and_leaves_a_run_to_open(tmp_path, monkeypatch):
+    small = {"steps": 4, "num_codes": 16, "dim": 4, "hidden": 8, "residual_hidden": 4, "batch_size": 8,
+             "train_images": 64, "precision": "float32"}
+    options = [f"--{name.replace('_', '-')}={value}" for name, value in small.items()]
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "arcvq",
+               "train", "--device=cpu", *options]
     environment = os.environ | {"ARCVQ_DATA": str(tmp_path), "OMP_NUM_THREADS": "1"}
-    shown = subprocess.run(command, capture_output=True, text=True, timeout=200, env=environment)
-    assert shown.returncode == 0, shown.stderr
-    assert shown.stdout.count("psnr ") == 1 and shown.stdout.count("s of training") == 1
-    settings = RunSettings.for_profile("quick", steps=4, num_codes=16, dim=4, hidden=8, residual_hidden=4,
-                                       batch_size=8, train_images=64, precision="float32")
-    before = copy.copy(training.Trainer.advance)
-    training.Trainer.advance = None
-    try:
-        assert len(train(settings, root=tmp_path, device="cpu").history)
-    finally:
-        training.Trainer.advance = before
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, env=environment) as process:
+        try:
+            output, errors = process.communicate(timeout=120)
+        finally:
+            process.terminate()  # torchrun ends its workers with it
+    assert process.returncode == 0, errors
+    assert output.count("psnr ") == 1 and output.count("s of training") == 1 and "Warning" not in errors
+    monkeypatch.setattr(runs, "fit", None)
+    run = runs.train(RunSettings.for_profile("quick", **small), root=tmp_path, device="cpu")
+    assert run.settings["steps"] == run.history["step"].iloc[-1] == 4

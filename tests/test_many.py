@@ -73,13 +73,22 @@ def test_no_workers_are_told_before_anything_is_trained(tmp_path):
     assert not [*tmp_path.iterdir()]
 
 
-def test_runs_come_as_they_finish_and_an_early_end_stops_the_rest(tmp_path):
+@pytest.fixture
+def two_threads():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(threads)
+
+
+def test_runs_come_as_they_finish_beside_one_thread_and_an_early_end_stops_the_rest(tmp_path, two_threads):
     long = [dataclasses.replace(SMALL, steps=100_000, seed=seed) for seed in (1, 2)]
     finished = as_they_finish([SMALL, *long], IMAGES, root=tmp_path, device="cpu", workers=2, progress=False)
     first, _ = next(finished)
     began = time.monotonic()
+    assert torch.get_num_threads() == 1
     finished.close()
-    assert first == SMALL and time.monotonic() - began < 30
+    assert first == SMALL and time.monotonic() - began < 30 and torch.get_num_threads() == 2
     assert len([*(tmp_path / "runs").glob("*/run.json")]) == 1
 
 
@@ -96,8 +105,14 @@ if __name__ == "__main__":
 """
 
 
+def processes(folder):
+    # The workers' command lines hold the search path of modules, and so the folder of the script.
+    return subprocess.run(["pgrep", "-f", str(folder)], capture_output=True, text=True).stdout.split()
+
+
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="sends signals")
-def test_ctrl_c_stops_every_worker_and_keeps_what_was_finished(tmp_path):
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL], ids=["ctrl-c", "killed"])
+def test_no_worker_outlives_the_program_and_what_was_finished_is_kept(tmp_path, number):
     script = tmp_path / "script.py"
     script.write_text(SCRIPT.format(tests=os.path.dirname(__file__), root=str(tmp_path)))
     command = [sys.executable, str(script)]
@@ -106,10 +121,11 @@ def test_ctrl_c_stops_every_worker_and_keeps_what_was_finished(tmp_path):
     while not [*(tmp_path / "runs").glob("*/run.json")] or len([*(tmp_path / "runs").glob("*/checkpoint.pt")]) < 3:
         assert time.monotonic() < deadline and process.poll() is None
         time.sleep(0.2)
-    process.send_signal(signal.SIGINT)
+    assert len(processes(tmp_path)) >= 3  # the program and two workers
+    process.send_signal(number)
     assert process.wait(timeout=30) != 0
     deadline = time.monotonic() + 10
-    while alive := subprocess.run(["pgrep", "-f", str(script)], capture_output=True, text=True).stdout.split():
+    while alive := processes(tmp_path):
         assert time.monotonic() < deadline, alive
         time.sleep(0.2)
     assert len([*(tmp_path / "runs").glob("*/run.json")]) == 1

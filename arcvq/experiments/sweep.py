@@ -27,7 +27,7 @@ MEASURES = ("psnr", "codes_used", "usage", "perplexity", "perplexity_ceiling")
 
 
 def parse_axis(name: str, text: str) -> list[float | int]:
-    """The values of an axis from "0:0.5:6" (start, end, how many, evenly apart) or "0,0.1,0.3".
+    """The values of an axis from "0:0.5:6" (start, end, how many, evenly apart) or "0,0.1,0.3", each once.
 
     Raises ValueError for other texts, no values, or numbers that are not finite; top_k takes whole numbers.
     """
@@ -45,7 +45,7 @@ def parse_axis(name: str, text: str) -> list[float | int]:
         whole = "whole numbers " if name == "top_k" else ""
         raise ValueError(f"--{name.replace('_', '-')} is {text!r}; it must be {whole}as in 1:5:3 (start, end, how "
                          "many) or 1,3,5") from None
-    return [int(value) for value in values] if name == "top_k" else values
+    return [*dict.fromkeys(map(int, values) if name == "top_k" else values)]
 
 
 def grid(axes: Mapping[str, Sequence[float | int]], base: RunSettings, seeds: int = 1) -> list[RunSettings]:
@@ -53,10 +53,12 @@ def grid(axes: Mapping[str, Sequence[float | int]], base: RunSettings, seeds: in
 
     axes: values by the names in `AXES`. radius is alpha T, what the exponent of the ball's radius reaches at the end
     of the run (the paper's: 8.85; 0: the ball stays at 1). weight is gamma at the start. Raises ValueError for an
-    unknown axis, a setting out of range or no seeds, before anything is trained.
+    unknown axis, one without values, a setting out of range or no seeds, before anything is trained.
     """
     if unknown := [name for name in axes if name not in AXES]:
         raise ValueError(f"axis {unknown[0]!r} is unknown; known are {', '.join(AXES)}")
+    if empty := [name for name, values in axes.items() if not len(values)]:
+        raise ValueError(f"axis {empty[0]!r} has no values; it needs at least one")
     if seeds < 1:
         raise ValueError(f"seeds is {seeds}; it must be at least 1")
     if axes and base.quantizer != "samp":
@@ -70,26 +72,27 @@ def _samp(base: RunSettings, point: dict[str, Any]) -> SAMP | None:
     if base.quantizer != "samp":
         return None
     samp, changes = base.samp or SAMP.for_run(base.steps), dict(point)
+    for name in ("radius", "weight"):
+        if changes.get(name, 0) < 0:
+            raise ValueError(f"{name} is {changes[name]}; it must be at least 0")
     if "radius" in changes:
-        if changes["radius"] < 0:
-            raise ValueError(f"radius is {changes['radius']}; the exponent alpha T must be at least 0")
         changes["radius"] = Exponential(changes["radius"] / base.steps)
     if "weight" in changes:
-        if changes["weight"] < 0:
-            raise ValueError(f"weight is {changes['weight']}; it must be at least 0")
-        changes["weight"] = samp.weight.times(changes["weight"]) if samp.weight else None
+        if samp.weight is None or not samp.weight.value(0):
+            raise ValueError("the weight of the base is 0 at the start; it has no schedule that an axis could scale")
+        changes["weight"] = samp.weight.times(changes["weight"] / samp.weight.value(0))
     return dataclasses.replace(samp, **changes)
 
 
 def coordinates(settings: RunSettings) -> dict[str, float | int]:
     """Where settings stand on each axis; NaN where they have no such setting."""
-    samp = settings.samp
+    samp = _samp(settings, {})
     if samp is None:
         return dict.fromkeys(AXES, math.nan)
     radius = samp.radius.rate * settings.steps if isinstance(samp.radius, Exponential) else math.nan
     weight = float(samp.weight.value(0)) if samp.weight else 0.0
     return {"margin": samp.margin, "scale": samp.scale, "top_k": samp.top_k, "radius": round(radius, 9),
-            "weight": weight}
+            "weight": round(weight, 9)}
 
 
 def row(settings: RunSettings, run: Run, images: ImageData) -> dict[str, Any]:
@@ -101,7 +104,7 @@ def row(settings: RunSettings, run: Run, images: ImageData) -> dict[str, Any]:
     shape = describe(run.model.quantizer.codebook.detach().cpu())
     return coordinates(settings) | fields | {name: measured[name] for name in MEASURES} | {
         "min_angle": math.degrees(shape.min_angle) if shape.min_angle is not None else math.nan,
-        "seconds": run.seconds, "device": str(images.device), "torch": torch.__version__}
+        "seconds": run.seconds, "device": str(run.model.quantizer.codebook.device), "torch": torch.__version__}
 
 
 def sweep(

@@ -10,11 +10,11 @@ from arcvq.figures.priors import mask_picture, place_maps
 from arcvq.figures.projection import code_map, code_maps, projected_sphere, token_map, with_patch
 from arcvq.figures.speed import cost_picture
 from arcvq.figures.sphere import gradient_circle, gradient_sphere, sphere
-from arcvq.figures.sweep import sweep_map
+from arcvq.figures.sweep import sweep_map, sweep_table
 from arcvq.figures.theme import METHOD_COLOURS, PALETTE, TEMPLATE, colours, finish, summary
 
 __all__ = ["METHOD_COLOURS", "PALETTE", "TEMPLATE", "angle_histogram", "bars", "code_map", "code_maps", "colours",
            "cost_picture", "finish", "gradient_circle", "gradient_sphere", "history_curves", "image_grid", "lines",
            "mask_picture", "norm_against_usage", "norm_histogram", "place_maps", "projected_sphere",
-           "reconstruction_grid", "schedule_curves", "sphere", "summary", "sweep_map", "token_map",
+           "reconstruction_grid", "schedule_curves", "sphere", "summary", "sweep_map", "sweep_table", "token_map",
            "usage_bars", "with_patch"]

@@ -1,4 +1,4 @@
-"""What a sweep found: a heat map over two settings, or a line over one."""
+"""What a sweep found: a heat map over two settings, a line over one, or the table itself."""
 
 import numpy as np
 import pandas as pd
@@ -6,9 +6,10 @@ import plotly.graph_objects as go
 
 from arcvq.experiments.sweep import AXES
 from arcvq.figures.curves import UNITS
-from arcvq.figures.theme import BLACK, BLUE, GREY, finish
+from arcvq.figures.theme import BLACK, BLUE, GREY, VERMILLION, finish
 
-TITLES = UNITS | {"min_angle": "minimum angle (°)", "usage": "usage (share of codes)", "seconds": "training time (s)"}
+TITLES = UNITS | AXES | {"min_angle": "minimum angle (°)", "usage": "usage (share of codes)",
+                         "seconds": "training time (s)"}
 
 
 def sweep_map(table: pd.DataFrame, measure: str = "psnr", x: str | None = None, y: str | None = None,
@@ -17,13 +18,15 @@ def sweep_map(table: pd.DataFrame, measure: str = "psnr", x: str | None = None, 
 
     table: of `arcvq.experiments.sweep`. x, y: axes; by default the two with the most values. With one axis that
     varies a line with the least and greatest seed is drawn. Missing values stay empty. Raises ValueError for an
-    unknown measure or axis, and when nothing varies.
+    unknown measure or axis, for a measure without any value, and when nothing varies.
     """
     for name in (measure, x, y):
         if name is not None and name not in table:
             raise ValueError(f"the table has no column {name!r}; it has {', '.join(table)}")
-    varying = sorted((name for name in AXES if table[name].nunique() > 1), key=lambda name: -table[name].nunique())
-    free = iter([name for name in varying if name not in (x, y)])
+    if table[measure].isna().all():
+        raise ValueError(f"{measure} is missing in all {len(table)} rows of the table")
+    varying = sorted(_varying(table), key=lambda name: -table[name].nunique())
+    free = (name for name in varying if name not in (x, y))
     x, y = x or next(free, None), y or next(free, None)
     if x is None:
         raise ValueError(f"nothing varies in this table of {len(table)} rows; a sweep needs an axis with two values")
@@ -31,6 +34,10 @@ def sweep_map(table: pd.DataFrame, measure: str = "psnr", x: str | None = None, 
     runs = f"{len(table):,} runs" + (f", {table.seed.nunique()} seeds" if table.seed.nunique() > 1 else "")
     figure, text = _line(table, measure, x, title) if y is None else _heat(table, measure, x, y, title)
     return finish(figure, look, title[0].upper() + title[1:], f"{text} {runs}.", width=760, height=460)
+
+
+def _varying(table: pd.DataFrame) -> list[str]:
+    return [name for name in AXES if table[name].nunique() > 1]
 
 
 def _heat(table, measure, x, y, title):
@@ -42,21 +49,33 @@ def _heat(table, measure, x, y, title):
     figure = go.Figure(go.Heatmap(x=across, y=up, z=values, text=texts, texttemplate="%{text}", colorscale="Cividis",
                                   hoverongaps=False, xgap=1, ygap=1, colorbar=bar))
     row, column = np.unravel_index(np.nanargmax(values), values.shape)
-    figure.add_scatter(x=[across[column]], y=[up[row]], mode="markers", name="largest", showlegend=True,
-                       marker={"symbol": "square-open", "size": 58, "color": "#D55E00", "line_width": 4})
+    figure.add_shape(x0=column - 0.48, x1=column + 0.48, y0=row - 0.48, y1=row + 0.48, name="largest", showlegend=True,
+                     line={"color": VERMILLION, "width": 4})
     figure.update_xaxes(title_text=AXES[x], type="category").update_yaxes(title_text=AXES[y], type="category")
-    missing = int(np.isnan(values).sum())
-    gap = f" {missing} of {values.size} points are missing." if missing else ""
     return figure, (f"Largest {values[row, column]:.4g} at {x} {across[column]} and {y} {up[row]}, smallest "
-                    f"{np.nanmin(values):.4g}.{gap}")
+                    f"{np.nanmin(values):.4g}.{_missing(values)}")
 
 
 def _line(table, measure, x, title):
-    found = table.dropna(subset=[measure]).groupby(x)[measure].agg(["mean", "min", "max"])
+    found = table.groupby(x)[measure].agg(["mean", "min", "max"])
     spread = {"type": "data", "array": found["max"] - found["mean"], "arrayminus": found["mean"] - found["min"],
               "color": GREY}
     figure = go.Figure(go.Scatter(x=found.index, y=found["mean"], error_y=spread, mode="lines+markers",
                                   line_color=BLUE, marker_color=BLACK))
     figure.update_xaxes(title_text=AXES[x]).update_yaxes(title_text=title)
     return figure, (f"Largest mean {found['mean'].max():.4g} at {x} {found['mean'].idxmax():g}; bars reach from the "
-                    "least to the greatest seed.")
+                    f"least to the greatest seed.{_missing(found['mean'].to_numpy())}")
+
+
+def _missing(values: np.ndarray) -> str:
+    missing = int(np.isnan(values).sum())
+    return f" {missing} of {values.size} points are missing." if missing else ""
+
+
+def sweep_table(table: pd.DataFrame, **look) -> go.Figure:
+    """The rows of a sweep: the axes that vary, the seed and what was measured, to be scrolled through."""
+    shown = table[[*_varying(table), "seed", *(name for name in TITLES if name in table and name not in AXES)]]
+    cells = [[f"{value:.5g}" for value in shown[name]] for name in shown]
+    header = {"values": [TITLES.get(name, name) for name in shown], "align": "left"}
+    figure = go.Figure(go.Table(header=header, cells={"values": cells, "align": "left", "height": 24}))
+    return finish(figure, look, "Runs", f"{len(table):,} rows.", width=900, height=min(600, 200 + 24 * len(table)))

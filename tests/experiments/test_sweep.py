@@ -14,6 +14,8 @@ from arcvq.experiments import grid, parse_axis, sweep
 from arcvq.experiments.sweep import coordinates
 from arcvq.images import ImageData, ImageSplit
 from arcvq.runs import RunSettings
+from arcvq.samp import SAMP
+from arcvq.schedules import Exponential
 from arcvq.training import evaluate, fit
 
 BASE = RunSettings(dataset="strokes", num_codes=8, dim=4, hidden=8, residual_hidden=4, steps=6, batch_size=8,
@@ -31,7 +33,7 @@ AXES = {"margin": [0.0, 0.3], "radius": [2.0, 8.85]}
 
 @pytest.mark.parametrize("name, text, values", [
     ("margin", "0:0.5:6", [0.0, 0.1, 0.2, 0.3, 0.4, 0.5]), ("scale", "5", [5.0]), ("scale", "10,5", [10.0, 5.0]),
-    ("top_k", "1:5:3", [1, 3, 5]), ("radius", "8.85:8.85:1", [8.85]),
+    ("top_k", "1:5:3", [1, 3, 5]), ("radius", "8.85:8.85:1", [8.85]), ("scale", "5,5", [5.0]),
 ])
 def test_an_axis_is_read_from_its_text(name, text, values):
     found = parse_axis(name, text)
@@ -61,11 +63,21 @@ def test_a_grid_holds_every_point_and_seed_once_and_says_where_it_stands():
     assert settings[0].samp.weight.value(BASE.steps) == pytest.approx(0.5 * math.exp(-14.75))
 
 
+def test_an_axis_changes_nothing_else_of_the_base_and_settings_without_a_prior_stand_nowhere():
+    base = dataclasses.replace(BASE, samp=SAMP(scale=7.0, weight=Exponential(-0.1, 0.2)))
+    (one,) = grid({"weight": [0.5]}, base)
+    assert coordinates(one)["weight"] == 0.5 and one.samp.scale == 7.0 and one.samp.weight.rate == -0.1
+    assert coordinates(BASE)["radius"] == 8.85  # no settings: the paper's, scaled to the run
+    assert all(map(math.isnan, coordinates(dataclasses.replace(BASE, quantizer="cosine")).values()))
+
+
 @pytest.mark.parametrize("axes, base, seeds, sentence", [
     ({"marign": [1]}, BASE, 1, "axis 'marign' is unknown; known are margin, scale, top_k, radius, weight"),
     ({"margin": [2.0]}, BASE, 1, "margin is 2.0 rad; it must be at least 0 and below"),
-    ({"radius": [-1.0]}, BASE, 1, "radius is -1.0; the exponent alpha T must be at least 0"),
+    ({"margin": []}, BASE, 1, "axis 'margin' has no values; it needs at least one"),
+    ({"radius": [-1.0]}, BASE, 1, "radius is -1.0; it must be at least 0"),
     ({"weight": [-1.0]}, BASE, 1, "weight is -1.0; it must be at least 0"),
+    ({"weight": [1.0]}, dataclasses.replace(BASE, samp=SAMP(weight=None)), 1, "the weight of the base is 0"),
     (AXES, BASE, 0, "seeds is 0; it must be at least 1"),
     (AXES, dataclasses.replace(BASE, quantizer="plain"), 1, "the axes margin, radius are settings of 'samp'"),
 ])
@@ -102,7 +114,7 @@ if __name__ == "__main__":
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="kills a process")
 def test_a_sweep_that_was_killed_goes_on_and_ends_with_the_same_table(tmp_path):
-    steps, file = 200, tmp_path / "table.parquet"
+    steps, file = 100, tmp_path / "table.parquet"
     script = tmp_path / "script.py"
     script.write_text(SCRIPT.format(folder=os.path.dirname(__file__), root=str(tmp_path), steps=steps))
     process = subprocess.Popen([sys.executable, str(script)])

@@ -2,7 +2,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from arcvq.figures import summary, sweep_map
+from arcvq.figures import summary, sweep_map, sweep_table
 
 
 def table(margins=(0.0, 0.1, 0.3), radii=(2.0, 8.85), seeds=2):
@@ -14,10 +14,11 @@ def table(margins=(0.0, 0.1, 0.3), radii=(2.0, 8.85), seeds=2):
 
 def test_two_axes_make_a_heat_map_of_means_over_seeds_with_the_largest_marked():
     figure = sweep_map(table())
-    heat, mark = figure.data
+    (heat,), (mark,) = figure.data, figure.layout.shapes
     assert heat.x == ("0", "0.1", "0.3") and heat.y == ("2", "8.85")
     assert np.allclose(heat.z, [[22.5, 23.5, 25.5], [29.35, 30.35, 32.35]])
-    assert (mark.x, mark.y) == (("0.3",), ("8.85",))
+    # On an axis of categories the cell in column 2, row 1 has its middle at (2, 1).
+    assert 2.4 < mark.x1 < 2.5 and 1.5 < mark.x0 < 1.6 and 1.4 < mark.y1 < 1.5 and 0.5 < mark.y0 < 0.6
     assert "Largest 32.35 at margin 0.3 and radius 8.85" in summary(figure) and "12 runs, 2 seeds" in summary(figure)
     assert "rad" in figure.layout.xaxis.title.text
 
@@ -43,8 +44,25 @@ def test_one_axis_makes_a_line_from_the_least_to_the_greatest_seed():
     assert np.allclose(line.error_y.array, 1) and np.allclose(line.error_y.arrayminus, 1)
 
 
+def test_a_point_without_values_leaves_a_gap_in_the_line_and_is_counted():
+    rows = table(radii=(2.0,), seeds=3)
+    rows.loc[rows.margin == 0.1, "psnr"] = np.nan
+    figure = sweep_map(rows)
+    assert np.isnan(figure.data[0].y[1]) and "1 of 3 points are missing" in summary(figure)
+
+
+def test_the_table_shows_the_axes_that_vary_the_seed_and_the_measures():
+    figure = sweep_table(table(margins=(0.0, 0.25), radii=(2.0,)))
+    header, cells = figure.data[0].header.values, figure.data[0].cells.values
+    assert header == ("margin m (rad)", "seed", "PSNR (dB)", "codes used (codes)")
+    assert [*map(list, cells)] == [["0", "0", "0.25", "0.25"], ["0", "1", "0", "1"],
+                                  ["22", "23", "24.5", "25.5"], ["0", "0", "25", "25"]]
+
+
 def test_what_cannot_be_drawn_is_told():
     with pytest.raises(ValueError, match="nothing varies in this table of 2 rows"):
         sweep_map(table(margins=(0.1,), radii=(2.0,)))
+    with pytest.raises(ValueError, match="psnr is missing in all 12 rows"):
+        sweep_map(table().assign(psnr=np.nan))
     with pytest.raises(ValueError, match="no column 'ssim'"):
         sweep_map(table(), "ssim")
