@@ -141,11 +141,12 @@ def _in_processes(settings, data, root, places, workers) -> Iterator[Outcome]:
     """Each process has one thread: on few cores, threads of several processes mostly wait for each other."""
     context = multiprocessing.get_context("forkserver" if hasattr(os, "fork") else "spawn")
     context.set_forkserver_preload(["arcvq.many"])
-    stop = context.Event()
-    with _one_thread(), ProcessPoolExecutor(workers, context, _prepare, (data, stop)) as pool:
+    stop, free = context.Event(), context.SimpleQueue()
+    for number in range(workers):
+        free.put(places[number % len(places)])
+    with _one_thread(), ProcessPoolExecutor(workers, context, _prepare, (data, stop, free)) as pool:
         try:
-            runs = {pool.submit(_train, one, root, places[number % len(places)]): one
-                    for number, one in enumerate(settings)}
+            runs = {pool.submit(_train, one, root): one for one in settings}
             for run in as_completed(runs):
                 yield runs[run], run.exception()
         except BaseException:
@@ -154,15 +155,15 @@ def _in_processes(settings, data, root, places, workers) -> Iterator[Outcome]:
             raise
 
 
-_worker: dict[str, Any] = {}  # of a worker process: its data, and the event that stops it
+_worker: dict[str, Any] = {}  # of a worker process: its data, its device, and the event that stops it
 
 
-def _prepare(data: dict[str, ImageData], stop: Any) -> None:
+def _prepare(data: dict[str, ImageData], stop: Any, free: Any) -> None:
     """Begin a worker: out of the terminal's reach, so that Ctrl-C comes from the parent alone."""
     if hasattr(os, "setsid"):
         os.setsid()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # but while `fit` listens
-    _worker.update(data=data, stop=stop)
+    _worker.update(data=data, stop=stop, place=free.get())  # one GPU each: a process holds memory on all it touches
     torch.set_num_threads(1)
     threading.Thread(target=_watch, args=(stop,), daemon=True).start()
 
@@ -178,9 +179,9 @@ def _watch(stop: Any) -> None:
         time.sleep(5)
 
 
-def _train(settings: RunSettings, root: Path, place: str) -> None:
+def _train(settings: RunSettings, root: Path) -> None:
     if not _worker["stop"].is_set():
-        train(settings, _worker["data"][settings.dataset], root=root, device=place, progress=False)
+        train(settings, _worker["data"][settings.dataset], root=root, device=_worker["place"], progress=False)
 
 
 def _on_ray(settings, data, root, device, address) -> Iterator[Outcome]:
@@ -190,7 +191,7 @@ def _on_ray(settings, data, root, device, address) -> Iterator[Outcome]:
         raise ImportError("ray is not installed: pip install ray") from error
     started = not ray.is_initialized()
     if started:
-        ray.init(address=None if address == "local" else address, include_dashboard=False, log_to_driver=False)
+        ray.init(address=address, include_dashboard=False, log_to_driver=False)
     runs: dict[Any, RunSettings] = {}
     try:
         train_there = ray.remote(num_cpus=1, num_gpus=1 / RUNS_PER_GPU if device.type == "cuda" else 0)(_train_away)

@@ -106,7 +106,8 @@ def fit(
     there. A run that ends early is returned like a finished one, but in `out` it is a checkpoint to resume from.
     capture: on CUDA, record the step once as a CUDA graph and replay it (arcvq.capture). Not yet tried on a GPU.
     Where many processes train together (arcvq.distributed), each calls this with an equal model and the same settings:
-    they divide each batch, which must come out even, and rank 0 writes. Ctrl-C then waits for the next logged step.
+    they divide each batch, which must come out even, and rank 0 writes. Ctrl-C then waits for the next logged step;
+    torchrun ends processes that take longer than its --shutdown-timeout (30 s).
 
     Raises ValueError for settings out of range, FloatingPointError when values are not finite (checked when logging),
     OSError when `out` cannot be written. Ctrl-C ends the step, saves the state if there is `out`, and is raised.
@@ -222,7 +223,7 @@ class Trainer:
             self.step, self.seconds, self.history = state["step"], state["seconds"], state["history"]
             self.snapshots = {step: Snapshot(*tensors) for step, tensors in state["snapshots"].items()}
             torch.set_rng_state(state["generator"])
-            if self.images.device.type == "cuda":
+            if self.images.device.type == "cuda" and "cuda_generator" in state:  # not of a run that began on a CPU
                 torch.cuda.set_rng_state(state["cuda_generator"], self.images.device)
         else:
             self.model.quantizer.reset_usage()

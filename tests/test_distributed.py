@@ -61,8 +61,8 @@ def step(kind, num_codes=CODES):
     whole.quantizer.after_step()
     found = {"loss": distributed.sum_(loss.detach().clone()) / distributed.world_size()}
     found |= {f"gradient of {name}": value for name, value in gradients.items()}
-    found |= {f"after the step, {name}": value for name, value in whole.state_dict().items()}
-    return found | {"batch_usage": (whole.quantizer.batch_counts > 0).sum()}
+    after = whole.state_dict() | dict(whole.named_buffers())  # some buffers are not saved
+    return found | {f"after the step, {name}": value for name, value in after.items()}
 
 
 def margin(top_k):
@@ -172,13 +172,13 @@ def test_two_ranks_take_the_step_of_one(ranks, kind):
     """Loss, gradients, codebook, counts, averages and anchors."""
     alone = step(kind)
     for found in ranks[0]:
-        same(found[f"step {kind}"], alone, 1e-5)
+        same(found[f"step {kind}"], alone, 1e-10)
 
 
 @pytest.mark.parametrize("kind", ["samp", "cvq"])
 def test_one_code_is_work_for_one_rank_only(ranks, kind):
     for found in ranks[0]:
-        same(found[f"one code {kind}"], step(kind, 1), 1e-5)
+        same(found[f"one code {kind}"], step(kind, 1), 1e-10)
 
 
 @pytest.mark.parametrize("top_k", [1, 3, 6])  # a rank has four latents
@@ -198,9 +198,9 @@ def test_unequal_shares_are_told(ranks):
 def test_a_whole_run_of_two_ranks_is_that_of_one_and_both_end_alike(ranks):
     alone = fitted()
     for found in ranks[0]:
-        same(found["fit"]["weights"], alone["weights"], 1e-4)
+        same(found["fit"]["weights"], alone["weights"], 1e-5)
         for name, values in alone["history"].items():
-            assert torch.allclose(torch.tensor(found["fit"]["history"][name]), torch.tensor(values), rtol=1e-3,
+            assert torch.allclose(torch.tensor(found["fit"]["history"][name]), torch.tensor(values), rtol=1e-5,
                                   equal_nan=True), name
     same(ranks[0][0]["fit"]["weights"], ranks[0][1]["fit"]["weights"], 0)
 
@@ -213,7 +213,7 @@ def test_only_rank_0_writes(ranks):
 
 def test_two_ranks_go_on_from_the_checkpoint_of_one(ranks):
     for found in ranks[0]:
-        same(found["resumed"]["weights"], fitted()["weights"], 1e-4)
+        same(found["resumed"]["weights"], fitted()["weights"], 1e-5)
 
 
 def test_a_stop_that_one_rank_wants_stops_all(ranks):
