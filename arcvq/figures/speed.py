@@ -29,9 +29,10 @@ def cost_picture(table: pd.DataFrame, **look) -> go.Figure:
             memory = {"plain": "plain_memory", "loss": "memory"}.get(name)
             if memory:
                 figure.add_scatter(x=rows[moving], y=rows[memory], row=2, showlegend=False, **shown)
-        figure.update_xaxes(title_text=f"{AXES[moving]} ({AXES[fixed]} = {level:,})", col=column, **LOG)
+        figure.update_xaxes(title_text=f"{AXES[moving]} ({AXES[fixed]} = {level:,})", col=column)
     figure.update_yaxes(title_text="time (ms)", row=1, col=1).update_yaxes(title_text="memory (MiB)", row=2, col=1)
     figure.update_yaxes(**LOG)
+    figure.update_xaxes(**LOG | {"dtick": 1, "tickformat": "~s"})  # powers of ten: more would overlap
     ratio = table.loss / table.floor
     text = (f"The streaming loss takes {ratio.min():.2f} to {ratio.max():.2f} times its floor, and holds at most "
             f"{table.memory.max():,.0f} MiB beside inputs and gradient; the whole matrix, where it was tried, holds up "
