@@ -134,8 +134,8 @@ class LookupFreeQuantizer(ImplicitQuantizer):
     """LFQ (Yu et al. 2024): the sign of each component, with an entropy loss that holds N x K numbers.
 
     num_codes: a power of two from 2. The weights, 0.1 for the entropy and 0.25 for the commitment, are those of issue
-    88 of vector-quantize-pytorch; the package's default leaves commitment out, and hardly trains. Where many processes
-    train together, the package takes the entropy of each one's latents, with probabilities too small by their number.
+    88 of vector-quantize-pytorch; the package's default leaves commitment out, and hardly trains. Raises
+    ValueError where many processes train together: the package's entropy over them is wrong.
     """
 
     name, spherical = "LFQ", False
@@ -148,6 +148,8 @@ class LookupFreeQuantizer(ImplicitQuantizer):
                            commitment_loss_weight=self.commitment)
 
     def call(self, latents):
+        if self.training and world_size() > 1:
+            raise ValueError(f"{self.name} is trained by {world_size()} processes; it can be trained by one only")
         (codes, indices, loss), terms = self.method(latents, return_loss_breakdown=True)
         losses = {"sample_entropy": terms.per_sample_entropy, "codebook_entropy": terms.batch_entropy}
         if self.commitment:

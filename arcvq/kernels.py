@@ -14,9 +14,9 @@ from typing import no_type_check
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-from torch.nn.functional import normalize, softplus
+from torch.nn.functional import normalize
 
-from arcvq.streaming import TINY, margin_logits
+from arcvq.streaming import TINY, inverse_norms, pull_nearest
 
 try:
     import triton.language as tl
@@ -63,9 +63,7 @@ def margin_loss(
     """
     latents = latents.contiguous()
     count, dim = latents.shape
-    norms = torch.linalg.vector_norm(latents, dim=1)
-    inverse = torch.where(norms > TINY, 1 / norms, 0.0)  # a row of zeros has no direction, and none to turn to
-    codes = normalize(codebook.contiguous(), dim=1, eps=TINY)
+    inverse, codes = inverse_norms(latents), normalize(codebook.contiguous(), dim=1, eps=TINY)
     gradient = torch.zeros_like(latents) if with_gradient else None
     total = latents.new_zeros(())
     with torch.cuda.device_of(latents):
@@ -112,19 +110,13 @@ def _group_loss(latents, inverse, codes, margin, scale, top_k, gradient):
     """The sum of the loss over a group of codes; adds its gradient to the unit latents to `gradient`, if not None."""
     steep = inverse * scale  # makes a product a logit
     nearest, total = _nearest_and_others(latents, steep, codes, top_k)
-    directions = latents[nearest] * inverse[nearest][..., None]
-    positive, slope = margin_logits(directions, codes[:, None], margin, scale)
-    gap = total.log() - positive.logsumexp(1)
+    loss, share = pull_nearest(latents, inverse, codes, nearest, total, 0.0, margin, scale, gradient)
     if gradient is not None:
-        lost = torch.sigmoid(gap)  # (group,) share of the softmax that the nearest latents do not hold
-        share = scale * lost / total.clamp_min(torch.finfo(total.dtype).tiny)
-        pull = -lost[:, None] * positive.softmax(1) * slope  # (group, k)
-        gradient.index_add_(0, nearest.flatten(), (pull[..., None] * codes[:, None]).flatten(0, 1))
         bits = _bits(nearest, len(latents))
         programs = math.ceil(len(latents) / LATENTS)
         # Two products take more registers: half a tile.
         _launch(_push, programs, latents, steep, codes, share, bits, gradient, len(codes), CODES=CODES // 2)
-    return softplus(gap).sum()
+    return loss
 
 
 def _nearest_and_others(latents, steep, codes, top_k):

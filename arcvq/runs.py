@@ -104,12 +104,11 @@ def train(
     root: str | Path | None = None,
     device: str | torch.device = "auto",
     progress: bool = True,
-    capture: bool = False,
 ) -> Run:
     """The run of these settings: opened from `root`/runs if it was trained before, else trained and kept there.
 
-    images: the data, when it is loaded already; else `settings.dataset` is. A run that was stopped goes on. capture:
-    as for `fit`. Raises what `load_images` and `fit` raise.
+    images: the data, when it is loaded already; else `settings.dataset` is. A run that was stopped goes on. Raises
+    what `load_images` and `fit` raise.
     """
     root, device = Path(root) if root is not None else data_root(), choose_device(device)
     with first_rank_first():
@@ -122,5 +121,4 @@ def train(
     return fit(
         settings.model(images), images, steps=settings.steps, batch_size=settings.batch_size, lr=settings.lr,
         seed=settings.seed, precision=settings.precision, device=device, out=folder, resume=True, progress=progress,
-        capture=capture,
     )

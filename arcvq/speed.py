@@ -79,11 +79,11 @@ def plain_step(quantizer: Quantizer, images: ImageData, batch_size: int, **sizes
 
 
 def fitted_step(
-    quantizer: Quantizer, images: ImageData, batch_size: int, dtype: torch.dtype, **sizes: int
+    quantizer: Quantizer, images: ImageData, batch_size: int, dtype: torch.dtype, capture: bool = False, **sizes: int
 ) -> Callable[[], None]:
-    """A training step as `fit` does it in this precision, from the choice of the images on."""
+    """A training step as `fit` does it in this precision, from the choice of the images on; capture: see `fit`."""
     model = _model(quantizer, images, **sizes).to(memory_format=torch.channels_last)
-    return Trainer(model, images, {}, batch_size, 3e-4, 0, dtype).advance
+    return Trainer(model, images, {}, batch_size, 3e-4, 0, dtype, capture=capture).advance
 
 
 def _model(quantizer: Quantizer, images: ImageData, **sizes: int) -> VQVAE:

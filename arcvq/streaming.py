@@ -31,9 +31,7 @@ def margin_loss(
     Two matrix products, as the whole matrix would need, and one pass over each tile while it lies in the cache. A
     block of codes keeps its cosines to all latents until the gradient is added, at most 2^23 of them.
     """
-    norms = torch.linalg.vector_norm(latents, dim=1)
-    inverse = torch.where(norms > TINY, 1 / norms, 0.0)  # a row of zeros has no direction, and none to turn to
-    codes = normalize(codebook, dim=1, eps=TINY)
+    inverse, codes = inverse_norms(latents), normalize(codebook, dim=1, eps=TINY)
     gradient = torch.zeros_like(latents) if with_gradient else None
     total = latents.new_zeros(())
     rows = _block_rows(len(codes), len(latents), latents.shape[1], top_k)
@@ -43,6 +41,12 @@ def margin_loss(
     if gradient is not None:
         _through_normalization_(gradient, latents, inverse, len(codes))
     return total / len(codes), gradient
+
+
+def inverse_norms(latents: Float[Tensor, "N D"]) -> Float[Tensor, " N"]:
+    """1 / norm of each row, and 0 for a row of zeros: it has no direction, and none to turn to."""
+    norms = torch.linalg.vector_norm(latents, dim=1)
+    return torch.where(norms > TINY, 1 / norms, 0.0)
 
 
 def chunk_size(count: int, top_k: int) -> int:
@@ -70,16 +74,26 @@ def _block_loss(latents, inverse, codes, weights, margin, scale, top_k, gradient
         shift = weights.amax(1).clamp_min(torch.finfo(weights.dtype).min)  # -inf if there are no others
         weights.sub_(shift[:, None]).exp_()
     total = weights.sum(1)
+    loss, share = pull_nearest(latents, inverse, codes, nearest, total, shift, margin, scale, gradient)
+    if gradient is not None:
+        gradient.addmm_(weights.T, codes * share[:, None])
+    return loss
+
+
+def pull_nearest(latents, inverse, codes, nearest, total, shift, margin, scale, gradient):
+    """The sum of the loss over codes (block, D); adds the pull on their nearest latents (block, k) to `gradient`.
+
+    total * exp(shift) (block,): the sum of exp(logit) over all other latents. Also gives share (block,): the gradient
+    pushes another latent by share * weight along the code, where `total` is the sum of these weights.
+    """
     directions = latents[nearest] * inverse[nearest][..., None]
     positive, slope = margin_logits(directions, codes[:, None], margin, scale)
     gap = total.log() + shift - positive.logsumexp(1)
+    lost = torch.sigmoid(gap)  # the part of the softmax that the nearest latents do not hold
     if gradient is not None:
-        lost = torch.sigmoid(gap)  # (block,) share of the softmax that the nearest latents do not hold
-        share = scale * lost / total.clamp_min(torch.finfo(total.dtype).tiny)
-        gradient.addmm_(weights.T, codes * share[:, None])
-        pull = -lost[:, None] * positive.softmax(1) * slope  # (block, k)
+        pull = -lost[:, None] * positive.softmax(1) * slope
         gradient.index_add_(0, nearest.flatten(), (pull[..., None] * codes[:, None]).flatten(0, 1))
-    return softplus(gap).sum()
+    return softplus(gap).sum(), scale * lost / total.clamp_min(torch.finfo(total.dtype).tiny)
 
 
 def _weigh(latents, inverse, codes, weights, chunk, exponential):

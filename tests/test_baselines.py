@@ -201,3 +201,12 @@ def test_a_missing_package_is_told_in_a_sentence(monkeypatch):
     monkeypatch.setitem(sys.modules, "vector_quantize_pytorch", None)
     with pytest.raises(ImportError, match="baselines need vector-quantize-pytorch: pip install"):
         baselines.package()
+
+
+@pytest.mark.parametrize("kind", ["lfq", "bsq"])
+def test_a_method_whose_package_errs_over_many_processes_refuses_to_train_there(kind, monkeypatch):
+    quantizer = make(kind)
+    monkeypatch.setattr(baselines, "world_size", lambda: 2)
+    with pytest.raises(ValueError, match="is trained by 2 processes; it can be trained by one only"):
+        quantizer(latents())
+    assert quantizer.eval()(latents()).indices.shape == (3, 4, 5)

@@ -15,27 +15,19 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 
 from arcvq import distributed, runs, training
-from arcvq.images import ImageData, ImageSplit
 from arcvq.quantizers import QUANTIZERS
 from arcvq.runs import RunSettings
 from arcvq.samp import SAMP, arc_margin_loss
 from arcvq.schedules import Adaptive, Constant
 from arcvq.training import Run, fit
 from arcvq.vqvae import VQVAE
+from tests.strokes import IMAGES
 
 pytestmark = pytest.mark.skipif(not dist.is_available() or not dist.is_gloo_available(), reason="needs gloo")
 KINDS = [kind for kind in QUANTIZERS if kind != "continuous"]
 CODES = 7  # odd, so that the ranks have unequal shares
 OPTIONS = {"steps": 6, "batch_size": 8, "log_every": 2, "validate_every": 3, "snapshots": 2, "progress": False,
            "precision": "float32", "device": "cpu"}
-
-
-def split(count, seed):
-    pixels = torch.randint(0, 256, (count, 1, 8, 8), generator=torch.Generator().manual_seed(seed))
-    return ImageSplit(pixels.to(torch.uint8), torch.arange(count) % 2)
-
-
-IMAGES = ImageData("strokes", split(32, 0), split(8, 1), split(8, 2), ("a", "b"))
 
 
 def model(kind, num_codes=CODES):

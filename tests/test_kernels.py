@@ -16,6 +16,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from arcvq import kernels, streaming
+from tests.oracles import whole_matrix_loss
 
 KERNELS = ("_scan", "_look", "_push", "_tangent", "_nearest")
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
@@ -31,17 +32,6 @@ def test_every_case_holds_in_tritons_interpreter():
     command = [sys.executable, "-m", "pytest", __file__, "-q", "-p", "no:cacheprovider", "-p", "no:xdist"]
     run = subprocess.run(command, env=environment | {"TRITON_INTERPRET": "1"}, capture_output=True, text=True)
     assert run.returncode == 0, run.stdout + run.stderr
-
-
-def whole_matrix_loss(latents, codebook, margin, scale, top_k):
-    """The formula of the paper in float64 with all K x N angles at once, differentiable."""
-    cosines = torch.nn.functional.normalize(codebook, dim=1) @ torch.nn.functional.normalize(latents, dim=1).T
-    chosen = torch.zeros_like(cosines, dtype=torch.bool).scatter_(1, cosines.topk(top_k, dim=1).indices, True)
-    sine = (1 - cosines.square()).clamp_min(1e-300).sqrt()
-    shifted = cosines * math.cos(margin) - sine * math.sin(margin)
-    shifted = torch.where(cosines < -math.cos(margin), cosines + math.cos(margin) - 1, shifted)
-    logits = scale * torch.where(chosen, shifted, cosines)
-    return (logits.logsumexp(1) - logits.masked_fill(~chosen, -math.inf).logsumexp(1)).mean()
 
 
 def random(count, dim):

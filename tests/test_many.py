@@ -4,26 +4,17 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 import torch
 
 from arcvq import many, runs
-from arcvq.images import ImageData, ImageSplit
 from arcvq.many import as_they_finish, fit_many
-from arcvq.runs import RunSettings, train
+from arcvq.runs import train
 from arcvq.samp import SAMP
+from tests.strokes import IMAGES, SMALL
 
-SMALL = RunSettings(dataset="strokes", num_codes=8, dim=4, hidden=8, residual_hidden=4, steps=6, batch_size=8,
-                    precision="float32")
-
-
-def split(count, seed):
-    pixels = torch.randint(0, 256, (count, 1, 8, 8), generator=torch.Generator().manual_seed(seed))
-    return ImageSplit(pixels.to(torch.uint8), torch.arange(count) % 2)
-
-
-IMAGES = ImageData("strokes", split(32, 0), split(8, 1), split(8, 2), ("a", "b"))
 SETTINGS = [SMALL, dataclasses.replace(SMALL, seed=1), dataclasses.replace(SMALL, quantizer="cosine"),
             dataclasses.replace(SMALL, samp=SAMP(margin=0.3))]
 
@@ -94,10 +85,10 @@ def test_runs_come_as_they_finish_beside_one_thread_and_an_early_end_stops_the_r
 
 SCRIPT = """
 import dataclasses, sys
-sys.path.insert(0, {tests!r})
+sys.path.insert(0, {checkout!r})
 from pathlib import Path
-from test_many import IMAGES, SMALL
 from arcvq.many import fit_many
+from tests.strokes import IMAGES, SMALL
 
 if __name__ == "__main__":
     long = [dataclasses.replace(SMALL, steps=1_000_000, seed=seed) for seed in range(1, 4)]
@@ -114,7 +105,7 @@ def processes(folder):
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL], ids=["ctrl-c", "killed"])
 def test_no_worker_outlives_the_program_and_what_was_finished_is_kept(tmp_path, number):
     script = tmp_path / "script.py"
-    script.write_text(SCRIPT.format(tests=os.path.dirname(__file__), root=str(tmp_path)))
+    script.write_text(SCRIPT.format(checkout=str(Path(__file__).parents[1]), root=str(tmp_path)))
     command = [sys.executable, str(script)]
     process = subprocess.Popen(command, stderr=subprocess.DEVNULL, start_new_session=True)
     deadline = time.monotonic() + 60

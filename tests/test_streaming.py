@@ -1,5 +1,3 @@
-import math
-
 import pytest
 import torch
 from hypothesis import given, settings
@@ -8,19 +6,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from arcvq import streaming
 from arcvq.streaming import margin_loss, nearest_code
-
-
-def whole_matrix_loss(latents, codebook, margin, scale, top_k):
-    """The formula of the paper in float64 with all K x N angles at once, differentiable."""
-    latents = latents / latents.norm(dim=1, keepdim=True)
-    codes = codebook / codebook.norm(dim=1, keepdim=True)
-    cosines = codes @ latents.T
-    chosen = torch.zeros_like(cosines, dtype=torch.bool).scatter_(1, cosines.topk(top_k, dim=1).indices, True)
-    sine = (1 - cosines.square()).clamp_min(1e-300).sqrt()
-    shifted = cosines * math.cos(margin) - sine * math.sin(margin)
-    shifted = torch.where(cosines < -math.cos(margin), cosines + math.cos(margin) - 1, shifted)
-    logits = scale * torch.where(chosen, shifted, cosines)
-    return (logits.logsumexp(1) - logits.masked_fill(~chosen, -math.inf).logsumexp(1)).mean()
+from tests.oracles import whole_matrix_loss
 
 
 def random(count, dim):

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -12,22 +13,12 @@ import torch
 
 from arcvq.experiments import grid, parse_axis, sweep
 from arcvq.experiments.sweep import coordinates
-from arcvq.images import ImageData, ImageSplit
-from arcvq.runs import RunSettings
 from arcvq.samp import SAMP
 from arcvq.schedules import Exponential
 from arcvq.training import evaluate, fit
+from tests.strokes import IMAGES
+from tests.strokes import SMALL as BASE
 
-BASE = RunSettings(dataset="strokes", num_codes=8, dim=4, hidden=8, residual_hidden=4, steps=6, batch_size=8,
-                   precision="float32")
-
-
-def split(count, seed):
-    pixels = torch.randint(0, 256, (count, 1, 8, 8), generator=torch.Generator().manual_seed(seed))
-    return ImageSplit(pixels.to(torch.uint8), torch.arange(count) % 2)
-
-
-IMAGES = ImageData("strokes", split(32, 0), split(8, 1), split(8, 2), ("a", "b"))
 AXES = {"margin": [0.0, 0.3], "radius": [2.0, 8.85]}
 
 
@@ -102,12 +93,12 @@ def test_a_sweep_gives_and_writes_one_row_for_each_run_with_what_was_measured(tm
 
 SCRIPT = """
 import dataclasses, sys
-sys.path.insert(0, {folder!r})
-from test_sweep import AXES, BASE, IMAGES
+sys.path.insert(0, {checkout!r})
 from arcvq.experiments import sweep
+from tests.strokes import IMAGES, SMALL
 
 if __name__ == "__main__":
-    sweep(AXES, dataclasses.replace(BASE, steps={steps}), IMAGES, out={root!r} + "/table.parquet", root={root!r},
+    sweep({axes}, dataclasses.replace(SMALL, steps={steps}), IMAGES, out={root!r} + "/table.parquet", root={root!r},
           device="cpu", workers=1, progress=False)
 """
 
@@ -116,7 +107,8 @@ if __name__ == "__main__":
 def test_a_sweep_that_was_killed_goes_on_and_ends_with_the_same_table(tmp_path):
     steps, file = 100, tmp_path / "table.parquet"
     script = tmp_path / "script.py"
-    script.write_text(SCRIPT.format(folder=os.path.dirname(__file__), root=str(tmp_path), steps=steps))
+    checkout = str(Path(__file__).parents[2])
+    script.write_text(SCRIPT.format(checkout=checkout, root=str(tmp_path), steps=steps, axes=AXES))
     process = subprocess.Popen([sys.executable, str(script)])
     deadline = time.monotonic() + 60
     while not file.exists():
