@@ -135,8 +135,8 @@ def sweep_settings(margin: str | None, scale: str | None, top_k: str | None, rad
     Writes a row for each run to table.parquet, the maps and the table to index.html. A sweep that was stopped goes on.
     """
     from arcvq.experiments import parse_axis, sweep
-    from arcvq.export import write_page
     from arcvq.figures import sweep_map, sweep_table
+    from arcvq.report import write_page
     from arcvq.runs import RunSettings
 
     texts = {"margin": margin, "scale": scale, "top_k": top_k, "radius": radius, "weight": weight}
@@ -153,6 +153,46 @@ def sweep_settings(margin: str | None, scale: str | None, top_k: str | None, rad
     page = write_page(out / "index.html", [*maps, rows], "arcvq sweep")
     click.echo(table.groupby(list(axes))[["psnr", "codes_used", "perplexity"]].mean().round(2).to_string())
     click.echo(f"{len(table)} runs: {out.resolve() / 'table.parquet'}; maps: {page.resolve()}")
+
+
+@main.command("experiment")
+@click.argument("name")
+@_dataset
+@_profile
+@_device
+@click.option("--seeds", type=int, default=3, help="Runs of each variant.")
+@click.option("--only", "chosen", multiple=True, metavar="VARIANT", help="Run this variant alone; repeatable.")
+@click.option("--steps", type=int, help="optimiser steps")
+@click.option("--train-images", type=int, help="use only so many training images")
+@click.option("--num-codes", type=int, help="K, codes in the codebook")
+@click.option("--workers", type=int, help="Processes; by default one for each core, or four for each GPU.")
+@click.option("--out", type=click.Path(path_type=Path, file_okay=False), help="Folder.  [default: NAME-DATASET]")
+def experiment(name: str, profile: str | None, device: str | None, seeds: int, chosen: tuple, workers: int | None,
+               out: Path | None, **changes: Any) -> None:
+    """Run an experiment: paper, ablations, schedules, semantics or gradients.
+
+    Writes a Parquet row for each run, a table with means and 95% intervals, and pictures. One that was stopped goes on.
+    """
+    from arcvq.experiments import EXPERIMENTS, run_experiment
+    from arcvq.experiments.tables import finished, markdown
+    from arcvq.figures.experiments import pictures
+    from arcvq.report import write_page, write_text
+    from arcvq.runs import RunSettings
+
+    if name not in EXPERIMENTS:
+        raise ValueError(f"experiment {name!r} is unknown; known are {', '.join(EXPERIMENTS)}")
+    given = {key: value for key, value in changes.items() if value is not None}
+    base, asked = RunSettings.for_profile(profile or "quick", **given), EXPERIMENTS[name]
+    out = out or Path(f"{name}-{base.dataset.replace(':', '-').replace('/', '-')}")
+    rows = run_experiment(asked, base, seeds=seeds, out=out, only=chosen, device=device or "auto", workers=workers)
+    failed = len(rows) - len(finished(rows))
+    if failed == len(rows):
+        raise RuntimeError(f"all {failed} runs failed; the first: {rows.error.iloc[0]}")
+    text = asked.table(rows)
+    write_text(out / f"{name}.md", markdown(text))
+    page = write_page(out / "index.html", pictures(rows), asked.question, text)
+    click.echo(markdown(text))
+    click.echo(f"{len(rows)} rows, {failed} of failed runs: {out.resolve() / name}.parquet; pictures: {page.resolve()}")
 
 
 @main.command()
@@ -238,8 +278,8 @@ def _checks() -> Iterator[tuple[str, str, str]]:
 
 
 def _machine() -> Iterator[tuple[str, str, str]]:
-    from arcvq.devices import choose_device, choose_precision
-    from arcvq.headless import device_name, notebooks_folder
+    from arcvq.devices import choose_device, choose_precision, device_name
+    from arcvq.headless import notebooks_folder
 
     device = choose_device()
     yield "device", device_name(str(device)), ""

@@ -1,4 +1,6 @@
-"""Which device to use, and in which precision it is fastest."""
+"""Which device to use, what it is, and in which precision it is fastest."""
+
+import platform
 
 import torch
 
@@ -25,6 +27,12 @@ def _available() -> str:
     names += [f"cuda:{i}" for i in range(torch.cuda.device_count())] if torch.cuda.is_available() else []
     names += ["mps"] if torch.backends.mps.is_available() else []
     return "or one of " + ", ".join(repr(name) for name in names)
+
+
+def device_name(device: str | torch.device) -> str:
+    """A device with the name of its hardware, as "cuda (NVIDIA H100 80GB HBM3)" or "cpu (x86_64)"."""
+    cuda = torch.device(device).type == "cuda"
+    return f"{device} ({torch.cuda.get_device_name(torch.device(device)) if cuda else platform.machine()})"
 
 
 def has_fast_bfloat16(device: torch.device) -> bool:

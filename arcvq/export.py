@@ -1,7 +1,6 @@
 """Explorers as one page that needs neither kernel nor network: plotly frames, each moved by one slider."""
 
 from collections.abc import Sequence
-from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +9,9 @@ import plotly.graph_objects as go
 
 from arcvq.explorers import Explorer, MarginExplorer, RadiusExplorer, TrainingReplay
 from arcvq.figures.moving import Values, changed, flat
-from arcvq.figures.theme import summary
-from arcvq.report import _page, write_text
+from arcvq.report import write_page
 from arcvq.runs import RunSettings, train
 
-LIMIT = 8_000_000  # bytes of the page
 AT_ONCE: dict[str, Any] = {"mode": "immediate", "frame": {"duration": 0, "redraw": True}, "transition": {"duration": 0}}
 
 
@@ -77,24 +74,3 @@ def _put(tree: dict[str, Any], key: str, value: Any) -> None:
     for parent in parents:
         tree = tree.setdefault(parent, {})
     tree[last] = value
-
-
-def write_page(
-    path: str | Path, sections: Sequence[tuple[str, str, go.Figure]], title: str = "arcvq explorers"
-) -> Path:
-    """Writes titled figures as one page with plotly.js inside. Raises ValueError for more than 8 MB."""
-    from plotly.offline import get_plotlyjs
-
-    config = {"displaylogo": False, "showSendToCloud": False}
-    body = "".join(
-        f"<section><h2>{escape(heading)}</h2><p>{escape(text)}</p><figure aria-label='{escape(summary(figure))}'>"
-        f"{figure.to_html(config=config, include_plotlyjs=False, full_html=False, auto_play=False)}</figure></section>"
-        for heading, text, figure in sections)
-    page = _page(title, f"<main><h1>{escape(title)}</h1>{body}</main>",
-                 f"<script>{get_plotlyjs()}</script>")
-    if (size := len(page.encode())) > LIMIT:
-        raise ValueError(f"the page would have {size / 1e6:.1f} MB; at most {LIMIT / 1e6:.0f} are allowed")
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_text(path, page)
-    return path

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from arcvq import report
-from arcvq.devices import choose_device
+from arcvq.devices import choose_device, device_name
 from arcvq.report import NotebookResult
 
 _VERSIONS = ("arcvq", "torch", "torchvision", "plotly", "jupyterlab")
@@ -230,20 +230,13 @@ def environment(changes: Mapping[str, str]) -> Iterator[None]:
         os.environ.update(before)
 
 
-def device_name(device: str) -> str:
-    """A device with the name of its hardware, as "cuda (NVIDIA H100 80GB HBM3)"."""
+def _facts(device: str, parameters: Mapping[str, Any]) -> dict[str, str]:
     import torch
 
-    if torch.device(device).type == "cuda":
-        return f"{device} ({torch.cuda.get_device_name(torch.device(device))})"
-    return f"{device} ({platform.machine()}, {torch.get_num_threads()} threads)"
-
-
-def _facts(device: str, parameters: Mapping[str, Any]) -> dict[str, str]:
     system = f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores"
     return {
         "Date": datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z"),
-        "Device": device_name(device),
+        "Device": f"{device_name(device)}, {torch.get_num_threads()} threads",
         "System": f"{system}, Python {platform.python_version()}",
         "Versions": ", ".join(f"{name} {version(name)}" for name in _VERSIONS),
         "Parameters": ", ".join(f"{name} = {value}" for name, value in parameters.items()) or "the defaults",

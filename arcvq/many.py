@@ -7,7 +7,7 @@ import signal
 import tempfile
 import threading
 import time
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import contextmanager
 from functools import partial
@@ -25,7 +25,7 @@ from arcvq.runs import RunSettings, data_root, run_folder, train
 from arcvq.training import Run
 
 RUNS_PER_GPU = 4  # a small model leaves most of a GPU idle; not yet measured
-Outcome = tuple[RunSettings, BaseException | None]
+Outcome = tuple[RunSettings, Exception | None]
 
 
 def fit_many(
@@ -49,8 +49,8 @@ def fit_many(
     what they have done is kept. Raises ValueError for no workers, ImportError without ray where it is asked for. As
     with all processes of Python, a script calls this under `if __name__ == "__main__":`.
     """
-    runs = dict(as_they_finish(settings, images, root=root, device=device, workers=workers, ray=ray,
-                               progress=progress))
+    outcomes = as_they_finish(settings, images, root=root, device=device, workers=workers, ray=ray, progress=progress)
+    runs = dict(without_failures(outcomes, settings))
     return [runs[one] for one in settings]
 
 
@@ -63,8 +63,8 @@ def as_they_finish(
     workers: int | None = None,
     ray: str | None = None,
     progress: bool = True,
-) -> Generator[tuple[RunSettings, Run]]:
-    """What `fit_many` gives, each run as soon as it is there; those trained before come first.
+) -> Generator[tuple[RunSettings, Run | Exception]]:
+    """What `fit_many` gives, each run as soon as it is there, or why it failed; those trained before come first.
 
     While other processes train, this one computes with one thread.
     """
@@ -73,17 +73,26 @@ def as_they_finish(
     root, device = Path(root) if root is not None else data_root(), choose_device(device)
     names = {one.dataset for one in settings}
     data = {name: images.to("cpu") if images else load_images(name, root, "cpu") for name in names}
-    unique, failed = dict.fromkeys(settings), []
+    unique = dict.fromkeys(settings)
     waiting = [one for one in unique if not (run_folder(one, data[one.dataset], root, device) / "run.json").is_file()]
     outcomes = chain(((one, None) for one in unique if one not in waiting),
                      _outcomes(waiting, data, root, device, workers, ray))
     with tqdm(total=len(unique), desc="runs", unit="run", disable=not progress) as bar:
         for one, error in outcomes:
-            if error:
-                failed.append((one, error))
-            else:
-                yield one, train(one, data[one.dataset], root=root, device=device, progress=False)
+            yield one, error or train(one, data[one.dataset], root=root, device=device, progress=False)
             bar.update()
+
+
+def without_failures(
+    outcomes: Iterable[tuple[RunSettings, Run | Exception]], settings: Sequence[RunSettings]
+) -> Generator[tuple[RunSettings, Run]]:
+    """The runs among these outcomes; then RuntimeError that names the first that failed, if one did."""
+    failed, unique = [], set(settings)
+    for one, run in outcomes:
+        if isinstance(run, Exception):
+            failed.append((one, run))
+        else:
+            yield one, run
     if failed:
         one, error = failed[0]
         raise RuntimeError(f"{len(failed)} of {len(unique)} runs failed, the others are kept; the run with "
@@ -148,7 +157,8 @@ def _in_processes(settings, data, root, places, workers) -> Iterator[Outcome]:
         try:
             runs = {pool.submit(_train, one, root): one for one in settings}
             for run in as_completed(runs):
-                yield runs[run], run.exception()
+                error = run.exception()
+                yield runs[run], error if isinstance(error, Exception) else None
         except BaseException:
             stop.set()
             pool.shutdown(cancel_futures=True)

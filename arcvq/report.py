@@ -13,6 +13,7 @@ from arcvq.checkpoints import write_whole
 from arcvq.formulas import render_markdown
 
 PLOTLY, WIDGET = "application/vnd.plotly.v1+json", "application/vnd.jupyter.widget-view+json"
+LIMIT = 8_000_000  # bytes of a page of figures
 WIDGET_NOTE = "A live widget stands here: open the notebook in JupyterLab."
 
 
@@ -92,6 +93,7 @@ def write_notebook_page(notebook, path: Path, failure: str = "") -> None:
     from nbconvert import HTMLExporter
     from plotly.offline import get_plotlyjs
 
+
     notebook = copy.deepcopy(notebook)
     live = any(PLOTLY in output.get("data", {}) for output in outputs(notebook))
     for cell in notebook.cells:
@@ -166,6 +168,35 @@ def _row(result: NotebookResult) -> str:
         f"{failure if result.failure else ''}<td class={result.status}>{result.status}"
         f"<td class=time>{result.seconds:.1f} s<td><ul>{figures}</ul>"
     )
+
+
+def write_page(
+    path: str | Path, sections: Sequence[tuple[str, str, Any]], title: str = "arcvq explorers",
+    table: Any = None,
+) -> Path:
+    """Writes plotly figures, each with a heading and a text, and a pandas table as one page with plotly.js inside.
+
+    Raises ValueError for more than 8 MB.
+    """
+    from plotly.offline import get_plotlyjs
+
+    from arcvq.figures.theme import summary
+
+    config = {"displaylogo": False, "showSendToCloud": False}
+    body = "".join(
+        f"<section><h2>{escape(heading)}</h2><p>{escape(text)}</p><figure aria-label='{escape(summary(figure))}'>"
+        f"{figure.to_html(config=config, include_plotlyjs=False, full_html=False, auto_play=False)}</figure></section>"
+        for heading, text, figure in sections)
+    if table is not None:
+        body += f"<section><h2>Table</h2>{table.to_html(index=False, border=0)}</section>"
+    page = _page(title, f"<main><h1>{escape(title)}</h1>{body}</main>",
+                 f"<script>{get_plotlyjs()}</script>")
+    if (size := len(page.encode())) > LIMIT:
+        raise ValueError(f"the page would have {size / 1e6:.1f} MB; at most {LIMIT / 1e6:.0f} are allowed")
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_text(path, page)
+    return path
 
 
 def _page(title: str, body: str, head: str = "") -> str:

@@ -13,13 +13,14 @@ from arcvq.baselines import BASELINES
 from arcvq.devices import choose_device, choose_precision
 from arcvq.distributed import first_rank_first, from_first
 from arcvq.images import ImageData, load_images
+from arcvq.plain import UndetachedQuantizer
 from arcvq.quantizers import QUANTIZERS, SphericalQuantizer
 from arcvq.samp import SAMP
 from arcvq.training import Run, fit
 from arcvq.vqvae import VQVAE
 
 FORMAT = 4  # raised when a change of the code changes what training gives
-KINDS = QUANTIZERS | BASELINES
+KINDS = QUANTIZERS | {"samp_undetached": UndetachedQuantizer} | BASELINES
 PROFILES = ("quick", "standard", "paper")
 
 
@@ -27,8 +28,9 @@ PROFILES = ("quick", "standard", "paper")
 class RunSettings:
     """Everything that decides what a training run gives, but the machine.
 
-    quantizer: a name in `QUANTIZERS` or `BASELINES`. samp: settings of the prior for "samp"; None scales the paper's
-    to the run. train_images: use the first so many training images; None for all. The other fields are those of
+    quantizer: a name in `QUANTIZERS` or `BASELINES`, or "samp_undetached" (SAMP without stop-gradient). samp: settings
+    of the prior for those two; None scales the paper's to the run. beta: the weight of the commitment loss; baselines
+    have their own. train_images: use the first so many training images; None for all. The other fields are those of
     `VQVAE` and `fit`.
     """
 
@@ -45,10 +47,13 @@ class RunSettings:
     seed: int = 0
     precision: str = "auto"
     train_images: int | None = None
+    beta: float = 0.25
 
     def __post_init__(self):
         if self.quantizer not in KINDS:
             raise ValueError(f"quantizer {self.quantizer!r} is unknown; known are {', '.join(KINDS)}")
+        if self.quantizer in BASELINES and self.beta != 0.25:
+            raise ValueError(f"beta is {self.beta}; {self.quantizer!r} has a commitment weight of its own")
 
     @classmethod
     def for_profile(cls, profile: str, **changes: Any) -> "RunSettings":
@@ -66,7 +71,8 @@ class RunSettings:
         """The untrained model, drawn from the seed; the caller's generator stays put."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.seed)
-            quantizer = KINDS[self.quantizer](self.num_codes, self.dim)
+            own = {} if self.quantizer in BASELINES else {"beta": self.beta}
+            quantizer = KINDS[self.quantizer](self.num_codes, self.dim, **own)
             if isinstance(quantizer, SphericalQuantizer):
                 quantizer.samp = self.samp
             return VQVAE(images.channels, quantizer, hidden=self.hidden, residual_hidden=self.residual_hidden)

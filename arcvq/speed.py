@@ -1,4 +1,4 @@
-"""What a step costs: SAMP as one writes it first, and measuring side by side with the least that it could take.
+"""What a step costs, measured side by side with the least that it could take.
 
 The floor of the margin loss is two matrix products over codes, latents and dimensions: one for the cosines, one for
 the gradient. The floor of a lookup is one.
@@ -11,15 +11,15 @@ from collections.abc import Callable, Iterable
 
 import pandas as pd
 import torch
-from jaxtyping import Float
 from torch import Tensor
-from torch.nn.functional import mse_loss, normalize, one_hot
+from torch.nn.functional import mse_loss
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from tqdm.auto import tqdm
 
 from arcvq.images import ImageData
-from arcvq.quantizers import Quantized, Quantizer, SphericalQuantizer, nearest_code
+from arcvq.plain import plain_margin_loss
+from arcvq.quantizers import Quantizer, SphericalQuantizer, nearest_code
 from arcvq.samp import SAMP, arc_margin_loss
 from arcvq.training import Trainer
 from arcvq.vqvae import VQVAE
@@ -27,35 +27,6 @@ from arcvq.vqvae import VQVAE
 MIB = 1 << 20
 FLOOR_ENTRIES = 1 << 28  # of the products that make the floor, 1 GiB; larger ones are done in parts
 PLAIN_ENTRIES = 1 << 25  # of a K x N matrix that is still measured whole: 128 MiB, of which plain SAMP holds eight
-
-
-def plain_margin_loss(
-    latents: Float[Tensor, "N D"], codebook: Float[Tensor, "K D"], margin: float, scale: float, top_k: int
-) -> Float[Tensor, ""]:
-    """The margin loss as its formula reads: all K x N cosines at once, and autograd keeps a copy of each stage."""
-    cosines = normalize(codebook.detach(), dim=1) @ normalize(latents, dim=1).T
-    chosen = torch.zeros_like(cosines, dtype=torch.bool)
-    chosen.scatter_(1, cosines.topk(top_k, dim=1).indices, True)
-    sine = (1 - cosines.square()).clamp_min(1e-7).sqrt()
-    shifted = cosines * math.cos(margin) - sine * math.sin(margin)
-    logits = scale * torch.where(chosen, shifted, cosines)
-    return (logits.logsumexp(1) - logits.masked_fill(~chosen, -math.inf).logsumexp(1)).mean()
-
-
-class PlainSphericalQuantizer(SphericalQuantizer):
-    """SAMP as one writes it first: a one-hot matrix for the lookup and `plain_margin_loss`. For comparison only."""
-
-    def forward(self, latents):
-        flat = latents.permute(0, 2, 3, 1).reshape(-1, self.dim)
-        indices = (normalize(flat, dim=1) @ normalize(self.codebook, dim=1).T).argmax(1)
-        chosen = one_hot(indices, self.num_codes).to(flat.dtype)
-        codes, samp = chosen @ self.codebook, self.settings()
-        self.counts += chosen.sum(0).long()
-        margin = plain_margin_loss(flat, self.codebook, samp.margin, samp.scale, samp.top_k)
-        weight = samp.weight.value(self.step) if samp.weight else 0.0
-        loss = mse_loss(codes, flat.detach()) + self.beta * mse_loss(flat, codes.detach()) + weight * margin
-        codes = (flat + (codes - flat).detach()).reshape(latents.permute(0, 2, 3, 1).shape)
-        return Quantized(codes.permute(0, 3, 1, 2), indices.reshape(codes.shape[:3]), loss, {"margin": margin.detach()})
 
 
 def plain_step(quantizer: Quantizer, images: ImageData, batch_size: int, **sizes: int) -> Callable[[], None]:

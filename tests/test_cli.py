@@ -136,3 +136,28 @@ def test_sweep_refuses_what_cannot_be_before_it_trains(tmp_path, monkeypatch, wo
     monkeypatch.setenv("ARCVQ_DATA", str(tmp_path))
     shown = invoke("sweep", *words, "--out", tmp_path / "swept")
     assert shown.exit_code == 2 and sentence in shown.stderr and not (tmp_path / "runs").exists()
+
+
+def test_experiment_writes_rows_a_table_and_a_page(tmp_path, monkeypatch):
+    monkeypatch.setenv("ARCVQ_DATA", str(tmp_path))
+    small = ("--dataset", "plain_digits", "--steps", 2, "--num-codes", 16, "--workers", 1, "--seeds", 1)
+    shown = invoke("experiment", "paper", *small, "--only", "SAMP", "--only", "plain VQ", "--device", "cpu",
+                   "--out", tmp_path / "found")
+    assert shown.exit_code == 0, shown.stderr
+    rows = pd.read_parquet(tmp_path / "found" / "paper.parquet")
+    assert rows.variant.tolist() == ["plain VQ", "SAMP"]
+    table, page = (tmp_path / "found" / "paper.md").read_text(), (tmp_path / "found" / "index.html").read_text()
+    assert f"| SAMP | {rows.psnr[1]:.2f} |" in table and table in shown.stdout
+    assert page.count("plotly-graph-div") == 1 and f"<td>{rows.psnr[1]:.2f}</td>" in page
+
+
+@pytest.mark.parametrize("words, sentence", [
+    (("papers",), "experiment 'papers' is unknown; known are paper, ablations, schedules"),
+    (("paper", "--seeds", 0), "seeds is 0; it must be at least 1"),
+    (("paper", "--only", "VQ"), "variant 'VQ' is unknown; paper has continuous, plain VQ"),
+    (("paper", "--dataset", "faces"), "faces"),
+])
+def test_experiment_refuses_what_cannot_be_before_it_trains(tmp_path, monkeypatch, words, sentence):
+    monkeypatch.setenv("ARCVQ_DATA", str(tmp_path))
+    shown = invoke("experiment", *words, "--out", tmp_path / "found")
+    assert shown.exit_code == 2 and sentence in shown.stderr and not (tmp_path / "found").exists()

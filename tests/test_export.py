@@ -8,7 +8,7 @@ import pytest
 from click.testing import CliRunner
 
 import arcvq
-from arcvq import export
+from arcvq import export, report
 from arcvq.cli import main
 from arcvq.explorers import TrainingReplay
 from tests.explorers.test_replay import make_run
@@ -67,7 +67,7 @@ def test_the_command_writes_one_page_without_a_network(tmp_path, monkeypatch):
 def test_a_page_beyond_the_limit_is_refused_and_the_earlier_one_survives(tmp_path, monkeypatch):
     path = tmp_path / "explorers.html"
     path.write_text("earlier")
-    monkeypatch.setattr(export, "LIMIT", 1_000_000)
+    monkeypatch.setattr(report, "LIMIT", 1_000_000)
     with pytest.raises(ValueError, match=r"the page would have .* MB; at most 1 are allowed"):
-        export.write_page(path, [("Nothing", "Nothing moves.", go.Figure())])
+        report.write_page(path, [("Nothing", "Nothing moves.", go.Figure())])
     assert path.read_text() == "earlier"

@@ -2,8 +2,9 @@ import pytest
 import torch
 
 from arcvq import SAMP, SphericalQuantizer
+from arcvq.plain import PlainSphericalQuantizer, plain_margin_loss
 from arcvq.samp import arc_margin_loss
-from arcvq.speed import MIB, PlainSphericalQuantizer, margin_costs, peak_memory, plain_margin_loss, side_by_side
+from arcvq.speed import MIB, margin_costs, peak_memory, side_by_side
 
 
 def test_the_plain_loss_is_the_streaming_one():

@@ -1,5 +1,13 @@
 """Experiments: grids of settings, what is measured of each run, and the tables that come of it."""
 
+from arcvq.experiments.ablations import ABLATIONS
+from arcvq.experiments.base import Experiment, Variant, run_experiment
+from arcvq.experiments.gradients import GRADIENTS
+from arcvq.experiments.paper import PAPER_TABLE
+from arcvq.experiments.schedules import SCHEDULES
+from arcvq.experiments.semantics import SEMANTICS
 from arcvq.experiments.sweep import AXES, grid, parse_axis, sweep
 
-__all__ = ["AXES", "grid", "parse_axis", "sweep"]
+EXPERIMENTS = {one.name: one for one in (PAPER_TABLE, ABLATIONS, SCHEDULES, SEMANTICS, GRADIENTS)}
+
+__all__ = ["AXES", "EXPERIMENTS", "Experiment", "Variant", "grid", "parse_axis", "run_experiment", "sweep"]

@@ -15,7 +15,7 @@ from arcvq.checkpoints import write_whole
 from arcvq.devices import choose_device
 from arcvq.geometry import describe
 from arcvq.images import ImageData, load_images
-from arcvq.many import as_they_finish
+from arcvq.many import as_they_finish, without_failures
 from arcvq.runs import RunSettings, data_root
 from arcvq.samp import SAMP
 from arcvq.schedules import Exponential
@@ -130,7 +130,7 @@ def sweep(
     images = images or load_images(base.dataset, Path(root) if root is not None else data_root(), device)
     rows: dict[RunSettings, dict[str, Any]] = {}
     options: dict[str, Any] = {"root": root, "device": device, "workers": workers, "ray": ray, "progress": progress}
-    for one, run in as_they_finish(settings, images, **options):
+    for one, run in without_failures(as_they_finish(settings, images, **options), settings):
         rows[one] = row(one, run, images)
         table = pd.DataFrame([rows[other] for other in settings if other in rows])
         if out is not None:

@@ -1,0 +1,71 @@
+"""What each setting of SAMP does: one at a time, the others as the paper has them, scaled to the run."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import pandas as pd
+
+from arcvq.experiments.base import Experiment, Variant
+from arcvq.experiments.rows import MEASURES, reconstruction
+from arcvq.experiments.tables import cells, summary
+from arcvq.runs import RunSettings
+from arcvq.samp import SAMP
+from arcvq.schedules import Exponential
+
+SHOWN = {name: MEASURES[name] for name in ("psnr", "codes_used", "perplexity", "norm_usage_correlation")}
+AXES: dict[str, tuple[str, tuple[Any, ...]]] = {  # title and values; the paper's own is among them
+    "margin": ("margin m (rad)", (0.0, 0.05, 0.1, 0.3, 0.5)),
+    "scale": ("scale s", (1.0, 2.5, 5.0, 10.0, 20.0)),
+    "top_k": ("top-k (latents)", (1, 2, 3, 5, 10)),
+    "alpha": ("exponent of the ball at the end, alpha T", (0.0, 1.0, 3.0, 8.85, 20.0)),
+    "gamma0": ("weight at the start, gamma0", (0.1, 0.3, 1.0, 3.0, 10.0)),
+    "lambda": ("decay of the weight over the run, lambda T", (0.0, 3.0, 14.75, 30.0, 60.0)),
+    "beta": ("weight of the commitment loss, beta", (0.05, 0.1, 0.25, 0.5, 1.0)),
+    "codes": ("codes K", (64, 256, 512, 1024, 4096, 16384)),
+    "dim": ("components D", (2, 8, 32, 64, 128)),
+}
+
+
+def variants(base: RunSettings) -> list[Variant]:
+    """Every value of every axis, and the parts of SAMP with the rest left out; each variant is a run of its own."""
+    found = [Variant(f"{axis} {value:g}", _changed(base, axis, value), {"axis": axis, "value": float(value)})
+             for axis, (_, values) in AXES.items() for value in values]
+    samp = base.samp or SAMP.for_run(base.steps)
+    parts: dict[str, tuple[str, SAMP]] = {
+        "neither half": ("samp", dataclasses.replace(samp, radius=None, weight=None)),
+        "BBNR alone": ("samp", dataclasses.replace(samp, weight=None)),
+        "margin alone": ("samp", dataclasses.replace(samp, radius=None)),
+        "both halves": ("samp", samp),
+        "without stop-gradient": ("samp_undetached", samp),
+    }
+    return found + [Variant(name, dataclasses.replace(base, quantizer=kind, samp=part), {"axis": "part"})
+                    for name, (kind, part) in parts.items()]
+
+
+def _changed(base: RunSettings, axis: str, value: Any) -> RunSettings:
+    samp = base.samp or SAMP.for_run(base.steps)
+    parts: dict[str, Callable[[], dict[str, Any]]] = {
+        "alpha": lambda: {"radius": Exponential(value / base.steps)},
+        "gamma0": lambda: {"weight": Exponential(-14.75 / base.steps, value)},
+        "lambda": lambda: {"weight": Exponential(-value / base.steps)},
+    }
+    own = {"beta": "beta", "codes": "num_codes", "dim": "dim"}
+    if axis in own:
+        return dataclasses.replace(base, quantizer="samp", samp=samp, **{own[axis]: value})
+    change = parts[axis]() if axis in parts else {axis: value}
+    return dataclasses.replace(base, quantizer="samp", samp=dataclasses.replace(samp, **change))
+
+
+def table(rows: pd.DataFrame) -> pd.DataFrame:
+    """A line for each variant, as texts."""
+    return cells(summary(rows, [*SHOWN]), {"variant": "setting", **SHOWN})
+
+
+ABLATIONS = Experiment(
+    name="ablations",
+    question="Which settings of SAMP matter, and how much?",
+    variants=variants,
+    measure=reconstruction,
+    table=table,
+)

@@ -1,0 +1,157 @@
+"""What an experiment is, and how it is run: one row of a table for each run, kept as soon as it is there."""
+
+import dataclasses
+import json
+import re
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from tqdm.auto import tqdm
+
+from arcvq.checkpoints import write_whole
+from arcvq.devices import choose_device
+from arcvq.experiments.rows import facts
+from arcvq.images import ImageData, load_images
+from arcvq.many import as_they_finish
+from arcvq.runs import RunSettings, data_root
+from arcvq.training import Run
+
+FORMAT = 1  # of results folders; raised when rows of before would not fit
+Rows = list[dict[str, Any]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Variant:
+    """One line of an experiment's table.
+
+    name: its own within the experiment. settings: all but the seed. facts: columns that say where it stands, such as
+    {"axis": "margin", "value": 0.3}.
+    """
+
+    name: str
+    settings: RunSettings
+    facts: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True)
+class Experiment:
+    """A named grid of settings with what is measured of each run.
+
+    question: what it asks, a sentence. variants: the lines of the table for a base of settings. measure: from a run,
+    its settings, the data and the root of the stored runs to one row or, for a course over time, several. compare: adds
+    columns from a run and the run of the first seed; it waits until all are trained. table: what a reader gets of the
+    rows, as texts. trained: False where `measure` trains itself.
+    """
+
+    name: str
+    question: str
+    variants: Callable[[RunSettings], list[Variant]]
+    measure: Callable[[Any, RunSettings, ImageData, Path], Rows]
+    table: Callable[[pd.DataFrame], pd.DataFrame]
+    compare: Callable[[Run, Run, ImageData], dict[str, float]] | None = None
+    trained: bool = True
+
+
+def run_experiment(
+    experiment: Experiment,
+    base: RunSettings,
+    images: ImageData | None = None,
+    *,
+    seeds: int = 3,
+    out: str | Path,
+    only: Sequence[str] = (),
+    root: str | Path | None = None,
+    device: str | torch.device = "auto",
+    workers: int | None = None,
+    progress: bool = True,
+) -> pd.DataFrame:
+    """Train and measure every variant with seeds base.seed, base.seed + 1, ...; the rows in the order of the variants.
+
+    out: a folder; `rows/` in it gets a Parquet file for each run as soon as it is measured, NAME.parquet all of them.
+    A stopped experiment goes on there. A run that fails has its reason in the column `error`, and is tried again
+    the next time. only: names of variants to run; none means all. workers: see `fit_many`.
+
+    Raises ValueError for no seeds, an unknown variant, or a folder with results of other settings.
+    """
+    if seeds < 1:
+        raise ValueError(f"seeds is {seeds}; it must be at least 1")
+    root, device, out = Path(root) if root is not None else data_root(), choose_device(device), Path(out)
+    variants = experiment.variants(base)
+    names = [variant.name for variant in variants]
+    if unknown := [name for name in only if name not in names]:
+        raise ValueError(f"variant {unknown[0]!r} is unknown; {experiment.name} has {', '.join(names)}")
+    images = images or load_images(base.dataset, root, device)
+    _claim(out, experiment, base, images)
+    runs = {(variant.name, base.seed + seed): (variant, dataclasses.replace(variant.settings, seed=base.seed + seed))
+            for seed in range(seeds) for variant in variants if not only or variant.name in only}
+    kept = {key: _read(_file(out, *key), settings) for key, (_, settings) in runs.items()}
+    waiting = {key: run for key, run in runs.items() if kept[key] is None}
+    for key, rows in _measured(experiment, waiting, images, root, device, workers, progress):
+        variant, settings = runs[key]
+        known = {"experiment": experiment.name, "variant": variant.name, **variant.facts}
+        kept[key] = table = pd.DataFrame([known | facts(settings, images, device) | row for row in rows])
+        write_whole(_file(out, *key), table.to_parquet)
+    order = {name: place for place, name in enumerate(names)}
+    found = [kept[key] for key in sorted(runs, key=lambda key: (order[key[0]], key[1]))]
+    table = pd.concat([rows for rows in found if rows is not None], ignore_index=True)
+    write_whole(out / f"{experiment.name}.parquet", table.to_parquet)
+    return table
+
+
+def _measured(experiment, runs, images, root, device, workers, progress) -> Iterator[tuple[tuple[str, int], Rows]]:
+    """The rows of each run; of one that failed, a row that says why."""
+    keys = {settings: [key for key in runs if runs[key][1] == settings] for _, settings in runs.values()}
+    outcomes: Iterator[tuple[RunSettings, Run | Exception | None]]
+    if experiment.trained:
+        outcomes = as_they_finish([*keys], images, root=root, device=device, workers=workers, progress=progress)
+    else:
+        outcomes = ((settings, None) for settings in tqdm(keys, desc="runs", unit="run", disable=not progress))
+    if experiment.compare:
+        finished = dict(outcomes)
+        firsts = {name: finished.get(settings) for (name, _), (_, settings) in reversed(runs.items())}
+        outcomes = iter(finished.items())
+    for settings, run in outcomes:
+        for key in keys[settings]:
+            try:
+                if isinstance(run, Exception):
+                    raise run
+                rows = experiment.measure(run, settings, images, root)
+                if experiment.compare and isinstance(first := firsts[key[0]], Run) and first is not run:
+                    rows = [row | experiment.compare(run, first, images) for row in rows]
+            except Exception as error:
+                rows = [{"error": f"{type(error).__name__}: {' '.join(str(error).split())}"}]
+            yield key, rows
+
+
+def _claim(out: Path, experiment: Experiment, base: RunSettings, images: ImageData) -> None:
+    """Write down whose results the folder holds; raise ValueError where they are others'."""
+    settings = {**dataclasses.asdict(base), "samp": base.samp.to_json() if base.samp else None}
+    mine = {"format": FORMAT, "experiment": experiment.name, "images": images.fingerprint, **settings}
+    path = out / "experiment.json"
+    if path.is_file():
+        theirs = json.loads(path.read_text())
+        apart = [f"{name} was {theirs.get(name)!r} and is now {value!r}" for name, value in mine.items()
+                 if theirs.get(name) != value]
+        if apart:
+            raise ValueError(f"{out} holds results of other settings ({'; '.join(apart)}); name another folder")
+    write_whole(path, lambda draft: draft.write_text(json.dumps(mine, indent=2)))
+
+
+def _file(out: Path, name: str, seed: int) -> Path:
+    return out / "rows" / f"{re.sub(r'[^A-Za-z0-9.]+', '-', name)}-seed-{seed}.parquet"
+
+
+def _read(path: Path, settings: RunSettings) -> pd.DataFrame | None:
+    """The rows of a run that was measured before; None where they are missing, damaged or tell of an error."""
+    if not path.is_file():
+        return None
+    try:
+        rows = pd.read_parquet(path)
+    except Exception:
+        warnings.warn(f"{path} is damaged; its run is measured again", stacklevel=3)
+        return None
+    return None if "error" in rows and rows.error.notna().any() else rows

@@ -1,0 +1,68 @@
+"""The paper's table: every quantizer on the same network, data and training, beside the published figures."""
+
+import dataclasses
+
+import pandas as pd
+
+from arcvq.experiments.base import Experiment, Variant
+from arcvq.experiments.rows import MEASURES, reconstruction
+from arcvq.experiments.tables import cells, summary, with_gap
+from arcvq.runs import RunSettings
+from arcvq.samp import SAMP
+
+KINDS = {
+    "continuous": "continuous", "plain VQ": "plain", "EMA": "ema", "cosine": "cosine", "CVQ": "cvq",
+    "BBNR alone": "samp", "margin alone": "samp", "SAMP": "samp", "SAMP without stop-gradient": "samp_undetached",
+    "FSQ": "fsq", "LFQ": "lfq", "BSQ": "bsq", "SimVQ": "simvq", "rotation trick": "rotation",
+}
+PUBLISHED = {  # arXiv 2605.13517: K 512, D 64, 500 epochs, through JPEG files
+    ("mnist", "plain VQ"): (26.48, 0.9777), ("mnist", "CVQ"): (27.87, 0.9833), ("mnist", "SAMP"): (28.01, 0.9840),
+    ("cifar10", "plain VQ"): (23.32, 0.8595), ("cifar10", "CVQ"): (24.72, 0.8978), ("cifar10", "SAMP"): (24.78, 0.8989),
+}
+SHOWN = ("psnr", "gap_closed", "ssim", "lpips", "rfid", "classifier_frechet", "codes_used", "perplexity")
+TITLES = {"variant": "quantizer", **MEASURES, "gap_closed": "gap closed", "published": "published PSNR (dB)"}
+
+
+def variants(base: RunSettings) -> list[Variant]:
+    """All quantizers with the sizes of the base; a base with settings of SAMP gives them to its variants."""
+    return [Variant(name, dataclasses.replace(base, quantizer=kind, samp=_samp(name, base)))
+            for name, kind in KINDS.items()]
+
+
+def _samp(name: str, base: RunSettings) -> SAMP | None:
+    samp = base.samp or SAMP.for_run(base.steps)
+    if name == "BBNR alone":
+        return dataclasses.replace(samp, weight=None)
+    if name == "margin alone":
+        return dataclasses.replace(samp, radius=None)
+    return samp if KINDS[name].startswith("samp") else None
+
+
+def table(rows: pd.DataFrame) -> pd.DataFrame:
+    """The lines of the table as texts: SHOWN, with the paper's own figures beside them."""
+    lines = summary(with_gap(rows), SHOWN)
+    data = rows.dataset.iloc[0]
+    lines["published"] = [f"{PUBLISHED[data, name][0]:.2f}" if (data, name) in PUBLISHED else ""
+                          for name in lines.variant]
+    return cells(lines, {name: TITLES[name] for name in ("variant", *SHOWN, "published")})
+
+
+def differences(rows: pd.DataFrame) -> str:
+    """What differs from the published runs, in a sentence."""
+    paper = RunSettings.for_profile("paper")
+    names = {"steps": "steps", "batch_size": "images a step", "hidden": "channels", "lr": "learning rate",
+             "num_codes": "codes", "dim": "components"}
+    found = [f"{rows[name].iloc[0]:,} {title} instead of {getattr(paper, name):,}" for name, title in names.items()
+             if rows[name].iloc[0] != getattr(paper, name)]
+    if pd.notna(images := rows.train_images.iloc[0]):
+        found.append(f"the first {images:,.0f} training images alone")
+    return ", ".join([*found, "figures straight from tensors, not through JPEG files"])
+
+
+PAPER_TABLE = Experiment(
+    name="paper",
+    question="What does SAMP gain over other quantizers when everything else is equal?",
+    variants=variants,
+    measure=reconstruction,
+    table=table,
+)

@@ -1,0 +1,125 @@
+"""What an experiment found: means over seeds with their intervals, for tables of `arcvq.experiments`."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+import plotly.graph_objects as go
+from plotly.subplots import make_subplots
+
+from arcvq.experiments.ablations import AXES
+from arcvq.experiments.rows import MEASURES
+from arcvq.experiments.semantics import TITLES
+from arcvq.experiments.tables import HOW, finished, summary
+from arcvq.figures.gradients import feedback_picture, gradient_angles, gradient_norms
+from arcvq.figures.theme import BLACK, BLUE, GREY, METHOD_COLOURS, finish
+
+COURSES = {"Sizes": gradient_norms, "Angles": gradient_angles, "Norms and usage": feedback_picture}
+
+
+def pictures(rows: pd.DataFrame) -> list[tuple[str, str, go.Figure]]:
+    """The figures of an experiment's table, each with a heading and a text."""
+    kind = rows.experiment.iloc[0]
+    shown = {
+        "paper": lambda: [("Quantizers", measure_panels(rows, ("psnr", "codes_used", "perplexity")))],
+        "ablations": lambda: [(MEASURES[name], ablation_panels(rows, name)) for name in ("psnr", "codes_used")],
+        "schedules": lambda: [(f"The {half}", schedule_map(rows, half)) for half in ("radius", "weight")],
+        "semantics": lambda: [("What codes tell", measure_panels(rows, _informative(rows)))],
+        "gradients": lambda: [(heading, draw(_histories(rows))) for heading, draw in COURSES.items()],
+    }[kind]()
+    return [(heading, "", figure) for heading, figure in shown]
+
+
+def _informative(rows: pd.DataFrame) -> dict[str, str]:
+    names = ("class_information", "edge_information", "probe_bag_of_codes", "probe_codes", "agreement")
+    return {name: TITLES[name].split(" (")[0] for name in names if name in rows and rows[name].notna().any()}
+
+
+def _histories(rows: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    """The course of each variant's first seed."""
+    first = finished(rows).query("seed == seed.min()")
+    return dict([*first.groupby("variant", sort=False)])
+
+
+def measure_panels(rows: pd.DataFrame, measures: Mapping[str, str] | Sequence[str] = ("psnr", "codes_used"),
+                   **look) -> go.Figure:
+    """A panel for each measure, a line for each variant: every seed as a faint dot, the mean with its interval.
+
+    measures: columns, or columns with their titles. Variants stand in the order of the table, the first on top. Raises
+    ValueError for a column that is not there.
+    """
+    titles = measures if isinstance(measures, Mapping) else {name: MEASURES.get(name, name) for name in measures}
+    table, rows = summary(rows, [*titles]), finished(rows)
+    names = [*table.variant]
+    figure = make_subplots(1, len(titles), shared_yaxes=True, horizontal_spacing=0.03)
+    for panel, (name, title) in enumerate(titles.items(), start=1):
+        figure.add_scatter(x=rows[name], y=rows.variant, mode="markers", row=1, col=panel,
+                           marker={"color": GREY, "size": 5, "opacity": 0.5})
+        figure.add_scatter(x=table[name], y=names, mode="markers", row=1, col=panel, error_x=_bars(table, name),
+                           marker={"color": [_colour(one) for one in names], "size": 9})
+        figure.update_xaxes(title_text=title, nticks=5, col=panel)
+    figure.update_yaxes(categoryorder="array", categoryarray=names[::-1], type="category")
+    figure.update_layout(showlegend=False)
+    first, title = next(iter(titles.items()))
+    known = table.dropna(subset=first)
+    best = known.loc[known[first].idxmax()]
+    text = (f"Largest {title}: {best.variant}, {best[first]:.4g}. Each point: {HOW}, up to {table.runs.max()} runs; "
+            "small dots are the runs.")
+    return finish(figure, look, "Variants side by side", text, left=20 + 7 * max(map(len, names)),
+                  height=170 + 26 * len(names), width=max(700, 300 * len(titles)))
+
+
+def ablation_panels(rows: pd.DataFrame, measure: str = "psnr", **look) -> go.Figure:
+    """A panel for each axis of the ablations: the measure over the axis' values, with intervals."""
+    title, columns = MEASURES.get(measure, measure), 3
+    table = summary(rows, [measure], ("axis", "value", "variant"))
+    axes = [axis for axis in (*AXES, "part") if (table.axis == axis).any()]
+    figure = make_subplots(-(-len(axes) // columns), columns, shared_yaxes=True, vertical_spacing=0.13,
+                           horizontal_spacing=0.04)
+    spans = {}
+    for place, axis in enumerate(axes):
+        line = table[table.axis == axis]
+        row, column = place // columns + 1, place % columns + 1
+        x = [*line.variant] if axis == "part" else [f"{value:g}" for value in line.value]
+        figure.add_scatter(x=x, y=line[measure], error_y=_bars(line, measure), mode="markers" if axis == "part" else
+                           "lines+markers", line_color=BLUE, marker_color=BLACK, row=row, col=column)
+        figure.update_xaxes(title_text=AXES[axis][0] if axis in AXES else "parts of SAMP", type="category",
+                            row=row, col=column)
+        spans[axis] = line[measure].max() - line[measure].min()
+    figure.update_yaxes(title_text=title, col=1).update_layout(showlegend=False)
+    widest = sorted(spans, key=lambda axis: -spans[axis])[:3]
+    told = ", ".join(f"{axis} {spans[axis]:.3g}" for axis in widest)
+    text = f"The means of {title} differ most over {told}. Each point: {HOW}, {table.runs.max()} runs."
+    return finish(figure, look, "One setting at a time", text, height=140 + 210 * -(-len(axes) // columns), width=960)
+
+
+def schedule_map(rows: pd.DataFrame, half: str, measure: str = "psnr", **look) -> go.Figure:
+    """Schedules of the radius or the weight against run lengths: the mean, coloured by its distance to the best there.
+
+    half: "radius" or "weight". Schedules that stand near the best at every length come first.
+    """
+    title = MEASURES.get(measure, measure)
+    table = summary(rows[rows.half == half], [measure], ("schedule", "steps"))
+    means = table.pivot(index="schedule", columns="steps", values=measure)
+    behind = means.max() - means
+    order = behind.max(axis=1).sort_values(ascending=False).index  # the last is drawn on top
+    means, behind = means.loc[order], behind.loc[order]
+    figure = go.Figure(go.Heatmap(
+        x=[f"{steps:,} steps" for steps in means.columns], y=[*means.index], z=behind.to_numpy(),
+        text=[[f"{value:.2f}" for value in line] for line in means.to_numpy()], texttemplate="%{text}",
+        colorscale="Cividis", reversescale=True, xgap=2, ygap=2,
+        colorbar={"title": {"text": "below the best of the column", "side": "right"}}))
+    worst = behind.max(axis=1)
+    steadiest = worst.idxmin()
+    text = (f"{title}, mean of {table.runs.max()} runs. Never far from the best of its column: {steadiest}, at most "
+            f"{worst[steadiest]:.2f} below; farthest: {worst.idxmax()}, {worst.max():.2f} below.")
+    return finish(figure, look, f"Schedules of the {half}", text, left=170, width=760, height=180 + 32 * len(means))
+
+
+def _bars(table: pd.DataFrame, name: str) -> dict:
+    return {"type": "data", "array": (table[f"{name}_high"] - table[name]).fillna(0),
+            "arrayminus": (table[name] - table[f"{name}_low"]).fillna(0), "color": BLACK, "thickness": 1.5}
+
+
+def _colour(name: str) -> str:
+    return METHOD_COLOURS.get(np.char.lower(name.split()[0]).item(), GREY)

@@ -1,0 +1,155 @@
+import dataclasses
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+
+from arcvq.experiments.base import Experiment, Variant, run_experiment
+from arcvq.training import evaluate
+from tests.strokes import IMAGES
+from tests.strokes import SMALL as BASE
+
+
+def psnr(run, settings, images, root):
+    return [{"psnr": evaluate(run.model, images.test)["psnr"]}]
+
+
+def rates(base):
+    return [Variant(f"lr {lr}", dataclasses.replace(base, lr=lr), {"axis": "lr", "value": lr}) for lr in (1e-3, 3e-3)]
+
+
+RATES = Experiment("rates", "Which rate?", rates, psnr, table=lambda rows: rows)
+
+
+def run(out, experiment=RATES, base=BASE, **options):
+    return run_experiment(experiment, base, IMAGES, **{"seeds": 2, "out": out, "root": out / "data", "device": "cpu",
+                                                       "workers": 1, "progress": False} | options)
+
+
+def test_every_variant_and_seed_has_a_row_that_says_all_about_it(tmp_path):
+    rows = run(tmp_path)
+    assert [*zip(rows.variant, rows.seed, strict=True)] == [("lr 0.001", 0), ("lr 0.001", 1), ("lr 0.003", 0),
+                                                            ("lr 0.003", 1)]
+    assert set(rows.value) == set(rows.lr) == {1e-3, 3e-3} and rows.psnr.nunique() == 4
+    first = rows.iloc[0]
+    assert (first.experiment, first.data, first.device.split()[0]) == ("rates", "strokes", "cpu")
+    assert (first.torch, first.precision, first.steps) == (torch.__version__, "float32", BASE.steps)
+    assert first.images == IMAGES.fingerprint
+    pd.testing.assert_frame_equal(pd.read_parquet(tmp_path / "rates.parquet"), rows)
+
+
+def test_what_was_measured_is_only_read_and_more_seeds_are_added(tmp_path):
+    first = run(tmp_path, seeds=1)
+    measured = []
+    counting = dataclasses.replace(RATES, measure=lambda *a: measured.append(a[1].seed) or psnr(*a))
+    again = run(tmp_path, counting, seeds=1)
+    pd.testing.assert_frame_equal(first, again)
+    assert measured == []
+    more = run(tmp_path, counting, seeds=3)
+    assert sorted(measured) == [1, 1, 2, 2] and len(more) == 6
+
+
+def test_a_damaged_row_is_measured_again_and_said(tmp_path):
+    first = run(tmp_path)
+    path = tmp_path / "rows" / "lr-0.001-seed-1.parquet"
+    path.write_bytes(path.read_bytes()[:200])
+    with pytest.warns(UserWarning, match="lr-0.001-seed-1.parquet is damaged; its run is measured again"):
+        again = run(tmp_path)
+    pd.testing.assert_frame_equal(first, again)
+
+
+def test_a_run_that_fails_says_so_in_its_row_the_grid_goes_on_and_it_is_tried_again(tmp_path):
+    def measure(run, settings, images, root):
+        if settings.lr == 3e-3 and settings.seed == 0 and not (tmp_path / "memory").exists():
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory.\nTried to allocate 2 GiB")
+        return psnr(run, settings, images, root)
+
+    rows = run(tmp_path, dataclasses.replace(RATES, measure=measure))
+    assert rows.error.isna().tolist() == [True, True, False, True]
+    assert rows.error[2] == "OutOfMemoryError: CUDA out of memory. Tried to allocate 2 GiB"
+    assert rows.psnr.isna().tolist() == [False, False, True, False]
+    (tmp_path / "memory").touch()
+    rows = run(tmp_path, dataclasses.replace(RATES, measure=measure))
+    assert rows.psnr.notna().all() and ("error" not in rows or rows.error.isna().all())
+
+
+def test_a_run_that_cannot_be_trained_has_its_reason_in_its_row(tmp_path):
+    def variants(base):
+        return [Variant("good", base), Variant("too large", dataclasses.replace(base, batch_size=999))]
+
+    rows = run(tmp_path, dataclasses.replace(RATES, variants=variants), seeds=1)
+    assert rows.variant.tolist() == ["good", "too large"]
+    assert rows.error[1] == "ValueError: batch_size is 999; it must be at most 32, the training images"
+
+
+def test_runs_are_compared_with_the_run_of_the_first_seed(tmp_path):
+    def difference(run, first, images):
+        return {"apart": (run.model.quantizer.codebook - first.model.quantizer.codebook).norm().item()}
+
+    rows = run(tmp_path, dataclasses.replace(RATES, compare=difference), seeds=3)
+    assert rows.apart.isna().tolist() == [True, False, False] * 2
+    assert (rows.apart.dropna() > 0).all()
+
+
+def test_an_experiment_may_train_itself_and_give_a_course_of_rows(tmp_path):
+    def course(run, settings, images, root):
+        assert run is None
+        return [{"step": step, "value_there": settings.lr * step} for step in range(3)]
+
+    rows = run(tmp_path, dataclasses.replace(RATES, measure=course, trained=False), seeds=1)
+    assert rows.step.tolist() == [0, 1, 2] * 2 and not (tmp_path / "data").exists()
+
+
+def test_results_of_other_settings_keep_their_folder(tmp_path):
+    run(tmp_path, seeds=1)
+    before = (tmp_path / "rates.parquet").read_bytes()
+    with pytest.raises(ValueError, match=r"holds results of other settings \(steps was 6 and is now 7\); name another"):
+        run(tmp_path, base=dataclasses.replace(BASE, steps=7))
+    with pytest.raises(ValueError, match="experiment was 'rates' and is now 'others'"):
+        run(tmp_path, dataclasses.replace(RATES, name="others"))
+    assert (tmp_path / "rates.parquet").read_bytes() == before
+    assert json.loads((tmp_path / "experiment.json").read_text())["steps"] == 6
+
+
+def test_wrong_requests_are_told_before_anything_is_written(tmp_path):
+    with pytest.raises(ValueError, match="seeds is 0; it must be at least 1"):
+        run(tmp_path, seeds=0)
+    with pytest.raises(ValueError, match=r"variant 'lr 5' is unknown; rates has lr 0\.001, lr 0\.003"):
+        run(tmp_path, only=["lr 5"])
+    assert not [*tmp_path.iterdir()]
+
+
+def test_one_variant_can_be_asked_for(tmp_path):
+    assert run(tmp_path, only=["lr 0.003"], seeds=1).variant.tolist() == ["lr 0.003"]
+
+
+SCRIPT = """
+import dataclasses, sys
+sys.path.insert(0, {checkout!r})
+from pathlib import Path
+from tests.experiments.test_base import BASE, run
+if __name__ == "__main__":
+    run(Path({out!r}), base=dataclasses.replace(BASE, steps=300), seeds=3, workers=2)
+"""
+
+
+def test_killed_at_some_moment_and_started_again_it_ends_with_the_same_table(tmp_path):
+    """The process is killed without warning once two rows stand, in the middle of the next runs."""
+    script, killed = tmp_path / "script.py", tmp_path / "killed"
+    script.write_text(SCRIPT.format(checkout=str(Path(__file__).parents[2]), out=str(killed)))
+    process, deadline = subprocess.Popen([sys.executable, script], start_new_session=True), time.monotonic() + 300
+    while len([*killed.glob("rows/*.parquet")]) < 2:
+        assert process.poll() is None and time.monotonic() < deadline, "it ended or stood still before it was killed"
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not (killed / "rates.parquet").exists() and len([*killed.glob("data/runs/*/run.json")]) < 6
+    subprocess.run([sys.executable, script], check=True, timeout=300)
+    whole = run(tmp_path / "whole", base=dataclasses.replace(BASE, steps=300), seeds=3)
+    pd.testing.assert_frame_equal(pd.read_parquet(killed / "rates.parquet"), whole)

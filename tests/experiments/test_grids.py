@@ -1,0 +1,105 @@
+import dataclasses
+import math
+
+import pandas as pd
+import pytest
+import torch
+
+from arcvq.experiments import ablations, paper, run_experiment, schedules
+from arcvq.experiments.rows import reconstruction
+from arcvq.metrics import l1, psnr
+from arcvq.runs import KINDS, train
+from arcvq.samp import SAMP
+from arcvq.schedules import Exponential
+from tests.strokes import IMAGES
+from tests.strokes import SMALL as BASE
+
+
+def by_name(variants):
+    assert len({variant.name for variant in variants}) == len(variants)
+    return {variant.name: variant for variant in variants}
+
+
+@pytest.mark.parametrize("module", [paper, ablations, schedules], ids=lambda module: module.__name__)
+def test_variants_differ_and_can_all_be_built(module):
+    base = dataclasses.replace(BASE, num_codes=16)
+    variants = by_name(module.variants(base)).values()
+    for variant in variants:
+        if variant.settings.num_codes <= 1024:
+            variant.settings.model(IMAGES)
+    facts = {(variant.settings, *variant.facts.items()) for variant in variants}
+    assert len(facts) == len(variants)
+
+
+def test_the_papers_table_holds_every_quantizer_and_each_half_of_samp():
+    found = by_name(paper.variants(BASE))
+    assert {variant.settings.quantizer for variant in found.values()} == set(KINDS) - {"cosine_ema"}
+    scaled = SAMP.for_run(BASE.steps)
+    assert found["SAMP"].settings.samp == scaled
+    assert found["BBNR alone"].settings.samp == dataclasses.replace(scaled, weight=None)
+    assert found["margin alone"].settings.samp == dataclasses.replace(scaled, radius=None)
+    assert {dataclasses.replace(v.settings, quantizer="samp", samp=None) for v in found.values()} == {BASE}
+
+
+def test_an_ablation_changes_one_thing_and_holds_the_papers_own_value():
+    samp, found = SAMP.for_run(BASE.steps), ablations.variants(BASE)
+    names = by_name(found)
+    for axis in ablations.AXES:
+        values = [variant.settings for variant in found if variant.facts["axis"] == axis]
+        changed = {name for one in values for name in ("samp", "beta", "num_codes", "dim")
+                   if getattr(one, name) != getattr(dataclasses.replace(BASE, samp=samp), name)}
+        assert changed == {{"beta": "beta", "codes": "num_codes", "dim": "dim"}.get(axis, "samp")}, axis
+    own = [names[name].settings.samp for name in ("margin 0.1", "scale 5", "top_k 3", "alpha 8.85", "gamma0 1",
+                                                  "lambda 14.75", "both halves")]
+    assert set(own) == {samp}
+    assert names["alpha 3"].settings.samp.radius.value(BASE.steps) == pytest.approx(math.exp(3))
+    assert names["gamma0 3"].settings.samp.weight.value(0) == 3.0
+
+
+def test_schedules_know_their_run_but_for_the_papers_rates():
+    found = schedules.variants(dataclasses.replace(BASE, steps=400))
+    assert {variant.settings.steps for variant in found} == {100, 400, 1600}
+    for variant in found:
+        samp, steps = variant.settings.samp, variant.settings.steps
+        other = {"radius": samp.weight, "weight": samp.radius}[variant.facts["half"]]
+        scaled = SAMP.for_run(steps)
+        assert other == {"radius": scaled.weight, "weight": scaled.radius}[variant.facts["half"]]
+    per_step = {variant.settings.samp.radius for variant in found if variant.facts == {
+        "half": "radius", "schedule": "exponential per step"}}
+    assert per_step == {Exponential(3e-4)}
+
+
+def test_a_row_measures_the_test_images_and_the_codebook(tmp_path):
+    run = train(BASE, IMAGES, root=tmp_path, device="cpu", progress=False)
+    (row,) = reconstruction(run, BASE, IMAGES, tmp_path)
+    originals = IMAGES.test.batch(torch.arange(len(IMAGES.test)))
+    outputs = run.model.reconstruct(originals)
+    assert row["psnr"] == pytest.approx(psnr(outputs, originals), abs=1e-5)
+    assert row["l1"] == pytest.approx(l1(outputs, originals), abs=1e-6)
+    assert row["codes_used"] == run.model.encode(originals).unique().numel()
+    assert math.isnan(row["ssim"]) and math.isnan(row["lpips"]) and row["classifier_frechet"] >= 0  # 8x8 pixels
+    assert 0 < row["min_angle"] < 180 and row["step_milliseconds"] > 0
+
+
+def test_a_model_without_codes_has_no_figures_of_codes(tmp_path):
+    settings = dataclasses.replace(BASE, quantizer="continuous")
+    run = train(settings, IMAGES, root=tmp_path, device="cpu", progress=False)
+    (row,) = reconstruction(run, settings, IMAGES, tmp_path)
+    assert math.isnan(row["codes_used"]) and math.isnan(row["perplexity"]) and row["psnr"] > 0
+
+
+def test_the_papers_table_runs_on_every_quantizer(tmp_path):
+    rows = run_experiment(paper.PAPER_TABLE, dataclasses.replace(BASE, num_codes=16), IMAGES, seeds=1, out=tmp_path,
+                          root=tmp_path, device="cpu", workers=1, progress=False)
+    assert "error" not in rows and rows.variant.tolist() == [*paper.KINDS]
+    table = paper.table(rows)
+    assert table.quantizer.tolist() == [*paper.KINDS] and table["gap closed"][0] == "1.00"
+
+
+def test_what_differs_from_the_published_runs_is_said():
+    rows = pd.DataFrame([{"steps": 3160, "batch_size": 128, "hidden": 48, "lr": 1e-3, "num_codes": 512, "dim": 64,
+                          "train_images": 10_000.0}])
+    assert paper.differences(rows) == (
+        "3,160 steps instead of 29,500, 128 images a step instead of 1,024, 48 channels instead of 128, 0.001 learning "
+        "rate instead of 0.0003, the first 10,000 training images alone, figures straight from tensors, not through "
+        "JPEG files")
