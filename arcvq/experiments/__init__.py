@@ -6,8 +6,10 @@ from arcvq.experiments.gradients import GRADIENTS
 from arcvq.experiments.paper import PAPER_TABLE
 from arcvq.experiments.schedules import SCHEDULES
 from arcvq.experiments.semantics import SEMANTICS
+from arcvq.experiments.stored import stored
 from arcvq.experiments.sweep import AXES, grid, parse_axis, sweep
 
 EXPERIMENTS = {one.name: one for one in (PAPER_TABLE, ABLATIONS, SCHEDULES, SEMANTICS, GRADIENTS)}
 
-__all__ = ["AXES", "EXPERIMENTS", "Experiment", "Variant", "grid", "parse_axis", "run_experiment", "sweep"]
+__all__ = ["AXES", "EXPERIMENTS", "Experiment", "Variant", "grid", "parse_axis", "run_experiment", "stored",
+           "sweep"]

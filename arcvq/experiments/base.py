@@ -13,7 +13,7 @@ import torch
 from tqdm.auto import tqdm
 
 from arcvq.checkpoints import write_whole
-from arcvq.devices import choose_device
+from arcvq.devices import choose_device, choose_precision
 from arcvq.experiments.rows import facts
 from arcvq.images import ImageData, load_images
 from arcvq.many import as_they_finish
@@ -62,7 +62,7 @@ def run_experiment(
     images: ImageData | None = None,
     *,
     seeds: int = 3,
-    out: str | Path,
+    out: str | Path | None = None,
     only: Sequence[str] = (),
     root: str | Path | None = None,
     device: str | torch.device = "auto",
@@ -72,19 +72,22 @@ def run_experiment(
     """Train and measure every variant with seeds base.seed, base.seed + 1, ...; the rows in the order of the variants.
 
     out: a folder; `rows/` in it gets a Parquet file for each run as soon as it is measured, NAME.parquet all of them.
-    A stopped experiment goes on there. A run that fails has its reason in the column `error`, and is tried again
-    the next time. only: names of variants to run; none means all. workers: see `fit_many`.
+    None names one for these settings under `root`/experiments. A stopped experiment goes on there. A run that fails
+    has its reason in the column `error`, and is tried again the next time. only: names of variants to run; none means all.
+    workers: see `fit_many`.
 
     Raises ValueError for no seeds, an unknown variant, or a folder with results of other settings.
     """
     if seeds < 1:
         raise ValueError(f"seeds is {seeds}; it must be at least 1")
-    root, device, out = Path(root) if root is not None else data_root(), choose_device(device), Path(out)
+    root, device = Path(root) if root is not None else data_root(), choose_device(device)
     variants = experiment.variants(base)
     names = [variant.name for variant in variants]
     if unknown := [name for name in only if name not in names]:
         raise ValueError(f"variant {unknown[0]!r} is unknown; {experiment.name} has {', '.join(names)}")
     images = images or load_images(base.dataset, root, device)
+    digest = base.digest(images, choose_precision(base.precision, device))
+    out = Path(out) if out is not None else root / "experiments" / f"{experiment.name}-{digest}"
     _claim(out, experiment, base, images)
     runs = {(variant.name, base.seed + seed): (variant, dataclasses.replace(variant.settings, seed=base.seed + seed))
             for seed in range(seeds) for variant in variants if not only or variant.name in only}

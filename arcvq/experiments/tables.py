@@ -8,7 +8,8 @@ import pandas as pd
 
 RESAMPLES = 9999
 DIGITS = {"psnr": 2, "classifier_frechet": 1, "rfid": 2, "codes_used": 0, "perplexity": 0, "perplexity_ceiling": 0,
-          "min_angle": 1, "norm_usage_correlation": 2, "uniformity": 2, "step_milliseconds": 0, "gap_closed": 2, "codes_with_gradient": 0, "angle_reconstruction_margin": 1}
+          "min_angle": 1, "norm_usage_correlation": 2, "uniformity": 2, "step_milliseconds": 0, "gap_closed": 2,
+          "codes_with_gradient": 0, "angle_reconstruction_margin": 1}
 HOW = "mean (95% interval, bootstrap over seeds)"
 
 

@@ -1,5 +1,6 @@
 """Gradients of the terms of the loss over training: their sizes, their angles, and the feedback of norm and usage."""
 
+import textwrap
 from collections.abc import Mapping
 from typing import Any
 
@@ -29,11 +30,12 @@ def gradient_norms(histories: Mapping[str, pd.DataFrame] | pd.DataFrame, **look:
                 figure.add_scatter(x=seen[:, 0], y=seen[:, 1], name=term, line_color=chosen[term], mode="lines",
                                    legendgroup=term, showlegend=new, row=1, col=panel)
                 first.append(f"{term} {seen[0, 1]:.2g} to {seen[-1, 1]:.2g}")
-        figure.update_xaxes(title_text=f"step ({name})", col=panel)
+        figure.update_xaxes(title_text="<br>".join(["step", *textwrap.wrap(name, 16)]), col=panel)
         text.append(f"{name}: {', '.join(first)}")
     figure.update_yaxes(**LOG | {"tickformat": ".0e"}).update_yaxes(title_text="gradient at the latents (norm)", col=1)
     summary = f"From the first look to the last, {'; '.join(text)}."
-    return finish(figure, look, "How hard each term of the loss pulls the latents", summary, height=420)
+    return finish(figure, look, "How hard each term of the loss pulls the latents", summary, height=440,
+                  bottom=90, width=max(900, 170 * len(histories)))
 
 
 def gradient_angles(histories: Mapping[str, pd.DataFrame] | pd.DataFrame, **look: Any) -> go.Figure:

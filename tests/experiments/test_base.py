@@ -28,7 +28,7 @@ RATES = Experiment("rates", "Which rate?", rates, psnr, table=lambda rows: rows)
 
 
 def run(out, experiment=RATES, base=BASE, **options):
-    return run_experiment(experiment, base, IMAGES, **{"seeds": 2, "out": out, "root": out / "data", "device": "cpu",
+    return run_experiment(experiment, base, IMAGES, **{"seeds": 2, "out": out, "root": out and out / "data", "device": "cpu",
                                                        "workers": 1, "progress": False} | options)
 
 
@@ -123,6 +123,12 @@ def test_wrong_requests_are_told_before_anything_is_written(tmp_path):
     with pytest.raises(ValueError, match=r"variant 'lr 5' is unknown; rates has lr 0\.001, lr 0\.003"):
         run(tmp_path, only=["lr 5"])
     assert not [*tmp_path.iterdir()]
+
+
+def test_without_a_folder_other_settings_have_another_one(tmp_path):
+    for base in (BASE, dataclasses.replace(BASE, steps=7), BASE):
+        run(None, base=base, root=tmp_path, seeds=1)
+    assert len([*(tmp_path / "experiments").glob("rates-*/rates.parquet")]) == 2
 
 
 def test_one_variant_can_be_asked_for(tmp_path):
