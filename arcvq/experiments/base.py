@@ -73,8 +73,8 @@ def run_experiment(
 
     out: a folder; `rows/` in it gets a Parquet file for each run as soon as it is measured, NAME.parquet all of them.
     None names one for these settings under `root`/experiments. A stopped experiment goes on there. A run that fails
-    has its reason in the column `error`, and is tried again the next time. only: names of variants to run; none means all.
-    workers: see `fit_many`.
+    has its reason in the column `error`, and is tried again the next time. only: names of variants to run; none means
+    all. workers: see `fit_many`.
 
     Raises ValueError for no seeds, an unknown variant, or a folder with results of other settings.
     """

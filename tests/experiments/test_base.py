@@ -28,8 +28,8 @@ RATES = Experiment("rates", "Which rate?", rates, psnr, table=lambda rows: rows)
 
 
 def run(out, experiment=RATES, base=BASE, **options):
-    return run_experiment(experiment, base, IMAGES, **{"seeds": 2, "out": out, "root": out and out / "data", "device": "cpu",
-                                                       "workers": 1, "progress": False} | options)
+    usual = {"seeds": 2, "out": out, "root": out and out / "data", "device": "cpu", "workers": 1, "progress": False}
+    return run_experiment(experiment, base, IMAGES, **usual | options)
 
 
 def test_every_variant_and_seed_has_a_row_that_says_all_about_it(tmp_path):

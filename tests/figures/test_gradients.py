@@ -27,7 +27,7 @@ def test_norms_have_a_panel_for_each_history_with_the_terms_it_has_on_one_log_sc
     assert list(figure.data[4].y) == list(HISTORIES["samp"].margin_at_latents)
     assert figure.data[0].line.color == figure.data[2].line.color != figure.data[1].line.color
     assert figure.layout.yaxis.type == figure.layout.yaxis2.type == "log" and figure.layout.yaxis2.matches == "y"
-    assert (figure.layout.xaxis.title.text, figure.layout.xaxis2.title.text) == ("step (plain)", "step (samp)")
+    assert (figure.layout.xaxis.title.text, figure.layout.xaxis2.title.text) == ("step<br>plain", "step<br>samp")
     assert "plain: reconstruction 0.1 to 0.025, commitment 0.01 to 0.0025; samp:" in summary(figure)
     assert "margin 1e-10 to 1e-40" in summary(figure)
 
