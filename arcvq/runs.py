@@ -90,7 +90,8 @@ class RunSettings:
 
 def run_folder(settings: RunSettings, images: ImageData, root: Path, device: torch.device) -> Path:
     """Where the run of these settings is kept; it holds run.json once it is finished."""
-    name = settings.subset(images).name.replace(":", "-").replace("/", "-")
+    kind, _, path = settings.subset(images).name.partition(":")
+    name = f"{kind}-{Path(path).name[:60]}" if path else kind  # the digest keeps folders of one name apart
     digest = settings.digest(settings.subset(images), choose_precision(settings.precision, device))
     return root / "runs" / f"{name}-{settings.quantizer}-{digest}"
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from arcvq import runs
-from arcvq.runs import RunSettings, data_root, train
+from arcvq.runs import RunSettings, data_root, run_folder, train
 from arcvq.samp import SAMP
 from tests.test_training import images  # noqa: F401  (the fixture)
 
@@ -46,6 +46,12 @@ def test_profiles_change_the_size_alone():
         RunSettings(quantizer="cubic")
 
 
+def test_beta_goes_to_our_quantizers_and_is_refused_for_baselines(images):  # noqa: F811
+    assert dataclasses.replace(TINY, beta=0.5).model(images).quantizer.beta == 0.5
+    with pytest.raises(ValueError, match=r"beta is 0\.5; 'fsq' has a commitment weight of its own"):
+        dataclasses.replace(TINY, quantizer="fsq", beta=0.5)
+
+
 def test_data_root_follows_the_environment_then_the_checkout(monkeypatch, tmp_path):
     monkeypatch.setenv("ARCVQ_DATA", str(tmp_path))
     assert data_root() == tmp_path
@@ -58,3 +64,9 @@ def test_importing_arcvq_brings_nothing_heavy():
     code = f"import sys, arcvq; print([name for name in '{heavy}'.split() if name in sys.modules])"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "[]"
+
+
+def test_a_folder_deep_in_the_disk_gets_a_short_name(images, tmp_path):  # noqa: F811
+    deep = dataclasses.replace(images, name="folder:/" + "long/" * 60 + "x" * 200)
+    folder = run_folder(dataclasses.replace(TINY, dataset=deep.name), deep, tmp_path, torch.device("cpu"))
+    assert folder.parent == tmp_path / "runs" and folder.name.startswith("folder-xxx") and len(folder.name) < 100

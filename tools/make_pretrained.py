@@ -1,0 +1,44 @@
+"""Make the models in data/checkpoints again: digits and, where its files are, MNIST.
+
+    python tools/make_pretrained.py digits mnist --root FOLDER_WITH_MNIST
+
+A run that was stopped goes on. The figures are those of the test images, straight from tensors.
+"""
+
+import argparse
+import dataclasses
+
+import arcvq
+from arcvq.devices import choose_device, device_name
+from arcvq.geometry import describe
+from arcvq.pretrained import FOLDER, write_pretrained
+
+LENGTHS = {"digits": 3160, "mnist": 6320}  # steps: 40 and 15 passes over the training images
+
+
+def make(name: str, root: str | None) -> None:
+    """Train one model and write it with its card."""
+    steps = LENGTHS[name]
+    samp = arcvq.SAMP.for_run(steps)
+    settings = arcvq.RunSettings(dataset=name, steps=steps, hidden=64, residual_hidden=16, samp=samp)
+    images = arcvq.load_images(name, root=root or "data")
+    run = arcvq.train(settings, images, root=root)
+    measured = arcvq.evaluate(run.model, images.test, ssim=True)
+    shape = describe(run.model.quantizer.codebook.detach().cpu())
+    figures = {key: round(float(value), 4) for key, value in measured.items()}
+    figures |= {"min_angle_degrees": round(shape.min_angle * 57.29578, 2), "norm_mean": round(shape.norm_mean, 3)}
+    told = {**dataclasses.asdict(settings), "samp": settings.samp.to_json()}
+    write_pretrained(FOLDER / name, run.model, {
+        "command": f"python tools/make_pretrained.py {name}",
+        "data": f"{images.name}, {len(images.train):,} training images",
+        "machine": f"{device_name(choose_device())}, {run.settings['precision']}, {run.seconds:.0f} s of training",
+        "settings": told, "figures": figures})
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("names", nargs="+", choices=LENGTHS)
+    parser.add_argument("--root", help="where data sets and runs are kept")
+    options = parser.parse_args()
+    for name in options.names:
+        make(name, options.root)
