@@ -1,14 +1,17 @@
 """The paper's table: every quantizer on the same network, data and training, beside the published figures."""
 
 import dataclasses
+from pathlib import Path
 
 import pandas as pd
 
-from arcvq.experiments.base import Experiment, Variant
+from arcvq.experiments.base import Experiment, Rows, Variant
 from arcvq.experiments.rows import MEASURES, reconstruction
 from arcvq.experiments.tables import cells, summary, with_gap
+from arcvq.images import ImageData
 from arcvq.runs import RunSettings
 from arcvq.samp import SAMP
+from arcvq.training import Run
 
 KINDS = {
     "continuous": "continuous", "plain VQ": "plain", "EMA": "ema", "cosine": "cosine", "CVQ": "cvq",
@@ -59,10 +62,21 @@ def differences(rows: pd.DataFrame) -> str:
     return ", ".join([*found, "figures straight from tensors, not through JPEG files"])
 
 
+def measure(run: Run, settings: RunSettings, images: ImageData, root: Path) -> Rows:
+    """`reconstruction`, and in what a quantizer of another package differs from a free codebook of K x D."""
+    (row,) = reconstruction(run, settings, images, root)
+    return [row | {"mismatch": getattr(run.model.quantizer, "mismatch", None)}]
+
+
+def mismatches(rows: pd.DataFrame) -> str:
+    """What could not be matched in size, in a sentence; empty where everything is."""
+    return "; ".join(rows.mismatch.dropna().unique())
+
+
 PAPER_TABLE = Experiment(
     name="paper",
     question="What does SAMP gain over other quantizers when everything else is equal?",
     variants=variants,
-    measure=reconstruction,
+    measure=measure,
     table=table,
 )

@@ -92,6 +92,7 @@ def test_the_papers_table_runs_on_every_quantizer(tmp_path):
     rows = run_experiment(paper.PAPER_TABLE, dataclasses.replace(BASE, num_codes=16), IMAGES, seeds=1, out=tmp_path,
                           root=tmp_path, device="cpu", workers=1, progress=False)
     assert "error" not in rows and rows.variant.tolist() == [*paper.KINDS]
+    assert paper.mismatches(rows).count(";") >= 4 and "rotation trick: K and D match" in paper.mismatches(rows)
     table = paper.table(rows)
     assert table.quantizer.tolist() == [*paper.KINDS] and table["gap closed"][0] == "1.00"
 

@@ -1,0 +1,116 @@
+"""What we found, in ten sentences that are computed from the stored tables."""
+
+import pandas as pd
+
+from arcvq.experiments.stored import stored
+from arcvq.experiments.tables import cell, summary, verdict, with_gap
+
+COMMANDS = {
+    "paper-mnist": "arcvq experiment paper --dataset mnist --profile standard --steps 3160 --train-images 10000",
+    "ablations-digits": "arcvq experiment ablations --steps 400",
+    "schedules-digits": "arcvq experiment schedules --steps 400",
+    "semantics-mnist": "arcvq experiment semantics --dataset mnist --profile standard --steps 3160 --train-images 10000",
+    "gradients-digits": "arcvq experiment gradients --steps 400",
+}
+QUANTIZERS = "plain VQ", "EMA", "cosine", "CVQ", "SAMP", "FSQ", "LFQ", "BSQ", "SimVQ", "rotation trick"
+
+
+def findings() -> list[tuple[str, str]]:
+    """Sentences, each with the name of the stored table that it comes from."""
+    mnist, ablations, schedules, semantics, gradients = (stored(name) for name in COMMANDS)
+    found = [("paper-mnist", one(mnist)) for one in (_against_peers, _best, _usage, _halves)]
+    found += [("ablations-digits", one(ablations)) for one in (_settings, _claims)]
+    found += [("schedules-digits", _schedules(schedules, half)) for half in ("radius", "weight")]
+    return [*found, ("gradients-digits", _gradients(gradients)), ("semantics-mnist", _semantics(semantics))]
+
+
+def _told(rows: pd.DataFrame, variant: str, measure: str) -> str:
+    line = summary(rows[rows.variant == variant], [measure]).iloc[0]
+    return cell(measure, line[measure], line[f"{measure}_low"], line[f"{measure}_high"])
+
+
+def _mean(rows: pd.DataFrame, variant: str, measure: str) -> float:
+    return rows[rows.variant == variant][measure].mean()
+
+
+def _against_peers(rows: pd.DataFrame) -> str:
+    return (f"On MNIST at equal training: {verdict(rows, 'SAMP', 'plain VQ')}; "
+            f"{verdict(rows, 'SAMP', 'cosine')}.")
+
+
+def _best(rows: pd.DataFrame) -> str:
+    rows = with_gap(rows)
+    means = rows[rows.variant.isin(QUANTIZERS)].groupby("variant").psnr.mean().sort_values(ascending=False)
+    place = [*means.index].index("SAMP") + 1
+    return (f"Of {len(means)} quantizers {means.index[0]} reconstructs best: {_told(rows, means.index[0], 'psnr')} dB, "
+            f"which closes {_told(rows, means.index[0], 'gap_closed')} of the gap between plain VQ and no quantization "
+            f"at all. SAMP comes {_ordinal(place)} and closes {_told(rows, 'SAMP', 'gap_closed')}.")
+
+
+def _ordinal(place: int) -> str:
+    return {1: "first", 2: "second", 3: "third"}.get(place, f"in place {place}")
+
+
+def _usage(rows: pd.DataFrame) -> str:
+    means = rows[rows.variant.isin(QUANTIZERS)].groupby("variant")[["psnr", "codes_used"]].mean()
+    rank = means.rank().corr().loc["psnr", "codes_used"]
+    most = means.codes_used.idxmax()
+    return (f"More codes do not always mean better images: the rank correlation of codes used and PSNR over quantizers is "
+            f"{rank:.2f}. {most} uses most, {means.codes_used[most]:.0f} codes at {means.psnr[most]:.2f} dB; SAMP uses "
+            f"{means.codes_used['SAMP']:.0f}, cosine {means.codes_used['cosine']:.0f}, plain VQ "
+            f"{means.codes_used['plain VQ']:.0f}.")
+
+
+def _halves(rows: pd.DataFrame) -> str:
+    return (f"The halves of SAMP: {verdict(rows, 'BBNR alone', 'cosine')}; {verdict(rows, 'SAMP', 'margin alone')}.")
+
+
+def _settings(rows: pd.DataFrame) -> str:
+    means = rows[rows.axis != "part"].groupby(["axis", "value"]).psnr.mean()
+    spans = (means.groupby("axis").max() - means.groupby("axis").min()).sort_values(ascending=False)
+    told = ", ".join(f"{axis} {span:.2f}" for axis, span in spans.items())
+    return f"How far the mean PSNR (dB) moves over the values that we tried, one setting at a time: {told}."
+
+
+def _claims(rows: pd.DataFrame) -> str:
+    """The paper's own ablations, repeated."""
+    sentences = []
+    for axis, values, own in (("margin", (0.0, 0.1, 0.3), 0.1), ("top_k", (1, 3, 5), 3)):
+        part = rows[(rows.axis == axis) & rows.value.isin(values)]
+        best = part.groupby("value").psnr.mean().idxmax()
+        name = f"{axis} {best:g}"
+        sentences.append(f"of {axis} {', '.join(f'{value:g}' for value in values)} the best is {best:g} here"
+                         + ("" if best == own else f" ({verdict(rows, name, f'{axis} {own:g}')})"))
+    return (f"The paper's choices on digits in short runs: {'; '.join(sentences)}; "
+            f"{verdict(rows, 'both halves', 'without stop-gradient')}.")
+
+
+def _schedules(rows: pd.DataFrame, half: str) -> str:
+    means = rows[rows.half == half].pivot_table("psnr", "schedule", "steps", aggfunc="mean")
+    behind = (means.max() - means).max(axis=1).sort_values()
+    per_step = "exponential per step"
+    return (f"Schedules of the {half}, at {', '.join(f'{steps:,}' for steps in means)} steps: {behind.index[0]} is never more "
+            f"than {behind.iloc[0]:.2f} dB below the best of its length, {behind.index[1]} {behind.iloc[1]:.2f}; the "
+            f"paper's rate per step {behind[per_step]:.2f}, the same scaled to the run "
+            f"{behind['exponential scaled']:.2f}, none at all "
+            f"{behind['no ball' if half == 'radius' else 'no margin loss']:.2f}.")
+
+
+def _gradients(rows: pd.DataFrame) -> str:
+    rows = rows[rows.variant == "SAMP"]
+    ratio = (rows.margin_at_latents / rows.reconstruction_at_latents).groupby(rows.step).mean()
+    last = ratio[ratio > 1].index.max()
+    return (f"The margin loss acts early: at the first look (step {ratio.index[0]}) its gradient at the latents is "
+            f"{ratio.iloc[0]:.0f} times that of the reconstruction, and it is the larger one until step {last} of "
+            f"{rows.steps.iloc[0]}. The two stand at {rows.angle_reconstruction_margin.mean():.1f} degrees on average, and "
+            f"codes get longer the more they are used (rank correlation {rows.growth_usage_correlation.mean():.2f}).")
+
+
+def _semantics(rows: pd.DataFrame) -> str:
+    told = "; ".join(
+        f"{name} {_mean(rows, name, 'position_information'):.2f} bits per token on the place, "
+        f"{_mean(rows, name, 'edge_information'):.2f} on the edge, {_mean(rows, name, 'class_information'):.2f} on the "
+        f"class" for name in ("plain VQ", "SAMP"))
+    return (f"Codes are words for strokes, not for digits: {told}. A linear probe on counts of codes reads "
+            f"{_mean(rows, 'SAMP', 'probe_bag_of_codes'):.0%} of SAMP's images rightly, on codes in their places "
+            f"{_mean(rows, 'SAMP', 'probe_codes'):.0%}, on pixels {_mean(rows, 'SAMP', 'probe_pixels'):.0%}.")

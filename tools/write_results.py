@@ -1,0 +1,50 @@
+"""Write what data/results/*.parquet hold for readers: a Markdown table and a picture each, and the README's findings.
+
+    python tools/write_results.py
+
+Needs Chromium or Chrome for the pictures, as `make notebooks` does.
+"""
+
+from pathlib import Path
+
+from arcvq.checkpoints import write_whole
+from arcvq.experiments import EXPERIMENTS
+from arcvq.experiments.findings import COMMANDS, findings
+from arcvq.experiments.paper import differences, mismatches
+from arcvq.experiments.stored import RESULTS, stored
+from arcvq.experiments.tables import markdown
+from arcvq.figures.experiments import pictures
+
+README = Path(__file__).parents[1] / "README.md"
+START, END = "<!-- findings: written by tools/write_results.py -->", "<!-- end of findings -->"
+
+
+def table(name: str) -> str:
+    """The Markdown of a stored table."""
+    return markdown(EXPERIMENTS[name.split("-")[0]].table(stored(name)))
+
+
+def section() -> str:
+    """The README's findings, each with its picture and its table; the commands; and the paper's table on MNIST."""
+    lines = [f"{number}. {sentence} ([picture](data/results/{name}.png), [table](data/results/{name}.md))"
+             for number, (name, sentence) in enumerate(findings(), start=1)]
+    return "\n".join([START, *lines, "", "```", *COMMANDS.values(), "```", "",
+                      f"The first table, beside what was published. Ours: {differences(stored('paper-mnist'))}.", "",
+                      table("paper-mnist"), f"Not matched in every respect: {mismatches(stored('paper-mnist'))}.", END])
+
+
+def main() -> None:
+    for path in sorted(RESULTS.glob("*.parquet")):
+        name = path.stem
+        text = table(name)
+        write_whole(path.with_suffix(".md"), lambda draft, text=text: draft.write_text(text))
+        _, _, figure = pictures(stored(name))[0]
+        write_whole(path.with_suffix(".png"), lambda draft, figure=figure: figure.write_image(draft, format="png"))
+        print(name)
+    text = README.read_text()
+    before, after = text.split(START)[0], text.split(END)[1]
+    write_whole(README, lambda draft: draft.write_text(before + section() + after))
+
+
+if __name__ == "__main__":
+    main()
