@@ -5,11 +5,12 @@ import pandas as pd
 from arcvq.experiments.stored import stored
 from arcvq.experiments.tables import cell, summary, verdict, with_gap
 
+MNIST = "--dataset mnist --profile standard --steps 3160 --train-images 10000"
 COMMANDS = {
-    "paper-mnist": "arcvq experiment paper --dataset mnist --profile standard --steps 3160 --train-images 10000",
+    "paper-mnist": f"arcvq experiment paper {MNIST}",
     "ablations-digits": "arcvq experiment ablations --steps 400",
     "schedules-digits": "arcvq experiment schedules --steps 400",
-    "semantics-mnist": "arcvq experiment semantics --dataset mnist --profile standard --steps 3160 --train-images 10000",
+    "semantics-mnist": f"arcvq experiment semantics {MNIST}",
     "gradients-digits": "arcvq experiment gradients --steps 400",
 }
 QUANTIZERS = "plain VQ", "EMA", "cosine", "CVQ", "SAMP", "FSQ", "LFQ", "BSQ", "SimVQ", "rotation trick"
@@ -55,8 +56,8 @@ def _usage(rows: pd.DataFrame) -> str:
     means = rows[rows.variant.isin(QUANTIZERS)].groupby("variant")[["psnr", "codes_used"]].mean()
     rank = means.rank().corr().loc["psnr", "codes_used"]
     most = means.codes_used.idxmax()
-    return (f"More codes do not always mean better images: the rank correlation of codes used and PSNR over quantizers is "
-            f"{rank:.2f}. {most} uses most, {means.codes_used[most]:.0f} codes at {means.psnr[most]:.2f} dB; SAMP uses "
+    return (f"More codes do not always mean better images: over quantizers, the rank correlation of codes used and PSNR "
+            f"is {rank:.2f}. {most} uses most, {means.codes_used[most]:.0f} codes at {means.psnr[most]:.2f} dB; SAMP uses "
             f"{means.codes_used['SAMP']:.0f}, cosine {means.codes_used['cosine']:.0f}, plain VQ "
             f"{means.codes_used['plain VQ']:.0f}.")
 
@@ -89,9 +90,9 @@ def _schedules(rows: pd.DataFrame, half: str) -> str:
     means = rows[rows.half == half].pivot_table("psnr", "schedule", "steps", aggfunc="mean")
     behind = (means.max() - means).max(axis=1).sort_values()
     per_step = "exponential per step"
-    return (f"Schedules of the {half}, at {', '.join(f'{steps:,}' for steps in means)} steps: {behind.index[0]} is never more "
-            f"than {behind.iloc[0]:.2f} dB below the best of its length, {behind.index[1]} {behind.iloc[1]:.2f}; the "
-            f"paper's rate per step {behind[per_step]:.2f}, the same scaled to the run "
+    lengths = ", ".join(f"{steps:,}" for steps in means)
+    return (f"Schedules of the {half}, at {lengths} steps: {behind.index[0]} is never more than {behind.iloc[0]:.2f} dB "
+            f"below the best of its length, {behind.index[1]} {behind.iloc[1]:.2f}; the paper's rate per step {behind[per_step]:.2f}, the same scaled to the run "
             f"{behind['exponential scaled']:.2f}, none at all "
             f"{behind['no ball' if half == 'radius' else 'no margin loss']:.2f}.")
 
@@ -102,8 +103,8 @@ def _gradients(rows: pd.DataFrame) -> str:
     last = ratio[ratio > 1].index.max()
     return (f"The margin loss acts early: at the first look (step {ratio.index[0]}) its gradient at the latents is "
             f"{ratio.iloc[0]:.0f} times that of the reconstruction, and it is the larger one until step {last} of "
-            f"{rows.steps.iloc[0]}. The two stand at {rows.angle_reconstruction_margin.mean():.1f} degrees on average, and "
-            f"codes get longer the more they are used (rank correlation {rows.growth_usage_correlation.mean():.2f}).")
+            f"{rows.steps.iloc[0]}. The two stand at {rows.angle_reconstruction_margin.mean():.1f} degrees on average. "
+            f"Codes get longer the more they are used (rank correlation {rows.growth_usage_correlation.mean():.2f}).")
 
 
 def _semantics(rows: pd.DataFrame) -> str:
