@@ -54,12 +54,10 @@ def _ordinal(place: int) -> str:
 
 def _usage(rows: pd.DataFrame) -> str:
     means = rows[rows.variant.isin(QUANTIZERS)].groupby("variant")[["psnr", "codes_used"]].mean()
-    rank = means.rank().corr().loc["psnr", "codes_used"]
-    most = means.codes_used.idxmax()
-    return (f"More codes do not always mean better images: over quantizers, the rank correlation of codes used and PSNR "
-            f"is {rank:.2f}. {most} uses most, {means.codes_used[most]:.0f} codes at {means.psnr[most]:.2f} dB; SAMP uses "
-            f"{means.codes_used['SAMP']:.0f}, cosine {means.codes_used['cosine']:.0f}, plain VQ "
-            f"{means.codes_used['plain VQ']:.0f}.")
+    rank, most = means.rank().corr().loc["psnr", "codes_used"], means.codes_used.idxmax()
+    others = ", ".join(f"{name} {means.codes_used[name]:.0f}" for name in ("SAMP", "cosine", "plain VQ"))
+    return (f"More codes do not always mean better images: the rank correlation of codes used and PSNR over quantizers "
+            f"is {rank:.2f}. {most} uses {means.codes_used[most]:.0f} codes at {means.psnr[most]:.2f} dB; {others}.")
 
 
 def _halves(rows: pd.DataFrame) -> str:
@@ -89,12 +87,10 @@ def _claims(rows: pd.DataFrame) -> str:
 def _schedules(rows: pd.DataFrame, half: str) -> str:
     means = rows[rows.half == half].pivot_table("psnr", "schedule", "steps", aggfunc="mean")
     behind = (means.max() - means).max(axis=1).sort_values()
-    per_step = "exponential per step"
-    lengths = ", ".join(f"{steps:,}" for steps in means)
-    return (f"Schedules of the {half}, at {lengths} steps: {behind.index[0]} is never more than {behind.iloc[0]:.2f} dB "
-            f"below the best of its length, {behind.index[1]} {behind.iloc[1]:.2f}; the paper's rate per step {behind[per_step]:.2f}, the same scaled to the run "
-            f"{behind['exponential scaled']:.2f}, none at all "
-            f"{behind['no ball' if half == 'radius' else 'no margin loss']:.2f}.")
+    lengths, none = ", ".join(f"{steps:,}" for steps in means), "no ball" if half == "radius" else "no margin loss"
+    told = ", ".join(f"{name} {behind[name]:.2f}" for name in ("exponential per step", "exponential scaled", none))
+    return (f"Schedules of the {half}: over runs of {lengths} steps, {behind.index[0]} is never more than "
+            f"{behind.iloc[0]:.2f} dB below the best of its length. Others are, at most: {told}.")
 
 
 def _gradients(rows: pd.DataFrame) -> str:
