@@ -17,7 +17,7 @@ from arcvq.devices import choose_device, choose_precision
 from arcvq.experiments.rows import facts
 from arcvq.images import ImageData, load_images
 from arcvq.many import as_they_finish
-from arcvq.runs import RunSettings, data_root
+from arcvq.runs import RunSettings, data_root, train
 from arcvq.training import Run
 
 FORMAT = 1  # of results folders; raised when rows of before would not fit
@@ -92,12 +92,14 @@ def run_experiment(
     runs = {(variant.name, base.seed + seed): (variant, dataclasses.replace(variant.settings, seed=base.seed + seed))
             for seed in range(seeds) for variant in variants if not only or variant.name in only}
     kept = {key: _read(_file(out, *key), settings) for key, (_, settings) in runs.items()}
-    waiting = {key: run for key, run in runs.items() if kept[key] is None}
-    for key, rows in _measured(experiment, waiting, images, root, device, workers, progress):
-        variant, settings = runs[key]
-        known = {"experiment": experiment.name, "variant": variant.name, **variant.facts}
-        kept[key] = table = pd.DataFrame([known | facts(settings, images, device) | row for row in rows])
-        write_whole(_file(out, *key), table.to_parquet)
+    waiting = [key for key in runs if kept[key] is None]
+    asked = [*dict.fromkeys(runs[key][1] for key in waiting)]
+    options = {"root": root, "device": device, "progress": progress}
+    for settings, rows in _measured(experiment, asked, images, base.seed, workers, options):
+        for key in (key for key in waiting if runs[key][1] == settings):
+            known = {"experiment": experiment.name, "variant": key[0], **runs[key][0].facts}
+            kept[key] = table = pd.DataFrame([known | facts(settings, images, device) | row for row in rows])
+            write_whole(_file(out, *key), table.to_parquet)
     order = {name: place for place, name in enumerate(names)}
     found = [kept[key] for key in sorted(runs, key=lambda key: (order[key[0]], key[1]))]
     table = pd.concat([rows for rows in found if rows is not None], ignore_index=True)
@@ -105,29 +107,26 @@ def run_experiment(
     return table
 
 
-def _measured(experiment, runs, images, root, device, workers, progress) -> Iterator[tuple[tuple[str, int], Rows]]:
+def _measured(experiment, settings, images, seed, workers, options) -> Iterator[tuple[RunSettings, Rows]]:
     """The rows of each run; of one that failed, a row that says why."""
-    keys = {settings: [key for key in runs if runs[key][1] == settings] for _, settings in runs.values()}
     outcomes: Iterator[tuple[RunSettings, Run | Exception | None]]
     if experiment.trained:
-        outcomes = as_they_finish([*keys], images, root=root, device=device, workers=workers, progress=progress)
+        outcomes = as_they_finish(settings, images, workers=workers, **options)
     else:
-        outcomes = ((settings, None) for settings in tqdm(keys, desc="runs", unit="run", disable=not progress))
-    if experiment.compare:
-        finished = dict(outcomes)
-        firsts = {name: finished.get(settings) for (name, _), (_, settings) in reversed(runs.items())}
-        outcomes = iter(finished.items())
-    for settings, run in outcomes:
-        for key in keys[settings]:
-            try:
-                if isinstance(run, Exception):
-                    raise run
-                rows = experiment.measure(run, settings, images, root)
-                if experiment.compare and isinstance(first := firsts[key[0]], Run) and first is not run:
-                    rows = [row | experiment.compare(run, first, images) for row in rows]
-            except Exception as error:
-                rows = [{"error": f"{type(error).__name__}: {' '.join(str(error).split())}"}]
-            yield key, rows
+        outcomes = ((one, None) for one in tqdm(settings, desc="runs", unit="run", disable=not options["progress"]))
+    finished = dict(outcomes) if experiment.compare else {}
+    for one, run in finished.items() or outcomes:
+        try:
+            if isinstance(run, Exception):
+                raise run
+            rows = experiment.measure(run, one, images, options["root"])
+            if experiment.compare and one.seed != seed:
+                first = dataclasses.replace(one, seed=seed)
+                other = finished[first] if first in finished else train(first, images, **options)
+                rows = [row | experiment.compare(run, other, images) for row in rows if isinstance(other, Run)] or rows
+        except Exception as error:
+            rows = [{"error": f"{type(error).__name__}: {' '.join(str(error).split())}"}]
+        yield one, rows
 
 
 def _claim(out: Path, experiment: Experiment, base: RunSettings, images: ImageData) -> None:
@@ -149,7 +148,7 @@ def _file(out: Path, name: str, seed: int) -> Path:
 
 
 def _read(path: Path, settings: RunSettings) -> pd.DataFrame | None:
-    """The rows of a run that was measured before; None where they are missing, damaged or tell of an error."""
+    """The rows of a run that was measured before; None where they are missing, damaged, others' or tell of an error."""
     if not path.is_file():
         return None
     try:
@@ -157,4 +156,6 @@ def _read(path: Path, settings: RunSettings) -> pd.DataFrame | None:
     except Exception:
         warnings.warn(f"{path} is damaged; its run is measured again", stacklevel=3)
         return None
-    return None if "error" in rows and rows.error.notna().any() else rows
+    samp = settings.samp.to_json() if settings.samp else None
+    fits = (rows.samp.iloc[0] or None, rows.steps.iloc[0], rows.seed.iloc[0]) == (samp, settings.steps, settings.seed)
+    return rows if fits and ("error" not in rows or rows.error.isna().all()) else None

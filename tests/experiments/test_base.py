@@ -95,6 +95,24 @@ def test_runs_are_compared_with_the_run_of_the_first_seed(tmp_path):
     rows = run(tmp_path, dataclasses.replace(RATES, compare=difference), seeds=3)
     assert rows.apart.isna().tolist() == [True, False, False] * 2
     assert (rows.apart.dropna() > 0).all()
+    (tmp_path / "rows" / "lr-0.001-seed-2.parquet").unlink()
+    again = run(tmp_path, dataclasses.replace(RATES, compare=difference), seeds=3)
+    pd.testing.assert_frame_equal(rows, again)  # also where the first seed's row is only read
+
+
+def test_equal_settings_are_measured_once_and_stand_in_each_line(tmp_path):
+    measured = []
+    twice = dataclasses.replace(RATES, variants=lambda base: [Variant("one", base), Variant("other", base)],
+                                measure=lambda *a: measured.append(1) or psnr(*a))
+    rows = run(tmp_path, twice, seeds=1)
+    assert rows.variant.tolist() == ["one", "other"] and rows.psnr.nunique() == 1 and measured == [1]
+
+
+def test_a_row_of_a_variant_that_meant_something_else_is_measured_again(tmp_path):
+    run(tmp_path, seeds=1)
+    longer = dataclasses.replace(RATES, variants=lambda base: [dataclasses.replace(
+        one, settings=dataclasses.replace(one.settings, steps=8)) for one in rates(base)])
+    assert run(tmp_path, longer, seeds=1).steps.tolist() == [8, 8]
 
 
 def test_an_experiment_may_train_itself_and_give_a_course_of_rows(tmp_path):
