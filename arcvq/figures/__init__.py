@@ -5,6 +5,8 @@ Every figure takes `title`, `summary`, `width` and `height` (pixels) by name in 
 
 from arcvq.figures.codebook import angle_histogram, norm_against_usage, norm_histogram, usage_bars
 from arcvq.figures.curves import bars, history_curves, lines, schedule_curves
+from arcvq.figures.experiments import ablation_panels, measure_panels, schedule_map
+from arcvq.figures.gradients import feedback_picture, gradient_angles, gradient_norms
 from arcvq.figures.images import image_grid, reconstruction_grid
 from arcvq.figures.priors import mask_picture, place_maps
 from arcvq.figures.projection import code_map, code_maps, projected_sphere, token_map, with_patch
@@ -13,8 +15,9 @@ from arcvq.figures.sphere import gradient_circle, gradient_sphere, sphere
 from arcvq.figures.sweep import sweep_map, sweep_table
 from arcvq.figures.theme import METHOD_COLOURS, PALETTE, TEMPLATE, colours, finish, summary
 
-__all__ = ["METHOD_COLOURS", "PALETTE", "TEMPLATE", "angle_histogram", "bars", "code_map", "code_maps", "colours",
-           "cost_picture", "finish", "gradient_circle", "gradient_sphere", "history_curves", "image_grid", "lines",
-           "mask_picture", "norm_against_usage", "norm_histogram", "place_maps", "projected_sphere",
-           "reconstruction_grid", "schedule_curves", "sphere", "summary", "sweep_map", "sweep_table", "token_map",
-           "usage_bars", "with_patch"]
+__all__ = ["METHOD_COLOURS", "PALETTE", "TEMPLATE", "ablation_panels", "angle_histogram", "bars", "code_map",
+           "code_maps", "colours", "cost_picture", "feedback_picture", "finish", "gradient_angles",
+           "gradient_circle", "gradient_norms", "gradient_sphere", "history_curves", "image_grid", "lines",
+           "mask_picture", "measure_panels", "norm_against_usage", "norm_histogram", "place_maps",
+           "projected_sphere", "reconstruction_grid", "schedule_curves", "schedule_map", "sphere", "summary",
+           "sweep_map", "sweep_table", "token_map", "usage_bars", "with_patch"]
