@@ -74,23 +74,26 @@ def ablation_panels(rows: pd.DataFrame, measure: str = "psnr", **look) -> go.Fig
     title, columns = MEASURES.get(measure, measure), 3
     table = summary(rows, [measure], ("axis", "value", "variant"))
     axes = [axis for axis in (*AXES, "part") if (table.axis == axis).any()]
-    figure = make_subplots(-(-len(axes) // columns), columns, shared_yaxes=True, vertical_spacing=0.13,
+    figure = make_subplots(-(-len(axes) // columns), columns, shared_yaxes="all", vertical_spacing=0.09,
                            horizontal_spacing=0.04)
     spans = {}
     for place, axis in enumerate(axes):
         line = table[table.axis == axis]
         row, column = place // columns + 1, place % columns + 1
-        x = [*line.variant] if axis == "part" else [f"{value:g}" for value in line.value]
+        x = [f"{value:g}" for value in line.value]
+        if axis == "part":
+            x = ["<br>".join(name.replace("-", "- ").split()) for name in line.variant]
         figure.add_scatter(x=x, y=line[measure], error_y=_bars(line, measure), mode="markers" if axis == "part" else
                            "lines+markers", line_color=BLUE, marker_color=BLACK, row=row, col=column)
         figure.update_xaxes(title_text=AXES[axis][0] if axis in AXES else "parts of SAMP", type="category",
-                            row=row, col=column)
+                            tickangle=0, row=row, col=column)
         spans[axis] = line[measure].max() - line[measure].min()
     figure.update_yaxes(title_text=title, col=1).update_layout(showlegend=False)
     widest = sorted(spans, key=lambda axis: -spans[axis])[:3]
     told = ", ".join(f"{axis} {spans[axis]:.3g}" for axis in widest)
     text = f"The means of {title} differ most over {told}. Each point: {HOW}, {table.runs.max()} runs."
-    return finish(figure, look, "One setting at a time", text, height=140 + 210 * -(-len(axes) // columns), width=960)
+    return finish(figure, look, "One setting at a time", text, width=960, bottom=90,
+                  height=170 + 200 * -(-len(axes) // columns))
 
 
 def schedule_map(rows: pd.DataFrame, half: str, measure: str = "psnr", **look) -> go.Figure:

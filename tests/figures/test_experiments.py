@@ -40,7 +40,7 @@ def test_each_axis_of_the_ablations_has_a_panel_with_its_values_in_order():
     assert len(figure.data) == len(AXES) + 1
     assert [*figure.data[0].x] == ["0", "0.05", "0.1", "0.3", "0.5"]
     assert [*figure.data[0].y] == pytest.approx([20.05, 21.05, 22.05, 23.05, 24.05])
-    assert [*figure.data[-1].x] == ["BBNR alone", "both halves"]
+    assert [*figure.data[-1].x] == ["BBNR<br>alone", "both<br>halves"]
     assert "differ most over codes 5" in summary(figure)
 
 
