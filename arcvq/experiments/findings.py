@@ -105,8 +105,9 @@ def _semantics(rows: pd.DataFrame) -> str:
             for measure in ("position_information", "edge_information", "class_information",
                             "adjusted_mutual_information")}
     samp = rows[rows.variant == "SAMP"].mean(numeric_only=True)
-    return (f"Codes are words for strokes, not for digits. Bits per token on the place: {told['position_information']}; "
-            f"on the direction of the edge: {told['edge_information']}; on the class: {told['class_information']}. A "
-            f"linear probe on counts of SAMP's codes reads {samp.probe_bag_of_codes:.0%} of the images rightly, on codes "
-            f"in their places {samp.probe_codes:.0%}, on pixels {samp.probe_pixels:.0%}. Two seeds agree on the tokens "
-            f"with an adjusted mutual information of: {told['adjusted_mutual_information']}.")
+    place, edge, label, agreed = told.values()
+    return (f"Codes are words for strokes, not for digits. Bits per token on the place: {place}; on the direction of the "
+            f"edge: {edge}; on the class: {label}. A linear probe on counts of SAMP's codes reads "
+            f"{samp.probe_bag_of_codes:.0%} of the images rightly, on its codes in their places {samp.probe_codes:.0%}, "
+            f"on pixels {samp.probe_pixels:.0%}. Two seeds agree on the tokens with an adjusted mutual information of: "
+            f"{agreed}.")
