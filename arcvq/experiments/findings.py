@@ -106,8 +106,8 @@ def _semantics(rows: pd.DataFrame) -> str:
                             "adjusted_mutual_information")}
     samp = rows[rows.variant == "SAMP"].mean(numeric_only=True)
     place, edge, label, agreed = told.values()
-    return (f"Codes are words for strokes, not for digits. Bits per token on the place: {place}; on the direction of the "
-            f"edge: {edge}; on the class: {label}. A linear probe on counts of SAMP's codes reads "
-            f"{samp.probe_bag_of_codes:.0%} of the images rightly, on its codes in their places {samp.probe_codes:.0%}, "
-            f"on pixels {samp.probe_pixels:.0%}. Two seeds agree on the tokens with an adjusted mutual information of: "
-            f"{agreed}.")
+    probes = (f"{samp.probe_bag_of_codes:.0%} of the images rightly, on its codes in their places "
+              f"{samp.probe_codes:.0%}, on pixels {samp.probe_pixels:.0%}")
+    return (f"Codes are words for strokes, not for digits. Bits per token on the place: {place}; on the direction of "
+            f"the edge: {edge}; on the class: {label}. A linear probe on counts of SAMP's codes reads {probes}. Two "
+            f"seeds agree on the tokens with an adjusted mutual information of: {agreed}.")
