@@ -39,9 +39,11 @@ def _best(rows: pd.DataFrame) -> str:
     rows = with_gap(rows)
     means = rows[rows.variant.isin(QUANTIZERS)].groupby("variant").psnr.mean().sort_values(ascending=False)
     place = [*means.index].index("SAMP") + 1
+    level = [name for name in means.index if name != "SAMP" and "not" not in verdict(rows, "SAMP", name)]
     return (f"Of {len(means)} quantizers {means.index[0]} reconstructs best: {_told(rows, means.index[0], 'psnr')} dB, "
             f"which closes {_told(rows, means.index[0], 'gap_closed')} of the gap between plain VQ and no quantization "
-            f"at all. SAMP comes {_ordinal(place)} and closes {_told(rows, 'SAMP', 'gap_closed')}.")
+            f"at all. SAMP comes {_ordinal(place)} and closes {_told(rows, 'SAMP', 'gap_closed')}; its interval overlaps "
+            f"those of {', '.join(level) or 'no other'}.")
 
 
 def _ordinal(place: int) -> str:
