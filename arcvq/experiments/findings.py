@@ -3,7 +3,7 @@
 import pandas as pd
 
 from arcvq.experiments.stored import stored
-from arcvq.experiments.tables import cell, summary, verdict, with_gap
+from arcvq.experiments.tables import apart, cell, summary, verdict, with_gap
 
 MNIST = "--dataset mnist --profile standard --steps 3160 --train-images 10000"
 COMMANDS = {
@@ -39,11 +39,11 @@ def _best(rows: pd.DataFrame) -> str:
     rows = with_gap(rows)
     means = rows[rows.variant.isin(QUANTIZERS)].groupby("variant").psnr.mean().sort_values(ascending=False)
     place = [*means.index].index("SAMP") + 1
-    level = [name for name in means.index if name != "SAMP" and "not" not in verdict(rows, "SAMP", name)]
+    level = [name for name in means.index if name != "SAMP" and not apart(rows, "SAMP", name)]
     return (f"Of {len(means)} quantizers {means.index[0]} reconstructs best: {_told(rows, means.index[0], 'psnr')} dB, "
             f"which closes {_told(rows, means.index[0], 'gap_closed')} of the gap between plain VQ and no quantization "
-            f"at all. SAMP comes {_ordinal(place)} and closes {_told(rows, 'SAMP', 'gap_closed')}; its interval overlaps "
-            f"those of {', '.join(level) or 'no other'}.")
+            f"at all. SAMP comes {_ordinal(place)} and closes {_told(rows, 'SAMP', 'gap_closed')}; its interval "
+            f"overlaps those of {', '.join(level) or 'no other'}.")
 
 
 def _ordinal(place: int) -> str:

@@ -21,13 +21,20 @@ def pictures(rows: pd.DataFrame) -> list[tuple[str, str, go.Figure]]:
     """The figures of an experiment's table, each with a heading and a text."""
     kind = rows.experiment.iloc[0]
     shown = {
-        "paper": lambda: [("Quantizers", measure_panels(rows, ("psnr", "codes_used", "perplexity")))],
+        "paper": lambda: [("Quantizers", _quantizers(rows))],
         "ablations": lambda: [(MEASURES[name], ablation_panels(rows, name)) for name in ("psnr", "codes_used")],
         "schedules": lambda: [(f"The {half}", schedule_map(rows, half)) for half in ("radius", "weight")],
         "semantics": lambda: [("What codes tell", measure_panels(rows, _informative(rows)))],
         "gradients": lambda: [(heading, draw(_histories(rows))) for heading, draw in COURSES.items()],
     }[kind]()
     return [(heading, "", figure) for heading, figure in shown]
+
+
+def _quantizers(rows: pd.DataFrame) -> go.Figure:
+    """Without the continuous autoencoder, whose PSNR would press the others together."""
+    limit = finished(rows)[rows.variant == "continuous"].psnr
+    title = "Quantizers" + (f" (without any: {limit.mean():.1f} dB)" if len(limit) else "")
+    return measure_panels(rows[rows.variant != "continuous"], ("psnr", "codes_used", "perplexity"), title=title)
 
 
 def _informative(rows: pd.DataFrame) -> dict[str, str]:
