@@ -9,7 +9,7 @@ MNIST = "--dataset mnist --profile standard --steps 3160 --train-images 10000"
 COMMANDS = {
     "paper-mnist": f"arcvq experiment paper {MNIST}",
     "ablations-digits": "arcvq experiment ablations --steps 400",
-    "schedules-digits": "arcvq experiment schedules --steps 400",
+    "schedules-digits": "arcvq experiment schedules --steps 400 --seeds 2",
     "semantics-mnist": f"arcvq experiment semantics {MNIST}",
     "gradients-digits": "arcvq experiment gradients --steps 400",
 }
