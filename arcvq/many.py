@@ -7,9 +7,9 @@ import signal
 import tempfile
 import threading
 import time
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -75,31 +75,33 @@ def as_they_finish(
     data = {name: images.to("cpu") if images else load_images(name, root, "cpu") for name in names}
     unique = dict.fromkeys(settings)
     waiting = [one for one in unique if not (run_folder(one, data[one.dataset], root, device) / "run.json").is_file()]
-    outcomes = chain(((one, None) for one in unique if one not in waiting),
-                     _outcomes(waiting, data, root, device, workers, ray))
-    with tqdm(total=len(unique), desc="runs", unit="run", disable=not progress) as bar:
-        for one, error in outcomes:
+    there = ((one, None) for one in unique if one not in waiting)
+    # Closed at once where this ends early: a generator that an exception's traceback still holds would train on.
+    with (closing(_outcomes(waiting, data, root, device, workers, ray)) as trained,
+          tqdm(total=len(unique), desc="runs", unit="run", disable=not progress) as bar):
+        for one, error in chain(there, trained):
             yield one, error or train(one, data[one.dataset], root=root, device=device, progress=False)
             bar.update()
 
 
 def without_failures(
-    outcomes: Iterable[tuple[RunSettings, Run | Exception]], settings: Sequence[RunSettings]
+    outcomes: Generator[tuple[RunSettings, Run | Exception]], settings: Sequence[RunSettings]
 ) -> Generator[tuple[RunSettings, Run]]:
     """The runs among these outcomes; then RuntimeError that names the first that failed, if one did."""
     failed, unique = [], set(settings)
-    for one, run in outcomes:
-        if isinstance(run, Exception):
-            failed.append((one, run))
-        else:
-            yield one, run
+    with closing(outcomes):
+        for one, run in outcomes:
+            if isinstance(run, Exception):
+                failed.append((one, run))
+            else:
+                yield one, run
     if failed:
         one, error = failed[0]
         raise RuntimeError(f"{len(failed)} of {len(unique)} runs failed, the others are kept; the run with "
                            f"{_differences(one, settings)}: {error}") from error
 
 
-def _outcomes(settings, data, root, device, workers, address) -> Iterator[Outcome]:
+def _outcomes(settings, data, root, device, workers, address) -> Generator[Outcome]:
     """Trains each setting; gives it back with its error, if there was one."""
     places = _places(device)
     workers = min(workers or len(places), len(settings))
@@ -137,7 +139,7 @@ def _one_thread() -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
-def _one_by_one(settings, data, root, device) -> Iterator[Outcome]:
+def _one_by_one(settings, data, root, device) -> Generator[Outcome]:
     for one in settings:
         try:
             train(one, data[one.dataset], root=root, device=device, progress=False)
@@ -146,7 +148,7 @@ def _one_by_one(settings, data, root, device) -> Iterator[Outcome]:
             yield one, error
 
 
-def _in_processes(settings, data, root, places, workers) -> Iterator[Outcome]:
+def _in_processes(settings, data, root, places, workers) -> Generator[Outcome]:
     """Each process has one thread: on few cores, threads of several processes mostly wait for each other."""
     context = multiprocessing.get_context("forkserver" if hasattr(os, "fork") else "spawn")
     context.set_forkserver_preload(["arcvq.many"])
@@ -194,7 +196,7 @@ def _train(settings: RunSettings, root: Path) -> None:
         train(settings, _worker["data"][settings.dataset], root=root, device=_worker["place"], progress=False)
 
 
-def _on_ray(settings, data, root, device, address) -> Iterator[Outcome]:
+def _on_ray(settings, data, root, device, address) -> Generator[Outcome]:
     try:
         import ray
     except ImportError as error:

@@ -4,7 +4,8 @@ import dataclasses
 import json
 import re
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -95,11 +96,12 @@ def run_experiment(
     waiting = [key for key in runs if kept[key] is None]
     asked = [*dict.fromkeys(runs[key][1] for key in waiting)]
     options = {"root": root, "device": device, "progress": progress}
-    for settings, rows in _measured(experiment, asked, images, base.seed, workers, options):
-        for key in (key for key in waiting if runs[key][1] == settings):
-            known = {"experiment": experiment.name, "variant": key[0], **runs[key][0].facts}
-            kept[key] = table = pd.DataFrame([known | facts(settings, images, device) | row for row in rows])
-            write_whole(_file(out, *key), table.to_parquet)
+    with closing(_measured(experiment, asked, images, base.seed, workers, options)) as measured:
+        for settings, rows in measured:
+            for key in (key for key in waiting if runs[key][1] == settings):
+                known = {"experiment": experiment.name, "variant": key[0], **runs[key][0].facts}
+                kept[key] = table = pd.DataFrame([known | facts(settings, images, device) | row for row in rows])
+                write_whole(_file(out, *key), table.to_parquet)
     order = {name: place for place, name in enumerate(names)}
     found = [kept[key] for key in sorted(runs, key=lambda key: (order[key[0]], key[1]))]
     table = pd.concat([rows for rows in found if rows is not None], ignore_index=True)
@@ -107,26 +109,28 @@ def run_experiment(
     return table
 
 
-def _measured(experiment, settings, images, seed, workers, options) -> Iterator[tuple[RunSettings, Rows]]:
+def _measured(experiment, settings, images, seed, workers, options) -> Generator[tuple[RunSettings, Rows]]:
     """The rows of each run; of one that failed, a row that says why."""
-    outcomes: Iterator[tuple[RunSettings, Run | Exception | None]]
+    outcomes: Generator[tuple[RunSettings, Run | Exception | None]]
     if experiment.trained:
         outcomes = as_they_finish(settings, images, workers=workers, **options)
     else:
         outcomes = ((one, None) for one in tqdm(settings, desc="runs", unit="run", disable=not options["progress"]))
-    finished = dict(outcomes) if experiment.compare else {}
-    for one, run in finished.items() or outcomes:
-        try:
-            if isinstance(run, Exception):
-                raise run
-            rows = experiment.measure(run, one, images, options["root"])
-            if experiment.compare and one.seed != seed:
-                first = dataclasses.replace(one, seed=seed)
-                other = finished[first] if first in finished else train(first, images, **options)
-                rows = [row | experiment.compare(run, other, images) for row in rows if isinstance(other, Run)] or rows
-        except Exception as error:
-            rows = [{"error": f"{type(error).__name__}: {' '.join(str(error).split())}"}]
-        yield one, rows
+    with closing(outcomes):  # so that no worker trains on where this ends early
+        finished = dict(outcomes) if experiment.compare else {}
+        for one, run in finished.items() or outcomes:
+            try:
+                if isinstance(run, Exception):
+                    raise run
+                rows = experiment.measure(run, one, images, options["root"])
+                if experiment.compare and one.seed != seed:
+                    first = dataclasses.replace(one, seed=seed)
+                    other = finished[first] if first in finished else train(first, images, **options)
+                    if isinstance(other, Run):
+                        rows = [row | experiment.compare(run, other, images) for row in rows]
+            except Exception as error:
+                rows = [{"error": f"{type(error).__name__}: {' '.join(str(error).split())}"}]
+            yield one, rows
 
 
 def _claim(out: Path, experiment: Experiment, base: RunSettings, images: ImageData) -> None:

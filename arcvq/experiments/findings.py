@@ -87,7 +87,8 @@ def _schedules(rows: pd.DataFrame, half: str) -> str:
     behind = (means.max() - means).max(axis=1).sort_values()
     lengths, none = ", ".join(f"{steps:,}" for steps in means), "no ball" if half == "radius" else "no margin loss"
     told = ", ".join(f"{name} {behind[name]:.2f}" for name in ("exponential per step", "exponential scaled", none))
-    return (f"Schedules of the {half}: over runs of {lengths} steps, {behind.index[0]} is never more than "
+    steadiest = " and ".join(behind.index[behind == behind.iloc[0]])
+    return (f"Schedules of the {half}: over runs of {lengths} steps, {steadiest} is never more than "
             f"{behind.iloc[0]:.2f} dB below the best of its length. Others are, at most: {told}.")
 
 

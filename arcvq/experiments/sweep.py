@@ -4,6 +4,7 @@ import dataclasses
 import itertools
 import math
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -130,9 +131,10 @@ def sweep(
     images = images or load_images(base.dataset, Path(root) if root is not None else data_root(), device)
     rows: dict[RunSettings, dict[str, Any]] = {}
     options: dict[str, Any] = {"root": root, "device": device, "workers": workers, "ray": ray, "progress": progress}
-    for one, run in without_failures(as_they_finish(settings, images, **options), settings):
-        rows[one] = row(one, run, images)
-        table = pd.DataFrame([rows[other] for other in settings if other in rows])
-        if out is not None:
-            write_whole(Path(out), table.to_parquet)
+    with closing(without_failures(as_they_finish(settings, images, **options), settings)) as runs:
+        for one, run in runs:
+            rows[one] = row(one, run, images)
+            table = pd.DataFrame([rows[other] for other in settings if other in rows])
+            if out is not None:
+                write_whole(Path(out), table.to_parquet)
     return table

@@ -96,5 +96,5 @@ def apart(rows: pd.DataFrame, one: str, other: str, measure: str = "psnr") -> bo
 def verdict(rows: pd.DataFrame, one: str, other: str, measure: str = "psnr", unit: str = "dB") -> str:
     """A sentence: the two variants' intervals of a measure, and whether they overlap."""
     table = summary(rows, [measure]).set_index("variant")[[measure, f"{measure}_low", f"{measure}_high"]]
-    told = ", ".join(f"{name} {cell(measure, *table.loc[name])} {unit}" for name in (one, other))
+    told = ", ".join(f"{name} {cell(measure, *table.loc[name])} {unit}".rstrip() for name in (one, other))
     return f"{told}: the intervals {'do not overlap' if apart(rows, one, other, measure) else 'overlap'}"

@@ -78,9 +78,10 @@ def measure_panels(rows: pd.DataFrame, measures: Mapping[str, str] | Sequence[st
 
 def ablation_panels(rows: pd.DataFrame, measure: str = "psnr", **look) -> go.Figure:
     """A panel for each axis of the ablations: the measure over the axis' values, with intervals."""
-    title, columns = MEASURES.get(measure, measure), 3
+    title = MEASURES.get(measure, measure)
     table = summary(rows, [measure], ("axis", "value", "variant"))
     axes = [axis for axis in (*AXES, "part") if (table.axis == axis).any()]
+    columns = min(3, len(axes))
     figure = make_subplots(-(-len(axes) // columns), columns, shared_yaxes="all", vertical_spacing=0.09,
                            horizontal_spacing=0.04)
     spans = {}
@@ -118,11 +119,11 @@ def schedule_map(rows: pd.DataFrame, half: str, measure: str = "psnr", **look) -
         x=[f"{steps:,} steps" for steps in means.columns], y=[*means.index], z=behind.to_numpy(),
         text=[[f"{value:.2f}" for value in line] for line in means.to_numpy()], texttemplate="%{text}",
         colorscale="Cividis", reversescale=True, xgap=2, ygap=2,
-        colorbar={"title": {"text": "below the best of the column", "side": "right"}}))
+        colorbar={"title": {"text": f"{title}: below the best of the column", "side": "right"}}))
     worst = behind.max(axis=1)
-    steadiest = worst.idxmin()
+    steadiest = " and ".join(worst.index[worst == worst.min()])
     text = (f"{title}, mean of {table.runs.max()} runs. Never far from the best of its column: {steadiest}, at most "
-            f"{worst[steadiest]:.2f} below; farthest: {worst.idxmax()}, {worst.max():.2f} below.")
+            f"{worst.min():.2f} below; farthest: {worst.idxmax()}, {worst.max():.2f} below.")
     return finish(figure, look, f"Schedules of the {half}", text, left=170, width=760, height=180 + 32 * len(means))
 
 

@@ -177,3 +177,37 @@ def test_killed_at_some_moment_and_started_again_it_ends_with_the_same_table(tmp
     subprocess.run([sys.executable, script], check=True, timeout=300)
     whole = run(tmp_path / "whole", base=dataclasses.replace(BASE, steps=300), seeds=3)
     pd.testing.assert_frame_equal(pd.read_parquet(killed / "rates.parquet"), whole)
+
+
+ENDLESS = """
+import dataclasses, sys, time
+sys.path.insert(0, {checkout!r})
+from pathlib import Path
+from arcvq.experiments import Variant
+from tests.experiments.test_base import BASE, RATES, run
+
+def variants(base):
+    long = [Variant(f"long {{n}}", dataclasses.replace(base, steps=10**6 + n)) for n in (1, 2)]
+    return [Variant("short", base), *long]
+
+def measure(*_):
+    Path({out!r}, "measuring").touch()
+    time.sleep(300)
+
+if __name__ == "__main__":
+    run(Path({out!r}), dataclasses.replace(RATES, variants=variants, measure=measure), seeds=1, workers=2)
+"""
+
+
+def test_ctrl_c_while_a_run_is_measured_ends_the_runs_that_train_meanwhile(tmp_path):
+    script, out = tmp_path / "script.py", tmp_path / "out"
+    script.write_text(ENDLESS.format(checkout=str(Path(__file__).parents[2]), out=str(out)))
+    process, deadline = subprocess.Popen([sys.executable, script], stderr=subprocess.DEVNULL), time.monotonic() + 120
+    while not (out / "measuring").exists() or len([*out.glob("data/runs/*/checkpoint.pt")]) < 3:
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    try:
+        assert process.wait(timeout=60) != 0
+    finally:
+        process.kill()
