@@ -81,10 +81,13 @@ class RunSettings:
         """The images that the run sees: the first `train_images` for training, where that is a number."""
         return images if self.train_images is None else images.subset(train=self.train_images)
 
+    def plain(self) -> dict[str, Any]:
+        """The settings as numbers and texts, samp as JSON."""
+        return {**dataclasses.asdict(self), "samp": self.samp.to_json() if self.samp else None}
+
     def digest(self, images: ImageData, dtype: torch.dtype) -> str:
         """A short name for these settings on these pixels in this precision; another name for any other."""
-        fields = {**dataclasses.asdict(self), "samp": self.samp.to_json() if self.samp else None}
-        fields |= {"precision": str(dtype), "pixels": images.fingerprint, "format": FORMAT}
+        fields = self.plain() | {"precision": str(dtype), "pixels": images.fingerprint, "format": FORMAT}
         return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()[:12]
 
 

@@ -6,7 +6,7 @@ A run that was stopped goes on. The figures are those of the test images, straig
 """
 
 import argparse
-import dataclasses
+import math
 
 import arcvq
 from arcvq.devices import choose_device, device_name
@@ -26,13 +26,12 @@ def make(name: str, root: str | None) -> None:
     measured = arcvq.evaluate(run.model, images.test, ssim=True)
     shape = describe(run.model.quantizer.codebook.detach().cpu())
     figures = {key: round(float(value), 4) for key, value in measured.items()}
-    figures |= {"min_angle_degrees": round(shape.min_angle * 57.29578, 2), "norm_mean": round(shape.norm_mean, 3)}
-    told = {**dataclasses.asdict(settings), "samp": settings.samp.to_json()}
+    figures |= {"min_angle_degrees": round(math.degrees(shape.min_angle), 2), "norm_mean": round(shape.norm_mean, 3)}
     write_pretrained(FOLDER / name, run.model, {
         "command": f"python tools/make_pretrained.py {name}",
         "data": f"{images.name}, {len(images.train):,} training images",
         "machine": f"{device_name(choose_device())}, {run.settings['precision']}, {run.seconds:.0f} s of training",
-        "settings": told, "figures": figures})
+        "settings": settings.plain(), "figures": figures})
 
 
 if __name__ == "__main__":

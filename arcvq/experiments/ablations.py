@@ -1,13 +1,14 @@
 """What each setting of SAMP does: one at a time, the others as the paper has them, scaled to the run."""
 
 import dataclasses
-from collections.abc import Callable
 from typing import Any
 
 import pandas as pd
 
 from arcvq.experiments.base import Experiment, Variant
+from arcvq.experiments.paper import halves
 from arcvq.experiments.rows import MEASURES, reconstruction
+from arcvq.experiments.sweep import grid
 from arcvq.experiments.tables import cells, summary
 from arcvq.runs import RunSettings
 from arcvq.samp import SAMP
@@ -25,6 +26,8 @@ AXES: dict[str, tuple[str, tuple[Any, ...]]] = {  # title and values; the paper'
     "codes": ("codes K", (64, 256, 512, 1024, 4096, 16384)),
     "dim": ("components D", (2, 8, 32, 64, 128)),
 }
+SWEPT = {"margin": "margin", "scale": "scale", "top_k": "top_k", "alpha": "radius", "gamma0": "weight"}  # by `grid`
+OWN = {"beta": "beta", "codes": "num_codes", "dim": "dim"}  # fields of RunSettings
 
 
 def variants(base: RunSettings) -> list[Variant]:
@@ -32,29 +35,21 @@ def variants(base: RunSettings) -> list[Variant]:
     found = [Variant(f"{axis} {value:g}", _changed(base, axis, value), {"axis": axis, "value": float(value)})
              for axis, (_, values) in AXES.items() for value in values]
     samp = base.samp or SAMP.for_run(base.steps)
-    parts: dict[str, tuple[str, SAMP]] = {
-        "neither half": ("samp", dataclasses.replace(samp, radius=None, weight=None)),
-        "BBNR alone": ("samp", dataclasses.replace(samp, weight=None)),
-        "margin alone": ("samp", dataclasses.replace(samp, radius=None)),
-        "both halves": ("samp", samp),
-        "without stop-gradient": ("samp_undetached", samp),
-    }
-    return found + [Variant(name, dataclasses.replace(base, quantizer=kind, samp=part), {"axis": "part"})
-                    for name, (kind, part) in parts.items()]
+    neither = dataclasses.replace(samp, radius=None, weight=None)
+    parts = {"neither half": neither, **halves(samp), "both halves": samp, "without stop-gradient": samp}
+    kinds = {"without stop-gradient": "samp_undetached"}
+    return found + [Variant(name, dataclasses.replace(base, quantizer=kinds.get(name, "samp"), samp=part),
+                            {"axis": "part"}) for name, part in parts.items()]
 
 
 def _changed(base: RunSettings, axis: str, value: Any) -> RunSettings:
     samp = base.samp or SAMP.for_run(base.steps)
-    parts: dict[str, Callable[[], dict[str, Any]]] = {
-        "alpha": lambda: {"radius": Exponential(value / base.steps)},
-        "gamma0": lambda: {"weight": Exponential(-14.75 / base.steps, value)},
-        "lambda": lambda: {"weight": Exponential(-value / base.steps)},
-    }
-    own = {"beta": "beta", "codes": "num_codes", "dim": "dim"}
-    if axis in own:
-        return dataclasses.replace(base, quantizer="samp", samp=samp, **{own[axis]: value})
-    change = parts[axis]() if axis in parts else {axis: value}
-    return dataclasses.replace(base, quantizer="samp", samp=dataclasses.replace(samp, **change))
+    base = dataclasses.replace(base, quantizer="samp", samp=samp)
+    if axis in SWEPT:
+        return grid({SWEPT[axis]: [value]}, base)[0]
+    if axis == "lambda":
+        return dataclasses.replace(base, samp=dataclasses.replace(samp, weight=Exponential(-value / base.steps)))
+    return dataclasses.replace(base, **{OWN[axis]: value})
 
 
 def table(rows: pd.DataFrame) -> pd.DataFrame:

@@ -59,7 +59,8 @@ def _usage(rows: pd.DataFrame) -> str:
 
 
 def _halves(rows: pd.DataFrame) -> str:
-    return (f"The halves of SAMP: {verdict(rows, 'BBNR alone', 'cosine')}; {verdict(rows, 'SAMP', 'margin alone')}.")
+    return ("The halves of SAMP, the ball that bounds norms (BBNR) and the margin loss: "
+            f"{verdict(rows, 'BBNR alone', 'cosine')}; {verdict(rows, 'SAMP', 'margin alone')}.")
 
 
 def _settings(rows: pd.DataFrame) -> str:
@@ -97,7 +98,7 @@ def _gradients(rows: pd.DataFrame) -> str:
     ratio = (rows.margin_at_latents / rows.reconstruction_at_latents).groupby(rows.step).mean()
     last = ratio[ratio > 1].index.max()
     return (f"The margin loss acts early: at the first look (step {ratio.index[0]}) its gradient at the latents is "
-            f"{ratio.iloc[0]:.0f} times that of the reconstruction, and it is the larger one until step {last} of "
+            f"{ratio.iloc[0]:.1f} times that of the reconstruction, and it is the larger one until step {last} of "
             f"{rows.steps.iloc[0]}. The two stand at {rows.angle_reconstruction_margin.mean():.1f} degrees on average. "
             f"Codes get longer the more they are used (rank correlation {rows.growth_usage_correlation.mean():.2f}).")
 

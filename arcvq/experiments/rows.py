@@ -1,6 +1,5 @@
 """What a row of a table says of a run: its settings, its machine, and measures of its images and codebook."""
 
-import dataclasses
 import math
 import platform
 from pathlib import Path
@@ -32,12 +31,10 @@ OF_CODES = ("codes_used", "usage", "perplexity", "perplexity_ceiling", "tokens")
 
 def facts(settings: RunSettings, images: ImageData, device: torch.device) -> dict[str, Any]:
     """All settings of a run, the data, the device and the versions."""
-    fields = {field.name: getattr(settings, field.name) for field in dataclasses.fields(settings)}
-    fields["samp"] = settings.samp.to_json() if settings.samp else None
-    fields["precision"] = str(choose_precision(settings.precision, device)).removeprefix("torch.")
-    return fields | {"data": images.name, "images": images.fingerprint, "device": device_name(device),
-                     "torch": torch.__version__,
-                     "python": platform.python_version()}
+    precision = str(choose_precision(settings.precision, device)).removeprefix("torch.")
+    return settings.plain() | {"precision": precision, "data": images.name, "images": images.fingerprint,
+                               "device": device_name(device), "torch": torch.__version__,
+                               "python": platform.python_version()}
 
 
 def reconstruction(run: Run, settings: RunSettings, images: ImageData, root: Path) -> list[dict[str, Any]]:

@@ -9,7 +9,7 @@ from arcvq.experiments.rows import MEASURES, reconstruction
 from arcvq.experiments.tables import cells, summary
 from arcvq.runs import RunSettings
 from arcvq.samp import PAPER_RADIUS, PAPER_WEIGHT, SAMP
-from arcvq.schedules import Adaptive, Constant, Cosine, Exponential, Oscillating, Schedule, WarmUp
+from arcvq.schedules import Adaptive, Constant, Cosine, Oscillating, Schedule, WarmUp
 
 SHOWN = {name: MEASURES[name] for name in ("psnr", "codes_used", "perplexity")}
 LENGTHS = (0.25, 1.0, 4.0)  # of the base's steps
@@ -20,7 +20,7 @@ def radii(steps: int) -> dict[str, Schedule | None]:
     """Schedules of the radius for a run of so many steps; only the first does not know how long the run is."""
     return {
         "exponential per step": PAPER_RADIUS,
-        "exponential scaled": Exponential(8.85 / steps),
+        "exponential scaled": SAMP.for_run(steps).radius,
         "constant 1": Constant(1.0),
         "constant 4": Constant(4.0),
         "linear": WarmUp(1.0, LARGEST, steps),
@@ -35,7 +35,7 @@ def weights(steps: int) -> dict[str, Schedule | None]:
     """Schedules of the weight for a run of so many steps; only the first does not know how long the run is."""
     return {
         "exponential per step": PAPER_WEIGHT,
-        "exponential scaled": Exponential(-14.75 / steps),
+        "exponential scaled": SAMP.for_run(steps).weight,
         "constant 1": Constant(1.0),
         "constant 0.1": Constant(0.1),
         "linear warm-up": WarmUp(0.0, 1.0, max(1, steps // 4)),

@@ -14,6 +14,7 @@ import torch
 
 from arcvq.checkpoints import write_whole
 from arcvq.devices import choose_device
+from arcvq.experiments.rows import facts
 from arcvq.geometry import describe
 from arcvq.images import ImageData, load_images
 from arcvq.many import as_they_finish, without_failures
@@ -98,14 +99,12 @@ def coordinates(settings: RunSettings) -> dict[str, float | int]:
 
 def row(settings: RunSettings, run: Run, images: ImageData) -> dict[str, Any]:
     """What a run was told and what it gave: measures of the validation images, and of the codebook's geometry."""
-    fields = {field.name: getattr(settings, field.name) for field in dataclasses.fields(settings)}
-    fields["samp"] = settings.samp.to_json() if settings.samp else None
-    fields["precision"] = run.settings["precision"]
+    device = run.model.quantizer.codebook.device
     measured = evaluate(run.model, images.validation)
     shape = describe(run.model.quantizer.codebook.detach().cpu())
-    return coordinates(settings) | fields | {name: measured[name] for name in MEASURES} | {
+    return coordinates(settings) | facts(settings, images, device) | {name: measured[name] for name in MEASURES} | {
         "min_angle": math.degrees(shape.min_angle) if shape.min_angle is not None else math.nan,
-        "seconds": run.seconds, "device": str(run.model.quantizer.codebook.device), "torch": torch.__version__}
+        "seconds": run.seconds}
 
 
 def sweep(
@@ -124,8 +123,8 @@ def sweep(
     """Train every point of the grid (see `grid` and `fit_many`): a row for each run, in the order of the grid.
 
     The columns are the axes, the other settings, psnr (dB), codes_used, usage, perplexity and its ceiling on the
-    validation images, min_angle (degrees) of the codebook, seconds, device and torch. out: a Parquet file, written
-    whole after every run. A sweep that was stopped goes on: finished runs are only opened.
+    validation images, min_angle (degrees) of the codebook, seconds, data, device and versions. out: a Parquet
+    file, written whole after every run. A sweep that was stopped goes on: finished runs are only opened.
     """
     settings, device = grid(axes, base, seeds), choose_device(device)
     images = images or load_images(base.dataset, Path(root) if root is not None else data_root(), device)

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 
-import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
@@ -133,4 +132,4 @@ def _bars(table: pd.DataFrame, name: str) -> dict:
 
 
 def _colour(name: str) -> str:
-    return METHOD_COLOURS.get(np.char.lower(name.split()[0]).item(), GREY)
+    return METHOD_COLOURS.get(name.split()[0].lower(), GREY)
