@@ -156,10 +156,24 @@ def norm_usage_correlation(codebook: Float[Tensor, "K D"], counts: Real[Tensor, 
     0 where undefined: one code, equal usage or equal norms (to a millionth of the largest, beyond rounding).
     """
     lengths = norms(codebook)
-    if len(counts) != len(lengths):
-        raise ValueError(f"counts must hold one number for each of {len(lengths)} codes, got {len(counts)}")
-    lengths = (lengths / lengths.max().clamp(min=1e-300) * 1e6).round()
-    table = pd.DataFrame({"norm": lengths.detach().cpu().numpy(), "count": counts.cpu().numpy()})
+    return _usage_correlation(lengths, lengths.max(), counts)
+
+
+def growth_usage_correlation(
+    before: Float[Tensor, " K"], after: Float[Tensor, " K"], counts: Real[Tensor, " K"]
+) -> float:
+    """Spearman rank correlation of usage and what the norms grew by: near 1, the codes that win get longer still.
+
+    0 where undefined, as in `norm_usage_correlation`.
+    """
+    return _usage_correlation(after - before, after.max(), counts)
+
+
+def _usage_correlation(values: Tensor, largest: Tensor, counts: Tensor) -> float:
+    if len(counts) != len(values):
+        raise ValueError(f"counts must hold one number for each of {len(values)} codes, got {len(counts)}")
+    values = (values / largest.clamp(min=1e-300) * 1e6).round()  # beyond a millionth of the largest is rounding
+    table = pd.DataFrame({"value": values.detach().cpu().numpy(), "count": counts.cpu().numpy()})
     ranks = torch.tensor(table.rank().to_numpy().T)
     ranks = ranks - ranks.mean(dim=1, keepdim=True)
     return torch.cosine_similarity(ranks[0], ranks[1], dim=0).item()

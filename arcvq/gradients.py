@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn.functional import embedding, mse_loss, normalize
 
 from arcvq.devices import choose_device
-from arcvq.geometry import angles_to, norm_usage_correlation, usage_counts
+from arcvq.geometry import angles_to, growth_usage_correlation, norm_usage_correlation, usage_counts
 from arcvq.images import ImageData
 from arcvq.plain import UndetachedQuantizer, plain_margin_loss
 from arcvq.quantizers import SphericalQuantizer, nearest_code
@@ -134,7 +134,7 @@ class _Probe:
         logged, codebook = run.history.iloc[-1], run.model.quantizer.codebook.detach().cpu()
         found = term_gradients(run.model, self.images, self.variance)
         counts, norms = usage_counts(found.indices.cpu(), len(codebook)), codebook.norm(dim=1)
-        growth = math.nan if self.norms is None else _growth_usage_correlation(norms, self.norms, counts)
+        growth = math.nan if self.norms is None else growth_usage_correlation(self.norms, norms, counts)
         self.norms, radius = norms, logged.get("radius", math.nan)
         on_ball = (norms / radius - 1).abs() <= 1e-4
         self.rows.append({
@@ -190,10 +190,3 @@ def _codes_with_gradient(found: Gradients, counts: Tensor) -> int:
     if "margin" in found.at_codes:
         moved |= found.at_codes["margin"].cpu().any(dim=1)
     return int(moved.sum())
-
-
-def _growth_usage_correlation(norms: Tensor, before: Tensor, counts: Tensor) -> float:
-    # Beyond a millionth of the largest norm the growth is rounding, as in `norm_usage_correlation`.
-    growth = ((norms - before) / norms.max().clamp_min(1e-30) * 1e6).round()
-    table = pd.DataFrame({"growth": growth.numpy(), "count": counts.numpy()})
-    return 0.0 if (table.nunique() == 1).any() else float(table["growth"].corr(table["count"], method="spearman"))

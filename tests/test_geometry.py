@@ -13,6 +13,7 @@ from arcvq.geometry import (
     best_min_angle_bound,
     describe,
     effective_rank,
+    growth_usage_correlation,
     mean_resultant_length,
     min_angle,
     nearest_angles,
@@ -274,6 +275,14 @@ def test_norm_usage_correlation_is_zero_where_it_is_undefined():
     assert norm_usage_correlation(torch.randn(40, 8), torch.full((40,), 3)) == 0.0
     assert norm_usage_correlation(torch.zeros(3, 2), torch.arange(3)) == 0.0
     assert norm_usage_correlation(torch.randn(1, 2), torch.tensor([4])) == 0.0
+
+
+def test_growth_usage_correlation_is_a_rank_correlation_and_zero_where_growth_is_rounding():
+    before, counts = torch.tensor([1.0, 2.0, 3.0]), torch.tensor([1, 5, 9])
+    assert growth_usage_correlation(before, before + 0.1 * counts, counts) == pytest.approx(1)
+    assert growth_usage_correlation(before, before - 0.1 * counts, counts) == pytest.approx(-1)
+    assert growth_usage_correlation(before, before * (1 + 1e-8 * counts), counts) == 0
+    assert growth_usage_correlation(before, before + 0.1 * counts, torch.ones(3)) == 0
 
 
 def test_counts_of_another_codebook_are_refused(unchecked):

@@ -183,14 +183,6 @@ def test_codes_on_the_ball_are_counted_until_it_no_longer_binds():
     assert binding_until(table.assign(codes_on_ball=math.nan)) is None
 
 
-def test_equal_growth_has_no_rank():
-    norms, counts = torch.tensor([1.0, 1.0, 1.0]), torch.tensor([3, 2, 1])
-    assert gradients._growth_usage_correlation(norms * (1 + 1e-7 * counts), norms, counts) == 0
-    assert gradients._growth_usage_correlation(norms + 0.1 * counts, norms, counts) == pytest.approx(1)
-    assert gradients._growth_usage_correlation(norms - 0.1 * counts, norms, counts) == pytest.approx(-1)
-    assert gradients._growth_usage_correlation(norms + 0.1 * counts, norms, torch.ones(3)) == 0
-
-
 @pytest.mark.parametrize("kind, options, sentence", [
     ("continuous", {}, "quantizer is 'continuous'; the terms of the loss are known for plain, ema"),
     ("plain", {"probe_images": 0}, "probe_images is 0; it must be 1 to 32"),
