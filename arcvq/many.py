@@ -80,8 +80,16 @@ def as_they_finish(
     with (closing(_outcomes(waiting, data, root, device, workers, ray)) as trained,
           tqdm(total=len(unique), desc="runs", unit="run", disable=not progress) as bar):
         for one, error in chain(there, trained):
-            yield one, error or train(one, data[one.dataset], root=root, device=device, progress=False)
+            yield one, error or _opened(one, data[one.dataset], root, device)
             bar.update()
+
+
+def _opened(settings: RunSettings, images: ImageData, root: Path, device: torch.device) -> Run | Exception:
+    """The finished run, or why it cannot be opened."""
+    try:
+        return train(settings, images, root=root, device=device, progress=False)
+    except Exception as error:
+        return error
 
 
 def without_failures(

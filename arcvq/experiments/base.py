@@ -16,12 +16,13 @@ from tqdm.auto import tqdm
 from arcvq.checkpoints import write_whole
 from arcvq.devices import choose_device, choose_precision
 from arcvq.experiments.rows import facts
+from arcvq.experiments.tables import finished
 from arcvq.images import ImageData, load_images
 from arcvq.many import as_they_finish
-from arcvq.runs import RunSettings, data_root, train
+from arcvq.runs import RunSettings, data_root, run_folder, train
 from arcvq.training import Run
 
-FORMAT = 1  # of results folders; raised when rows of before would not fit
+FORMAT = 2  # of results folders; raised when rows of before would not fit
 Rows = list[dict[str, Any]]
 
 
@@ -72,12 +73,13 @@ def run_experiment(
 ) -> pd.DataFrame:
     """Train and measure every variant with seeds base.seed, base.seed + 1, ...; the rows in the order of the variants.
 
-    out: a folder; `rows/` in it gets a Parquet file for each run as soon as it is measured, NAME.parquet all of them.
-    None names one for these settings under `root`/experiments. A stopped experiment goes on there. A run that fails
-    has its reason in the column `error`, and is tried again the next time. only: names of variants to run; none means
-    all. workers: see `fit_many`.
+    out: a folder; `rows/` in it gets a Parquet file for each run as soon as it is measured, NAME.parquet all that this
+    call asked for. None names one for these settings under `root`/experiments. A stopped experiment goes on there;
+    rows that are there are not measured again, so another `measure` needs another name or folder. A run that fails has
+    its reason in the column `error`, and is tried again the next time. only: names of variants to run; none means all.
+    workers: see `fit_many`.
 
-    Raises ValueError for no seeds, an unknown variant, or a folder with results of other settings.
+    Raises ValueError for no seeds, an unknown variant, or a folder with results of other settings or other files.
     """
     if seeds < 1:
         raise ValueError(f"seeds is {seeds}; it must be at least 1")
@@ -92,15 +94,17 @@ def run_experiment(
     _claim(out, experiment, base, images)
     runs = {(variant.name, base.seed + seed): (variant, dataclasses.replace(variant.settings, seed=base.seed + seed))
             for seed in range(seeds) for variant in variants if not only or variant.name in only}
-    kept = {key: _read(_file(out, *key), settings) for key, (_, settings) in runs.items()}
+    kept = {key: _read(_file(out, *key), run_folder(settings, images, root, device).name)
+            for key, (_, settings) in runs.items()}
     waiting = [key for key in runs if kept[key] is None]
     asked = [*dict.fromkeys(runs[key][1] for key in waiting)]
     options = {"root": root, "device": device, "progress": progress}
     with closing(_measured(experiment, asked, images, base.seed, workers, options)) as measured:
         for settings, rows in measured:
+            about = facts(settings, images, device)
             for key in (key for key in waiting if runs[key][1] == settings):
                 known = {"experiment": experiment.name, "variant": key[0], **runs[key][0].facts}
-                kept[key] = table = pd.DataFrame([known | facts(settings, images, device) | row for row in rows])
+                kept[key] = table = pd.DataFrame([known | about | row for row in rows])
                 write_whole(_file(out, *key), table.to_parquet)
     order = {name: place for place, name in enumerate(names)}
     found = [kept[key] for key in sorted(runs, key=lambda key: (order[key[0]], key[1]))]
@@ -126,8 +130,9 @@ def _measured(experiment, settings, images, seed, workers, options) -> Generator
                 if experiment.compare and one.seed != seed:
                     first = dataclasses.replace(one, seed=seed)
                     other = finished[first] if first in finished else train(first, images, **options)
-                    if isinstance(other, Run):
-                        rows = [row | experiment.compare(run, other, images) for row in rows]
+                    if isinstance(other, Exception):
+                        raise RuntimeError(f"the run of seed {seed}, to compare with, failed: {other}")
+                    rows = [row | experiment.compare(run, other, images) for row in rows]
             except Exception as error:
                 rows = [{"error": f"{type(error).__name__}: {' '.join(str(error).split())}"}]
             yield one, rows
@@ -138,11 +143,16 @@ def _claim(out: Path, experiment: Experiment, base: RunSettings, images: ImageDa
     mine = {"format": FORMAT, "experiment": experiment.name, "images": images.fingerprint, **base.plain()}
     path = out / "experiment.json"
     if path.is_file():
-        theirs = json.loads(path.read_text())
+        try:
+            theirs = dict(json.loads(path.read_text()))
+        except (ValueError, TypeError):
+            raise ValueError(f"{path} is damaged; name another folder") from None
         apart = [f"{name} was {theirs.get(name)!r} and is now {value!r}" for name, value in mine.items()
                  if theirs.get(name) != value]
         if apart:
             raise ValueError(f"{out} holds results of other settings ({'; '.join(apart)}); name another folder")
+    elif out.is_dir() and any(out.iterdir()):
+        raise ValueError(f"{out} holds files, but none of an experiment; name another folder")
     write_whole(path, lambda draft: draft.write_text(json.dumps(mine, indent=2)))
 
 
@@ -150,15 +160,14 @@ def _file(out: Path, name: str, seed: int) -> Path:
     return out / "rows" / f"{re.sub(r'[^A-Za-z0-9.]+', '-', name)}-seed-{seed}.parquet"
 
 
-def _read(path: Path, settings: RunSettings) -> pd.DataFrame | None:
-    """The rows of a run that was measured before; None where they are missing, damaged, others' or tell of an error."""
+def _read(path: Path, run: str) -> pd.DataFrame | None:
+    """The rows of this run that were measured before; None where they are missing, damaged, others' or of an error."""
     if not path.is_file():
         return None
     try:
         rows = pd.read_parquet(path)
+        theirs = rows["run"].iloc[0]
     except Exception:
         warnings.warn(f"{path} is damaged; its run is measured again", stacklevel=3)
         return None
-    told = [name for name, value in settings.plain().items() if name != "precision" and value is not None]
-    fits = all(rows[name].iloc[0] == settings.plain()[name] for name in told)
-    return rows if fits and ("error" not in rows or rows.error.isna().all()) else None
+    return rows if theirs == run and len(finished(rows)) == len(rows) else None

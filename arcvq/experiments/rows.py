@@ -14,7 +14,7 @@ from arcvq.geometry import describe
 from arcvq.images import ImageData, ImageSplit
 from arcvq.metrics import lpips
 from arcvq.quantizers import ContinuousQuantizer
-from arcvq.runs import RunSettings
+from arcvq.runs import RunSettings, run_folder
 from arcvq.training import Run, evaluate
 from arcvq.vqvae import VQVAE
 
@@ -30,9 +30,10 @@ OF_CODES = ("codes_used", "usage", "perplexity", "perplexity_ceiling", "tokens")
 
 
 def facts(settings: RunSettings, images: ImageData, device: torch.device) -> dict[str, Any]:
-    """All settings of a run, the data, the device and the versions."""
+    """All settings of a run, the name of its folder, the data, the device and the versions."""
     precision = str(choose_precision(settings.precision, device)).removeprefix("torch.")
-    return settings.plain() | {"precision": precision, "data": images.name, "images": images.fingerprint,
+    name = run_folder(settings, images, Path(), device).name
+    return settings.plain() | {"precision": precision, "run": name, "data": images.name, "images": images.fingerprint,
                                "device": device_name(device), "torch": torch.__version__,
                                "python": platform.python_version()}
 
@@ -41,16 +42,18 @@ def reconstruction(run: Run, settings: RunSettings, images: ImageData, root: Pat
     """Measures of the test images, straight from tensors, and of the codebook: see MEASURES.
 
     SSIM is that of the first 1,000 images. LPIPS and rFID are NaN where their weights are not on this machine. The
-    Frechet distance is between the test images and their reconstructions, in the features of `train_classifier`. The
+    Frechet distance is between the test images and their reconstructions, in the features of `train_classifier`; it is
+    NaN for training images of one class. It and rFID are NaN for a single test image, which has no covariance. The
     time per step is that of the whole run over its steps, whatever else the machine did meanwhile.
     """
     split, model = images.test, run.model
     row: dict[str, Any] = evaluate(model, split)
     row["ssim"] = evaluate(model, split.first(SSIM_IMAGES), ssim=True)["ssim"] if min(images.size) >= 11 else math.nan
     indices, outputs = _outputs(model, split)
-    for name, measure in (("lpips", lpips), ("rfid", inception_fid)):
+    for name, measure, least in (("lpips", lpips, 1), ("rfid", inception_fid, 2)):
         try:
-            row[name] = measure(outputs, split.batch(torch.arange(len(split))).to(outputs.device))
+            originals = split.batch(torch.arange(len(split))).to(outputs.device)
+            row[name] = measure(outputs, originals) if len(split) >= least else math.nan
         except (FileNotFoundError, ModuleNotFoundError):
             row[name] = math.nan
     row["classifier_frechet"] = _classifier_frechet(images, outputs, root)
@@ -76,7 +79,7 @@ def _outputs(model: VQVAE, split: ImageSplit) -> tuple[torch.Tensor, torch.Tenso
 
 
 def _classifier_frechet(images: ImageData, outputs: torch.Tensor, root: Path) -> float:
-    if len(images.classes) < 2:
+    if len(images.train.labels.unique()) < 2 or len(images.test) < 2:
         return math.nan
     classifier = train_classifier(images, root=root, device=outputs.device, progress=False)
     return frechet_distance(classifier.features(images.test.images), classifier.features(outputs))

@@ -18,7 +18,7 @@ from arcvq.experiments.rows import facts
 from arcvq.geometry import describe
 from arcvq.images import ImageData, load_images
 from arcvq.many import as_they_finish, without_failures
-from arcvq.runs import RunSettings, data_root
+from arcvq.runs import RunSettings, data_root, run_folder
 from arcvq.samp import SAMP
 from arcvq.schedules import Exponential
 from arcvq.training import Run, evaluate
@@ -125,9 +125,13 @@ def sweep(
     The columns are the axes, the other settings, psnr (dB), codes_used, usage, perplexity and its ceiling on the
     validation images, min_angle (degrees) of the codebook, seconds, data, device and versions. out: a Parquet
     file, written whole after every run. A sweep that was stopped goes on: finished runs are only opened.
+
+    Raises ValueError where out holds runs that this grid does not have, and what `grid` raises.
     """
     settings, device = grid(axes, base, seeds), choose_device(device)
     images = images or load_images(base.dataset, Path(root) if root is not None else data_root(), device)
+    if out is not None and Path(out).is_file():
+        _check_within(Path(out), {run_folder(one, images, Path(), device).name for one in settings})
     rows: dict[RunSettings, dict[str, Any]] = {}
     options: dict[str, Any] = {"root": root, "device": device, "workers": workers, "ray": ray, "progress": progress}
     with closing(without_failures(as_they_finish(settings, images, **options), settings)) as runs:
@@ -137,3 +141,13 @@ def sweep(
             if out is not None:
                 write_whole(Path(out), table.to_parquet)
     return table
+
+
+def _check_within(out: Path, runs: set[str]) -> None:
+    """Raise ValueError where the table has other runs, which a new one would lose."""
+    try:
+        theirs = set(pd.read_parquet(out, columns=["run"])["run"])
+    except Exception:
+        raise ValueError(f"{out} is not the table of a sweep; name another file") from None
+    if theirs - runs:
+        raise ValueError(f"{out} holds runs that this sweep does not have; name another file")

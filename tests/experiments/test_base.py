@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 import torch
 
+import arcvq
 from arcvq.experiments.base import Experiment, Variant, run_experiment
 from arcvq.training import evaluate
 from tests.strokes import IMAGES
@@ -55,10 +56,19 @@ def test_what_was_measured_is_only_read_and_more_seeds_are_added(tmp_path):
     assert sorted(measured) == [1, 1, 2, 2] and len(more) == 6
 
 
-def test_a_damaged_row_is_measured_again_and_said(tmp_path):
+def cut(path):
+    path.write_bytes(path.read_bytes()[:200])
+
+
+@pytest.mark.parametrize("damage", [
+    cut,
+    lambda path: pd.read_parquet(path).drop(columns="run").to_parquet(path),
+    lambda path: pd.read_parquet(path).iloc[:0].to_parquet(path),
+], ids=["cut", "no name", "no row"])
+def test_a_damaged_row_is_measured_again_and_said(tmp_path, damage):
     first = run(tmp_path)
     path = tmp_path / "rows" / "lr-0.001-seed-1.parquet"
-    path.write_bytes(path.read_bytes()[:200])
+    damage(path)
     with pytest.warns(UserWarning, match="lr-0.001-seed-1.parquet is damaged; its run is measured again"):
         again = run(tmp_path)
     pd.testing.assert_frame_equal(first, again)
@@ -115,6 +125,39 @@ def test_a_row_of_a_variant_that_meant_something_else_is_measured_again(tmp_path
     assert run(tmp_path, longer, seeds=1).steps.tolist() == [8, 8]
 
 
+def test_rows_of_runs_that_an_older_package_trained_are_measured_again(tmp_path, monkeypatch):
+    run(tmp_path, seeds=1)
+    monkeypatch.setattr("arcvq.runs.FORMAT", arcvq.runs.FORMAT + 1)
+    measured = []
+    run(tmp_path, dataclasses.replace(RATES, measure=lambda *a: measured.append(1) or psnr(*a)), seeds=1)
+    assert measured == [1, 1]
+
+
+def test_a_run_whose_folder_is_damaged_says_so_in_its_row(tmp_path):
+    name = run(tmp_path, seeds=1).run[0]
+    cut(tmp_path / "data" / "runs" / name / "model.safetensors")
+    (tmp_path / "rows" / "lr-0.001-seed-0.parquet").unlink()
+    rows = run(tmp_path)
+    assert rows.error.notna().tolist() == [True, False, False, False] and "cannot be opened" in rows.error[0]
+
+
+def test_where_the_first_seed_failed_the_others_wait_for_it(tmp_path):
+    def difference(run, first, images):
+        return {"apart": (run.model.quantizer.codebook - first.model.quantizer.codebook).norm().item()}
+
+    comparing = dataclasses.replace(RATES, compare=difference)
+    name = run(tmp_path / "earlier", seeds=1).run[0]
+    model = tmp_path / "earlier" / "data" / "runs" / name / "model.safetensors"
+    whole = model.read_bytes()
+    cut(model)
+    rows = run(tmp_path / "now", comparing, root=tmp_path / "earlier" / "data")
+    assert rows.error.notna().tolist() == [True, True, False, False]
+    assert rows.error[1].startswith("RuntimeError: the run of seed 0, to compare with, failed: the model in")
+    model.write_bytes(whole)
+    rows = run(tmp_path / "now", comparing, root=tmp_path / "earlier" / "data")
+    assert rows.apart.isna().tolist() == [True, False] * 2
+
+
 def test_an_experiment_may_train_itself_and_give_a_course_of_rows(tmp_path):
     def course(run, settings, images, root):
         assert run is None
@@ -133,6 +176,21 @@ def test_results_of_other_settings_keep_their_folder(tmp_path):
         run(tmp_path, dataclasses.replace(RATES, name="others"))
     assert (tmp_path / "rates.parquet").read_bytes() == before
     assert json.loads((tmp_path / "experiment.json").read_text())["steps"] == 6
+
+
+@pytest.mark.parametrize("text", ["{", "[1]", "7"])
+def test_a_folder_whose_description_is_damaged_is_left_alone(tmp_path, text):
+    run(tmp_path, seeds=1)
+    (tmp_path / "experiment.json").write_text(text)
+    with pytest.raises(ValueError, match=r"experiment\.json is damaged; name another folder"):
+        run(tmp_path, seeds=1)
+
+
+def test_a_folder_with_other_files_is_left_alone(tmp_path):
+    (tmp_path / "index.html").write_text("a report")
+    with pytest.raises(ValueError, match="holds files, but none of an experiment; name another folder"):
+        run(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["index.html"]
 
 
 def test_wrong_requests_are_told_before_anything_is_written(tmp_path):

@@ -91,6 +91,19 @@ def test_a_sweep_gives_and_writes_one_row_for_each_run_with_what_was_measured(tm
     assert 0 < table.min_angle[5] < 180 and (table.device[5].split()[0], table.torch[5]) == ("cpu", torch.__version__)
 
 
+def test_a_table_of_other_runs_is_left_alone(tmp_path):
+    file, options = tmp_path / "table.parquet", {"root": tmp_path, "device": "cpu", "workers": 1, "progress": False}
+    sweep({"margin": [0.3]}, BASE, IMAGES, out=file, **options)
+    assert len(sweep({"margin": [0.0, 0.3]}, BASE, IMAGES, out=file, **options)) == 2  # a larger grid goes on there
+    before = file.read_bytes()
+    with pytest.raises(ValueError, match=r"table\.parquet holds runs that this sweep does not have; name another"):
+        sweep({"margin": [0.0]}, BASE, IMAGES, out=file, **options)
+    assert file.read_bytes() == before
+    file.write_text("mine")
+    with pytest.raises(ValueError, match="is not the table of a sweep; name another file"):
+        sweep({"margin": [0.0]}, BASE, IMAGES, out=file, **options)
+
+
 SCRIPT = """
 import dataclasses, sys
 sys.path.insert(0, {checkout!r})
