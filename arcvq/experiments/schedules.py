@@ -48,10 +48,16 @@ def weights(steps: int) -> dict[str, Schedule | None]:
 
 
 def variants(base: RunSettings) -> list[Variant]:
-    """Each schedule of one half, with the other half scaled to the run, at each length."""
+    """Each schedule of one half, with the other half scaled to the run, at each length.
+
+    Raises ValueError where the shortest run would have less than one step.
+    """
+    if base.steps * min(LENGTHS) < 1:
+        raise ValueError(f"steps is {base.steps}; it must be at least {1 / min(LENGTHS):g}: the shortest of the runs "
+                         f"has {min(LENGTHS):g} of them")
     found = []
     for length in LENGTHS:
-        steps = max(1, round(base.steps * length))
+        steps = round(base.steps * length)
         scaled = SAMP.for_run(steps)
         samp = dataclasses.replace(base.samp or scaled, radius=scaled.radius, weight=scaled.weight)
         chosen = [("radius", name, dataclasses.replace(samp, radius=one)) for name, one in radii(steps).items()]

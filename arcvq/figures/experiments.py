@@ -1,5 +1,6 @@
 """What an experiment found: means over seeds with their intervals, for tables of `arcvq.experiments`."""
 
+import math
 from collections.abc import Mapping, Sequence
 
 import pandas as pd
@@ -17,23 +18,25 @@ COURSES = {"Sizes": gradient_norms, "Angles": gradient_angles, "Norms and usage"
 
 
 def pictures(rows: pd.DataFrame) -> list[tuple[str, str, go.Figure]]:
-    """The figures of an experiment's table, each with a heading and a text."""
-    kind = rows.experiment.iloc[0]
+    """The figures of an experiment's table, each with a heading and a text; without those that no run is there for."""
+    kind, rows = rows.experiment.iloc[0], finished(rows)
     shown = {
-        "paper": lambda: [("Quantizers", _quantizers(rows))],
+        "paper": lambda: _quantizers(rows),
         "ablations": lambda: [(MEASURES[name], ablation_panels(rows, name)) for name in ("psnr", "codes_used")],
-        "schedules": lambda: [(f"The {half}", schedule_map(rows, half)) for half in ("radius", "weight")],
+        "schedules": lambda: [(f"The {half}", schedule_map(rows, half)) for half in ("radius", "weight")
+                              if (rows.half == half).any()],
         "semantics": lambda: [("What codes tell", measure_panels(rows, _informative(rows)))],
         "gradients": lambda: [(heading, draw(_histories(rows))) for heading, draw in COURSES.items()],
-    }[kind]()
-    return [(heading, "", figure) for heading, figure in shown]
+    }
+    return [(heading, "", figure) for heading, figure in shown[kind]()] if len(rows) else []
 
 
-def _quantizers(rows: pd.DataFrame) -> go.Figure:
+def _quantizers(rows: pd.DataFrame) -> list[tuple[str, go.Figure]]:
     """Without the continuous autoencoder, whose PSNR would press the others together."""
-    limit = finished(rows)[rows.variant == "continuous"].psnr
+    limit, others = rows[rows.variant == "continuous"].psnr, rows[rows.variant != "continuous"]
     title = "Quantizers" + (f" (without any: {limit.mean():.1f} dB)" if len(limit) else "")
-    return measure_panels(rows[rows.variant != "continuous"], ("psnr", "codes_used", "perplexity"), title=title)
+    panels = "psnr", "codes_used", "perplexity"
+    return [("Quantizers", measure_panels(others, panels, title=title))] if len(others) else []
 
 
 def _informative(rows: pd.DataFrame) -> dict[str, str]:
@@ -43,7 +46,7 @@ def _informative(rows: pd.DataFrame) -> dict[str, str]:
 
 def _histories(rows: pd.DataFrame) -> dict[str, pd.DataFrame]:
     """The course of each variant's first seed."""
-    first = finished(rows).query("seed == seed.min()")
+    first = rows[rows.seed == rows.groupby("variant").seed.transform("min")]
     return dict([*first.groupby("variant", sort=False)])
 
 
@@ -78,6 +81,7 @@ def measure_panels(rows: pd.DataFrame, measures: Mapping[str, str] | Sequence[st
 def ablation_panels(rows: pd.DataFrame, measure: str = "psnr", **look) -> go.Figure:
     """A panel for each axis of the ablations: the measure over the axis' values, with intervals."""
     title = MEASURES.get(measure, measure)
+    rows = rows.assign(value=rows.get("value", math.nan))  # parts alone have no values
     table = summary(rows, [measure], ("axis", "value", "variant"))
     axes = [axis for axis in (*AXES, "part") if (table.axis == axis).any()]
     columns = min(3, len(axes))
@@ -94,11 +98,12 @@ def ablation_panels(rows: pd.DataFrame, measure: str = "psnr", **look) -> go.Fig
                            "lines+markers", line_color=BLUE, marker_color=BLACK, row=row, col=column)
         figure.update_xaxes(title_text=AXES[axis][0] if axis in AXES else "parts of SAMP", type="category",
                             tickangle=0, row=row, col=column)
-        spans[axis] = line[measure].max() - line[measure].min()
+        if len(line) > 1:
+            spans[axis] = line[measure].max() - line[measure].min()
     figure.update_yaxes(title_text=title, col=1).update_layout(showlegend=False)
     widest = sorted(spans, key=lambda axis: -spans[axis])[:3]
     told = ", ".join(f"{axis} {spans[axis]:.3g}" for axis in widest)
-    text = f"The means of {title} differ most over {told}. Each point: {HOW}, {table.runs.max()} runs."
+    text = f"The means of {title} differ most over {told}. " * bool(spans) + f"Each point: {HOW}, {_runs(table)}."
     return finish(figure, look, "One setting at a time", text, width=960, bottom=90,
                   height=170 + 200 * -(-len(axes) // columns))
 
@@ -116,14 +121,21 @@ def schedule_map(rows: pd.DataFrame, half: str, measure: str = "psnr", **look) -
     means, behind = means.loc[order], behind.loc[order]
     figure = go.Figure(go.Heatmap(
         x=[f"{steps:,} steps" for steps in means.columns], y=[*means.index], z=behind.to_numpy(),
-        text=[[f"{value:.2f}" for value in line] for line in means.to_numpy()], texttemplate="%{text}",
-        colorscale="Cividis", reversescale=True, xgap=2, ygap=2,
+        text=[["" if math.isnan(value) else f"{value:.2f}" for value in line] for line in means.to_numpy()],
+        texttemplate="%{text}", colorscale="Cividis", reversescale=True, xgap=2, ygap=2,
         colorbar={"title": {"text": f"{title}: below the best of the column", "side": "right"}}))
     worst = behind.max(axis=1)
     steadiest = " and ".join(worst.index[worst == worst.min()])
-    text = (f"{title}, mean of {table.runs.max()} runs. Never far from the best of its column: {steadiest}, at most "
+    text = (f"{title}, mean of {_runs(table)}. Never far from the best of its column: {steadiest}, at most "
             f"{worst.min():.2f} below; farthest: {worst.idxmax()}, {worst.max():.2f} below.")
-    return finish(figure, look, f"Schedules of the {half}", text, left=170, width=760, height=180 + 32 * len(means))
+    return finish(figure, look, f"Schedules of the {half}", text, left=170, width=760,
+                  height=max(420, 180 + 32 * len(means)))  # room for the title of the colours
+
+
+def _runs(table: pd.DataFrame) -> str:
+    """How many runs each mean is of."""
+    most = table.runs.max()
+    return "up to " * bool(table.runs.min() < most) + f"{most} run{'s' * bool(most > 1)}"
 
 
 def _bars(table: pd.DataFrame, name: str) -> dict:

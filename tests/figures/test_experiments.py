@@ -1,8 +1,14 @@
+import functools
+
 import numpy as np
 import pandas as pd
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from arcvq.experiments import EXPERIMENTS, stored
 from arcvq.experiments.ablations import AXES
+from arcvq.experiments.stored import RESULTS
 from arcvq.figures.experiments import ablation_panels, measure_panels, pictures, schedule_map
 from arcvq.figures.theme import summary
 
@@ -57,3 +63,88 @@ def test_a_map_of_schedules_tells_the_steadiest_and_colours_the_distance_to_the_
 def test_every_experiment_has_its_pictures(rows, count):
     found = pictures(rows)
     assert len(found) == count and all(summary(figure) for _, _, figure in found)
+
+
+STORED = sorted(path.stem for path in RESULTS.glob("*.parquet"))
+NOT_ALWAYS = ("value", "agreement", "agreement_chance", "adjusted_mutual_information")  # columns of some runs alone
+table = functools.cache(stored)
+
+
+def part(rows, variants, seeds, failed=()):
+    """What `run_experiment` gives for some variants and seeds, where these (variant, seed) failed."""
+    runs = []
+    for key, run in rows.groupby(["variant", "seed"], sort=False):
+        if key[0] in variants and key[1] in seeds:
+            runs.append(run.loc[run.index[:1], :"python"].assign(error="ValueError: no") if key in failed else run)
+    found = pd.concat(runs, ignore_index=True)
+    return found.drop(columns=[name for name in NOT_ALWAYS if name in found and found[name].isna().all()])
+
+
+def headings(rows):
+    """Of the pictures that the runs that ended well allow."""
+    good = rows[rows.error.isna()] if "error" in rows else rows
+    if good.empty:
+        return []
+    return {"paper": ["Quantizers"] * any(good.variant != "continuous"),
+            "ablations": ["PSNR (dB)", "codes used"],
+            "schedules": [f"The {half}" for half in ("radius", "weight") if half in set(good.get("half", ()))],
+            "semantics": ["What codes tell"], "gradients": ["Sizes", "Angles", "Norms and usage"]
+            }[good.experiment.iloc[0]]
+
+
+def check_pictures(rows):
+    found = pictures(rows)
+    assert [heading for heading, _, _ in found] == headings(rows)
+    for _, _, figure in found:
+        assert figure.data and "nan" not in summary(figure)
+
+
+def test_there_is_a_stored_table_of_every_experiment():
+    assert {name.split("-")[0] for name in STORED} == set(EXPERIMENTS)
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("name", STORED)
+@settings(max_examples=12, deadline=None)
+@given(data=st.data())
+def test_any_part_of_an_experiment_has_its_pictures(name, data):
+    rows = table(name)
+    variants = data.draw(st.sets(st.sampled_from([*rows.variant.unique()]), min_size=1, max_size=6))
+    seeds = data.draw(st.sets(st.sampled_from([*rows.seed.unique()]), min_size=1))
+    runs = [(variant, seed) for variant in sorted(variants) for seed in sorted(seeds)]
+    check_pictures(part(rows, variants, seeds, data.draw(st.sets(st.sampled_from(runs)))))
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("name, variants", [
+    ("paper-mnist", ["continuous"]), ("paper-mnist", ["SAMP"]), ("paper-mnist", ["continuous", "SAMP"]),
+    ("ablations-digits", ["both halves"]), ("ablations-digits", ["margin 0.1"]),
+    ("schedules-digits", ["radius: no ball, 100 steps"]), ("schedules-digits", ["weight: linear, 400 steps"]),
+    ("semantics-mnist", ["SAMP"]), ("gradients-digits", ["plain VQ"]), ("gradients-digits", ["SAMP"])])
+def test_a_variant_alone_has_its_pictures_with_one_seed_with_all_and_after_failures(name, variants):
+    rows = table(name)
+    first, *others = seeds = [*rows.seed.unique()]
+    for some, failed in ((seeds, []), ([first], []), (seeds, [first]), (seeds, others), (seeds, seeds)):
+        check_pictures(part(rows, variants, some, [(variants[0], seed) for seed in failed]))
+
+
+def test_a_course_is_that_of_the_first_seed_that_ended_well():
+    rows = part(table("gradients-digits"), ["plain VQ", "SAMP"], [0, 1, 2], [("SAMP", 0)])
+    figure = pictures(rows)[2][2]
+    for name, seed in (("plain VQ", 0), ("SAMP", 1)):
+        (drawn,) = (trace for trace in figure.data if trace.name == name and trace.xaxis == "x")
+        course = rows[(rows.variant == name) & (rows.seed == seed)]
+        assert [*drawn.y] == [*course.norm_usage_correlation]
+
+
+def test_captions_count_the_runs_and_compare_only_where_there_is_something_to_compare():
+    assert "up to 2 runs" in summary(ablation_panels(ABLATIONS))
+    assert "mean of 1 run." in summary(schedule_map(SCHEDULES, "radius"))
+    alone = ABLATIONS[ABLATIONS.variant == "both halves"].drop(columns="value")
+    assert summary(ablation_panels(alone)) == "Each point: mean (95% interval, bootstrap over seeds), 1 run."
+
+
+def test_a_schedule_that_lacks_a_length_has_an_empty_place_in_the_map():
+    rows = SCHEDULES[~((SCHEDULES.schedule == "linear") & (SCHEDULES.steps == 400))]
+    heat = schedule_map(rows, "weight").data[0]
+    assert heat.text[[*heat.y].index("linear")] == ["19.50", ""]
