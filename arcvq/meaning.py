@@ -234,8 +234,8 @@ def describe_codes(run: Run, images: ImageData, classifier: Reader | None) -> di
 
     Information has its chance level taken off; attributes other than the position are cut into 8 quantile bins. The
     first 4,000 training images teach the probes; the first 500 test images show replacement. Class measures are NaN
-    for images of one class, replacement without a classifier of these images, and stroke width and slant for images
-    of more than one channel.
+    for images of one class, replacement without a classifier of these images, stroke width and slant for images of
+    more than one channel, and the edge direction where no patch has one (`edge_direction`).
     """
     latents, tokens = _encoded(run.model, images.test)
     pixels, labels = to_float(images.test.images).cpu(), images.test.labels.cpu()
@@ -261,12 +261,13 @@ def _encoded(model: VQVAE, split: ImageSplit) -> tuple[Tensor, Tensor]:
 
 
 def _patch_information(tokens: Tensor, pixels: Tensor) -> dict[str, float]:
-    """Information on each token's own place and patch; tokens without an edge direction are left out of that one."""
+    """Information on each token's own place and patch; that on edges is of the tokens with a direction, NaN without."""
     count, height, width = tokens.shape
     grey, direction = (measure(pixels, (height, width)) for measure in (patch_grey, edge_direction))
     edged, position = ~direction.isnan(), torch.arange(height * width).repeat(count)
+    edges = excess_information(tokens[edged], quantile_bins(direction[edged])) if edged.any() else math.nan
     return {"grey_information": excess_information(tokens.flatten(), quantile_bins(grey.flatten())),
-            "edge_information": excess_information(tokens[edged], quantile_bins(direction[edged])),
+            "edge_information": edges,
             "position_information": excess_information(tokens.flatten(), position)}
 
 

@@ -343,3 +343,14 @@ def test_measures_that_images_do_not_have_are_missing():
     of_class = {name for name in MEASURES if name.startswith(("class", "purity", "probe"))}
     assert missing(describe_codes(run(), data(classes=1), None)) == of_class | replacement
     assert missing(describe_codes(run(3), data(channels=3), Brightness())) == strokes
+
+
+def test_images_without_an_edge_lack_the_information_on_edges_alone():
+    def flat(count):
+        labels = torch.arange(count) % 2
+        greys = torch.where(labels == 0, torch.randint(0, 120, (count,)), torch.randint(130, 256, (count,)))
+        return ImageSplit(greys.to(torch.uint8).view(-1, 1, 1, 1).repeat(1, 1, 8, 8), labels)
+
+    found = describe_codes(run(), ImageData("flat", flat(120), flat(10), flat(80), ("a", "b")), Brightness())
+    assert [name for name, value in found.items() if math.isnan(value)] == ["edge_information"]
+    assert found["class_information"] > 0.5

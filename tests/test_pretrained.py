@@ -1,8 +1,14 @@
+import importlib.util
+from dataclasses import replace
+from pathlib import Path
+
 import pytest
 import torch
 
+import arcvq
 from arcvq import pretrained
-from arcvq.images import load_images
+from arcvq.devices import device_name
+from arcvq.images import ImageSplit, load_images
 from arcvq.pretrained import FOLDER, card, load, write_pretrained
 from arcvq.training import evaluate
 from tests.strokes import IMAGES, SMALL
@@ -54,3 +60,30 @@ def test_the_digits_model_has_the_figures_of_its_card():
     figures = card("digits")["figures"]
     assert measured["psnr"] == pytest.approx(figures["psnr"], abs=0.02)
     assert measured["codes_used"] == pytest.approx(figures["codes_used"], abs=3)
+
+
+@pytest.fixture
+def tool(monkeypatch):
+    """tools/make_pretrained.py, with two steps on 128 random images of 12 x 12 pixels in the place of the digits."""
+    path = Path(__file__).parents[1] / "tools" / "make_pretrained.py"
+    spec = importlib.util.spec_from_file_location("make_pretrained", path)
+    spec.loader.exec_module(tool := importlib.util.module_from_spec(spec))
+    split = ImageSplit(torch.randint(256, (128, 1, 12, 12), dtype=torch.uint8), torch.arange(128) % 2)
+    images = replace(IMAGES, train=split, validation=split, test=split)
+    monkeypatch.setattr(arcvq, "load_images", lambda name, root: images)
+    monkeypatch.setattr(tool, "choose_device", lambda: torch.device("cpu"))
+    monkeypatch.setitem(tool.LENGTHS, "digits", 2)
+    return tool
+
+
+def test_the_device_is_on_the_card_of_a_run_that_was_trained_now_and_not_of_one_that_was_only_opened(
+        tool, tmp_path, monkeypatch):
+    monkeypatch.setattr(pretrained, "FOLDER", tmp_path / "shelf")
+    monkeypatch.setattr(tool, "FOLDER", tmp_path / "shelf")
+    tool.make("digits", tmp_path)
+    trained = card("digits")
+    tool.make("digits", tmp_path)
+    opened = card("digits")
+    device = device_name("cpu")
+    assert trained["machine"].startswith(f"{device}, ") and trained["machine"].endswith("s of training")
+    assert opened == trained | {"machine": trained["machine"].removeprefix(f"{device}, ")}
