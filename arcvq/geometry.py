@@ -153,7 +153,8 @@ def perplexity_ceiling(num_codes: int, tokens: int) -> int:
 def norm_usage_correlation(codebook: Float[Tensor, "K D"], counts: Real[Tensor, " K"]) -> float:
     """Spearman rank correlation of norm and usage: near 1, the long codes win (winner takes all).
 
-    0 where undefined: one code, equal usage or equal norms (to a millionth of the largest, beyond rounding).
+    Unused codes count as well; where most are unused, it tells mainly whether these are the short ones. 0 where
+    undefined: one code, equal usage or equal norms (to a millionth of the largest, beyond rounding).
     """
     lengths = norms(codebook)
     return _usage_correlation(lengths, lengths.max(), counts)
@@ -162,11 +163,15 @@ def norm_usage_correlation(codebook: Float[Tensor, "K D"], counts: Real[Tensor, 
 def growth_usage_correlation(
     before: Float[Tensor, " K"], after: Float[Tensor, " K"], counts: Real[Tensor, " K"]
 ) -> float:
-    """Spearman rank correlation of usage and what the norms grew by: near 1, the codes that win get longer still.
+    """Spearman rank correlation, over the codes in use, of usage and growth: near 1, those that win most grow most.
 
-    0 where undefined, as in `norm_usage_correlation`.
+    An unused code does not grow either: over all codes, the many that collapse leaves unused would drown the rest. NaN
+    for fewer than three codes in use; 0 where undefined, as in `norm_usage_correlation`.
     """
-    return _usage_correlation(after - before, after.max(), counts)
+    used = counts > 0
+    if used.sum() < 3:
+        return math.nan
+    return _usage_correlation((after - before)[used], after.max(), counts[used])
 
 
 def _usage_correlation(values: Tensor, largest: Tensor, counts: Tensor) -> float:

@@ -90,10 +90,10 @@ def gradient_history(
     - margin_pull: share (0 to 1) of the latents that are in the top-k of a code, which the margin loss pulls.
     - codes_with_gradient, num_codes: codes that a term moves, of K. The codebook loss (for ema: the average) moves
       those that were chosen, a margin loss without stop-gradient moves all.
-    - norm_usage_correlation: Spearman's (-1 to 1) of the codes' norms and how often the batch chose them;
+    - norm_usage_correlation: Spearman's (-1 to 1) of norm and count over the codes that the batch chose;
       growth_usage_correlation: the same of the change of norm since the row before, NaN in the first row. Both are 0
       where undefined: norms, growths or counts all equal, the first two to a millionth of the largest norm.
-    - codes_on_ball: share (0 to 1) of the codes whose norm is M(t) to 1e-4 of it; radius: M(t).
+    - codes_on_ball: share (0 to 1) of the codes that the batch chose whose norm is M(t) to 1e-4 of it; radius: M(t).
     - code_norm_mean, latent_norm_mean: mean norms over all K codes and over the N latents.
 
     Raises ValueError for a quantizer not in `KINDS`, for probe_images or points out of range, and what `fit` raises.
@@ -113,7 +113,7 @@ def gradient_history(
 
 
 def binding_until(history: pd.DataFrame) -> int | None:
-    """The last step of a `gradient_history` at which at least 1% of the codes lie on the ball; None if there is none.
+    """The last step of a `gradient_history` with at least 1% of the codes in use on the ball; None if there is none.
 
     Only codes that are chosen grow, by about lr sqrt(D) a step at most with Adam: where M(t) grows faster, as it does
     when a run is short, the ball binds no code.
@@ -135,14 +135,15 @@ class _Probe:
         found = term_gradients(run.model, self.images, self.variance)
         counts, norms = usage_counts(found.indices.cpu(), len(codebook)), codebook.norm(dim=1)
         growth = math.nan if self.norms is None else growth_usage_correlation(self.norms, norms, counts)
-        self.norms, radius = norms, logged.get("radius", math.nan)
-        on_ball = (norms / radius - 1).abs() <= 1e-4
+        self.norms, radius, used = norms, logged.get("radius", math.nan), counts > 0
+        on_ball = (norms[used] / radius - 1).abs() <= 1e-4
         self.rows.append({
             "step": int(logged["step"]), "psnr": logged["psnr"], "perplexity": logged["perplexity"],
             **_sizes_and_directions(found),
             "margin_pull": _margin_pull(run.model.quantizer, found),
             "codes_with_gradient": _codes_with_gradient(found, counts), "num_codes": len(codebook),
-            "norm_usage_correlation": norm_usage_correlation(codebook, counts), "growth_usage_correlation": growth,
+            "norm_usage_correlation": norm_usage_correlation(codebook[used], counts[used]),
+            "growth_usage_correlation": growth,
             "codes_on_ball": math.nan if math.isnan(radius) else on_ball.double().mean().item(), "radius": radius,
             "code_norm_mean": norms.mean().item(), "latent_norm_mean": found.latents.norm(dim=1).mean().item(),
         })

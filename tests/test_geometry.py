@@ -283,6 +283,17 @@ def test_growth_usage_correlation_is_a_rank_correlation_and_zero_where_growth_is
     assert growth_usage_correlation(before, before - 0.1 * counts, counts) == pytest.approx(-1)
     assert growth_usage_correlation(before, before * (1 + 1e-8 * counts), counts) == 0
     assert growth_usage_correlation(before, before + 0.1 * counts, torch.ones(3)) == 0
+    assert math.isnan(growth_usage_correlation(before, before + 0.1 * counts, torch.tensor([0, 5, 9])))
+
+
+def test_growth_that_does_not_depend_on_usage_has_no_correlation_however_many_codes_are_unused():
+    generator = torch.Generator().manual_seed(0)
+    counts = torch.zeros(4000, dtype=torch.long)
+    counts[:800] = torch.randint(1, 1000, (800,), generator=generator)
+    growth = torch.zeros(4000)
+    growth[:800] = torch.rand(800, generator=generator)
+    assert abs(growth_usage_correlation(torch.ones(4000), 1 + growth, counts)) < 0.1  # 1 / sqrt(800) is 0.035
+    assert norm_usage_correlation((1 + growth)[:, None], counts) > 0.8  # which counts the unused
 
 
 def test_counts_of_another_codebook_are_refused(unchecked):

@@ -16,6 +16,7 @@ from arcvq.samp import SAMP
 from arcvq.schedules import Exponential
 
 COMPARED = ("plain VQ", "cosine", "margin alone", "SAMP", "SAMP without stop-gradient")
+HELD = "SAMP in a narrow ball"
 NARROW = 4.0  # the radius that the ball of one variant reaches: small enough to hold codes in short runs too
 STAGES = (0.02, 0.1, 0.5, 1.0)  # of the run
 SHOWN = {
@@ -30,7 +31,7 @@ def variants(base: RunSettings) -> list[Variant]:
     samp = base.samp or SAMP.for_run(base.steps)
     narrow = dataclasses.replace(samp, radius=Exponential(math.log(NARROW) / base.steps))
     return [*(variant for variant in paper.variants(base) if variant.name in COMPARED),
-            Variant("SAMP in a narrow ball", dataclasses.replace(base, quantizer="samp", samp=narrow))]
+            Variant(HELD, dataclasses.replace(base, quantizer="samp", samp=narrow))]
 
 
 def measure(run: None, settings: RunSettings, images: ImageData, root: Path) -> Rows:
@@ -51,6 +52,12 @@ def table(rows: pd.DataFrame) -> pd.DataFrame:
     order = {name: place for place, name in enumerate(rows.variant.unique())}
     lines = lines.sort_values("variant", key=lambda names: names.map(order), kind="stable")
     return cells(lines, {"variant": "quantizer", "stage": "of the run", **SHOWN})
+
+
+def while_held(rows: pd.DataFrame) -> pd.DataFrame:
+    """The rows of all variants at the looks, by seed and step, where the narrow ball holds most of the codes in use."""
+    held = rows[(rows.variant == HELD) & (rows.codes_on_ball > 0.5)]
+    return rows.merge(held[["seed", "step"]])
 
 
 GRADIENTS = Experiment(

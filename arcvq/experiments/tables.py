@@ -86,15 +86,25 @@ def markdown(texts: pd.DataFrame) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
 
 
-def apart(rows: pd.DataFrame, one: str, other: str, measure: str = "psnr") -> bool:
-    """Whether the intervals of two variants do not overlap. Of three seeds each, equals are so once in ten times."""
-    table = summary(rows, [measure]).set_index("variant")
-    (low, high), (other_low, other_high) = table.loc[[one, other], [f"{measure}_low", f"{measure}_high"]].to_numpy()
-    return bool(low > other_high or other_low > high)
+def apart(rows: pd.DataFrame, one: str, other: str, measure: str = "psnr") -> bool | None:
+    """Whether the intervals of two variants do not overlap; None where one has no interval, as with a single seed.
+
+    Of three seeds each, equals are apart once in ten times. Raises ValueError for a variant without a finished run.
+    """
+    (_, low, high), (_, other_low, other_high) = (_interval_of(rows, name, measure) for name in (one, other))
+    return bool(low > other_high or other_low > high) if low <= high and other_low <= other_high else None
 
 
 def verdict(rows: pd.DataFrame, one: str, other: str, measure: str = "psnr", unit: str = "dB") -> str:
     """A sentence: the two variants' intervals of a measure, and whether they overlap."""
-    table = summary(rows, [measure]).set_index("variant")[[measure, f"{measure}_low", f"{measure}_high"]]
-    told = ", ".join(f"{name} {cell(measure, *table.loc[name])} {unit}".rstrip() for name in (one, other))
-    return f"{told}: the intervals {'do not overlap' if apart(rows, one, other, measure) else 'overlap'}"
+    told = ", ".join(f"{name} {cell(measure, *_interval_of(rows, name, measure))} {unit}".rstrip()
+                     for name in (one, other))
+    found = {True: "do not overlap", False: "overlap", None: "are not known; they take two seeds"}
+    return f"{told}: the intervals {found[apart(rows, one, other, measure)]}"
+
+
+def _interval_of(rows: pd.DataFrame, variant: str, measure: str) -> tuple[float, float, float]:
+    runs = finished(rows)
+    if not (runs.variant == variant).any():
+        raise ValueError(f"variant {variant!r} has no finished run; there are {', '.join(runs.variant.unique())}")
+    return interval(runs[measure][runs.variant == variant])

@@ -53,13 +53,9 @@ def gradient_angles(histories: Mapping[str, pd.DataFrame] | pd.DataFrame, **look
 
 
 def feedback_picture(histories: Mapping[str, pd.DataFrame] | pd.DataFrame, **look: Any) -> go.Figure:
-    """The rank correlation of the codes' norms and usage, and how many codes get a gradient, over steps.
-
-    Unused codes tie, which limits the correlation: where a share p of the codes is used equally often and the others
-    differ in norm, as those of plain VQ do, it is sqrt(3 p (1 - p)) when every used code is longer than every unused.
-    """
+    """The rank correlation of norm and usage over the codes in use, and how many codes get a gradient, over steps."""
     histories = named(histories, "run")
-    columns = {"norm_usage_correlation": "rank correlation of norm and usage",
+    columns = {"norm_usage_correlation": "rank correlation of norm and usage (codes in use)",
                "codes_with_gradient": "codes with a gradient (codes)"}
     text = {"title": "Do the long codes win, and who learns?", "summary": _means(histories, columns)}
     return _panels(histories, columns, **text | look).update_yaxes(rangemode="tozero", col=2)

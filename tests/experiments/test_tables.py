@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from arcvq.experiments.tables import cells, interval, markdown, summary, verdict, with_gap
+from arcvq.experiments.tables import apart, cells, interval, markdown, summary, verdict, with_gap
 
 ROWS = pd.DataFrame([
     {"variant": name, "seed": seed, "psnr": level + shift, "codes_used": 10 * level}
@@ -72,3 +72,16 @@ def test_the_verdict_says_whether_intervals_overlap():
     near = ROWS.assign(psnr=ROWS.psnr.where(ROWS.variant != "plain VQ", ROWS.psnr + 2.5))
     assert verdict(near, "SAMP", "plain VQ").endswith(": the intervals overlap")
     assert verdict(near, "plain VQ", "SAMP").endswith(": the intervals overlap")
+
+
+def test_a_single_seed_has_no_interval_that_could_overlap():
+    one = ROWS[ROWS.seed == 0]
+    assert apart(one, "SAMP", "plain VQ") is None
+    assert verdict(one, "SAMP", "plain VQ") == (
+        "SAMP 23.00 dB, plain VQ 20.00 dB: the intervals are not known; they take two seeds")
+
+
+def test_a_variant_whose_runs_all_failed_is_named():
+    failed = ROWS.assign(error=[None if name != "SAMP" else "out of memory" for name in ROWS.variant])
+    with pytest.raises(ValueError, match="'SAMP' has no finished run; there are plain VQ, continuous"):
+        verdict(failed, "SAMP", "plain VQ")
