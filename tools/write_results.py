@@ -9,7 +9,7 @@ from pathlib import Path
 
 from arcvq.checkpoints import write_whole
 from arcvq.experiments import EXPERIMENTS
-from arcvq.experiments.findings import COMMANDS, findings
+from arcvq.experiments.findings import COMMANDS, data_title, findings
 from arcvq.experiments.paper import differences, mismatches
 from arcvq.experiments.stored import RESULTS, stored
 from arcvq.experiments.tables import markdown
@@ -25,12 +25,18 @@ def table(name: str) -> str:
 
 
 def section() -> str:
-    """The README's findings, each with its picture and its table; the commands; and the paper's table on MNIST."""
-    lines = [f"{number}. {sentence} ([picture](data/results/{name}.png), [table](data/results/{name}.md))"
-             for number, (name, sentence) in enumerate(findings(), start=1)]
-    return "\n".join([START, *lines, "", "```", *COMMANDS.values(), "```", "",
-                      f"The first table, beside what was published. Ours: {differences(stored('paper-mnist'))}.", "",
-                      table("paper-mnist"), f"Not matched in every respect: {mismatches(stored('paper-mnist'))}.", END])
+    """The README's findings, each with its picture and its table; the commands; and the tables of quantizers."""
+    lines = [f"{number}. **{about}.** {sentence} ([picture](data/results/{name}.png), [table](data/results/{name}.md))"
+             for number, (name, about, sentence) in enumerate(findings(), start=1)]
+    tables = [quantizers(name) for name in COMMANDS if name.startswith("paper-")]
+    return "\n".join([START, *lines, "", "```", *COMMANDS.values(), "```", "", *tables, END])
+
+
+def quantizers(name: str) -> str:
+    """A stored table of quantizers, and what differs from the paper's."""
+    rows = stored(name)
+    return (f"{data_title(rows)}: {differences(rows)}.\n\n{table(name)}\n"
+            f"Not matched in every respect: {mismatches(rows)}.\n")
 
 
 def main() -> None:

@@ -90,7 +90,7 @@ def run_experiment(
         raise ValueError(f"variant {unknown[0]!r} is unknown; {experiment.name} has {', '.join(names)}")
     images = images or load_images(base.dataset, root, device)
     digest = base.digest(images, choose_precision(base.precision, device))
-    out = Path(out) if out is not None else root / "experiments" / f"{experiment.name}-{digest}"
+    out = Path(out) if out is not None else root / "experiments" / f"{experiment.name}-{digest}-{FORMAT}"
     _claim(out, experiment, base, images)
     runs = {(variant.name, base.seed + seed): (variant, dataclasses.replace(variant.settings, seed=base.seed + seed))
             for seed in range(seeds) for variant in variants if not only or variant.name in only}

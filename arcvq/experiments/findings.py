@@ -1,49 +1,73 @@
 """What we found, in ten sentences that are computed from the stored tables."""
 
+from collections.abc import Sequence
+
 import pandas as pd
 
+from arcvq.experiments.gradients import HELD, while_held
+from arcvq.experiments.schedules import steadiness
 from arcvq.experiments.stored import stored
-from arcvq.experiments.tables import apart, cell, summary, verdict, with_gap
+from arcvq.experiments.tables import apart, cell, finished, interval, verdict, with_gap
 
 MNIST = "--dataset mnist --profile standard --steps 3160 --train-images 10000"
+CIFAR = "--only continuous --only 'plain VQ' --only cosine --only CVQ --only SAMP --only FSQ"
 COMMANDS = {
     "paper-mnist": f"arcvq experiment paper {MNIST}",
+    "paper-cifar10-jpeg": f"arcvq experiment paper --dataset cifar10 --profile standard --steps 1000 {CIFAR}",
     "ablations-digits": "arcvq experiment ablations --steps 400",
-    "schedules-digits": "arcvq experiment schedules --steps 400 --seeds 2",
+    "schedules-digits": "arcvq experiment schedules --steps 400",
     "semantics-mnist": f"arcvq experiment semantics {MNIST}",
     "gradients-digits": "arcvq experiment gradients --steps 400",
 }
 QUANTIZERS = "plain VQ", "EMA", "cosine", "CVQ", "SAMP", "FSQ", "LFQ", "BSQ", "SimVQ", "rotation trick"
 
 
-def findings() -> list[tuple[str, str]]:
-    """Sentences, each with the name of the stored table that it comes from."""
-    mnist, ablations, schedules, semantics, gradients = (stored(name) for name in COMMANDS)
-    found = [("paper-mnist", one(mnist)) for one in (_against_peers, _best, _usage, _halves)]
-    found += [("ablations-digits", one(ablations)) for one in (_settings, _claims)]
-    found += [("schedules-digits", _schedules(schedules, half)) for half in ("radius", "weight")]
-    return [*found, ("gradients-digits", _gradients(gradients)), ("semantics-mnist", _semantics(semantics))]
+def findings() -> list[tuple[str, str, str]]:
+    """Of each: the name of the stored table that it comes from, what it is about, and the sentences."""
+    mnist, cifar, ablations, schedules, semantics, gradients = (stored(name) for name in COMMANDS)
+    return [
+        ("paper-mnist", "SAMP and its peers", f"{_peers(mnist)} {_peers(cifar)}"),
+        ("paper-mnist", "All quantizers", _best(mnist)),
+        ("paper-mnist", "Usage", _usage(mnist)),
+        ("paper-mnist", "The halves of SAMP", _halves(mnist)),
+        ("ablations-digits", "Settings", _settings(ablations)),
+        ("ablations-digits", "The paper's choices", _claims(ablations)),
+        ("schedules-digits", "Schedules of the radius", _schedules(schedules, "radius")),
+        ("schedules-digits", "Schedules of the weight", _schedules(schedules, "weight")),
+        ("gradients-digits", "Gradients", _gradients(gradients)),
+        ("semantics-mnist", "What codes mean", _semantics(semantics)),
+    ]
 
 
-def _told(rows: pd.DataFrame, variant: str, measure: str) -> str:
-    line = summary(rows[rows.variant == variant], [measure]).iloc[0]
-    return cell(measure, line[measure], line[f"{measure}_low"], line[f"{measure}_high"])
+def data_title(rows: pd.DataFrame) -> str:
+    """The name of the data as one writes it."""
+    return {"mnist": "MNIST"}.get(rows.data.iloc[0], rows.data.iloc[0])
 
 
-def _against_peers(rows: pd.DataFrame) -> str:
-    return (f"On MNIST at equal training: {verdict(rows, 'SAMP', 'plain VQ')}; "
-            f"{verdict(rows, 'SAMP', 'cosine')}.")
+def _told(rows: pd.DataFrame, variant: str, measure: str = "psnr") -> str:
+    return cell(measure, *interval(finished(rows)[measure][finished(rows).variant == variant]))
+
+
+def _peers(rows: pd.DataFrame) -> str:
+    others = "plain VQ", "cosine", "CVQ"
+    told = ", ".join(f"{name} {_told(rows, name)}" for name in others)
+    return (f"On {data_title(rows)} after {rows.steps.iloc[0]:,} steps SAMP reaches {_told(rows, 'SAMP')} dB, {told}; "
+            f"{_overlap(rows, others)}.")
+
+
+def _overlap(rows: pd.DataFrame, others: Sequence[str]) -> str:
+    level = [name for name in others if not apart(rows, "SAMP", name)]
+    return f"its interval overlaps with {', '.join(level) or 'none of theirs'}"
 
 
 def _best(rows: pd.DataFrame) -> str:
     rows = with_gap(rows)
     means = rows[rows.variant.isin(QUANTIZERS)].groupby("variant").psnr.mean().sort_values(ascending=False)
-    place = [*means.index].index("SAMP") + 1
-    level = [name for name in means.index if name != "SAMP" and not apart(rows, "SAMP", name)]
-    return (f"Of {len(means)} quantizers {means.index[0]} reconstructs best: {_told(rows, means.index[0], 'psnr')} dB, "
-            f"which closes {_told(rows, means.index[0], 'gap_closed')} of the gap between plain VQ and no quantization "
-            f"at all. SAMP comes {_ordinal(place)} and closes {_told(rows, 'SAMP', 'gap_closed')}; its interval "
-            f"overlaps those of {', '.join(level) or 'no other'}.")
+    first, place = means.index[0], [*means.index].index("SAMP") + 1
+    return (f"Of {len(means)} quantizers {first} reconstructs best: {_told(rows, first)} dB, which closes "
+            f"{_told(rows, first, 'gap_closed')} of the gap between plain VQ and no quantization at all. SAMP comes "
+            f"{_ordinal(place)} and closes {_told(rows, 'SAMP', 'gap_closed')}; "
+            f"{_overlap(rows, [*means.index.drop('SAMP')])}.")
 
 
 def _ordinal(place: int) -> str:
@@ -54,20 +78,23 @@ def _usage(rows: pd.DataFrame) -> str:
     means = rows[rows.variant.isin(QUANTIZERS)].groupby("variant")[["psnr", "codes_used"]].mean()
     rank, most = means.rank().corr().loc["psnr", "codes_used"], means.codes_used.idxmax()
     others = ", ".join(f"{name} {means.codes_used[name]:.0f}" for name in ("SAMP", "cosine", "plain VQ"))
-    return (f"More codes do not always mean better images: the rank correlation of codes used and PSNR over quantizers "
-            f"is {rank:.2f}. {most} uses {means.codes_used[most]:.0f} codes at {means.psnr[most]:.2f} dB; {others}.")
+    return (f"Over these quantizers codes used and PSNR have a rank correlation of {rank:.2f}; 1 would mean that more "
+            f"codes are always better. {most} uses {means.codes_used[most]:.0f} codes at {means.psnr[most]:.2f} dB; "
+            f"{others}.")
 
 
 def _halves(rows: pd.DataFrame) -> str:
-    return ("The halves of SAMP, the ball that bounds norms (BBNR) and the margin loss: "
-            f"{verdict(rows, 'BBNR alone', 'cosine')}; {verdict(rows, 'SAMP', 'margin alone')}.")
+    detached = verdict(rows, "SAMP", "SAMP without stop-gradient")
+    return ("What the ball that bounds norms (BBNR) adds, without and with the margin loss: "
+            f"{verdict(rows, 'BBNR alone', 'cosine')}; {verdict(rows, 'SAMP', 'margin alone')}. "
+            f"What the stop-gradient of the margin loss adds: {detached}.")
 
 
 def _settings(rows: pd.DataFrame) -> str:
     means = rows[rows.axis != "part"].groupby(["axis", "value"]).psnr.mean()
     spans = (means.groupby("axis").max() - means.groupby("axis").min()).sort_values(ascending=False)
     told = ", ".join(f"{axis} {span:.2f}" for axis, span in spans.items())
-    return f"How far the mean PSNR (dB) moves over the values that we tried, one setting at a time: {told}."
+    return f"How far the mean PSNR moves over the values that we tried, one setting at a time, in dB: {told}."
 
 
 def _claims(rows: pd.DataFrame) -> str:
@@ -79,28 +106,29 @@ def _claims(rows: pd.DataFrame) -> str:
         name = f"{axis} {best:g}"
         sentences.append(f"of {axis} {', '.join(f'{value:g}' for value in values)} the best is {best:g} here"
                          + ("" if best == own else f" ({verdict(rows, name, f'{axis} {own:g}')})"))
-    return (f"The paper's choices on digits in short runs: {'; '.join(sentences)}; "
+    return (f"Repeated on digits in short runs: {'; '.join(sentences)}; "
             f"{verdict(rows, 'both halves', 'without stop-gradient')}.")
 
 
 def _schedules(rows: pd.DataFrame, half: str) -> str:
-    means = rows[rows.half == half].pivot_table("psnr", "schedule", "steps", aggfunc="mean")
-    behind = (means.max() - means).max(axis=1).sort_values()
-    lengths, none = ", ".join(f"{steps:,}" for steps in means), "no ball" if half == "radius" else "no margin loss"
-    told = ", ".join(f"{name} {behind[name]:.2f}" for name in ("exponential per step", "exponential scaled", none))
-    steadiest = " and ".join(behind.index[behind == behind.iloc[0]])
-    return (f"Schedules of the {half}: over runs of {lengths} steps, {steadiest} is never more than "
-            f"{behind.iloc[0]:.2f} dB below the best of its length. Others are, at most: {told}.")
+    behind, none = steadiness(rows, half).behind, "no ball" if half == "radius" else "no margin loss"
+    steadiest, lengths = [*behind.index[behind == behind.iloc[0]]], ", ".join(f"{n:,}" for n in sorted(set(rows.steps)))
+    others = ", ".join(f"{name} {behind[name]:.2f}" for name in ("exponential scaled", "exponential per step", none)
+                       if name not in steadiest)
+    return (f"Over runs of {lengths} steps the steadiest ({', '.join(steadiest)}) is at most {behind.iloc[0]:.2f} dB "
+            f"below the best of its length. Others, in dB: {others}.")
 
 
 def _gradients(rows: pd.DataFrame) -> str:
-    rows = rows[rows.variant == "SAMP"]
-    ratio = (rows.margin_at_latents / rows.reconstruction_at_latents).groupby(rows.step).mean()
-    last = ratio[ratio > 1].index.max()
-    return (f"The margin loss acts early: at the first look (step {ratio.index[0]}) its gradient at the latents is "
-            f"{ratio.iloc[0]:.1f} times that of the reconstruction, and it is the larger one until step {last} of "
-            f"{rows.steps.iloc[0]}. The two stand at {rows.angle_reconstruction_margin.mean():.1f} degrees on average. "
-            f"Codes get longer the more they are used (rank correlation {rows.growth_usage_correlation.mean():.2f}).")
+    samp = rows[rows.variant == "SAMP"]
+    ratio = (samp.margin_at_latents / samp.reconstruction_at_latents).groupby(samp.step).mean()
+    until = f"above 1 until step {ratio[ratio > 1].index.max()}" if (ratio > 1).any() else "never above 1"
+    held = while_held(rows).groupby(["variant", "seed"], as_index=False).growth_usage_correlation.mean()
+    return (f"At the latents the gradient of the margin loss over that of the reconstruction is {ratio.iloc[0]:.1f} at "
+            f"step {ratio.index[0]} of {samp.steps.iloc[0]}, {until}, and the angle of the two is "
+            f"{samp.angle_reconstruction_margin.mean():.1f} degrees on average. Growth and "
+            f"usage of the codes in use, while a narrow ball holds most of them: "
+            f"{verdict(held, HELD, 'SAMP', 'growth_usage_correlation', 'rank correlation')}.")
 
 
 def _semantics(rows: pd.DataFrame) -> str:
@@ -112,6 +140,6 @@ def _semantics(rows: pd.DataFrame) -> str:
     place, edge, label, agreed = told.values()
     probes = (f"{samp.probe_bag_of_codes:.0%} of the images rightly, on its codes in their places "
               f"{samp.probe_codes:.0%}, on pixels {samp.probe_pixels:.0%}")
-    return (f"Codes are words for strokes, not for digits. Bits per token on the place: {place}; on the direction of "
-            f"the edge: {edge}; on the class: {label}. A linear probe on counts of SAMP's codes reads {probes}. Two "
+    return (f"A code tells, in bits, of its place: {place}; of the direction of its edge: {edge}; of the class of its "
+            f"image: {label}. A linear probe on counts of SAMP's codes reads {probes}. Two "
             f"seeds agree on the tokens with an adjusted mutual information of: {agreed}.")

@@ -48,7 +48,8 @@ def table(rows: pd.DataFrame) -> pd.DataFrame:
     lines = summary(with_gap(rows), SHOWN)
     data = rows.dataset.iloc[0]
     lines["published"] = [PUBLISHED.get((data, name), "") for name in lines.variant]
-    return cells(lines, {name: TITLES[name] for name in ("variant", *SHOWN, "published")})
+    shown = "variant", *SHOWN, *(["published"] if lines.published.any() else [])
+    return cells(lines, {name: TITLES[name] for name in shown})
 
 
 def differences(rows: pd.DataFrame) -> str:

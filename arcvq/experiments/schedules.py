@@ -74,6 +74,20 @@ def table(rows: pd.DataFrame) -> pd.DataFrame:
     return cells(summary(rows, [*SHOWN], ("half", "schedule", "steps")), titles)
 
 
+def steadiness(rows: pd.DataFrame, half: str, measure: str = "psnr") -> pd.DataFrame:
+    """A line for each schedule of one half, those first that need no retuning.
+
+    behind: how far its mean is, at most, below the best of the same length. level: at how many lengths its interval
+    overlaps with that of the best.
+    """
+    lines = summary(rows[rows.half == half], [measure], ("schedule", "steps"))
+    best = lines.loc[lines.groupby("steps")[measure].idxmax()].set_index("steps")
+    lines["behind"] = lines.steps.map(best[measure]) - lines[measure]
+    lines["level"] = lines[f"{measure}_high"] >= lines.steps.map(best[f"{measure}_low"])
+    found = lines.groupby("schedule").agg(behind=("behind", "max"), level=("level", "sum"))
+    return found.sort_values("behind", kind="stable")
+
+
 SCHEDULES = Experiment(
     name="schedules",
     question="Which schedule needs no retuning when the run gets shorter or longer?",

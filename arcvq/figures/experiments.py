@@ -9,6 +9,7 @@ from plotly.subplots import make_subplots
 
 from arcvq.experiments.ablations import AXES
 from arcvq.experiments.rows import MEASURES
+from arcvq.experiments.schedules import steadiness
 from arcvq.experiments.semantics import TITLES
 from arcvq.experiments.tables import HOW, finished, summary
 from arcvq.figures.gradients import feedback_picture, gradient_angles, gradient_norms
@@ -116,18 +117,16 @@ def schedule_map(rows: pd.DataFrame, half: str, measure: str = "psnr", **look) -
     title = MEASURES.get(measure, measure)
     table = summary(rows[rows.half == half], [measure], ("schedule", "steps"))
     means = table.pivot(index="schedule", columns="steps", values=measure)
-    behind = means.max() - means
-    order = behind.max(axis=1).sort_values(ascending=False).index  # the last is drawn on top
-    means, behind = means.loc[order], behind.loc[order]
+    worst = steadiness(rows, half, measure).behind[::-1]  # the last is drawn on top
+    means = means.loc[worst.index]
     figure = go.Figure(go.Heatmap(
-        x=[f"{steps:,} steps" for steps in means.columns], y=[*means.index], z=behind.to_numpy(),
+        x=[f"{steps:,} steps" for steps in means.columns], y=[*means.index], z=(means.max() - means).to_numpy(),
         text=[["" if math.isnan(value) else f"{value:.2f}" for value in line] for line in means.to_numpy()],
         texttemplate="%{text}", colorscale="Cividis", reversescale=True, xgap=2, ygap=2,
         colorbar={"title": {"text": f"{title}: below the best of the column", "side": "right"}}))
-    worst = behind.max(axis=1)
-    steadiest = " and ".join(worst.index[worst == worst.min()])
+    steadiest = ", ".join(worst.index[worst == worst.iloc[-1]])
     text = (f"{title}, mean of {_runs(table)}. Never far from the best of its column: {steadiest}, at most "
-            f"{worst.min():.2f} below; farthest: {worst.idxmax()}, {worst.max():.2f} below.")
+            f"{worst.iloc[-1]:.2f} below; farthest: {worst.index[0]}, {worst.iloc[0]:.2f} below.")
     return finish(figure, look, f"Schedules of the {half}", text, left=170, width=760,
                   height=max(420, 180 + 32 * len(means)))  # room for the title of the colours
 

@@ -55,7 +55,7 @@ def gradient_angles(histories: Mapping[str, pd.DataFrame] | pd.DataFrame, **look
 def feedback_picture(histories: Mapping[str, pd.DataFrame] | pd.DataFrame, **look: Any) -> go.Figure:
     """The rank correlation of norm and usage over the codes in use, and how many codes get a gradient, over steps."""
     histories = named(histories, "run")
-    columns = {"norm_usage_correlation": "rank correlation of norm and usage (codes in use)",
+    columns = {"norm_usage_correlation": "rank correlation of norm and usage",
                "codes_with_gradient": "codes with a gradient (codes)"}
     text = {"title": "Do the long codes win, and who learns?", "summary": _means(histories, columns)}
     return _panels(histories, columns, **text | look).update_yaxes(rangemode="tozero", col=2)

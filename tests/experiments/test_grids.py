@@ -104,3 +104,13 @@ def test_what_differs_from_the_published_runs_is_said():
         "3,160 steps instead of 29,500, 128 images a step instead of 1,024, 48 channels instead of 128, 0.001 learning "
         "rate instead of 0.0003, the first 10,000 training images alone, figures straight from tensors, not through "
         "JPEG files")
+
+
+def test_the_steadiest_schedule_comes_first_with_the_lengths_at_which_it_is_level_with_the_best():
+    psnr = {"near": (19.9, 29.9), "best once": (20.0, 25.0), "best late": (18.0, 30.0)}
+    rows = pd.DataFrame([{"half": "radius", "schedule": name, "steps": steps, "seed": seed, "psnr": value + 0.2 * seed}
+                         for name, values in psnr.items() for steps, value in zip((100, 400), values, strict=True)
+                         for seed in range(2)])
+    found = schedules.steadiness(rows, "radius")
+    assert [*found.index] == ["near", "best late", "best once"]
+    assert [*found.behind] == pytest.approx([0.1, 2.0, 5.0]) and [*found.level] == [2, 1, 1]

@@ -53,7 +53,7 @@ def test_the_feedback_has_a_colour_for_each_history_in_both_panels():
         (axis, METHOD_COLOURS[name]) for axis in ("x", "x2") for name in ("plain", "samp")]
     assert list(figure.data[3].y) == [10, 20, 30, 40] and set(figure.data[0].y) == {0.5}
     titles = figure.layout.yaxis.title.text, figure.layout.yaxis2.title.text
-    assert titles == ("rank correlation of norm and usage (codes in use)", "codes with a gradient (codes)")
+    assert titles == ("rank correlation of norm and usage", "codes with a gradient (codes)")
     assert "norm and usage: plain 0.5, samp 0.5; codes with a gradient: plain 25, samp 25" in summary(figure)
 
 
