@@ -1,6 +1,8 @@
 """Which device to use, what it is, and in which precision it is fastest."""
 
 import platform
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 
@@ -54,3 +56,13 @@ def choose_precision(precision: str, device: torch.device) -> torch.dtype:
     if precision not in ("float32", "bfloat16"):
         raise ValueError(f"precision {precision!r} is unknown; use 'auto', 'float32' or 'bfloat16'")
     return torch.float32 if precision == "float32" else torch.bfloat16
+
+
+@contextmanager
+def threads_kept() -> Iterator[None]:
+    """At the end torch computes with as many threads as before, whatever was set meanwhile."""
+    threads = torch.get_num_threads()
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)

@@ -19,7 +19,7 @@ import torch
 from tqdm.auto import tqdm
 
 from arcvq.checkpoints import write_whole
-from arcvq.devices import choose_device, choose_precision
+from arcvq.devices import choose_device, choose_precision, threads_kept
 from arcvq.images import ImageData, load_images
 from arcvq.runs import RunSettings, data_root, run_folder, train
 from arcvq.training import Run
@@ -139,12 +139,9 @@ def _differences(one: RunSettings, settings: Sequence[RunSettings]) -> str:
 @contextmanager
 def _one_thread() -> Iterator[None]:
     """What the caller does with finished runs must not take the cores of those that go on."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
+    with threads_kept():
+        torch.set_num_threads(1)
         yield
-    finally:
-        torch.set_num_threads(threads)
 
 
 def _one_by_one(settings, data, root, device) -> Generator[Outcome]:

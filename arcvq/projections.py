@@ -22,6 +22,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from arcvq.checkpoints import write_whole
+from arcvq.devices import threads_kept
 from arcvq.runs import data_root
 
 Codes = Float[Tensor, "_K _D"] | Float[np.ndarray, "_K _D"]
@@ -292,7 +293,8 @@ def _run_umap(units: np.ndarray, dim: int, sphere: bool, seed: int, neighbors: i
         output: dict[str, Any] = {"output_metric": "haversine", "n_epochs": 200} if sphere else {}
         model = UMAP(n_neighbors=neighbors, n_components=2 if sphere else dim, metric="cosine", random_state=seed,
                      n_jobs=1, precomputed_knn=(near, apart.astype(np.float32)), **output)
-        points = model.fit_transform(units.astype(np.float32))
+        with threads_kept():  # numba gives the process, and with it torch, a thread for each core
+            points = model.fit_transform(units.astype(np.float32))
         bar.update()
     if sphere:
         polar, around = points.T.astype(np.float64)

@@ -128,6 +128,19 @@ def test_umap_keeps_groups_together_and_a_seed_gives_the_same_bits(tmp_path):
     assert one.points.shape == (60, 2) and one.variance_share is None
 
 
+def test_umap_leaves_torch_its_threads(tmp_path):
+    """In a process of its own, for numba sets them once."""
+    script = f"""
+import numpy as np, torch
+from arcvq.projections import umap_angles
+torch.set_num_threads(1)
+assert torch.get_num_threads() == 1  # which torch settles at its first use of them
+umap_angles(np.random.default_rng(0).normal(size=(60, 8)), cache={str(tmp_path)!r}, progress=False)
+print(torch.get_num_threads())
+"""
+    assert subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout == "1\n"
+
+
 def test_umap_on_the_sphere_has_unit_rows_and_three_dimensions_work(tmp_path):
     seen = umap_sphere(blobs(), cache=tmp_path, progress=False)
     assert np.allclose(np.linalg.norm(seen.points, axis=1), 1, atol=1e-6) and seen.sphere
