@@ -151,7 +151,7 @@ def _claim(out: Path, experiment: Experiment, base: RunSettings, images: ImageDa
                  if theirs.get(name) != value]
         if apart:
             raise ValueError(f"{out} holds results of other settings ({'; '.join(apart)}); name another folder")
-    elif out.is_dir() and any(out.iterdir()):
+    elif out.is_dir() and any(not file.name.startswith(".") for file in out.iterdir()):  # but a draft of a killed call
         raise ValueError(f"{out} holds files, but none of an experiment; name another folder")
     write_whole(path, lambda draft: draft.write_text(json.dumps(mine, indent=2)))
 

@@ -191,6 +191,9 @@ def test_a_folder_with_other_files_is_left_alone(tmp_path):
     with pytest.raises(ValueError, match="holds files, but none of an experiment; name another folder"):
         run(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["index.html"]
+    (tmp_path / "killed").mkdir()
+    (tmp_path / "killed" / ".experiment.json.7.draft").touch()  # left by a call that was killed at its first file
+    assert len(run(tmp_path / "killed", seeds=1)) == 2
 
 
 def test_wrong_requests_are_told_before_anything_is_written(tmp_path):
