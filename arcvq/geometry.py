@@ -157,6 +157,7 @@ def norm_usage_correlation(codebook: Float[Tensor, "K D"], counts: Real[Tensor, 
     undefined: one code, equal usage or equal norms (to a millionth of the largest, beyond rounding).
     """
     lengths = norms(codebook)
+    _check_counts(counts, len(lengths))
     return _usage_correlation(lengths, lengths.max(), counts)
 
 
@@ -165,18 +166,22 @@ def growth_usage_correlation(
 ) -> float:
     """Spearman rank correlation, over the codes in use, of usage and growth: near 1, those that win most grow most.
 
-    An unused code does not grow either: over all codes, the many that collapse leaves unused would drown the rest. NaN
-    for fewer than three codes in use; 0 where undefined, as in `norm_usage_correlation`.
+    Most unused codes do not grow either: over all codes, the many that collapse leaves unused would drown the rest.
+    NaN for fewer than three codes in use; 0 where undefined, as in `norm_usage_correlation`.
     """
+    _check_counts(counts, len(after))
     used = counts > 0
     if used.sum() < 3:
         return math.nan
     return _usage_correlation((after - before)[used], after.max(), counts[used])
 
 
+def _check_counts(counts: Tensor, num_codes: int) -> None:
+    if len(counts) != num_codes:
+        raise ValueError(f"counts must hold one number for each of {num_codes} codes, got {len(counts)}")
+
+
 def _usage_correlation(values: Tensor, largest: Tensor, counts: Tensor) -> float:
-    if len(counts) != len(values):
-        raise ValueError(f"counts must hold one number for each of {len(values)} codes, got {len(counts)}")
     values = (values / largest.clamp(min=1e-300) * 1e6).round()  # beyond a millionth of the largest is rounding
     table = pd.DataFrame({"value": values.detach().cpu().numpy(), "count": counts.cpu().numpy()})
     ranks = torch.tensor(table.rank().to_numpy().T)

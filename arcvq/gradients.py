@@ -91,8 +91,9 @@ def gradient_history(
     - codes_with_gradient, num_codes: codes that a term moves, of K. The codebook loss (for ema: the average) moves
       those that were chosen, a margin loss without stop-gradient moves all.
     - norm_usage_correlation: Spearman's (-1 to 1) of norm and count over the codes that the batch chose;
-      growth_usage_correlation: the same of the change of norm since the row before, NaN in the first row. Both are 0
-      where undefined: norms, growths or counts all equal, the first two to a millionth of the largest norm.
+      growth_usage_correlation: the same of the change of norm since the row before, NaN in the first row and for fewer
+      than three such codes. Both are 0 where norms, growths or counts are all equal, the first two to a millionth of
+      the largest norm.
     - codes_on_ball: share (0 to 1) of the codes that the batch chose whose norm is M(t) to 1e-4 of it; radius: M(t).
     - code_norm_mean, latent_norm_mean: mean norms over all K codes and over the N latents.
 

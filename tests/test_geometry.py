@@ -299,6 +299,8 @@ def test_growth_that_does_not_depend_on_usage_has_no_correlation_however_many_co
 def test_counts_of_another_codebook_are_refused(unchecked):
     with pytest.raises(ValueError, match="each of 4 codes, got 3"):
         norm_usage_correlation(torch.randn(4, 2), torch.arange(3))
+    with pytest.raises(ValueError, match="each of 4 codes, got 3"):
+        growth_usage_correlation(torch.ones(4), torch.ones(4), torch.arange(3))
 
 
 # errors of the latents

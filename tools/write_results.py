@@ -35,8 +35,8 @@ def section() -> str:
 def quantizers(name: str) -> str:
     """A stored table of quantizers, and what differs from the paper's."""
     rows = stored(name)
-    return (f"{data_title(rows)}: {differences(rows)}.\n\n{table(name)}\n"
-            f"Not matched in every respect: {mismatches(rows)}.\n")
+    return (f"**{data_title(rows)}.** Beside the paper's runs, ours had {differences(rows)}.\n\n{table(name)}\n"
+            f"Not alike in every respect: {mismatches(rows)}.\n")
 
 
 def main() -> None:

@@ -121,15 +121,15 @@ def _measured(experiment, settings, images, seed, workers, options) -> Generator
     else:
         outcomes = ((one, None) for one in tqdm(settings, desc="runs", unit="run", disable=not options["progress"]))
     with closing(outcomes):  # so that no worker trains on where this ends early
-        finished = dict(outcomes) if experiment.compare else {}
-        for one, run in finished.items() or outcomes:
+        trained = dict(outcomes) if experiment.compare else {}
+        for one, run in trained.items() or outcomes:
             try:
                 if isinstance(run, Exception):
                     raise run
                 rows = experiment.measure(run, one, images, options["root"])
                 if experiment.compare and one.seed != seed:
                     first = dataclasses.replace(one, seed=seed)
-                    other = finished[first] if first in finished else train(first, images, **options)
+                    other = trained[first] if first in trained else train(first, images, **options)
                     if isinstance(other, Exception):
                         raise RuntimeError(f"the run of seed {seed}, to compare with, failed: {other}")
                     rows = [row | experiment.compare(run, other, images) for row in rows]

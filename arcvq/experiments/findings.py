@@ -1,4 +1,4 @@
-"""What we found, in ten sentences that are computed from the stored tables."""
+"""What we found, in sentences that are computed from the stored tables."""
 
 from collections.abc import Sequence
 
@@ -26,7 +26,8 @@ def findings() -> list[tuple[str, str, str]]:
     """Of each: the name of the stored table that it comes from, what it is about, and the sentences."""
     mnist, cifar, ablations, schedules, semantics, gradients = (stored(name) for name in COMMANDS)
     return [
-        ("paper-mnist", "SAMP and its peers", f"{_peers(mnist)} {_peers(cifar)}"),
+        ("paper-mnist", "SAMP and its peers", _peers(mnist)),
+        ("paper-cifar10-jpeg", "Other data", _peers(cifar)),
         ("paper-mnist", "All quantizers", _best(mnist)),
         ("paper-mnist", "Usage", _usage(mnist)),
         ("paper-mnist", "The halves of SAMP", _halves(mnist)),
@@ -56,7 +57,7 @@ def _peers(rows: pd.DataFrame) -> str:
 
 
 def _overlap(rows: pd.DataFrame, others: Sequence[str]) -> str:
-    level = [name for name in others if not apart(rows, "SAMP", name)]
+    level = [name for name in others if apart(rows, "SAMP", name) is False]
     return f"its interval overlaps with {', '.join(level) or 'none of theirs'}"
 
 
@@ -76,11 +77,10 @@ def _ordinal(place: int) -> str:
 
 def _usage(rows: pd.DataFrame) -> str:
     means = rows[rows.variant.isin(QUANTIZERS)].groupby("variant")[["psnr", "codes_used"]].mean()
-    rank, most = means.rank().corr().loc["psnr", "codes_used"], means.codes_used.idxmax()
-    others = ", ".join(f"{name} {means.codes_used[name]:.0f}" for name in ("SAMP", "cosine", "plain VQ"))
+    rank, told = means.rank().corr().loc["psnr", "codes_used"], means.sort_values("codes_used", ascending=False)
+    used = ", ".join(f"{name} {line.codes_used:.0f} ({line.psnr:.2f})" for name, line in told.iterrows())
     return (f"Over these quantizers codes used and PSNR have a rank correlation of {rank:.2f}; 1 would mean that more "
-            f"codes are always better. {most} uses {means.codes_used[most]:.0f} codes at {means.psnr[most]:.2f} dB; "
-            f"{others}.")
+            f"codes are always better. Codes used, and dB: {used}.")
 
 
 def _halves(rows: pd.DataFrame) -> str:

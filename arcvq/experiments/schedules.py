@@ -77,14 +77,16 @@ def table(rows: pd.DataFrame) -> pd.DataFrame:
 def steadiness(rows: pd.DataFrame, half: str, measure: str = "psnr") -> pd.DataFrame:
     """A line for each schedule of one half, those first that need no retuning.
 
-    behind: how far its mean is, at most, below the best of the same length. level: at how many lengths its interval
-    overlaps with that of the best.
+    behind: how far its mean is, at most, below the best of the same length; NaN, and last, where it lacks a length.
+    level: at how many lengths its interval overlaps with that of the best; 0 for a single seed, which has none.
     """
     lines = summary(rows[rows.half == half], [measure], ("schedule", "steps"))
-    best = lines.loc[lines.groupby("steps")[measure].idxmax()].set_index("steps")
-    lines["behind"] = lines.steps.map(best[measure]) - lines[measure]
-    lines["level"] = lines[f"{measure}_high"] >= lines.steps.map(best[f"{measure}_low"])
-    found = lines.groupby("schedule").agg(behind=("behind", "max"), level=("level", "sum"))
+    means, low, high = (lines.pivot(index="schedule", columns="steps", values=measure + end)
+                        for end in ("", "_low", "_high"))
+    best = means.dropna(axis=1, how="all").idxmax()
+    bound = pd.Series({steps: low.loc[name, steps] for steps, name in best.items()}, dtype=float)
+    behind = (means.max() - means).max(axis=1, skipna=False)
+    found = pd.DataFrame({"behind": behind, "level": high.ge(bound, axis=1).sum(axis=1)})
     return found.sort_values("behind", kind="stable")
 
 

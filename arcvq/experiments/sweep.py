@@ -148,6 +148,6 @@ def _check_within(out: Path, runs: set[str]) -> None:
     try:
         theirs = set(pd.read_parquet(out, columns=["run"])["run"])
     except Exception:
-        raise ValueError(f"{out} is not the table of a sweep; name another file") from None
+        raise ValueError(f"{out} is not the table of a sweep, or of an older one; name another file") from None
     if theirs - runs:
         raise ValueError(f"{out} holds runs that this sweep does not have; name another file")

@@ -124,9 +124,11 @@ def schedule_map(rows: pd.DataFrame, half: str, measure: str = "psnr", **look) -
         text=[["" if math.isnan(value) else f"{value:.2f}" for value in line] for line in means.to_numpy()],
         texttemplate="%{text}", colorscale="Cividis", reversescale=True, xgap=2, ygap=2,
         colorbar={"title": {"text": f"{title}: below the best of the column", "side": "right"}}))
-    steadiest = ", ".join(worst.index[worst == worst.iloc[-1]])
-    text = (f"{title}, mean of {_runs(table)}. Never far from the best of its column: {steadiest}, at most "
-            f"{worst.iloc[-1]:.2f} below; farthest: {worst.index[0]}, {worst.iloc[0]:.2f} below.")
+    whole, text = worst.dropna(), f"{title}, mean of {_runs(table)}. "
+    if len(whole):
+        steadiest = ", ".join(whole.index[whole == whole.iloc[-1]])
+        text += (f"Never far from the best of its column: {steadiest}, at most {whole.iloc[-1]:.2f} below; farthest: "
+                 f"{whole.index[0]}, {whole.iloc[0]:.2f} below.")
     return finish(figure, look, f"Schedules of the {half}", text, left=170, width=760,
                   height=max(420, 180 + 32 * len(means)))  # room for the title of the colours
 

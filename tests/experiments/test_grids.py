@@ -114,3 +114,6 @@ def test_the_steadiest_schedule_comes_first_with_the_lengths_at_which_it_is_leve
     found = schedules.steadiness(rows, "radius")
     assert [*found.index] == ["near", "best late", "best once"]
     assert [*found.behind] == pytest.approx([0.1, 2.0, 5.0]) and [*found.level] == [2, 1, 1]
+    part = schedules.steadiness(rows[(rows.schedule != "near") | (rows.steps == 400)], "radius")
+    assert [*part.index] == ["best late", "best once", "near"] and math.isnan(part.behind["near"])  # it lacks a length
+    assert schedules.steadiness(rows[rows.seed == 0], "radius").level.eq(0).all()

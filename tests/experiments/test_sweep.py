@@ -100,7 +100,7 @@ def test_a_table_of_other_runs_is_left_alone(tmp_path):
         sweep({"margin": [0.0]}, BASE, IMAGES, out=file, **options)
     assert file.read_bytes() == before
     file.write_text("mine")
-    with pytest.raises(ValueError, match="is not the table of a sweep; name another file"):
+    with pytest.raises(ValueError, match="is not the table of a sweep, or of an older one; name another"):
         sweep({"margin": [0.0]}, BASE, IMAGES, out=file, **options)
 
 
