@@ -32,5 +32,5 @@ def test_the_findings_are_computed_from_the_stored_tables(results):
 
 @pytest.mark.parametrize("path", STORED, ids=lambda path: path.stem)
 def test_a_stored_table_reads_as_its_rows_say(results, path):
-    assert path.with_suffix(".md").read_text() == results.table(path.stem)
+    assert path.with_suffix(".md").read_text() == results.page(path.stem)
     assert path.with_suffix(".png").read_bytes()[:4] == b"\x89PNG"

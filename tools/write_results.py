@@ -9,10 +9,10 @@ from pathlib import Path
 
 from arcvq.checkpoints import write_whole
 from arcvq.experiments import EXPERIMENTS
-from arcvq.experiments.findings import COMMANDS, data_title, findings
+from arcvq.experiments.findings import COMMANDS, findings
 from arcvq.experiments.paper import differences, mismatches
 from arcvq.experiments.stored import RESULTS, stored
-from arcvq.experiments.tables import markdown
+from arcvq.experiments.tables import data_title, markdown
 from arcvq.figures.experiments import pictures
 
 README = Path(__file__).parents[1] / "README.md"
@@ -22,6 +22,11 @@ START, END = "<!-- findings: written by tools/write_results.py -->", "<!-- end o
 def table(name: str) -> str:
     """The Markdown of a stored table."""
     return markdown(EXPERIMENTS[name.split("-")[0]].table(stored(name)))
+
+
+def page(name: str) -> str:
+    """What a reader of the table alone must know with it: the data."""
+    return f"{data_title(stored(name))}\n\n{table(name)}"
 
 
 def section() -> str:
@@ -42,7 +47,7 @@ def quantizers(name: str) -> str:
 def main() -> None:
     for path in sorted(RESULTS.glob("*.parquet")):
         name = path.stem
-        text = table(name)
+        text = page(name)
         write_whole(path.with_suffix(".md"), lambda draft, text=text: draft.write_text(text))
         _, _, figure = pictures(stored(name))[0]
         write_whole(path.with_suffix(".png"), lambda draft, figure=figure: figure.write_image(draft, format="png"))

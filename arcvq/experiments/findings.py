@@ -7,7 +7,7 @@ import pandas as pd
 from arcvq.experiments.gradients import HELD, while_held
 from arcvq.experiments.schedules import steadiness
 from arcvq.experiments.stored import stored
-from arcvq.experiments.tables import apart, cell, finished, interval, verdict, with_gap
+from arcvq.experiments.tables import apart, cell, data_title, finished, interval, verdict, with_gap
 
 MNIST = "--dataset mnist --profile standard --steps 3160 --train-images 10000"
 CIFAR = "--only continuous --only 'plain VQ' --only cosine --only CVQ --only SAMP --only FSQ"
@@ -38,11 +38,6 @@ def findings() -> list[tuple[str, str, str]]:
         ("gradients-digits", "Gradients", _gradients(gradients)),
         ("semantics-mnist", "What codes mean", _semantics(semantics)),
     ]
-
-
-def data_title(rows: pd.DataFrame) -> str:
-    """The name of the data as one writes it."""
-    return {"mnist": "MNIST"}.get(rows.data.iloc[0], rows.data.iloc[0])
 
 
 def _told(rows: pd.DataFrame, variant: str, measure: str = "psnr") -> str:

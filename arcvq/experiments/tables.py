@@ -49,6 +49,11 @@ def finished(rows: pd.DataFrame) -> pd.DataFrame:
     return rows[rows.error.isna()] if "error" in rows else rows
 
 
+def data_title(rows: pd.DataFrame) -> str:
+    """The name of the data as one writes it."""
+    return {"mnist": "MNIST"}.get(rows.data.iloc[0], rows.data.iloc[0])
+
+
 def with_gap(rows: pd.DataFrame, plain: str = "plain VQ", limit: str = "continuous") -> pd.DataFrame:
     """The rows with `gap_closed`: the share of the way in dB from plain VQ to the continuous autoencoder, by seed.
 

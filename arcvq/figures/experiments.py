@@ -11,7 +11,7 @@ from arcvq.experiments.ablations import AXES
 from arcvq.experiments.rows import MEASURES
 from arcvq.experiments.schedules import steadiness
 from arcvq.experiments.semantics import TITLES
-from arcvq.experiments.tables import HOW, finished, summary
+from arcvq.experiments.tables import HOW, data_title, finished, summary
 from arcvq.figures.gradients import feedback_picture, gradient_angles, gradient_norms
 from arcvq.figures.theme import BLACK, BLUE, GREY, METHOD_COLOURS, finish
 
@@ -35,7 +35,7 @@ def pictures(rows: pd.DataFrame) -> list[tuple[str, str, go.Figure]]:
 def _quantizers(rows: pd.DataFrame) -> list[tuple[str, go.Figure]]:
     """Without the continuous autoencoder, whose PSNR would press the others together."""
     limit, others = rows[rows.variant == "continuous"].psnr, rows[rows.variant != "continuous"]
-    title = "Quantizers" + (f" (without any: {limit.mean():.1f} dB)" if len(limit) else "")
+    title = f"Quantizers on {data_title(rows)}" + (f"; without any: {limit.mean():.1f} dB" if len(limit) else "")
     panels = "psnr", "codes_used", "perplexity"
     return [("Quantizers", measure_panels(others, panels, title=title))] if len(others) else []
 

@@ -14,7 +14,7 @@ from arcvq.figures.theme import summary
 
 PAPER = pd.DataFrame([
     {"experiment": "paper", "variant": name, "seed": seed, "psnr": level + seed, "codes_used": codes,
-     "perplexity": codes / 2}
+     "perplexity": codes / 2, "data": "mnist"}
     for name, level, codes in (("continuous", 30.0, np.nan), ("plain VQ", 22.0, 40), ("SAMP", 24.0, 200))
     for seed in range(3)])
 ABLATIONS = pd.DataFrame([
