@@ -1,10 +1,8 @@
 """arcvq: spherical vector quantization with an arccosine margin (ArcVQ-VAE, arXiv 2605.13517), to learn and to use."""
 
 from arcvq import geometry, priors
-from arcvq.devices import choose_device
 from arcvq.geometry import describe
 from arcvq.images import ImageData, ImageSplit, load_images
-from arcvq.many import fit_many
 from arcvq.priors import complete, fit_prior, sample
 from arcvq.quantizers import (
     QUANTIZERS,
@@ -18,7 +16,9 @@ from arcvq.quantizers import (
     SphericalQuantizer,
     nearest_code,
 )
-from arcvq.runs import RunSettings, train
+from arcvq.runs.parallel import fit_many
+from arcvq.runs.settings import RunSettings, train
+from arcvq.runtime.devices import choose_device
 from arcvq.samp import SAMP, arc_margin_loss, ball_radius, project_to_ball_, rescale_codes_
 from arcvq.schedules import Adaptive, Constant, Cosine, Exponential, Oscillating, Schedule, WarmUp
 from arcvq.training import Run, Snapshot, evaluate, fit

@@ -60,8 +60,8 @@ def run(ctx: click.Context, notebooks: tuple, assignments: tuple, out: Path, **s
     A NOTEBOOK is a file, a name (02_codebook_geometry) or a number (2); none means all of them. Without an
     option each notebook keeps its own default. The exit code is 1 where a notebook failed.
     """
-    from arcvq.headless import run_notebooks
-    from arcvq.report import outcome
+    from arcvq.reports.notebooks import run_notebooks
+    from arcvq.reports.pages import outcome
 
     for assignment in assignments:
         if "=" not in assignment:
@@ -93,10 +93,11 @@ def train_one(profile: str | None, device: str | None, **changes: Any) -> None:
     An option that is not given has the value of the profile. On several GPUs: torchrun --nproc-per-node 2 -m arcvq
     train ...; --batch-size is then that of all together.
     """
-    from arcvq.devices import choose_device
-    from arcvq.distributed import first_rank_first, process_group, rank
     from arcvq.images import load_images
-    from arcvq.runs import RunSettings, data_root, train
+    from arcvq.runs.settings import RunSettings, train
+    from arcvq.runtime.devices import choose_device
+    from arcvq.runtime.distributed import first_rank_first, process_group, rank
+    from arcvq.runtime.files import data_root
     from arcvq.training import evaluate
 
     given = {name: value for name, value in changes.items() if value is not None}
@@ -136,8 +137,8 @@ def sweep_settings(margin: str | None, scale: str | None, top_k: str | None, rad
     """
     from arcvq.experiments import parse_axis, sweep
     from arcvq.figures import sweep_map, sweep_table
-    from arcvq.report import write_page
-    from arcvq.runs import RunSettings
+    from arcvq.reports.pages import write_page
+    from arcvq.runs.settings import RunSettings
 
     texts = {"margin": margin, "scale": scale, "top_k": top_k, "radius": radius, "weight": weight}
     axes = {name: parse_axis(name, text) for name, text in texts.items() if text is not None}
@@ -175,9 +176,9 @@ def experiment(name: str, profile: str | None, device: str | None, seeds: int, c
     """
     from arcvq.experiments import EXPERIMENTS, run_experiment
     from arcvq.experiments.tables import finished, markdown
-    from arcvq.figures.experiments import pictures
-    from arcvq.report import write_page, write_text
-    from arcvq.runs import RunSettings
+    from arcvq.figures.experiment_results import pictures
+    from arcvq.reports.pages import write_page, write_text
+    from arcvq.runs.settings import RunSettings
 
     if name not in EXPERIMENTS:
         raise ValueError(f"experiment {name!r} is unknown; known are {', '.join(EXPERIMENTS)}")
@@ -213,11 +214,11 @@ def sample(model_folder: str, prior_folder: str, count: int, out: Path, label: i
     from PIL import Image
     from torchvision.utils import make_grid
 
-    from arcvq.checkpoints import write_whole
-    from arcvq.devices import choose_device
     from arcvq.images import to_uint8
     from arcvq.priors import Prior
     from arcvq.priors import sample as draw
+    from arcvq.runtime.devices import choose_device
+    from arcvq.runtime.files import write_whole
     from arcvq.vqvae import VQVAE
 
     chosen = choose_device(device or "auto")
@@ -237,7 +238,7 @@ def export(device: str | None, out: Path) -> None:
 
     The page needs no network. The runs that it shows are trained once, in seconds, and kept.
     """
-    from arcvq.export import export_explorers
+    from arcvq.explorers.export import export_explorers
 
     path = export_explorers(out, device=device or "auto")
     click.echo(f"{path.resolve()}: {path.stat().st_size / 1e6:.1f} MB")
@@ -278,8 +279,8 @@ def _checks() -> Iterator[tuple[str, str, str]]:
 
 
 def _machine() -> Iterator[tuple[str, str, str]]:
-    from arcvq.devices import choose_device, choose_precision, device_name
-    from arcvq.headless import notebooks_folder
+    from arcvq.reports.notebooks import notebooks_folder
+    from arcvq.runtime.devices import choose_device, choose_precision, device_name
 
     device = choose_device()
     yield "device", device_name(str(device)), ""

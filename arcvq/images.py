@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Float64, Int, Int64, UInt8
 from torch import Tensor
 
-from arcvq.devices import choose_device
+from arcvq.runtime.devices import choose_device
 
 SEED = 2605  # fixes every split, warp and patch position
 PHOTOGRAPHS = ("china", "flower")

@@ -9,7 +9,7 @@ They work inside any training loop::
 
 All arithmetic is float32 (float64 for float64 latents), also under autocast, so half precision never changes an
 index. All state is in parameters and buffers. In evaluation nothing changes and no margin loss is computed.
-Where many processes train together (arcvq.distributed), counts, averages, anchors and margin loss are those of the
+Where many processes train together (arcvq.runtime.distributed), counts, averages, anchors and margin loss are those of the
 latents of all.
 """
 
@@ -23,10 +23,10 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn.functional import embedding, mse_loss, normalize
 
-from arcvq import kernels, streaming
-from arcvq.distributed import gather, gathered_margin, own_codes, sum_
+from arcvq.ops import blockwise, triton
+from arcvq.ops.blockwise import BLOCK, TINY
+from arcvq.runtime.distributed import gather, gathered_margin, own_codes, sum_
 from arcvq.samp import SAMP, arc_margin_loss, project_to_ball_
-from arcvq.streaming import BLOCK, TINY
 
 
 class Quantized(NamedTuple):
@@ -53,7 +53,7 @@ def nearest_code(
     if metric not in ("cosine", "euclidean"):
         raise ValueError(f"metric {metric!r} is unknown; use 'cosine' or 'euclidean'")
     with torch.autocast(latents.device.type, enabled=False):
-        module = kernels if kernels.usable(latents, codebook) else streaming
+        module = triton if triton.usable(latents, codebook) else blockwise
         return module.nearest_code(latents, codebook, metric)
 
 

@@ -15,9 +15,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from arcvq import kernels, streaming
+from arcvq.ops import blockwise, triton
+from arcvq.ops.blockwise import SAFE_SCALE, TINY
 from arcvq.schedules import Exponential, Number, Schedule, bounded_exp
-from arcvq.streaming import SAFE_SCALE, TINY
 
 PAPER_RADIUS, PAPER_WEIGHT = Exponential(3e-4), Exponential(-5e-4)  # tuned to runs of about 29,500 steps
 
@@ -152,7 +152,7 @@ class _ArcMargin(torch.autograd.Function):
 
 def _margin_loss(latents, codebook, settings, with_gradient):
     margin, scale, top_k = settings
-    module = kernels if kernels.usable(latents, codebook) and scale <= SAFE_SCALE else streaming
+    module = triton if triton.usable(latents, codebook) and scale <= SAFE_SCALE else blockwise
     return module.margin_loss(latents, codebook, margin, scale, top_k, with_gradient)
 
 

@@ -18,13 +18,22 @@ from torch import Tensor
 from torch.nn.functional import mse_loss
 from tqdm.auto import tqdm
 
-from arcvq.capture import CapturedStep
-from arcvq.checkpoints import HeldInterrupt, load_checkpoint, save_checkpoint, write_whole
-from arcvq.devices import choose_device, choose_precision
-from arcvq.distributed import any_rank, barrier, from_first, parallel, rank, sum_, world_size
 from arcvq.geometry import perplexity
 from arcvq.images import ImageData, ImageSplit
 from arcvq.quantizers import SphericalQuantizer
+from arcvq.runtime.checkpoints import HeldInterrupt, load_checkpoint, save_checkpoint
+from arcvq.runtime.cuda_graph import CapturedStep
+from arcvq.runtime.devices import choose_device, choose_precision
+from arcvq.runtime.distributed import (
+    any_rank,
+    barrier,
+    from_first,
+    parallel,
+    rank,
+    sum_,
+    world_size,
+)
+from arcvq.runtime.files import write_whole
 from arcvq.samp import SAMP
 from arcvq.vqvae import VQVAE
 
@@ -104,8 +113,8 @@ def fit(
     snapshots: how many codebooks to keep. A spherical quantizer without settings gets `SAMP.for_run(steps)`.
     on_log: called by the training thread after each new row of the history with the run so far; True ends the run
     there. A run that ends early is returned like a finished one, but in `out` it is a checkpoint to resume from.
-    capture: on CUDA, record the step once as a CUDA graph and replay it (arcvq.capture). Not yet tried on a GPU.
-    Where many processes train together (arcvq.distributed), each calls this with an equal model and the same settings:
+    capture: on CUDA, record the step once as a CUDA graph and replay it (arcvq.runtime.cuda_graph). Not yet tried on a GPU.
+    Where many processes train together (arcvq.runtime.distributed), each calls this with an equal model and the same settings:
     they divide each batch, which must come out even, and rank 0 writes. Ctrl-C then waits for the next logged step;
     torchrun ends processes that take longer than its --shutdown-timeout (30 s).
 

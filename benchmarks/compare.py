@@ -11,8 +11,7 @@ import argparse
 import pandas as pd
 
 from arcvq import RunSettings, evaluate, load_images, train
-from arcvq.checkpoints import write_whole
-from arcvq.runs import data_root
+from arcvq.runtime.files import data_root, write_whole
 from benchmarks import RESULTS, machine
 
 METHODS = {"plain": "plain VQ", "cosine": "cosine", "cvq": "CVQ", "samp": "SAMP"}

@@ -12,7 +12,7 @@ import argparse
 import statistics
 from importlib.metadata import version
 
-from arcvq.checkpoints import write_whole
+from arcvq.runtime.files import write_whole
 from benchmarks import RESULTS, machine
 from tests.browser.lab import Notebook, browser, jupyter_lab, open_notebook
 

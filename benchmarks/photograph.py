@@ -11,10 +11,9 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 
 from arcvq import RunSettings, load_images, train
-from arcvq.checkpoints import write_whole
 from arcvq.images import PHOTO_COLUMNS, photograph, to_float, to_uint8
 from arcvq.metrics import psnr
-from arcvq.runs import data_root
+from arcvq.runtime.files import data_root, write_whole
 from benchmarks import RESULTS
 
 

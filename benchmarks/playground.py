@@ -11,8 +11,8 @@ import time
 
 import torch
 
-from arcvq.checkpoints import write_whole
-from arcvq.simulation import Simulation
+from arcvq.explorers.simulation import Simulation
+from arcvq.runtime.files import write_whole
 from benchmarks import RESULTS, machine
 from tests.browser.lab import Lab, browser, jupyter_lab, open_notebook
 

@@ -13,10 +13,10 @@ import pandas as pd
 import torch
 
 from arcvq import ImageData, RunSettings, evaluate, load_images, sample, train
-from arcvq.checkpoints import write_whole
-from arcvq.classifier import TrainedClassifier, train_classifier
-from arcvq.generation import describe_samples, usage_distance
+from arcvq.analysis.classifier import TrainedClassifier, train_classifier
+from arcvq.analysis.sample_quality import describe_samples, usage_distance
 from arcvq.priors import PriorSettings, bits_per_token, encode_split, train_prior
+from arcvq.runtime.files import write_whole
 from benchmarks import RESULTS, machine
 from benchmarks.compare import METHODS
 

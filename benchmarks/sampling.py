@@ -12,10 +12,10 @@ from collections.abc import Callable
 
 import torch
 
-from arcvq.checkpoints import write_whole
-from arcvq.devices import choose_device
 from arcvq.priors import PRIORS, Prior, sample_tokens
-from arcvq.priors.runs import SIZES
+from arcvq.priors.settings import SIZES
+from arcvq.runtime.devices import choose_device
+from arcvq.runtime.files import write_whole
 from benchmarks import RESULTS, machine
 
 CODES, GRID = 512, (7, 7)

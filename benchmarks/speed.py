@@ -33,13 +33,12 @@ from arcvq import (
     load_images,
     train,
 )
-from arcvq.baselines import BASELINES
-from arcvq.checkpoints import write_whole
-from arcvq.devices import choose_device, choose_precision
+from arcvq.analysis.profiling import fitted_step, margin_costs, plain_step, side_by_side
+from arcvq.baselines.reference import PlainSphericalQuantizer
+from arcvq.baselines.vector_quantize_pytorch import BASELINES
 from arcvq.figures import cost_picture
-from arcvq.plain import PlainSphericalQuantizer
-from arcvq.runs import data_root
-from arcvq.speed import fitted_step, margin_costs, plain_step, side_by_side
+from arcvq.runtime.devices import choose_device, choose_precision
+from arcvq.runtime.files import data_root, write_whole
 from benchmarks import RESULTS, machine
 
 TARGETS = {"cpu": [(512, 50_176), (4_096, 65_536), (16_384, 65_536)],

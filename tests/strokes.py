@@ -3,7 +3,7 @@
 import torch
 
 from arcvq.images import ImageData, ImageSplit
-from arcvq.runs import RunSettings
+from arcvq.runs.settings import RunSettings
 
 SMALL = RunSettings(dataset="strokes", num_codes=8, dim=4, hidden=8, residual_hidden=4, steps=6, batch_size=8,
                     precision="float32")

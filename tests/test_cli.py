@@ -7,8 +7,9 @@ import pandas as pd
 import pytest
 from click.testing import CliRunner
 
-from arcvq import __version__, cli, headless
-from tests.test_headless import write_notebook
+from arcvq import __version__, cli
+from arcvq.reports import notebooks
+from tests.reports.test_notebooks import write_notebook
 
 
 def invoke(*arguments):
@@ -66,7 +67,7 @@ def test_ctrl_c_ends_in_a_sentence_and_exit_code_130(monkeypatch, words, said):
     def interrupted(*_, **__):
         raise KeyboardInterrupt(*words)
 
-    monkeypatch.setattr(headless, "run_notebooks", interrupted)
+    monkeypatch.setattr(notebooks, "run_notebooks", interrupted)
     shown = invoke("run")
     assert shown.exit_code == 130 and said in shown.stderr and "Traceback" not in shown.output
 
@@ -91,7 +92,7 @@ def test_train_refuses_what_it_does_not_know():
 
 
 def test_doctor_lists_versions_device_and_precision(monkeypatch, tmp_path):
-    monkeypatch.setattr(headless, "notebooks_folder", lambda: tmp_path)
+    monkeypatch.setattr(notebooks, "notebooks_folder", lambda: tmp_path)
     shown = invoke("doctor")
     assert shown.exit_code == 0, shown.output
     words = shown.output.split()
@@ -108,7 +109,7 @@ def test_doctor_names_what_is_missing_or_old_and_the_command_that_fixes_it(monke
 
     original = cli.version
     monkeypatch.setattr(cli, "version", version)
-    monkeypatch.setattr(headless, "notebooks_folder", lambda: tmp_path)
+    monkeypatch.setattr(notebooks, "notebooks_folder", lambda: tmp_path)
     shown = invoke("doctor")
     assert shown.exit_code == 1
     assert "missing  torch" in shown.output and '-m pip install "torch>=2.11"' in shown.output

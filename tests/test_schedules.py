@@ -6,7 +6,16 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from arcvq.schedules import Adaptive, Constant, Cosine, Exponential, Oscillating, Schedule, WarmUp, bounded_exp
+from arcvq.schedules import (
+    Adaptive,
+    Constant,
+    Cosine,
+    Exponential,
+    Oscillating,
+    Schedule,
+    WarmUp,
+    bounded_exp,
+)
 
 ALL = [Constant(2.0), Exponential(3e-4), Exponential(-5e-4, start=0.2), WarmUp(0.0, 1.0, 100), Cosine(1.0, 0.1, 200),
        Oscillating(0.5, 2.0, 50), Adaptive(0.1, 1.0, 0.8)]

@@ -11,10 +11,11 @@ import math
 from pathlib import Path
 
 import arcvq
-from arcvq.devices import choose_device, device_name
 from arcvq.geometry import describe
-from arcvq.pretrained import FOLDER, write_pretrained
-from arcvq.runs import data_root, run_folder
+from arcvq.runs.pretrained import FOLDER, write_pretrained
+from arcvq.runs.settings import run_folder
+from arcvq.runtime.devices import choose_device, device_name
+from arcvq.runtime.files import data_root
 
 LENGTHS = {"digits": 3160, "mnist": 6320}  # steps: 40 and 15 passes over the training images
 

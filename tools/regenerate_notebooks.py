@@ -20,7 +20,7 @@ from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, DeadKernelError
 from PIL import Image
 
-from arcvq import headless, report
+from arcvq.reports import notebooks, pages
 
 LIMIT = 500_000  # bytes of a stored notebook
 NO_BROWSER = (
@@ -34,8 +34,8 @@ def main(names: list[str]) -> int:
         print(NO_BROWSER, file=sys.stderr)
         return 2
     failed = 0
-    with _browser(), headless.environment(headless.KERNEL_ENVIRONMENT):
-        for path in headless.find_notebooks(names):
+    with _browser(), notebooks.environment(notebooks.KERNEL_ENVIRONMENT):
+        for path in notebooks.find_notebooks(names):
             start = time.perf_counter()
             try:
                 size, seconds = _regenerate(path), time.perf_counter() - start
@@ -65,13 +65,13 @@ def _regenerate(path: Path) -> int:
         timeout=600,
         kernel_name="python3",
         record_timing=False,
-        extra_arguments=headless.KERNEL_ARGUMENTS,
+        extra_arguments=notebooks.KERNEL_ARGUMENTS,
         resources={"metadata": {"path": str(path.parent)}},
     )
     client.execute()
     clean(notebook)
     text = nbformat.writes(notebook) + "\n"
-    report.write_text(path, text)
+    pages.write_text(path, text)
     return len(text.encode())
 
 
@@ -81,21 +81,21 @@ def clean(notebook) -> None:
         tags = cell.metadata.get("tags")
         cell.metadata = nbformat.NotebookNode({"tags": tags} if tags else {})
         if cell.cell_type == "code":
-            cell.outputs = [_stored(output) for output in cell.outputs if not report.is_progress_bar(output)]
+            cell.outputs = [_stored(output) for output in cell.outputs if not pages.is_progress_bar(output)]
     kernel = {"name": "python3", "display_name": "Python 3 (ipykernel)", "language": "python"}
     notebook.metadata = nbformat.from_dict({"kernelspec": kernel, "language_info": {"name": "python"}})
 
 
 def _stored(output):
     data = output.get("data", {})
-    if report.PLOTLY in data:
-        figure = data[report.PLOTLY]
+    if pages.PLOTLY in data:
+        figure = data[pages.PLOTLY]
         picture, width, height = _still(figure)
         output.data = {"image/png": picture}
-        alt = report.figure_text(figure)
+        alt = pages.figure_text(figure)
         output.metadata = nbformat.from_dict({"image/png": {"alt": alt, "width": width, "height": height}})
-    elif report.WIDGET in data:
-        output.data = {"text/plain": report.WIDGET_NOTE}
+    elif pages.WIDGET in data:
+        output.data = {"text/plain": pages.WIDGET_NOTE}
     return output
 
 

@@ -7,13 +7,13 @@ Needs Chromium or Chrome for the pictures, as `make notebooks` does.
 
 from pathlib import Path
 
-from arcvq.checkpoints import write_whole
 from arcvq.experiments import EXPERIMENTS
 from arcvq.experiments.findings import COMMANDS, findings
-from arcvq.experiments.paper import differences, mismatches
-from arcvq.experiments.stored import RESULTS, stored
+from arcvq.experiments.paper_table import differences, mismatches
+from arcvq.experiments.stored_results import RESULTS, stored
 from arcvq.experiments.tables import data_title, markdown
-from arcvq.figures.experiments import pictures
+from arcvq.figures.experiment_results import pictures
+from arcvq.runtime.files import write_whole
 
 README = Path(__file__).parents[1] / "README.md"
 START, END = "<!-- findings: written by tools/write_results.py -->", "<!-- end of findings -->"

@@ -2,11 +2,11 @@
 
 from arcvq.experiments.ablations import ABLATIONS
 from arcvq.experiments.base import Experiment, Variant, run_experiment
-from arcvq.experiments.gradients import GRADIENTS
-from arcvq.experiments.paper import PAPER_TABLE
-from arcvq.experiments.schedules import SCHEDULES
-from arcvq.experiments.semantics import SEMANTICS
-from arcvq.experiments.stored import stored
+from arcvq.experiments.gradient_study import GRADIENTS
+from arcvq.experiments.paper_table import PAPER_TABLE
+from arcvq.experiments.schedule_study import SCHEDULES
+from arcvq.experiments.semantics_study import SEMANTICS
+from arcvq.experiments.stored_results import stored
 from arcvq.experiments.sweep import AXES, grid, parse_axis, sweep
 
 EXPERIMENTS = {one.name: one for one in (PAPER_TABLE, ABLATIONS, SCHEDULES, SEMANTICS, GRADIENTS)}

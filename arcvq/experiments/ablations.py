@@ -6,11 +6,11 @@ from typing import Any
 import pandas as pd
 
 from arcvq.experiments.base import Experiment, Variant
-from arcvq.experiments.paper import halves
-from arcvq.experiments.rows import MEASURES, reconstruction
+from arcvq.experiments.measures import MEASURES, reconstruction
+from arcvq.experiments.paper_table import halves
 from arcvq.experiments.sweep import grid
 from arcvq.experiments.tables import cells, summary
-from arcvq.runs import RunSettings
+from arcvq.runs.settings import RunSettings
 from arcvq.samp import SAMP
 from arcvq.schedules import Exponential
 

@@ -13,13 +13,13 @@ import pandas as pd
 import torch
 from tqdm.auto import tqdm
 
-from arcvq.checkpoints import write_whole
-from arcvq.devices import choose_device, choose_precision
-from arcvq.experiments.rows import facts
+from arcvq.experiments.measures import facts
 from arcvq.experiments.tables import finished
 from arcvq.images import ImageData, load_images
-from arcvq.many import as_they_finish
-from arcvq.runs import RunSettings, data_root, run_folder, train
+from arcvq.runs.parallel import as_they_finish
+from arcvq.runs.settings import RunSettings, run_folder, train
+from arcvq.runtime.devices import choose_device, choose_precision
+from arcvq.runtime.files import data_root, write_whole
 from arcvq.training import Run
 
 FORMAT = 2  # of results folders; raised when rows of before would not fit

@@ -4,9 +4,9 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from arcvq.experiments.gradients import HELD, while_held
-from arcvq.experiments.schedules import steadiness
-from arcvq.experiments.stored import stored
+from arcvq.experiments.gradient_study import HELD, while_held
+from arcvq.experiments.schedule_study import steadiness
+from arcvq.experiments.stored_results import stored
 from arcvq.experiments.tables import apart, cell, data_title, finished, interval, verdict, with_gap
 
 MNIST = "--dataset mnist --profile standard --steps 3160 --train-images 10000"

@@ -12,13 +12,13 @@ import numpy as np
 import pandas as pd
 import torch
 
-from arcvq.checkpoints import write_whole
-from arcvq.devices import choose_device
-from arcvq.experiments.rows import facts
+from arcvq.experiments.measures import facts
 from arcvq.geometry import describe
 from arcvq.images import ImageData, load_images
-from arcvq.many import as_they_finish, without_failures
-from arcvq.runs import RunSettings, data_root, run_folder
+from arcvq.runs.parallel import as_they_finish, without_failures
+from arcvq.runs.settings import RunSettings, run_folder
+from arcvq.runtime.devices import choose_device
+from arcvq.runtime.files import data_root, write_whole
 from arcvq.samp import SAMP
 from arcvq.schedules import Exponential
 from arcvq.training import Run, evaluate

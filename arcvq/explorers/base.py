@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import plotly.graph_objects as go
 
-from arcvq.figures.moving import Values, changed, flat, send
+from arcvq.explorers.figure_updates import Values, changed, flat, send
 
 try:
     import anywidget

@@ -6,7 +6,8 @@ import plotly.graph_objects as go
 import torch
 import traitlets
 
-from arcvq import figures, geometry, projections
+from arcvq import figures, geometry
+from arcvq.analysis import projections
 from arcvq.explorers.base import Explorer, pointed_code
 from arcvq.images import ImageData
 from arcvq.vqvae import VQVAE

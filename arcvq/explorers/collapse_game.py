@@ -8,8 +8,8 @@ import plotly.graph_objects as go
 import traitlets
 
 from arcvq.explorers.base import Explorer
-from arcvq.figures.game import Round, game_picture, game_values, rounds, score
-from arcvq.figures.moving import Values
+from arcvq.explorers.collapse_game_figure import Round, game_picture, game_values, rounds, score
+from arcvq.explorers.figure_updates import Values
 from arcvq.training import Run
 
 

@@ -7,8 +7,15 @@ import traitlets
 
 from arcvq import geometry
 from arcvq.explorers.base import Explorer, pointed_code
-from arcvq.figures.inspector import CODES, TILES, UNUSED, inspector_picture, inspector_values, subject
-from arcvq.figures.moving import Values
+from arcvq.explorers.figure_updates import Values
+from arcvq.explorers.inspector_figure import (
+    CODES,
+    TILES,
+    UNUSED,
+    inspector_picture,
+    inspector_values,
+    subject,
+)
 from arcvq.images import ImageData
 from arcvq.vqvae import VQVAE
 

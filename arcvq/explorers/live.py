@@ -16,8 +16,8 @@ import traitlets
 
 from arcvq import geometry
 from arcvq.explorers.base import Explorer
-from arcvq.figures.live import Moment, live_picture, live_values
-from arcvq.figures.moving import Values
+from arcvq.explorers.figure_updates import Values
+from arcvq.explorers.live_figure import Moment, live_picture, live_values
 from arcvq.images import ImageData
 from arcvq.quantizers import SphericalQuantizer
 from arcvq.samp import SAMP

@@ -6,7 +6,7 @@ from torch import Generator, Tensor, randn
 from torch.nn.functional import normalize
 
 from arcvq.explorers.base import Explorer
-from arcvq.figures.margin import margin_picture, margin_values
+from arcvq.explorers.margin_figure import margin_picture, margin_values
 from arcvq.figures.theme import vectors
 
 COUNTS = {2: 24, 3: 80}  # latents of the example by dimension

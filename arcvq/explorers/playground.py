@@ -19,8 +19,8 @@ from plotly.subplots import make_subplots
 
 from arcvq import figures
 from arcvq.explorers.base import CopyButton, Explorer
+from arcvq.explorers.simulation import REACH, Settings, Simulation
 from arcvq.figures import theme
-from arcvq.simulation import REACH, Settings, Simulation
 
 IN_FLIGHT = 2  # frames on their way to the browser: one is drawn while the next is worked out, and none waits in line
 IDLE = 0.02  # seconds between two steps while no browser has ever looked
@@ -36,7 +36,7 @@ LOOK = {
 class Canvas(anywidget.AnyWidget):
     """Draws `frame`, and sends back: view (it is there), drawn (a frame's number), hold and release (of a code)."""
 
-    _esm = Path(__file__).with_name("playground.js")
+    _esm = Path(__file__).with_name("web") / "playground.js"
     frame = traitlets.Bytes().tag(sync=True)
     summary = traitlets.Unicode().tag(sync=True)
     look = traitlets.Dict(LOOK).tag(sync=True)

@@ -9,9 +9,9 @@ import traitlets
 from torch import Generator, Tensor, randn
 from torch.nn.functional import normalize
 
-from arcvq import projections
+from arcvq.analysis import projections
 from arcvq.explorers.base import Explorer
-from arcvq.figures.ball import Codes, ball_picture, ball_schedule, ball_values
+from arcvq.explorers.radius_figure import Codes, ball_picture, ball_schedule, ball_values
 from arcvq.training import Run
 
 

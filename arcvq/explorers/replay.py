@@ -8,8 +8,8 @@ import plotly.graph_objects as go
 import traitlets
 
 from arcvq.explorers.base import Explorer
-from arcvq.figures.moving import Values
-from arcvq.figures.replay import reels, replay_picture, replay_values
+from arcvq.explorers.figure_updates import Values
+from arcvq.explorers.replay_figure import reels, replay_picture, replay_values
 from arcvq.training import Run
 
 

@@ -7,8 +7,8 @@ import plotly.graph_objects as go
 import traitlets
 
 from arcvq.explorers.base import Explorer
-from arcvq.figures.moving import Values
-from arcvq.figures.sampling import TASKS, sampler, sampling_picture, sampling_values
+from arcvq.explorers.figure_updates import Values
+from arcvq.explorers.sampling_figure import TASKS, sampler, sampling_picture, sampling_values
 from arcvq.images import ImageData
 from arcvq.priors import Prior
 from arcvq.vqvae import VQVAE

@@ -3,17 +3,17 @@
 Every figure takes `title`, `summary`, `width` and `height` (pixels) by name in place of its own.
 """
 
+from arcvq.figures.code_maps import code_map, code_maps, projected_sphere, token_map, with_patch
 from arcvq.figures.codebook import angle_histogram, norm_against_usage, norm_histogram, usage_bars
+from arcvq.figures.costs import cost_picture
 from arcvq.figures.curves import bars, history_curves, lines, schedule_curves
-from arcvq.figures.experiments import ablation_panels, measure_panels, schedule_map
-from arcvq.figures.gradients import feedback_picture, gradient_angles, gradient_norms
-from arcvq.figures.images import image_grid, reconstruction_grid
-from arcvq.figures.priors import mask_picture, place_maps
-from arcvq.figures.projection import code_map, code_maps, projected_sphere, token_map, with_patch
-from arcvq.figures.speed import cost_picture
+from arcvq.figures.experiment_results import ablation_panels, measure_panels, schedule_map
+from arcvq.figures.gradient_curves import feedback_picture, gradient_angles, gradient_norms
+from arcvq.figures.image_grids import image_grid, reconstruction_grid
 from arcvq.figures.sphere import gradient_circle, gradient_sphere, sphere
-from arcvq.figures.sweep import sweep_map, sweep_table
+from arcvq.figures.sweep_map import sweep_map, sweep_table
 from arcvq.figures.theme import METHOD_COLOURS, PALETTE, TEMPLATE, colours, finish, summary
+from arcvq.figures.token_grids import mask_picture, place_maps
 
 __all__ = ["METHOD_COLOURS", "PALETTE", "TEMPLATE", "ablation_panels", "angle_histogram", "bars", "code_map",
            "code_maps", "colours", "cost_picture", "feedback_picture", "finish", "gradient_angles",

@@ -1,7 +1,7 @@
 """Priors over the tokens of a VQ-VAE: fit one, measure it in bits, draw images from it and complete images with it."""
 
 from arcvq.priors.base import NetworkPrior, Prior, State, fingerprint
-from arcvq.priors.baselines import BigramPrior, HistogramPrior
+from arcvq.priors.counting import BigramPrior, HistogramPrior
 from arcvq.priors.fitting import (
     PriorRun,
     TokenSplit,
@@ -13,8 +13,16 @@ from arcvq.priors.fitting import (
 )
 from arcvq.priors.influence import influence
 from arcvq.priors.pixelcnn import PixelCNN
-from arcvq.priors.runs import PRIORS, PriorSettings, train_prior
-from arcvq.priors.sampling import Step, complete, complete_tokens, next_probabilities, sample, sample_tokens, steps
+from arcvq.priors.sampling import (
+    Step,
+    complete,
+    complete_tokens,
+    next_probabilities,
+    sample,
+    sample_tokens,
+    steps,
+)
+from arcvq.priors.settings import PRIORS, PriorSettings, train_prior
 from arcvq.priors.tokens import FreeTokens, TiedTokens, match_parameters, parameter_count
 from arcvq.priors.transformer import TransformerPrior
 

@@ -16,9 +16,9 @@ from jaxtyping import Float, Int
 from safetensors.torch import load_model, save_file
 from torch import Tensor, nn
 
-from arcvq.checkpoints import write_whole
 from arcvq.priors.tokens import FreeTokens, TiedTokens
 from arcvq.quantizers import at_least_float32
+from arcvq.runtime.files import write_whole
 from arcvq.vqvae import VQVAE
 
 FORMAT = 1  # of saved priors; raised when an older reader would misread them

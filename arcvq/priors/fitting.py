@@ -15,12 +15,13 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 from tqdm.auto import tqdm
 
-from arcvq.checkpoints import HeldInterrupt, load_checkpoint, save_checkpoint, write_whole
-from arcvq.devices import choose_device, choose_precision
 from arcvq.images import ImageData, ImageSplit
+from arcvq.ops.blockwise import BLOCK
 from arcvq.priors.base import Prior, check_whole, fingerprint
+from arcvq.runtime.checkpoints import HeldInterrupt, load_checkpoint, save_checkpoint
+from arcvq.runtime.devices import choose_device, choose_precision
+from arcvq.runtime.files import write_whole
 from arcvq.schedules import Cosine, WarmUp
-from arcvq.streaming import BLOCK
 from arcvq.training import batch_indices
 from arcvq.vqvae import VQVAE
 

@@ -10,8 +10,8 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn.functional import embedding, normalize
 
+from arcvq.ops.blockwise import TINY
 from arcvq.quantizers import at_least_float32, check_finite
-from arcvq.streaming import TINY
 
 INITIAL_SCALE = 30.0  # of tied logits: codes in use lie close together; learned as a logarithm, so in factors
 Built = TypeVar("Built", bound=nn.Module)

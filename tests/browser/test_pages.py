@@ -10,7 +10,7 @@ from playwright.sync_api import Page
 
 import arcvq
 from arcvq.cli import main
-from arcvq.export import export_explorers
+from arcvq.explorers.export import export_explorers
 from tests.browser import lab as launch
 from tests.browser.lab import pixels
 from tests.explorers.test_replay import make_run
@@ -58,7 +58,7 @@ def test_the_report_draws_its_figures_and_the_still_of_an_explorer(offline, tmp_
 
 def test_every_slider_of_the_exported_page_moves_its_picture(offline, tmp_path, monkeypatch):
     quantizers = {"plain": arcvq.EuclideanQuantizer(6, 3), "samp": None}
-    monkeypatch.setattr("arcvq.export.train", lambda settings, **_: make_run(quantizer=quantizers[settings.quantizer]))
+    monkeypatch.setattr("arcvq.explorers.export.train", lambda settings, **_: make_run(quantizer=quantizers[settings.quantizer]))
     page = offline(export_explorers(tmp_path / "explorers.html"))
     figures = page.page.locator("figure .js-plotly-plot").count()
     assert figures == 3

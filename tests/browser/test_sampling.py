@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from arcvq.figures.sampling import BARS, LEFT, TOKENS
+from arcvq.explorers.sampling_figure import BARS, LEFT, TOKENS
 from tests.browser.lab import pixels
 
 SAMPLING = """

@@ -4,7 +4,7 @@ import pandas as pd
 import pytest
 
 from arcvq.experiments import findings
-from arcvq.experiments.gradients import HELD
+from arcvq.experiments.gradient_study import HELD
 
 LEVELS = {"continuous": 30.0, "plain VQ": 20.0, "cosine": 22.9, "CVQ": 20.0, "BBNR alone": 22.0, "margin alone": 23.0,
           "SAMP": 23.0, "SAMP without stop-gradient": 21.0, "FSQ": 25.0}

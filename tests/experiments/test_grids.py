@@ -5,10 +5,10 @@ import pandas as pd
 import pytest
 import torch
 
-from arcvq.experiments import ablations, paper, run_experiment, schedules
-from arcvq.experiments.rows import reconstruction
+from arcvq.experiments import ablations, paper_table, run_experiment, schedule_study
+from arcvq.experiments.measures import reconstruction
 from arcvq.metrics import l1, psnr
-from arcvq.runs import KINDS, train
+from arcvq.runs.settings import KINDS, train
 from arcvq.samp import SAMP
 from arcvq.schedules import Exponential
 from tests.strokes import IMAGES
@@ -20,7 +20,7 @@ def by_name(variants):
     return {variant.name: variant for variant in variants}
 
 
-@pytest.mark.parametrize("module", [paper, ablations, schedules], ids=lambda module: module.__name__)
+@pytest.mark.parametrize("module", [paper_table, ablations, schedule_study], ids=lambda module: module.__name__)
 def test_variants_differ_and_can_all_be_built(module):
     base = dataclasses.replace(BASE, num_codes=16)
     variants = by_name(module.variants(base)).values()
@@ -32,7 +32,7 @@ def test_variants_differ_and_can_all_be_built(module):
 
 
 def test_the_papers_table_holds_every_quantizer_and_each_half_of_samp():
-    found = by_name(paper.variants(BASE))
+    found = by_name(paper_table.variants(BASE))
     assert {variant.settings.quantizer for variant in found.values()} == set(KINDS) - {"cosine_ema"}
     scaled = SAMP.for_run(BASE.steps)
     assert found["SAMP"].settings.samp == scaled
@@ -57,7 +57,7 @@ def test_an_ablation_changes_one_thing_and_holds_the_papers_own_value():
 
 
 def test_schedules_know_their_run_but_for_the_papers_rates():
-    found = schedules.variants(dataclasses.replace(BASE, steps=400))
+    found = schedule_study.variants(dataclasses.replace(BASE, steps=400))
     assert {variant.settings.steps for variant in found} == {100, 400, 1600}
     for variant in found:
         samp, steps = variant.settings.samp, variant.settings.steps
@@ -89,18 +89,18 @@ def test_a_model_without_codes_has_no_figures_of_codes(tmp_path):
 
 
 def test_the_papers_table_runs_on_every_quantizer(tmp_path):
-    rows = run_experiment(paper.PAPER_TABLE, dataclasses.replace(BASE, num_codes=16), IMAGES, seeds=1, out=tmp_path,
+    rows = run_experiment(paper_table.PAPER_TABLE, dataclasses.replace(BASE, num_codes=16), IMAGES, seeds=1, out=tmp_path,
                           root=tmp_path, device="cpu", workers=1, progress=False)
-    assert "error" not in rows and rows.variant.tolist() == [*paper.KINDS]
-    assert paper.mismatches(rows).count(";") >= 4 and "rotation trick: K and D match" in paper.mismatches(rows)
-    table = paper.table(rows)
-    assert table.quantizer.tolist() == [*paper.KINDS] and table["gap closed"][0] == "1.00"
+    assert "error" not in rows and rows.variant.tolist() == [*paper_table.KINDS]
+    assert paper_table.mismatches(rows).count(";") >= 4 and "rotation trick: K and D match" in paper_table.mismatches(rows)
+    table = paper_table.table(rows)
+    assert table.quantizer.tolist() == [*paper_table.KINDS] and table["gap closed"][0] == "1.00"
 
 
 def test_what_differs_from_the_published_runs_is_said():
     rows = pd.DataFrame([{"steps": 3160, "batch_size": 128, "hidden": 48, "lr": 1e-3, "num_codes": 512, "dim": 64,
                           "train_images": 10_000.0}])
-    assert paper.differences(rows) == (
+    assert paper_table.differences(rows) == (
         "3,160 steps instead of 29,500, 128 images a step instead of 1,024, 48 channels instead of 128, 0.001 learning "
         "rate instead of 0.0003, the first 10,000 training images alone, figures straight from tensors, not through "
         "JPEG files")
@@ -111,9 +111,9 @@ def test_the_steadiest_schedule_comes_first_with_the_lengths_at_which_it_is_leve
     rows = pd.DataFrame([{"half": "radius", "schedule": name, "steps": steps, "seed": seed, "psnr": value + 0.2 * seed}
                          for name, values in psnr.items() for steps, value in zip((100, 400), values, strict=True)
                          for seed in range(2)])
-    found = schedules.steadiness(rows, "radius")
+    found = schedule_study.steadiness(rows, "radius")
     assert [*found.index] == ["near", "best late", "best once"]
     assert [*found.behind] == pytest.approx([0.1, 2.0, 5.0]) and [*found.level] == [2, 1, 1]
-    part = schedules.steadiness(rows[(rows.schedule != "near") | (rows.steps == 400)], "radius")
+    part = schedule_study.steadiness(rows[(rows.schedule != "near") | (rows.steps == 400)], "radius")
     assert [*part.index] == ["best late", "best once", "near"] and math.isnan(part.behind["near"])  # it lacks a length
-    assert schedules.steadiness(rows[rows.seed == 0], "radius").level.eq(0).all()
+    assert schedule_study.steadiness(rows[rows.seed == 0], "radius").level.eq(0).all()

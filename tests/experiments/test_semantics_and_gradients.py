@@ -5,11 +5,11 @@ import numpy as np
 import pytest
 import torch
 
-from arcvq.experiments import gradients, run_experiment, schedules, semantics
-from arcvq.gradients import gradient_history
+from arcvq.analysis.gradients import gradient_history
+from arcvq.analysis.probing import stability
+from arcvq.experiments import gradient_study, run_experiment, schedule_study, semantics_study
 from arcvq.images import ImageData, ImageSplit
-from arcvq.meaning import stability
-from arcvq.runs import train
+from arcvq.runs.settings import train
 from arcvq.training import evaluate
 from tests import strokes
 
@@ -43,19 +43,19 @@ def rows_of(experiment, names, folder):
 def meanings(tmp_path_factory):
     """The rows of CVQ and SAMP, and the folder of their runs."""
     folder = tmp_path_factory.mktemp("semantics")
-    return rows_of(semantics.SEMANTICS, ["CVQ", "SAMP"], folder), folder
+    return rows_of(semantics_study.SEMANTICS, ["CVQ", "SAMP"], folder), folder
 
 
 @pytest.fixture(scope="module")
 def courses(tmp_path_factory):
-    return rows_of(gradients.GRADIENTS, ["plain VQ", "SAMP in a narrow ball"], tmp_path_factory.mktemp("gradients"))
+    return rows_of(gradient_study.GRADIENTS, ["plain VQ", "SAMP in a narrow ball"], tmp_path_factory.mktemp("gradients"))
 
 
 def test_each_run_has_one_row_of_what_its_codes_tell_within_its_range(meanings):
     rows, _ = meanings
     assert "error" not in rows
     assert [*zip(rows.variant, rows.seed, strict=True)] == [(name, seed) for name in ("CVQ", "SAMP") for seed in SEEDS]
-    assert set(semantics.TITLES) <= set(rows) and rows[[*semantics.MEASURES]].notna().all(axis=None)
+    assert set(semantics_study.TITLES) <= set(rows) and rows[[*semantics_study.MEASURES]].notna().all(axis=None)
     information = rows.filter(regex="(?<!mutual)_information")
     bits = math.log2(BASE.num_codes)  # the chance level is taken off, so that less than nothing may be left
     assert information.shape[1] == 6 and information.abs().le(bits).all(axis=None)
@@ -67,41 +67,41 @@ def test_each_run_has_one_row_of_what_its_codes_tell_within_its_range(meanings):
 def test_psnr_and_codes_are_those_of_the_test_images(meanings):
     rows, folder = meanings
     for _, row in rows.iterrows():
-        run = train(settings_of(semantics, row.variant, row.seed), IMAGES, root=folder, device="cpu", progress=False)
+        run = train(settings_of(semantics_study, row.variant, row.seed), IMAGES, root=folder, device="cpu", progress=False)
         found = evaluate(run.model, IMAGES.test)
         assert (row.psnr, row.codes_used) == (pytest.approx(found["psnr"], abs=1e-4), found["codes_used"])
 
 
 def test_the_second_seed_is_compared_with_the_first_of_its_variant(meanings):
     rows, folder = meanings
-    assert rows.loc[rows.seed == 0, [*semantics.AGREEMENT]].isna().all(axis=None)
+    assert rows.loc[rows.seed == 0, [*semantics_study.AGREEMENT]].isna().all(axis=None)
     tests = IMAGES.test.batch(torch.arange(len(IMAGES.test)))
     for _, row in rows[rows.seed == 1].iterrows():
-        first, second = (train(settings_of(semantics, row.variant, seed), IMAGES, root=folder, device="cpu",
+        first, second = (train(settings_of(semantics_study, row.variant, seed), IMAGES, root=folder, device="cpu",
                                progress=False).model for seed in SEEDS)
-        assert row[[*semantics.AGREEMENT]].to_dict() == pytest.approx(stability(second, first, tests))
+        assert row[[*semantics_study.AGREEMENT]].to_dict() == pytest.approx(stability(second, first, tests))
         assert -1 <= row.adjusted_mutual_information <= 1 and row.agreement < 1
 
 
 def test_the_table_of_meanings_has_a_text_for_each_measure_and_quantizer(meanings):
-    texts = semantics.table(meanings[0])
-    assert [*texts] == ["measure", "CVQ", "SAMP"] and [*texts.measure] == [*semantics.TITLES.values()]
+    texts = semantics_study.table(meanings[0])
+    assert [*texts] == ["measure", "CVQ", "SAMP"] and [*texts.measure] == [*semantics_study.TITLES.values()]
     assert texts.map(lambda text: isinstance(text, str) and text != "").all(axis=None)
 
 
 def test_images_of_one_class_tell_nothing_of_classes(meanings, tmp_path):
-    settings = settings_of(semantics, "SAMP", 0)
+    settings = settings_of(semantics_study, "SAMP", 0)
     run = train(settings, IMAGES, root=meanings[1], device="cpu", progress=False)
     splits = {name: dataclasses.replace(split, labels=torch.zeros_like(split.labels))
               for name in ("train", "validation", "test") for split in [getattr(IMAGES, name)]}
-    (row,) = semantics.measure(run, settings, dataclasses.replace(IMAGES, **splits, classes=("bar",)), tmp_path)
+    (row,) = semantics_study.measure(run, settings, dataclasses.replace(IMAGES, **splits, classes=("bar",)), tmp_path)
     missing = {name for name, value in row.items() if math.isnan(value)}
     assert missing == {name for name in row if name.startswith(("class", "purity", "probe", "replacement"))}
 
 
 def test_the_compared_quantizers_are_those_of_the_papers_table():
-    assert [one.name for one in semantics.variants(BASE)] == [*semantics.COMPARED]
-    assert [one.name for one in gradients.variants(BASE)] == [*gradients.COMPARED, "SAMP in a narrow ball"]
+    assert [one.name for one in semantics_study.variants(BASE)] == [*semantics_study.COMPARED]
+    assert [one.name for one in gradient_study.variants(BASE)] == [*gradient_study.COMPARED, "SAMP in a narrow ball"]
 
 
 def test_a_course_has_a_row_for_each_look_within_its_range(courses):
@@ -120,7 +120,7 @@ def test_a_course_has_a_row_for_each_look_within_its_range(courses):
 
 @pytest.mark.parametrize("name", ["plain VQ", "SAMP in a narrow ball"])
 def test_a_course_is_the_history_of_its_settings_on_a_batch(courses, name):
-    history = gradient_history(settings_of(gradients, name, 1), IMAGES, device="cpu", probe_images=BASE.batch_size,
+    history = gradient_history(settings_of(gradient_study, name, 1), IMAGES, device="cpu", probe_images=BASE.batch_size,
                                progress=False)
     rows = courses[(courses.variant == name) & (courses.seed == 1)]
     np.testing.assert_allclose(rows[[*history]].to_numpy(float), history.to_numpy(float), rtol=1e-4, atol=1e-7)
@@ -128,16 +128,16 @@ def test_a_course_is_the_history_of_its_settings_on_a_batch(courses, name):
 
 def test_the_narrow_ball_grows_to_its_radius(courses):
     rows = courses[courses.variant == "SAMP in a narrow ball"]
-    expected = gradients.NARROW ** (rows.step / BASE.steps)
+    expected = gradient_study.NARROW ** (rows.step / BASE.steps)
     np.testing.assert_allclose(rows.radius, expected, rtol=1e-5)
 
 
 def test_the_table_of_courses_has_a_line_of_texts_for_each_stage(courses):
-    texts = gradients.table(courses)
+    texts = gradient_study.table(courses)
     assert [*texts.quantizer] == ["plain VQ"] * 4 + ["SAMP in a narrow ball"] * 4
     assert [*texts["of the run"]] == ["2%", "10%", "50%", "100%"] * 2
     assert texts.map(lambda text: isinstance(text, str)).all(axis=None)
-    margin = gradients.SHOWN["margin_over_reconstruction"]
+    margin = gradient_study.SHOWN["margin_over_reconstruction"]
     assert (texts[margin] == "").tolist() == [True] * 4 + [False] * 4
     rows = courses[(courses.variant == "SAMP in a narrow ball") & (courses.step == BASE.steps / 2)]
     mean = (rows.margin_at_latents / rows.reconstruction_at_latents).mean()
@@ -147,9 +147,9 @@ def test_the_table_of_courses_has_a_line_of_texts_for_each_stage(courses):
 @pytest.mark.parametrize("steps", [-400, 0, 1, 3])
 def test_schedules_refuse_runs_too_short_for_a_quarter_of_them(steps):
     with pytest.raises(ValueError, match=f"steps is {steps}; it must be at least 4: the shortest of the runs has 0.25"):
-        schedules.variants(dataclasses.replace(BASE, steps=steps))
+        schedule_study.variants(dataclasses.replace(BASE, steps=steps))
 
 
 def test_the_shortest_schedules_have_lengths_and_names_of_their_own():
-    found = schedules.variants(dataclasses.replace(BASE, steps=4))
+    found = schedule_study.variants(dataclasses.replace(BASE, steps=4))
     assert {one.settings.steps for one in found} == {1, 4, 16} and len({one.name for one in found}) == len(found) == 57

@@ -10,9 +10,10 @@ import pytest
 import torch
 from PIL import Image
 
-from arcvq import VQVAE, CosineQuantizer, EuclideanQuantizer, ImageData, ImageSplit, projections
+from arcvq import VQVAE, CosineQuantizer, EuclideanQuantizer, ImageData, ImageSplit
+from arcvq.analysis import projections
 from arcvq.explorers import CodeInspector
-from arcvq.figures.inspector import FRAMES, PICTURE, TILES, UNIT, inspector_picture
+from arcvq.explorers.inspector_figure import FRAMES, PICTURE, TILES, UNIT, inspector_picture
 
 
 def make_parts(codes=30, dim=8, channels=1, size=(16, 16), quantizer=CosineQuantizer):
@@ -168,7 +169,7 @@ def test_a_change_is_one_message(inspector):
 
 
 def test_codes_are_marked_on_the_map_and_the_map_can_be_another(inspector, monkeypatch):
-    monkeypatch.setattr("arcvq.projections.umap_angles", projections.stereographic)
+    monkeypatch.setattr("arcvq.analysis.projections.umap_angles", projections.stereographic)
     for method, project in (("PCA", projections.pca), ("UMAP", projections.stereographic)):
         inspector.method, inspector.chosen, inspector.other = method, 4, 6
         seen = project(inspector.subject.codebook)

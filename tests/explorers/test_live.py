@@ -16,7 +16,7 @@ from PIL import Image
 import arcvq
 from arcvq.explorers import LiveTraining
 from arcvq.explorers import live as module
-from arcvq.figures import live as view
+from arcvq.explorers import live_figure as view
 from arcvq.images import ImageData
 from tests.test_training import stripes
 

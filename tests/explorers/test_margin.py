@@ -8,7 +8,7 @@ from torch.nn.functional import normalize
 
 import arcvq
 from arcvq.explorers import MarginExplorer
-from arcvq.figures import margin as view
+from arcvq.explorers import margin_figure as view
 
 
 def rows(explorer, trace):

@@ -7,7 +7,7 @@ import traitlets
 
 import arcvq
 from arcvq.explorers import RadiusExplorer
-from arcvq.figures import ball as view
+from arcvq.explorers import radius_figure as view
 
 
 def rows(explorer, trace):

@@ -8,7 +8,7 @@ import torch
 
 import arcvq
 from arcvq.explorers import TrainingReplay
-from arcvq.figures.replay import reels, replay_picture
+from arcvq.explorers.replay_figure import reels, replay_picture
 from arcvq.training import Run, Snapshot
 
 STEPS = (0, 4, 10)

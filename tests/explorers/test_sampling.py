@@ -10,10 +10,10 @@ import pytest
 import torch
 from PIL import Image
 
-from arcvq import VQVAE, CosineQuantizer, ImageData, ImageSplit, projections
+from arcvq import VQVAE, CosineQuantizer, ImageData, ImageSplit
+from arcvq.analysis import projections
 from arcvq.explorers import SamplingExplorer
-from arcvq.figures.images import BLANK
-from arcvq.figures.sampling import (
+from arcvq.explorers.sampling_figure import (
     BARS,
     COMING,
     COMPLETE,
@@ -29,6 +29,7 @@ from arcvq.figures.sampling import (
     TOKENS,
     sampling_picture,
 )
+from arcvq.figures.image_grids import BLANK
 from arcvq.figures.theme import BLUE, VERMILLION
 from arcvq.priors import PixelCNN, TransformerPrior, complete, fingerprint, sample
 
@@ -175,7 +176,7 @@ def test_lower_halves_are_completed_beside_the_test_images_of_the_class(explorer
 
 def test_position_brings_the_tokens_out_one_by_one_without_sampling_again(explorer, parts, monkeypatch):
     model, tokens = parts[0], drawn(explorer)
-    monkeypatch.setattr("arcvq.figures.sampling.steps", None)
+    monkeypatch.setattr("arcvq.explorers.sampling_figure.steps", None)
     for position in (0, 1, 6, 15, 16):
         explorer.position = position
         known = (torch.arange(16) < position).view(4, 4)
@@ -241,7 +242,7 @@ def test_a_change_is_one_message_that_json_can_carry(explorer):
 
 
 def test_codes_stand_where_the_projection_puts_them(explorer, monkeypatch):
-    monkeypatch.setattr("arcvq.projections.umap_angles", projections.stereographic)
+    monkeypatch.setattr("arcvq.analysis.projections.umap_angles", projections.stereographic)
     for method, project in (("PCA", projections.pca), ("UMAP", projections.stereographic)):
         explorer.method, explorer.top_k = method, 6
         seen = project(explorer.sampler.model.quantizer.codebook)

@@ -5,7 +5,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from arcvq.priors import FreeTokens, PixelCNN, TiedTokens, TransformerPrior, match_parameters, parameter_count
+from arcvq.priors import (
+    FreeTokens,
+    PixelCNN,
+    TiedTokens,
+    TransformerPrior,
+    match_parameters,
+    parameter_count,
+)
 
 
 @settings(max_examples=20, deadline=None)

@@ -1,0 +1,1 @@
+"""Quantizers to compare with."""

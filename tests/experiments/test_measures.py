@@ -1,0 +1,38 @@
+import dataclasses
+import math
+
+import pytest
+import torch
+
+from arcvq.analysis.sample_quality import frechet_distance
+from arcvq.experiments import measures
+from arcvq.experiments.measures import reconstruction
+from arcvq.images import ImageSplit
+from arcvq.runs.settings import train
+from tests.strokes import IMAGES, SMALL
+
+
+@pytest.fixture
+def missing(tmp_path, monkeypatch):
+    """The measures that are NaN for a run on these images, with pixels in the place of Inception's features."""
+    monkeypatch.setattr(measures, "inception_fid", lambda *sets: frechet_distance(*(images.flatten(1) for images in sets)))
+
+    def measured(images):
+        run = train(SMALL, images, root=tmp_path, device="cpu", progress=False)
+        (row,) = reconstruction(run, SMALL, images, tmp_path)
+        return {name for name in measures.MEASURES if math.isnan(row[name])} - {"lpips"}  # its weights may be missing
+
+    return measured
+
+
+def test_all_measures_but_ssim_which_needs_11_pixels_have_a_number(missing):
+    assert missing(IMAGES) == {"ssim"}
+
+
+def test_training_images_of_one_class_lack_the_distance_of_the_classifier_alone(missing):
+    one_class = ImageSplit(IMAGES.train.images, torch.zeros_like(IMAGES.train.labels))
+    assert missing(dataclasses.replace(IMAGES, train=one_class)) == {"ssim", "classifier_frechet"}
+
+
+def test_a_single_test_image_lacks_the_frechet_distances_alone(missing):
+    assert missing(dataclasses.replace(IMAGES, test=IMAGES.test.first(1))) == {"ssim", "rfid", "classifier_frechet"}

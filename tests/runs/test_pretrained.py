@@ -1,0 +1,89 @@
+import importlib.util
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+import arcvq
+from arcvq.images import ImageSplit, load_images
+from arcvq.runs import pretrained
+from arcvq.runs.pretrained import FOLDER, card, load, write_pretrained
+from arcvq.runtime.devices import device_name
+from arcvq.training import evaluate
+from tests.strokes import IMAGES, SMALL
+
+LIMIT = 4_000_000  # bytes
+
+
+@pytest.fixture
+def shelf(tmp_path, monkeypatch):
+    monkeypatch.setattr(pretrained, "FOLDER", tmp_path)
+    model = SMALL.model(IMAGES).eval()
+    write_pretrained(tmp_path / "strokes", model, {"command": "make", "figures": {"psnr": 20.0}})
+    return model, tmp_path / "strokes"
+
+
+def test_a_model_comes_back_as_it_was_with_its_card(shelf):
+    model, folder = shelf
+    images = IMAGES.test.batch(torch.arange(4))
+    assert torch.equal(load("strokes").encode(images), model.encode(images))
+    assert card("strokes")["figures"] == {"psnr": 20.0}
+    page = (folder / "README.md").read_text()
+    assert "command: `make`" in page and "| psnr | 20.0 |" in page
+
+
+def test_a_card_of_other_weights_is_told_and_nothing_is_opened(shelf):
+    _, folder = shelf
+    (folder / "model.safetensors").write_bytes((folder / "model.safetensors").read_bytes()[:-4] + b"\0\0\0\0")
+    with pytest.raises(ValueError, match=r"the card of .*strokes was written for other weights: sha256"):
+        load("strokes")
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(ValueError, match="the file has nothing, as it is missing"):
+        card("strokes")
+
+
+def test_a_name_that_is_not_there_is_told_with_those_that_are(shelf):
+    with pytest.raises(FileNotFoundError, match="no pretrained model 'faces'; there are strokes"):
+        load("faces")
+
+
+@pytest.mark.parametrize("name", ["digits", "mnist"])
+def test_what_comes_with_the_checkout_is_small_and_opens(name):
+    assert sum(file.stat().st_size for file in (FOLDER / name).iterdir()) < LIMIT
+    model, facts = load(name), card(name)
+    assert tuple(model.quantizer.codebook.shape) == (512, 64) and facts["settings"]["dataset"] == name
+
+
+def test_the_digits_model_has_the_figures_of_its_card():
+    measured = evaluate(load("digits"), load_images("digits", device="cpu").test)
+    figures = card("digits")["figures"]
+    assert measured["psnr"] == pytest.approx(figures["psnr"], abs=0.02)
+    assert measured["codes_used"] == pytest.approx(figures["codes_used"], abs=3)
+
+
+@pytest.fixture
+def tool(monkeypatch):
+    """tools/make_pretrained.py, with two steps on 128 random images of 12 x 12 pixels in the place of the digits."""
+    path = Path(__file__).parents[2] / "tools" / "make_pretrained.py"
+    spec = importlib.util.spec_from_file_location("make_pretrained", path)
+    spec.loader.exec_module(tool := importlib.util.module_from_spec(spec))
+    split = ImageSplit(torch.randint(256, (128, 1, 12, 12), dtype=torch.uint8), torch.arange(128) % 2)
+    images = replace(IMAGES, train=split, validation=split, test=split)
+    monkeypatch.setattr(arcvq, "load_images", lambda name, root: images)
+    monkeypatch.setattr(tool, "choose_device", lambda: torch.device("cpu"))
+    monkeypatch.setitem(tool.LENGTHS, "digits", 2)
+    return tool
+
+
+def test_the_device_is_on_the_card_of_a_run_that_was_trained_now_and_not_of_one_that_was_only_opened(
+        tool, tmp_path, monkeypatch):
+    monkeypatch.setattr(pretrained, "FOLDER", tmp_path / "shelf")
+    monkeypatch.setattr(tool, "FOLDER", tmp_path / "shelf")
+    tool.make("digits", tmp_path)
+    trained = card("digits")
+    tool.make("digits", tmp_path)
+    opened = card("digits")
+    device = device_name("cpu")
+    assert trained["machine"].startswith(f"{device}, ") and trained["machine"].endswith("s of training")
+    assert opened == trained | {"machine": trained["machine"].removeprefix(f"{device}, ")}

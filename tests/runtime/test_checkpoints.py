@@ -1,0 +1,54 @@
+import os
+import signal
+
+import pytest
+import torch
+
+from arcvq.runtime.checkpoints import HeldInterrupt, load_checkpoint, save_checkpoint
+from arcvq.runtime.files import write_whole
+
+
+def test_a_failed_write_keeps_the_earlier_file_and_leaves_no_draft(tmp_path):
+    path = tmp_path / "file.txt"
+    write_whole(path, lambda draft: draft.write_text("first"))
+
+    def full_disk(draft):
+        draft.write_text("half of it")
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(OSError, match=r"cannot be written .*No space left.*; the earlier file is kept"):
+        write_whole(path, full_disk)
+    assert path.read_text() == "first" and os.listdir(tmp_path) == ["file.txt"]
+    with pytest.raises(OSError, match="nothing was written"):
+        write_whole(tmp_path / "other.txt", full_disk)
+
+
+def test_a_folder_that_cannot_be_made_is_named(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OSError, match="cannot be written"):
+        save_checkpoint(tmp_path / "file" / "checkpoint.pt", {"settings": {}})
+
+
+def test_checkpoint_round_trip_and_refusals(tmp_path):
+    path, settings = tmp_path / "checkpoint.pt", {"lr": 0.1, "steps": 5}
+    save_checkpoint(path, {"settings": settings, "weights": torch.arange(100.0)})
+    assert torch.equal(load_checkpoint(path, settings)["weights"], torch.arange(100.0))
+    with pytest.raises(ValueError, match=r"other settings \(lr was 0\.1 and is now 0\.2\)"):
+        load_checkpoint(path, {**settings, "lr": 0.2})
+    save_checkpoint(path, {"settings": settings, "format": 99})
+    with pytest.raises(ValueError, match="has format 99"):
+        load_checkpoint(path, settings)
+    path.write_bytes(path.read_bytes()[:200])
+    with pytest.raises(ValueError, match=r"checkpoint .*checkpoint\.pt is damaged"):
+        load_checkpoint(path, settings)
+
+
+def test_the_first_interrupt_is_held_and_the_second_raises():
+    with HeldInterrupt() as interrupt:
+        assert not interrupt.asked
+        os.kill(os.getpid(), signal.SIGINT)
+        assert interrupt.asked
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+            signal.pause()
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
