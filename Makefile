@@ -27,7 +27,7 @@ $(STAMP): pyproject.toml constraints.txt
 	  'Python lacks its venv module; on Debian and Ubuntu: sudo apt install python3-venv' >&2; exit 1; }
 	@echo 'Installing into .venv; PyTorch is large, so this takes a minute or more, once.'
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[notebooks,test]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[kit,test]'
 	@touch $@
 
 run: $(STAMP)

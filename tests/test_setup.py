@@ -62,9 +62,9 @@ def test_the_wheel_holds_the_whole_package_and_the_command(tmp_path):
     with zipfile.ZipFile(next(tmp_path.glob("arcvq-*.whl"))) as wheel:
         inside = {name for name in wheel.namelist() if name.startswith("arcvq/")}
         command = wheel.read(next(name for name in wheel.namelist() if name.endswith("entry_points.txt"))).decode()
-    kinds = (".py", ".css", ".js", ".typed")
+    kinds = (".py", ".css", ".js", ".j2", ".typed")
     files = {str(p.relative_to(ROOT)) for p in (ROOT / "arcvq").rglob("*") if p.suffix in kinds}
-    assert inside == files and {"arcvq/report.css", "arcvq/explorers/playground.js"} <= inside
+    assert inside == files and {"arcvq/reports/report.css", "arcvq/explorers/web/playground.js"} <= inside
     assert "arcvq = arcvq.cli:main" in command
 
 
