@@ -1,60 +1,77 @@
-"""Write what data/results/*.parquet hold for readers: a Markdown table and a picture each, and the README's findings.
+"""Write what the tables of data/results hold for readers.
 
     python tools/write_results.py
 
-Needs Chromium or Chrome for the pictures, as `make notebooks` does.
+Each table gets a Markdown file and a picture beside it; docs/results.md gets the findings, the
+commands that made the tables, and the tables of quantizers. The pictures need Chromium or Chrome,
+as `make notebooks` does.
 """
 
 from pathlib import Path
 
+from findings import COMMANDS, findings
+
 from arcvq.experiments import EXPERIMENTS
-from arcvq.experiments.findings import COMMANDS, findings
 from arcvq.experiments.paper_table import differences, mismatches
 from arcvq.experiments.stored_results import RESULTS, stored
 from arcvq.experiments.tables import data_title, markdown
 from arcvq.figures.experiment_results import pictures
 from arcvq.runtime.files import write_whole
 
-README = Path(__file__).parents[1] / "README.md"
-START, END = "<!-- findings: written by tools/write_results.py -->", "<!-- end of findings -->"
+PAGE = Path(__file__).parents[1] / "docs" / "results.md"
+LINKS = "../data/results"  # from the page to the tables and pictures
+START = "<!-- findings: written by tools/write_results.py -->"
+END = "<!-- end of findings -->"
 
 
 def table(name: str) -> str:
-    """The Markdown of a stored table."""
-    return markdown(EXPERIMENTS[name.split("-")[0]].table(stored(name)))
+    """A stored table in Markdown."""
+    experiment = EXPERIMENTS[name.split("-")[0]]
+    return markdown(experiment.table(stored(name)))
 
 
-def page(name: str) -> str:
-    """What a reader of the table alone must know with it: the data."""
+def table_file(name: str) -> str:
+    """The Markdown file of a stored table, which says what data it is about."""
     return f"{data_title(stored(name))}\n\n{table(name)}"
 
 
 def section() -> str:
-    """The README's findings, each with its picture and its table; the commands; and the tables of quantizers."""
-    lines = [f"{number}. **{about}.** {sentence} ([picture](data/results/{name}.png), [table](data/results/{name}.md))"
-             for number, (name, about, sentence) in enumerate(findings(), start=1)]
+    """The part of docs/results.md between START and END."""
+    lines = []
+    for number, (name, topic, text) in enumerate(findings(), start=1):
+        links = f"[picture]({LINKS}/{name}.png), [table]({LINKS}/{name}.md)"
+        lines.append(f"{number}. **{topic}.** {text} ({links})")
+    commands = ["```", *COMMANDS.values(), "```"]
     tables = [quantizers(name) for name in COMMANDS if name.startswith("paper-")]
-    return "\n".join([START, *lines, "", "```", *COMMANDS.values(), "```", "", *tables, END])
+    return "\n".join([START, *lines, "", *commands, "", *tables, END])
 
 
 def quantizers(name: str) -> str:
-    """A stored table of quantizers, and what differs from the paper's."""
+    """A stored table of quantizers, with how its runs differ from the paper's."""
     rows = stored(name)
-    return (f"**{data_title(rows)}.** Beside the paper's runs, ours had {differences(rows)}.\n\n{table(name)}\n"
-            f"Not alike in every respect: {mismatches(rows)}.\n")
+    return (
+        f"**{data_title(rows)}.** Compared with the paper's runs, ours had {differences(rows)}.\n\n"
+        f"{table(name)}\nNot matched in size: {mismatches(rows)}.\n"
+    )
 
 
 def main() -> None:
+    """Write the files of every stored table, then the page."""
     for path in sorted(RESULTS.glob("*.parquet")):
         name = path.stem
-        text = page(name)
-        write_whole(path.with_suffix(".md"), lambda draft, text=text: draft.write_text(text))
+        _write(path.with_suffix(".md"), table_file(name))
         _, _, figure = pictures(stored(name))[0]
-        write_whole(path.with_suffix(".png"), lambda draft, figure=figure: figure.write_image(draft, format="png"))
+        picture = figure.to_image(format="png")
+        write_whole(path.with_suffix(".png"), lambda draft, png=picture: draft.write_bytes(png))
         print(name)
-    text = README.read_text()
-    before, after = text.split(START)[0], text.split(END)[1]
-    write_whole(README, lambda draft: draft.write_text(before + section() + after))
+
+    before, _, rest = PAGE.read_text().partition(START)
+    _, _, after = rest.partition(END)
+    _write(PAGE, before + section() + after)
+
+
+def _write(path: Path, text: str) -> None:
+    write_whole(path, lambda draft: draft.write_text(text))
 
 
 if __name__ == "__main__":

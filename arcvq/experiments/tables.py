@@ -1,4 +1,4 @@
-"""From rows to tables: means over seeds with 95% intervals, and what a reader compares."""
+"""Tables of results: means over seeds with 95% intervals, as numbers and as text."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -7,109 +7,195 @@ import numpy as np
 import pandas as pd
 
 RESAMPLES = 9999
-DIGITS = {"psnr": 2, "classifier_frechet": 1, "rfid": 2, "codes_used": 0, "perplexity": 0, "perplexity_ceiling": 0,
-          "min_angle": 1, "norm_usage_correlation": 2, "uniformity": 2, "step_milliseconds": 0, "gap_closed": 2,
-          "codes_with_gradient": 0, "angle_reconstruction_margin": 1}
-HOW = "mean (95% interval, bootstrap over seeds)"
+DECIMALS = {  # of a measure in text; 3 for others
+    "psnr": 2,
+    "classifier_frechet": 1,
+    "rfid": 2,
+    "codes_used": 0,
+    "perplexity": 0,
+    "perplexity_ceiling": 0,
+    "min_angle": 1,
+    "norm_usage_correlation": 2,
+    "uniformity": 2,
+    "step_milliseconds": 0,
+    "gap_closed": 2,
+    "codes_with_gradient": 0,
+    "angle_reconstruction_margin": 1,
+}
+DATA_TITLES = {"mnist": "MNIST"}
+MEAN_WITH_INTERVAL = "mean (95% interval, bootstrap over seeds)"
+
+Interval = tuple[float, float, float]  # a mean, the lower and the upper bound
 
 
-def interval(values: Sequence[float] | np.ndarray | pd.Series) -> tuple[float, float, float]:
-    """Mean and 95% interval of a measure over seeds, by the percentile bootstrap of scipy with a fixed seed.
+def interval(values: Sequence[float] | np.ndarray | pd.Series) -> Interval:
+    """Mean of a measure over seeds with its 95% interval, by scipy's percentile bootstrap.
 
-    NaN is left out. One value has no interval: its bounds are NaN. Of few seeds the interval is about their range.
+    The bootstrap's own seed is fixed, so equal values give equal bounds. With few seeds the
+    interval is close to the range of the values.
+
+    Args:
+        values: One number for each seed; NaN is left out.
+
+    Returns:
+        The mean, the lower and the upper bound. A single value has NaN bounds, and all three are
+        NaN where there is no value.
     """
     from scipy.stats import bootstrap
 
     known = np.asarray(values, float)
     known = known[~np.isnan(known)]
-    mean = known.mean() if len(known) else math.nan
-    if len(known) < 2:
+    if len(known) == 0:
+        return math.nan, math.nan, math.nan
+    mean = known.mean()
+    if len(known) == 1:
         return mean, math.nan, math.nan
-    found = bootstrap((known,), np.mean, n_resamples=RESAMPLES, method="percentile", rng=0).confidence_interval
-    return mean, found.low, found.high
+
+    result = bootstrap((known,), np.mean, n_resamples=RESAMPLES, method="percentile", rng=0)
+    return mean, *result.confidence_interval
 
 
-def summary(rows: pd.DataFrame, measures: Sequence[str], by: Sequence[str] = ("variant",)) -> pd.DataFrame:
-    """A line for each group of rows: `runs` that ended well, and of each measure NAME, NAME_low and NAME_high."""
+def summary(
+    rows: pd.DataFrame, measures: Sequence[str], by: Sequence[str] = ("variant",)
+) -> pd.DataFrame:
+    """Summarize the finished runs of each group of rows in one line.
+
+    Args:
+        rows: One row for each run.
+        measures: Columns to average.
+        by: Columns that make up the groups.
+
+    Returns:
+        The columns `by`, `runs` (how many finished) and, for each measure, its mean and bounds:
+        NAME, NAME_low and NAME_high.
+
+    Raises:
+        ValueError: If the table lacks one of the columns.
+    """
     rows = finished(rows)
-    missing = [name for name in (*measures, *by) if name not in rows]
-    if missing:
-        raise ValueError(f"column {missing[0]!r} is unknown; the table has {', '.join(rows)}")
+    for name in (*measures, *by):
+        if name not in rows:
+            raise ValueError(f"column {name!r} is unknown; the table has {', '.join(rows)}")
+
     lines = []
     for key, group in rows.groupby([*by], sort=False, dropna=False):
-        line = dict(zip(by, key, strict=True)) | {"runs": len(group)}
+        line = dict(zip(by, key, strict=True))
+        line["runs"] = len(group)
         for name in measures:
-            line |= zip((name, f"{name}_low", f"{name}_high"), interval(group[name]), strict=True)
+            columns = (name, f"{name}_low", f"{name}_high")
+            line.update(zip(columns, interval(group[name]), strict=True))
         lines.append(line)
     return pd.DataFrame(lines)
 
 
 def finished(rows: pd.DataFrame) -> pd.DataFrame:
-    """The rows of runs that did not fail."""
+    """The rows of the runs that did not fail."""
     return rows[rows.error.isna()] if "error" in rows else rows
 
 
 def data_title(rows: pd.DataFrame) -> str:
-    """The name of the data as one writes it."""
-    return {"mnist": "MNIST"}.get(rows.data.iloc[0], rows.data.iloc[0])
+    """The name of the rows' data as it is usually written."""
+    name = rows.data.iloc[0]
+    return DATA_TITLES.get(name, name)
 
 
-def with_gap(rows: pd.DataFrame, plain: str = "plain VQ", limit: str = "continuous") -> pd.DataFrame:
-    """The rows with `gap_closed`: the share of the way in dB from plain VQ to the continuous autoencoder, by seed.
+def with_gap(
+    rows: pd.DataFrame, plain: str = "plain VQ", limit: str = "continuous"
+) -> pd.DataFrame:
+    """Add `gap_closed`: how much of the PSNR gap from plain VQ to no quantization a run closes.
 
-    0 is plain VQ, 1 the autoencoder that does not quantize; NaN where one of the two was not run with that seed.
+    It is 0 for plain VQ and 1 for the continuous autoencoder of the same seed, and NaN where one of
+    these two was not run with that seed.
     """
-    ends = {name: rows[rows.variant == name].set_index("seed").psnr for name in (plain, limit)}
-    start, end = (rows.seed.map(ends[name]) for name in (plain, limit))
+    start = _psnr_of_seed(rows, plain)
+    end = _psnr_of_seed(rows, limit)
     return rows.assign(gap_closed=(rows.psnr - start) / (end - start))
 
 
-def cell(name: str, mean: float, low: float, high: float) -> str:
-    """A mean with its interval, in the measure's digits; empty for NaN."""
+def _psnr_of_seed(rows: pd.DataFrame, variant: str) -> pd.Series:
+    """For each row, the PSNR of this variant's run with the row's seed."""
+    runs = rows[rows.variant == variant]
+    return rows.seed.map(runs.set_index("seed").psnr)
+
+
+def cell(measure: str, mean: float, low: float, high: float) -> str:
+    """A mean with its interval as text, in the measure's decimals; empty where the mean is NaN."""
+    decimals = DECIMALS.get(measure, 3)
     if math.isnan(mean):
         return ""
-    digits = DIGITS.get(name, 3)
-    bounds = "" if math.isnan(low) else f" ({low:,.{digits}f} to {high:,.{digits}f})"
-    return f"{mean:,.{digits}f}{bounds}"
+    if math.isnan(low):
+        return f"{mean:,.{decimals}f}"
+    return f"{mean:,.{decimals}f} ({low:,.{decimals}f} to {high:,.{decimals}f})"
 
 
 def cells(table: pd.DataFrame, titles: Mapping[str, str]) -> pd.DataFrame:
-    """A summary as texts: the columns of `titles` under their titles; measures that no line has are left out."""
+    """Turn a summary into text.
+
+    Args:
+        table: What `summary` returns.
+        titles: The columns to show, with their titles. A measure without any value is left out.
+    """
     texts = {}
     for name, title in titles.items():
-        if f"{name}_low" in table:
-            if table[name].notna().any():
-                texts[title] = [cell(name, *line) for line in table[[name, f"{name}_low", f"{name}_high"]].to_numpy()]
-        else:
-            texts[title] = [f"{value:,g}" if isinstance(value, int | float) else str(value) for value in table[name]]
+        if f"{name}_low" not in table:
+            texts[title] = [_text(value) for value in table[name]]
+        elif table[name].notna().any():
+            lines = table[[name, f"{name}_low", f"{name}_high"]].to_numpy()
+            texts[title] = [cell(name, *line) for line in lines]
     return pd.DataFrame(texts)
+
+
+def _text(value: object) -> str:
+    return f"{value:,g}" if isinstance(value, int | float) else str(value)
 
 
 def markdown(texts: pd.DataFrame) -> str:
     """A table of texts in Markdown."""
     lines = [[*texts.columns], ["---"] * texts.shape[1], *texts.to_numpy().tolist()]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
-def apart(rows: pd.DataFrame, one: str, other: str, measure: str = "psnr") -> bool | None:
-    """Whether the intervals of two variants do not overlap; None where one has no interval, as with a single seed.
+def variant_interval(rows: pd.DataFrame, variant: str, measure: str = "psnr") -> Interval:
+    """Mean and 95% interval of a measure over the finished runs of a variant; see `interval`.
 
-    Of three seeds each, equals are apart once in ten times. Raises ValueError for a variant without a finished run.
+    Raises:
+        ValueError: If no run of the variant finished.
     """
-    (_, low, high), (_, other_low, other_high) = (_interval_of(rows, name, measure) for name in (one, other))
-    return bool(low > other_high or other_low > high) if low <= high and other_low <= other_high else None
-
-
-def verdict(rows: pd.DataFrame, one: str, other: str, measure: str = "psnr", unit: str = "dB") -> str:
-    """A sentence: the two variants' intervals of a measure, and whether they overlap."""
-    told = ", ".join(f"{name} {cell(measure, *_interval_of(rows, name, measure))} {unit}".rstrip()
-                     for name in (one, other))
-    found = {True: "do not overlap", False: "overlap", None: "are not known; they take two seeds"}
-    return f"{told}: the intervals {found[apart(rows, one, other, measure)]}"
-
-
-def _interval_of(rows: pd.DataFrame, variant: str, measure: str) -> tuple[float, float, float]:
     runs = finished(rows)
-    if not (runs.variant == variant).any():
-        raise ValueError(f"variant {variant!r} has no finished run; there are {', '.join(runs.variant.unique())}")
+    known = runs.variant.unique()
+    if variant not in known:
+        raise ValueError(f"variant {variant!r} has no finished run; there are {', '.join(known)}")
     return interval(runs[measure][runs.variant == variant])
+
+
+def intervals_overlap(one: Interval, other: Interval) -> bool | None:
+    """Whether two intervals overlap; None where one has no bounds, as with a single seed.
+
+    Of three seeds each, two equal settings have separate intervals once in ten times.
+    """
+    _, low, high = one
+    _, other_low, other_high = other
+    if math.isnan(low) or math.isnan(other_low):
+        return None
+    return bool(low <= other_high and other_low <= high)
+
+
+def verdict(
+    rows: pd.DataFrame, one: str, other: str, measure: str = "psnr", unit: str = "dB"
+) -> str:
+    """A sentence with two variants' means and intervals of a measure, and whether these overlap.
+
+    Raises:
+        ValueError: If no run of one of the variants finished.
+    """
+    first = variant_interval(rows, one, measure)
+    second = variant_interval(rows, other, measure)
+    outcomes = {
+        True: "overlap",
+        False: "do not overlap",
+        None: "are not known; they take two seeds",
+    }
+    first_text = f"{one} {cell(measure, *first)} {unit}".rstrip()
+    second_text = f"{other} {cell(measure, *second)} {unit}".rstrip()
+    outcome = outcomes[intervals_overlap(first, second)]
+    return f"{first_text}, {second_text}: the intervals {outcome}"

@@ -11,7 +11,7 @@ from arcvq.experiments.ablations import AXES
 from arcvq.experiments.measures import MEASURES
 from arcvq.experiments.schedule_study import steadiness
 from arcvq.experiments.semantics_study import TITLES
-from arcvq.experiments.tables import HOW, data_title, finished, summary
+from arcvq.experiments.tables import MEAN_WITH_INTERVAL, data_title, finished, summary
 from arcvq.figures.gradient_curves import feedback_picture, gradient_angles, gradient_norms
 from arcvq.figures.theme import BLACK, BLUE, GREY, METHOD_COLOURS, finish
 
@@ -73,7 +73,7 @@ def measure_panels(rows: pd.DataFrame, measures: Mapping[str, str] | Sequence[st
     first, title = next(iter(titles.items()))
     known = table.dropna(subset=first)
     best = known.loc[known[first].idxmax()]
-    text = (f"Largest {title}: {best.variant}, {best[first]:.4g}. Each point: {HOW}, up to {table.runs.max()} runs; "
+    text = (f"Largest {title}: {best.variant}, {best[first]:.4g}. Each point: {MEAN_WITH_INTERVAL}, up to {table.runs.max()} runs; "
             "small dots are the runs.")
     return finish(figure, look, "Variants side by side", text, left=20 + 7 * max(map(len, names)),
                   height=170 + 26 * len(names), width=max(700, 300 * len(titles)))
@@ -104,7 +104,7 @@ def ablation_panels(rows: pd.DataFrame, measure: str = "psnr", **look) -> go.Fig
     figure.update_yaxes(title_text=title, col=1).update_layout(showlegend=False)
     widest = sorted(spans, key=lambda axis: -spans[axis])[:3]
     told = ", ".join(f"{axis} {spans[axis]:.3g}" for axis in widest)
-    text = f"The means of {title} differ most over {told}. " * bool(spans) + f"Each point: {HOW}, {_runs(table)}."
+    text = f"The means of {title} differ most over {told}. " * bool(spans) + f"Each point: {MEAN_WITH_INTERVAL}, {_runs(table)}."
     return finish(figure, look, "One setting at a time", text, width=960, bottom=90,
                   height=170 + 200 * -(-len(axes) // columns))
 

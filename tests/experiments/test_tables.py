@@ -7,7 +7,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from arcvq.experiments.tables import apart, cells, interval, markdown, summary, verdict, with_gap
+from arcvq.experiments.tables import (
+    cells,
+    interval,
+    intervals_overlap,
+    markdown,
+    summary,
+    variant_interval,
+    verdict,
+    with_gap,
+)
 
 ROWS = pd.DataFrame([
     {"variant": name, "seed": seed, "psnr": level + shift, "codes_used": 10 * level}
@@ -76,7 +85,8 @@ def test_the_verdict_says_whether_intervals_overlap():
 
 def test_a_single_seed_has_no_interval_that_could_overlap():
     one = ROWS[ROWS.seed == 0]
-    assert apart(one, "SAMP", "plain VQ") is None
+    intervals = [variant_interval(one, name) for name in ("SAMP", "plain VQ")]
+    assert intervals_overlap(*intervals) is None
     assert verdict(one, "SAMP", "plain VQ") == (
         "SAMP 23.00 dB, plain VQ 20.00 dB: the intervals are not known; they take two seeds")
 

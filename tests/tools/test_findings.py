@@ -1,0 +1,133 @@
+import itertools
+
+import findings
+import pandas as pd
+import pytest
+
+from arcvq.experiments.gradient_study import HELD
+
+LEVELS = {
+    "continuous": 30.0,
+    "plain VQ": 20.0,
+    "cosine": 22.9,
+    "CVQ": 20.0,
+    "BBNR alone": 22.0,
+    "margin alone": 23.0,
+    "SAMP": 23.0,
+    "SAMP without stop-gradient": 21.0,
+    "FSQ": 25.0,
+}
+PAPER = pd.DataFrame(
+    [
+        {
+            "variant": name,
+            "seed": seed,
+            "psnr": level + 0.1 * seed,
+            "codes_used": 10 * level,
+            "data": "mnist",
+            "steps": 1000,
+        }
+        for (name, level), seed in itertools.product(LEVELS.items(), range(3))
+    ]
+)
+
+
+def test_samp_and_its_peers_are_told_with_whose_intervals_overlap():
+    assert findings.peers(PAPER) == (
+        "After 1,000 steps on MNIST, SAMP reaches a PSNR of 23.10 (23.00 to 23.20) dB; the others: "
+        "plain VQ 20.10 (20.00 to 20.20), cosine 23.00 (22.90 to 23.10), CVQ 20.10 (20.00 to "
+        "20.20). The interval of SAMP overlaps with cosine."
+    )
+    better = PAPER.assign(psnr=PAPER.psnr + (PAPER.variant == "SAMP"))
+    assert findings.peers(better).endswith("The interval of SAMP overlaps with none of theirs.")
+
+
+def test_the_best_quantizer_and_the_place_of_samp_are_found():
+    text = findings.ranking(PAPER)
+    assert text.startswith(
+        "Of 5 quantizers, FSQ reconstructs best, with a PSNR of 25.10 (25.00 to 25.20) dB; this "
+        "closes 0.50 (0.50 to 0.50) of the gap"
+    )
+    assert "SAMP ranks 2 of 5 and closes 0.30" in text
+    assert text.endswith("overlaps with cosine.")
+
+
+def test_usage_is_told_with_its_rank_correlation():
+    text = findings.usage(PAPER)
+    assert "rank correlation of 1.00" in text
+    assert "Codes used, with the PSNR: FSQ 250 (25.10 dB), SAMP 230 (23.10 dB), " in text
+    reversed_usage = PAPER.assign(codes_used=-PAPER.codes_used)
+    assert "rank correlation of -1.00" in findings.usage(reversed_usage)
+
+
+def test_the_halves_of_samp_are_told_with_what_they_add():
+    text = findings.halves(PAPER)
+    assert (
+        "without the margin loss: BBNR alone 22.10 (22.00 to 22.20) dB, cosine 23.00 (22.90 to "
+        "23.10) dB: the intervals do not overlap; with the margin loss: SAMP" in text
+    )
+
+
+@pytest.mark.parametrize(
+    "worst, sentence",
+    [
+        (
+            3.0,
+            "the steadiest schedule (exponential scaled) is at most 1.00 dB below the best of its "
+            "length. Others, in dB: exponential per step 3.00, no ball 2.00.",
+        ),
+        (
+            1.0,
+            "the steadiest schedule (exponential per step, exponential scaled) is at most 1.00 dB "
+            "below the best of its length. Others, in dB: no ball 2.00.",
+        ),
+    ],
+)
+def test_the_steadiest_schedule_is_the_one_that_is_never_far_below_the_best(worst, sentence):
+    psnr = {
+        "exponential scaled": {100: 19.0, 400: 30.0},
+        "exponential per step": {100: 20.0 - worst, 400: 29.5},
+        "no ball": {100: 18.0, 400: 29.0},
+        "constant 1": {100: 20.0, 400: 20.0},
+    }
+    rows = pd.DataFrame(
+        [
+            {
+                "half": "radius",
+                "schedule": name,
+                "steps": steps,
+                "psnr": psnr[name][steps],
+                "seed": 0,
+            }
+            for name, steps in itertools.product(psnr, (100, 400))
+        ]
+    )
+    assert findings.steadiest(rows, "radius") == f"In runs of 100, 400 steps, {sentence}"
+
+
+@pytest.mark.parametrize("start, until", [(4.0, "above 1 until step 30"), (0.5, "never above 1")])
+def test_the_gradients_are_told_until_the_margin_no_longer_leads(start, until):
+    rows = pd.DataFrame(
+        [
+            {
+                "variant": name,
+                "seed": seed,
+                "step": step,
+                "steps": 40,
+                "reconstruction_at_latents": 2.0,
+                "margin_at_latents": 2.0 * start / (step / 10),
+                "angle_reconstruction_margin": 90.0,
+                "codes_on_ball": 0.6 if name == HELD and step < 30 else 0.1,
+                "growth_usage_correlation": (0.1 if name == HELD else 0.4)
+                + 0.01 * seed
+                + (step > 20),
+            }
+            for name, seed, step in itertools.product((HELD, "SAMP"), range(3), (10, 20, 30))
+        ]
+    )
+    text = findings.gradient_course(rows)
+    assert f"is {start:.1f} at step 10 of 40, {until}; the angle between the two gradients" in text
+    assert "averages 90.0 degrees" in text
+    assert text.endswith(
+        f"{HELD} 0.110 (0.100 to 0.120), SAMP 0.410 (0.400 to 0.420): the intervals do not overlap."
+    )

@@ -1,0 +1,232 @@
+"""What the experiments found, in sentences that are computed from the stored tables."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import pandas as pd
+
+from arcvq.experiments.gradient_study import HELD, while_held
+from arcvq.experiments.schedule_study import steadiness
+from arcvq.experiments.stored_results import stored
+from arcvq.experiments.tables import (
+    cell,
+    data_title,
+    intervals_overlap,
+    variant_interval,
+    verdict,
+    with_gap,
+)
+
+MNIST = "--dataset mnist --profile standard --steps 3160 --train-images 10000"
+CIFAR = "--dataset cifar10 --profile standard --steps 1000"
+FEW = "--only continuous --only 'plain VQ' --only cosine --only CVQ --only SAMP --only FSQ"
+COMMANDS = {  # by the stored table that it makes
+    "paper-mnist": f"arcvq experiment paper {MNIST}",
+    "paper-cifar10-jpeg": f"arcvq experiment paper {CIFAR} {FEW}",
+    "ablations-digits": "arcvq experiment ablations --steps 400",
+    "schedules-digits": "arcvq experiment schedules --steps 400",
+    "semantics-mnist": f"arcvq experiment semantics {MNIST}",
+    "gradients-digits": "arcvq experiment gradients --steps 400",
+}
+PEERS = ("plain VQ", "cosine", "CVQ")
+QUANTIZERS = (
+    "plain VQ",
+    "EMA",
+    "cosine",
+    "CVQ",
+    "SAMP",
+    "FSQ",
+    "LFQ",
+    "BSQ",
+    "SimVQ",
+    "rotation trick",
+)
+
+
+class Finding(NamedTuple):
+    """The stored table that a finding comes from, its topic, and what the table shows."""
+
+    table: str
+    topic: str
+    text: str
+
+
+def findings() -> list[Finding]:
+    """All findings, in the order in which they are read."""
+    mnist = stored("paper-mnist")
+    cifar = stored("paper-cifar10-jpeg")
+    ablations = stored("ablations-digits")
+    schedules = stored("schedules-digits")
+    gradients = stored("gradients-digits")
+    semantics = stored("semantics-mnist")
+    return [
+        Finding("paper-mnist", "SAMP and its peers", peers(mnist)),
+        Finding("paper-cifar10-jpeg", "Other data", peers(cifar)),
+        Finding("paper-mnist", "All quantizers", ranking(mnist)),
+        Finding("paper-mnist", "Usage", usage(mnist)),
+        Finding("paper-mnist", "The halves of SAMP", halves(mnist)),
+        Finding("ablations-digits", "Settings", ranges(ablations)),
+        Finding("ablations-digits", "The paper's choices", repeated_ablations(ablations)),
+        Finding("schedules-digits", "Schedules of the radius", steadiest(schedules, "radius")),
+        Finding("schedules-digits", "Schedules of the weight", steadiest(schedules, "weight")),
+        Finding("gradients-digits", "Gradients", gradient_course(gradients)),
+        Finding("semantics-mnist", "What codes mean", meanings(semantics)),
+    ]
+
+
+def peers(rows: pd.DataFrame) -> str:
+    """The PSNR of SAMP and of the quantizers that the paper compares it with."""
+    others = ", ".join(f"{name} {_measured(rows, name)}" for name in PEERS)
+    return (
+        f"After {rows.steps.iloc[0]:,} steps on {data_title(rows)}, SAMP reaches a PSNR of "
+        f"{_measured(rows, 'SAMP')} dB; the others: {others}. {_overlaps(rows, PEERS)}."
+    )
+
+
+def ranking(rows: pd.DataFrame) -> str:
+    """The best quantizer, and where SAMP stands."""
+    rows = with_gap(rows)
+    means = _quantizer_means(rows).psnr.sort_values(ascending=False)
+    best = means.index[0]
+    place = means.index.get_loc("SAMP") + 1
+    others = means.index.drop("SAMP")
+    return (
+        f"Of {len(means)} quantizers, {best} reconstructs best, with a PSNR of "
+        f"{_measured(rows, best)} dB; this closes {_measured(rows, best, 'gap_closed')} of the gap "
+        f"between plain VQ and no quantization at all. SAMP ranks {place} of {len(means)} and "
+        f"closes {_measured(rows, 'SAMP', 'gap_closed')}. {_overlaps(rows, others)}."
+    )
+
+
+def usage(rows: pd.DataFrame) -> str:
+    """Whether a quantizer that uses more codes reconstructs better."""
+    means = _quantizer_means(rows)
+    correlation = means.psnr.corr(means.codes_used, method="spearman")
+    by_usage = means.sort_values("codes_used", ascending=False)
+    listed = ", ".join(
+        f"{name} {line.codes_used:.0f} ({line.psnr:.2f} dB)" for name, line in by_usage.iterrows()
+    )
+    return (
+        "Over the same quantizers, the number of codes used and the PSNR have a rank correlation "
+        f"of {correlation:.2f}; 1 would mean that more codes are always better. Codes used, with "
+        f"the PSNR: {listed}."
+    )
+
+
+def halves(rows: pd.DataFrame) -> str:
+    """What the ball and the stop-gradient contribute."""
+    ball = verdict(rows, "BBNR alone", "cosine")
+    ball_and_margin = verdict(rows, "SAMP", "margin alone")
+    stop_gradient = verdict(rows, "SAMP", "SAMP without stop-gradient")
+    return (
+        f"Adding the ball that bounds norms (BBNR) without the margin loss: {ball}; with the "
+        f"margin loss: {ball_and_margin}. Adding the stop-gradient to the margin loss: {stop_gradient}."
+    )
+
+
+def ranges(rows: pd.DataFrame) -> str:
+    """How much each setting of SAMP matters."""
+    means = rows[rows.axis != "part"].groupby(["axis", "value"]).psnr.mean().groupby("axis")
+    spans = (means.max() - means.min()).sort_values(ascending=False)
+    listed = ", ".join(f"{axis} {span:.2f}" for axis, span in spans.items())
+    return (
+        "Range of the mean PSNR over the values that we tried, changing one setting at a time, in "
+        f"dB: {listed}."
+    )
+
+
+def repeated_ablations(rows: pd.DataFrame) -> str:
+    """The paper's own ablations, repeated."""
+    return (
+        "The paper's own ablations, repeated in short runs on digits: "
+        f"{_best_value(rows, 'margin', (0.0, 0.1, 0.3), 0.1)}; "
+        f"{_best_value(rows, 'top_k', (1, 3, 5), 3)}; "
+        f"{verdict(rows, 'both halves', 'without stop-gradient')}."
+    )
+
+
+def _best_value(rows: pd.DataFrame, axis: str, values: Sequence[float], paper: float) -> str:
+    """The best of an axis' values, compared with the paper's choice where that is another one."""
+    tried = rows[(rows.axis == axis) & rows.value.isin(values)]
+    best = tried.groupby("value").psnr.mean().idxmax()
+    text = f"of {axis} {', '.join(f'{value:g}' for value in values)}, the best here is {best:g}"
+    if best == paper:
+        return text
+    return f"{text} ({verdict(rows, f'{axis} {best:g}', f'{axis} {paper:g}')})"
+
+
+def steadiest(rows: pd.DataFrame, half: str) -> str:
+    """The schedules of one half that need no retuning when the run gets shorter or longer."""
+    behind = steadiness(rows, half).behind
+    best = behind.index[behind == behind.iloc[0]]
+    lengths = ", ".join(f"{steps:,}" for steps in sorted(rows.steps.unique()))
+    none = {"radius": "no ball", "weight": "no margin loss"}[half]
+    others = [
+        f"{name} {behind[name]:.2f}"
+        for name in ("exponential scaled", "exponential per step", none)
+        if name not in best
+    ]
+    return (
+        f"In runs of {lengths} steps, the steadiest schedule ({', '.join(best)}) is at most "
+        f"{behind.iloc[0]:.2f} dB below the best of its length. Others, in dB: {', '.join(others)}."
+    )
+
+
+def gradient_course(rows: pd.DataFrame) -> str:
+    """How strong the margin loss is beside the reconstruction, and whether long codes win."""
+    samp = rows[rows.variant == "SAMP"]
+    ratio = samp.margin_at_latents / samp.reconstruction_at_latents
+    ratio = ratio.groupby(samp.step).mean()
+    leading = ratio.index[ratio > 1]
+    until = f"above 1 until step {leading.max()}" if len(leading) else "never above 1"
+
+    held = while_held(rows).groupby(["variant", "seed"], as_index=False)
+    growth = held.growth_usage_correlation.mean()
+    return (
+        "At the latents, the gradient norm of the margin loss over that of the reconstruction is "
+        f"{ratio.iloc[0]:.1f} at step {ratio.index[0]} of {samp.steps.iloc[0]}, {until}; the angle "
+        f"between the two gradients averages {samp.angle_reconstruction_margin.mean():.1f} "
+        "degrees. Rank correlation of growth and usage over the codes in use, while a narrow ball "
+        f"holds most of them: {verdict(growth, HELD, 'SAMP', 'growth_usage_correlation', '')}."
+    )
+
+
+def meanings(rows: pd.DataFrame) -> str:
+    """What codes tell about their images, by quantizer."""
+    samp = rows[rows.variant == "SAMP"].mean(numeric_only=True)
+    position = _variant_means(rows, "position_information")
+    edge = _variant_means(rows, "edge_information")
+    label = _variant_means(rows, "class_information")
+    agreement = _variant_means(rows, "adjusted_mutual_information")
+    return (
+        f"Information that a code carries, in bits above chance: on its position, {position}; on "
+        f"the direction of its edge, {edge}; on the class of its image, {label}. A linear probe "
+        f"classifies {samp.probe_bag_of_codes:.0%} of the test images correctly from counts of "
+        f"SAMP's codes, {samp.probe_codes:.0%} from the codes in their places, and "
+        f"{samp.probe_pixels:.0%} from the pixels. Adjusted mutual information of the tokens of "
+        f"two seeds: {agreement}."
+    )
+
+
+def _measured(rows: pd.DataFrame, variant: str, measure: str = "psnr") -> str:
+    """A variant's mean with its interval."""
+    return cell(measure, *variant_interval(rows, variant, measure))
+
+
+def _quantizer_means(rows: pd.DataFrame) -> pd.DataFrame:
+    """The mean PSNR and codes used of each quantizer; variants of SAMP are left out."""
+    quantizers = rows[rows.variant.isin(QUANTIZERS)]
+    return quantizers.groupby("variant")[["psnr", "codes_used"]].mean()
+
+
+def _overlaps(rows: pd.DataFrame, others: Sequence[str]) -> str:
+    """A sentence that names the variants whose intervals overlap with that of SAMP."""
+    samp = variant_interval(rows, "SAMP")
+    level = [name for name in others if intervals_overlap(samp, variant_interval(rows, name))]
+    return f"The interval of SAMP overlaps with {', '.join(level) or 'none of theirs'}"
+
+
+def _variant_means(rows: pd.DataFrame, measure: str) -> str:
+    """The mean of a measure for each variant."""
+    means = rows.groupby("variant", sort=False)[measure].mean()
+    return ", ".join(f"{name} {mean:.2f}" for name, mean in means.items())
