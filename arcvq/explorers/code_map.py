@@ -65,13 +65,13 @@ class CodeMap(Explorer):
 
     def _colour(self, rows: torch.Tensor) -> dict[str, Any]:
         if self.colour == "usage":
-            return {"colour": self.usage[rows], "log": True}
+            return {"color": self.usage[rows], "log": True}
         if self.colour == "norm":
-            return {"colour": self.norms[rows], "label": "norm of the code"}
+            return {"color": self.norms[rows], "label": "norm of the code"}
         if self.colour == "class":
-            return {"colour": self.owners[rows.numpy()], "label": "class that uses it most", "classes": self.classes}
+            return {"color": self.owners[rows.numpy()], "label": "class that uses it most", "classes": self.classes}
         groups = projections.clusters(self.codebook[rows])
-        return {"colour": groups, "label": "cluster", "classes": [str(number) for number in range(groups.max() + 1)]}
+        return {"color": groups, "label": "cluster", "classes": [str(number) for number in range(groups.max() + 1)]}
 
     def _clicked(self, trace: Any, points: Any, state: Any) -> None:
         if (code := pointed_code(trace, points)) is not None:

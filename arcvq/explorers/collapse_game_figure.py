@@ -12,7 +12,7 @@ from plotly.subplots import make_subplots
 from arcvq.explorers.figure_updates import Values, assign, points, words
 from arcvq.figures import theme
 from arcvq.figures.codebook import usage_bars
-from arcvq.figures.theme import colours, finish
+from arcvq.figures.theme import colors, finish
 from arcvq.training import Run
 
 WIDTH, HEIGHT, LEFT, SIDE, HEAD = 900, 320, 76, 24, 136  # pixels: figure, plots, their margins (4 lines of caption)
@@ -96,13 +96,13 @@ def game_picture(round: Round, guess: int, seen: bool, score: str = "", **look: 
     figure.update_layout(margin_t=HEAD, height=HEAD + HEIGHT)
     for axis in ("", "2"):
         figure.add_annotation(x=0.5, y=0.9, xref=f"x{axis} domain", yref=f"y{axis} domain", showarrow=False,
-                              font={"size": 14, "color": theme.GREY}, bgcolor=theme.PAPER)
+                              font={"size": 14, "color": theme.GRAY}, bgcolor=theme.PAPER)
     return assign(figure, values)
 
 
 def game_values(round: Round, guess: int, seen: bool, score: str) -> Values:
     """What moves in `game_picture`, by path."""
-    none, colour, end = np.empty((0, 2)), colours([round.name])[round.name], round.curve[-1, 0]
+    none, colour, end = np.empty((0, 2)), colors([round.name])[round.name], round.curve[-1, 0]
     values = points(CURVE, round.curve if seen else none) | points(BARS, round.usage if seen else none)
     values |= {f"{CURVE}/line.color": colour, f"{BARS}/line.color": colour, f"{BARS}/fillcolor": colour + "26"}
     for traces, codes, name, shown in ((GUESS, guess, "your guess", True), (TRUTH, round.used, "truth", seen)):

@@ -33,9 +33,9 @@ PANELS = {
     "PSNR (dB)": (("training", theme.BLUE, "psnr"), ("validation", theme.VERMILLION, "validation_psnr")),
     "codes": (("codes used", theme.BLUE, "codes_used"), ("perplexity", theme.VERMILLION, "perplexity")),
     "radius, weight": (("radius M(t)", theme.BLUE, "radius"), ("weight", theme.VERMILLION, "weight"),
-                       ("ahead (dotted)", theme.GREY, "")),
+                       ("ahead (dotted)", theme.GRAY, "")),
     "norm": (("norms of the codes", theme.BLUE, ""), ("ball (dotted)", theme.BLACK, "")),
-    "": (("images, reconstructed below", theme.GREY, ""),),
+    "": (("images, reconstructed below", theme.GRAY, ""),),
 }
 CURVES = [(panel, *line) for panel, lines in enumerate(PANELS.values()) for line in lines if line[2]]
 RADIUS_AHEAD, WEIGHT_AHEAD, NORMS, BALL, TILES = range(len(CURVES), len(CURVES) + 5)  # the traces after the curves

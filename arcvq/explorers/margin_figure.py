@@ -114,7 +114,7 @@ def _curves(figure: go.Figure, axes: dict[str, str]) -> None:
                        marker={"size": [9, 0], "color": theme.BLACK}, **axes)
     figure.add_scatter(mode="markers", marker={"color": theme.VERMILLION, "size": 7}, showlegend=False, **axes)
     figure.add_scatter(x=np.degrees(THETA).tolist(), y=np.cos(THETA).tolist(), name="cos θ", mode="lines",
-                       line_color=theme.GREY, **axes)
+                       line_color=theme.GRAY, **axes)
     number = "2" if axes else ""
     figure.layout[f"xaxis{number}"] = {"domain": [0.64, 1], "range": [0, 180], "dtick": 30, "anchor": f"y{number}",
                                        "title_text": "angle θ to the code (degrees)"}
@@ -122,7 +122,7 @@ def _curves(figure: go.Figure, axes: dict[str, str]) -> None:
 
 
 def _circle(figure: go.Figure) -> None:
-    figure.add_shape(type="circle", x0=-1, x1=1, y0=-1, y1=1, line_color=theme.GREY, layer="between")
+    figure.add_shape(type="circle", x0=-1, x1=1, y0=-1, y1=1, line_color=theme.GRAY, layer="between")
     axis = {"range": [-1.3, 1.3], "constrain": "domain"}
     figure.update_layout(xaxis={"title_text": "component 1", "domain": [0.05, 0.53], **axis},
                          yaxis={"title_text": "component 2", "scaleanchor": "x", **axis})

@@ -27,8 +27,8 @@ IDLE = 0.02  # seconds between two steps while no browser has ever looked
 NAMES = {"samp": "SAMP", "plain": "plain VQ"}
 CURVES = {"codes_used": "codes used", "perplexity": "perplexity (codes)", "min_angle": "smallest angle (degrees)"}
 LOOK = {
-    "samp": theme.METHOD_COLOURS["samp"], "plain": theme.METHOD_COLOURS["plain"], "latents": theme.SKY,
-    "grey": theme.GREY, "ball": theme.ORANGE, "paper": theme.PAPER, "text": theme.TEMPLATE.layout.font.color,
+    "samp": theme.METHOD_COLORS["samp"], "plain": theme.METHOD_COLORS["plain"], "latents": theme.SKY,
+    "grey": theme.GRAY, "ball": theme.ORANGE, "paper": theme.PAPER, "text": theme.TEMPLATE.layout.font.color,
     "grid": theme.TEMPLATE.layout.xaxis.gridcolor, "font": theme.TEMPLATE.layout.font.family,
 }
 

@@ -61,12 +61,12 @@ def ball_picture(codes: Codes, *, growth: float, run_length: int, step: int, sca
     _draw(figure, origin, "codes inside", marker={"color": theme.BLUE, "size": 4})
     _draw(figure, origin, "codes clipped", marker={"color": theme.VERMILLION, "size": 4})
     _shell(figure, 1.0, "ball of radius M(t)")
-    figure.add_scatter(name="free norms", mode="lines", line_color=theme.GREY)
+    figure.add_scatter(name="free norms", mode="lines", line_color=theme.GRAY)
     figure.add_scatter(name="norms in the ball", mode="lines", line={"color": theme.VERMILLION, "width": 3})
     below = {"xaxis": "x2", "yaxis": "y2", "mode": "lines"}
     figure.add_scatter(name="M(t) per step", line_color=theme.BLUE, **below)
     figure.add_scatter(name="M(t) scaled to the run", line={"color": theme.PURPLE, "dash": "dash"}, **below)
-    figure.add_scatter(name="longest free code", line={"color": theme.GREY, "shape": "hv"}, **below)
+    figure.add_scatter(name="longest free code", line={"color": theme.GRAY, "shape": "hv"}, **below)
     star = {"symbol": "star", "size": 13, "color": theme.GREEN}
     figure.add_scatter(line=theme.DOTTED, showlegend=False, marker={"size": [9, 0], "color": theme.BLACK},
                        **below | {"mode": "lines+markers"})

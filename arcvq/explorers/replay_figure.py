@@ -16,7 +16,7 @@ from arcvq.explorers.figure_updates import Values, assign, points, words
 from arcvq.figures import theme
 from arcvq.figures.curves import UNITS
 from arcvq.figures.sphere import _shell
-from arcvq.figures.theme import array, colours, finish, thin, vectors
+from arcvq.figures.theme import array, colors, finish, thin, vectors
 from arcvq.quantizers import SphericalQuantizer
 from arcvq.training import Run
 
@@ -162,7 +162,7 @@ def _add_codes(figure: go.Figure, scene: str, most: int, legend: bool) -> None:
     bar = {"title": {"text": "usage (tokens)", "side": "right"}, "thickness": 12, "len": 0.5, "y": 0.7,
            "tickvals": ticks, "ticktext": [f"{10**tick:,.0f}" for tick in ticks]}
     shades = {"colorscale": "Viridis_r", "cmin": 0, "cmax": float(ticks[-1]), "colorbar": bar, "showscale": legend}
-    marks = ({"size": 3, "color": theme.GREY, "symbol": "circle-open"}, {"size": 4, **shades})
+    marks = ({"size": 3, "color": theme.GRAY, "symbol": "circle-open"}, {"size": 4, **shades})
     for name, marker in zip(("unused codes", "used codes"), marks, strict=True):
         figure.add_scatter3d(name=name, mode="markers", marker=marker, scene=scene, showlegend=legend,
                              legendgroup=name, hovertemplate=f"code %{{text}}<extra>{name}</extra>")
@@ -184,7 +184,7 @@ def _ball(radius: float) -> Values:
 
 def _add_curves(figure: go.Figure, reels: Sequence[Reel]) -> None:
     """A panel for each column of the histories, all curves first, then the cursor in each panel."""
-    chosen, ends = colours([reel.name for reel in reels]), []
+    chosen, ends = colors([reel.name for reel in reels]), []
     for panel, column in enumerate(CURVES):
         curves = [_curve(reel.run.history, column) for reel in reels]
         for reel, (x, y) in zip(reels, curves, strict=True):

@@ -12,11 +12,11 @@ from arcvq.figures.gradient_curves import feedback_picture, gradient_angles, gra
 from arcvq.figures.image_grids import image_grid, reconstruction_grid
 from arcvq.figures.sphere import gradient_circle, gradient_sphere, sphere
 from arcvq.figures.sweep_map import sweep_map, sweep_table
-from arcvq.figures.theme import METHOD_COLOURS, PALETTE, TEMPLATE, colours, finish, summary
+from arcvq.figures.theme import METHOD_COLORS, PALETTE, TEMPLATE, colors, finish, summary
 from arcvq.figures.token_grids import mask_picture, place_maps
 
-__all__ = ["METHOD_COLOURS", "PALETTE", "TEMPLATE", "ablation_panels", "angle_histogram", "bars", "code_map",
-           "code_maps", "colours", "cost_picture", "feedback_picture", "finish", "gradient_angles",
+__all__ = ["METHOD_COLORS", "PALETTE", "TEMPLATE", "ablation_panels", "angle_histogram", "bars", "code_map",
+           "code_maps", "colors", "cost_picture", "feedback_picture", "finish", "gradient_angles",
            "gradient_circle", "gradient_norms", "gradient_sphere", "history_curves", "image_grid", "lines",
            "mask_picture", "measure_panels", "norm_against_usage", "norm_histogram", "place_maps",
            "projected_sphere", "reconstruction_grid", "schedule_curves", "schedule_map", "sphere", "summary",

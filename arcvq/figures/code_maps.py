@@ -24,20 +24,20 @@ CLASSES = (*theme.PALETTE, "#8C510A", "#A6A6A0")
 SYMBOLS = ("circle", "diamond", "square", "cross", "x")
 
 
-def code_map(projection: Projection, colour: Values | None = None, *, label: str = "usage (tokens)",
+def code_map(projection: Projection, color: Values | None = None, *, label: str = "usage (tokens)",
              log: bool = False, classes: Sequence[str] = (), hover: Mapping[str, Values] | None = None,
              indices: Int[np.ndarray, " _K"] | None = None, chosen: int | None = None, **look: Any) -> go.Figure:
     """Codes of a projection as points on a map of 2 or 3 axes, with its trust as the caption.
 
-    colour: a number for each code, named by `label` (`log`: on a log scale, zeros hollow); or with `classes` (names)
+    color: a number for each code, named by `label` (`log`: on a log scale, zeros hollow); or with `classes` (names)
     the number of its class, -1 for none (hollow). hover: more numbers to show under the pointer. indices: the codes'
     indices, where the projection is of some codes alone. chosen: the index of a code to ring. Traces are the codes, the
     hollow ones and the ring; `customdata` begins with the index. Raises ValueError for what does not fit.
     """
     points, count = projection.points, len(projection.points)
-    values, numbers = np.zeros(count) if colour is None else array(colour), np.arange(count)
+    values, numbers = np.zeros(count) if color is None else array(color), np.arange(count)
     numbers = numbers if indices is None else indices
-    shown = {label: values} if colour is not None and not classes else {}
+    shown = {label: values} if color is not None and not classes else {}
     shown = {"code": numbers} | shown | {name: array(column) for name, column in (hover or {}).items()}
     for name, column in {label: values, **shown}.items():
         if column.shape != (count,):
@@ -49,11 +49,11 @@ def code_map(projection: Projection, colour: Values | None = None, *, label: str
     hollow = rows[(values[rows] < 0) if classes else (values[rows] <= 0) & log]
     solid, size = np.setdiff1d(rows, hollow), 8 if points.shape[1] == 2 else 4
     marker = _colours(values, label, log, classes)
-    marker |= {"color": marker["color"][solid]} if colour is not None else {"color": theme.BLUE}
+    marker |= {"color": marker["color"][solid]} if color is not None else {"color": theme.BLUE}
     symbols = [SYMBOLS[int(value) // len(CLASSES) % len(SYMBOLS)] for value in values[solid]] if classes else "circle"
     figure, ring = go.Figure(), np.flatnonzero(numbers == chosen)
     _add(figure, points, solid, shown, "codes", marker | {"size": size, "symbol": symbols, "opacity": 0.85})
-    empty = {"size": size - 1, "symbol": "circle-open", "color": theme.GREY, "opacity": 0.6}
+    empty = {"size": size - 1, "symbol": "circle-open", "color": theme.GRAY, "opacity": 0.6}
     _add(figure, points, hollow, shown, "no class" if classes else f"{label.split(' (')[0]} 0", empty)
     mark = {"size": 2 * size, "symbol": "circle-open", "color": theme.VERMILLION, "line": {"width": 3}}
     _add(figure, points, ring, shown, f"code {chosen}", mark)

@@ -9,7 +9,7 @@ import torch
 
 from arcvq import geometry
 from arcvq.figures import theme
-from arcvq.figures.theme import Counts, Vectors, array, colours, finish, named, thin, vectors
+from arcvq.figures.theme import Counts, Vectors, array, colors, finish, named, thin, vectors
 
 Codebooks = Mapping[str, Vectors] | Vectors
 
@@ -22,7 +22,7 @@ def angle_histogram(codebooks: Codebooks, dim: int | None = None, **look: Any) -
     """
     figure, books, x, text = go.Figure(), named(codebooks), np.arange(181), []
     bounds: dict[int, float] = {}
-    for name, colour in colours(books).items():
+    for name, colour in colors(books).items():
         codes = torch.from_numpy(vectors(books[name], f"codebook {name!r}"))
         if len(codes := codes[codes.any(dim=1)]) < 2:
             raise ValueError(f"codebook {name!r} has {len(codes)} codes with a direction; an angle needs 2")
@@ -36,7 +36,7 @@ def angle_histogram(codebooks: Codebooks, dim: int | None = None, **look: Any) -
     for size, bound in bounds.items():
         density = array(geometry.random_angle_density(torch.from_numpy(np.radians(x)), size))
         figure.add_scatter(x=x, y=density * 100 * np.pi / 180, name=f"random, D = {size}", mode="lines",
-                           line_color=theme.GREY)
+                           line_color=theme.GRAY)
         figure.add_vline(x=bound, line=theme.DOTTED, name=f"bound, D = {size}", showlegend=True)
     figure.update_xaxes(title_text="angle between two codes (degrees)", range=[0, 180], dtick=30)
     figure.update_yaxes(title_text="pairs of codes (% per degree)", rangemode="tozero")
@@ -49,7 +49,7 @@ def norm_histogram(codebooks: Codebooks, radius: float | int | None = None, **lo
     norms = {name: np.linalg.norm(vectors(books[name], f"codebook {name!r}"), axis=1) for name in books}
     edges = np.linspace(0, 1.02 * max(1e-9, *map(np.max, norms.values())), 61)
     text = [f"{name} {values.min():.3g} to {values.max():.3g}" for name, values in norms.items()]
-    for name, colour in colours(norms).items():
+    for name, colour in colors(norms).items():
         _steps(figure, edges, np.histogram(norms[name], edges)[0], name, colour)
     if radius is not None:
         text.append(f"radius of the ball {radius:,.4g}")
@@ -66,7 +66,7 @@ def usage_bars(counts: Mapping[str, Counts] | Counts, **look: Any) -> go.Figure:
     The summary names perplexity and its ceiling min(K, tokens). Raises ValueError for counts without tokens.
     """
     figure, text, most, longest = go.Figure(), [], 1.0, 0
-    for name, colour in colours(named(counts)).items():
+    for name, colour in colors(named(counts)).items():
         usage = np.sort(array(named(counts)[name]))[::-1]
         used, tokens = np.count_nonzero(usage), int(usage.sum())
         if tokens <= 0 or usage[-1] < 0:

@@ -4,11 +4,11 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from arcvq.figures.theme import BLACK, GREY, LOG, METHOD_COLOURS, finish
+from arcvq.figures.theme import BLACK, GRAY, LOG, METHOD_COLORS, finish
 
 AXES = {"count": "latents N", "num_codes": "codes K"}
-STYLES = {"plain": ("whole matrix", {"color": BLACK}), "loss": ("streaming", {"color": METHOD_COLOURS["samp"]}),
-          "floor": ("floor: two matrix products", {"color": GREY, "dash": "dash"})}
+STYLES = {"plain": ("whole matrix", {"color": BLACK}), "loss": ("streaming", {"color": METHOD_COLORS["samp"]}),
+          "floor": ("floor: two matrix products", {"color": GRAY, "dash": "dash"})}
 
 
 def cost_picture(table: pd.DataFrame, **look) -> go.Figure:

@@ -8,7 +8,7 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from arcvq.figures.theme import DOTTED, GREY, LOG, array, colours, finish, named, thin
+from arcvq.figures.theme import DOTTED, GRAY, LOG, array, colors, finish, named, thin
 from arcvq.schedules import Schedule
 
 UNITS = {"psnr": "PSNR (dB)", "codes_used": "codes used (codes)", "perplexity": "perplexity (codes)",
@@ -23,7 +23,7 @@ def lines(x: Any, ys: Mapping[str, Any], x_title: str, y_title: str, title: str,
     Raises ValueError for a curve whose length is not that of x.
     """
     x, ys, figure, (rows, note) = array(x), named(ys), go.Figure(), thin(len(x), "points of each curve")
-    for name, colour in colours(ys).items():
+    for name, colour in colors(ys).items():
         if (y := array(ys[name])).shape != x.shape:
             raise ValueError(f"{name!r} has the shape {y.shape}, x has {x.shape}")
         figure.add_scatter(x=x[rows], y=y[rows], name=name, mode="lines+markers" if markers else "lines",
@@ -40,8 +40,8 @@ def bars(values: Mapping[str, Any], y_title: str, title: str, summary: str, **lo
     seeds = {name: np.atleast_1d(array(value)) for name, value in named(values).items()}
     means, most = [numbers.mean() for numbers in seeds.values()], max(map(len, seeds.values()))
     spread = [numbers.std(ddof=1) if len(numbers) > 1 else 0.0 for numbers in seeds.values()]
-    figure = go.Figure(go.Bar(x=[*seeds], y=means, marker_color=[*colours(seeds).values()], width=0.5,
-                              error_y={"array": spread, "color": GREY, "visible": most > 1}))
+    figure = go.Figure(go.Bar(x=[*seeds], y=means, marker_color=[*colors(seeds).values()], width=0.5,
+                              error_y={"array": spread, "color": GRAY, "visible": most > 1}))
     text = [f"{mean:,.4g}" + f" ± {sd:.2g}" * (most > 1) for mean, sd in zip(means, spread, strict=True)]
     figure.add_scatter(x=[*seeds], y=np.add(means, spread), text=text, mode="text", textposition="top center")
     figure.update_layout(showlegend=False).update_yaxes(title_text=y_title, rangemode="tozero")
@@ -57,7 +57,7 @@ def history_curves(runs: Mapping[str, pd.DataFrame] | pd.DataFrame,
     Rows where a column was not measured (NaN) are skipped. Raises ValueError for a column that no run has.
     """
     runs, text = named(runs, "run"), []
-    chosen, figure = colours(runs), make_subplots(1, len(columns), horizontal_spacing=0.26 / len(columns))
+    chosen, figure = colors(runs), make_subplots(1, len(columns), horizontal_spacing=0.26 / len(columns))
     for panel, column in enumerate(columns, start=1):
         kind, last = column.removeprefix("validation_"), []
         for name, history in runs.items():

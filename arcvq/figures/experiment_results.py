@@ -13,7 +13,7 @@ from arcvq.experiments.schedule_study import steadiness
 from arcvq.experiments.semantics_study import TITLES
 from arcvq.experiments.tables import MEAN_WITH_INTERVAL, data_title, finished, summary
 from arcvq.figures.gradient_curves import feedback_picture, gradient_angles, gradient_norms
-from arcvq.figures.theme import BLACK, BLUE, GREY, METHOD_COLOURS, finish
+from arcvq.figures.theme import BLACK, BLUE, GRAY, METHOD_COLORS, finish
 
 COURSES = {"Sizes": gradient_norms, "Angles": gradient_angles, "Norms and usage": feedback_picture}
 
@@ -64,7 +64,7 @@ def measure_panels(rows: pd.DataFrame, measures: Mapping[str, str] | Sequence[st
     figure = make_subplots(1, len(titles), shared_yaxes=True, horizontal_spacing=0.03)
     for panel, (name, title) in enumerate(titles.items(), start=1):
         figure.add_scatter(x=rows[name], y=rows.variant, mode="markers", row=1, col=panel,
-                           marker={"color": GREY, "size": 5, "opacity": 0.5})
+                           marker={"color": GRAY, "size": 5, "opacity": 0.5})
         figure.add_scatter(x=table[name], y=names, mode="markers", row=1, col=panel, error_x=_bars(table, name),
                            marker={"color": [_colour(one) for one in names], "size": 9})
         figure.update_xaxes(title_text=title, nticks=5, col=panel)
@@ -130,7 +130,7 @@ def schedule_map(rows: pd.DataFrame, half: str, measure: str = "psnr", **look) -
         text += (f"Never far from the best of its column: {steadiest}, at most {whole.iloc[-1]:.2f} below; farthest: "
                  f"{whole.index[0]}, {whole.iloc[0]:.2f} below.")
     return finish(figure, look, f"Schedules of the {half}", text, left=170, width=760,
-                  height=max(420, 180 + 32 * len(means)))  # room for the title of the colours
+                  height=max(420, 180 + 32 * len(means)))  # room for the title of the colors
 
 
 def _runs(table: pd.DataFrame) -> str:
@@ -145,4 +145,4 @@ def _bars(table: pd.DataFrame, name: str) -> dict:
 
 
 def _colour(name: str) -> str:
-    return METHOD_COLOURS.get(name.split()[0].lower(), GREY)
+    return METHOD_COLORS.get(name.split()[0].lower(), GRAY)

@@ -9,7 +9,7 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from arcvq.figures.curves import history_curves
-from arcvq.figures.theme import DOTTED, LOG, colours, finish, named
+from arcvq.figures.theme import DOTTED, LOG, colors, finish, named
 
 TERMS = ("reconstruction", "commitment", "margin")
 
@@ -19,7 +19,7 @@ def gradient_norms(histories: Mapping[str, pd.DataFrame] | pd.DataFrame, **look:
 
     histories: of `arcvq.analysis.gradients.gradient_history`, by name.
     """
-    histories, chosen, text = named(histories, "run"), colours(TERMS), []
+    histories, chosen, text = named(histories, "run"), colors(TERMS), []
     figure = make_subplots(1, len(histories), shared_yaxes=True, horizontal_spacing=0.03)
     for panel, (name, history) in enumerate(histories.items(), start=1):
         first = []

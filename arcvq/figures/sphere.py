@@ -18,7 +18,7 @@ def sphere(codes: Vectors, latents: Vectors | None = None, radius: float | int |
            usage: Counts | None = None, **look: Any) -> go.Figure:
     """Codes (K, 3), their norm being the distance from the centre, in the ball of radius M(t).
 
-    `usage` (K,) colours the codes on a log scale; unused ones are hollow. A ball more than twice as large as
+    `usage` (K,) colors the codes on a log scale; unused ones are hollow. A ball more than twice as large as
     what it holds is named, not drawn. Raises ValueError for no codes, NaN, D other than 3, too few counts.
     """
     codes, figure = vectors(codes, "codes", 3), go.Figure()
@@ -40,7 +40,7 @@ def sphere(codes: Vectors, latents: Vectors | None = None, radius: float | int |
                "tickvals": ticks, "ticktext": [f"{10**tick:,.0f}" for tick in ticks]}
         marker |= {"color": np.log10(counts[used]), "colorscale": "Viridis_r", "cmin": 0, "cmax": ticks[-1],
                    "colorbar": bar}
-        hollow = {"size": 6, "color": theme.GREY, "symbol": "circle-open"}
+        hollow = {"size": 6, "color": theme.GRAY, "symbol": "circle-open"}
         _draw(figure, codes[unused], "unused codes", text=unused, marker=hollow)
         text += f", {np.count_nonzero(counts)} used, {np.count_nonzero(counts == 0)} unused (hollow)"
     _draw(figure, codes[used], "used codes", text=used, marker=marker)
@@ -61,7 +61,7 @@ def gradient_circle(latents: Vectors, code: Direction, gradients: Vectors, *, ma
     long. Raises ValueError for shapes that do not fit, NaN, and a code of norm zero.
     """
     figure, limit, _, text = _gradients(latents, code, gradients, margin, top_k, 2)
-    figure.add_shape(type="circle", x0=-1, x1=1, y0=-1, y1=1, line_color=theme.GREY, layer="between")
+    figure.add_shape(type="circle", x0=-1, x1=1, y0=-1, y1=1, line_color=theme.GRAY, layer="between")
     axis = {"range": [-1.05 * limit, 1.05 * limit], "constrain": "domain"}
     figure.update_xaxes(title_text="component 1", **axis)
     figure.update_yaxes(title_text="component 2", scaleanchor="x", **axis)
@@ -126,7 +126,7 @@ def _shell(figure: go.Figure, radius: float | int, name: str) -> float | int:
     polar, around = np.linspace(0, np.pi, 17)[:, None], np.linspace(0, 2 * np.pi, 33)
     x, y, z = np.sin(polar) * np.cos(around), np.sin(polar) * np.sin(around), np.cos(polar) + 0 * around
     x, y, z = radius * np.stack([x, y, z]).astype(np.float32)
-    rings = {"show": True, "start": -radius, "end": radius, "size": radius / 3, "color": theme.GREY}
+    rings = {"show": True, "start": -radius, "end": radius, "size": radius / 3, "color": theme.GRAY}
     figure.add_surface(x=x, y=y, z=z, name=name, opacity=0.14, showscale=False, hoverinfo="skip",
                        showlegend=bool(name), colorscale=[theme.SKY, theme.SKY], contours_z=rings,
                        lighting={"ambient": 1, "diffuse": 0, "specular": 0})

@@ -6,7 +6,7 @@ import plotly.graph_objects as go
 
 from arcvq.experiments.sweep import AXES
 from arcvq.figures.curves import UNITS
-from arcvq.figures.theme import BLACK, BLUE, GREY, VERMILLION, finish
+from arcvq.figures.theme import BLACK, BLUE, GRAY, VERMILLION, finish
 
 TITLES = UNITS | AXES | {"min_angle": "minimum angle (°)", "usage": "usage (share of codes)",
                          "seconds": "training time (s)"}
@@ -59,7 +59,7 @@ def _heat(table, measure, x, y, title):
 def _line(table, measure, x, title):
     found = table.groupby(x)[measure].agg(["mean", "min", "max"])
     spread = {"type": "data", "array": found["max"] - found["mean"], "arrayminus": found["mean"] - found["min"],
-              "color": GREY}
+              "color": GRAY}
     figure = go.Figure(go.Scatter(x=found.index, y=found["mean"], error_y=spread, mode="lines+markers",
                                   line_color=BLUE, marker_color=BLACK))
     figure.update_xaxes(title_text=AXES[x]).update_yaxes(title_text=title)

@@ -1,4 +1,4 @@
-"""The look that all figures share (colours, template, caption), and the checks on what they draw."""
+"""The look that all figures share (colors, template, caption), and the checks on what they draw."""
 
 import html
 import itertools
@@ -13,15 +13,15 @@ from torch import Tensor
 
 Vectors = Float[Tensor, "_N _D"] | Float[np.ndarray, "_N _D"]
 Counts = Int[Tensor, " _K"] | Int[np.ndarray, " _K"]
-# Okabe and Ito's colours, which colour-blind readers can tell apart; the faint ones come last.
+# Okabe and Ito's colors, which colour-blind readers can tell apart; the faint ones come last.
 BLUE, VERMILLION, GREEN, PURPLE, ORANGE = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00"
-SKY, BLACK, YELLOW, GREY, PAPER = "#56B4E9", "#000000", "#F0E442", "#6E6E6E", "#FCFCFA"
+SKY, BLACK, YELLOW, GRAY, PAPER = "#56B4E9", "#000000", "#F0E442", "#6E6E6E", "#FCFCFA"
 PALETTE = (BLUE, VERMILLION, GREEN, PURPLE, ORANGE, SKY, BLACK, YELLOW)
-METHOD_COLOURS = {"plain": BLACK, "ema": SKY, "cosine": BLUE, "cvq": GREEN, "samp": VERMILLION,
-                  "continuous": PURPLE, "random": GREY}
+METHOD_COLORS = {"plain": BLACK, "ema": SKY, "cosine": BLUE, "cvq": GREEN, "samp": VERMILLION,
+                  "continuous": PURPLE, "random": GRAY}
 DOTTED = {"color": BLACK, "dash": "dot", "width": 1.5}
 LOG = {"type": "log", "nticks": 6, "tickformat": "~g"}
-_AXIS = {"gridcolor": "#E4E4E0", "linecolor": GREY, "zeroline": False, "showline": True, "ticks": "outside",
+_AXIS = {"gridcolor": "#E4E4E0", "linecolor": GRAY, "zeroline": False, "showline": True, "ticks": "outside",
          "title": {"font": {"size": 13}, "standoff": 6}}
 # The paper is opaque: on a transparent one the dark text is lost on JupyterLab's dark background.
 TEMPLATE = go.layout.Template(layout={
@@ -31,9 +31,9 @@ TEMPLATE = go.layout.Template(layout={
     "legend": {"orientation": "h", "x": 0, "y": 1, "yanchor": "bottom"}})
 
 
-def colours(names: Any) -> dict[str, str]:
+def colors(names: Any) -> dict[str, str]:
     """One colour a name: a method ("samp", "SAMP per step") has its own, others take the next free one."""
-    owners = {METHOD_COLOURS.get(re.split(r"\W", name.lower())[0]): name for name in reversed(list(names))}
+    owners = {METHOD_COLORS.get(re.split(r"\W", name.lower())[0]): name for name in reversed(list(names))}
     own = {name: colour for colour, name in owners.items() if colour}
     free = itertools.cycle(colour for colour in PALETTE if colour not in owners)
     return {name: own.get(name) or next(free) for name in names}

@@ -6,7 +6,7 @@ import torch
 
 from arcvq import geometry
 from arcvq.figures import (
-    METHOD_COLOURS,
+    METHOD_COLORS,
     angle_histogram,
     norm_against_usage,
     norm_histogram,
@@ -39,7 +39,7 @@ def test_random_directions_follow_the_density_that_is_drawn():
     middles = np.interp((edges[1:] + edges[:-1]) / 2, density.x, density.y)
     assert np.abs(heights - middles).max() < 0.1 * max(density.y)
     assert sum(density.y) == pytest.approx(100, abs=0.1)  # % per degree, once a degree
-    assert histogram.line.color == METHOD_COLOURS["random"]
+    assert histogram.line.color == METHOD_COLORS["random"]
 
 
 def test_every_codebook_has_its_smallest_angle_and_every_dimension_its_bound():

@@ -3,7 +3,7 @@ import pandas as pd
 import pytest
 import torch
 
-from arcvq.figures import METHOD_COLOURS, bars, history_curves, lines, schedule_curves, summary
+from arcvq.figures import METHOD_COLORS, bars, history_curves, lines, schedule_curves, summary
 from arcvq.schedules import Adaptive, Exponential, WarmUp
 
 
@@ -22,7 +22,7 @@ def test_lines_hold_the_data_names_and_titles():
     figure = lines([1, 2, 3], ys, "x (m)", "y (dB)", "T", "Text.", levels={"target": 2})
     samp, other = figure.data
     assert list(samp.x) == [1, 2, 3] and list(samp.y) == [1, 2, 3] and np.isnan(other.y[1])
-    assert samp.line.color == METHOD_COLOURS["samp"] != other.line.color
+    assert samp.line.color == METHOD_COLORS["samp"] != other.line.color
     assert (figure.layout.xaxis.title.text, figure.layout.yaxis.title.text) == ("x (m)", "y (dB)")
     (level,) = figure.layout.shapes
     assert (level.y0, level.y1, level.name) == (2, 2, "target") and summary(figure) == "Text."
@@ -52,7 +52,7 @@ def test_bars_are_means_of_seeds_with_their_standard_deviation():
     bar, text = figure.data
     assert list(bar.x) == ["plain", "samp"] and list(bar.y) == [2, 4]
     assert list(bar.error_y.array) == [1, 0] and bar.error_y.visible
-    assert list(bar.marker.color) == [METHOD_COLOURS["plain"], METHOD_COLOURS["samp"]]
+    assert list(bar.marker.color) == [METHOD_COLORS["plain"], METHOD_COLORS["samp"]]
     assert text.text[0] == "2 ± 1" and list(text.y) == [3, 4]
     assert figure.layout.yaxis.rangemode == "tozero" and summary(figure).endswith("of 3 runs.")
 
@@ -70,7 +70,7 @@ def test_history_has_a_panel_a_column_with_units_and_one_legend():
         "PSNR (dB)", "codes used (codes)", "perplexity (codes)"]
     assert [axis.title.text for axis in (layout.xaxis, layout.xaxis2, layout.xaxis3)] == ["step"] * 3
     assert [trace.name for trace in figure.data if trace.showlegend] == ["plain", "samp"]
-    assert {trace.line.color for trace in figure.data if trace.name == "samp"} == {METHOD_COLOURS["samp"]}
+    assert {trace.line.color for trace in figure.data if trace.name == "samp"} == {METHOD_COLORS["samp"]}
     assert list(figure.data[0].y) == list(RUNS["plain"]["psnr"])
     lines_at_k = [shape for shape in layout.shapes if shape.y0 == 64]
     assert {shape.yref for shape in lines_at_k} == {"y2", "y3"} and lines_at_k[0].label.text == "K = 64"

@@ -2,7 +2,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from arcvq.figures import METHOD_COLOURS, summary
+from arcvq.figures import METHOD_COLORS, summary
 from arcvq.figures.gradient_curves import feedback_picture, gradient_angles, gradient_norms
 
 
@@ -50,7 +50,7 @@ def test_an_angle_that_no_history_has_gets_no_panel():
 def test_the_feedback_has_a_colour_for_each_history_in_both_panels():
     figure = feedback_picture(HISTORIES)
     assert [(trace.xaxis, trace.line.color) for trace in figure.data] == [
-        (axis, METHOD_COLOURS[name]) for axis in ("x", "x2") for name in ("plain", "samp")]
+        (axis, METHOD_COLORS[name]) for axis in ("x", "x2") for name in ("plain", "samp")]
     assert list(figure.data[3].y) == [10, 20, 30, 40] and set(figure.data[0].y) == {0.5}
     titles = figure.layout.yaxis.title.text, figure.layout.yaxis2.title.text
     assert titles == ("rank correlation of norm and usage", "codes with a gradient (codes)")

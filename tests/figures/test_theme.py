@@ -5,7 +5,7 @@ import plotly.graph_objects as go
 import pytest
 import torch
 
-from arcvq.figures import METHOD_COLOURS, PALETTE, TEMPLATE, colours, finish, summary
+from arcvq.figures import METHOD_COLORS, PALETTE, TEMPLATE, colors, finish, summary
 from arcvq.figures.theme import named, thin, vectors
 
 
@@ -15,27 +15,27 @@ def luminance(colour):
 
 
 def test_every_method_has_its_own_colour_of_the_palette():
-    assert {"plain", "ema", "cosine", "cvq", "samp"} <= set(METHOD_COLOURS)
-    assert len(set(METHOD_COLOURS.values())) == len(METHOD_COLOURS)
-    assert set(METHOD_COLOURS.values()) - set(PALETTE) == {METHOD_COLOURS["random"]}
+    assert {"plain", "ema", "cosine", "cvq", "samp"} <= set(METHOD_COLORS)
+    assert len(set(METHOD_COLORS.values())) == len(METHOD_COLORS)
+    assert set(METHOD_COLORS.values()) - set(PALETTE) == {METHOD_COLORS["random"]}
 
 
 def test_a_method_keeps_its_colour_beside_any_others():
     for names in itertools.permutations(["samp", "plain", "something", "cvq"]):
-        chosen = colours(names)
-        assert all(chosen[name] == METHOD_COLOURS[name] for name in ("samp", "plain", "cvq"))
+        chosen = colors(names)
+        assert all(chosen[name] == METHOD_COLORS[name] for name in ("samp", "plain", "cvq"))
         assert len(set(chosen.values())) == 4
 
 
 def test_variants_of_a_method_are_told_apart_and_the_first_has_its_colour():
-    chosen = colours(["SAMP, per step", "SAMP scaled", "Plain"])
-    assert chosen["SAMP, per step"] == METHOD_COLOURS["samp"] != chosen["SAMP scaled"]
-    assert chosen["Plain"] == METHOD_COLOURS["plain"]
+    chosen = colors(["SAMP, per step", "SAMP scaled", "Plain"])
+    assert chosen["SAMP, per step"] == METHOD_COLORS["samp"] != chosen["SAMP scaled"]
+    assert chosen["Plain"] == METHOD_COLORS["plain"]
     assert list(chosen) == ["SAMP, per step", "SAMP scaled", "Plain"]
 
 
 def test_more_names_than_colours_still_get_one_each():
-    assert len(colours([f"run {n}" for n in range(20)])) == 20
+    assert len(colors([f"run {n}" for n in range(20)])) == 20
 
 
 def test_the_paper_is_opaque_and_light_and_the_text_dark():
