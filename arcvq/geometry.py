@@ -15,6 +15,8 @@ import torch
 from jaxtyping import Float, Int, Real
 from torch import Tensor
 
+from arcvq.runtime.checks import check_range
+
 
 def norms(codebook: Float[Tensor, "K D"]) -> Float[Tensor, " K"]:
     """The Euclidean norm of each code."""
@@ -135,8 +137,7 @@ def mean_resultant_length(points: Float[Tensor, "N D"]) -> float:
 
 def usage_counts(indices: Int[Tensor, "..."], num_codes: int) -> Int[Tensor, " K"]:
     """How many tokens chose each code (int64)."""
-    if indices.numel() and (indices.min() < 0 or indices.max() >= num_codes):
-        raise ValueError(f"indices must lie in 0..{num_codes - 1}, got {indices.min()} to {indices.max()}")
+    check_range(indices, num_codes)
     return torch.bincount(indices.flatten(), minlength=num_codes)
 
 

@@ -1,6 +1,5 @@
 """Image data sets as uint8 tensors on the device: batches are gathered and scaled there, without workers."""
 
-import hashlib
 import os
 import socket
 import tempfile
@@ -18,6 +17,7 @@ from jaxtyping import Float, Float64, Int, Int64, UInt8
 from torch import Tensor
 
 from arcvq.runtime.devices import choose_device
+from arcvq.runtime.fingerprint import fingerprint
 
 SEED = 2605  # fixes every split, warp and patch position
 PHOTOGRAPHS = ("china", "flower")
@@ -101,11 +101,8 @@ class ImageData:
     @cached_property
     def fingerprint(self) -> str:
         """16 hex digits that change with any pixel, label or split; the same on every machine."""
-        digest = hashlib.blake2b(digest_size=8)
-        for split in (self.train, self.validation, self.test):
-            for tensor in (split.images, split.labels):
-                digest.update(str(tuple(tensor.shape)).encode() + tensor.cpu().numpy().tobytes())
-        return digest.hexdigest()
+        splits = (self.train, self.validation, self.test)
+        return fingerprint(*(tensor for split in splits for tensor in (split.images, split.labels)))
 
     def subset(self, train: int) -> "ImageData":
         """The same data with its first `train` training images. Raises ValueError if there are fewer."""

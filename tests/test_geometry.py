@@ -242,7 +242,7 @@ def test_usage_counts_any_shape_of_indices():
 
 @pytest.mark.parametrize("bad", [[0, 4], [-1, 2]])
 def test_indices_out_of_range_are_named(bad):
-    with pytest.raises(ValueError, match=rf"0\.\.3, got {bad[0]} to {bad[1]}"):
+    with pytest.raises(ValueError, match=f"indices reach from {bad[0]} to {bad[1]}; they must be from 0 to 3"):
         usage_counts(torch.tensor(bad), 4)
 
 
@@ -454,7 +454,7 @@ def test_a_codebook_has_two_axes(unchecked):
 def test_latents_must_match_the_indices(unchecked):
     with pytest.raises(ValueError, match=r"shape \(4, 3\), got \(5, 3\)"):
         describe(torch.randn(8, 3), torch.arange(4).view(1, 2, 2), torch.randn(5, 3))
-    with pytest.raises(ValueError, match=r"0\.\.7, got 0 to 8"):
+    with pytest.raises(ValueError, match="indices reach from 0 to 8; they must be from 0 to 7"):
         describe(torch.randn(8, 3), torch.arange(9))
 
 

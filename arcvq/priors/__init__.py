@@ -1,6 +1,6 @@
 """Priors over the tokens of a VQ-VAE: fit one, measure it in bits, draw images from it and complete images with it."""
 
-from arcvq.priors.base import NetworkPrior, Prior, State, fingerprint
+from arcvq.priors.base import NetworkPrior, Prior, State
 from arcvq.priors.counting import BigramPrior, HistogramPrior
 from arcvq.priors.fitting import (
     PriorRun,
@@ -25,6 +25,7 @@ from arcvq.priors.sampling import (
 from arcvq.priors.settings import PRIORS, PriorSettings, train_prior
 from arcvq.priors.tokens import FreeTokens, TiedTokens, match_parameters, parameter_count
 from arcvq.priors.transformer import TransformerPrior
+from arcvq.runtime.fingerprint import fingerprint
 
 __all__ = [
     "PRIORS",

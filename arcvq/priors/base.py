@@ -5,7 +5,6 @@ tokens before it, so that the likelihood of a grid is their product.
 """
 
 import dataclasses
-import hashlib
 import json
 from itertools import chain
 from pathlib import Path
@@ -18,18 +17,12 @@ from torch import Tensor, nn
 
 from arcvq.priors.tokens import FreeTokens, TiedTokens
 from arcvq.quantizers import at_least_float32
+from arcvq.runtime.checks import check_range, check_whole
 from arcvq.runtime.files import write_whole
+from arcvq.runtime.fingerprint import fingerprint
 from arcvq.vqvae import VQVAE
 
 FORMAT = 1  # of saved priors; raised when an older reader would misread them
-
-
-def fingerprint(*tensors: Tensor) -> str:
-    """16 hex digits that change with any value or shape; the same on every device."""
-    digest = hashlib.blake2b(digest_size=8)
-    for tensor in tensors:
-        digest.update(str(tuple(tensor.shape)).encode() + tensor.detach().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()
 
 
 @dataclasses.dataclass
@@ -97,7 +90,7 @@ class Prior(nn.Module):
 
     def append(self, state: State, tokens: Int[Tensor, " B"]) -> None:
         """Set the token at `state.position` and go on to the next. Raises ValueError for a token out of range."""
-        self.check_range(tokens)
+        check_range(tokens, self.num_codes, "tokens")
         state.tokens.flatten(1)[:, state.position] = tokens
         state.position += 1
 
@@ -106,14 +99,8 @@ class Prior(nn.Module):
         if tuple(tokens.shape[1:]) != self.grid or tokens.ndim != 3:
             raise ValueError(f"tokens have shape {tuple(tokens.shape)}; this prior takes (B, {self.grid[0]}, "
                              f"{self.grid[1]})")
-        self.check_range(tokens)
+        check_range(tokens, self.num_codes, "tokens")
         self.check_labels(labels, len(tokens))
-
-    def check_range(self, tokens: Tensor) -> None:
-        """Raise ValueError for tokens that are no codes."""
-        if tokens.numel() and not 0 <= int(tokens.min()) <= int(tokens.max()) < self.num_codes:
-            raise ValueError(f"tokens reach from {int(tokens.min())} to {int(tokens.max())}; "
-                             f"they must be from 0 to {self.num_codes - 1}")
 
     def check_labels(self, labels: Tensor | None, batch: int) -> None:
         """Raise ValueError where labels are missing, not expected, of another number, or out of range."""
@@ -125,9 +112,7 @@ class Prior(nn.Module):
             raise ValueError("labels were given, and this prior was made without classes; leave them out")
         if tuple(labels.shape) != (batch,):
             raise ValueError(f"labels have shape {tuple(labels.shape)}; they must be ({batch},), one for each grid")
-        if batch and not 0 <= int(labels.min()) <= int(labels.max()) < self.classes:
-            raise ValueError(f"labels reach from {int(labels.min())} to {int(labels.max())}; "
-                             f"they must be from 0 to {self.classes - 1}")
+        check_range(labels, self.classes, "labels")
 
     def check_model(self, model: VQVAE) -> None:
         """Raise ValueError where this prior is not one over the tokens of the model."""
@@ -224,10 +209,3 @@ def _tokens(num_codes: int, codebook: Tensor | None, width: int) -> FreeTokens |
     if codebook.ndim != 2 or len(codebook) != num_codes:
         raise ValueError(f"codebook has shape {tuple(codebook.shape)}; it must be ({num_codes}, D)")
     return TiedTokens(codebook, width)
-
-
-def check_whole(least: int, **numbers: Any) -> None:
-    """Raise ValueError for a number that is not whole or below `least`."""
-    for name, number in numbers.items():
-        if isinstance(number, bool) or not isinstance(number, int) or number < least:
-            raise ValueError(f"{name} is {number}; it must be a whole number from {least}")

@@ -14,7 +14,8 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
-from arcvq.priors.base import NetworkPrior, State, check_whole
+from arcvq.priors.base import NetworkPrior, State
+from arcvq.runtime.checks import check_whole
 
 
 def gate(maps: Float[Tensor, "B two_C h w"]) -> Float[Tensor, "B C h w"]:

@@ -12,7 +12,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from arcvq.priors.base import Prior, check_whole
+from arcvq.priors.base import Prior
+from arcvq.runtime.checks import check_whole
 from arcvq.vqvae import VQVAE
 
 BATCH = 256  # images drawn together: enough to fill the cores, while caches and decoder stay at some hundred MB

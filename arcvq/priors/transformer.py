@@ -9,8 +9,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.functional import pad, scaled_dot_product_attention
 
-from arcvq.priors.base import NetworkPrior, check_whole
+from arcvq.priors.base import NetworkPrior
 from arcvq.quantizers import at_least_float32
+from arcvq.runtime.checks import check_whole
 
 
 class Past:

@@ -1,0 +1,29 @@
+"""Checks of arguments that several modules make at their public boundary."""
+
+from typing import Any
+
+from jaxtyping import Int
+from torch import Tensor
+
+
+def check_whole(minimum: int, **numbers: Any) -> None:
+    """Raise ValueError if a number is not whole or is below `minimum`; its keyword names it in the message."""
+    for name, number in numbers.items():
+        is_whole = isinstance(number, int) and not isinstance(number, bool)
+        if not is_whole or number < minimum:
+            raise ValueError(f"{name} is {number}; it must be a whole number from {minimum}")
+
+
+def check_range(values: Int[Tensor, "..."], count: int, name: str = "indices") -> None:
+    """Raise ValueError unless all values are indices of `count` things: 0 to `count` - 1.
+
+    Waits for the device.
+    """
+    if values.numel() == 0:
+        return
+    lowest = int(values.min())
+    highest = int(values.max())
+    if lowest < 0 or highest >= count:
+        raise ValueError(
+            f"{name} reach from {lowest} to {highest}; they must be from 0 to {count - 1}"
+        )
