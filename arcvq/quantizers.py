@@ -13,6 +13,7 @@ Where many processes train together (arcvq.runtime.distributed), counts, average
 latents of all.
 """
 
+import json
 from collections.abc import Iterator
 from functools import partial
 from inspect import isabstract
@@ -23,8 +24,9 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn.functional import embedding, mse_loss, normalize
 
-from arcvq.ops import blockwise, triton
-from arcvq.ops.blockwise import BLOCK, TINY
+from arcvq.ops import TINY, nearest_code
+from arcvq.ops.blockwise import BLOCK
+from arcvq.runtime.checks import check_finite, check_range, check_whole
 from arcvq.runtime.distributed import gather, gathered_margin, own_codes, sum_
 from arcvq.samp import SAMP, arc_margin_loss, project_to_ball_
 
@@ -40,21 +42,6 @@ class Quantized(NamedTuple):
     indices: Int[Tensor, "B h w"]
     loss: Float[Tensor, ""]
     losses: dict[str, Float[Tensor, ""]]
-
-
-def nearest_code(
-    latents: Float[Tensor, "N D"], codebook: Float[Tensor, "K D"], metric: str = "cosine"
-) -> Int[Tensor, " N"]:
-    """The index of each latent's nearest code, by angle (`"cosine"`) or by distance (`"euclidean"`).
-
-    Of equally near codes the one with the lowest index. Never holds the N x K matrix. Raises ValueError for another
-    metric.
-    """
-    if metric not in ("cosine", "euclidean"):
-        raise ValueError(f"metric {metric!r} is unknown; use 'cosine' or 'euclidean'")
-    with torch.autocast(latents.device.type, enabled=False):
-        module = triton if triton.usable(latents, codebook) else blockwise
-        return module.nearest_code(latents, codebook, metric)
 
 
 def at_least_float32(tensor: Tensor) -> Tensor:
@@ -74,9 +61,7 @@ class Quantizer(nn.Module):
 
     def __init__(self, num_codes: int, dim: int, beta: float = 0.25):
         super().__init__()
-        for name, number in (("num_codes", num_codes), ("dim", dim)):
-            if isinstance(number, bool) or not isinstance(number, int) or number < 1:
-                raise ValueError(f"{name} is {number}; it must be a whole number from 1")
+        check_whole(1, num_codes=num_codes, dim=dim)
         if not 0 <= beta < float("inf"):
             raise ValueError(f"beta is {beta}; it must be a finite number from 0")
         self.num_codes, self.dim, self.beta = num_codes, dim, beta
@@ -138,9 +123,7 @@ class Quantizer(nn.Module):
     @torch.no_grad()
     def lookup(self, indices: Int[Tensor, "B h w"]) -> Float[Tensor, "B D h w"]:
         """The codes of the indices, exactly those that `forward` chose. Raises ValueError for an index out of range."""
-        if indices.numel() and not 0 <= int(indices.min()) <= int(indices.max()) < self.num_codes:
-            raise ValueError(f"indices reach from {int(indices.min())} to {int(indices.max())}; "
-                             f"they must be from 0 to {self.num_codes - 1}")
+        check_range(indices, self.num_codes)
         return embedding(indices, self.codebook).permute(0, 3, 1, 2)
 
     def reset_usage(self) -> None:
@@ -163,7 +146,9 @@ class Quantizer(nn.Module):
         if kind not in classes:
             raise ValueError(f"quantizer {kind!r} is unknown; known are {', '.join(classes)}")
         if fields.get("samp") is not None:
-            fields["samp"] = SAMP.from_json(fields["samp"])
+            samp = fields["samp"]
+            # Earlier versions wrote the settings of SAMP as a JSON text within the config.
+            fields["samp"] = SAMP.from_config(json.loads(samp) if isinstance(samp, str) else samp)
         return classes[kind](**fields)
 
     def check(self, latents: Tensor) -> None:
@@ -181,13 +166,6 @@ def _subclasses(base: type[Quantizer]) -> Iterator[type[Quantizer]]:
     for cls in base.__subclasses__():
         yield cls
         yield from _subclasses(cls)
-
-
-def check_finite(tensor: Tensor, name: str) -> None:
-    """Raise ValueError that names the tensor and counts its NaN and infinite values."""
-    bad = int((~tensor.isfinite()).sum())
-    if bad:
-        raise ValueError(f"{bad} of {tensor.numel()} values of the {name} are NaN or infinite; all must be finite")
 
 
 class EuclideanQuantizer(Quantizer):
@@ -285,7 +263,7 @@ class SphericalQuantizer(CosineQuantizer):
         return (self.batch_counts > 0).sum() / reachable
 
     def config(self):
-        return {**super().config(), "samp": self.samp.to_json() if self.samp else None}
+        return {**super().config(), "samp": self.samp.config() if self.samp else None}
 
 
 class OnlineClusteredQuantizer(CosineQuantizer):

@@ -1,62 +1,105 @@
-"""A number as a function of progress: how the ball's radius and the margin loss's weight change in training.
+"""Schedules: numbers that change during training, as functions of the optimizer step.
 
-Every schedule is a frozen dataclass with `value(step, usage=None)`. It takes a Python number and gives a float, or
-takes a tensor and gives a float32 tensor on the same device, so that a training step never waits for the host. It
-prints as code, and goes to JSON and back with `to_json` and `from_json`.
+The radius of the ball and the weight of the margin loss (see `arcvq.samp`) follow schedules.
+Every schedule is a frozen dataclass with a method `value(step, usage=None)`. Given a Python number
+it returns a float; given a tensor it returns a float32 tensor on the same device, so that a
+training step never has to wait for a GPU.
+
+To add a schedule, derive a frozen dataclass directly from `Schedule` and define `value`. The class
+is found by its name when a saved config is opened, and its fields are what the config holds.
 """
 
 import dataclasses
-import json
 import math
+from typing import Any
 
 import torch
 from torch import Tensor
 
 Number = int | float | Tensor
-LEVELS = ("level", "start", "end", "low", "high")  # the fields that are values; the others are rates and lengths
-MAX_EXPONENT = 80.0  # exp(80) = 5.5e34 is finite in float32, and so are its products with ordinary norms.
+
+# exp(80) = 5.5e34 is finite in float32, and so are its products with ordinary norms.
+MAX_EXPONENT = 80.0
+
+# Fields that are values of the schedule. All others are rates, lengths or targets.
+VALUE_FIELDS = ("level", "start", "end", "low", "high")
 
 
 def bounded_exp(exponent: Number) -> float | Tensor:
-    """exp(exponent), with the exponent held within +-80, so that the result is finite in float32."""
+    """Return exp(exponent), with the exponent held within +-80 so that float32 can hold the result.
+
+    Args:
+        exponent: A Python number or a tensor.
+
+    Returns:
+        A float for a number, a float32 tensor for a tensor.
+    """
     if isinstance(exponent, Tensor):
         return exponent.float().clamp(-MAX_EXPONENT, MAX_EXPONENT).exp()
     return math.exp(min(max(exponent, -MAX_EXPONENT), MAX_EXPONENT))
 
 
-def _clip(value: Number) -> float | Tensor:
-    return value.float().clamp(0.0, 1.0) if isinstance(value, Tensor) else min(max(value, 0.0), 1.0)
+def _clip(share: Number) -> float | Tensor:
+    """Hold a share within [0, 1]."""
+    if isinstance(share, Tensor):
+        return share.float().clamp(0.0, 1.0)
+    return min(max(share, 0.0), 1.0)
+
+
+def _cos(angle: Number) -> float | Tensor:
+    """Cosine of a number or a tensor."""
+    return angle.float().cos() if isinstance(angle, Tensor) else math.cos(angle)
 
 
 @dataclasses.dataclass(frozen=True)
 class Schedule:
-    """The base of all schedules."""
+    """Base class of all schedules; a subclass defines `value`.
+
+    Every field must be a finite number, and fields named `steps` or `period` must be above 0;
+    otherwise the constructor raises ValueError. A schedule prints as the code that makes it.
+    """
 
     def __post_init__(self):
-        for field in dataclasses.fields(self):
-            number = getattr(self, field.name)
+        name = type(self).__name__
+        for field, number in dataclasses.asdict(self).items():
             if not math.isfinite(number):
-                raise ValueError(f"{field.name} of {type(self).__name__} is {number}; it must be a finite number")
-            if field.name in ("steps", "period") and number <= 0:
-                raise ValueError(f"{field.name} of {type(self).__name__} is {number}; it must be above 0")
+                raise ValueError(f"{field} of {name} is {number}; it must be a finite number")
+            if field in ("steps", "period") and number <= 0:
+                raise ValueError(f"{field} of {name} is {number}; it must be above 0")
 
     def value(self, step: Number, usage: Number | None = None) -> float | Tensor:
-        """The value after `step` optimiser steps; `usage` (0 to 1, the share of codes in use) is read by Adaptive."""
+        """Return the value of the schedule.
+
+        Args:
+            step: Number of optimizer steps done.
+            usage: Share of the codes that the last batch used, in [0, 1]. Only `Adaptive` reads it.
+
+        Returns:
+            A float for a Python number, a float32 tensor on the same device for a tensor.
+        """
         raise NotImplementedError
 
     def times(self, factor: float) -> "Schedule":
-        """The schedule whose value is `factor` times this one's at every step."""
-        levels = [field.name for field in dataclasses.fields(self) if field.name in LEVELS]
-        return dataclasses.replace(self, **{name: factor * getattr(self, name) for name in levels})
+        """Return the schedule whose value is `factor` times this one's at every step."""
+        fields = dataclasses.asdict(self)
+        scaled = {name: factor * fields[name] for name in VALUE_FIELDS if name in fields}
+        return dataclasses.replace(self, **scaled)
 
-    def to_json(self) -> str:
-        """The schedule as a JSON object with its kind."""
-        return json.dumps({"kind": type(self).__name__, **dataclasses.asdict(self)})
+    def config(self) -> dict[str, Any]:
+        """Return the class name (as "kind") and the fields as a plain dict for `from_config`."""
+        return {"kind": type(self).__name__, **dataclasses.asdict(self)}
 
     @staticmethod
-    def from_json(text: str) -> "Schedule":
-        """The schedule that `to_json` wrote. Raises ValueError for an unknown kind or unknown fields."""
-        fields = dict(json.loads(text))
+    def from_config(config: dict[str, Any]) -> "Schedule":
+        """Build the schedule that `config` describes.
+
+        Args:
+            config: What `config()` of a schedule returned.
+
+        Raises:
+            ValueError: For an unknown kind, or fields that this kind does not have.
+        """
+        fields = dict(config)
         kind = fields.pop("kind", None)
         kinds = {cls.__name__: cls for cls in Schedule.__subclasses__()}
         if kind not in kinds:
@@ -64,34 +107,58 @@ class Schedule:
         try:
             return kinds[kind](**fields)
         except TypeError as error:
-            raise ValueError(f"schedule {kind} cannot be made from {fields}: {error}") from None
+            message = f"schedule {kind} cannot be made from {fields}: {error}"
+            raise ValueError(message) from None
 
 
 @dataclasses.dataclass(frozen=True)
 class Constant(Schedule):
-    """Always `level`."""
+    """The same value at every step.
+
+    Args:
+        level: That value.
+    """
 
     level: float
 
     def value(self, step, usage=None):
-        return torch.full_like(step, self.level, dtype=torch.float32) if isinstance(step, Tensor) else self.level
+        if isinstance(step, Tensor):
+            return torch.full_like(step, self.level, dtype=torch.float32)
+        return self.level
 
 
 @dataclasses.dataclass(frozen=True)
 class Exponential(Schedule):
-    """start * exp(rate * step): the paper's choice for radius (rate alpha) and weight (rate -lambda)."""
+    """Exponential growth or decay: start * exp(rate * step).
+
+    The paper's choice for both halves of SAMP: the radius grows at the rate alpha, and the weight
+    decays at the rate -lambda.
+
+    Args:
+        rate: Growth per step; negative for decay.
+        start: Value at step 0.
+    """
 
     rate: float
     start: float = 1.0
 
     @classmethod
     def through(cls, step: int, value: float, rate: float) -> "Exponential":
-        """The one of this rate that has this value at `step`: a rate may so change in a run without a jump.
+        """Return the exponential of a given rate that passes through a value at a step.
 
-        Raises ValueError where |rate * step| is above 80, beyond which a schedule stands still.
+        With it the rate can change in the middle of a run without a jump of the value.
+
+        Args:
+            step: Step at which the value is taken.
+            value: The value there.
+            rate: Growth per step.
+
+        Raises:
+            ValueError: Where |rate * step| is above 80, beyond which an exponential stands still.
         """
         if not abs(rate * step) <= MAX_EXPONENT:
-            raise ValueError(f"rate is {rate} at step {step}; |rate * step| must be at most {MAX_EXPONENT:g}")
+            limit = f"|rate * step| must be at most {MAX_EXPONENT:g}"
+            raise ValueError(f"rate is {rate} at step {step}; {limit}")
         return cls(rate, value / math.exp(rate * step))
 
     def value(self, step, usage=None):
@@ -100,7 +167,13 @@ class Exponential(Schedule):
 
 @dataclasses.dataclass(frozen=True)
 class WarmUp(Schedule):
-    """A straight line from `start` to `end` over `steps` steps, then `end`."""
+    """Linear warm-up: a straight line from `start` to `end`, then constant.
+
+    Args:
+        start: Value at step 0.
+        end: Value from step `steps` on.
+        steps: Length of the line, above 0.
+    """
 
     start: float
     end: float
@@ -112,7 +185,13 @@ class WarmUp(Schedule):
 
 @dataclasses.dataclass(frozen=True)
 class Cosine(Schedule):
-    """Half a cosine wave from `start` to `end` over `steps` steps, then `end`."""
+    """Cosine annealing: half a cosine wave from `start` to `end`, then constant.
+
+    Args:
+        start: Value at step 0.
+        end: Value from step `steps` on.
+        steps: Length of the half wave, above 0.
+    """
 
     start: float
     end: float
@@ -120,13 +199,18 @@ class Cosine(Schedule):
 
     def value(self, step, usage=None):
         angle = math.pi * _clip(step / self.steps)
-        cosine = angle.cos() if isinstance(angle, Tensor) else math.cos(angle)
-        return self.end + (self.start - self.end) * (1 + cosine) / 2
+        return self.end + (self.start - self.end) * (1 + _cos(angle)) / 2
 
 
 @dataclasses.dataclass(frozen=True)
 class Oscillating(Schedule):
-    """A cosine wave between `high` (at step 0) and `low`, `period` steps long."""
+    """Cosine wave between two values, which starts at the higher one.
+
+    Args:
+        low: Smallest value.
+        high: Largest value, at step 0.
+        period: Steps from one maximum to the next, above 0.
+    """
 
     low: float
     high: float
@@ -134,15 +218,19 @@ class Oscillating(Schedule):
 
     def value(self, step, usage=None):
         angle = 2 * math.pi * step / self.period
-        cosine = angle.float().cos() if isinstance(angle, Tensor) else math.cos(angle)
-        return self.low + (self.high - self.low) * (1 + cosine) / 2
+        return self.low + (self.high - self.low) * (1 + _cos(angle)) / 2
 
 
 @dataclasses.dataclass(frozen=True)
 class Adaptive(Schedule):
-    """`high` while no code is used, falling in a straight line to `low` once `target` (a share, 0 to 1) is used.
+    """Feedback from usage: `high` while no code is used, `low` once enough are, linear in between.
 
-    Needs the measured usage of the last batch, which `SphericalQuantizer` gives it; without it the value is `high`.
+    `SphericalQuantizer` passes the usage of the last batch. Without a usage the value is `high`.
+
+    Args:
+        low: Value once the usage has reached `target`.
+        high: Value at usage 0.
+        target: Share of codes in (0, 1].
     """
 
     low: float
@@ -152,7 +240,7 @@ class Adaptive(Schedule):
     def __post_init__(self):
         super().__post_init__()
         if not 0 < self.target <= 1:
-            raise ValueError(f"target of Adaptive is {self.target}; it must be above 0 and at most 1")
+            raise ValueError(f"target of Adaptive is {self.target}; it must be in (0, 1]")
 
     def value(self, step, usage=None):
         if usage is None:

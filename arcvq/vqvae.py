@@ -4,7 +4,7 @@ import json
 import os
 import tempfile
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from huggingface_hub import PyTorchModelHubMixin
@@ -15,7 +15,7 @@ from torch.nn.functional import relu
 
 from arcvq.quantizers import Quantized, Quantizer, SphericalQuantizer, check_finite
 
-FORMAT = 1  # of saved models; raised when an older reader would misread them
+MODEL_FORMAT = 1  # of saved models; raised when an older reader would misread them
 
 
 class VQVAEOutput(NamedTuple):
@@ -143,7 +143,22 @@ class VQVAE(
     def config(self) -> dict:
         """What builds this model again, without its weights."""
         names = ("image_channels", "hidden", "residual_hidden", "residual_layers", "downsample")
-        return {"format": FORMAT, "quantizer": self.quantizer.config(), **{n: getattr(self, n) for n in names}}
+        return {"format": MODEL_FORMAT, "quantizer": self.quantizer.config(), **{n: getattr(self, n) for n in names}}
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> "VQVAE":
+        """Build the model that `config` describes, with new weights.
+
+        Args:
+            config: What `config()` of a model returned.
+
+        Raises:
+            ValueError: For a config of another format or an unknown quantizer.
+        """
+        fields = dict(config)
+        if fields.pop("format", None) != MODEL_FORMAT:
+            raise ValueError(f"it is not of format {MODEL_FORMAT}, the one that this arcvq reads")
+        return cls(quantizer=Quantizer.from_config(fields.pop("quantizer")), **fields)
 
     def save_pretrained(self, save_directory: str | os.PathLike, **kwargs) -> str | None:
         """Write model.safetensors, config.json and a model card into a folder, each file whole or not at all."""
@@ -169,10 +184,8 @@ class VQVAE(
                 raise FileNotFoundError(f"{folder} holds no {name}; a model is config.json and model.safetensors")
         try:
             config = json.loads((folder / "config.json").read_text())
-            if config.pop("format", None) != FORMAT:
-                raise ValueError(f"it is not of format {FORMAT}, the one that this arcvq reads")
             with torch.random.fork_rng(devices=[]):  # the weights that are drawn here are not kept
-                model = cls(quantizer=Quantizer.from_config(config.pop("quantizer")), **config)
+                model = cls.from_config(config)
             load_model(model, str(folder / "model.safetensors"))
             return model.eval()
         except Exception as error:

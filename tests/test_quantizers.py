@@ -1,3 +1,5 @@
+import json
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -183,6 +185,13 @@ def test_config_and_state_round_trip(cls):
     assert type(copy) is cls and copy.config() == quantizer.config() and torch.equal(copy.codebook, quantizer.codebook)
     with pytest.raises(ValueError, match="quantizer 'Cubic' is unknown"):
         Quantizer.from_config({"kind": "Cubic"})
+
+
+def test_a_config_of_earlier_versions_holds_samp_as_a_json_text():
+    config = SphericalQuantizer(7, 3, SAMP(margin=0.2, radius=None)).config()
+    assert config["samp"]["margin"] == 0.2 and config["samp"]["radius"] is None
+    earlier = {**config, "samp": json.dumps(config["samp"])}
+    assert Quantizer.from_config(earlier).samp == SAMP(margin=0.2, radius=None)
 
 
 def test_continuous_lets_the_latents_through():

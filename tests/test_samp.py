@@ -1,3 +1,4 @@
+import json
 import math
 
 import pytest
@@ -213,5 +214,5 @@ def test_settings_hold_the_papers_values_and_scale_to_a_run():
 @pytest.mark.parametrize(
     "settings", [SAMP.paper(), SAMP.for_run(100), SAMP(radius=None), SAMP(0.3, weight=Constant(0.2))]
 )
-def test_settings_json_round_trip(settings):
-    assert SAMP.from_json(settings.to_json()) == settings
+def test_settings_config_round_trip(settings):
+    assert SAMP.from_config(json.loads(json.dumps(settings.config()))) == settings

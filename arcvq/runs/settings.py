@@ -83,7 +83,7 @@ class RunSettings:
 
     def plain(self) -> dict[str, Any]:
         """The settings as numbers and texts, samp as JSON."""
-        return {**dataclasses.asdict(self), "samp": self.samp.to_json() if self.samp else None}
+        return {**dataclasses.asdict(self), "samp": json.dumps(self.samp.config()) if self.samp else None}
 
     def digest(self, images: ImageData, dtype: torch.dtype) -> str:
         """A short name for these settings on these pixels in this precision; another name for any other."""

@@ -1,5 +1,6 @@
 """Files that are whole or not there at all, and errors that say what became of them."""
 
+import json
 import signal
 import threading
 from pathlib import Path
@@ -24,7 +25,7 @@ def load_checkpoint(path: Path, settings: dict[str, Any]) -> dict[str, Any]:
     """
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-        version, saved = state["format"], state["settings"]
+        version, saved = state["format"], _with_nested_settings(state["settings"])
     except Exception as error:
         reason = str(error).split("\n")[0]
         raise ValueError(f"checkpoint {path} is damaged ({reason}); delete it to start this run again") from error
@@ -37,6 +38,13 @@ def load_checkpoint(path: Path, settings: dict[str, Any]) -> dict[str, Any]:
         raise ValueError(f"checkpoint {path} belongs to other settings ({'; '.join(differing)}); "
                          "use the old settings or another folder")
     return state
+
+
+def _with_nested_settings(value: Any) -> Any:
+    """The settings with JSON texts in them decoded: earlier versions wrote those of SAMP as a text."""
+    if isinstance(value, dict):
+        return {name: _with_nested_settings(part) for name, part in value.items()}
+    return json.loads(value) if isinstance(value, str) and value.startswith("{") else value
 
 
 class HeldInterrupt:

@@ -27,3 +27,14 @@ def check_range(values: Int[Tensor, "..."], count: int, name: str = "indices") -
         raise ValueError(
             f"{name} reach from {lowest} to {highest}; they must be from 0 to {count - 1}"
         )
+
+
+def check_finite(tensor: Tensor, name: str) -> None:
+    """Raise ValueError, with their number, if there are NaN or infinite values in the tensor.
+
+    Waits for the device.
+    """
+    bad = int((~tensor.isfinite()).sum())
+    if bad:
+        found = f"{bad} of {tensor.numel()} values of the {name} are NaN or infinite"
+        raise ValueError(f"{found}; all must be finite")

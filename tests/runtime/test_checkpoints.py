@@ -1,3 +1,4 @@
+import json
 import os
 import signal
 
@@ -52,3 +53,11 @@ def test_the_first_interrupt_is_held_and_the_second_raises():
             os.kill(os.getpid(), signal.SIGINT)
             signal.pause()
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_settings_that_earlier_versions_wrote_as_json_texts_are_the_same(tmp_path):
+    samp = {"margin": 0.1, "radius": None}
+    save_checkpoint(tmp_path / "c.pt", {"settings": {"model": {"samp": json.dumps(samp)}}})
+    load_checkpoint(tmp_path / "c.pt", {"model": {"samp": samp}})
+    with pytest.raises(ValueError, match="belongs to other settings"):
+        load_checkpoint(tmp_path / "c.pt", {"model": {"samp": {**samp, "margin": 0.2}}})
