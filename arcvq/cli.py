@@ -177,14 +177,15 @@ def experiment(name: str, profile: str | None, device: str | None, seeds: int, c
     from arcvq.experiments import EXPERIMENTS, run_experiment
     from arcvq.experiments.tables import finished, markdown
     from arcvq.figures.experiment_results import pictures
-    from arcvq.reports.pages import write_page, write_text
+    from arcvq.reports.pages import write_page
     from arcvq.runs.settings import RunSettings
+    from arcvq.runtime.files import safe_name, write_text
 
     if name not in EXPERIMENTS:
         raise ValueError(f"experiment {name!r} is unknown; known are {', '.join(EXPERIMENTS)}")
     given = {key: value for key, value in changes.items() if value is not None}
     base, asked = RunSettings.for_profile(profile or "quick", **given), EXPERIMENTS[name]
-    out = out or Path(f"{name}-{base.dataset.replace(':', '-').replace('/', '-')}")
+    out = out or Path(f"{name}-{safe_name(base.dataset)}")
     rows = run_experiment(asked, base, seeds=seeds, out=out, only=chosen, device=device or "auto", workers=workers)
     failed = len(rows) - len(finished(rows))
     if failed == len(rows):

@@ -17,6 +17,7 @@ from jaxtyping import Float, Float64, Int, Int64, UInt8
 from torch import Tensor
 
 from arcvq.runtime.devices import choose_device
+from arcvq.runtime.files import data_root
 from arcvq.runtime.fingerprint import fingerprint
 
 SEED = 2605  # fixes every split, warp and patch position
@@ -115,7 +116,7 @@ class ImageData:
         return replace(self, **{part: getattr(self, part).to(device) for part in _PARTS})
 
 
-def load_images(name: str = "digits", root: str | Path = "data", device: str | torch.device = "auto", *,
+def load_images(name: str = "digits", root: str | Path | None = None, device: str | torch.device = "auto", *,
                 size: int = 32, grey: bool | None = None) -> ImageData:
     """Opens a data set on the device; a name stands for the same pixels and splits on every machine.
 
@@ -124,7 +125,8 @@ def load_images(name: str = "digits", root: str | Path = "data", device: str | t
       1,437 originals for training, 1,000 of 180 others for validation, 1,000 of the last 180 for test.
     - `plain_digits`, 16x16 grey: the same originals, enlarged and not warped: 1,437 / 180 / 180.
     - `photos`, 32x32 RGB: 10,000 / 1,000 / 1,000 patches of two photographs, from the `PHOTO_COLUMNS`.
-    - `mnist`, `fashion_mnist`, `kmnist`, `cifar10`: torchvision's files below `root`, fetched if missing.
+    - `mnist`, `fashion_mnist`, `kmnist`, `cifar10`: torchvision's files below `data_root(root)`, fetched if
+      missing.
       Validation is a tenth of the training set.
     - `folder:PATH`: image files, loose, in a folder per class, or either below `train`, `val`, `test`; a
       missing `val` or `test` is a tenth of `train`. The shorter side becomes `size` pixels (a multiple of
@@ -140,7 +142,7 @@ def load_images(name: str = "digits", root: str | Path = "data", device: str | t
     if size != 32 or grey is not None:
         raise ValueError(f"size and grey are for folder:PATH only; {name} has its own")
     if name in _TORCHVISION:
-        return _torchvision(name, Path(root).expanduser()).to(chosen)
+        return _torchvision(name, data_root(root)).to(chosen)
     return _BUILT_IN[name]().to(chosen)
 
 

@@ -11,7 +11,7 @@ import argparse
 import pandas as pd
 
 from arcvq import RunSettings, evaluate, load_images, train
-from arcvq.runtime.files import data_root, write_whole
+from arcvq.runtime.files import write_whole
 from benchmarks import RESULTS, machine
 
 METHODS = {"plain": "plain VQ", "cosine": "cosine", "cvq": "CVQ", "samp": "SAMP"}
@@ -20,7 +20,7 @@ MEASURES = {"codes_used": ("codes used", 0), "perplexity": ("perplexity", 1), "p
 
 def measure(dataset: str, options: argparse.Namespace) -> list[dict]:
     """One row for each method and seed."""
-    images = load_images(dataset, data_root(), options.device)
+    images = load_images(dataset, device=options.device)
     sizes = {"steps": options.steps, "num_codes": options.codes, "dim": options.dim}
     rows = []
     for seed in range(options.seeds):

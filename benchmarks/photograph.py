@@ -13,7 +13,7 @@ from PIL import Image, ImageDraw, ImageFont
 from arcvq import RunSettings, load_images, train
 from arcvq.images import PHOTO_COLUMNS, photograph, to_float, to_uint8
 from arcvq.metrics import psnr
-from arcvq.runtime.files import data_root, write_whole
+from arcvq.runtime.files import write_whole
 from benchmarks import RESULTS
 
 
@@ -23,7 +23,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--steps", type=int, default=400)
     options = parser.parse_args()
-    images, original = load_images("photos", data_root(), "cpu"), to_float(photograph(options.name))
+    images, original = load_images("photos", device="cpu"), to_float(photograph(options.name))
     panels = [("original", original)]
     for method, title in (("plain", "plain VQ"), ("samp", "SAMP")):
         settings = RunSettings(dataset="photos", quantizer=method, seed=options.seed, steps=options.steps)

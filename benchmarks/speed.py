@@ -38,7 +38,7 @@ from arcvq.baselines.reference import PlainSphericalQuantizer
 from arcvq.baselines.vector_quantize_pytorch import BASELINES
 from arcvq.figures import cost_picture
 from arcvq.runtime.devices import choose_device, choose_precision
-from arcvq.runtime.files import data_root, write_whole
+from arcvq.runtime.files import write_whole
 from benchmarks import RESULTS, machine
 
 TARGETS = {"cpu": [(512, 50_176), (4_096, 65_536), (16_384, 65_536)],
@@ -60,7 +60,7 @@ def loss(device: torch.device) -> dict[str, Any]:
 
 def step(device: torch.device) -> dict[str, Any]:
     """Seconds of one training step: batch 1,024 of 28x28, C 128, K 512, D 64."""
-    images = load_images("digits", data_root(), device)
+    images = load_images("digits", device=device)
     precision = choose_precision("auto", device)
     actions = {"plain": plain_step(PlainSphericalQuantizer(CODES, DIM), images, BATCH)}
     for name, (kind, dtype) in STEPS.items():
@@ -75,7 +75,7 @@ def step(device: torch.device) -> dict[str, Any]:
 
 def many(device: torch.device) -> dict[str, Any]:
     """Seconds of 64 settings of the quick profile by `fit_many`, and of one of them alone by `train`."""
-    images = load_images("digits", data_root(), device)
+    images = load_images("digits", device=device)
     settings = [RunSettings.for_profile("quick", seed=seed, samp=SAMP.for_run(160)) for seed in range(64)]
     alone = []
     for _ in range(3):
@@ -94,7 +94,7 @@ def paper(device: torch.device) -> dict[str, Any]:
     """MNIST for 500 epochs by `fit` with SAMP and with plain SAMP: seconds, PSNR (dB) on test images; CUDA only."""
     if device.type != "cuda":
         return {}
-    images, found = load_images("mnist", data_root(), device), {}
+    images, found = load_images("mnist", device=device), {}
     steps = 500 * (len(images.train) // BATCH)
     for name, kind, options in (("SAMP", SphericalQuantizer, {"capture": True}),
                                 ("plain", PlainSphericalQuantizer, {"precision": "float32"})):

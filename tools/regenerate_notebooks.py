@@ -21,6 +21,7 @@ from nbclient.exceptions import CellExecutionError, DeadKernelError
 from PIL import Image
 
 from arcvq.reports import notebooks, pages
+from arcvq.runtime.files import write_text
 
 LIMIT = 500_000  # bytes of a stored notebook
 NO_BROWSER = (
@@ -71,7 +72,7 @@ def _regenerate(path: Path) -> int:
     client.execute()
     clean(notebook)
     text = nbformat.writes(notebook) + "\n"
-    pages.write_text(path, text)
+    write_text(path, text)
     return len(text.encode())
 
 

@@ -1,6 +1,5 @@
 """A small classifier of the data's own labels: generated images are judged by its features and its readings."""
 
-import hashlib
 import json
 import time
 from dataclasses import dataclass
@@ -16,7 +15,8 @@ from tqdm.auto import tqdm
 from arcvq.analysis.sample_quality import stored
 from arcvq.images import ImageData, ImageSplit, to_float
 from arcvq.runtime.devices import choose_device
-from arcvq.runtime.files import data_root, write_whole
+from arcvq.runtime.files import safe_name, write_whole
+from arcvq.runtime.store import digest_of, kept_path
 from arcvq.training import batch_indices
 
 FEATURES = 64
@@ -97,9 +97,8 @@ def train_classifier(images: ImageData, *, root: str | Path | None = None, devic
         raise ValueError(f"a classifier needs training images of two or more classes; {images.name} has "
                          f"{len(images.train.labels.unique())} ({', '.join(images.classes)})")
     device = choose_device(device)
-    settings = json.dumps([FORMAT, STEPS, PASSES, BATCH_SIZE, LR, VALIDATE_EVERY, seed, images.fingerprint])
-    name = f"{images.name.replace(':', '-').replace('/', '-')}-{hashlib.sha256(settings.encode()).hexdigest()[:12]}"
-    folder = Path(root if root is not None else data_root()) / "classifiers" / name
+    digest = digest_of([FORMAT, STEPS, PASSES, BATCH_SIZE, LR, VALIDATE_EVERY, seed, images.fingerprint])
+    folder = kept_path(root, "classifiers", f"{safe_name(images.name)}-{digest}")
     if not (folder / "classifier.json").is_file():
         _fit(images.to(device), seed, progress).save(folder)
     classifier = TrainedClassifier.load(folder)

@@ -22,7 +22,8 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from arcvq.runtime.devices import threads_kept
-from arcvq.runtime.files import data_root, write_whole
+from arcvq.runtime.files import write_whole
+from arcvq.runtime.store import kept_path
 
 Codes = Float[Tensor, "_K _D"] | Float[np.ndarray, "_K _D"]
 FORMAT = 1  # of kept coordinates; raised when a change of the code changes them
@@ -114,20 +115,20 @@ def stereographic(codes: Codes, sphere: bool = False) -> Projection:
     return _judged(units, points, "stereographic", sphere, share, words)
 
 
-def umap_angles(codes: Codes, dim: int = 2, *, seed: int = 0, neighbors: int = 15, cache: str | Path | None = None,
+def umap_angles(codes: Codes, dim: int = 2, *, seed: int = 0, neighbors: int = 15, root: str | Path | None = None,
                 progress: bool = True) -> Projection:
     """UMAP (McInnes et al. 2018) of the angles between codes (metric cosine) in `dim` (2 or 3) dimensions.
 
-    neighbors: from 2, how many nearest codes each code is tied to. A seed gives the same bits. cache: the folder that
-    keeps coordinates, so that the second visit computes nothing; None: projections/ under `data_root()`.
+    neighbors: from 2, how many nearest codes each code is tied to. A seed gives the same bits. Coordinates
+    are kept in projections/ under `data_root(root)`, so that the second visit computes nothing.
     """
-    return _umap(directions(codes), _checked_dim(dim), False, seed, neighbors, cache, progress)
+    return _umap(directions(codes), _checked_dim(dim), False, seed, neighbors, root, progress)
 
 
-def umap_sphere(codes: Codes, *, seed: int = 0, neighbors: int = 15, cache: str | Path | None = None,
+def umap_sphere(codes: Codes, *, seed: int = 0, neighbors: int = 15, root: str | Path | None = None,
                 progress: bool = True) -> Projection:
     """`umap_angles` onto the unit sphere (output metric haversine, unwrapped to vectors)."""
-    return _umap(directions(codes), 3, True, seed, neighbors, cache, progress)
+    return _umap(directions(codes), 3, True, seed, neighbors, root, progress)
 
 
 def on_sphere(codes: Codes, method: str = "pca", **umap_settings: Any) -> Projection:
@@ -240,7 +241,7 @@ def _nearest(rows: np.ndarray, some: np.ndarray, count: int) -> np.ndarray:
     return np.argpartition(apart, count - 1, axis=1)[:, :count]
 
 
-def _umap(units: np.ndarray, dim: int, sphere: bool, seed: int, neighbors: int, cache: str | Path | None,
+def _umap(units: np.ndarray, dim: int, sphere: bool, seed: int, neighbors: int, root: str | Path | None,
           progress: bool) -> Projection:
     if neighbors < 2:
         raise ValueError(f"neighbors is {neighbors}; it must be at least 2")
@@ -251,7 +252,7 @@ def _umap(units: np.ndarray, dim: int, sphere: bool, seed: int, neighbors: int, 
                                       f"in {units.shape[1]}: principal axes instead. {instead.words}")
     settings: dict[str, Any] = {"dim": dim, "sphere": sphere, "seed": seed, "neighbors": min(neighbors, len(units) - 1)}
     name = hashlib.sha256(units.astype(np.float32).tobytes() + json.dumps([FORMAT, settings]).encode()).hexdigest()
-    path = (Path(cache) if cache is not None else data_root() / "projections") / f"umap-{name[:16]}.npy"
+    path = kept_path(root, "projections", f"umap-{name[:16]}.npy")
     points = _kept(path, (len(units), dim))
     if points is None:
         points = _run_umap(units, progress=progress, **settings)

@@ -17,9 +17,10 @@ from arcvq.experiments.measures import facts
 from arcvq.experiments.tables import finished
 from arcvq.images import ImageData, load_images
 from arcvq.runs.parallel import as_they_finish
-from arcvq.runs.settings import RunSettings, run_folder, train
+from arcvq.runs.settings import RunSettings, run_name, train
 from arcvq.runtime.devices import choose_device, choose_precision
 from arcvq.runtime.files import data_root, write_whole
+from arcvq.runtime.store import digest_in
 from arcvq.training import Run
 
 FORMAT = 2  # of results folders; raised when rows of before would not fit
@@ -83,7 +84,7 @@ def run_experiment(
     """
     if seeds < 1:
         raise ValueError(f"seeds is {seeds}; it must be at least 1")
-    root, device = Path(root) if root is not None else data_root(), choose_device(device)
+    root, device = data_root(root), choose_device(device)
     variants = experiment.variants(base)
     names = [variant.name for variant in variants]
     if unknown := [name for name in only if name not in names]:
@@ -94,7 +95,7 @@ def run_experiment(
     _claim(out, experiment, base, images)
     runs = {(variant.name, base.seed + seed): (variant, dataclasses.replace(variant.settings, seed=base.seed + seed))
             for seed in range(seeds) for variant in variants if not only or variant.name in only}
-    kept = {key: _read(_file(out, *key), run_folder(settings, images, root, device).name)
+    kept = {key: _read(_file(out, *key), run_name(settings, images, device))
             for key, (_, settings) in runs.items()}
     waiting = [key for key in runs if kept[key] is None]
     asked = [*dict.fromkeys(runs[key][1] for key in waiting)]
@@ -166,8 +167,8 @@ def _read(path: Path, run: str) -> pd.DataFrame | None:
         return None
     try:
         rows = pd.read_parquet(path)
-        theirs = rows["run"].iloc[0]
+        theirs = digest_in(rows["run"].iloc[0])
     except Exception:
         warnings.warn(f"{path} is damaged; its run is measured again", stacklevel=3)
         return None
-    return rows if theirs == run and len(finished(rows)) == len(rows) else None
+    return rows if theirs == digest_in(run) and len(finished(rows)) == len(rows) else None

@@ -13,7 +13,7 @@ from arcvq.geometry import describe
 from arcvq.images import ImageData, ImageSplit
 from arcvq.metrics import lpips
 from arcvq.quantizers import ContinuousQuantizer
-from arcvq.runs.settings import RunSettings, run_folder
+from arcvq.runs.settings import RunSettings, run_name
 from arcvq.runtime.devices import choose_precision, device_name
 from arcvq.training import Run, evaluate
 from arcvq.vqvae import VQVAE
@@ -32,7 +32,7 @@ OF_CODES = ("codes_used", "usage", "perplexity", "perplexity_ceiling", "tokens")
 def facts(settings: RunSettings, images: ImageData, device: torch.device) -> dict[str, Any]:
     """All settings of a run, the name of its folder, the data, the device and the versions."""
     precision = str(choose_precision(settings.precision, device)).removeprefix("torch.")
-    name = run_folder(settings, images, Path(), device).name
+    name = run_name(settings, images, device)
     return settings.plain() | {"precision": precision, "run": name, "data": images.name, "images": images.fingerprint,
                                "device": device_name(device), "torch": torch.__version__,
                                "python": platform.python_version()}

@@ -16,9 +16,10 @@ from arcvq.experiments.measures import facts
 from arcvq.geometry import describe
 from arcvq.images import ImageData, load_images
 from arcvq.runs.parallel import as_they_finish, without_failures
-from arcvq.runs.settings import RunSettings, run_folder
+from arcvq.runs.settings import RunSettings, run_name
 from arcvq.runtime.devices import choose_device
-from arcvq.runtime.files import data_root, write_whole
+from arcvq.runtime.files import write_whole
+from arcvq.runtime.store import digest_in
 from arcvq.samp import SAMP
 from arcvq.schedules import Exponential
 from arcvq.training import Run, evaluate
@@ -129,9 +130,9 @@ def sweep(
     Raises ValueError where out holds runs that this grid does not have, and what `grid` raises.
     """
     settings, device = grid(axes, base, seeds), choose_device(device)
-    images = images or load_images(base.dataset, Path(root) if root is not None else data_root(), device)
+    images = images or load_images(base.dataset, root, device)
     if out is not None and Path(out).is_file():
-        _check_within(Path(out), {run_folder(one, images, Path(), device).name for one in settings})
+        _check_within(Path(out), {run_name(one, images, device) for one in settings})
     rows: dict[RunSettings, dict[str, Any]] = {}
     options: dict[str, Any] = {"root": root, "device": device, "workers": workers, "ray": ray, "progress": progress}
     with closing(without_failures(as_they_finish(settings, images, **options), settings)) as runs:
@@ -146,8 +147,8 @@ def sweep(
 def _check_within(out: Path, runs: set[str]) -> None:
     """Raise ValueError where the table has other runs, which a new one would lose."""
     try:
-        theirs = set(pd.read_parquet(out, columns=["run"])["run"])
+        theirs = {digest_in(name) for name in pd.read_parquet(out, columns=["run"])["run"]}
     except Exception:
         raise ValueError(f"{out} is not the table of a sweep, or of an older one; name another file") from None
-    if theirs - runs:
+    if theirs - {digest_in(name) for name in runs}:
         raise ValueError(f"{out} holds runs that this sweep does not have; name another file")

@@ -1,8 +1,6 @@
 """Fitted priors by name of their settings: fitted once, opened ever after."""
 
 import dataclasses
-import hashlib
-import json
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +14,8 @@ from arcvq.priors.tokens import match_parameters, parameter_count
 from arcvq.priors.transformer import TransformerPrior
 from arcvq.runs.settings import PROFILES
 from arcvq.runtime.devices import choose_device, choose_precision
-from arcvq.runtime.files import data_root
+from arcvq.runtime.files import safe_name
+from arcvq.runtime.store import digest_of, kept_path
 from arcvq.training import Run
 from arcvq.vqvae import VQVAE
 
@@ -89,7 +88,7 @@ class PriorSettings:
         """A short name for these settings on the tokens of this model; another name for any other."""
         tokens = fingerprint(*model.encoder.parameters(), model.quantizer.codebook) + images.fingerprint
         fields = {**dataclasses.asdict(self), "precision": str(dtype), "tokens": tokens, "format": FORMAT}
-        return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()[:12]
+        return digest_of(fields)
 
 
 def train_prior(
@@ -106,9 +105,9 @@ def train_prior(
     images: those that the run was trained on, or others of their size. A fit that was stopped goes on. Raises what
     `fit_prior` raises.
     """
-    root, device = Path(root) if root is not None else data_root(), choose_device(device)
+    device = choose_device(device)
     digest = settings.digest(run.model, images, choose_precision(settings.precision, device))
-    folder = root / "priors" / f"{images.name.replace(':', '-').replace('/', '-')}-{settings.kind}-{digest}"
+    folder = kept_path(root, "priors", f"{safe_name(images.name)}-{settings.kind}-{digest}")
     if (folder / "run.json").is_file():
         fitted = PriorRun.load(folder)
         fitted.prior.to(device)

@@ -16,7 +16,7 @@ from arcvq.reports import pages
 from arcvq.reports.key_figures import key_figures, outputs
 from arcvq.reports.pages import NotebookResult
 from arcvq.runtime.devices import choose_device, device_name
-from arcvq.runtime.files import CHECKOUT
+from arcvq.runtime.files import CHECKOUT, write_text
 
 _VERSIONS = ("arcvq", "torch", "torchvision", "plotly", "jupyterlab")
 HEADLESS = {"unlocked": True}  # nobody is there to guess first
@@ -183,7 +183,7 @@ def _run(path: Path, parameters: dict[str, Any], out: Path, result: NotebookResu
     failure = failure and _where(notebook, failure)
     notebook = papermill.execute.remove_error_markers(notebook)  # the page has its own
     notebook.metadata.pop("widgets", None)  # 5 MB for each live figure
-    pages.write_text(out / path.name, nbformat.writes(notebook))
+    write_text(out / path.name, nbformat.writes(notebook))
     pages.write_notebook_page(notebook, out / f"{path.stem}.html", failure)
     status, figures = "failed" if failure else "passed", key_figures(notebook)
     return replace(result, status=status, seconds=seconds, failure=failure, key_figures=figures)

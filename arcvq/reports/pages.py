@@ -10,7 +10,7 @@ from typing import Any
 
 from arcvq.reports.key_figures import KeyFigure, outputs
 from arcvq.reports.mathml import render_markdown
-from arcvq.runtime.files import write_whole
+from arcvq.runtime.files import write_text
 
 PLOTLY, WIDGET = "application/vnd.plotly.v1+json", "application/vnd.jupyter.widget-view+json"
 LIMIT = 8_000_000  # bytes of a page of figures
@@ -41,11 +41,6 @@ def figure_text(figure: Mapping[str, Any]) -> str:
     layout = figure.get("layout", {})
     texts = ((layout.get("title") or {}).get("text"), (layout.get("meta") or {}).get("summary"))
     return ". ".join(re.sub(r"<[^>]+>", " ", text) for text in texts if text) or "A figure"
-
-
-def write_text(path: Path, text: str) -> None:
-    """Writes a text file whole or not at all. Raises OSError, and then the earlier file survives."""
-    write_whole(path, lambda draft: draft.write_text(text, "utf-8"))
 
 
 def write_notebook_page(notebook, path: Path, failure: str = "") -> None:

@@ -70,7 +70,7 @@ def as_they_finish(
     """
     if workers is not None and workers < 1:
         raise ValueError(f"workers is {workers}; it must be at least 1")
-    root, device = Path(root) if root is not None else data_root(), choose_device(device)
+    root, device = data_root(root), choose_device(device)
     names = {one.dataset for one in settings}
     data = {name: images.to("cpu") if images else load_images(name, root, "cpu") for name in names}
     unique = dict.fromkeys(settings)

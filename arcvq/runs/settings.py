@@ -1,8 +1,6 @@
 """Trained runs by name of their settings: trained once, opened ever after."""
 
 import dataclasses
-import hashlib
-import json
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +12,8 @@ from arcvq.images import ImageData, load_images
 from arcvq.quantizers import QUANTIZERS, SphericalQuantizer
 from arcvq.runtime.devices import choose_device, choose_precision
 from arcvq.runtime.distributed import first_rank_first, from_first
-from arcvq.runtime.files import data_root
+from arcvq.runtime.files import safe_name
+from arcvq.runtime.store import digest_of, kept_path
 from arcvq.samp import SAMP
 from arcvq.training import Run, fit
 from arcvq.vqvae import VQVAE
@@ -88,15 +87,21 @@ class RunSettings:
     def digest(self, images: ImageData, dtype: torch.dtype) -> str:
         """A short name for these settings on these pixels in this precision; another name for any other."""
         fields = self.plain() | {"precision": str(dtype), "pixels": images.fingerprint, "format": FORMAT}
-        return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()[:12]
+        return digest_of(fields)
 
 
-def run_folder(settings: RunSettings, images: ImageData, root: Path, device: torch.device) -> Path:
+def run_name(settings: RunSettings, images: ImageData, device: torch.device) -> str:
+    """What the run of these settings is called in tables and as a folder: DATA-QUANTIZER-DIGEST."""
+    images = settings.subset(images)
+    digest = settings.digest(images, choose_precision(settings.precision, device))
+    return f"{safe_name(images.name)}-{settings.quantizer}-{digest}"
+
+
+def run_folder(
+    settings: RunSettings, images: ImageData, root: str | Path | None, device: torch.device
+) -> Path:
     """Where the run of these settings is kept; it holds run.json once it is finished."""
-    kind, _, path = settings.subset(images).name.partition(":")
-    name = f"{kind}-{Path(path).name[:60]}" if path else kind  # the digest keeps folders of one name apart
-    digest = settings.digest(settings.subset(images), choose_precision(settings.precision, device))
-    return root / "runs" / f"{name}-{settings.quantizer}-{digest}"
+    return kept_path(root, "runs", run_name(settings, images, device))
 
 
 def train(
@@ -112,7 +117,7 @@ def train(
     images: the data, when it is loaded already; else `settings.dataset` is. A run that was stopped goes on. Raises
     what `load_images` and `fit` raise.
     """
-    root, device = Path(root) if root is not None else data_root(), choose_device(device)
+    device = choose_device(device)
     with first_rank_first():
         images = images or load_images(settings.dataset, root=root, device=device)
     images, folder = settings.subset(images), run_folder(settings, images, root, device)

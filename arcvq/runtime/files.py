@@ -1,17 +1,24 @@
-"""Files that are written whole, and the folder where data and runs are kept."""
+"""Files that are written whole or not at all, and the folder where data sets and results are kept."""
 
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-CHECKOUT = Path(__file__).resolve().parents[2]  # where the package is used from a checkout
+CHECKOUT = Path(__file__).resolve().parents[2]  # only a checkout if it holds pyproject.toml
+NAME_LENGTH = 80  # most file systems allow 255 bytes; a digest and an ending are still to come
 
 
 def write_whole(path: Path, write: Callable[[Path], Any]) -> None:
-    """Let `write` fill a temporary file beside `path`, then rename it: a reader never sees half a file.
+    """Write a file so that a reader never sees half of it.
 
-    Raises OSError in one sentence when the folder cannot be written or the disk is full; the earlier file is kept.
+    Args:
+        path: The file; its folder is made if need be.
+        write: Fills the temporary file that it is given, which then takes the place of `path`.
+
+    Raises:
+        OSError: If the folder cannot be written or the disk is full. The earlier file is kept.
     """
     draft = path.with_name(f".{path.name}.{os.getpid()}.draft")
     try:
@@ -26,8 +33,26 @@ def write_whole(path: Path, write: Callable[[Path], Any]) -> None:
             draft.unlink()
 
 
-def data_root() -> Path:
-    """Where data sets and runs are kept: $ARCVQ_DATA, else `data/` of the checkout that holds arcvq, else ./data."""
-    if os.environ.get("ARCVQ_DATA"):
-        return Path(os.environ["ARCVQ_DATA"])
-    return CHECKOUT / "data" if (CHECKOUT / "pyproject.toml").is_file() else Path("data")
+def write_text(path: Path, text: str) -> None:
+    """Write a text file in UTF-8, whole or not at all (see `write_whole`)."""
+    write_whole(path, lambda draft: draft.write_text(text, "utf-8"))
+
+
+def data_root(root: str | Path | None = None) -> Path:
+    """The folder of data sets and kept results.
+
+    This is `root` if it is given, else the environment variable ARCVQ_DATA, else `data` in the
+    checkout that holds arcvq, else `data` in the working directory. `~` stands for the home folder.
+    """
+    chosen = root or os.environ.get("ARCVQ_DATA")
+    if chosen:
+        return Path(chosen).expanduser()
+    if (CHECKOUT / "pyproject.toml").is_file():
+        return CHECKOUT / "data"
+    return Path("data")
+
+
+def safe_name(text: str) -> str:
+    """A short name for a file or folder: `"folder:/my/long path"` becomes `"folder-long-path"`."""
+    last_part = re.sub(r":.*[/\\]", "-", text.rstrip("/\\"))
+    return re.sub(r"[^A-Za-z0-9._]+", "-", last_part)[:NAME_LENGTH]

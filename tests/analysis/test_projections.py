@@ -120,7 +120,7 @@ def test_random_places_are_trusted_little_and_said_so():
 
 def test_umap_keeps_groups_together_and_a_seed_gives_the_same_bits(tmp_path):
     codes = blobs()
-    one, other, third = (umap_angles(codes, seed=seed, cache=tmp_path / folder, progress=False)
+    one, other, third = (umap_angles(codes, seed=seed, root=tmp_path / folder, progress=False)
                          for seed, folder in ((0, "a"), (0, "b"), (1, "c")))
     assert np.array_equal(one.points, other.points) and not np.array_equal(one.points, third.points)
     gaps = np.linalg.norm(one.points[:, None] - one.points[None], axis=2) + 1e9 * np.eye(60)
@@ -135,25 +135,25 @@ import numpy as np, torch
 from arcvq.analysis.projections import umap_angles
 torch.set_num_threads(1)
 assert torch.get_num_threads() == 1  # which torch settles at its first use of them
-umap_angles(np.random.default_rng(0).normal(size=(60, 8)), cache={str(tmp_path)!r}, progress=False)
+umap_angles(np.random.default_rng(0).normal(size=(60, 8)), root={str(tmp_path)!r}, progress=False)
 print(torch.get_num_threads())
 """
     assert subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout == "1\n"
 
 
 def test_umap_on_the_sphere_has_unit_rows_and_three_dimensions_work(tmp_path):
-    seen = umap_sphere(blobs(), cache=tmp_path, progress=False)
+    seen = umap_sphere(blobs(), root=tmp_path, progress=False)
     assert np.allclose(np.linalg.norm(seen.points, axis=1), 1, atol=1e-6) and seen.sphere
-    assert umap_angles(blobs(), 3, cache=tmp_path, progress=False).points.shape == (60, 3)
+    assert umap_angles(blobs(), 3, root=tmp_path, progress=False).points.shape == (60, 3)
 
 
 def test_the_second_visit_computes_nothing_and_does_not_even_import_umap(tmp_path):
     codes = blobs()
-    first = umap_angles(codes, cache=tmp_path, progress=False)
-    (file,) = tmp_path.iterdir()
+    first = umap_angles(codes, root=tmp_path, progress=False)
+    (file,) = (tmp_path / "projections").iterdir()
     np.save(tmp_path / "codes.npy", codes.numpy())
     script = ("import sys, numpy as np; from arcvq.analysis.projections import umap_angles; "
-              f"seen = umap_angles(np.load(r'{tmp_path / 'codes.npy'}'), cache=r'{tmp_path}', progress=False); "
+              f"seen = umap_angles(np.load(r'{tmp_path / 'codes.npy'}'), root=r'{tmp_path}', progress=False); "
               f"assert 'umap' not in sys.modules and 'numba' not in sys.modules; "
               f"np.save(r'{tmp_path / 'seen.npy'}', seen.points)")
     subprocess.run([sys.executable, "-c", script], check=True)
@@ -162,25 +162,25 @@ def test_the_second_visit_computes_nothing_and_does_not_even_import_umap(tmp_pat
 
 def test_settings_have_files_of_their_own_and_a_damaged_file_is_computed_again(tmp_path):
     codes = blobs()
-    first = umap_angles(codes, cache=tmp_path, progress=False)
-    (file,) = tmp_path.iterdir()
-    umap_angles(codes, neighbors=5, cache=tmp_path, progress=False)
-    assert len(list(tmp_path.iterdir())) == 2
+    first = umap_angles(codes, root=tmp_path, progress=False)
+    (file,) = (tmp_path / "projections").iterdir()
+    umap_angles(codes, neighbors=5, root=tmp_path, progress=False)
+    assert len(list((tmp_path / "projections").iterdir())) == 2
     file.write_bytes(file.read_bytes()[:100])
-    assert np.array_equal(umap_angles(codes, cache=tmp_path, progress=False).points, first.points)
+    assert np.array_equal(umap_angles(codes, root=tmp_path, progress=False).points, first.points)
     assert np.load(file).shape == (60, 2)
 
 
 def test_a_cache_that_cannot_be_written_costs_a_warning_not_the_picture(tmp_path):
     (tmp_path / "file").write_text("in the way")
     with pytest.warns(UserWarning, match="cannot be written"):
-        assert umap_angles(blobs(), cache=tmp_path / "file", progress=False).points.shape == (60, 2)
+        assert umap_angles(blobs(), root=tmp_path / "file", progress=False).points.shape == (60, 2)
 
 
 @pytest.mark.parametrize("codes", [torch.randn(4, 8), torch.ones(30, 8), torch.zeros(30, 8), torch.randn(9, 1),
                                    torch.randn(1, 8)], ids=["four", "equal", "zero", "D = 1", "one"])
 def test_umap_of_too_few_directions_falls_back_on_principal_axes_and_says_so(codes, tmp_path):
-    for seen in (umap_angles(codes, cache=tmp_path), umap_sphere(codes, cache=tmp_path)):
+    for seen in (umap_angles(codes, root=tmp_path), umap_sphere(codes, root=tmp_path)):
         assert seen.method == "PCA" and "UMAP needs 5 directions" in seen.trust
         assert np.isfinite(seen.points).all() and len(seen.points) == len(codes)
     assert not list(tmp_path.iterdir())
@@ -188,8 +188,8 @@ def test_umap_of_too_few_directions_falls_back_on_principal_axes_and_says_so(cod
 
 @pytest.mark.parametrize("dim", [2, 3])
 def test_umap_of_five_codes_works(dim, tmp_path):
-    assert np.isfinite(umap_angles(torch.randn(5, 8), dim, cache=tmp_path, progress=False).points).all()
-    assert np.isfinite(umap_sphere(torch.randn(5, 2), cache=tmp_path, progress=False).points).all()
+    assert np.isfinite(umap_angles(torch.randn(5, 8), dim, root=tmp_path, progress=False).points).all()
+    assert np.isfinite(umap_sphere(torch.randn(5, 2), root=tmp_path, progress=False).points).all()
 
 
 @settings(max_examples=25, deadline=None)

@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from arcvq.reports.key_figures import KeyFigure, key_figure
-from arcvq.reports.pages import NotebookResult, outcome, write_index, write_text
+from arcvq.reports.pages import NotebookResult, outcome, write_index
+from arcvq.runtime.files import write_text
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,6 @@ import torch
 
 from arcvq.runs import settings
 from arcvq.runs.settings import RunSettings, run_folder, train
-from arcvq.runtime.files import data_root
 from arcvq.samp import SAMP
 from tests.test_training import images  # noqa: F401  (the fixture)
 
@@ -51,13 +50,6 @@ def test_beta_goes_to_our_quantizers_and_is_refused_for_baselines(images):  # no
     assert dataclasses.replace(TINY, beta=0.5).model(images).quantizer.beta == 0.5
     with pytest.raises(ValueError, match=r"beta is 0\.5; 'fsq' has a commitment weight of its own"):
         dataclasses.replace(TINY, quantizer="fsq", beta=0.5)
-
-
-def test_data_root_follows_the_environment_then_the_checkout(monkeypatch, tmp_path):
-    monkeypatch.setenv("ARCVQ_DATA", str(tmp_path))
-    assert data_root() == tmp_path
-    monkeypatch.delenv("ARCVQ_DATA")
-    assert data_root().name == "data" and (data_root().parent / "pyproject.toml").is_file()
 
 
 def test_importing_arcvq_brings_nothing_heavy():

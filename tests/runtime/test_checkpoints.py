@@ -6,22 +6,6 @@ import pytest
 import torch
 
 from arcvq.runtime.checkpoints import HeldInterrupt, load_checkpoint, save_checkpoint
-from arcvq.runtime.files import write_whole
-
-
-def test_a_failed_write_keeps_the_earlier_file_and_leaves_no_draft(tmp_path):
-    path = tmp_path / "file.txt"
-    write_whole(path, lambda draft: draft.write_text("first"))
-
-    def full_disk(draft):
-        draft.write_text("half of it")
-        raise OSError(28, "No space left on device")
-
-    with pytest.raises(OSError, match=r"cannot be written .*No space left.*; the earlier file is kept"):
-        write_whole(path, full_disk)
-    assert path.read_text() == "first" and os.listdir(tmp_path) == ["file.txt"]
-    with pytest.raises(OSError, match="nothing was written"):
-        write_whole(tmp_path / "other.txt", full_disk)
 
 
 def test_a_folder_that_cannot_be_made_is_named(tmp_path):

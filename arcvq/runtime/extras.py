@@ -1,0 +1,34 @@
+"""Packages that the core does without: imported where they are used, with a clear error where they are missing."""
+
+from importlib import import_module
+from types import ModuleType
+
+# Import name -> name on PyPI, where the two differ.
+DISTRIBUTIONS = {
+    "PIL": "Pillow",
+    "sklearn": "scikit-learn",
+    "umap": "umap-learn",
+    "vector_quantize_pytorch": "vector-quantize-pytorch",
+}
+
+
+def extra_import(name: str, extra: str = "kit") -> ModuleType:
+    """Import a module of an optional package.
+
+    Args:
+        name: The module, such as `"pandas"` or `"sklearn.neighbors"`.
+        extra: The extra of arcvq that installs the package.
+
+    Raises:
+        ModuleNotFoundError: If the package is missing; says how to install it.
+    """
+    package = name.partition(".")[0]
+    try:
+        return import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name != package:
+            raise  # the package is there, but lacks something itself
+        missing = DISTRIBUTIONS.get(package, package)
+        raise ModuleNotFoundError(
+            f"{missing} is not installed; it comes with pip install 'arcvq[{extra}]'", name=package
+        ) from error
