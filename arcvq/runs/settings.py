@@ -1,6 +1,7 @@
 """Trained runs by name of their settings: trained once, opened ever after."""
 
 import dataclasses
+import json
 from pathlib import Path
 from typing import Any
 
