@@ -16,7 +16,7 @@ from arcvq.quantizers import (
     SphericalQuantizer,
     nearest_code,
 )
-from arcvq.runs.parallel import fit_many
+from arcvq.runs.parallel import train_many
 from arcvq.runs.settings import RunSettings, train
 from arcvq.runtime.devices import choose_device
 from arcvq.samp import SAMP, arc_margin_loss, ball_radius, project_to_ball_, rescale_codes_
@@ -58,7 +58,6 @@ __all__ = [
     "describe",
     "evaluate",
     "fit",
-    "fit_many",
     "fit_prior",
     "geometry",
     "load_images",
@@ -68,4 +67,5 @@ __all__ = [
     "rescale_codes_",
     "sample",
     "train",
+    "train_many",
 ]

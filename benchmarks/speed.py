@@ -29,9 +29,9 @@ from arcvq import (
     SphericalQuantizer,
     evaluate,
     fit,
-    fit_many,
     load_images,
     train,
+    train_many,
 )
 from arcvq.analysis.profiling import fitted_step, margin_costs, plain_step, side_by_side
 from arcvq.baselines.reference import PlainSphericalQuantizer
@@ -74,7 +74,7 @@ def step(device: torch.device) -> dict[str, Any]:
 
 
 def many(device: torch.device) -> dict[str, Any]:
-    """Seconds of 64 settings of the quick profile by `fit_many`, and of one of them alone by `train`."""
+    """Seconds of 64 settings of the quick profile by `train_many`, and of one of them alone by `train`."""
     images = load_images("digits", device=device)
     settings = [RunSettings.for_profile("quick", seed=seed, samp=SAMP.for_run(160)) for seed in range(64)]
     alone = []
@@ -85,7 +85,7 @@ def many(device: torch.device) -> dict[str, Any]:
             alone.append(time.perf_counter() - began)
     with tempfile.TemporaryDirectory() as folder:
         began = time.perf_counter()
-        fit_many(settings, images, root=folder, device=device)
+        train_many(settings, images, root=folder, device=device)
         together = time.perf_counter() - began
     return {"settings": len(settings), "alone": sorted(alone)[1], "together": together}
 

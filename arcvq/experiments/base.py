@@ -16,7 +16,7 @@ from tqdm.auto import tqdm
 from arcvq.experiments.measures import facts
 from arcvq.experiments.tables import finished
 from arcvq.images import ImageData, load_images
-from arcvq.runs.parallel import as_they_finish
+from arcvq.runs.parallel import train_as_completed
 from arcvq.runs.settings import RunSettings, run_name, train
 from arcvq.runtime.devices import choose_device, choose_precision
 from arcvq.runtime.files import data_root, write_whole
@@ -78,7 +78,7 @@ def run_experiment(
     call asked for. None names one for these settings under `root`/experiments. A stopped experiment goes on there;
     rows that are there are not measured again, so another `measure` needs another name or folder. A run that fails has
     its reason in the column `error`, and is tried again the next time. only: names of variants to run; none means all.
-    workers: see `fit_many`.
+    workers: see `train_many`.
 
     Raises ValueError for no seeds, an unknown variant, or a folder with results of other settings or other files.
     """
@@ -118,7 +118,7 @@ def _measured(experiment, settings, images, seed, workers, options) -> Generator
     """The rows of each run; of one that failed, a row that says why."""
     outcomes: Generator[tuple[RunSettings, Run | Exception | None]]
     if experiment.trained:
-        outcomes = as_they_finish(settings, images, workers=workers, **options)
+        outcomes = train_as_completed(settings, images, workers=workers, **options)
     else:
         outcomes = ((one, None) for one in tqdm(settings, desc="runs", unit="run", disable=not options["progress"]))
     with closing(outcomes):  # so that no worker trains on where this ends early

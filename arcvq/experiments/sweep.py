@@ -15,7 +15,7 @@ import torch
 from arcvq.experiments.measures import facts
 from arcvq.geometry import describe
 from arcvq.images import ImageData, load_images
-from arcvq.runs.parallel import as_they_finish, without_failures
+from arcvq.runs.parallel import train_as_completed, without_failures
 from arcvq.runs.settings import RunSettings, run_name
 from arcvq.runtime.devices import choose_device
 from arcvq.runtime.files import write_whole
@@ -121,7 +121,7 @@ def sweep(
     ray: str | None = None,
     progress: bool = True,
 ) -> pd.DataFrame:
-    """Train every point of the grid (see `grid` and `fit_many`): a row for each run, in the order of the grid.
+    """Train every point of the grid (see `grid` and `train_many`): a row for each run, in the order of the grid.
 
     The columns are the axes, the other settings, psnr (dB), codes_used, usage, perplexity and its ceiling on the
     validation images, min_angle (degrees) of the codebook, seconds, data, device and versions. out: a Parquet
@@ -135,7 +135,7 @@ def sweep(
         _check_within(Path(out), {run_name(one, images, device) for one in settings})
     rows: dict[RunSettings, dict[str, Any]] = {}
     options: dict[str, Any] = {"root": root, "device": device, "workers": workers, "ray": ray, "progress": progress}
-    with closing(without_failures(as_they_finish(settings, images, **options), settings)) as runs:
+    with closing(without_failures(train_as_completed(settings, images, **options), settings)) as runs:
         for one, run in runs:
             rows[one] = row(one, run, images)
             table = pd.DataFrame([rows[other] for other in settings if other in rows])

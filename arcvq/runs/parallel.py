@@ -28,7 +28,7 @@ RUNS_PER_GPU = 4  # a small model leaves most of a GPU idle; not yet measured
 Outcome = tuple[RunSettings, Exception | None]
 
 
-def fit_many(
+def train_many(
     settings: Sequence[RunSettings],
     images: ImageData | None = None,
     *,
@@ -49,12 +49,12 @@ def fit_many(
     what they have done is kept. Raises ValueError for no workers, ImportError without ray where it is asked for. As
     with all processes of Python, a script calls this under `if __name__ == "__main__":`.
     """
-    outcomes = as_they_finish(settings, images, root=root, device=device, workers=workers, ray=ray, progress=progress)
+    outcomes = train_as_completed(settings, images, root=root, device=device, workers=workers, ray=ray, progress=progress)
     runs = dict(without_failures(outcomes, settings))
     return [runs[one] for one in settings]
 
 
-def as_they_finish(
+def train_as_completed(
     settings: Sequence[RunSettings],
     images: ImageData | None = None,
     *,
@@ -64,7 +64,7 @@ def as_they_finish(
     ray: str | None = None,
     progress: bool = True,
 ) -> Generator[tuple[RunSettings, Run | Exception]]:
-    """What `fit_many` gives, each run as soon as it is there, or why it failed; those trained before come first.
+    """What `train_many` gives, each run as soon as it is there, or why it failed; those trained before come first.
 
     While other processes train, this one computes with one thread.
     """

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from arcvq.runs import parallel, settings
-from arcvq.runs.parallel import as_they_finish, fit_many
+from arcvq.runs.parallel import train_as_completed, train_many
 from arcvq.runs.settings import train
 from arcvq.samp import SAMP
 from tests.strokes import IMAGES, SMALL
@@ -28,7 +28,7 @@ def equal(one, other):
 
 
 def test_each_run_is_what_it_is_alone_in_the_order_of_the_settings(tmp_path):
-    found = fit_many(SETTINGS, IMAGES, root=tmp_path / "many", device="cpu", workers=2, progress=False)
+    found = train_many(SETTINGS, IMAGES, root=tmp_path / "many", device="cpu", workers=2, progress=False)
     assert [run.settings["model"]["quantizer"]["kind"] for run in found] == [
         "SphericalQuantizer", "SphericalQuantizer", "CosineQuantizer", "SphericalQuantizer"]
     for one, run in zip(SETTINGS, found, strict=True):
@@ -37,15 +37,15 @@ def test_each_run_is_what_it_is_alone_in_the_order_of_the_settings(tmp_path):
 
 
 def test_what_was_trained_is_opened_and_no_process_started(tmp_path, monkeypatch):
-    first = fit_many(SETTINGS[:2], IMAGES, root=tmp_path, device="cpu", workers=1, progress=False)
+    first = train_many(SETTINGS[:2], IMAGES, root=tmp_path, device="cpu", workers=1, progress=False)
     monkeypatch.setattr(settings, "fit", None)
     monkeypatch.setattr(parallel, "ProcessPoolExecutor", None)
-    again = fit_many(SETTINGS[:2], IMAGES, root=tmp_path, device="cpu", workers=2, progress=False)
+    again = train_many(SETTINGS[:2], IMAGES, root=tmp_path, device="cpu", workers=2, progress=False)
     assert all(map(equal, first, again))
 
 
 def test_settings_given_twice_are_trained_once(tmp_path):
-    first, second = fit_many([SMALL, SMALL], IMAGES, root=tmp_path, device="cpu", progress=False)
+    first, second = train_many([SMALL, SMALL], IMAGES, root=tmp_path, device="cpu", progress=False)
     assert first is second and len([*(tmp_path / "runs").iterdir()]) == 1
 
 
@@ -54,13 +54,13 @@ def test_a_run_that_fails_is_named_after_the_others_have_finished(tmp_path, work
     wrong = dataclasses.replace(SMALL, batch_size=999)
     with pytest.raises(RuntimeError, match="1 of 3 runs failed, the others are kept; the run with batch_size=999, "
                                            "seed=0: batch_size is 999; it must be at most 32"):
-        fit_many([SMALL, wrong, SETTINGS[1]], IMAGES, root=tmp_path, device="cpu", workers=workers, progress=False)
+        train_many([SMALL, wrong, SETTINGS[1]], IMAGES, root=tmp_path, device="cpu", workers=workers, progress=False)
     assert len([*(tmp_path / "runs").glob("*/run.json")]) == 2
 
 
 def test_no_workers_are_told_before_anything_is_trained(tmp_path):
     with pytest.raises(ValueError, match="workers is 0; it must be at least 1"):
-        fit_many([SMALL], IMAGES, root=tmp_path, workers=0)
+        train_many([SMALL], IMAGES, root=tmp_path, workers=0)
     assert not [*tmp_path.iterdir()]
 
 
@@ -72,9 +72,9 @@ def two_threads():
     torch.set_num_threads(threads)
 
 
-def test_runs_come_as_they_finish_beside_one_thread_and_an_early_end_stops_the_rest(tmp_path, two_threads):
+def test_runs_come_train_as_completed_beside_one_thread_and_an_early_end_stops_the_rest(tmp_path, two_threads):
     long = [dataclasses.replace(SMALL, steps=100_000, seed=seed) for seed in (1, 2)]
-    finished = as_they_finish([SMALL, *long], IMAGES, root=tmp_path, device="cpu", workers=2, progress=False)
+    finished = train_as_completed([SMALL, *long], IMAGES, root=tmp_path, device="cpu", workers=2, progress=False)
     first, _ = next(finished)
     began = time.monotonic()
     assert torch.get_num_threads() == 1
@@ -87,12 +87,12 @@ SCRIPT = """
 import dataclasses, sys
 sys.path.insert(0, {checkout!r})
 from pathlib import Path
-from arcvq.runs.parallel import fit_many
+from arcvq.runs.parallel import train_many
 from tests.strokes import IMAGES, SMALL
 
 if __name__ == "__main__":
     long = [dataclasses.replace(SMALL, steps=1_000_000, seed=seed) for seed in range(1, 4)]
-    fit_many([SMALL, *long], IMAGES, root=Path({root!r}), device="cpu", workers=2, progress=False)
+    train_many([SMALL, *long], IMAGES, root=Path({root!r}), device="cpu", workers=2, progress=False)
 """
 
 
@@ -124,7 +124,7 @@ def test_no_worker_outlives_the_program_and_what_was_finished_is_kept(tmp_path, 
 
 def test_ray_gives_the_runs_that_this_machine_gives(tmp_path):
     pytest.importorskip("ray")
-    found = fit_many(SETTINGS[:2], IMAGES, root=tmp_path / "ray", device="cpu", ray="local", progress=False)
+    found = train_many(SETTINGS[:2], IMAGES, root=tmp_path / "ray", device="cpu", ray="local", progress=False)
     for one, run in zip(SETTINGS, found, strict=False):
         assert equal(run, train(one, IMAGES, root=tmp_path / "alone", device="cpu", progress=False))
     assert len([*(tmp_path / "ray" / "runs").glob("*/run.json")]) == 2
@@ -136,7 +136,7 @@ def test_ray_gives_the_runs_that_this_machine_gives(tmp_path):
 def test_a_missing_ray_is_told_in_a_sentence(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(ImportError, match="ray is not installed: pip install ray"):
-        fit_many([SMALL], IMAGES, root=tmp_path, device="cpu", ray="local", progress=False)
+        train_many([SMALL], IMAGES, root=tmp_path, device="cpu", ray="local", progress=False)
 
 
 def test_every_gpu_gets_several_runs(monkeypatch):
