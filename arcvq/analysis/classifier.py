@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from tqdm.auto import tqdm
 
-from arcvq.analysis.sample_quality import stored
+from arcvq.analysis.sample_quality import as_uint8
 from arcvq.images import ImageData, ImageSplit, to_float
 from arcvq.runtime.devices import choose_device
 from arcvq.runtime.files import safe_name, write_whole
@@ -139,4 +139,4 @@ def _accuracy(model: Classifier, split: ImageSplit) -> float:
 @torch.no_grad()
 def _in_batches(network: nn.Module, images: Tensor) -> Tensor:
     device = next(network.parameters()).device
-    return torch.cat([network(to_float(block.to(device))) for block in stored(images).split(500)])
+    return torch.cat([network(to_float(block.to(device))) for block in as_uint8(images).split(500)])

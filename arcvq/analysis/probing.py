@@ -1,7 +1,12 @@
-"""What single codes stand for: what they tell of images and patches, what they change, if another seed finds them.
+"""What individual codes stand for.
 
-Tokens are the indices that a model gives to images. Information and purity grow with the number of codes by chance
-alone, so both have a chance level: the same for shuffled values. Where there are no tokens, all raise a ValueError.
+The measures fall into four groups: how much a code tells about its image and its patch (mutual
+information, purity), what a linear classifier can read from codes (probes), what changes in a
+decoded image when one code is replaced, and whether a second training run finds the same codes.
+
+A token is one index of an encoded image. Mutual information and purity grow with the number of
+codes by chance alone, so both come with a chance level: the same measure for shuffled values.
+All functions raise a ValueError when there are no tokens.
 """
 
 import math
@@ -15,16 +20,20 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d, normalize, pad
 
-from arcvq.analysis.sample_quality import Reader
+from arcvq.analysis.sample_quality import ImageClassifier
 from arcvq.geometry import usage_counts
 from arcvq.images import ImageData, ImageSplit, to_float
+from arcvq.runtime.checks import check_whole
 from arcvq.training import Run
 from arcvq.vqvae import VQVAE
 
-BINS, SHUFFLES = 8, 5
-FLAT = 1e-3  # squared change of grey from pixel to pixel, below which a patch has no direction
-PROBE_IMAGES, REPLACEMENT_IMAGES, BATCH = 4000, 500, 500
-ALPHA = 100.0  # of the probes
+BINS = 8  # of the quantile bins that turn a continuous attribute into classes
+SHUFFLES = 5  # that a chance level averages over
+MIN_ANISOTROPY = 1e-3  # below this difference of the structure tensor's eigenvalues: no direction
+PROBE_IMAGES = 4000  # training images that the linear probes learn from
+RIDGE_ALPHA = 100.0  # of the linear probes
+REPLACEMENT_IMAGES = 500
+BATCH_SIZE = 500
 
 MEASURES = {
     "class_information": "information on the class (bits per token)",
@@ -45,134 +54,195 @@ MEASURES = {
 
 
 def mutual_information(codes: Int[Tensor, "N *tokens"], values: Int[Tensor, " N"]) -> float:
-    """I(code; value) in bits per token, from 0 to the smaller entropy: the plug-in estimate from the table of counts.
+    """Mutual information I(code; value) in bits per token.
 
-    A row of codes, one token or all tokens of an image, has one value.
+    This is the plug-in estimate from the table of counts. It lies between 0 and the smaller of the
+    two entropies.
+
+    Args:
+        codes: one token a row, or all tokens of an image in a row.
+        values: the value that all tokens of a row share, such as a class.
     """
     from sklearn.metrics import mutual_info_score
 
-    return float(mutual_info_score(*_paired(codes, values))) / math.log(2)
+    nats = mutual_info_score(*_tokens_and_values(codes, values))
+    return float(nats) / math.log(2)
 
 
-def excess_information(codes: Int[Tensor, "N *tokens"], values: Int[Tensor, " N"], seed: int = 0) -> float:
-    """`mutual_information` less its `chance` level, in bits per token: about 0 for values that codes do not tell.
+def excess_information(
+    codes: Int[Tensor, "N *tokens"], values: Int[Tensor, " N"], seed: int = 0
+) -> float:
+    """Mutual information minus its chance level, in bits per token.
 
-    For values that codes tell in full it is their entropy less that level.
+    About 0 for values that are independent of the codes. For values that the codes determine
+    completely it is the entropy of the values minus the chance level.
     """
     return mutual_information(codes, values) - chance(mutual_information, codes, values, seed)
 
 
 def purity(codes: Int[Tensor, "N *tokens"], labels: Int[Tensor, " N"]) -> float:
-    """The share of tokens whose class is the most frequent class of their code (Manning et al. 2008, section 16.3).
+    """The share of tokens that belong to the most frequent class of their code.
 
-    From the share of the largest class to 1. A code of one token is pure: compare with `chance(purity, ...)`.
+    It lies between the share of the largest class and 1 (Manning et al. 2008, section 16.3). A code
+    that occurs once is pure by definition, so compare with `chance(purity, codes, labels)`.
     """
-    table = _counts(codes, labels)
+    table = _contingency_table(codes, labels)
     return float(table.max(axis=1).sum() / table.sum())
 
 
 def agreement(codes: Int[Tensor, " N"], others: Int[Tensor, " N"]) -> float:
-    """The share of tokens whose two codes are partners, in the one-to-one matching that makes this share largest."""
+    """The share of tokens whose two codes are matched with each other.
+
+    The matching is one to one and is chosen to make this share as large as possible.
+    """
     from scipy.optimize import linear_sum_assignment
 
-    table = _counts(codes, others)
-    return float(table[linear_sum_assignment(table, maximize=True)].sum() / table.sum())
+    table = _contingency_table(codes, others)
+    matching = linear_sum_assignment(table, maximize=True)
+    return float(table[matching].sum() / table.sum())
 
 
-def chance(measure: Callable[[Tensor, Tensor], float], codes: Int[Tensor, "N *tokens"], values: Int[Tensor, " N"],
-           seed: int = 0) -> float:
-    """What a measure of codes and values gives for shuffled values: the mean of 5 shuffles, the same for a seed.
+def chance(
+    measure: Callable[[Tensor, Tensor], float],
+    codes: Int[Tensor, "N *tokens"],
+    values: Int[Tensor, " N"],
+    seed: int = 0,
+) -> float:
+    """The chance level of a measure: its mean over 5 random shuffles of the values.
 
-    Rows of codes stay whole, since the tokens of one image are not independent.
+    Only whole rows are shuffled, because the tokens of one image are not independent. The same seed
+    gives the same shuffles.
     """
     generator = torch.Generator().manual_seed(seed)
-    orders = [torch.randperm(len(values), generator=generator).to(values.device) for _ in range(SHUFFLES)]
-    return statistics.fmean(measure(codes, values[order]) for order in orders)
+    levels = []
+    for _ in range(SHUFFLES):
+        order = torch.randperm(len(values), generator=generator).to(values.device)
+        levels.append(measure(codes, values[order]))
+    return statistics.fmean(levels)
 
 
-def _paired(codes: Tensor, values: Tensor) -> tuple[np.ndarray, np.ndarray]:
-    """Code and value of each token."""
+def _tokens_and_values(codes: Tensor, values: Tensor) -> tuple[np.ndarray, np.ndarray]:
+    """The code of each token and the value of its row, as two flat arrays."""
     if not codes.numel():
-        raise ValueError(f"codes have the shape {tuple(codes.shape)}; at least one token is needed")
-    rows = codes.reshape(len(codes), -1)
-    return rows.flatten().cpu().numpy(), values.cpu().repeat_interleave(rows.shape[1]).numpy()
+        shape = tuple(codes.shape)
+        raise ValueError(f"codes have the shape {shape}; at least one token is needed")
+    repeated = values.cpu().repeat_interleave(codes[0].numel())
+    return codes.flatten().cpu().numpy(), repeated.numpy()
 
 
-def _counts(codes: Tensor, values: Tensor) -> np.ndarray:
+def _contingency_table(codes: Tensor, values: Tensor) -> np.ndarray:
     """How many tokens have each code (row) and each value (column), of those that occur."""
     from sklearn.metrics.cluster import contingency_matrix
 
-    return contingency_matrix(*_paired(codes, values))
+    return contingency_matrix(*_tokens_and_values(codes, values))
 
 
 def stroke_width(images: Float[Tensor, "B 1 H W"]) -> Float[Tensor, " B"]:
-    """2 area / perimeter in pixels: the width of a long stroke of bright ink on black; 0 without ink.
+    """Estimate the stroke width of bright ink on black, in pixels: 2 area / perimeter.
 
-    Area is the sum of ink, (x + 1) / 2; perimeter the sum of its gradient's length (central differences, black around
-    the image), which for sharp edges is the length of the outline. A stroke of one pixel reads as two.
+    This is the width of a stroke that is much longer than wide, and 0 for an image without ink. The
+    area is the sum of the ink, (x + 1) / 2. The perimeter is the sum of the length of its gradient
+    (central differences, black around the image), which for sharp edges is the length of the
+    outline. A stroke of one pixel comes out as two.
     """
     ink = pad((images[:, 0] + 1) / 2, (2, 2, 2, 2))
-    perimeter = torch.hypot(*torch.gradient(ink, dim=(1, 2))).sum((1, 2))
-    return 2 * ink.sum((1, 2)) / perimeter.clamp_min(1e-6)
+    down, right = torch.gradient(ink, dim=(1, 2))
+    area = ink.sum((1, 2))
+    perimeter = torch.hypot(down, right).sum((1, 2))
+    return 2 * area / perimeter.clamp_min(1e-6)
 
 
 def slant(images: Float[Tensor, "B 1 H W"]) -> Float[Tensor, " B"]:
-    """How far bright ink leans to the right, -90 to 90 degrees: atan(-mu11 / mu02); 0 where ink has no height.
+    """Estimate how far bright ink leans to the right, in degrees from -90 to 90.
 
-    mu are the central moments of ink, (x + 1) / 2, with y downwards: exact for an upright figure that was sheared.
+    The angle is atan(-mu11 / mu02), where mu are the central moments of the ink, (x + 1) / 2, and y
+    points downward. It is exact for an upright figure that was sheared, and 0 for ink without height.
     """
     ink = (images[:, 0] + 1) / 2
+    height, width = ink.shape[1:]
     mass = ink.sum((1, 2), keepdim=True).clamp_min(1e-6)
-    axes = torch.meshgrid(*(torch.arange(float(size), device=ink.device) for size in ink.shape[1:]), indexing="ij")
-    y, x = (axis - (ink * axis).sum((1, 2), keepdim=True) / mass for axis in axes)
-    across, height = (ink * x * y).sum((1, 2)), (ink * y * y).sum((1, 2))
-    return torch.rad2deg(torch.atan(-across / height.clamp_min(1e-6)))
+
+    y = torch.arange(float(height), device=ink.device)[:, None]
+    x = torch.arange(float(width), device=ink.device)
+    y = y - (ink * y).sum((1, 2), keepdim=True) / mass
+    x = x - (ink * x).sum((1, 2), keepdim=True) / mass
+
+    mu11 = (ink * x * y).sum((1, 2))
+    mu02 = (ink * y * y).sum((1, 2))
+    return torch.rad2deg(torch.atan(-mu11 / mu02.clamp_min(1e-6)))
 
 
-def patch_grey(images: Float[Tensor, "B C H W"], grid: tuple[int, int]) -> Float[Tensor, "B h w"]:
-    """The mean of all pixels and channels in each patch, the pixels that belong to one token of the grid (h, w)."""
+def patch_gray(images: Float[Tensor, "B C H W"], grid: tuple[int, int]) -> Float[Tensor, "B h w"]:
+    """The mean over all pixels and channels of each patch, the part of the image under one token.
+
+    Args:
+        images: images whose height and width are multiples of the grid's.
+        grid: (h, w), how many tokens an image has down and across.
+    """
     return adaptive_avg_pool2d(images.mean(dim=1), grid)
 
 
-def edge_direction(images: Float[Tensor, "B C H W"], grid: tuple[int, int]) -> Float[Tensor, "B h w"]:
-    """Along which way each patch has its edges: 0 (level) to 180 degrees, 45 rises to the right; NaN where undefined.
+def edge_direction(
+    images: Float[Tensor, "B C H W"], grid: tuple[int, int]
+) -> Float[Tensor, "B h w"]:
+    """The direction of the edges in each patch, in degrees from 0 (level) to 180.
 
-    At right angles to the main axis of the mean structure tensor J of the grey (Bigun and Granlund 1987):
-    90 + atan2(2 Jxy, Jxx - Jyy) / 2, with y upwards and differences inside the patch only. Undefined where the
-    eigenvalues of J differ by less than 0.001, as in flat patches and round dots. Patches are at least 2 x 2 pixels.
+    45 rises to the right. The direction is perpendicular to the principal axis of J, the structure
+    tensor of the gray values averaged over the patch (Bigun and Granlund 1987):
+    90 + atan2(2 Jxy, Jxx - Jyy) / 2, with y pointing upward and differences taken inside the patch
+    only. It is NaN where the eigenvalues of J differ by less than 0.001, as in flat patches and round
+    dots. Patches must be at least 2 x 2 pixels.
     """
-    patches = images.mean(dim=1).unflatten(1, (grid[0], -1)).unflatten(3, (grid[1], -1))
+    rows, columns = grid
+    patches = images.mean(dim=1).unflatten(1, (rows, -1)).unflatten(3, (columns, -1))
     down, right = torch.gradient(patches, dim=(2, 4))
-    difference, mixed = (right.square() - down.square()).mean((2, 4)), (-2 * right * down).mean((2, 4))
-    along = (90 + torch.rad2deg(torch.atan2(mixed, difference)) / 2) % 180
-    return along.where(torch.hypot(mixed, difference) >= FLAT, math.nan)
+    difference = (right.square() - down.square()).mean((2, 4))  # Jxx - Jyy
+    mixed = (-2 * right * down).mean((2, 4))  # 2 Jxy; the sign turns y upward
+
+    direction = (90 + torch.rad2deg(torch.atan2(mixed, difference)) / 2) % 180
+    anisotropy = torch.hypot(mixed, difference)
+    return direction.where(anisotropy >= MIN_ANISOTROPY, math.nan)
 
 
 def quantile_bins(values: Float[Tensor, " N"]) -> Int[Tensor, " N"]:
-    """The eighth, 0 to 7, that each value lies in; equal values share one, so that some may stay empty."""
+    """Sort values into 8 bins, 0 to 7, at their quantiles.
+
+    Equal values share a bin, so some bins may stay empty.
+    """
     values = values.cpu().double()
-    inner = np.quantile(values.numpy(), np.linspace(0, 1, BINS + 1)[1:-1])
-    return torch.bucketize(values, torch.from_numpy(inner))
+    edges = np.quantile(values.numpy(), np.linspace(0, 1, BINS + 1)[1:-1])
+    return torch.bucketize(values, torch.from_numpy(edges))
 
 
-def linear_probe(train_features: Float[Tensor, "N F"], train_labels: Int[Tensor, " N"],
-                 test_features: Float[Tensor, "M F"], test_labels: Int[Tensor, " M"]) -> float:
-    """The share of test rows whose label a linear classifier reads rightly, 0 to 1.
+def linear_probe(
+    train_features: Float[Tensor, "N F"],
+    train_labels: Int[Tensor, " N"],
+    test_features: Float[Tensor, "M F"],
+    test_labels: Int[Tensor, " M"],
+) -> float:
+    """The test accuracy, 0 to 1, of a linear classifier trained on features.
 
-    scikit-learn's RidgeClassifier on features of mean 0 and variance 1. alpha is 100 for all features, chosen once on
-    the validation digits, where 30 and 300 give the same accuracy to 0.01.
+    This is scikit-learn's RidgeClassifier on features scaled to mean 0 and variance 1. Its alpha is
+    100 for all features: it was chosen once on the validation digits, where 30 and 300 give the same
+    accuracy to within 0.01.
     """
     from sklearn.linear_model import RidgeClassifier
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
-    probe = make_pipeline(StandardScaler(), RidgeClassifier(alpha=ALPHA))
+    probe = make_pipeline(StandardScaler(), RidgeClassifier(alpha=RIDGE_ALPHA))
     probe.fit(train_features.cpu().numpy(), train_labels.cpu().numpy())
     return float(probe.score(test_features.cpu().numpy(), test_labels.cpu().numpy()))
 
 
 class Replacement(NamedTuple):
-    """Shares of images whose reading changed: the mean over codes, and the largest with its code."""
+    """The share of images whose predicted class changes when a code is replaced.
+
+    Attributes:
+        mean: the mean over codes.
+        largest: the largest share.
+        code: the code with the largest share.
+    """
 
     mean: float
     largest: float
@@ -180,110 +250,187 @@ class Replacement(NamedTuple):
 
 
 @torch.no_grad()
-def replacement_effect(model: VQVAE, images: Float[Tensor, "B C H W"], classifier: Reader,
-                       codes: int = 32) -> Replacement:
-    """How often the reading of an image changes when one code of it gives way to its nearest neighbour.
+def replacement_effect(
+    model: VQVAE, images: Float[Tensor, "B C H W"], classifier: ImageClassifier, codes: int = 32
+) -> Replacement:
+    """Measure how often the predicted class changes when a code is replaced by its nearest neighbor.
 
-    For each of the most used codes: wherever it stands, the other code in use at the smallest angle takes its place;
-    the reading of the decoded image is compared with that of the reconstruction. codes: how many, from 1; fewer if
-    fewer are used. NaN where only one is used. Raises ValueError for codes below 1.
+    This is done for each of the most frequent codes in turn. Everywhere it occurs, the code is
+    replaced by the code in use at the smallest angle to it. The prediction for the decoded image is
+    then compared with that for the ordinary reconstruction.
+
+    Args:
+        model: the model that encodes and decodes.
+        images: images in [-1, 1] on the model's device.
+        classifier: what predicts the class of a decoded image.
+        codes: how many codes to replace, from 1; fewer if fewer are in use.
+
+    Returns:
+        Shares over the images that contain the code; NaN if only one code is in use.
+
+    Raises:
+        ValueError: if codes is below 1.
     """
-    if codes < 1:
-        raise ValueError(f"codes is {codes}; it must be at least 1")
-    indices = torch.cat([model.encode(block) for block in images.split(BATCH)])
+    check_whole(1, codes=codes)
+    indices = _in_batches(model.encode, images)
     counts = usage_counts(indices, model.quantizer.num_codes)
-    used = counts.argsort(descending=True, stable=True)[:int((counts > 0).sum())]
-    if len(used) < 2:
+    num_used = int((counts > 0).sum())
+    used = counts.argsort(descending=True, stable=True)[:num_used]
+    if num_used < 2:
         return Replacement(math.nan, math.nan, int(used[0]))
+
     units = normalize(model.quantizer.codebook[used], dim=1)
-    neighbors = used[(units @ units.T).fill_diagonal_(-math.inf).argmax(dim=1)]
-    readings = _readings(model, indices, classifier)
+    cosines = (units @ units.T).fill_diagonal_(-math.inf)  # a code is not its own neighbor
+    neighbors = used[cosines.argmax(dim=1)]
+
+    def predict(indices: Tensor) -> Tensor:
+        return classifier.predict(model.decode(indices)).to(indices.device)
+
+    predictions = _in_batches(predict, indices)
     shares = []
-    for code, neighbor in zip(used[:codes], neighbors, strict=False):
-        holding = (indices == code).flatten(1).any(dim=1)
-        replaced = indices[holding].where(indices[holding] != code, neighbor)
-        shares.append((_readings(model, replaced, classifier) != readings[holding]).double().mean().item())
+    for code, neighbor in zip(used[:codes], neighbors[:codes], strict=True):
+        containing = (indices == code).flatten(1).any(dim=1)
+        original = indices[containing]
+        replaced = original.where(original != code, neighbor)
+        changed = _in_batches(predict, replaced) != predictions[containing]
+        shares.append(changed.double().mean().item())
     largest = max(shares)
     return Replacement(statistics.fmean(shares), largest, int(used[shares.index(largest)]))
 
 
-def _readings(model: VQVAE, indices: Tensor, classifier: Reader) -> Int[Tensor, " B"]:
-    return torch.cat([classifier.predict(model.decode(block)) for block in indices.split(BATCH)]).to(indices.device)
-
-
 def stability(model: VQVAE, other: VQVAE, images: Float[Tensor, "B C H W"]) -> dict[str, float]:
-    """How far two models, such as runs of two seeds, cut the same images into the same codes under other numbers.
+    """Measure how far two models give the same images the same codes, up to renumbering.
 
-    agreement: see `agreement`, for the tokens at the same places. agreement_chance: the same when the tokens of one
-    model are shuffled. adjusted_mutual_information: 1 when the codes are the same, 0 by chance (Vinh et al. 2010).
-    Raises ValueError for latent grids of two sizes.
+    Typically these are two runs with different seeds.
+
+    Returns:
+        - agreement: see `agreement`, for tokens at the same place of the same image.
+        - agreement_chance: its chance level, with the tokens of one model shuffled.
+        - adjusted_mutual_information: 1 for the same codes, 0 by chance (Vinh et al. 2010).
+
+    Raises:
+        ValueError: if the latent grids of the two models differ in size.
     """
     from sklearn.metrics import adjusted_mutual_info_score
 
-    tokens, others = (torch.cat([one.encode(block) for block in images.split(BATCH)]) for one in (model, other))
+    tokens = _in_batches(model.encode, images)
+    others = _in_batches(other.encode, images)
     if tokens.shape != others.shape:
-        raise ValueError(f"the models have latent grids {tuple(tokens.shape[1:])} and {tuple(others.shape[1:])}; they "
-                         "must be equal")
-    codes, partners = tokens.flatten(), others.flatten()
-    return {"agreement": agreement(codes, partners), "agreement_chance": chance(agreement, codes, partners),
-            "adjusted_mutual_information": float(adjusted_mutual_info_score(*_paired(codes, partners)))}
+        raise ValueError(
+            f"the models have latent grids {tuple(tokens.shape[1:])} and "
+            f"{tuple(others.shape[1:])}; they must be equal"
+        )
+    codes = tokens.flatten()
+    partners = others.flatten()
+    adjusted = adjusted_mutual_info_score(*_tokens_and_values(codes, partners))
+    return {
+        "agreement": agreement(codes, partners),
+        "agreement_chance": chance(agreement, codes, partners),
+        "adjusted_mutual_information": float(adjusted),
+    }
 
 
-def describe_codes(run: Run, images: ImageData, classifier: Reader | None) -> dict[str, float]:
-    """What the codes of one run stand for, on the test images: a number for each key of `MEASURES`.
+class _Encoded(NamedTuple):
+    """Images of a split and what a model makes of them."""
 
-    Information has its chance level taken off; attributes other than the position are cut into 8 quantile bins. The
-    first 4,000 training images teach the probes; the first 500 test images show replacement. Class measures are NaN
-    for images of one class, replacement without a classifier of these images, stroke width and slant for images of
-    more than one channel, and the edge direction where no patch has one (`edge_direction`).
+    pixels: Float[Tensor, "B C H W"]
+    latents: Float[Tensor, "B D h w"]
+    tokens: Int[Tensor, "B h w"]
+
+
+def describe_codes(
+    run: Run, data: ImageData, classifier: ImageClassifier | None
+) -> dict[str, float]:
+    """Measure on the test images what the codes of a run stand for.
+
+    Each information is the excess over its chance level; attributes other than class and position
+    are cut into 8 quantile bins. The linear probes learn from the first 4,000 training images, and
+    codes are replaced in the first 500 test images.
+
+    Args:
+        run: the trained model.
+        data: the images that it was trained on.
+        classifier: what predicts classes for `replacement_effect`.
+
+    Returns:
+        A number for each key of `MEASURES`. NaN marks what cannot be measured: all that needs
+        classes for images of one class, replacement without a classifier, stroke width and slant
+        for images of several channels, the edge direction where no patch has one.
     """
-    latents, tokens = _encoded(run.model, images.test)
-    pixels, labels = to_float(images.test.images).cpu(), images.test.labels.cpu()
-    found = dict.fromkeys(MEASURES, math.nan) | _patch_information(tokens, pixels)
-    if images.channels == 1:
-        found["stroke_width_information"] = excess_information(tokens, quantile_bins(stroke_width(pixels)))
-        found["slant_information"] = excess_information(tokens, quantile_bins(slant(pixels)))
-    if min(len(split.labels.unique()) for split in (images.train, images.test)) > 1:
-        found["class_information"] = excess_information(tokens, labels)
-        found["purity"], found["purity_chance"] = purity(tokens, labels), chance(purity, tokens, labels)
-        found |= _probes(run.model, images, latents, tokens)
+    data = data.to(run.model.quantizer.codebook.device)
+    labels = data.test.labels
+    test = _encode_split(run.model, data.test)
+
+    found = dict.fromkeys(MEASURES, math.nan)
+    found |= _patch_information(test)
+    if data.channels == 1:
+        width = quantile_bins(stroke_width(test.pixels))
+        lean = quantile_bins(slant(test.pixels))
+        found["stroke_width_information"] = excess_information(test.tokens, width)
+        found["slant_information"] = excess_information(test.tokens, lean)
+    if len(labels.unique()) > 1 and len(data.train.labels.unique()) > 1:
+        found["class_information"] = excess_information(test.tokens, labels)
+        found["purity"] = purity(test.tokens, labels)
+        found["purity_chance"] = chance(purity, test.tokens, labels)
+        found |= _probe_accuracies(run.model, data, test)
     if classifier is not None:
-        some = pixels[:REPLACEMENT_IMAGES].to(run.model.quantizer.codebook.device)
-        found["replacement_mean"], found["replacement_max"], _ = replacement_effect(run.model, some, classifier)
+        effect = replacement_effect(run.model, test.pixels[:REPLACEMENT_IMAGES], classifier)
+        found["replacement_mean"] = effect.mean
+        found["replacement_max"] = effect.largest
     return found
 
 
-def _encoded(model: VQVAE, split: ImageSplit) -> tuple[Tensor, Tensor]:
-    """Latents (B, D, h, w) and indices (B, h, w), on the CPU."""
-    device = model.quantizer.codebook.device
-    latents = [model.latents(split.batch(rows).to(device)) for rows in torch.arange(len(split)).split(BATCH)]
-    return torch.cat(latents).cpu(), torch.cat([model.quantizer.encode(block) for block in latents]).cpu()
+def _encode_split(model: VQVAE, split: ImageSplit) -> _Encoded:
+    """Encode all images of a split."""
+    pixels = to_float(split.images)
+    latents = _in_batches(model.latents, pixels)
+    return _Encoded(pixels, latents, _in_batches(model.quantizer.encode, latents))
 
 
-def _patch_information(tokens: Tensor, pixels: Tensor) -> dict[str, float]:
-    """Information on each token's own place and patch; that on edges is of the tokens with a direction, NaN without."""
-    count, height, width = tokens.shape
-    grey, direction = (measure(pixels, (height, width)) for measure in (patch_grey, edge_direction))
-    edged, position = ~direction.isnan(), torch.arange(height * width).repeat(count)
-    edges = excess_information(tokens[edged], quantile_bins(direction[edged])) if edged.any() else math.nan
-    return {"grey_information": excess_information(tokens.flatten(), quantile_bins(grey.flatten())),
-            "edge_information": edges,
-            "position_information": excess_information(tokens.flatten(), position)}
+def _in_batches(function: Callable[[Tensor], Tensor], rows: Tensor) -> Tensor:
+    """The joined results of a function on batches of rows."""
+    return torch.cat([function(batch) for batch in rows.split(BATCH_SIZE)])
 
 
-def _probes(model: VQVAE, images: ImageData, latents: Tensor, tokens: Tensor) -> dict[str, float]:
-    """The accuracy of linear probes on what an image becomes on its way through the model."""
-    train = images.train.first(PROBE_IMAGES)
-    taught = _features(model, train, *_encoded(model, train))
-    tested = _features(model, images.test, latents, tokens)
-    return {f"probe_{name}": linear_probe(taught[name], train.labels, tested[name], images.test.labels)
-            for name in taught}
+def _patch_information(encoded: _Encoded) -> dict[str, float]:
+    """What a token tells about its own patch and place."""
+    count, height, width = encoded.tokens.shape
+    grid = (height, width)
+    codes = encoded.tokens.flatten()
+    gray = patch_gray(encoded.pixels, grid).flatten()
+    position = torch.arange(height * width).repeat(count)
+    found = {
+        "grey_information": excess_information(codes, quantile_bins(gray)),
+        "position_information": excess_information(codes, position),
+    }
+    direction = edge_direction(encoded.pixels, grid).flatten()
+    has_edge = ~direction.isnan()
+    if has_edge.any():
+        bins = quantile_bins(direction[has_edge])
+        found["edge_information"] = excess_information(codes[has_edge], bins)
+    return found
 
 
-def _features(model: VQVAE, split: ImageSplit, latents: Tensor, tokens: Tensor) -> dict[str, Tensor]:
-    """One row for each image."""
-    device, flat = model.quantizer.codebook.device, tokens.flatten(1)
-    codes = torch.cat([model.quantizer.lookup(block.to(device)).cpu() for block in tokens.split(BATCH)])
-    counts = torch.zeros(len(flat), model.quantizer.num_codes).scatter_add_(1, flat, torch.ones(flat.shape))
-    return {"pixels": to_float(split.images).flatten(1), "latents": latents.flatten(1), "bag_of_codes": counts,
-            "codes": codes.flatten(1)}
+def _probe_accuracies(model: VQVAE, data: ImageData, test: _Encoded) -> dict[str, float]:
+    """The accuracy of linear probes on pixels and on what the model makes of them."""
+    train = data.train.first(PROBE_IMAGES)
+    train_features = _probe_features(model, _encode_split(model, train))
+    test_features = _probe_features(model, test)
+    found = {}
+    for name, features in train_features.items():
+        accuracy = linear_probe(features, train.labels, test_features[name], data.test.labels)
+        found[f"probe_{name}"] = accuracy
+    return found
+
+
+def _probe_features(model: VQVAE, encoded: _Encoded) -> dict[str, Tensor]:
+    """The features of each probe, one row an image."""
+    tokens = encoded.tokens.flatten(1)
+    counts = encoded.pixels.new_zeros(len(tokens), model.quantizer.num_codes)
+    codes = _in_batches(model.quantizer.lookup, encoded.tokens)
+    return {
+        "pixels": encoded.pixels.flatten(1),
+        "latents": encoded.latents.flatten(1),
+        "bag_of_codes": counts.scatter_add(1, tokens, torch.ones_like(tokens, dtype=counts.dtype)),
+        "codes": codes.flatten(1),
+    }

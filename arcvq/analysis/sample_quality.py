@@ -1,7 +1,8 @@
-"""How good, how varied and how new generated images are, beside real ones.
+"""How realistic, how varied and how new generated images are, compared with real ones.
 
-Images (N, C, H, W) are uint8, or floats in [-1, 1] that are rounded to 8 bits first, so that a sample is measured as
-it would be stored. Features (N, F) are rows of any network; all arithmetic on them is float64.
+Images (N, C, H, W) are uint8, or floats in [-1, 1]. Floats are rounded to 8 bits first, so that a
+sample is measured as it would be stored. Features (N, F) may come from any network; all arithmetic
+on them is float64.
 """
 
 from collections.abc import Iterator
@@ -11,7 +12,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import pandas as pd
 import torch
-from jaxtyping import Bool, Float, Int, Real, UInt8
+from jaxtyping import Float, Int, Real, UInt8
 from torch import Tensor
 from tqdm.auto import tqdm
 
@@ -19,85 +20,130 @@ from arcvq.geometry import usage_counts
 from arcvq.images import to_uint8
 from arcvq.metrics import pretrained_weights
 
-INCEPTION = "https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/weights-inception-2015-12-05-6726825d.pth"
+INCEPTION = (
+    "https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/"
+    "weights-inception-2015-12-05-6726825d.pth"
+)
+BLOCK_ENTRIES = 1 << 22  # of a distance matrix that are held at once: 32 MiB
 
 
 @runtime_checkable
-class Reader(Protocol):
-    """What the measures ask of a classifier: `arcvq.analysis.classifier.TrainedClassifier` is one."""
+class ImageClassifier(Protocol):
+    """What the measures need of a classifier, such as `classifier.TrainedClassifier`.
+
+    Attributes:
+        accuracy: the share of test images that it classifies correctly.
+    """
 
     accuracy: float
 
-    def features(self, images: Real[Tensor, "N C H W"]) -> Float[Tensor, "N F"]: ...
+    def features(self, images: Real[Tensor, "N C H W"]) -> Float[Tensor, "N F"]:
+        """The features of each image."""
 
-    def predict(self, images: Real[Tensor, "N C H W"]) -> Int[Tensor, " N"]: ...
+    def predict(self, images: Real[Tensor, "N C H W"]) -> Int[Tensor, " N"]:
+        """The most likely label of each image."""
 
 
-def stored(images: Real[Tensor, "N C H W"]) -> UInt8[Tensor, "N C H W"]:
-    """The images as uint8. Raises ValueError for another shape, for no images, for NaN and for other integers."""
+def as_uint8(images: Real[Tensor, "N C H W"]) -> UInt8[Tensor, "N C H W"]:
+    """Convert images to uint8, rounding floats in [-1, 1].
+
+    Raises:
+        ValueError: for another shape, no images, NaN or infinity, and integers other than uint8.
+    """
     if images.ndim != 4 or not images.numel():
-        raise ValueError(f"images must be a (N, C, H, W) tensor that is not empty, got {tuple(images.shape)}")
+        shape = tuple(images.shape)
+        raise ValueError(f"images must be a (N, C, H, W) tensor that is not empty, got {shape}")
     if images.dtype == torch.uint8:
         return images
     if not images.is_floating_point() or not images.isfinite().all():
-        raise ValueError(f"images must be uint8, or finite floats in [-1, 1], got {images.dtype} "
-                         f"from {images.min()} to {images.max()}")
+        raise ValueError(
+            f"images must be uint8, or finite floats in [-1, 1], got {images.dtype} "
+            f"from {images.min()} to {images.max()}"
+        )
     return to_uint8(images)
 
 
 def frechet_distance(features: Float[Tensor, "N F"], others: Float[Tensor, "M F"]) -> float:
-    """|m - n|^2 + tr(S + T - 2 (S T)^(1/2)) of the Gaussians (m, S), (n, T) fitted to two sets (Dowson & Landau 1982).
+    """The Frechet distance of two Gaussians fitted to two sets of features.
 
-    From 0, in squared units of the features, and larger for small sets: compare only figures of equal N and M. It is
-    FID when the features are Inception's, and only then (`inception_fid`). With S = A'A and T = B'B the last trace is
-    the sum of the singular values of AB', which needs no matrix root and holds for singular S and T.
+    |m - n|^2 + tr(S + T - 2 (S T)^(1/2)) for the Gaussians (m, S) and (n, T) (Dowson and Landau
+    1982), in squared units of the features. This is FID only if the features are Inception's
+    (`inception_fid`). It is larger for small sets, so compare only values of equal N and M.
+
+    With S = A'A and T = B'B the last trace is the sum of the singular values of AB'. That needs no
+    matrix root and holds for singular S and T.
     """
-    features, others = _checked(features, others)
-    (mean, root), (other_mean, other_root) = _gaussian(features), _gaussian(others)
-    apart = (mean - other_mean).square().sum() + root.square().sum() + other_root.square().sum()
-    return max(0.0, (apart - 2 * torch.linalg.svdvals(root @ other_root.T).sum()).item())
+    features, others = _as_float64(features, others)
+    mean, root = _fit_gaussian(features)
+    other_mean, other_root = _fit_gaussian(others)
+    means = (mean - other_mean).square().sum()
+    traces = means + root.square().sum() + other_root.square().sum()
+    distance = traces - 2 * torch.linalg.svdvals(root @ other_root.T).sum()
+    return max(0.0, distance.item())
 
 
-def _gaussian(features: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean m and a root R of the unbiased covariance R'R, taken from the data, so that no digits are lost."""
+def _fit_gaussian(features: Tensor) -> tuple[Tensor, Tensor]:
+    """The mean, and a root R of the unbiased covariance R'R."""
     mean = features.mean(dim=0)
-    return mean, torch.linalg.qr((features - mean) / (len(features) - 1) ** 0.5, mode="r").R
+    # R is taken from the data and not from the covariance, which would lose half of the digits.
+    scaled = (features - mean) / (len(features) - 1) ** 0.5
+    return mean, torch.linalg.qr(scaled, mode="r").R
 
 
-def precision_recall(real: Float[Tensor, "N F"], generated: Float[Tensor, "M F"],
-                     neighbors: int = 3) -> tuple[float, float]:
-    """Improved precision and recall (Kynkaanniemi et al. 2019, arXiv 1904.06991, eq. 1-2), each 0 to 1.
+def precision_recall(
+    real: Float[Tensor, "N F"], generated: Float[Tensor, "M F"], neighbors: int = 3
+) -> tuple[float, float]:
+    """Improved precision and recall (Kynkaanniemi et al. 2019, arXiv 1904.06991, eq. 1 and 2).
 
-    Precision: the share of generated points inside a ball around some real point; recall: the reverse. A ball reaches
-    to its point's neighbors-th nearest neighbour in its own set, 1 to one less than the smaller set. Both depend on N
-    and M, which the paper keeps equal. Memory stays bounded: distances are taken in blocks.
+    Precision is the share of generated points that lie in a ball around some real point; recall is
+    the reverse. The ball of a point reaches to its k-th nearest neighbor in its own set. Both values
+    depend on N and M, which the paper keeps equal.
+
+    Args:
+        real: features of real images.
+        generated: features of generated images.
+        neighbors: k, from 1 to one less than the size of the smaller set.
     """
-    real, generated = _checked(real, generated)
-    if not 1 <= neighbors < min(len(real), len(generated)):
-        raise ValueError(f"neighbors must be 1 to {min(len(real), len(generated)) - 1}, one less than the smaller of "
-                         f"{len(real)} real and {len(generated)} generated points, got {neighbors}")
-    precision, recall = _covered(generated, real, neighbors), _covered(real, generated, neighbors)
-    return precision.double().mean().item(), recall.double().mean().item()
+    real, generated = _as_float64(real, generated)
+    most = min(len(real), len(generated)) - 1
+    if not 1 <= neighbors <= most:
+        raise ValueError(
+            f"neighbors must be 1 to {most}, one less than the smaller of {len(real)} real and "
+            f"{len(generated)} generated points, got {neighbors}"
+        )
+    return _coverage(generated, real, neighbors), _coverage(real, generated, neighbors)
 
 
-def _covered(points: Tensor, centres: Tensor, neighbors: int) -> Bool[Tensor, " N"]:
-    # one more than `neighbors`, because each centre is its own nearest, at distance 0
-    radii = torch.cat([block.kthvalue(neighbors + 1, dim=1).values for block in _distances(centres, centres)])
-    return torch.cat([(block <= radii).any(dim=1) for block in _distances(points, centres)])
+def _coverage(points: Tensor, centers: Tensor, neighbors: int) -> float:
+    """The share of points that lie in the ball of some center."""
+    # One more than `neighbors`, because each center is its own nearest at distance 0.
+    blocks = _distance_blocks(centers, centers)
+    radii = torch.cat([block.kthvalue(neighbors + 1, dim=1).values for block in blocks])
+    blocks = _distance_blocks(points, centers)
+    covered = torch.cat([(block <= radii).any(dim=1) for block in blocks])
+    return covered.double().mean().item()
 
 
-def _distances(points: Tensor, others: Tensor, mode: str = "donot_use_mm_for_euclid_dist") -> Iterator[Tensor]:
-    """The rows of the N x M distances, 32 MiB at once; the default mode gives equal points exactly 0."""
-    for block in points.split(max(1, 2**22 // len(others))):
+def _distance_blocks(
+    points: Tensor, others: Tensor, mode: str = "donot_use_mm_for_euclid_dist"
+) -> Iterator[Tensor]:
+    """The N x M distances, some rows at a time; the default mode gives equal points exactly 0."""
+    for block in points.split(max(1, BLOCK_ENTRIES // len(others))):
         yield torch.cdist(block, others, compute_mode=mode)
 
 
 @dataclass(frozen=True)
 class NearestTraining:
-    """Distances to the nearest training point, of samples (N,) and of held-out data (M,), and which one it is (N,).
+    """How far samples and held-out data are from their nearest training points.
 
-    A model that generalises is as far from its training data as data it never saw; one that memorises is nearer.
-    Blurred or average samples are near to everything as well: read these beside precision and recall.
+    A model that generalizes is as far from its training data as held-out data is; a model that
+    memorizes is nearer. Blurred or average samples are near to everything as well, so read these
+    measures beside precision and recall.
+
+    Attributes:
+        distances: from each sample to its nearest training point.
+        held_out: from each held-out point to its nearest training point.
+        indices: the nearest training point of each sample.
     """
 
     distances: Float[Tensor, " N"]
@@ -106,43 +152,62 @@ class NearestTraining:
 
     @property
     def median_ratio(self) -> float:
-        """Median distance of the samples over that of held-out data: about 1 when new, 0 when copied."""
+        """The median distance of samples over that of held-out data: 1 if new, 0 if copied."""
         return (self.distances.quantile(0.5) / self.held_out.quantile(0.5)).item()
 
     @property
     def nearer(self) -> float:
-        """The chance that a sample is nearer than held-out data, ties half: 0.5 when new, 1 when copied.
+        """The probability that a sample is nearer than held-out data: 0.5 if new, 1 if copied.
 
-        The Mann-Whitney statistic of the data-copying test (Meehan et al. 2020, arXiv 2004.05675), over all of space.
+        Ties count half. This is the Mann-Whitney statistic of the data-copying test (Meehan et al.
+        2020, arXiv 2004.05675), over the whole space.
         """
         ordered = self.held_out.sort().values
-        below, up_to = (torch.searchsorted(ordered, self.distances, right=right) for right in (False, True))
+        below = torch.searchsorted(ordered, self.distances)
+        up_to = torch.searchsorted(ordered, self.distances, right=True)
         return 1 - (below + up_to).double().mean().item() / 2 / len(ordered)
 
     @property
     def near_copies(self) -> float:
-        """The share of samples nearer than 99% of held-out data are (their 1st percentile): about 0.01 when new."""
+        """The share of samples nearer than the 1st percentile of held-out data: 0.01 if new."""
         return (self.distances < self.held_out.quantile(0.01)).double().mean().item()
 
 
-def nearest_training(generated: Float[Tensor, "N F"], held_out: Float[Tensor, "M F"],
-                     train: Float[Tensor, "T F"]) -> NearestTraining:
-    """Nearest training points by Euclidean distance, of samples and of held-out data: features, or flattened pixels."""
-    generated, held_out, train = _checked(generated, held_out, train)
-    indices = _nearest(generated, train)
-    return NearestTraining((generated - train[indices]).norm(dim=1),
-                           (held_out - train[_nearest(held_out, train)]).norm(dim=1), indices)
+def nearest_training(
+    generated: Float[Tensor, "N F"], held_out: Float[Tensor, "M F"], train: Float[Tensor, "T F"]
+) -> NearestTraining:
+    """Find the nearest training points, by Euclidean distance, of samples and of held-out data.
+
+    Args:
+        generated: features or flattened pixels of generated images.
+        held_out: the same of real images that the generator did not see.
+        train: the same of its training images.
+    """
+    generated, held_out, train = _as_float64(generated, held_out, train)
+    indices, distances = _nearest(generated, train)
+    _, held_out_distances = _nearest(held_out, train)
+    return NearestTraining(distances, held_out_distances, indices)
 
 
-def _nearest(points: Tensor, train: Tensor) -> Int[Tensor, " N"]:
-    fast = "use_mm_for_euclid_dist"  # 40 times as fast for pixels; the distance itself is then taken exactly
-    return torch.cat([block.argmin(dim=1) for block in _distances(points, train, fast)])
+def _nearest(points: Tensor, train: Tensor) -> tuple[Tensor, Tensor]:
+    """The index of the nearest training point of each point, and its distance."""
+    # This mode is 40 times as fast for pixels but rounds, so the distance itself is taken again.
+    blocks = _distance_blocks(points, train, "use_mm_for_euclid_dist")
+    indices = torch.cat([block.argmin(dim=1) for block in blocks])
+    return indices, (points - train[indices]).norm(dim=1)
 
 
-def label_agreement(classifier: Reader, images: Real[Tensor, "N C H W"], labels: Int[Tensor, " N"]) -> float:
-    """The share of images that the classifier reads as the label they were made for; compare it with its accuracy."""
+def label_agreement(
+    classifier: ImageClassifier, images: Real[Tensor, "N C H W"], labels: Int[Tensor, " N"]
+) -> float:
+    """The share of images that a classifier assigns the label they were generated for.
+
+    Compare it with the accuracy of the classifier on real images.
+    """
     if len(labels) != len(images):
-        raise ValueError(f"labels must hold one number for each of {len(images)} images, got {len(labels)}")
+        raise ValueError(
+            f"labels must hold one number for each of {len(images)} images, got {len(labels)}"
+        )
     return (classifier.predict(images).cpu() == labels.cpu()).double().mean().item()
 
 
@@ -150,8 +215,12 @@ def label_agreement(classifier: Reader, images: Real[Tensor, "N C H W"], labels:
 class UsageDistance:
     """How far the usage of codes in samples is from that in data.
 
-    total_variation: half the summed difference of the usage shares, 0 (equal) to 1 (no code in common); few tokens
-    alone make it larger than 0. codes_unseen: codes that samples use and data never does.
+    Attributes:
+        total_variation: half the summed difference of the usage shares, from 0 (equal) to 1 (no
+            code in common). Having few tokens alone makes it larger than 0.
+        codes_generated: the number of codes that samples use.
+        codes_data: the number of codes that data uses.
+        codes_unseen: the number of codes that samples use and data never does.
     """
 
     total_variation: float
@@ -160,68 +229,124 @@ class UsageDistance:
     codes_unseen: int
 
 
-def usage_distance(generated: Int[Tensor, "..."], data: Int[Tensor, "..."], num_codes: int) -> UsageDistance:
-    """Compare the usage of codes in generated indices and in those of data, each in 0..num_codes - 1."""
-    if not generated.numel() or not data.numel():
-        raise ValueError(f"usage needs indices on both sides, got {generated.numel()} generated and {data.numel()} "
-                         "of data")
-    made, seen = (usage_counts(indices, num_codes).cpu() for indices in (generated, data))
-    variation = (made.double() / made.sum() - seen.double() / seen.sum()).abs().sum().item() / 2
-    used, known = made > 0, seen > 0
-    return UsageDistance(variation, int(used.sum()), int(known.sum()), int((used & ~known).sum()))
+def usage_distance(
+    generated: Int[Tensor, "..."], real: Int[Tensor, "..."], num_codes: int
+) -> UsageDistance:
+    """Compare the usage of codes in generated indices with that in the indices of data.
 
-
-def describe_samples(classifier: Reader, *, real: Real[Tensor, "N C H W"], generated: Real[Tensor, "M C H W"],
-                     train: Real[Tensor, "T C H W"], labels: Int[Tensor, " M"] | None = None) -> pd.Series:
-    """All measures of generated images by the features of a classifier, whose accuracy the name of the series tells.
-
-    real: held-out images, as many as were generated for fair figures. train: what the generator learned from. labels:
-    what each image was made for. Training images in place of generated ones show what a perfect memory would score.
+    Args:
+        generated: indices of generated images, in 0..num_codes - 1.
+        real: indices of real images, in the same range.
+        num_codes: the size of the codebook.
     """
-    features = {part: classifier.features(images)
-                for part, images in {"real": real, "generated": generated, "train": train}.items()}
-    precision, recall = precision_recall(features["real"], features["generated"])
-    measures = {"frechet_distance": frechet_distance(features["real"], features["generated"]),
-                "precision": precision, "recall": recall}
-    pixels = [stored(images).flatten(1).to(generated.device).double() for images in (generated, real, train)]
-    for prefix, points in {"": (features["generated"], features["real"], features["train"]), "pixel_": pixels}.items():
+    if not generated.numel() or not real.numel():
+        raise ValueError(
+            f"usage needs indices on both sides, got {generated.numel()} generated and "
+            f"{real.numel()} of data"
+        )
+    made = usage_counts(generated, num_codes).cpu()
+    seen = usage_counts(real, num_codes).cpu()
+    difference = made.double() / made.sum() - seen.double() / seen.sum()
+    return UsageDistance(
+        total_variation=difference.abs().sum().item() / 2,
+        codes_generated=int((made > 0).sum()),
+        codes_data=int((seen > 0).sum()),
+        codes_unseen=int(((made > 0) & (seen == 0)).sum()),
+    )
+
+
+def describe_samples(
+    classifier: ImageClassifier,
+    *,
+    real: Real[Tensor, "N C H W"],
+    generated: Real[Tensor, "M C H W"],
+    train: Real[Tensor, "T C H W"],
+    labels: Int[Tensor, " M"] | None = None,
+) -> pd.Series:
+    """Measure generated images in the features of a classifier and in pixels.
+
+    Passing training images as `generated` shows what a perfect memory would score.
+
+    Args:
+        classifier: what gives features and predicts labels.
+        real: held-out images; for a fair comparison as many as were generated.
+        generated: the images to measure.
+        train: the images that the generator learned from.
+        labels: the label that each image was generated for, if any.
+
+    Returns:
+        All measures of this module but FID; the name of the series states the classifier's accuracy.
+    """
+    features = [classifier.features(images) for images in (generated, real, train)]
+    device = generated.device
+    pixels = [as_uint8(x).flatten(1).to(device).double() for x in (generated, real, train)]
+
+    precision, recall = precision_recall(features[1], features[0])
+    measures = {
+        "frechet_distance": frechet_distance(features[1], features[0]),
+        "precision": precision,
+        "recall": recall,
+    }
+    for prefix, points in (("", features), ("pixel_", pixels)):
         nearest = nearest_training(*points)
-        measures |= {prefix + name: getattr(nearest, name) for name in ("median_ratio", "nearer", "near_copies")}
+        measures[f"{prefix}median_ratio"] = nearest.median_ratio
+        measures[f"{prefix}nearer"] = nearest.nearer
+        measures[f"{prefix}near_copies"] = nearest.near_copies
     if labels is not None:
         measures["label_agreement"] = label_agreement(classifier, generated, labels)
     return pd.Series(measures, name=f"classifier features (accuracy {classifier.accuracy:.1%})")
 
 
-def inception_fid(real: Real[Tensor, "N C H W"], generated: Real[Tensor, "M C H W"], progress: bool = True) -> float:
-    """FID (Heusel et al. 2017): `frechet_distance` of the 2,048 Inception features of images resized to 299 x 299.
+def inception_fid(
+    real: Real[Tensor, "N C H W"], generated: Real[Tensor, "M C H W"], progress: bool = True
+) -> float:
+    """FID (Heusel et al. 2017): the Frechet distance of Inception features.
 
-    The network is torchmetrics' with torch-fidelity's weights; images come straight from tensors, grey as equal RGB.
-    Published figures take 10,000 images or more. Nothing is fetched: raises ModuleNotFoundError without torch-fidelity
-    and FileNotFoundError without the weights, each saying how to get them.
+    The 2,048 features are those of images resized to 299 x 299, in the network of torchmetrics with
+    the weights of torch-fidelity; gray images become RGB with equal channels. Published values use
+    10,000 images or more. Nothing is downloaded.
+
+    Raises:
+        ModuleNotFoundError: if torch-fidelity is missing.
+        FileNotFoundError: if its weights are missing. Both messages say how to get them.
     """
     network = _inception().to(real.device)
     features = []
     for images in (real, generated):
-        blocks = tqdm(stored(images).to(real.device).split(64), desc="Inception", disable=not progress)
-        features.append(torch.cat([network(block.expand(-1, 3, -1, -1).contiguous()) for block in blocks]))
+        batches = as_uint8(images).to(real.device).expand(-1, 3, -1, -1).split(64)
+        shown = tqdm(batches, desc="Inception", disable=not progress)
+        features.append(torch.cat([network(batch.contiguous()) for batch in shown]))
     return frechet_distance(*features)
 
 
 def _inception() -> Any:
+    """The Inception network, its weights read from the folder of torch.hub."""
     if find_spec("torch_fidelity") is None:
-        raise ModuleNotFoundError("FID needs the Inception network of a package that is not installed: "
-                                  "pip install torch-fidelity")
+        raise ModuleNotFoundError(
+            "FID needs the Inception network of a package that is not installed: "
+            "pip install torch-fidelity"
+        )
     weights = pretrained_weights(INCEPTION, "FID")
     from torchmetrics.image.fid import NoTrainInceptionV3
 
     return NoTrainInceptionV3("inception-v3-compat", ["2048"], str(weights))
 
 
-def _checked(*sets: Tensor) -> list[Tensor]:
+def _as_float64(*sets: Tensor) -> list[Tensor]:
+    """Check sets of features and convert them to float64."""
     shapes = [tuple(points.shape) for points in sets]
-    if any(len(shape) != 2 or shape[0] < 2 for shape in shapes) or len({shape[1] for shape in shapes}) > 1:
-        raise ValueError(f"features must be (N, F) with 2 or more rows and the same F, got "
-                         f"{' and '.join(map(str, shapes))}")
-    if bad := sum(int((~points.isfinite()).any(dim=1).sum()) for points in sets):
-        raise ValueError(f"{bad} of {sum(map(len, sets))} rows of features hold NaN or infinity; all must be finite")
-    return [(points.cpu() if points.device.type == "mps" else points).detach().double() for points in sets]
+    too_small = any(len(shape) != 2 or shape[0] < 2 for shape in shapes)
+    if too_small or len({shape[1] for shape in shapes}) > 1:
+        got = " and ".join(map(str, shapes))
+        raise ValueError(f"features must be (N, F) with 2 or more rows and the same F, got {got}")
+    converted = []
+    for points in sets:
+        bad = int((~points.isfinite()).any(dim=1).sum())
+        if bad:
+            raise ValueError(
+                f"{bad} of {len(points)} rows of features hold NaN or infinity; all must be finite"
+            )
+        if points.device.type == "mps":  # which has no float64
+            points = points.cpu()
+        converted.append(points.detach().double())
+    return converted

@@ -9,7 +9,7 @@ from scipy.stats import spearmanr
 from torch.nn.functional import mse_loss, normalize
 
 from arcvq.analysis import gradients
-from arcvq.analysis.gradients import KINDS, binding_until, gradient_history, term_gradients
+from arcvq.analysis.gradients import SUPPORTED_QUANTIZERS, binding_until, gradient_history, term_gradients
 from arcvq.ops.reference import plain_margin_loss
 from arcvq.samp import SAMP
 from arcvq.schedules import Exponential
@@ -19,7 +19,7 @@ from tests.strokes import IMAGES, SMALL
 OPTIONS = {"device": "cpu", "progress": False}
 STEADY = SAMP(radius=Exponential(0.0, 0.5), weight=Exponential(0.0, 2.0))
 NO_MARGIN, NO_BALL = dataclasses.replace(STEADY, weight=None), dataclasses.replace(STEADY, radius=None)
-CASES = [(kind, STEADY) for kind in KINDS] + [("samp", NO_MARGIN), ("samp", NO_BALL)]
+CASES = [(kind, STEADY) for kind in SUPPORTED_QUANTIZERS] + [("samp", NO_MARGIN), ("samp", NO_BALL)]
 IMAGE_BATCH = IMAGES.train.batch(torch.arange(16))
 
 
@@ -190,7 +190,7 @@ def test_codes_on_the_ball_are_counted_until_it_no_longer_binds():
     ("continuous", {}, "quantizer is 'continuous'; the terms of the loss are known for plain, ema"),
     ("plain", {"probe_images": 0}, "probe_images is 0; it must be 1 to 32"),
     ("plain", {"probe_images": 33}, "probe_images is 33; it must be 1 to 32"),
-    ("plain", {"probe_images": 8, "points": 0}, "points is 0; it must be at least 1"),
+    ("plain", {"probe_images": 8, "points": 0}, "points is 0; it must be a whole number from 1"),
 ])
 def test_what_cannot_be_looked_at_is_told(kind, options, sentence):
     with pytest.raises(ValueError, match=sentence):

@@ -18,7 +18,7 @@ from arcvq.analysis.sample_quality import (
     label_agreement,
     nearest_training,
     precision_recall,
-    stored,
+    as_uint8,
     usage_distance,
 )
 from arcvq.images import to_float
@@ -39,7 +39,7 @@ class Means:
     accuracy = 0.75
 
     def features(self, images):
-        return to_float(stored(images)).mean(dim=(1, 3))
+        return to_float(as_uint8(images)).mean(dim=(1, 3))
 
     def predict(self, images):
         bright = self.features(images)
@@ -197,7 +197,7 @@ def test_usage_distance_is_zero_for_equal_shares_and_one_without_a_common_code()
     assert dataclasses.astuple(usage_distance(a, a + 2, 4)) == (1, 2, 2, 2)
     with pytest.raises(ValueError, match="on both sides, got 0 generated and 3 of data"):
         usage_distance(a[:0], a, 4)
-    with pytest.raises(ValueError, match=r"must lie in 0..3, got 0 to 4"):
+    with pytest.raises(ValueError, match="indices reach from 0 to 4; they must be from 0 to 3"):
         usage_distance(torch.tensor([0, 4]), a, 4)
 
 
@@ -220,8 +220,8 @@ def test_the_table_holds_what_the_measures_give_and_names_the_classifier():
 
 def test_images_are_stored_as_uint8_rounded_and_clipped():
     floats = torch.tensor([-3.0, -1, 0.001, 1, 7]).view(1, 1, 1, 5)
-    assert stored(floats).flatten().tolist() == [0, 0, 128, 255, 255]
-    assert torch.equal(stored(to_float(pictures(3))), pictures(3))
+    assert as_uint8(floats).flatten().tolist() == [0, 0, 128, 255, 255]
+    assert torch.equal(as_uint8(to_float(pictures(3))), pictures(3))
 
 
 @pytest.mark.parametrize("images, message", [
@@ -232,7 +232,7 @@ def test_images_are_stored_as_uint8_rounded_and_clipped():
 ])
 def test_what_is_no_image_is_refused(images, message, unchecked):
     with pytest.raises(ValueError, match=message):
-        stored(images)
+        as_uint8(images)
 
 
 MEASURES = [frechet_distance, precision_recall, lambda a, b: nearest_training(a, b, b)]
