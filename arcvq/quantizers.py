@@ -1,16 +1,20 @@
 """Vector quantizers with one interface: latents (B, D, h, w) in, `Quantized` out.
 
-They work inside any training loop::
+A quantizer works inside any training loop::
 
     quantized = quantizer(latents)
-    (reconstruction_loss(quantized.codes) + quantized.loss).backward()
+    loss = reconstruction_loss(decoder(quantized.codes)) + quantized.loss
+    loss.backward()
     optimizer.step()
     quantizer.after_step()
 
-All arithmetic is float32 (float64 for float64 latents), also under autocast, so half precision never changes an
-index. All state is in parameters and buffers. In evaluation nothing changes and no margin loss is computed.
-Where many processes train together (arcvq.runtime.distributed), counts, averages, anchors and margin loss are those of the
-latents of all.
+The arithmetic is in float32 (in float64 for float64 latents), also under autocast, so that half
+precision never changes an index. All state is in parameters and buffers. In evaluation nothing
+changes, and there is no margin loss.
+
+Where several processes train together (DistributedDataParallel), usage counts, moving averages,
+anchors and the margin loss are those of the latents of all processes. The functions of
+`arcvq.runtime.distributed` that appear below see to that; in a single process they do nothing.
 """
 
 import json
@@ -24,7 +28,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn.functional import embedding, mse_loss, normalize
 
-from arcvq.ops import TINY, nearest_code
+from arcvq.ops import nearest_code
 from arcvq.ops.blockwise import BLOCK
 from arcvq.runtime.checks import check_finite, check_range, check_whole
 from arcvq.runtime.distributed import gather, gathered_margin, own_codes, sum_
@@ -34,8 +38,12 @@ from arcvq.samp import SAMP, arc_margin_loss, project_to_ball_
 class Quantized(NamedTuple):
     """What every quantizer returns.
 
-    codes: (B, D, h, w) float, the chosen codes; their gradient goes straight through to the latents. indices:
-    (B, h, w) int64. loss: scalar to add to the training loss. losses: its terms, unweighted and without gradient.
+    Attributes:
+        codes: The chosen codes in the place of their latents. Their gradient goes straight through
+            to the latents.
+        indices: Their indices in the codebook, int64.
+        loss: What to add to the training loss.
+        losses: The unweighted terms of `loss` by name, without gradient.
     """
 
     codes: Float[Tensor, "B D h w"]
@@ -45,84 +53,138 @@ class Quantized(NamedTuple):
 
 
 def at_least_float32(tensor: Tensor) -> Tensor:
-    """Half precision raised to float32; float32 and float64 as they are."""
+    """Return half precision as float32, and float32 and float64 as they are."""
     return tensor if tensor.dtype == torch.float64 else tensor.float()
 
 
-class Quantizer(nn.Module):
-    """The base: lookup, straight-through codes, the VQ loss and the usage counts.
+def _to_rows(latents: Float[Tensor, "B D h w"]) -> Float[Tensor, "N D"]:
+    """One latent a row, N = B * h * w, in float32 or float64."""
+    return at_least_float32(latents).permute(0, 2, 3, 1).reshape(-1, latents.shape[1])
 
-    num_codes: K from 1. dim: D from 1. beta: the weight of the commitment loss, from 0. `codebook` is (K, D);
-    `counts` (K,) int64 counts how often training chose each code since `reset_usage`; `step` counts optimiser steps.
-    Follows van den Oord et al. 2017.
+
+class Quantizer(nn.Module):
+    """Base class: lookup of the nearest code, straight-through gradient, VQ loss and usage counts.
+
+    Follows van den Oord et al. 2017. Subclasses choose the `metric` and override
+    `initial_codebook`, `compute_loss`, `observe` and `after_step` as needed.
+
+    Args:
+        num_codes: Number of codes K, from 1.
+        dim: Dimension D of codes and latents, from 1.
+        beta: Weight of the commitment loss, at least 0.
+
+    Attributes:
+        codebook: The codes, one a row.
+        counts: How often training has chosen each code since `reset_usage`.
+        batch_counts: The same for the last training batch alone.
+        step: Number of optimizer steps done, as `after_step` counts them.
     """
 
     metric = "euclidean"
+    codebook: Float[Tensor, "K D"]
+    counts: Int[Tensor, " K"]
+    batch_counts: Int[Tensor, " K"]
+    step: Int[Tensor, ""]
 
     def __init__(self, num_codes: int, dim: int, beta: float = 0.25):
         super().__init__()
         check_whole(1, num_codes=num_codes, dim=dim)
         if not 0 <= beta < float("inf"):
             raise ValueError(f"beta is {beta}; it must be a finite number from 0")
-        self.num_codes, self.dim, self.beta = num_codes, dim, beta
-        self.codebook: Tensor = nn.Parameter(self.initial_codebook())
-        self.counts: Tensor
-        self.step: Tensor
-        self.batch_counts: Tensor
-        self.register_buffer("counts", torch.zeros(num_codes, dtype=torch.int64))
+        self.num_codes = num_codes
+        self.dim = dim
+        self.beta = beta
+        self.codebook = nn.Parameter(self.initial_codebook())
+        no_counts = torch.zeros(num_codes, dtype=torch.int64)
+        self.register_buffer("counts", no_counts)
         self.register_buffer("step", torch.zeros((), dtype=torch.int64))
-        self.register_buffer("batch_counts", torch.zeros(num_codes, dtype=torch.int64), persistent=False)
+        self.register_buffer("batch_counts", no_counts.clone(), persistent=False)
 
-    def initial_codebook(self) -> Tensor:
-        """Uniform in +-1/K: all codes near the origin, as plain VQ-VAEs start."""
-        return torch.empty(self.num_codes, self.dim).uniform_(-1 / self.num_codes, 1 / self.num_codes)
+    def initial_codebook(self) -> Float[Tensor, "K D"]:
+        """Draw the first codes: uniform in +-1/K, all near the origin, as plain VQ-VAEs start."""
+        limit = 1 / self.num_codes
+        return torch.empty(self.num_codes, self.dim).uniform_(-limit, limit)
 
     def forward(self, latents: Float[Tensor, "B D h w"]) -> Quantized:
-        """Replace each latent by its nearest code. Raises ValueError for a wrong shape and, in evaluation, for NaN."""
-        self.check(latents)
+        """Replace each latent by its nearest code, and compute the loss.
+
+        Args:
+            latents: Output of an encoder.
+
+        Returns:
+            Codes, indices and losses; the usage counts are updated in training mode.
+
+        Raises:
+            ValueError: For latents of a wrong shape and, in evaluation, for NaN or infinite ones.
+        """
+        self.check_latents(latents)
         batch, _, height, width = latents.shape
         with torch.autocast(latents.device.type, enabled=False):
-            flat = at_least_float32(latents).permute(0, 2, 3, 1).reshape(-1, self.dim)
-            codebook = self.codebook.to(flat.dtype)
-            indices = nearest_code(flat, codebook, self.metric)
+            rows = _to_rows(latents)
+            codebook = self.codebook.to(rows.dtype)
+            indices = nearest_code(rows, codebook, self.metric)
             if self.training:
                 with torch.no_grad():
-                    self.observe(flat.detach(), indices)
+                    self.observe(rows.detach(), indices)
             codes = embedding(indices, codebook)
-            loss, losses = self.losses(flat, codes)
-            # Adds an exact zero, so forward gives the very codes that `lookup` gives, and the gradient goes through.
-            codes = (codes.detach() + (flat - flat.detach())).reshape(batch, height, width, self.dim)
-        return Quantized(codes.permute(0, 3, 1, 2), indices.reshape(batch, height, width), loss, losses)
+            loss, terms = self.compute_loss(rows, codes)
+            # Straight-through estimator. The bracket is exactly zero, so these are the very codes
+            # that `lookup` returns, while the gradient goes to the latents.
+            codes = codes.detach() + (rows - rows.detach())
+        return Quantized(
+            codes=codes.reshape(batch, height, width, self.dim).permute(0, 3, 1, 2),
+            indices=indices.reshape(batch, height, width),
+            loss=loss,
+            losses=terms,
+        )
 
-    def losses(self, latents: Tensor, codes: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """The weighted sum and its terms, for flat latents and their codes (N, D)."""
+    def compute_loss(
+        self, latents: Float[Tensor, "N D"], codes: Float[Tensor, "N D"]
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Compute the VQ loss of flat latents and their codes.
+
+        Returns:
+            The weighted sum, and its terms without weight and gradient.
+        """
+        # The codebook learns from the first term alone, the encoder from the second alone.
         codebook_loss = mse_loss(codes, latents.detach())
-        commitment = mse_loss(latents, codes.detach())
-        loss = codebook_loss + self.beta * commitment
-        return loss, {"codebook": codebook_loss.detach(), "commitment": commitment.detach()}
+        commitment_loss = mse_loss(latents, codes.detach())
+        loss = codebook_loss + self.beta * commitment_loss
+        terms = {"codebook": codebook_loss.detach(), "commitment": commitment_loss.detach()}
+        return loss, terms
 
-    def observe(self, latents: Tensor, indices: Tensor) -> None:
-        """Count the codes that a training batch chose, over all ranks."""
-        self.batch_counts = sum_(torch.zeros_like(self.counts).index_add_(0, indices, torch.ones_like(indices)))
+    def observe(self, latents: Float[Tensor, "N D"], indices: Int[Tensor, " N"]) -> None:
+        """Take note of a training batch: here, count the codes that it chose."""
+        counts = torch.zeros_like(self.counts).index_add_(0, indices, torch.ones_like(indices))
+        self.batch_counts = sum_(counts)  # over all processes
         self.counts += self.batch_counts
 
     @torch.no_grad()
     def after_step(self) -> None:
-        """Call once after each optimiser step; it counts the step and lets the codebook follow."""
+        """Count the step, and let a codebook that needs it follow. Call once per optimizer step."""
         self.step += 1
 
     @torch.no_grad()
     def encode(self, latents: Float[Tensor, "B D h w"]) -> Int[Tensor, "B h w"]:
-        """The indices of the nearest codes; nothing is counted. Raises ValueError for a wrong shape or for NaN."""
-        self.check(latents)
+        """Return the indices of the nearest codes without counting them.
+
+        Raises:
+            ValueError: For latents of a wrong shape, and for NaN or infinite ones.
+        """
+        self.check_latents(latents)
         check_finite(latents, "latents")
-        flat = at_least_float32(latents).permute(0, 2, 3, 1)
-        indices = nearest_code(flat.reshape(-1, self.dim), self.codebook.to(flat.dtype), self.metric)
-        return indices.reshape(flat.shape[:3])
+        rows = _to_rows(latents)
+        indices = nearest_code(rows, self.codebook.to(rows.dtype), self.metric)
+        batch, _, height, width = latents.shape
+        return indices.reshape(batch, height, width)
 
     @torch.no_grad()
     def lookup(self, indices: Int[Tensor, "B h w"]) -> Float[Tensor, "B D h w"]:
-        """The codes of the indices, exactly those that `forward` chose. Raises ValueError for an index out of range."""
+        """Return the codes of indices, exactly those that `forward` chose.
+
+        Raises:
+            ValueError: For an index out of range.
+        """
         check_range(indices, self.num_codes)
         return embedding(indices, self.codebook).permute(0, 3, 1, 2)
 
@@ -131,30 +193,43 @@ class Quantizer(nn.Module):
         self.counts.zero_()
 
     def config(self) -> dict[str, Any]:
-        """What `from_config` needs to build this quantizer again, without its weights."""
-        return {"kind": type(self).__name__, "num_codes": self.num_codes, "dim": self.dim, "beta": self.beta}
+        """Return what `from_config` needs to build this quantizer again, without its weights."""
+        kind = type(self).__name__
+        return {"kind": kind, "num_codes": self.num_codes, "dim": self.dim, "beta": self.beta}
 
     @staticmethod
     def from_config(config: dict[str, Any]) -> "Quantizer":
-        """The quantizer that `config` describes, freshly initialised: of any subclass that was imported.
+        """Build the quantizer that `config` describes, with a new codebook.
 
-        Raises ValueError for an unknown kind.
+        Args:
+            config: What `config()` of a quantizer returned. Its "kind" is the name of any subclass
+                of `Quantizer` that has been imported, so your own works as well.
+
+        Raises:
+            ValueError: For an unknown kind.
         """
         fields = dict(config)
         kind = fields.pop("kind", None)
-        classes: dict[str, Any] = {cls.__name__: cls for cls in _subclasses(Quantizer) if not isabstract(cls)}
+        classes: dict[str, Any] = {
+            cls.__name__: cls for cls in _subclasses(Quantizer) if not isabstract(cls)
+        }
         if kind not in classes:
             raise ValueError(f"quantizer {kind!r} is unknown; known are {', '.join(classes)}")
-        if fields.get("samp") is not None:
-            samp = fields["samp"]
-            # Earlier versions wrote the settings of SAMP as a JSON text within the config.
-            fields["samp"] = SAMP.from_config(json.loads(samp) if isinstance(samp, str) else samp)
+        samp = fields.get("samp")
+        if isinstance(samp, str):  # earlier versions wrote these settings as a JSON text
+            samp = json.loads(samp)
+        if samp is not None:
+            fields["samp"] = SAMP.from_config(samp)
         return classes[kind](**fields)
 
-    def check(self, latents: Tensor) -> None:
-        """Raise ValueError for latents of a wrong shape or, in evaluation where waiting is no loss, not finite."""
+    def check_latents(self, latents: Tensor) -> None:
+        """Raise ValueError for latents of a wrong shape and, in evaluation, for NaN or infinity.
+
+        In training, values are not looked at, since that would wait for the device.
+        """
         if latents.ndim != 4 or latents.shape[1] != self.dim:
-            raise ValueError(f"latents have shape {tuple(latents.shape)}; they must be (B, {self.dim}, h, w)")
+            shape = tuple(latents.shape)
+            raise ValueError(f"latents have shape {shape}; they must be (B, {self.dim}, h, w)")
         if not self.training:
             check_finite(latents, "latents")
 
@@ -163,46 +238,58 @@ class Quantizer(nn.Module):
 
 
 def _subclasses(base: type[Quantizer]) -> Iterator[type[Quantizer]]:
+    """All classes below `base`."""
     for cls in base.__subclasses__():
         yield cls
         yield from _subclasses(cls)
 
 
 class EuclideanQuantizer(Quantizer):
-    """Plain VQ: the nearest code by Euclidean distance, learned by the VQ loss from a start near the origin."""
+    """Plain VQ: the nearest code by Euclidean distance, learned by the VQ loss."""
 
 
 class EMAQuantizer(Quantizer):
-    """VQ whose codes are moving averages of their latents, Laplace-smoothed (van den Oord et al. 2017, A.1).
+    """VQ whose codes are moving averages of their latents (van den Oord et al. 2017, appendix A.1).
 
-    decay: in [0, 1), per step. The codebook gets no gradient. The averages start at the codes with a count of 1.
+    The codebook gets no gradient. The averages start at the initial codes, each with a count of 1,
+    and the counts are Laplace-smoothed.
+
+    Args:
+        num_codes: Number of codes K, from 1.
+        dim: Dimension D of codes and latents, from 1.
+        beta: Weight of the commitment loss, at least 0.
+        decay: Decay of the averages per step, in [0, 1).
     """
+
+    sizes: Float[Tensor, " K"]  # average number of latents of each code
+    sums: Float[Tensor, "K D"]  # average sum of these latents
+    batch_sums: Float[Tensor, "K D"]  # sum of the latents of the last batch
 
     def __init__(self, num_codes: int, dim: int, beta: float = 0.25, decay: float = 0.99):
         super().__init__(num_codes, dim, beta)
-        self.decay = check_decay(decay)
+        _check_decay(decay)
+        self.decay = decay
         self.codebook.requires_grad_(False)
-        self.sizes: Tensor
-        self.sums: Tensor
-        self.batch_sums: Tensor
         self.register_buffer("sizes", torch.ones(num_codes))
         self.register_buffer("sums", self.codebook.detach().clone())
         self.register_buffer("batch_sums", torch.zeros(num_codes, dim), persistent=False)
 
-    def losses(self, latents, codes):
-        commitment = mse_loss(latents, codes.detach())
-        return self.beta * commitment, {"commitment": commitment.detach()}
+    def compute_loss(self, latents, codes):
+        commitment_loss = mse_loss(latents, codes.detach())
+        return self.beta * commitment_loss, {"commitment": commitment_loss.detach()}
 
     def observe(self, latents, indices):
         super().observe(latents, indices)
-        self.batch_sums = sum_(torch.zeros_like(self.sums).index_add_(0, indices, latents.to(self.sums.dtype)))
+        sums = torch.zeros_like(self.sums).index_add_(0, indices, latents.to(self.sums.dtype))
+        self.batch_sums = sum_(sums)  # over all processes
 
     @torch.no_grad()
     def after_step(self):
         super().after_step()
         self.sizes.lerp_(self.batch_counts.to(self.sizes.dtype), 1 - self.decay)
         self.sums.lerp_(self.batch_sums, 1 - self.decay)
-        total, epsilon = self.sizes.sum(), 1e-5
+        total = self.sizes.sum()
+        epsilon = 1e-5
         smoothed = (self.sizes + epsilon) / (total + self.num_codes * epsilon) * total
         self.codebook.copy_(self.sums / smoothed[:, None])
 
@@ -210,55 +297,76 @@ class EMAQuantizer(Quantizer):
         return {**super().config(), "decay": self.decay}
 
 
-def check_decay(decay: float) -> float:
-    """The decay, or ValueError when it is not in [0, 1)."""
+def _check_decay(decay: float) -> None:
+    """Raise ValueError for a decay that is not in [0, 1)."""
     if not 0 <= decay < 1:
         raise ValueError(f"decay is {decay}; it must be at least 0 and below 1")
-    return decay
 
 
 class CosineQuantizer(Quantizer):
-    """The nearest code by angle, learned by the VQ loss on un-normalised vectors from a start on the unit sphere."""
+    """The nearest code by angle, learned by the VQ loss from a start on the unit sphere.
+
+    Only the lookup looks at directions alone: the VQ loss and the decoder get the codes with their
+    norms.
+    """
 
     metric = "cosine"
 
     def initial_codebook(self):
-        return normalize(torch.empty(self.num_codes, self.dim).uniform_(-1, 1), dim=1, eps=TINY)
+        return normalize(torch.empty(self.num_codes, self.dim).uniform_(-1, 1), dim=1)
 
 
 class SphericalQuantizer(CosineQuantizer):
-    """The cosine quantizer with SAMP (arXiv 2605.13517): the margin loss in `forward`, the ball in `after_step`.
+    """The cosine quantizer with SAMP, the prior of ArcVQ-VAE (arXiv 2605.13517; see `arcvq.samp`).
 
-    samp: settings of the prior; with None, `fit` sets `SAMP.for_run(steps)` and other loops get `SAMP.paper()`. A
-    `SAMP` whose radius or weight is None leaves that half out.
+    `forward` adds the margin loss, and `after_step` keeps the codes inside the ball.
+
+    Args:
+        num_codes: Number of codes K, from 1.
+        dim: Dimension D of codes and latents, from 1.
+        samp: Settings of the prior, where a radius or a weight of None leaves out that half. With
+            None, `arcvq.fit` sets `SAMP.for_run(steps)`, and other loops get `SAMP.paper()`.
+        beta: Weight of the commitment loss, at least 0.
     """
 
     def __init__(self, num_codes: int, dim: int, samp: SAMP | None = None, beta: float = 0.25):
         super().__init__(num_codes, dim, beta)
         self.samp = samp
 
-    def settings(self) -> SAMP:
-        """The settings in force."""
+    def active_samp(self) -> SAMP:
+        """Return the settings in force: `samp`, or the paper's where it is None."""
         return self.samp or SAMP.paper()
 
-    def losses(self, latents, codes):
-        loss, terms = super().losses(latents, codes)
-        samp = self.settings()
+    def compute_loss(self, latents, codes):
+        loss, terms = super().compute_loss(latents, codes)
+        samp = self.active_samp()
         if not self.training or samp.weight is None:
             return loss, terms
-        margin_loss = partial(arc_margin_loss, margin=samp.margin, scale=samp.scale, top_k=samp.top_k)
-        margin = gathered_margin(latents, self.codebook, margin_loss)
-        return loss + samp.weight.value(self.step, self.batch_usage()) * margin, {**terms, "margin": margin.detach()}
+
+        # The margin loss has no gradient to the codebook (`arc_margin_loss` detaches it). With
+        # several processes, each takes a share of the codes and compares it with all latents.
+        margin_loss = gathered_margin(
+            latents,
+            self.codebook,
+            partial(arc_margin_loss, margin=samp.margin, scale=samp.scale, top_k=samp.top_k),
+        )
+        weight = samp.weight.value(self.step, self.batch_usage())
+        return loss + weight * margin_loss, {**terms, "margin": margin_loss.detach()}
 
     @torch.no_grad()
     def after_step(self):
+        # The ball comes after the optimizer step and has the radius M(t) for t steps done, this one
+        # included. So the codes are inside it whenever they are used or saved.
         super().after_step()
-        radius = self.settings().radius
+        radius = self.active_samp().radius
         if radius is not None:
             project_to_ball_(self.codebook, radius.value(self.step, self.batch_usage()))
 
-    def batch_usage(self) -> Tensor:
-        """The share of codes that the last training batch chose, of those that it could: min(K, N)."""
+    def batch_usage(self) -> Float[Tensor, ""]:
+        """Return the share of codes that the last training batch chose.
+
+        N latents cannot choose more than N codes, so it is the share of the smaller of K and N.
+        """
         reachable = self.batch_counts.sum().clamp(1, self.num_codes)
         return (self.batch_counts > 0).sum() / reachable
 
@@ -267,17 +375,26 @@ class SphericalQuantizer(CosineQuantizer):
 
 
 class OnlineClusteredQuantizer(CosineQuantizer):
-    """CVQ-VAE (Zheng and Vedaldi 2023): codes that are rarely chosen move to latents drawn from the batch.
+    """CVQ-VAE (Zheng and Vedaldi 2023): codes that are rarely chosen move to latents of the batch.
 
-    decay: of the running usage, in [0, 1). As in the authors' code: lookup by cosine, start in +-1/K, anchors drawn
-    with probability softmax over the batch of the cosine. Their extra contrastive loss is left out.
+    As in the authors' code, the lookup is by cosine, the codes start in +-1/K, and each code draws
+    its anchor among the latents with probability softmax(cosine). Their additional contrastive loss
+    is left out.
+
+    Args:
+        num_codes: Number of codes K, from 1.
+        dim: Dimension D of codes and latents, from 1.
+        beta: Weight of the commitment loss, at least 0.
+        decay: Decay of the average usage per step, in [0, 1).
     """
+
+    shares: Float[Tensor, " K"]  # average share of the latents that chose each code
+    anchors: Float[Tensor, "K D"]  # latent of the last batch that each code may move to
 
     def __init__(self, num_codes: int, dim: int, beta: float = 0.25, decay: float = 0.99):
         super().__init__(num_codes, dim, beta)
-        self.decay = check_decay(decay)
-        self.shares: Tensor
-        self.anchors: Tensor
+        _check_decay(decay)
+        self.decay = decay
         self.register_buffer("shares", torch.zeros(num_codes))
         self.register_buffer("anchors", torch.zeros(num_codes, dim), persistent=False)
 
@@ -286,23 +403,32 @@ class OnlineClusteredQuantizer(CosineQuantizer):
 
     def observe(self, latents, indices):
         super().observe(latents, indices)
+        # Each process draws anchors for its share of the codes among the latents of all.
         latents = gather(latents)
         if len(latents):
             anchors = torch.zeros_like(self.anchors)
-            anchors[own_codes(self.num_codes)] = latents[self.draw(latents)].to(anchors.dtype)
+            drawn = latents[self.draw_anchors(latents)]
+            anchors[own_codes(self.num_codes)] = drawn.to(anchors.dtype)
             self.anchors = sum_(anchors)
 
-    def draw(self, latents: Tensor) -> Tensor:
-        """One of the latents for each code of this rank, drawn with probability softmax_i cos(z_i, e_j)."""
-        own, size = own_codes(self.num_codes), max(1, BLOCK // len(latents))
-        directions = normalize(latents, dim=1, eps=TINY)
-        codes = normalize(self.codebook[own].to(latents.dtype), dim=1, eps=TINY)
-        # Numbers for all codes on every rank: with equal seeds the ranks together draw what one alone would.
-        numbers = torch.rand(self.num_codes, 1, device=codes.device, dtype=codes.dtype)[own]
+    def draw_anchors(self, latents: Float[Tensor, "N D"]) -> Int[Tensor, " own"]:
+        """Draw one of the latents i for each code j of this process by softmax_i(cos(z_i, e_j)).
+
+        Returns:
+            Indices of the drawn latents.
+        """
+        own = own_codes(self.num_codes)
+        directions = normalize(latents, dim=1)
+        codes = normalize(self.codebook[own].to(latents.dtype), dim=1)
+        # Every process draws numbers for all codes, so that with equal seeds all processes together
+        # draw what a single one would.
+        uniform = torch.rand(self.num_codes, 1, device=codes.device, dtype=codes.dtype)[own]
         drawn = []
-        for block, number in zip(codes.split(size), numbers.split(size), strict=True):
-            shares = (block @ directions.T).exp_().cumsum(1)
-            drawn.append(torch.searchsorted(shares, number * shares[:, -1:])[:, 0])
+        size = max(1, BLOCK // len(latents))  # codes at a time, for the sake of memory
+        for block, numbers in zip(codes.split(size), uniform.split(size), strict=True):
+            cumulative = (block @ directions.T).exp_().cumsum(1)
+            places = torch.searchsorted(cumulative, numbers * cumulative[:, -1:])
+            drawn.append(places[:, 0])
         return torch.cat(drawn).clamp_max_(len(latents) - 1)
 
     @torch.no_grad()
@@ -310,6 +436,8 @@ class OnlineClusteredQuantizer(CosineQuantizer):
         super().after_step()
         total = self.batch_counts.sum().clamp_min(1)
         self.shares.lerp_(self.batch_counts.to(self.shares.dtype) / total, 1 - self.decay)
+        # With the paper's constants a code of the average share 1/K stays where it is, and one that
+        # nobody chooses goes all the way to its anchor.
         move = torch.exp(-self.shares * self.num_codes * 10 / (1 - self.decay) - 1e-3)
         self.codebook.lerp_(self.anchors, move[:, None])
 
@@ -318,17 +446,23 @@ class OnlineClusteredQuantizer(CosineQuantizer):
 
 
 class ContinuousQuantizer(Quantizer):
-    """No quantization: the latents go through. An autoencoder with it is the limit that quantizers aim at."""
+    """No quantization: the latents pass through unchanged, with loss 0 and indices 0.
+
+    An autoencoder with it shows the quality that quantizers can at best come near to.
+    """
 
     def __init__(self, num_codes: int, dim: int, beta: float = 0.25):
         super().__init__(num_codes, dim, beta)
         self.codebook.requires_grad_(False)
 
     def forward(self, latents):
-        self.check(latents)
-        codes, zero = at_least_float32(latents), latents.new_zeros((), dtype=torch.float32)
-        indices = torch.zeros_like(latents[:, 0], dtype=torch.int64)
-        return Quantized(codes, indices, zero, {})
+        self.check_latents(latents)
+        return Quantized(
+            codes=at_least_float32(latents),
+            indices=torch.zeros_like(latents[:, 0], dtype=torch.int64),
+            loss=latents.new_zeros((), dtype=torch.float32),
+            losses={},
+        )
 
 
 QUANTIZERS: dict[str, type[Quantizer]] = {

@@ -69,7 +69,7 @@ class SAMP:
         return cls(radius=Exponential(8.85 / steps), weight=Exponential(-14.75 / steps))
 
     def config(self) -> dict[str, Any]:
-        """Return the settings as a plain dict, ready for JSON, from which `from_config` builds them."""
+        """Return the settings as a plain dict for `from_config`, ready for JSON."""
         return {
             "margin": self.margin,
             "scale": self.scale,

@@ -86,7 +86,7 @@ class Schedule:
         return dataclasses.replace(self, **scaled)
 
     def config(self) -> dict[str, Any]:
-        """Return the class name (as "kind") and the fields as a plain dict for `from_config`."""
+        """Return class name ("kind") and fields as a plain dict for `from_config`."""
         return {"kind": type(self).__name__, **dataclasses.asdict(self)}
 
     @staticmethod

@@ -273,7 +273,7 @@ class Trainer:
         row["codes_used"] = int((quantizer.counts > 0).sum())
         row["perplexity"] = float(perplexity(quantizer.counts))
         if isinstance(quantizer, SphericalQuantizer):
-            samp, usage = quantizer.settings(), quantizer.batch_usage()
+            samp, usage = quantizer.active_samp(), quantizer.batch_usage()
             row |= {name: float(schedule.value(quantizer.step, usage))
                     for name, schedule in (("radius", samp.radius), ("weight", samp.weight)) if schedule is not None}
         quantizer.reset_usage()

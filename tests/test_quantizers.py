@@ -106,7 +106,7 @@ def test_spherical_codes_are_in_the_ball_after_each_step_whatever_the_optimizer_
         quantizer(torch.randn(2, 3, 4, 4))
         quantizer.codebook.data.mul_(50)
         quantizer.after_step()
-        radius = quantizer.settings().radius.value(step)
+        radius = quantizer.active_samp().radius.value(step)
         assert int(quantizer.step) == step
         assert torch.allclose(quantizer.codebook.norm(dim=1), torch.full((6,), radius), rtol=1e-5)
     free = SphericalQuantizer(6, 3, SAMP(radius=None, weight=None))
@@ -117,7 +117,7 @@ def test_spherical_codes_are_in_the_ball_after_each_step_whatever_the_optimizer_
 
 
 def test_spherical_default_is_the_papers_and_adaptive_weight_reads_the_batch():
-    assert SphericalQuantizer(4, 2).settings() == SAMP.paper()
+    assert SphericalQuantizer(4, 2).active_samp() == SAMP.paper()
     quantizer = SphericalQuantizer(4, 2, SAMP(weight=Adaptive(0.0, 1.0, 1.0), radius=None))
     quantizer.codebook.data.copy_(torch.tensor([[1.0, 0], [0, 1], [-1, 0], [0, -1]]))
     latents = torch.tensor([[1.0, 0.1], [0.9, 0.0], [0.1, 1.0], [0.0, 2.0]]).T.reshape(1, 2, 2, 2)
@@ -160,7 +160,7 @@ def test_anchors_are_drawn_by_the_softmax_of_the_cosine():
     quantizer = OnlineClusteredQuantizer(1, 2)
     quantizer.codebook.data.copy_(torch.tensor([[1.0, 0.0]]))
     latents = torch.tensor([[3.0, 0.0], [-1.0, 0.0], [0.0, 2.0]])
-    drawn = torch.stack([quantizer.draw(latents) for _ in range(4000)]).flatten()
+    drawn = torch.stack([quantizer.draw_anchors(latents) for _ in range(4000)]).flatten()
     shares = torch.bincount(drawn, minlength=3) / 4000
     assert torch.allclose(shares, torch.tensor([1.0, -1.0, 0.0]).softmax(0), atol=0.03)
 

@@ -17,7 +17,7 @@ from arcvq.geometry import (
     usage_counts,
 )
 from arcvq.images import ImageData
-from arcvq.ops.reference import plain_margin_loss
+from arcvq.ops import reference
 from arcvq.quantizers import SphericalQuantizer, nearest_code
 from arcvq.runs.settings import RunSettings
 from arcvq.runtime.checks import check_whole
@@ -102,13 +102,13 @@ def term_gradients(model: VQVAE, images: Float[Tensor, "B C H W"], variance: flo
     at_codes = {}
     if quantizer.codebook.requires_grad:
         at_codes["codebook"] = mse_loss(codes, latents.detach())
-    if isinstance(quantizer, SphericalQuantizer) and quantizer.settings().weight is not None:
-        samp = quantizer.settings()
+    if isinstance(quantizer, SphericalQuantizer) and quantizer.active_samp().weight is not None:
+        samp = quantizer.active_samp()
         weight = samp.weight.value(quantizer.step, quantizer.batch_usage())
         told = {"margin": samp.margin, "scale": samp.scale, "top_k": min(samp.top_k, len(latents))}
         at_latents["margin"] = weight * arc_margin_loss(latents, codebook, **told)
         if isinstance(quantizer, UndetachedQuantizer):
-            at_codes["margin"] = weight * plain_margin_loss(latents.detach(), codebook, **told)
+            at_codes["margin"] = weight * reference.margin_loss(latents.detach(), codebook, **told)
     return Gradients(
         latents.detach(), indices, _gradients(at_latents, latents), _gradients(at_codes, codebook)
     )
@@ -279,7 +279,7 @@ def _margin_pull(quantizer: SphericalQuantizer, latents: Tensor) -> float:
     """The share of latents that are among the top-k of some code."""
     directions = normalize(latents, dim=1)
     codes = normalize(quantizer.codebook.detach(), dim=1)
-    top_k = min(quantizer.settings().top_k, len(latents))
+    top_k = min(quantizer.active_samp().top_k, len(latents))
     pulled = []
     for block in codes.split(512):  # so that the K x N cosines are never held whole
         pulled.append((block @ directions.T).topk(top_k, dim=1).indices.flatten())

@@ -18,7 +18,7 @@ from torch.utils._pytree import tree_leaves
 from tqdm.auto import tqdm
 
 from arcvq.images import ImageData
-from arcvq.ops.reference import plain_margin_loss
+from arcvq.ops import reference
 from arcvq.quantizers import Quantizer, SphericalQuantizer, nearest_code
 from arcvq.samp import SAMP, arc_margin_loss
 from arcvq.training import Trainer
@@ -97,7 +97,7 @@ def _margin_actions(latents: Tensor, codebook: Tensor, plain: bool) -> dict[str,
                 torch.mm(found.T, codebook, out=slope)
 
     settings = {"margin": 0.1, "scale": 5.0, "top_k": min(3, len(latents))}
-    losses = {"loss": arc_margin_loss, "plain": plain_margin_loss} if plain else {"loss": arc_margin_loss}
+    losses = {"loss": arc_margin_loss, "plain": reference.margin_loss} if plain else {"loss": arc_margin_loss}
     slopes = {name: lambda loss=loss: torch.autograd.grad(loss(latents, codebook, **settings), latents)
               for name, loss in losses.items()}
     lookups = {"lookup_floor": lambda: products(False), "lookup": lambda: nearest_code(still, codebook)}

@@ -57,14 +57,14 @@ class Baseline(Quantizer, ABC):
 
     def forward(self, latents: Float[Tensor, "B D h w"]) -> Quantized:
         """The package's codes, loss and gradient. Raises ValueError for a wrong shape and, in evaluation, for NaN."""
-        self.check(latents)
+        self.check_latents(latents)
         batch, _, height, width = latents.shape
         with torch.autocast(latents.device.type, enabled=False):
             flat = latents.float().permute(0, 2, 3, 1).reshape(1, batch * height * width, self.dim)
             passed, indices, loss, losses = self.call(flat)
             indices = indices.long()
             if self.training:
-                self.observe(flat, indices[0])
+                self.observe(flat[0], indices[0])
             # Adds an exact zero, so forward gives the very codes that `lookup` gives, with the package's gradient.
             codes = embedding(indices, self.codebook.detach()) + (passed - passed.detach())
         codes = codes.reshape(batch, height, width, self.dim).permute(0, 3, 1, 2)

@@ -49,7 +49,7 @@ class Reel:
     def radius(self, step: int) -> float | None:
         """The radius M(t) of the ball at the snapshot, for a run that had one."""
         quantizer, shot = self.run.model.quantizer, self.run.snapshots[self.last(step)]
-        if not isinstance(quantizer, SphericalQuantizer) or (radius := quantizer.settings().radius) is None:
+        if not isinstance(quantizer, SphericalQuantizer) or (radius := quantizer.active_samp().radius) is None:
             return None
         return float(radius.value(self.last(step), float((shot.counts > 0).float().mean())))
 

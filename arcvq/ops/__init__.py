@@ -49,7 +49,7 @@ def margin_loss(
 
 
 class _MarginLoss(torch.autograd.Function):
-    """The loss and a gradient that is made in the forward pass, while the tiles are in the cache."""
+    """The loss, with a gradient that the forward pass computes while its tiles are in the cache."""
 
     @staticmethod
     def forward(ctx, latents, codebook, margin, scale, top_k):

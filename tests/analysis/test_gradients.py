@@ -10,7 +10,7 @@ from torch.nn.functional import mse_loss, normalize
 
 from arcvq.analysis import gradients
 from arcvq.analysis.gradients import SUPPORTED_QUANTIZERS, binding_until, gradient_history, term_gradients
-from arcvq.ops.reference import plain_margin_loss
+from arcvq.ops import reference
 from arcvq.samp import SAMP
 from arcvq.schedules import Exponential
 from arcvq.training import fit
@@ -80,7 +80,7 @@ def test_the_reconstruction_gradient_is_that_at_the_codes_passed_straight_throug
 def test_the_margin_gradient_is_that_of_the_whole_matrix_and_has_no_radial_part(kind):
     model, found = in_float64(kind)
     latents, codebook = (x.detach().clone().requires_grad_() for x in (found.latents, model.quantizer.codebook))
-    (2.0 * plain_margin_loss(latents, codebook, 0.1, 5.0, 3)).backward()
+    (2.0 * reference.margin_loss(latents, codebook, 0.1, 5.0, 3)).backward()
     torch.testing.assert_close(found.at_latents["margin"], latents.grad, rtol=1e-6, atol=1e-12)
     if kind == "samp_undetached":
         torch.testing.assert_close(found.at_codes["margin"], codebook.grad, rtol=1e-6, atol=1e-12)
