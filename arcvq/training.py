@@ -177,7 +177,7 @@ def _check(model, images, steps, batch_size, lr, snapshots, resume_nowhere) -> N
         raise ValueError(f"lr is {lr}; it must be a finite number above 0")
     if resume_nowhere:
         raise ValueError("resume is True but out is None; name the folder of the run to go on with")
-    model.check(images.train.batch(torch.zeros(1, dtype=torch.int64)))
+    model.check_images(images.train.batch(torch.zeros(1, dtype=torch.int64)))
 
 
 @contextmanager

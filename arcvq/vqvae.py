@@ -1,4 +1,4 @@
-"""The paper's autoencoder around any quantizer: encode, decode, reconstruct, save, load."""
+"""The paper's autoencoder around any quantizer: encode, decode, reconstruct, save and load."""
 
 import json
 import os
@@ -13,13 +13,21 @@ from safetensors.torch import load_model
 from torch import Tensor, nn
 from torch.nn.functional import relu
 
-from arcvq.quantizers import Quantized, Quantizer, SphericalQuantizer, check_finite
+from arcvq.quantizers import Quantized, Quantizer, SphericalQuantizer
+from arcvq.runtime.checks import check_finite, check_whole
 
-MODEL_FORMAT = 1  # of saved models; raised when an older reader would misread them
+# Format of saved models, to be raised when an older version would misread them.
+MODEL_FORMAT = 1
 
 
 class VQVAEOutput(NamedTuple):
-    """reconstruction (B, C, H, W) in about [-1, 1], latents (B, D, h, w) and what the quantizer returned."""
+    """What the forward pass of a `VQVAE` returns.
+
+    Attributes:
+        reconstruction: The decoder's output, in about [-1, 1].
+        latents: The encoder's output, before quantization.
+        quantized: The quantizer's output.
+    """
 
     reconstruction: Float[Tensor, "B C H W"]
     latents: Float[Tensor, "B D h w"]
@@ -27,7 +35,10 @@ class VQVAEOutput(NamedTuple):
 
 
 class Residual(nn.Module):
-    """relu(x) + conv1x1(relu(conv3x3(relu(x)))): the skip carries relu(x), as in the authors' code."""
+    """Residual layer: a 3x3 convolution to few channels and a 1x1 convolution back.
+
+    As in the authors' code, whose first ReLU works in place, the skip path carries relu(x).
+    """
 
     def __init__(self, channels: int, hidden: int):
         super().__init__()
@@ -39,32 +50,15 @@ class Residual(nn.Module):
         return x + self.mix(relu(self.conv(x)))
 
 
+def _residual_stack(hidden: int, residual_hidden: int, layers: int) -> list[nn.Module]:
+    """Residual layers and a last ReLU."""
+    return [*(Residual(hidden, residual_hidden) for _ in range(layers)), nn.ReLU()]
+
+
 def _widths(hidden: int, downsample: int) -> list[int]:
-    """Channels after each stride-2 convolution: C for 2, C/2 C for 4, C/4 C/2 C for 8."""
+    """Channels at each halving of the image: [C] for 2, [C/2, C] for 4, [C/4, C/2, C] for 8."""
     halvings = downsample.bit_length() - 1
-    return [hidden >> (halvings - 1 - i) for i in range(halvings)]
-
-
-def _encoder(image_channels, dim, hidden, residual_hidden, residual_layers, downsample) -> nn.Sequential:
-    layers: list[nn.Module] = []
-    channels = image_channels
-    for width in _widths(hidden, downsample):
-        layers += [nn.Conv2d(channels, width, 4, stride=2, padding=1), nn.ReLU()]
-        channels = width
-    layers += [nn.Conv2d(hidden, hidden, 3, padding=1)]
-    layers += [Residual(hidden, residual_hidden) for _ in range(residual_layers)]
-    return nn.Sequential(*layers, nn.ReLU(), nn.Conv2d(hidden, dim, 1))
-
-
-def _decoder(image_channels, dim, hidden, residual_hidden, residual_layers, downsample) -> nn.Sequential:
-    layers: list[nn.Module] = [nn.Conv2d(dim, hidden, 3, padding=1)]
-    layers += [Residual(hidden, residual_hidden) for _ in range(residual_layers)]
-    layers += [nn.ReLU()]
-    channels = hidden
-    for width in _widths(hidden, downsample)[-2::-1]:
-        layers += [nn.ConvTranspose2d(channels, width, 4, stride=2, padding=1), nn.ReLU()]
-        channels = width
-    return nn.Sequential(*layers, nn.ConvTranspose2d(channels, image_channels, 4, stride=2, padding=1))
+    return [hidden >> place for place in reversed(range(halvings))]
 
 
 class VQVAE(
@@ -74,10 +68,18 @@ class VQVAE(
     library_name="arcvq",
     license="mit",
 ):
-    """Encoder, quantizer, decoder (van den Oord et al. 2017; sizes of arXiv 2605.13517).
+    """VQ-VAE: encoder, quantizer and decoder (van den Oord et al. 2017; sizes of arXiv 2605.13517).
 
-    image_channels: C of the images. quantizer: any `Quantizer`. hidden: channels inside the network. residual_hidden:
-    channels inside a residual layer. downsample: image size over latent grid size: 2, 4 or 8.
+    Args:
+        image_channels: Channels C of the images.
+        quantizer: Any `Quantizer`; its `dim` is the number of channels D of the latents.
+        hidden: Channels of the convolutions, from `downsample`.
+        residual_hidden: Channels inside a residual layer.
+        residual_layers: Residual layers in the encoder and as many in the decoder.
+        downsample: Height of the images over height of the latent grid: 2, 4 or 8.
+
+    Attributes:
+        encoder, quantizer, decoder: The three parts, modules.
     """
 
     def __init__(
@@ -92,58 +94,112 @@ class VQVAE(
         super().__init__()
         if downsample not in (2, 4, 8):
             raise ValueError(f"downsample is {downsample}; it must be 2, 4 or 8")
-        for name, number, least in (
-            ("image_channels", image_channels, 1), ("hidden", hidden, downsample),
-            ("residual_hidden", residual_hidden, 1), ("residual_layers", residual_layers, 0),
-        ):
-            if number < least:
-                raise ValueError(f"{name} is {number}; it must be at least {least}")
-        self.image_channels, self.downsample = image_channels, downsample
-        self.hidden, self.residual_hidden, self.residual_layers = hidden, residual_hidden, residual_layers
-        sizes = (image_channels, quantizer.dim, hidden, residual_hidden, residual_layers, downsample)
-        self.encoder, self.quantizer, self.decoder = _encoder(*sizes), quantizer, _decoder(*sizes)
+        check_whole(1, image_channels=image_channels, residual_hidden=residual_hidden)
+        check_whole(downsample, hidden=hidden)
+        check_whole(0, residual_layers=residual_layers)
+        self.image_channels = image_channels
+        self.hidden = hidden
+        self.residual_hidden = residual_hidden
+        self.residual_layers = residual_layers
+        self.downsample = downsample
+        self.encoder = self._build_encoder(quantizer.dim)
+        self.quantizer = quantizer
+        self.decoder = self._build_decoder(quantizer.dim)
+
+    def _build_encoder(self, dim: int) -> nn.Sequential:
+        """(B, C, H, W) to (B, D, h, w)."""
+        layers: list[nn.Module] = []
+        channels = self.image_channels
+        for width in _widths(self.hidden, self.downsample):
+            layers += [nn.Conv2d(channels, width, 4, stride=2, padding=1), nn.ReLU()]
+            channels = width
+        layers += [nn.Conv2d(channels, channels, 3, padding=1)]
+        layers += _residual_stack(channels, self.residual_hidden, self.residual_layers)
+        layers += [nn.Conv2d(channels, dim, 1)]
+        return nn.Sequential(*layers)
+
+    def _build_decoder(self, dim: int) -> nn.Sequential:
+        """(B, D, h, w) to (B, C, H, W): the encoder in reverse."""
+        *widths, channels = _widths(self.hidden, self.downsample)
+        layers: list[nn.Module] = [nn.Conv2d(dim, channels, 3, padding=1)]
+        layers += _residual_stack(channels, self.residual_hidden, self.residual_layers)
+        for width in reversed(widths):
+            layers += [nn.ConvTranspose2d(channels, width, 4, stride=2, padding=1), nn.ReLU()]
+            channels = width
+        layers += [nn.ConvTranspose2d(channels, self.image_channels, 4, stride=2, padding=1)]
+        return nn.Sequential(*layers)
 
     def forward(self, images: Float[Tensor, "B C H W"]) -> VQVAEOutput:
-        """Images in [-1, 1] through encoder, quantizer and decoder. Raises ValueError for a wrong shape."""
-        self.check(images)
+        """Pass images through encoder, quantizer and decoder, as training does.
+
+        Args:
+            images: Images in [-1, 1].
+
+        Raises:
+            ValueError: For images of a wrong shape or type.
+        """
+        self.check_images(images)
         latents = self.encoder(images)
         quantized = self.quantizer(latents)
         return VQVAEOutput(self.decoder(quantized.codes), latents, quantized)
 
     @torch.no_grad()
     def latents(self, images: Float[Tensor, "B C H W"]) -> Float[Tensor, "B D h w"]:
-        """The encoder's output, before quantization. Raises ValueError for a wrong shape or for NaN."""
-        self.check(images)
+        """Encode images in [-1, 1] to latents, before quantization.
+
+        Raises:
+            ValueError: For images of a wrong shape or type, and for NaN or infinite values.
+        """
+        self.check_images(images)
         check_finite(images, "images")
         return self.encoder(images)
 
     def encode(self, images: Float[Tensor, "B C H W"]) -> Int[Tensor, "B h w"]:
-        """Images in [-1, 1] to indices; the usage counts stay as they are."""
+        """Encode images in [-1, 1] to indices; the usage counts stay as they are.
+
+        Raises:
+            ValueError: As `latents` does.
+        """
         return self.quantizer.encode(self.latents(images))
 
     @torch.no_grad()
     def decode(self, indices: Int[Tensor, "B h w"]) -> Float[Tensor, "B C H W"]:
-        """Indices to images, held within [-1, 1]. Raises ValueError for an index out of range."""
+        """Decode indices to images, clipped to [-1, 1].
+
+        Raises:
+            ValueError: For an index out of range.
+        """
         return self.decoder(self.quantizer.lookup(indices)).clamp(-1, 1)
 
     def reconstruct(self, images: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C H W"]:
-        """decode(encode(images))."""
+        """Encode images and decode them again."""
         return self.decode(self.encode(images))
 
-    def check(self, images: Tensor) -> None:
-        """Raise ValueError for images of a shape that the network cannot take."""
-        shape, factor = tuple(images.shape), self.downsample
+    def check_images(self, images: Tensor) -> None:
+        """Raise ValueError for images of a shape or type that the network cannot take."""
+        shape = tuple(images.shape)
         if images.ndim != 4 or shape[1] != self.image_channels:
-            raise ValueError(f"images have shape {shape}; they must be (B, {self.image_channels}, H, W)")
-        if shape[2] % factor or shape[3] % factor or 0 in shape[2:]:
-            raise ValueError(f"images are {shape[2]}x{shape[3]} pixels; both must be multiples of {factor}")
+            allowed = f"(B, {self.image_channels}, H, W)"
+            raise ValueError(f"images have shape {shape}; they must be {allowed}")
+        _, _, height, width = shape
+        factor = self.downsample
+        if height % factor or width % factor or 0 in (height, width):
+            found = f"images are {height}x{width} pixels"
+            raise ValueError(f"{found}; both must be multiples of {factor}")
         if not images.is_floating_point():
             raise ValueError(f"images are {images.dtype}; they must be floating point in [-1, 1]")
 
-    def config(self) -> dict:
-        """What builds this model again, without its weights."""
-        names = ("image_channels", "hidden", "residual_hidden", "residual_layers", "downsample")
-        return {"format": MODEL_FORMAT, "quantizer": self.quantizer.config(), **{n: getattr(self, n) for n in names}}
+    def config(self) -> dict[str, Any]:
+        """Return what `from_config` needs to build this model again, without its weights."""
+        return {
+            "format": MODEL_FORMAT,
+            "quantizer": self.quantizer.config(),
+            "image_channels": self.image_channels,
+            "hidden": self.hidden,
+            "residual_hidden": self.residual_hidden,
+            "residual_layers": self.residual_layers,
+            "downsample": self.downsample,
+        }
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> "VQVAE":
@@ -153,7 +209,7 @@ class VQVAE(
             config: What `config()` of a model returned.
 
         Raises:
-            ValueError: For a config of another format or an unknown quantizer.
+            ValueError: For a config of another format, or an unknown quantizer.
         """
         fields = dict(config)
         if fields.pop("format", None) != MODEL_FORMAT:
@@ -161,7 +217,11 @@ class VQVAE(
         return cls(quantizer=Quantizer.from_config(fields.pop("quantizer")), **fields)
 
     def save_pretrained(self, save_directory: str | os.PathLike, **kwargs) -> str | None:
-        """Write model.safetensors, config.json and a model card into a folder, each file whole or not at all."""
+        """Save the model as model.safetensors, config.json and a model card (README.md).
+
+        Each file is written whole or not at all. Other arguments are those of
+        `huggingface_hub.PyTorchModelHubMixin.save_pretrained`.
+        """
         folder = Path(save_directory)
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder) as draft:
@@ -172,63 +232,100 @@ class VQVAE(
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike, **kwargs) -> "VQVAE":
-        """The model in a folder that `save_pretrained` wrote, or on the Hugging Face hub; in evaluation mode.
+        """Load a model that `save_pretrained` saved, in evaluation mode.
 
-        Raises FileNotFoundError when a folder lacks a file, ValueError when a file is damaged or of another version.
+        Args:
+            pretrained_model_name_or_path: A folder, or the name of a model on the Hugging Face hub.
+            **kwargs: For a model on the hub, the arguments of
+                `huggingface_hub.PyTorchModelHubMixin.from_pretrained`.
+
+        Raises:
+            FileNotFoundError: If the folder lacks a file.
+            ValueError: If a file is damaged or of another version.
         """
         folder = Path(pretrained_model_name_or_path)
         if not folder.is_dir():
             return super().from_pretrained(str(pretrained_model_name_or_path), **kwargs)
+
         for name in ("config.json", "model.safetensors"):
             if not (folder / name).is_file():
-                raise FileNotFoundError(f"{folder} holds no {name}; a model is config.json and model.safetensors")
+                needed = "a model is config.json and model.safetensors"
+                raise FileNotFoundError(f"{folder} holds no {name}; {needed}")
         try:
             config = json.loads((folder / "config.json").read_text())
-            with torch.random.fork_rng(devices=[]):  # the weights that are drawn here are not kept
+            with torch.random.fork_rng(devices=[]):  # its new weights are not kept
                 model = cls.from_config(config)
             load_model(model, str(folder / "model.safetensors"))
-            return model.eval()
         except Exception as error:
             reason = " ".join(str(error).split())
             raise ValueError(f"the model in {folder} cannot be opened: {reason}") from error
+        return model.eval()
 
     @classmethod
     def from_official(cls, path: str | os.PathLike) -> "VQVAE":
-        """The model in a checkpoint of the authors' code (a plain state dict), in evaluation mode.
+        """Load a checkpoint of the authors' code (a plain state dict), in evaluation mode.
 
-        Sizes are read off the weights. Raises ValueError that names what is missing or unknown in the file.
+        The sizes of the model are read off the weights.
+
+        Raises:
+            FileNotFoundError: If there is no such file.
+            ValueError: If the file is no such checkpoint; names what is missing or unknown in it.
         """
         try:
             state = torch.load(path, map_location="cpu", weights_only=True)
         except FileNotFoundError:
             raise
         except Exception as error:
-            raise ValueError(f"{path} cannot be read as a checkpoint of the authors' code: {error}") from error
+            problem = "cannot be read as a checkpoint of the authors' code"
+            raise ValueError(f"{path} {problem}: {error}") from error
+
+        problem = f"{path} is no checkpoint of the authors' code"
         try:
             width, channels = state["_encoder._conv_1.weight"].shape[:2]
-            layers = sum(name.startswith("_encoder._residual") and name.endswith("1.weight") for name in state)
-            residual = state["_encoder._residual_stack._layers.0._block.1.weight"].shape[0]
+            residual_hidden = len(state["_encoder._residual_stack._layers.0._block.1.weight"])
             quantizer = SphericalQuantizer(*state["_vq_vae.embedding.weight"].shape)
         except (KeyError, TypeError, AttributeError) as error:
-            raise ValueError(f"{path} is no checkpoint of the authors' code: {error} is missing") from error
-        model = cls(channels, quantizer, hidden=2 * width, residual_hidden=residual, residual_layers=layers)
-        names = model.official_names()
-        strange = sorted(set(names.values()) ^ set(state))
+            raise ValueError(f"{problem}: {error} is missing") from error
+
+        in_encoder = [name for name in state if name.startswith("_encoder.")]
+        layers = sum(name.endswith("_block.1.weight") for name in in_encoder)
+        model = cls(channels, quantizer, 2 * width, residual_hidden, residual_layers=layers)
+
+        names = _official_names(layers)
+        strange = sorted(set(names) ^ set(state))
         if strange:
-            raise ValueError(f"{path} is no checkpoint of the authors' code: missing or unknown {', '.join(strange)}")
-        model.load_state_dict({ours: state[theirs] for ours, theirs in names.items()}, strict=False)
+            raise ValueError(f"{problem}: missing or unknown {', '.join(strange)}")
+        ours = [name for name, _ in model.named_parameters()]
+        weights = {name: state[official] for name, official in zip(ours, names, strict=True)}
+        model.load_state_dict(weights, strict=False)  # the counts of the quantizer are not there
         return model.eval()
 
-    def official_names(self) -> dict[str, str]:
-        """Our parameter names to those of the authors' state dicts (downsample 4)."""
-        modules = {"encoder.0": "_encoder._conv_1", "encoder.2": "_encoder._conv_2", "encoder.4": "_encoder._conv_3"}
-        modules[f"encoder.{self.residual_layers + 6}"] = "_pre_vq_conv"
-        modules["decoder.0"] = "_decoder._conv_1"
-        for half, first in (("encoder", 5), ("decoder", 1)):
-            for layer in range(self.residual_layers):
-                ours, theirs = f"{half}.{first + layer}", f"_{half}._residual_stack._layers.{layer}._block"
-                modules |= {f"{ours}.conv": f"{theirs}.1", f"{ours}.mix": f"{theirs}.3"}
-        modules[f"decoder.{self.residual_layers + 2}"] = "_decoder._conv_trans_1"
-        modules[f"decoder.{self.residual_layers + 4}"] = "_decoder._conv_trans_2"
-        names = {f"{a}.{kind}": f"{b}.{kind}" for a, b in modules.items() for kind in ("weight", "bias")}
-        return {**names, "quantizer.codebook": "_vq_vae.embedding.weight"}
+
+def _official_names(residual_layers: int) -> list[str]:
+    """Names of the authors' weights, in the order of the parameters of a `VQVAE`."""
+
+    def residual_stack(part: str) -> list[str]:
+        modules = []
+        for layer in range(residual_layers):
+            block = f"{part}._residual_stack._layers.{layer}._block"
+            modules += [f"{block}.1", f"{block}.3"]
+        return modules
+
+    modules = [
+        "_encoder._conv_1",
+        "_encoder._conv_2",
+        "_encoder._conv_3",
+        *residual_stack("_encoder"),
+        "_pre_vq_conv",
+        "_vq_vae.embedding",
+        "_decoder._conv_1",
+        *residual_stack("_decoder"),
+        "_decoder._conv_trans_1",
+        "_decoder._conv_trans_2",
+    ]
+    names = []
+    for module in modules:
+        names.append(f"{module}.weight")
+        if module != "_vq_vae.embedding":
+            names.append(f"{module}.bias")
+    return names

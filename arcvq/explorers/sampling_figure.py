@@ -122,7 +122,7 @@ def sampler(model: VQVAE, prior: Prior, images: ImageData) -> Sampler:
     prior.check_model(model)
     if not len(images.test):
         raise ValueError(f"{images.name} has no test images; at least one is there to be completed")
-    model.check(images.test.batch(torch.zeros(1, dtype=torch.int64)))
+    model.check_images(images.test.batch(torch.zeros(1, dtype=torch.int64)))
     if (grid := tuple(side // model.downsample for side in images.size)) != prior.grid:
         raise ValueError(f"the prior's grid is {prior.grid} and the tokens of {images.name} have {grid}; "
                          "they must be the same")
