@@ -1,307 +1,558 @@
-"""What can be measured on a codebook, on the latents it quantizes and on the indices it gave them.
+"""Measures of a codebook, of the latents it quantizes and of the indices it gave them.
 
-Tensors in; numbers or detached float64 tensors out, on the CPU for MPS (no float64). Angles are radians. A
-zero vector has no direction: numbers that sum up directions leave it out; where each pair or row has a value,
-its angle counts as pi/2. Empty, NaN and infinite input raises a ValueError.
+Functions take tensors and return numbers or detached float64 tensors. Angles are in radians.
+A zero vector has no direction: measures that summarize directions leave it out; where every
+pair or row has a value of its own, its angle counts as pi/2. Empty tensors and tensors with
+NaN or infinity raise ValueError.
 """
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, fields
-from typing import Annotated, get_args
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-import pandas as pd
 import torch
-from jaxtyping import Float, Int, Real
+from jaxtyping import Float, Float64, Int, Real
 from torch import Tensor
+from torch.nn.functional import normalize, one_hot
 
 from arcvq.runtime.checks import check_range
+from arcvq.runtime.extras import extra_import
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+BLOCK = 2**22  # entries of a matrix of cosines held at once: 32 MiB in float64
+TINY = 1e-300  # the least divisor in float64: zero stays zero
 
 
-def norms(codebook: Float[Tensor, "K D"]) -> Float[Tensor, " K"]:
-    """The Euclidean norm of each code."""
-    return _checked(codebook).norm(dim=1)
+def check_vectors(vectors: Float[Tensor, "N D"], at_least: int = 1) -> None:
+    """Check that a tensor holds vectors as rows, finite and enough of them.
 
-
-def pairwise_angles(codebook: Float[Tensor, "K D"]) -> Float[Tensor, " pairs"]:
-    """The angles in [0, pi] of all K(K-1)/2 pairs, in the order (0, 1), (0, 2), ...; exact near 0 and pi."""
-    units = _units(codebook, at_least=2)
-    exact = "donot_use_mm_for_euclid_dist"  # the matrix-product form of cdist loses small distances
-    upper = torch.ones(len(units), len(units), dtype=torch.bool, device=units.device).triu(1)
-    apart, opposite = (torch.cdist(units, x, compute_mode=exact)[upper] for x in (units, -units))
-    return _angle(apart, opposite)
-
-
-def nearest_angles(codebook: Float[Tensor, "K D"]) -> Float[Tensor, " K"]:
-    """Each code's angle to the nearest other code, within 1e-7 radians; K x K is never held whole."""
-    units = _units(codebook, at_least=2)
-    neighbours = units[torch.cat([cosines.argmax(dim=1) for cosines in _cosine_blocks(units)])]
-    return _angle((units - neighbours).norm(dim=1), (units + neighbours).norm(dim=1))
-
-
-def angles_to(points: Float[Tensor, "N D"], direction: Float[Tensor, " D"]) -> Float[Tensor, " N"]:
-    """Each row's angle in [0, pi] to one vector; exact near 0 and pi."""
-    units, unit = _units(points), _units(direction[None])
-    return _angle((units - unit).norm(dim=1), (units + unit).norm(dim=1))
-
-
-def slerp(start: Float[Tensor, " D"], end: Float[Tensor, " D"], shares: Float[Tensor, " n"]) -> Float[Tensor, "n D"]:
-    """Vectors between start (share 0) and end (share 1): direction along the great circle (Shoemake 1985), norm linear.
-
-    Between opposite vectors all great circles are equal; here the way leads over the axis that start is least along,
-    and with D = 1, where there is no way, the direction flips after the half. A zero vector has the other's direction.
+    Raises:
+        ValueError: For another shape, fewer than `at_least` rows, NaN or infinity.
     """
-    ends = _checked(torch.stack([start, end]))
-    (first, last), lengths, shares = _units(ends), ends.norm(dim=1), shares.to(ends)
-    first, last = (a if a.any() else b for a, b in ((first, last), (last, first)))
-    angle = _angle((first - last).norm(), (first + last).norm())
-    aside = last - first if first @ last > 0 else last + first  # the shorter one keeps its digits
-    aside = aside - (aside @ first) * first
-    if aside.norm() < 1e-12:
-        axis = torch.eye(len(first), dtype=first.dtype, device=first.device)[first.abs().argmin()]
-        aside = axis - (axis @ first) * first
-    turns = (shares * angle)[:, None]
-    path = turns.cos() * first + turns.sin() * torch.nn.functional.normalize(aside, dim=0)
-    return torch.nn.functional.normalize(path, dim=1) * torch.lerp(lengths[0], lengths[1], shares)[:, None]
+    if vectors.ndim != 2 or len(vectors) < at_least or vectors.shape[1] < 1:
+        raise ValueError(
+            f"need {at_least} or more nonzero vectors as rows, got shape {tuple(vectors.shape)}"
+        )
+    bad = int((~vectors.isfinite()).any(dim=1).sum())
+    if bad:
+        raise ValueError(
+            f"{bad} of {len(vectors)} vectors hold NaN or infinity; every entry must be finite"
+        )
+
+
+def _to_float64(vectors: Tensor, at_least: int = 1) -> Tensor:
+    """Checked and detached; on the CPU in place of MPS, which has no float64."""
+    check_vectors(vectors, at_least)
+    if vectors.device.type == "mps":
+        vectors = vectors.cpu()
+    return vectors.detach().double()
+
+
+def _directions(vectors: Tensor, at_least: int = 1) -> Tensor:
+    """Unit vectors in float64; zero vectors stay zero."""
+    return normalize(_to_float64(vectors, at_least), dim=1, eps=TINY)
+
+
+# Norms and angles
+
+
+def norms(codebook: Float[Tensor, "K D"]) -> Float64[Tensor, " K"]:
+    """Return the Euclidean norm of each code."""
+    return _to_float64(codebook).norm(dim=1)
+
+
+def _angle(difference: Tensor, total: Tensor) -> Tensor:
+    """Angles of unit vectors x and y from |x - y| and |x + y|; pi/2 where both vectors are zero."""
+    # Kahan's formula keeps the digits near 0 and pi that arccos loses.
+    angle = 2 * torch.atan2(difference, total)
+    return torch.where(difference + total > 0, angle, math.pi / 2)
+
+
+def _angles_between(units: Tensor, others: Tensor) -> Tensor:
+    """Angles of unit vectors, row by row."""
+    return _angle((units - others).norm(dim=-1), (units + others).norm(dim=-1))
+
+
+def angles_to(
+    points: Float[Tensor, "N D"], direction: Float[Tensor, " D"]
+) -> Float64[Tensor, " N"]:
+    """Return the angle in [0, pi] from each row to one vector, exact near 0 and pi."""
+    return _angles_between(_directions(points), _directions(direction[None]))
+
+
+def pairwise_angles(codebook: Float[Tensor, "K D"]) -> Float64[Tensor, " pairs"]:
+    """Return the angles in [0, pi] of all K(K-1)/2 pairs of codes, exact near 0 and pi.
+
+    The pairs come in the order (0, 1), (0, 2), ..., (1, 2), ...
+    """
+    units = _directions(codebook, at_least=2)
+    # The form of cdist that multiplies matrices loses small distances.
+    exact = "donot_use_mm_for_euclid_dist"
+    difference = torch.cdist(units, units, compute_mode=exact)
+    total = torch.cdist(units, -units, compute_mode=exact)
+
+    first, second = torch.triu_indices(len(units), len(units), offset=1)
+    return _angle(difference[first, second], total[first, second])
+
+
+def nearest_angles(codebook: Float[Tensor, "K D"]) -> Float64[Tensor, " K"]:
+    """Return each code's angle to the nearest other code, within 1e-7 radians.
+
+    Works in blocks of rows, so that the K x K cosines are never held whole.
+    """
+    units = _directions(codebook, at_least=2)
+    nearest = [cosines.argmax(dim=1) for cosines in _cosine_blocks(units)]
+    return _angles_between(units, units[torch.cat(nearest)])
+
+
+def _cosine_blocks(units: Tensor) -> Iterator[Tensor]:
+    """Yield the cosines of some rows to all rows, block after block."""
+    rows = max(1, BLOCK // len(units))
+    for start in range(0, len(units), rows):
+        cosines = units[start : start + rows] @ units.T
+        cosines.diagonal(start).fill_(-math.inf)  # no vector is its own neighbor
+        yield cosines
 
 
 def min_angle(codebook: Float[Tensor, "K D"]) -> float:
-    """The smallest angle between two codes."""
+    """Return the smallest angle between two codes that are not zero."""
     return nearest_angles(codebook[norms(codebook) > 0]).min().item()
 
 
-def best_min_angle_bound(num_codes: int, dim: int) -> float:
-    """An upper bound on the minimum angle of K codes in D dimensions: the tightest of several.
+def slerp(
+    start: Float[Tensor, " D"], end: Float[Tensor, " D"], shares: Float[Tensor, " n"]
+) -> Float64[Tensor, "n D"]:
+    """Interpolate between two vectors along the sphere (Shoemake 1985).
 
-    Exact for K <= D+1 (simplex), K <= 2D (Rankin 1955: pi/2) and D = 2 (2 pi / K). Beyond: Levenshtein's
-    L3 (1979), Fejes Toth's bound (1943, D = 3) and the cap bound: K disjoint caps of half the angle must fit.
+    The direction moves along the great circle and the norm changes linearly.
+
+    - Between opposite vectors every great circle is equally short; the path then leads over the
+      coordinate axis that `start` is least along. With D = 1 there is no path, and the direction
+      flips after the half.
+    - A zero vector takes the direction of the other one.
+
+    Args:
+        start: The vector at share 0.
+        end: The vector at share 1.
+        shares: How far along the way each result lies, from 0 to 1.
+
+    Returns:
+        One vector for each share.
+    """
+    ends = _to_float64(torch.stack([start, end]))
+    lengths = ends.norm(dim=1)
+    shares = shares.to(ends)
+    first, last = _directions(ends)
+    if not first.any():
+        first = last
+    if not last.any():
+        last = first
+
+    turns = (shares * _angles_between(first, last))[:, None]
+    directions = turns.cos() * first + turns.sin() * _tangent(first, last)
+    path_norms = torch.lerp(lengths[0], lengths[1], shares)
+    return normalize(directions, dim=1) * path_norms[:, None]
+
+
+def _tangent(first: Tensor, last: Tensor) -> Tensor:
+    """Unit vector at right angles to `first`, along the great circle from there to `last`."""
+    aside = last - (last @ first) * first
+    if aside.norm() < 1e-12:  # the vectors are equal or opposite
+        axis = one_hot(first.abs().argmin(), len(first)).to(first)
+        aside = axis - (axis @ first) * first
+    return normalize(aside, dim=0)
+
+
+# How large the smallest angle can be, and how large it is by chance
+
+
+def best_min_angle_bound(num_codes: int, dim: int) -> float:
+    """Bound the minimum angle of K codes in D dimensions from above.
+
+    The bound is reached for K <= 2 D and for D <= 2; elsewhere it is the tightest of several.
+
+    Raises:
+        ValueError: For fewer than two codes or no dimension.
     """
     if num_codes < 2 or dim < 1:
-        raise ValueError(f"the angle bound needs num_codes >= 2 and dim >= 1, got {num_codes} and {dim}")
-    if num_codes <= dim + 1:
+        raise ValueError(
+            f"the angle bound needs num_codes >= 2 and dim >= 1, got {num_codes} and {dim}"
+        )
+    if num_codes <= dim + 1:  # the regular simplex
         return math.acos(-1 / (num_codes - 1))
-    if dim <= 2:
-        return 2 * math.pi / num_codes if dim == 2 else 0.0
-    if num_codes <= 2 * dim:
+    if dim == 1:  # two of three codes on a line share a direction
+        return 0.0
+    if dim == 2:  # the regular polygon
+        return 2 * math.pi / num_codes
+    if num_codes <= 2 * dim:  # the cross-polytope (Rankin 1955)
         return math.pi / 2
-    from scipy.special import betaincinv
 
-    # Levenshtein: K (1 - D s^2) <= D (1 - s)(2 + (D+1) s) for the largest cosine s, up to K = D (D+3) / 2
-    few = min(num_codes, dim * (dim + 3) // 2)
-    a, b, c = dim * (few - dim - 1), dim * (dim - 1), 2 * dim - few
-    bounds = [math.acos((math.sqrt(b * b - 4 * a * c) - b) / (2 * a))]
-    # a cap of angle phi covers half of I(sin^2 phi; (D-1)/2, 1/2), the regularised incomplete beta function
-    bounds.append(2 * math.asin(math.sqrt(betaincinv((dim - 1) / 2, 0.5, 2 / num_codes))))
+    bounds = [_levenshtein_bound(num_codes, dim), _cap_bound(num_codes, dim)]
     if dim == 3:
-        bounds.append(math.acos((math.tan(math.pi * num_codes / (6 * num_codes - 12)) ** -2 - 1) / 2))
+        bounds.append(_fejes_toth_bound(num_codes))
     return min(bounds)
 
 
+def _levenshtein_bound(num_codes: int, dim: int) -> float:
+    """Levenshtein's third bound (1979): K (1 - D s^2) <= D (1 - s) (2 + (D+1) s), s the cosine."""
+    # It is proven up to K = D (D+3) / 2; more codes cannot be farther apart than that many.
+    count = min(num_codes, dim * (dim + 3) // 2)
+    # The largest cosine s solves a s^2 + b s + c = 0.
+    a = dim * (count - dim - 1)
+    b = dim * (dim - 1)
+    c = 2 * dim - count
+    root = math.sqrt(b * b - 4 * a * c)
+    return math.acos((root - b) / (2 * a))
+
+
+def _cap_bound(num_codes: int, dim: int) -> float:
+    """The angle whose half is the radius of K caps that together have the area of the sphere."""
+    from scipy.special import betaincinv
+
+    # A cap of angle phi covers half of I(sin^2 phi; (D-1)/2, 1/2), the incomplete beta function.
+    sine_squared = betaincinv((dim - 1) / 2, 0.5, 2 / num_codes)
+    return 2 * math.asin(math.sqrt(sine_squared))
+
+
+def _fejes_toth_bound(num_codes: int) -> float:
+    """Fejes Toth's bound on the sphere in three dimensions (1943)."""
+    tangent = math.tan(math.pi * num_codes / (6 * num_codes - 12))
+    return math.acos((tangent**-2 - 1) / 2)
+
+
 def random_min_angle(num_codes: int, dim: int, seed: int = 0) -> float:
-    """The minimum angle of K codes drawn evenly on the sphere, the same for the same seed."""
+    """Return the minimum angle of K codes drawn uniformly on the sphere."""
     generator = torch.Generator().manual_seed(seed)
     return min_angle(torch.randn(num_codes, dim, generator=generator, dtype=torch.float64))
 
 
 def random_angle_density(angles: Float[Tensor, "*shape"], dim: int) -> Float[Tensor, "*shape"]:
-    """The density per radian of the angle between two random directions: sin^(D-2), normalised on [0, pi]."""
+    """Return the density, per radian, of the angle between two random directions.
+
+    It is proportional to sin(angle)^(D-2) on [0, pi] and 0 elsewhere.
+
+    Raises:
+        ValueError: For one dimension, where the angle has no density.
+    """
     if dim < 2:
-        raise ValueError(f"the angle between random directions has a density from dim = 2 on, got {dim}")
-    constant = math.exp(math.lgamma(dim / 2) - math.lgamma((dim - 1) / 2)) / math.sqrt(math.pi)
+        raise ValueError(
+            f"the angle between random directions has a density from dim = 2 on, got {dim}"
+        )
+    from scipy.special import beta
+
+    constant = 1 / beta((dim - 1) / 2, 0.5)
     density = constant * angles.sin().clamp(min=0) ** (dim - 2)
     return density.where((angles >= 0) & (angles <= math.pi), 0.0)
 
 
+# Spread of directions
+
+
 def uniformity(points: Float[Tensor, "N D"]) -> float:
-    """log mean exp(-2 |x - y|^2) over pairs of directions (Wang & Isola 2020, eq. 3); lower is more even."""
-    units = _units(points[norms(points) > 0], at_least=2)
+    """Return log mean exp(-2 |x - y|^2) over all pairs of directions; lower is more uniform.
+
+    This is equation 3 of Wang and Isola (2020).
+    """
+    units = _directions(points[norms(points) > 0], at_least=2)
+    pairs = len(units) * (len(units) - 1)
+    # For unit vectors |x - y|^2 is 2 - 2 cos.
     total = sum((4 * cosines - 4).exp().sum().item() for cosines in _cosine_blocks(units))
-    return math.log(total / len(units) / (len(units) - 1))
+    return math.log(total / pairs)
 
 
 def alignment(latents: Float[Tensor, "N D"], codes: Float[Tensor, "N D"]) -> float:
-    """Mean |x - y|^2 of the directions of latents and their own codes: 0 agree, 2 right angle, 4 opposite."""
-    return (2 - 2 * (_units(latents) * _units(codes)).sum(dim=1)).mean().item()
+    """Return the mean |x - y|^2 of the directions of latents and their own codes.
+
+    It is 0 where the directions agree, 2 for right angles and 4 for opposite directions.
+    """
+    cosines = (_directions(latents) * _directions(codes)).sum(dim=1)
+    return (2 - 2 * cosines).mean().item()
 
 
 def effective_rank(points: Float[Tensor, "N D"]) -> float:
-    """exp of the entropy of the singular values' shares (Roy & Vetterli 2007): 1 to min(N, D), or 0."""
-    return _exp_entropy(torch.linalg.svdvals(_checked(points)))
+    """Return exp of the entropy of the singular values' shares (Roy and Vetterli 2007).
+
+    It lies between 1 and min(N, D); 0 if all points are zero.
+    """
+    return _exp_entropy(torch.linalg.svdvals(_to_float64(points)))
 
 
 def mean_resultant_length(points: Float[Tensor, "N D"]) -> float:
-    """Norm of the mean direction: 1 when all directions agree, 0 when they cancel or there are none."""
-    units = _units(points)
-    return (units.sum(dim=0).norm() / units.any(dim=1).sum().clamp(min=1)).item()
+    """Return the norm of the mean direction.
+
+    It is 1 when all directions agree, and 0 when they cancel or there are none.
+    """
+    units = _directions(points)
+    count = units.any(dim=1).sum().clamp(min=1)
+    return (units.sum(dim=0).norm() / count).item()
+
+
+# Usage
 
 
 def usage_counts(indices: Int[Tensor, "..."], num_codes: int) -> Int[Tensor, " K"]:
-    """How many tokens chose each code (int64)."""
+    """Count how many tokens chose each code.
+
+    Raises:
+        ValueError: For an index outside 0 to `num_codes` - 1.
+    """
     check_range(indices, num_codes)
     return torch.bincount(indices.flatten(), minlength=num_codes)
 
 
 def perplexity(counts: Real[Tensor, " K"]) -> float:
-    """exp of the entropy of the usage shares: 1 (one code) to `perplexity_ceiling`; 0 without any token."""
+    """Return exp of the entropy of the usage shares.
+
+    It lies between 1, for one code in use, and `perplexity_ceiling`; 0 without any token.
+    """
     return _exp_entropy(counts)
 
 
 def perplexity_ceiling(num_codes: int, tokens: int) -> int:
-    """The largest perplexity that this many tokens can show: min(K, tokens)."""
+    """Return the largest perplexity that this many tokens can show: min(K, tokens)."""
     return min(num_codes, tokens)
 
 
-def norm_usage_correlation(codebook: Float[Tensor, "K D"], counts: Real[Tensor, " K"]) -> float:
-    """Spearman rank correlation of norm and usage: near 1, the long codes win (winner takes all).
+def _exp_entropy(weights: Tensor) -> float:
+    if not weights.any():
+        return 0.0
+    shares = weights.cpu().double() / weights.sum().item()
+    return torch.special.entr(shares).sum().exp().item()
 
-    Unused codes count as well; where most are unused, it tells mainly whether these are the short ones. 0 where
-    undefined: one code, equal usage or equal norms (to a millionth of the largest, beyond rounding).
+
+def norm_usage_correlation(codebook: Float[Tensor, "K D"], counts: Real[Tensor, " K"]) -> float:
+    """Return Spearman's rank correlation of norm and usage.
+
+    Near 1 the long codes are chosen most: winner takes all. Unused codes count as well; where
+    most codes are unused, the correlation mainly tells whether these are the short ones.
+
+    Returns:
+        A number from -1 to 1; 0 where the correlation is undefined: for one code, equal usage,
+        or norms that are equal up to a millionth of the largest.
     """
     lengths = norms(codebook)
     _check_counts(counts, len(lengths))
-    return _usage_correlation(lengths, lengths.max(), counts)
+    return _rank_correlation(lengths, lengths.max(), counts)
 
 
 def growth_usage_correlation(
     before: Float[Tensor, " K"], after: Float[Tensor, " K"], counts: Real[Tensor, " K"]
 ) -> float:
-    """Spearman rank correlation, over the codes in use, of usage and growth: near 1, those that win most grow most.
+    """Return Spearman's rank correlation of usage and growth, over the codes in use.
 
-    Most unused codes do not grow either: over all codes, the many that collapse leaves unused would drown the rest.
-    NaN for fewer than three codes in use; 0 where undefined, as in `norm_usage_correlation`.
+    Near 1 the codes that are chosen most grow most. Unused codes are left out: most of them do
+    not grow either, and after a collapse they are so many that they would decide the result.
+
+    Args:
+        before: The norm of each code before training on the counted tokens.
+        after: The norm of each code afterwards.
+        counts: How many tokens chose each code.
+
+    Returns:
+        A number from -1 to 1; NaN for fewer than three codes in use; 0 where the correlation is
+        undefined, as in `norm_usage_correlation`.
     """
     _check_counts(counts, len(after))
     used = counts > 0
     if used.sum() < 3:
         return math.nan
-    return _usage_correlation((after - before)[used], after.max(), counts[used])
+    growth = (after - before)[used]
+    return _rank_correlation(growth, after.max(), counts[used])
 
 
 def _check_counts(counts: Tensor, num_codes: int) -> None:
     if len(counts) != num_codes:
-        raise ValueError(f"counts must hold one number for each of {num_codes} codes, got {len(counts)}")
+        raise ValueError(
+            f"counts must hold one number for each of {num_codes} codes, got {len(counts)}"
+        )
 
 
-def _usage_correlation(values: Tensor, largest: Tensor, counts: Tensor) -> float:
-    values = (values / largest.clamp(min=1e-300) * 1e6).round()  # beyond a millionth of the largest is rounding
-    table = pd.DataFrame({"value": values.detach().cpu().numpy(), "count": counts.cpu().numpy()})
-    ranks = torch.tensor(table.rank().to_numpy().T)
-    ranks = ranks - ranks.mean(dim=1, keepdim=True)
-    return torch.cosine_similarity(ranks[0], ranks[1], dim=0).item()
+def _rank_correlation(values: Tensor, largest: Tensor, counts: Tensor) -> float:
+    """Spearman's correlation; differences below a millionth of `largest` are rounding errors."""
+    from scipy.stats import spearmanr
+
+    values = (values / largest.clamp(min=TINY) * 1e6).round()
+    if values.min() == values.max() or counts.min() == counts.max():
+        return 0.0
+    return float(spearmanr(values.detach().cpu().numpy(), counts.cpu().numpy()).statistic)
 
 
-def quantization_error(latents: Float[Tensor, "N D"], codes: Float[Tensor, "N D"]) -> tuple[float, ...]:
-    """Error of latents against their own codes: mean squared, its share of the latents' variance, mean angle.
+# Errors of the latents
 
-    The squared error is a mean over all entries, as in the VQ loss; the share is inf for latents all equal.
+
+class QuantizationError(NamedTuple):
+    """Error of latents against their own codes.
+
+    Attributes:
+        squared: The mean squared error over all entries, as in the VQ loss.
+        relative: The squared error as a share of the latents' variance; inf for equal latents.
+        angle: The mean angle between a latent and its code, in radians.
     """
-    units, own = _units(latents), _units(codes)
-    angle = _angle((units - own).norm(dim=1), (units + own).norm(dim=1)).mean().item()
-    latents, codes = _checked(latents), _checked(codes)
+
+    squared: float
+    relative: float
+    angle: float
+
+
+def quantization_error(
+    latents: Float[Tensor, "N D"], codes: Float[Tensor, "N D"]
+) -> QuantizationError:
+    """Measure how far latents are from their own codes."""
+    angle = _angles_between(_directions(latents), _directions(codes)).mean().item()
+    latents = _to_float64(latents)
+    codes = _to_float64(codes)
     squared = (latents - codes).square().mean().item()
     variance = (latents - latents.mean(dim=0)).square().mean().item()
-    return squared, squared / variance if variance else math.inf, angle
+    relative = squared / variance if variance else math.inf
+    return QuantizationError(squared, relative, angle)
 
 
-Number = Annotated[int | float | None, ""]
-Codes = Annotated[int | float | None, "codes"]
-Angle = Annotated[float | None, "degrees"]
+# All of it
+
+# None where a measure needs indices, latents or a second code and there are none
+Count = int | None
+Measure = float | None
+UNITS = {
+    "num_codes": "codes",
+    "zero_codes": "codes",
+    "codes_used": "codes",
+    "dead_codes": "codes",
+    "perplexity": "codes",
+    "perplexity_ceiling": "codes",
+    "min_angle": "degrees",
+    "min_angle_bound": "degrees",
+    "min_angle_random": "degrees",
+    "mean_nearest_angle": "degrees",
+    "angular_error": "degrees",
+}
 
 
 @dataclass(frozen=True)
 class CodebookGeometry:
-    """What `describe` measured: angles in radians, None if indices, latents or a second code are missing."""
+    """What `describe` measured.
 
-    num_codes: Codes
-    dim: Number
-    zero_codes: Codes  # of norm 0, without a direction
-    norm_min: Number
-    norm_mean: Number
-    norm_max: Number
-    effective_rank: Number
-    mean_resultant_length: Number
-    min_angle: Angle = None
-    min_angle_bound: Angle = None
-    min_angle_random: Angle = None
-    mean_nearest_angle: Angle = None
-    uniformity: Number = None
-    tokens: Number = None
-    codes_used: Codes = None
-    dead_codes: Codes = None
-    usage: Number = None
-    perplexity: Codes = None
-    perplexity_ceiling: Codes = None
-    norm_usage_correlation: Number = None
-    quantization_error: Number = None
-    relative_error: Number = None
-    angular_error: Angle = None
-    alignment: Number = None
+    Angles are in radians here, and in degrees in the table and the printed text.
+    """
+
+    num_codes: int
+    dim: int
+    zero_codes: int  # of norm 0, without a direction
+    norm_min: float
+    norm_mean: float
+    norm_max: float
+    effective_rank: float
+    mean_resultant_length: float
+    min_angle: Measure = None
+    min_angle_bound: Measure = None
+    min_angle_random: Measure = None
+    mean_nearest_angle: Measure = None
+    uniformity: Measure = None
+    tokens: Count = None
+    codes_used: Count = None
+    dead_codes: Count = None
+    usage: Measure = None
+    perplexity: Measure = None
+    perplexity_ceiling: Count = None
+    norm_usage_correlation: Measure = None
+    quantization_error: Measure = None
+    relative_error: Measure = None
+    angular_error: Measure = None
+    alignment: Measure = None
 
     def table(self) -> "pd.DataFrame":
-        """The columns name, value and unit; angles in degrees."""
+        """Return a table with the columns name, value and unit."""
+        pandas = extra_import("pandas")
+        return pandas.DataFrame(self._rows(), columns=["name", "value", "unit"], dtype=object)
 
-        rows = [(f.name, getattr(self, f.name), get_args(f.type)[1]) for f in fields(self)]
-        rows = [(name, math.degrees(x) if x and unit == "degrees" else x, unit) for name, x, unit in rows]
-        return pd.DataFrame(rows, columns=["name", "value", "unit"], dtype=object)
+    def _rows(self) -> list[tuple[str, Any, str]]:
+        rows = []
+        for name, value in asdict(self).items():
+            unit = UNITS.get(name, "")
+            if unit == "degrees" and value is not None:
+                value = math.degrees(value)
+            rows.append((name, value, unit))
+        return rows
 
     def __str__(self) -> str:
-        lines = self.table().itertuples(index=False)
-        return "\n".join(f"{n:<24}" + ("-" if x is None else f"{x:.5g} {u}".rstrip()) for n, x, u in lines)
+        lines = []
+        for name, value, unit in self._rows():
+            shown = "-" if value is None else f"{value:.5g} {unit}".rstrip()
+            lines.append(f"{name:<24}{shown}")
+        return "\n".join(lines)
 
 
-def describe(codebook: Float[Tensor, "K D"], indices: Int[Tensor, "..."] | None = None,
-             latents: Float[Tensor, "N D"] | None = None) -> CodebookGeometry:
-    """Measure a codebook; with indices also its usage; with their latents, row by row, also its errors."""
-    (num_codes, dim), norm = codebook.shape, norms(codebook)
-    directed = codebook[norm > 0]
-    found = dict(zero_codes=num_codes - len(directed), mean_resultant_length=mean_resultant_length(codebook),
-                 norm_min=norm.min().item(), norm_mean=norm.mean().item(), norm_max=norm.max().item())
+def describe(
+    codebook: Float[Tensor, "K D"],
+    indices: Int[Tensor, "..."] | None = None,
+    latents: Float[Tensor, "N D"] | None = None,
+) -> CodebookGeometry:
+    """Measure a codebook, its usage and its errors.
+
+    Args:
+        codebook: The codes as rows.
+        indices: Which code each token chose, in any shape, for measures of usage.
+        latents: The flat latents of the indices, row by row, for measures of error; they need
+            the indices.
+    """
+    lengths = norms(codebook)
+    directed = codebook[lengths > 0]
+    found: dict[str, Any] = {
+        "num_codes": codebook.shape[0],
+        "dim": codebook.shape[1],
+        "zero_codes": len(codebook) - len(directed),
+        "norm_min": lengths.min().item(),
+        "norm_mean": lengths.mean().item(),
+        "norm_max": lengths.max().item(),
+        "effective_rank": effective_rank(codebook),
+        "mean_resultant_length": mean_resultant_length(codebook),
+    }
     if len(directed) > 1:
-        nearest = nearest_angles(directed)
-        found |= dict(min_angle=nearest.min().item(), mean_nearest_angle=nearest.mean().item(),
-                      min_angle_bound=best_min_angle_bound(len(directed), dim),
-                      min_angle_random=random_min_angle(len(directed), dim), uniformity=uniformity(directed))
+        found |= _angle_measures(directed)
     if indices is not None:
-        counts, tokens = usage_counts(indices, num_codes), indices.numel()
-        used = int((counts > 0).sum())
-        found |= dict(tokens=tokens, codes_used=used, dead_codes=num_codes - used, usage=used / num_codes,
-                      perplexity=perplexity(counts), perplexity_ceiling=perplexity_ceiling(num_codes, tokens),
-                      norm_usage_correlation=norm_usage_correlation(codebook, counts))
+        found |= _usage_measures(codebook, indices)
     if indices is not None and latents is not None:
-        if latents.shape != (tokens, dim):
-            raise ValueError(f"latents must have shape {(tokens, dim)}, got {tuple(latents.shape)}")
-        codes = codebook[indices.flatten().to(codebook.device)].to(latents.device)
-        squared, relative, angle = quantization_error(latents, codes)
-        found |= dict(quantization_error=squared, relative_error=relative, angular_error=angle,
-                      alignment=alignment(latents, codes))
-    return CodebookGeometry(num_codes=num_codes, dim=dim, effective_rank=effective_rank(codebook), **found)
+        found |= _error_measures(codebook, indices.flatten(), latents)
+    return CodebookGeometry(**found)
 
 
-def _checked(points: Tensor, at_least: int = 1) -> Tensor:
-    if points.ndim != 2 or len(points) < at_least or points.shape[1] < 1:
-        raise ValueError(f"need {at_least} or more nonzero vectors as rows, got shape {tuple(points.shape)}")
-    if bad := (~points.isfinite()).any(dim=1).sum().item():
-        raise ValueError(f"{bad} of {len(points)} vectors hold NaN or infinity; every entry must be finite")
-    return (points.cpu() if points.device.type == "mps" else points).detach().double()
+def _angle_measures(codebook: Tensor) -> dict:
+    nearest = nearest_angles(codebook)
+    return {
+        "min_angle": nearest.min().item(),
+        "min_angle_bound": best_min_angle_bound(*codebook.shape),
+        "min_angle_random": random_min_angle(*codebook.shape),
+        "mean_nearest_angle": nearest.mean().item(),
+        "uniformity": uniformity(codebook),
+    }
 
 
-def _units(points: Tensor, at_least: int = 1) -> Tensor:
-    return torch.nn.functional.normalize(_checked(points, at_least), dim=1, eps=1e-300)
+def _usage_measures(codebook: Tensor, indices: Tensor) -> dict:
+    num_codes = len(codebook)
+    counts = usage_counts(indices, num_codes)
+    used = int((counts > 0).sum())
+    return {
+        "tokens": indices.numel(),
+        "codes_used": used,
+        "dead_codes": num_codes - used,
+        "usage": used / num_codes,
+        "perplexity": perplexity(counts),
+        "perplexity_ceiling": perplexity_ceiling(num_codes, indices.numel()),
+        "norm_usage_correlation": norm_usage_correlation(codebook, counts),
+    }
 
 
-def _angle(apart: Tensor, opposite: Tensor) -> Tensor:
-    # Kahan's 2 atan2(|x - y|, |x + y|) for unit vectors: exact where acos loses digits
-    return torch.where(apart + opposite > 0, 2 * torch.atan2(apart, opposite), math.pi / 2)
-
-
-def _cosine_blocks(units: Tensor) -> Iterator[Tensor]:
-    rows = max(1, 2**22 // len(units))  # 32 MiB at once
-    for start in range(0, len(units), rows):
-        block = units[start:start + rows] @ units.T
-        block.diagonal(start).fill_(-math.inf)  # a vector is not its own neighbour
-        yield block
-
-
-def _exp_entropy(weights: Tensor) -> float:
-    shares = weights.cpu().double() / weights.sum().item()
-    return torch.special.entr(shares).sum().exp().item() if weights.any() else 0.0
+def _error_measures(codebook: Tensor, indices: Tensor, latents: Tensor) -> dict:
+    expected = (len(indices), codebook.shape[1])
+    if latents.shape != expected:
+        raise ValueError(f"latents must have shape {expected}, got {tuple(latents.shape)}")
+    codes = codebook[indices.to(codebook.device)].to(latents.device)
+    error = quantization_error(latents, codes)
+    return {
+        "quantization_error": error.squared,
+        "relative_error": error.relative,
+        "angular_error": error.angle,
+        "alignment": alignment(latents, codes),
+    }

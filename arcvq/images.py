@@ -1,9 +1,12 @@
-"""Image data sets as uint8 tensors on the device: batches are gathered and scaled there, without workers."""
+"""Image data sets, held whole on the device as uint8 tensors.
 
-import os
+Batches are gathered and scaled there, so training needs neither data loaders nor workers.
+"""
+
+import glob
+import math
 import socket
 import tempfile
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
 from importlib.util import find_spec
@@ -12,65 +15,98 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float, Float64, Int, Int64, UInt8
 from torch import Tensor
+from torch.nn.functional import affine_grid, grid_sample, interpolate
 
 from arcvq.runtime.devices import choose_device
+from arcvq.runtime.extras import extra_import
 from arcvq.runtime.files import data_root
 from arcvq.runtime.fingerprint import fingerprint
 
 SEED = 2605  # fixes every split, warp and patch position
+PARTS = ("train", "validation", "test")
+DIGITS = tuple("0123456789")
 PHOTOGRAPHS = ("china", "flower")
-PHOTO_COLUMNS = {"train": (0, 448), "validation": (448, 512), "test": (512, 640)}  # from, to in pixels
-_TORCHVISION = {"mnist": "MNIST", "fashion_mnist": "FashionMNIST", "kmnist": "KMNIST", "cifar10": "CIFAR10"}
-_PARTS = ("train", "validation", "test")
-DATASETS = ("digits", "plain_digits", "photos", *_TORCHVISION)
-_SPLIT_FOLDERS = {"train": "train", "val": "validation", "validation": "validation", "test": "test"}
-_IMAGE_FILES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
+# Each part of `photos` is cut from columns of its own: from, to in pixels.
+PHOTO_COLUMNS = {"train": (0, 448), "validation": (448, 512), "test": (512, 640)}
+TORCHVISION_CLASSES = {
+    "mnist": "MNIST",
+    "fashion_mnist": "FashionMNIST",
+    "kmnist": "KMNIST",
+    "cifar10": "CIFAR10",
+}
+DATASETS = ("digits", "plain_digits", "photos", *TORCHVISION_CLASSES)
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
+# The folders of a data set that comes divided, and the parts that they are.
+PART_FOLDERS = {"train": "train", "val": "validation", "validation": "validation", "test": "test"}
 
 
 def to_float(images: UInt8[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
-    """Pixels 0..255 as float32 in [-1, 1]; `to_uint8` takes them back exactly."""
+    """Convert pixels from 0..255 to float32 in [-1, 1]; `to_uint8` reverses it exactly."""
     return images.float() / 127.5 - 1
 
 
 def to_uint8(images: Float[Tensor, "*shape"]) -> UInt8[Tensor, "*shape"]:
-    """Floats in [-1, 1] as pixels 0..255, rounded; values outside the range are clipped."""
+    """Convert images in [-1, 1] to pixels 0..255, rounded and clipped."""
     return ((images.float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
 
 
 @dataclass(frozen=True)
 class ImageSplit:
-    """Images (n, C, H, W) uint8 and labels (n,) int64. Raises ValueError where they do not fit."""
+    """The images and labels of one part of a data set.
+
+    Attributes:
+        images: Pixels from 0 to 255.
+        labels: The class of each image, as an index of `ImageData.classes`.
+
+    Raises:
+        ValueError: If the images are not uint8 (n, C, H, W) or there are not n labels.
+    """
 
     images: UInt8[Tensor, "n C H W"]
     labels: Int64[Tensor, " n"]
 
     def __post_init__(self) -> None:
-        if self.images.dtype != torch.uint8 or self.images.ndim != 4 or len(self.images) != len(self.labels):
-            got = f"{self.images.dtype} {tuple(self.images.shape)} and {len(self.labels)} labels"
-            raise ValueError(f"a split needs uint8 images (n, C, H, W) and n labels, not {got}")
+        count = len(self.labels)
+        is_uint8 = self.images.dtype == torch.uint8
+        if not is_uint8 or self.images.ndim != 4 or len(self.images) != count:
+            raise ValueError(
+                "a split needs uint8 images (n, C, H, W) and n labels, "
+                f"not {self.images.dtype} {tuple(self.images.shape)} and {count} labels"
+            )
 
     def __len__(self) -> int:
         return len(self.images)
 
     def batch(self, indices: Int[Tensor, " b"]) -> Float[Tensor, "b C H W"]:
-        """The images at these indices as float32 in [-1, 1], on the device of the split."""
+        """Gather images as float32 in [-1, 1], on the device of the split."""
         return to_float(self.images[indices.to(self.images.device)])
 
+    def select(self, rows: Tensor | slice) -> "ImageSplit":
+        """Return the split of some images, given by their indices, a mask or a slice."""
+        return ImageSplit(self.images[rows], self.labels[rows])
+
     def first(self, count: int) -> "ImageSplit":
-        """The first `count` images, or all if there are fewer."""
-        return ImageSplit(self.images[:count], self.labels[:count])
+        """Return the first `count` images, or all if there are fewer."""
+        return self.select(slice(count))
 
     def to(self, device: str | torch.device) -> "ImageSplit":
-        """The same split on another device."""
+        """Return the same split on another device."""
         return ImageSplit(self.images.to(device), self.labels.to(device))
 
 
 @dataclass(frozen=True)
 class ImageData:
-    """Three splits that share no image; train is in random order, so its first n images are a fair sample."""
+    """A data set in three splits that share no image.
+
+    Attributes:
+        name: The name that `load_images` takes.
+        train: In random order, so that its first n images are a fair sample.
+        validation: For choices made during training.
+        test: For results.
+        classes: The names of the classes.
+    """
 
     name: str
     train: ImageSplit
@@ -80,238 +116,368 @@ class ImageData:
 
     @property
     def channels(self) -> int:
-        """1 for grey images, 3 for RGB."""
+        """1 for gray images, 3 for RGB."""
         return self.train.images.shape[1]
 
     @property
     def size(self) -> tuple[int, int]:
         """Height and width in pixels."""
-        return self.train.images.shape[2], self.train.images.shape[3]
+        height, width = self.train.images.shape[2:]
+        return height, width
 
     @property
     def device(self) -> torch.device:
-        """Where the pixels are."""
+        """The device that holds the pixels."""
         return self.train.images.device
 
     @cached_property
     def variance(self) -> float:
-        """Variance of all training pixels, scaled to [-1, 1]: the divisor of the reconstruction loss."""
+        """Variance of all training pixels in [-1, 1]; the reconstruction loss is divided by it."""
+        # Counting the 256 values avoids a copy of all pixels as floats.
         counts = torch.bincount(self.train.images.flatten(), minlength=256).cpu().numpy()
-        return float(np.cov(np.arange(256) / 127.5 - 1, fweights=counts, bias=True))
+        values = np.arange(256) / 127.5 - 1
+        return float(np.cov(values, fweights=counts, bias=True))
 
     @cached_property
     def fingerprint(self) -> str:
-        """16 hex digits that change with any pixel, label or split; the same on every machine."""
-        splits = (self.train, self.validation, self.test)
-        return fingerprint(*(tensor for split in splits for tensor in (split.images, split.labels)))
+        """16 hexadecimal digits that change with any pixel, label or split."""
+        tensors = []
+        for split in (self.train, self.validation, self.test):
+            tensors += [split.images, split.labels]
+        return fingerprint(*tensors)
 
     def subset(self, train: int) -> "ImageData":
-        """The same data with its first `train` training images. Raises ValueError if there are fewer."""
+        """Return the same data with only the first `train` training images.
+
+        Raises:
+            ValueError: If there are fewer, or `train` is below 1.
+        """
         if not 1 <= train <= len(self.train):
-            raise ValueError(f"train must be 1 to {len(self.train)}, the images of {self.name}, not {train}")
+            raise ValueError(
+                f"train must be 1 to {len(self.train)}, the images of {self.name}, not {train}"
+            )
         return replace(self, train=self.train.first(train))
 
     def to(self, device: str | torch.device) -> "ImageData":
-        """The same data on another device."""
-        return replace(self, **{part: getattr(self, part).to(device) for part in _PARTS})
+        """Return the same data on another device."""
+        splits = {part: getattr(self, part).to(device) for part in PARTS}
+        return replace(self, **splits)
 
 
-def load_images(name: str = "digits", root: str | Path | None = None, device: str | torch.device = "auto", *,
-                size: int = 32, grey: bool | None = None) -> ImageData:
-    """Opens a data set on the device; a name stands for the same pixels and splits on every machine.
+def load_images(
+    name: str = "digits",
+    root: str | Path | None = None,
+    device: str | torch.device = "auto",
+    *,
+    size: int = 32,
+    grey: bool | None = None,
+) -> ImageData:
+    """Open a data set; a name stands for the same pixels and splits on every machine.
 
-    - `digits`, 28x28 grey: scikit-learn's 1,797 handwritten 8x8 digits, enlarged (bicubic), warped at random
-      (rotation and shear up to 12 degrees, shift up to 10% of the width, scale 0.8 to 1.1): 10,000 images of
-      1,437 originals for training, 1,000 of 180 others for validation, 1,000 of the last 180 for test.
-    - `plain_digits`, 16x16 grey: the same originals, enlarged and not warped: 1,437 / 180 / 180.
-    - `photos`, 32x32 RGB: 10,000 / 1,000 / 1,000 patches of two photographs, from the `PHOTO_COLUMNS`.
-    - `mnist`, `fashion_mnist`, `kmnist`, `cifar10`: torchvision's files below `data_root(root)`, fetched if
-      missing.
-      Validation is a tenth of the training set.
-    - `folder:PATH`: image files, loose, in a folder per class, or either below `train`, `val`, `test`; a
-      missing `val` or `test` is a tenth of `train`. The shorter side becomes `size` pixels (a multiple of
-      8), the centre is kept. `grey` None: grey if no image has colour.
+    - `digits`, 28x28 gray: scikit-learn's 1,797 handwritten digits of 8x8 pixels, enlarged and
+      warped at random (see `random_warp`). 10,000 images of 1,437 originals for training, 1,000
+      of 180 others for validation, 1,000 of the last 180 for test.
+    - `plain_digits`, 16x16 gray: the same originals, enlarged and not warped; 1,437 / 180 / 180.
+    - `photos`, 32x32 RGB: 10,000 / 1,000 / 1,000 patches of two photographs, each split from
+      columns of its own (`PHOTO_COLUMNS`).
+    - `mnist`, `fashion_mnist`, `kmnist`, `cifar10`: torchvision's data sets, downloaded if they
+      are missing. A tenth of the training set is held out for validation.
+    - `folder:PATH`: image files, loose or in a folder for each class, all of them together or
+      divided into the folders `train`, `val` and `test`. A tenth of `train` stands in for a
+      missing `val` or `test`.
 
-    Raises ValueError for a wrong name, size, device or image file, FileNotFoundError for what is not there.
+    Args:
+        name: One of the names above.
+        root: Folder of downloaded data sets; by default `arcvq.runtime.files.data_root()`.
+        device: Where the pixels are kept; "auto" takes a GPU if there is one.
+        size: Of a folder's images: the shorter side is resized to this many pixels, a multiple of
+            8, and the center is kept.
+        grey: Of a folder's images: whether to make them gray; by default they are gray if no
+            image has color.
+
+    Raises:
+        ValueError: For an unknown name, a wrong size or device, or a file that is no image.
+        FileNotFoundError: For a folder or data set that is not there.
     """
-    chosen = choose_device(device)
+    device = choose_device(device)
     if name.startswith("folder:"):
-        return _folder(name, size, grey).to(chosen)
+        return _load_folder(name, size, grey).to(device)
     if name not in DATASETS:
-        raise ValueError(f"data set {name!r} is unknown; use one of {', '.join(DATASETS)}, or folder:PATH")
+        raise ValueError(
+            f"data set {name!r} is unknown; use one of {', '.join(DATASETS)}, or folder:PATH"
+        )
     if size != 32 or grey is not None:
         raise ValueError(f"size and grey are for folder:PATH only; {name} has its own")
-    if name in _TORCHVISION:
-        return _torchvision(name, data_root(root)).to(chosen)
-    return _BUILT_IN[name]().to(chosen)
+
+    if name == "digits":
+        data = _load_digits()
+    elif name == "plain_digits":
+        data = _load_plain_digits()
+    elif name == "photos":
+        data = _load_photos()
+    else:
+        data = _load_torchvision(name, data_root(root))
+    return data.to(device)
+
+
+def hold_out(split: ImageSplit, tenths: int) -> list[ImageSplit]:
+    """Hold out tenths of a split, chosen at random, but always alike.
+
+    Returns:
+        The rest, followed by each tenth. All are in random order, and every tenth has its share
+        of each class.
+    """
+    order = torch.randperm(len(split), generator=torch.Generator().manual_seed(SEED))
+    # The images, sorted by class, are dealt to ten hands in turn.
+    hands = torch.empty_like(order)
+    hands[order[split.labels[order].argsort(stable=True)]] = torch.arange(len(split)) % 10
+    hands = hands[order]
+    rest = split.select(order[hands >= tenths])
+    return [rest, *(split.select(order[hands == hand]) for hand in range(tenths))]
+
+
+# Handwritten digits
+
+
+def handwritten_digits() -> ImageSplit:
+    """Read scikit-learn's 1,797 handwritten digits: 8x8 pixels, here from 0 to 16."""
+    file = _scikit_learn_file("data/digits.csv.gz")
+    rows = torch.from_numpy(np.loadtxt(file, delimiter=",", dtype=np.uint8))
+    return ImageSplit(rows[:, :-1].view(-1, 1, 8, 8), rows[:, -1].long())
+
+
+def _load_digits() -> ImageData:
+    generator = torch.Generator().manual_seed(SEED)
+    splits = []
+    counts = (10_000, 1_000, 1_000)
+    for originals, count in zip(hold_out(handwritten_digits(), 2), counts, strict=True):
+        enlarged = _enlarge(originals.images, 28)
+        repeated = torch.arange(count) % len(originals)
+        # The size of the blocks decides which random numbers an image gets.
+        blocks = [random_warp(enlarged[rows], generator) for rows in repeated.split(1_000)]
+        splits.append(ImageSplit(_to_pixels(torch.cat(blocks)), originals.labels[repeated]))
+    train, validation, test = splits
+    return ImageData("digits", train, validation, test, DIGITS)
+
+
+def _load_plain_digits() -> ImageData:
+    digits = handwritten_digits()
+    enlarged = ImageSplit(_to_pixels(_enlarge(digits.images, 16)), digits.labels)
+    train, validation, test = hold_out(enlarged, 2)
+    return ImageData("plain_digits", train, validation, test, DIGITS)
+
+
+def _enlarge(images: Tensor, size: int) -> Tensor:
+    """Pixels from 0 to 16 as numbers in [0, 1]; in float64, so that they are alike everywhere."""
+    enlarged = interpolate(images.double() / 16, size=(size, size), mode="bicubic")
+    return enlarged.clamp(0, 1)
+
+
+def _to_pixels(images: Tensor) -> Tensor:
+    """Numbers in [0, 1] as pixels."""
+    return (images * 255).round().to(torch.uint8)
+
+
+def random_warp(
+    images: Float64[Tensor, "n C H W"], generator: torch.Generator
+) -> Float64[Tensor, "n C H W"]:
+    """Shear, rotate, scale and shift each image at random.
+
+    Rotation and shear are up to 12 degrees, the scale 0.8 to 1.1, the shift up to a tenth of the
+    image in each direction.
+    """
+    draws = 2 * torch.rand(5, len(images), generator=generator, dtype=torch.float64) - 1
+    angle, shear = draws[:2] * math.pi / 15  # 12 degrees
+    scale = 0.95 + 0.15 * draws[2]
+    shift = 0.2 * draws[3:].T[..., None]  # positions run from -1 to 1: 0.2 is a tenth of the width
+
+    # `affine_grid` takes the inverse map, from a position in the result to the one it is read at.
+    cos = angle.cos() / scale
+    sin = angle.sin() / scale
+    slope = shear.tan()
+    rows = [cos - slope * sin, sin + slope * cos, -sin, cos]
+    inverse = torch.stack(rows, dim=1).view(-1, 2, 2)
+    inverse = torch.cat([inverse, -inverse @ shift], dim=2)
+    grid = affine_grid(inverse, list(images.shape), align_corners=False)
+    return grid_sample(images, grid, align_corners=False)
+
+
+# Photographs
 
 
 def photograph(name: str) -> UInt8[Tensor, "1 3 H W"]:
-    """The photograph "china" or "flower", 424x640 (a multiple of 8). Raises ValueError for another name."""
-    from PIL import Image
+    """Read one of scikit-learn's photographs, 424x640 pixels, both multiples of 8.
+
+    Args:
+        name: "china" or "flower".
+
+    Raises:
+        ValueError: For another name.
+    """
     if name not in PHOTOGRAPHS:
         raise ValueError(f"photograph {name!r} is unknown; use one of {', '.join(PHOTOGRAPHS)}")
-    with Image.open(_scikit_learn(f"images/{name}.jpg")) as image:
-        pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)[None]
-    return pixels[..., : pixels.shape[2] // 8 * 8, : pixels.shape[3] // 8 * 8].contiguous()
+    with extra_import("PIL.Image").open(_scikit_learn_file(f"images/{name}.jpg")) as image:
+        pixels = torch.from_numpy(np.array(image))
+    return pixels[:424].permute(2, 0, 1)[None].contiguous()
 
 
-def _scikit_learn(file: str) -> Path:
-    """A file of scikit-learn's data sets. Its own loaders would import SciPy first: 1.5 s in every notebook."""
+def _scikit_learn_file(name: str) -> Path:
+    """A file of scikit-learn's data sets, found without importing it: that would take a second."""
     package = find_spec("sklearn")
     if package is None or package.origin is None:
-        raise ModuleNotFoundError("scikit-learn, which brings the built-in images, is not installed")
-    return Path(package.origin).parent / "datasets" / file
+        raise ModuleNotFoundError(
+            "scikit-learn, which holds the built-in images, is not installed; "
+            "it comes with pip install 'arcvq[kit]'"
+        )
+    return Path(package.origin).with_name("datasets") / name
 
 
-def _held_out(labels: Int64[Tensor, " n"], parts: int) -> list[Int64[Tensor, " _"]]:
-    """Indices of the rest and of `parts` tenths, each fair to every class and in a fixed random order."""
-    order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(SEED))
-    turn = torch.empty_like(order)
-    turn[order[labels[order].argsort(stable=True)]] = torch.arange(len(labels)) % 10
-    return [order[turn[order] >= parts], *(order[turn[order] == part] for part in range(parts))]
-
-
-def _originals(size: int) -> tuple[Float64[Tensor, "n 1 size size"], Int64[Tensor, " n"]]:
-    """The handwritten digits enlarged to size x size pixels in [0, 1], in float64: the same pixels everywhere."""
-    rows = torch.from_numpy(np.loadtxt(_scikit_learn("data/digits.csv.gz"), delimiter=","))  # 64 pixels 0..16, label
-    enlarged = F.interpolate(rows[:, :-1].view(-1, 1, 8, 8) / 16, size=(size, size), mode="bicubic")
-    return enlarged.clamp(0, 1), rows[:, -1].long()
-
-
-def _digits() -> ImageData:
-    originals, labels = _originals(28)
+def _load_photos() -> ImageData:
+    photographs = torch.cat([photograph(name) for name in PHOTOGRAPHS])
     generator = torch.Generator().manual_seed(SEED)
-    splits = {}
-    for part, chosen, count in zip(_PARTS, _held_out(labels, 2), (10_000, 1_000, 1_000), strict=True):
-        repeated = chosen[torch.arange(count) % len(chosen)]
-        warped = torch.cat([_warp(originals[some], generator) for some in repeated.split(1_000)])
-        splits[part] = ImageSplit((warped * 255).round().to(torch.uint8), labels[repeated])
-    return ImageData("digits", classes=tuple("0123456789"), **splits)
+    splits = []
+    for (left, right), count in zip(PHOTO_COLUMNS.values(), (5_000, 500, 500), strict=True):
+        # All windows of 32x32 pixels, as a view: (2, 3, rows, columns, 32, 32)
+        windows = photographs[..., left:right].unfold(2, 32, 1).unfold(3, 32, 1)
+        places = windows.shape[2:4]
+        chosen = torch.randperm(places.numel(), generator=generator)[:count]
+        rows, columns = torch.unravel_index(chosen, places)
+        patches = windows[:, :, rows, columns]
+        # The two photographs take turns.
+        images = patches.permute(2, 0, 1, 3, 4).flatten(0, 1)
+        splits.append(ImageSplit(images, torch.arange(len(images)) % 2))
+    train, validation, test = splits
+    return ImageData("photos", train, validation, test, PHOTOGRAPHS)
 
 
-def _plain_digits() -> ImageData:
-    originals, labels = _originals(16)
-    pixels = (originals * 255).round().to(torch.uint8)
-    splits = {part: ImageSplit(pixels[rows], labels[rows])
-              for part, rows in zip(_PARTS, _held_out(labels, 2), strict=True)}
-    return ImageData("plain_digits", classes=tuple("0123456789"), **splits)
+# Data sets of torchvision
 
 
-def _warp(images: Float64[Tensor, "n C H W"], generator: torch.Generator) -> Float64[Tensor, "n C H W"]:
-    draws = 2 * torch.rand(5, len(images), generator=generator, dtype=torch.float64) - 1
-    angle, slope = draws[0] * np.pi / 15, (draws[1] * np.pi / 15).tan()  # 12 degrees
-    scale = 0.95 + 0.15 * draws[2]
-    shift = 0.2 * draws[3:].T[..., None]  # positions run from -1 to 1, so 0.2 is a tenth of the width
-    cos, sin = angle.cos() / scale, angle.sin() / scale
-    linear = torch.stack([cos - slope * sin, sin + slope * cos, -sin, cos], dim=1).view(-1, 2, 2)
-    grid = F.affine_grid(torch.cat([linear, -linear @ shift], dim=2), list(images.shape), align_corners=False)
-    return F.grid_sample(images, grid, align_corners=False)
-
-
-def _photos() -> ImageData:
-    generator = torch.Generator().manual_seed(SEED)
-    pictures = torch.cat([photograph(name) for name in PHOTOGRAPHS])
-    splits = {}
-    for (part, (left, right)), count in zip(PHOTO_COLUMNS.items(), (5_000, 500, 500), strict=True):
-        windows = pictures[..., left:right].unfold(2, 32, 1).unfold(3, 32, 1)  # (2, 3, rows, columns, 32, 32)
-        rows, columns = windows.shape[2:4]
-        places = torch.randperm(rows * columns, generator=generator)[:count]
-        chosen = windows[:, :, places // columns, places % columns]  # (2, 3, count, 32, 32)
-        images = chosen.permute(2, 0, 1, 3, 4).flatten(0, 1).contiguous()  # the two photographs take turns
-        splits[part] = ImageSplit(images, torch.arange(len(images)) % 2)
-    return ImageData("photos", classes=PHOTOGRAPHS, **splits)
-
-
-_BUILT_IN: dict[str, Callable[[], ImageData]] = {"digits": _digits, "plain_digits": _plain_digits, "photos": _photos}
-
-
-def _torchvision(name: str, root: Path) -> ImageData:
-    from torchvision import datasets
-    dataset = getattr(datasets, _TORCHVISION[name])
+def _load_torchvision(name: str, root: Path) -> ImageData:
+    dataset = getattr(extra_import("torchvision").datasets, TORCHVISION_CLASSES[name])
     try:
-        opened = [dataset(root, train=True), dataset(root, train=False)]
+        opened = dataset(root, train=True)
     except Exception:  # torchvision raises many types for absent and for broken files
         _download(name, dataset, root)
-        opened = [dataset(root, train=True), dataset(root, train=False)]
-    pixels = [torch.as_tensor(part.data) for part in opened]  # (n, H, W) or (n, H, W, C)
-    images = [x.view(*x.shape[:3], -1).permute(0, 3, 1, 2).contiguous() for x in pixels]
-    train, test = map(ImageSplit, images, [torch.as_tensor(part.targets) for part in opened])
-    classes = tuple(label.split(" - ")[0] for label in opened[0].classes)  # MNIST's are "0 - zero"
-    part = [ImageSplit(train.images[rows], train.labels[rows]) for rows in _held_out(train.labels, 1)]
-    return ImageData(name, part[0], part[1], test, classes)
+        opened = dataset(root, train=True)
+    train, validation = hold_out(_torchvision_split(opened), 1)
+    test = _torchvision_split(dataset(root, train=False))
+    classes = tuple(label.split(" - ")[0] for label in opened.classes)  # MNIST has "0 - zero"
+    return ImageData(name, train, validation, test, classes)
+
+
+def _torchvision_split(opened: Any) -> ImageSplit:
+    pixels = torch.as_tensor(opened.data)  # (n, H, W) or (n, H, W, C)
+    images = pixels.view(*pixels.shape[:3], -1).permute(0, 3, 1, 2).contiguous()
+    return ImageSplit(images, torch.as_tensor(opened.targets))
 
 
 def _download(name: str, dataset: Any, root: Path) -> None:
-    """Fetches and unpacks in a scratch folder, then moves whole files: a break leaves nothing behind."""
-    archives = [f"{dataset.__name__}/raw/{file}" for file, _ in getattr(dataset, "resources", [])]
+    """Download and unpack in a scratch folder, then move whole files.
+
+    A download that breaks off leaves nothing behind.
+    """
+    resources = getattr(dataset, "resources", [])
+    archives = [f"{dataset.__name__}/raw/{file}" for file, _ in resources]
     archives = archives or [dataset.filename]
-    before = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(10)  # seconds without an answer; torchvision alone would wait for ever
+    timeout = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(10)  # seconds; torchvision alone would wait for an answer for ever
     try:
-        if all((root / file).exists() for file in archives):  # put there by hand
+        if all((root / archive).exists() for archive in archives):  # somebody put them there
             dataset(root, download=True)
             return
         root.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=root, prefix=".download-") as scratch:
             dataset(scratch, download=True)
-            for file in filter(Path.is_file, sorted(Path(scratch).rglob("*"))):
-                target = root / file.relative_to(scratch)
-                target.parent.mkdir(parents=True, exist_ok=True)
-                file.replace(target)
+            _move_files(Path(scratch), root)
     except Exception as error:
-        raise FileNotFoundError(f"{name} is missing or broken and could not be downloaded: put "
-                                f"{', '.join(archives)} (packed or unpacked) into {root}") from error
+        raise FileNotFoundError(
+            f"{name} is missing or broken and could not be downloaded: "
+            f"put {', '.join(archives)} (packed or unpacked) into {root}"
+        ) from error
     finally:
-        socket.setdefaulttimeout(before)
+        socket.setdefaulttimeout(timeout)
 
 
-def _folder(name: str, size: int, grey: bool | None) -> ImageData:
+def _move_files(source: Path, target: Path) -> None:
+    for file in source.rglob("*"):
+        if file.is_file():
+            moved = target / file.relative_to(source)
+            moved.parent.mkdir(parents=True, exist_ok=True)
+            file.replace(moved)
+
+
+# Folders of image files
+
+
+def _load_folder(name: str, size: int, grey: bool | None) -> ImageData:
     from tqdm.auto import tqdm
+
     if size < 8 or size % 8:
         raise ValueError(f"size must be a positive multiple of 8 pixels, not {size}")
-    listed = _listed(Path(name.removeprefix("folder:")).expanduser())
-    rows = {part: torch.tensor([i for i, entry in enumerate(listed) if entry[1] == part]) for part in _PARTS}
-    missing = [part for part in _PARTS if not len(rows[part])]
-    if len(rows["train"]) <= len(missing):
-        needed = ", ".join(["train", *missing])
-        raise ValueError(f"{name} has {len(rows['train'])} images to divide into {needed}, too few")
-    pixels = [_read(file, size, bool(grey)) for file, _, _ in tqdm(listed, desc=name, delay=2, leave=False)]
-    images = torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2)
+    folder = Path(name.removeprefix("folder:")).expanduser()
+    files, parts, labels = _list_image_files(folder)
+
+    bar = tqdm(files, desc=name, delay=2, leave=False)
+    pixels = np.stack([_read_image(folder / file, size, bool(grey)) for file in bar])
+    images = torch.from_numpy(pixels).permute(0, 3, 1, 2)
     if grey or (grey is None and (images == images[:, :1]).all()):
         images = images[:, :1]
-    classes, numbers = np.unique([label for _, _, label in listed], return_inverse=True)
-    images, labels = images.contiguous(), torch.from_numpy(numbers)
-    kept = [rows["train"][chosen] for chosen in _held_out(labels[rows["train"]], len(missing))]
-    rows |= zip(["train", *missing], kept, strict=True)
-    splits = {part: ImageSplit(images[rows[part]], labels[rows[part]]) for part in _PARTS}
+
+    classes, numbers = np.unique(labels, return_inverse=True)
+    whole = ImageSplit(images.contiguous(), torch.from_numpy(numbers))
+    splits = _divide(name, whole, np.array(parts))
     return ImageData(name, classes=tuple(classes.tolist()), **splits)
 
 
-def _listed(path: Path) -> list[tuple[Path, str, str]]:
-    """Every image file in sorted order with its part ("train" where there are no parts) and its class."""
-    walk = [Path(where, name) for where, _, names in os.walk(path, followlinks=True) for name in names]
-    files = [file.relative_to(path) for file in sorted(walk) if file.suffix.lower() in _IMAGE_FILES]
-    files = [file for file in files if not any(folder.startswith(".") for folder in file.parts)]
+def _list_image_files(folder: Path) -> tuple[list[Path], list[str], list[str]]:
+    """Paths from the folder in sorted order, and the part and class of each; no hidden files."""
+    names = glob.glob("**/*", root_dir=folder, recursive=True)
+    files = sorted(Path(name) for name in names if name.lower().endswith(IMAGE_SUFFIXES))
     if not files:
-        lack = f"has no images ({', '.join(_IMAGE_FILES)})" if path.is_dir() else "does not exist"
-        raise FileNotFoundError(f"the folder {str(path)!r} {lack}")
-    folders = {file.parts[0] for file in files if len(file.parts) > 1}
-    deep = "train" in folders and folders <= _SPLIT_FOLDERS.keys()
-    files = [file for file in files if not deep or file.parts[0] in folders]
-    parts = [_SPLIT_FOLDERS[file.parts[0]] if deep else "train" for file in files]
-    classes = [(*file.parts[deep:-1], "all")[0] for file in files]
-    return [(path / file, part, label) for file, part, label in zip(files, parts, classes, strict=True)]
+        lack = "does not exist"
+        if folder.is_dir():
+            lack = f"has no images ({', '.join(IMAGE_SUFFIXES)})"
+        raise FileNotFoundError(f"the folder {str(folder)!r} {lack}")
+
+    in_folders = [file for file in files if len(file.parts) > 1]
+    top = {file.parts[0] for file in in_folders}
+    if "train" in top and top <= PART_FOLDERS.keys():
+        files = in_folders  # loose files beside the parts belong to none of them
+        parts = [PART_FOLDERS[file.parts[0]] for file in files]
+        within_part = [file.relative_to(file.parts[0]) for file in files]
+    else:
+        parts = ["train"] * len(files)
+        within_part = files
+    labels = [file.parts[0] if len(file.parts) > 1 else "all" for file in within_part]
+    return files, parts, labels
 
 
-def _read(file: Path, size: int, grey: bool) -> UInt8[np.ndarray, "size size 3"]:
-    from PIL import Image, ImageOps
+def _read_image(file: Path, size: int, grey: bool) -> np.ndarray:
+    """The pixels (size, size, 3): upright, the shorter side resized, the center kept."""
+    image_module = extra_import("PIL.Image")
+    image_ops = extra_import("PIL.ImageOps")
     try:
-        with Image.open(file) as image:
+        with image_module.open(file) as image:
             if image.mode[0] in "IF":
                 raise ValueError(f"it has {image.mode} pixels, and only 8 bits a channel are read")
-            image.draft(None, (4 * size, 4 * size))  # decodes a large JPEG at a fraction of its size
-            upright = ImageOps.exif_transpose(image).convert("L" if grey else "RGB").convert("RGB")
-            return np.asarray(ImageOps.fit(upright, (size, size), Image.Resampling.BICUBIC))
+            # A large JPEG is decoded at a fraction of its size.
+            image.draft(None, (4 * size, 4 * size))
+            upright = image_ops.exif_transpose(image)
+            colors = upright.convert("L" if grey else "RGB").convert("RGB")
+            return np.asarray(image_ops.fit(colors, (size, size)))
     except Exception as error:  # Pillow's decoders raise many types
         raise ValueError(f"{file} cannot be read as an image: {error}") from error
+
+
+def _divide(name: str, whole: ImageSplit, parts: np.ndarray) -> dict[str, ImageSplit]:
+    """The three splits; tenths of the part `train` stand in for those that are missing."""
+    splits = {part: whole.select(torch.from_numpy(parts == part)) for part in PARTS}
+    missing = [part for part in PARTS if not len(splits[part])]
+    train = splits["train"]
+    if len(train) <= len(missing):
+        needed = ", ".join(["train", *missing])
+        raise ValueError(f"{name} has {len(train)} images to divide into {needed}, too few")
+    divided = hold_out(train, len(missing))
+    splits |= zip(["train", *missing], divided, strict=True)
+    return splits

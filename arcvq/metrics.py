@@ -1,4 +1,7 @@
-"""How close reconstructed images are to their originals; images (B, C, H, W), by default in [-1, 1]."""
+"""Measures of how close reconstructed images are to their originals.
+
+Images are (B, C, H, W) and by default lie in [-1, 1].
+"""
 
 import math
 from pathlib import Path
@@ -7,79 +10,114 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from arcvq.runtime.extras import extra_import
+
 SSIM_WINDOW = 11  # pixels: a Gaussian of standard deviation 1.5 (Wang et al. 2004)
-VGG = "https://download.pytorch.org/models/vgg16-397923af.pth"
+VGG_URL = "https://download.pytorch.org/models/vgg16-397923af.pth"
 
 
-def l1(images: Float[Tensor, "B C H W"], reference: Float[Tensor, "B C H W"]) -> float:
-    """Mean absolute difference of all pixels, in the units of the images."""
-    images, reference = _checked(images, reference)
-    return (images - reference).abs().mean().item()
+def psnr(
+    images: Float[Tensor, "B C H W"], reference: Float[Tensor, "B C H W"], data_range: float = 2.0
+) -> float:
+    """Return the peak signal-to-noise ratio in dB, taken over all pixels at once.
 
+    It is 10 log10(data_range^2 / mean squared error), which is not the mean of each image's PSNR.
 
-def psnr(images: Float[Tensor, "B C H W"], reference: Float[Tensor, "B C H W"],
-         data_range: float | int = 2.0) -> float:
-    """Peak signal-to-noise ratio in dB of all pixels at once: 10 log10(data_range^2 / mean squared error).
+    Args:
+        images: The reconstructions.
+        reference: The originals.
+        data_range: The largest minus the smallest value that a pixel can take.
 
-    Not the mean of each image's PSNR. Equal images give inf. data_range is the largest minus the smallest
-    value that a pixel can take.
+    Returns:
+        The ratio; inf for equal images.
     """
-    images, reference = _checked(images, reference, data_range)
+    images, reference = _to_float64(images, reference)
+    _check_data_range(data_range)
     error = (images - reference).square().mean().item()
     return 10 * math.log10(data_range**2 / error) if error else math.inf
 
 
-def ssim(images: Float[Tensor, "B C H W"], reference: Float[Tensor, "B C H W"],
-         data_range: float | int = 2.0) -> float:
-    """Structural similarity (Wang et al. 2004; torchmetrics), at most 1: the mean of each image's own value.
+def ssim(
+    images: Float[Tensor, "B C H W"], reference: Float[Tensor, "B C H W"], data_range: float = 2.0
+) -> float:
+    """Return the mean structural similarity of the images (Wang et al. 2004), at most 1.
 
-    So batches, weighted by their size, average to the value of all images at once. Images must be at least
-    11 x 11 pixels, the size of the window.
+    The means of batches, weighted by their sizes, average to that of all images. The arithmetic
+    is torchmetrics'.
+
+    Args:
+        images: The reconstructions, at least 11x11 pixels, the size of the window.
+        reference: The originals.
+        data_range: The largest minus the smallest value that a pixel can take.
     """
-    from torchmetrics.functional.image import structural_similarity_index_measure
-
-    images, reference = _checked(images, reference, data_range)
-    if min(images.shape[2:]) < SSIM_WINDOW:
-        height, width = images.shape[2:]
-        raise ValueError(f"SSIM needs images of at least {SSIM_WINDOW} x {SSIM_WINDOW} pixels, "
-                         f"got {height} x {width}")
-    similarities = structural_similarity_index_measure(images, reference, data_range=float(data_range))
-    return torch.as_tensor(similarities).item()
+    images, reference = _to_float64(images, reference)
+    _check_data_range(data_range)
+    height, width = images.shape[2:]
+    if min(height, width) < SSIM_WINDOW:
+        raise ValueError(
+            f"SSIM needs images of at least {SSIM_WINDOW} x {SSIM_WINDOW} pixels, "
+            f"got {height} x {width}"
+        )
+    torchmetrics = extra_import("torchmetrics.functional.image")
+    similarity = torchmetrics.structural_similarity_index_measure(
+        images, reference, data_range=float(data_range)
+    )
+    return similarity.item()
 
 
 def lpips(images: Float[Tensor, "B C H W"], reference: Float[Tensor, "B C H W"]) -> float:
-    """Learned perceptual distance (Zhang et al. 2018; torchmetrics), from 0: the mean of each image's own value.
+    """Return the mean learned perceptual distance of the images (Zhang et al. 2018), from 0.
 
-    Through VGG-16, as in the CVQ-VAE evaluation (AlexNet needs more than 28 x 28 pixels). Images are in [-1, 1] and
-    clipped to it; grey counts as equal RGB. Raises FileNotFoundError, without trying to fetch them, if VGG's weights
-    are missing.
+    It is measured by VGG-16, as in the evaluation of CVQ-VAE; AlexNet would need more than 28x28
+    pixels. The arithmetic is torchmetrics'.
+
+    Args:
+        images: The reconstructions in [-1, 1], clipped to it; gray counts as equal RGB.
+        reference: The originals.
+
+    Raises:
+        FileNotFoundError: If the weights of VGG-16 are missing; they are not downloaded.
     """
-    images, reference = (x.float().clamp(-1, 1).expand(-1, 3, -1, -1) for x in _checked(images, reference))
-    pretrained_weights(VGG, "LPIPS")
-    from torchmetrics.image.lpip import LearnedPerceptualImagePatchSimilarity
-
-    distance = LearnedPerceptualImagePatchSimilarity("vgg").to(images.device)
-    for pair in zip(images.split(64), reference.split(64), strict=True):
-        distance.update(*pair)
+    pair = _to_float64(images, reference).float().clamp(-1, 1)
+    pretrained_weights(VGG_URL, "LPIPS")
+    torchmetrics = extra_import("torchmetrics.image.lpip")
+    distance = torchmetrics.LearnedPerceptualImagePatchSimilarity("vgg").to(pair.device)
+    for batch in pair.expand(-1, -1, 3, -1, -1).split(64, dim=1):
+        distance.update(*batch)
     return distance.compute().item()
 
 
 def pretrained_weights(url: str, measure: str) -> Path:
-    """Where torch.hub keeps the weights that a measure needs; FileNotFoundError says how to get them if it has none."""
-    path = Path(torch.hub.get_dir()) / "checkpoints" / url.rsplit("/", 1)[1]
+    """Find the file in which torch.hub keeps the weights that a measure needs.
+
+    Raises:
+        FileNotFoundError: If there is none; says how to get it.
+    """
+    path = Path(torch.hub.get_dir()) / "checkpoints" / Path(url).name
     if not path.is_file():
-        raise FileNotFoundError(f"{measure} needs weights that are not here: curl -L --create-dirs -o '{path}' {url}")
+        raise FileNotFoundError(
+            f"{measure} needs weights that are not here: curl -L --create-dirs -o '{path}' {url}"
+        )
     return path
 
 
-def _checked(images: Tensor, reference: Tensor, data_range: float | int = 2.0) -> tuple[Tensor, Tensor]:
-    # float64: SSIM subtracts squares of nearly the same size, which TF32 convolutions on a GPU would spoil
+def _to_float64(images: Tensor, reference: Tensor) -> Tensor:
+    """Both in float64, stacked: SSIM subtracts squares of nearly the same size."""
     if images.shape != reference.shape:
-        raise ValueError(f"images and reference must have the same shape, "
-                         f"got {tuple(images.shape)} and {tuple(reference.shape)}")
+        raise ValueError(
+            f"images and reference must have the same shape, "
+            f"got {tuple(images.shape)} and {tuple(reference.shape)}"
+        )
     if images.ndim != 4 or not images.numel():
-        raise ValueError(f"images must be a (B, C, H, W) tensor that is not empty, got {tuple(images.shape)}")
+        raise ValueError(
+            f"images must be a (B, C, H, W) tensor that is not empty, got {tuple(images.shape)}"
+        )
+    pair = torch.stack([images.detach(), reference.detach().to(images.device)])
+    if pair.device.type == "mps":  # MPS has no float64
+        pair = pair.cpu()
+    return pair.double()
+
+
+def _check_data_range(data_range: float) -> None:
     if not 0 < data_range < math.inf:
         raise ValueError(f"data_range must be positive and finite, got {data_range}")
-    device = "cpu" if images.device.type == "mps" else images.device  # MPS has no float64
-    return images.detach().to(device).double(), reference.detach().to(device).double()

@@ -1,3 +1,4 @@
+import glob
 import gzip
 import hashlib
 import io
@@ -15,9 +16,20 @@ from sklearn.datasets import load_digits, load_sample_image
 from torchvision import datasets
 
 from arcvq import images
-from arcvq.images import ImageData, ImageSplit, load_images, photograph, to_float, to_uint8
-
-PARTS = ("train", "validation", "test")
+from arcvq.images import (
+    PARTS,
+    PHOTO_COLUMNS,
+    PHOTOGRAPHS,
+    ImageData,
+    ImageSplit,
+    handwritten_digits,
+    hold_out,
+    load_images,
+    photograph,
+    random_warp,
+    to_float,
+    to_uint8,
+)
 
 
 @pytest.fixture(scope="module")
@@ -38,6 +50,15 @@ def split_of(n, seed=0, shape=(1, 4, 4)):
 
 def tiny():
     return ImageData("tiny", split_of(9), split_of(2, 1), split_of(3, 2), ("a", "b", "c"))
+
+
+def splits_of(data):
+    return [data.train, data.validation, data.test]
+
+
+def distinct(split):
+    """The different images of a split."""
+    return {image.numpy().tobytes() for image in split.images}
 
 
 # Pixels and splits
@@ -63,12 +84,27 @@ def test_a_batch_holds_the_asked_images_between_minus_one_and_one():
     assert len(split) == 6
 
 
-@pytest.mark.parametrize("pixels, labels", [
-    (torch.zeros(2, 1, 4, 4), 2), (torch.zeros(2, 4, 4, dtype=torch.uint8), 2),
-    (torch.zeros(2, 1, 4, 4, dtype=torch.uint8), 3),
-])
+def test_selected_images_keep_their_labels_and_the_order_of_the_rows():
+    split = split_of(6)
+    chosen = split.select(torch.tensor([4, 1]))
+    assert torch.equal(chosen.images, split.images[[4, 1]])
+    assert chosen.labels.tolist() == [1, 1]
+    assert torch.equal(split.select(split.labels == 2).images, split.images[[2, 5]])
+    assert torch.equal(split.first(2).images, split.images[:2])
+    assert len(split.first(99)) == 6
+
+
+@pytest.mark.parametrize(
+    "pixels, labels",
+    [
+        (torch.zeros(2, 1, 4, 4), 2),
+        (torch.zeros(2, 4, 4, dtype=torch.uint8), 2),
+        (torch.zeros(2, 1, 4, 4, dtype=torch.uint8), 3),
+    ],
+)
 def test_a_split_refuses_pixels_and_labels_that_do_not_fit(unchecked, pixels, labels):
-    with pytest.raises(ValueError, match=r"needs uint8 images \(n, C, H, W\) and n labels, not"):
+    message = r"needs uint8 images \(n, C, H, W\) and n labels, not"
+    with pytest.raises(ValueError, match=message):
         ImageSplit(pixels, torch.zeros(labels, dtype=torch.int64))
 
 
@@ -78,17 +114,20 @@ def test_variance_is_that_of_all_training_pixels():
 
 
 def test_fingerprint_changes_with_a_pixel_a_label_and_a_split():
-    prints = {tiny().fingerprint}
-    changed = tiny()
-    changed.test.images[2, 0, 3, 3] ^= 1
-    prints.add(changed.fingerprint)
-    changed = tiny()
-    changed.validation.labels[0] += 1
-    prints.add(changed.fingerprint)
     data = tiny()
-    prints.add(ImageData("tiny", data.train, data.test, data.validation, data.classes).fingerprint)
-    assert len(prints) == 4 and tiny().fingerprint in prints
-    assert ImageData("other name", data.train, data.validation, data.test, ()).fingerprint in prints
+    pixel = tiny()
+    pixel.test.images[2, 0, 3, 3] ^= 1
+    label = tiny()
+    label.validation.labels[0] += 1
+    swapped = ImageData("tiny", data.train, data.test, data.validation, data.classes)
+    fingerprints = {each.fingerprint for each in (data, pixel, label, swapped)}
+    assert len(fingerprints) == 4
+
+
+def test_fingerprint_depends_on_pixels_and_labels_alone():
+    data = tiny()
+    renamed = ImageData("other name", data.train, data.validation, data.test, ())
+    assert renamed.fingerprint == data.fingerprint == "d512f3a10851f4ea"
 
 
 def test_a_subset_keeps_the_first_training_images_and_all_others():
@@ -107,14 +146,22 @@ def test_a_subset_out_of_range_is_refused(n):
 
 
 @settings(max_examples=25, deadline=None)
-@given(labels=st.lists(st.integers(0, 3), min_size=3, max_size=60), parts=st.integers(0, 2))
-def test_held_out_tenths_are_disjoint_and_fair_to_every_class(labels, parts):
-    rest, *tenths = images._held_out(torch.tensor(labels), parts)
-    assert sorted(torch.cat([rest, *tenths]).tolist()) == list(range(len(labels)))
-    for tenth in tenths:
-        assert 1 <= len(tenth) <= len(labels) / 10 + 1
+@given(
+    labels=st.lists(st.integers(0, 3), min_size=3, max_size=60),
+    tenths=st.integers(0, 2),
+)
+def test_held_out_tenths_are_disjoint_and_fair_to_every_class(labels, tenths):
+    numbered = torch.arange(len(labels), dtype=torch.uint8).view(-1, 1, 1, 1)
+    rest, *held_out = hold_out(ImageSplit(numbered, torch.tensor(labels)), tenths)
+    assert len(held_out) == tenths
+    numbers = torch.cat([split.images.flatten() for split in (rest, *held_out)])
+    assert sorted(numbers.tolist()) == list(range(len(labels)))
+    for split in held_out:
+        assert 1 <= len(split) <= len(labels) / 10 + 1
+        assert split.labels.tolist() == [labels[i] for i in split.images.flatten()]
         for label in set(labels):
-            assert abs(sum(labels[i] == label for i in tenth) - labels.count(label) / 10) < 1
+            share = (split.labels == label).sum().item()
+            assert abs(share - labels.count(label) / 10) < 1
 
 
 # Built-in data
@@ -128,82 +175,105 @@ def test_photos_are_the_same_on_every_machine(photos):
     assert photos.fingerprint == "8e22b20c32732243"
 
 
-@pytest.mark.parametrize("name, channels, size, classes", [("digits", 1, 28, 10), ("photos", 3, 32, 2)])
+@pytest.mark.parametrize(
+    "name, channels, size, classes", [("digits", 1, 28, 10), ("photos", 3, 32, 2)]
+)
 def test_built_in_data_have_the_promised_shapes(request, name, channels, size, classes):
     data = request.getfixturevalue(name)
-    assert [len(getattr(data, part)) for part in PARTS] == [10_000, 1_000, 1_000]
+    assert [len(split) for split in splits_of(data)] == [10_000, 1_000, 1_000]
     assert (data.channels, data.size, len(data.classes)) == (channels, (size, size), classes)
-    assert data.device == torch.device("cpu") and data.name == name
-    for part in PARTS:
-        counts = torch.bincount(getattr(data, part).labels, minlength=classes) / len(getattr(data, part))
-        assert (counts - 1 / classes).abs().max() < 0.01
+    assert data.device == torch.device("cpu")
+    assert data.name == name
+    for split in splits_of(data):
+        shares = torch.bincount(split.labels, minlength=classes) / len(split)
+        assert (shares - 1 / classes).abs().max() < 0.01
 
 
 def test_plain_digits_are_the_same_on_every_machine_and_share_no_image():
     data = load_images("plain_digits", device="cpu")
     assert data.fingerprint == "fa183a5d4a5147f2"
-    assert [len(getattr(data, part)) for part in PARTS] == [1437, 180, 180]
+    assert [len(split) for split in splits_of(data)] == [1437, 180, 180]
     assert (data.channels, data.size, len(data.classes)) == (1, (16, 16), 10)
-    assert len({image.numpy().tobytes() for part in PARTS for image in getattr(data, part).images}) == 1797
+    assert len(set.union(*(distinct(split) for split in splits_of(data)))) == 1797
 
 
 def test_the_built_in_files_are_those_of_scikit_learns_loaders():
-    digits, photo = load_digits(), load_sample_image("flower.jpg")
-    pixels, labels = images._originals(8)
-    assert np.array_equal(pixels[:, 0].numpy() * 16, digits.images) and np.array_equal(labels.numpy(), digits.target)
-    assert np.array_equal(photograph("flower")[0].permute(1, 2, 0).numpy(), photo[:424])
+    expected = load_digits()
+    digits = handwritten_digits()
+    assert np.array_equal(digits.images[:, 0].numpy(), expected.images)
+    assert np.array_equal(digits.labels.numpy(), expected.target)
+    flower = load_sample_image("flower.jpg")
+    assert np.array_equal(photograph("flower")[0].permute(1, 2, 0).numpy(), flower[:424])
 
 
 def test_no_original_digit_is_in_two_parts(monkeypatch):
-    monkeypatch.setattr(images, "_warp", lambda originals, generator: originals)
-    data = images._digits()
-    originals = [{image.numpy().tobytes() for image in getattr(data, part).images} for part in PARTS]
+    monkeypatch.setattr(images, "random_warp", lambda originals, generator: originals)
+    data = load_images("digits", device="cpu")
+    originals = [distinct(split) for split in splits_of(data)]
     assert [len(found) for found in originals] == [1437, 180, 180]
     assert len(set.union(*originals)) == 1797
 
 
+def warp_parameters(image):
+    """Scale, rotation, shear (degrees) and shift of a warp, from an image of coordinates.
+
+    Pixels of such an image hold their own position, so after the warp they tell where each was
+    read: an affine map, found by least squares.
+    """
+    axis = (np.arange(28) + 0.5) / 14 - 1
+    y, x = np.meshgrid(axis[10:18], axis[10:18], indexing="ij")
+    positions = np.stack([x.flatten(), y.flatten(), np.ones(64)], axis=1)
+    read = image[:, 10:18, 10:18].reshape(2, 64).T
+    solution = np.linalg.lstsq(positions, read, rcond=None)[0]
+    forward = np.linalg.inv(solution[:2].T)  # scale * rotation @ shear
+    shift = -forward @ solution[2]
+
+    scale = np.hypot(*forward[:, 0])
+    angle = np.arctan2(forward[1, 0], forward[0, 0])
+    rotation = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+    shear = rotation.T @ forward / scale
+    np.testing.assert_allclose(shear[:, 0], [1, 0], atol=1e-9)
+    assert shear[1, 1] == pytest.approx(1)
+    return [scale, np.degrees(angle), np.degrees(np.arctan(shear[0, 1])), *shift / 2]
+
+
 def test_warps_stay_within_the_stated_ranges_and_fill_them():
-    # Images that hold their own coordinates tell where each output pixel was read: a map per image.
     axis = (torch.arange(28, dtype=torch.float64) + 0.5) / 14 - 1
     y, x = torch.meshgrid(axis, axis, indexing="ij")
-    warped = images._warp(torch.stack([x, y]).expand(400, 2, 28, 28), torch.Generator().manual_seed(1))
-    inner = (slice(10, 18), slice(10, 18))
-    outputs = np.stack([x[inner].flatten(), y[inner].flatten(), np.ones(64)], axis=1)
-    found = []
-    for image in warped.numpy():
-        read = image[(slice(None), *inner)].reshape(2, 64).T
-        (a, b, c), (d, e, f) = np.linalg.lstsq(outputs, read, rcond=None)[0].T
-        forward = np.linalg.inv([[a, b], [d, e]])  # scale * rotation @ shear
-        shift = -forward @ [c, f]
-        scale, angle = np.hypot(*forward[:, 0]), np.arctan2(forward[1, 0], forward[0, 0])
-        rotation = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
-        shear = rotation.T @ forward / scale
-        np.testing.assert_allclose(shear[:, 0], [1, 0], atol=1e-9)
-        assert shear[1, 1] == pytest.approx(1)
-        found.append([scale, np.degrees(angle), np.degrees(np.arctan(shear[0, 1])), *shift / 2])
-    low, high = np.min(found, axis=0), np.max(found, axis=0)
+    coordinates = torch.stack([x, y]).expand(400, 2, 28, 28)
+    warped = random_warp(coordinates, torch.Generator().manual_seed(1))
+    found = [warp_parameters(image) for image in warped.numpy()]
+    lowest = np.min(found, axis=0)
+    highest = np.max(found, axis=0)
     limits = np.array([[0.8, 1.1], [-12, 12], [-12, 12], [-0.1, 0.1], [-0.1, 0.1]])
-    assert (low >= limits[:, 0] - 1e-9).all() and (high <= limits[:, 1] + 1e-9).all()
-    np.testing.assert_allclose((high - low) / (limits[:, 1] - limits[:, 0]), 1, atol=0.05)
+    assert (lowest >= limits[:, 0] - 1e-9).all()
+    assert (highest <= limits[:, 1] + 1e-9).all()
+    filled = (highest - lowest) / (limits[:, 1] - limits[:, 0])
+    np.testing.assert_allclose(filled, 1, atol=0.05)
 
 
 def test_photo_patches_are_windows_of_their_own_columns(monkeypatch):
     row, column = torch.meshgrid(torch.arange(424), torch.arange(640), indexing="ij")
     numbered = torch.stack([column % 256, column // 256, row % 256]).to(torch.uint8)[None]
     monkeypatch.setattr(images, "photograph", lambda name: numbered)
-    data = images._photos()
-    assert images.PHOTO_COLUMNS["train"][1] <= images.PHOTO_COLUMNS["validation"][0]
-    assert images.PHOTO_COLUMNS["validation"][1] <= images.PHOTO_COLUMNS["test"][0]
-    for part, (left, right) in images.PHOTO_COLUMNS.items():
+    data = load_images("photos", device="cpu")
+    for part, (left, right) in PHOTO_COLUMNS.items():
         pixels = getattr(data, part).images.long()
         columns = pixels[:, 0] + 256 * pixels[:, 1]
-        assert columns.min() >= left and columns.max() < right
-        assert (columns.diff(dim=2) == 1).all() and (pixels[:, 2].diff(dim=1) % 256 == 1).all()
+        assert columns.min() >= left
+        assert columns.max() < right
+        assert (columns.diff(dim=2) == 1).all()
+        assert (pixels[:, 2].diff(dim=1) % 256 == 1).all()
         corners = {tuple(x.tolist()) for x in pixels[::2, :, 0, 0]}
         assert len(corners) > 0.9 * len(pixels) / 2
 
 
-@pytest.mark.parametrize("label, name", list(enumerate(images.PHOTOGRAPHS)))
+def test_the_columns_of_the_parts_do_not_overlap():
+    ranges = [PHOTO_COLUMNS[part] for part in PARTS]
+    assert ranges[0][1] <= ranges[1][0] < ranges[1][1] <= ranges[2][0]
+
+
+@pytest.mark.parametrize("label, name", list(enumerate(PHOTOGRAPHS)))
 def test_a_photograph_is_whole_and_holds_the_patches_with_its_label(photos, label, name):
     picture = photograph(name)
     assert picture.shape == (1, 3, 424, 640) and picture.dtype == torch.uint8
@@ -249,14 +319,18 @@ def idx_files(n_train=40, n_test=10):
         pixels = np.repeat(np.arange(first, first + n, dtype=np.uint8), 28 * 28)
         shape = np.array([n, 28, 28], ">i4").tobytes()
         files[f"{prefix}-images-idx3-ubyte"] = bytes([0, 0, 8, 3]) + shape + pixels.tobytes()
-        files[f"{prefix}-labels-idx1-ubyte"] = bytes([0, 0, 8, 1]) + shape[:4] + (bytes(range(10)) * n)[:n]
+        files[f"{prefix}-labels-idx1-ubyte"] = (
+            bytes([0, 0, 8, 1]) + shape[:4] + (bytes(range(10)) * n)[:n]
+        )
     return files
 
 
 @pytest.fixture
 def archives(monkeypatch):
     """The same files packed, as a server would send them; torchvision knows their checksums."""
-    packed = {f"{name}.gz": gzip.compress(content, mtime=0) for name, content in idx_files().items()}
+    packed = {
+        f"{name}.gz": gzip.compress(content, mtime=0) for name, content in idx_files().items()
+    }
     sums = [(name, hashlib.md5(content).hexdigest()) for name, content in packed.items()]
     monkeypatch.setattr(datasets.MNIST, "resources", sums)
     return packed
@@ -329,19 +403,29 @@ def test_packed_files_put_there_by_hand_are_unpacked(tmp_path, server, archives)
     assert server[1] == []
 
 
-@pytest.mark.parametrize("name, files", [
-    ("mnist", "MNIST/raw/train-images-idx3-ubyte.gz, MNIST/raw/train-labels-idx1-ubyte.gz, "
-              "MNIST/raw/t10k-images-idx3-ubyte.gz, MNIST/raw/t10k-labels-idx1-ubyte.gz"),
-    ("fashion_mnist", "FashionMNIST/raw/train-images-idx3-ubyte.gz, "),
-    ("kmnist", "KMNIST/raw/train-images-idx3-ubyte.gz, "),
-    ("cifar10", "cifar-10-python.tar.gz"),
-])
+@pytest.mark.parametrize(
+    "name, files",
+    [
+        (
+            "mnist",
+            "MNIST/raw/train-images-idx3-ubyte.gz, MNIST/raw/train-labels-idx1-ubyte.gz, "
+            "MNIST/raw/t10k-images-idx3-ubyte.gz, MNIST/raw/t10k-labels-idx1-ubyte.gz",
+        ),
+        ("fashion_mnist", "FashionMNIST/raw/train-images-idx3-ubyte.gz, "),
+        ("kmnist", "KMNIST/raw/train-images-idx3-ubyte.gz, "),
+        ("cifar10", "cifar-10-python.tar.gz"),
+    ],
+)
 def test_without_a_network_the_error_says_which_file_goes_where(tmp_path, server, name, files):
     with pytest.raises(FileNotFoundError) as caught:
         load_images(name, root=tmp_path / "data", device="cpu")
     message = str(caught.value)
-    assert message.startswith(f"{name} is missing or broken and could not be downloaded: put {files}")
-    assert message.endswith(f"(packed or unpacked) into {tmp_path / 'data'}") and "\n" not in message
+    assert message.startswith(
+        f"{name} is missing or broken and could not be downloaded: put {files}"
+    )
+    assert (
+        message.endswith(f"(packed or unpacked) into {tmp_path / 'data'}") and "\n" not in message
+    )
     assert server[1] and socket.getdefaulttimeout() is None
 
 
@@ -360,7 +444,9 @@ def test_cifar_images_keep_their_channels_and_rows(tmp_path, server, monkeypatch
     pixels = np.random.default_rng(0).integers(0, 256, (60, 3, 32, 32), dtype=np.uint8)
 
     def batch(name, rows):
-        return name, pickle.dumps({"data": pixels[rows].reshape(-1, 3072), "labels": [i % 10 for i in rows]})
+        return name, pickle.dumps(
+            {"data": pixels[rows].reshape(-1, 3072), "labels": [i % 10 for i in rows]}
+        )
 
     names = [str(i) * 2 for i in range(10)]
     files = dict([batch("data_batch_1", range(50)), batch("test_batch", range(50, 60))])
@@ -369,10 +455,16 @@ def test_cifar_images_keep_their_channels_and_rows(tmp_path, server, monkeypatch
     sums = {name: hashlib.md5(content).hexdigest() for name, content in files.items()}
     monkeypatch.setattr(datasets.CIFAR10, "train_list", [["data_batch_1", sums["data_batch_1"]]])
     monkeypatch.setattr(datasets.CIFAR10, "test_list", [["test_batch", sums["test_batch"]]])
-    monkeypatch.setattr(datasets.CIFAR10, "meta", datasets.CIFAR10.meta | {"md5": sums["batches.meta"]})
+    monkeypatch.setattr(
+        datasets.CIFAR10, "meta", datasets.CIFAR10.meta | {"md5": sums["batches.meta"]}
+    )
     data = load_images("cifar10", root=str(tmp_path), device="cpu")
-    assert torch.equal(data.test.images, torch.from_numpy(pixels[50:])) and data.classes == tuple(names)
-    found = {image.numpy().tobytes() for split in (data.train, data.validation) for image in split.images}
+    assert torch.equal(data.test.images, torch.from_numpy(pixels[50:])) and data.classes == tuple(
+        names
+    )
+    found = {
+        image.numpy().tobytes() for split in (data.train, data.validation) for image in split.images
+    }
     assert found == {image.tobytes() for image in pixels[:50]} and len(data.validation) == 5
 
 
@@ -399,28 +491,48 @@ def test_class_folders_are_divided_without_overlap(tmp_path):
     data = load_folder(tmp_path)
     assert data.classes == ("bird", "cat") and data.channels == 3 and data.size == (32, 32)
     found = [reds(getattr(data, part)) for part in PARTS]
-    assert [len(part) for part in found] == [32, 4, 4] and sorted(np.concatenate(found)) == list(range(40))
+    assert [len(part) for part in found] == [32, 4, 4] and sorted(np.concatenate(found)) == list(
+        range(40)
+    )
     for part, numbers in zip(PARTS, found, strict=True):
         labels = getattr(data, part).labels.tolist()
         assert labels == [int(i < 20) for i in numbers] and 2 * sum(labels) == len(labels)
     assert found[0] != sorted(found[0])
-    assert torch.equal(data.test.images[0, :, 5, 6], torch.tensor([found[2][0], 255, 9], dtype=torch.uint8))
+    assert torch.equal(
+        data.test.images[0, :, 5, 6], torch.tensor([found[2][0], 255, 9], dtype=torch.uint8)
+    )
 
 
-def test_a_folder_gives_the_same_data_in_whatever_order_the_system_lists_its_files(tmp_path, monkeypatch):
+def test_a_folder_gives_the_same_data_in_whatever_order_the_system_lists_its_files(
+    tmp_path, monkeypatch
+):
     for i in range(12):
         save(tmp_path / "ab"[i % 2] / f"{i}.png", (i, 0, 99))
     first = load_folder(tmp_path).fingerprint
-    walk = images.os.walk
-    monkeypatch.setattr(images.os, "walk", lambda path, **options: [
-        (where, folders, files[5:] + files[:5]) for where, folders, files in reversed(list(walk(path, **options)))])
+    listing = glob.glob
+
+    def reordered(*arguments, **options):
+        names = listing(*arguments, **options)
+        return names[5:] + names[:5][::-1]
+
+    monkeypatch.setattr(glob, "glob", reordered)
     assert load_folder(tmp_path).fingerprint == first
+
+
+def test_folders_behind_links_are_followed(tmp_path):
+    for i in range(3):
+        save(tmp_path / "elsewhere" / f"{i}.png", (i, 0, 99))
+    (tmp_path / "here").mkdir()
+    (tmp_path / "here" / "cat").symlink_to(tmp_path / "elsewhere")
+    assert load_folder(tmp_path / "here").classes == ("cat",)
 
 
 def test_three_loose_files_are_enough_and_two_are_not(tmp_path):
     for i, name in enumerate(["a.PNG", "b.bmp"]):
         save(tmp_path / name, (i, 0, 99))
-    with pytest.raises(ValueError, match="has 2 images to divide into train, validation, test, too few"):
+    with pytest.raises(
+        ValueError, match="has 2 images to divide into train, validation, test, too few"
+    ):
         load_folder(tmp_path)
     save(tmp_path / "c.webp", (2, 0, 99), lossless=True)
     data = load_folder(tmp_path)
@@ -435,14 +547,18 @@ def test_parts_that_a_folder_has_are_kept_and_the_others_come_from_train(tmp_pat
         save(tmp_path / part / "b" / "0.png", (100 + i, 0, 99))
     save(tmp_path / "overview.png", (255, 0, 0))
     data = load_folder(tmp_path)
-    assert data.classes == ("a", "b") and all(255 not in reds(getattr(data, part)) for part in PARTS)
+    assert data.classes == ("a", "b") and all(
+        255 not in reds(getattr(data, part)) for part in PARTS
+    )
     if "test" in held:
         assert reds(data.test) == [100] and data.test.labels.tolist() == [1]
     if held - {"test"}:
         assert reds(data.validation) == [100 + len(held) - 1]
     missing = 2 - len(held)
     assert len(data.train) == 20 - 2 * missing
-    assert len(set(reds(data.train)) | set(reds(data.validation)) | set(reds(data.test))) == 20 + len(held)
+    assert len(
+        set(reds(data.train)) | set(reds(data.validation)) | set(reds(data.test))
+    ) == 20 + len(held)
 
 
 def test_a_class_called_train_is_no_part(tmp_path):
@@ -466,7 +582,9 @@ def test_the_shorter_side_is_resized_and_the_centre_kept(tmp_path):
         wide.save(tmp_path / f"{i}.png")
     data = load_folder(tmp_path, size=16)
     assert data.size == (16, 16)
-    image = data.train.images[0, :, :, 1:-1]  # the outermost columns take in a little of what was cut away
+    image = data.train.images[
+        0, :, :, 1:-1
+    ]  # the outermost columns take in a little of what was cut away
     assert (image[2] == 255).all() and (image[0] == 0).all()
 
 
@@ -481,10 +599,15 @@ def test_a_photo_taken_with_a_turned_camera_stands_upright(tmp_path):
     assert (image[2, :16] == 255).all() and (image[2, 16:] == 0).all()
 
 
-@pytest.mark.parametrize("modes, grey, channels", [
-    (["L", "1", "L"], None, 1), (["L", "RGB", "L"], None, 3), (["L", "L", "L"], False, 3),
-    (["RGB", "RGB", "RGB"], True, 1),
-])
+@pytest.mark.parametrize(
+    "modes, grey, channels",
+    [
+        (["L", "1", "L"], None, 1),
+        (["L", "RGB", "L"], None, 3),
+        (["L", "L", "L"], False, 3),
+        (["RGB", "RGB", "RGB"], True, 1),
+    ],
+)
 def test_grey_is_found_out_or_forced(tmp_path, modes, grey, channels):
     for i, mode in enumerate(modes):
         save(tmp_path / f"{i}.png", (200, 100, 50) if mode == "RGB" else 255, mode=mode)
@@ -499,7 +622,12 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path, fault):
     for i in range(4):
         save(tmp_path / f"{i}.png", (i, 0, 99), size=(64, 64))
     broken = tmp_path / "broken.png"
-    save(broken, 1000 if fault == "16 bits" else (9, 9, 9), (64, 64), "I;16" if fault == "16 bits" else "RGB")
+    save(
+        broken,
+        1000 if fault == "16 bits" else (9, 9, 9),
+        (64, 64),
+        "I;16" if fault == "16 bits" else "RGB",
+    )
     if fault != "16 bits":
         broken.write_bytes(b"no image" if fault == "no image" else broken.read_bytes()[:90])
     with pytest.raises(ValueError, match=r"broken\.png cannot be read as an image: .") as caught:
@@ -517,5 +645,7 @@ def test_a_missing_and_an_empty_folder_are_told_apart(tmp_path):
 
 @pytest.mark.parametrize("size", [0, -8, 30])
 def test_a_size_that_is_no_multiple_of_eight_is_refused(tmp_path, size):
-    with pytest.raises(ValueError, match=f"size must be a positive multiple of 8 pixels, not {size}"):
+    with pytest.raises(
+        ValueError, match=f"size must be a positive multiple of 8 pixels, not {size}"
+    ):
         load_folder(tmp_path, size=size)
