@@ -118,11 +118,11 @@ def run_experiment(
     folder = Path(out)
     _claim(folder, experiment, base, data)
 
-    trials = _plan(variants, base.seed, seeds, folder)
+    trials = _with_seeds(variants, base.seed, seeds)
     waiting = [
         trial
         for trial in trials
-        if not _is_measured(trial.file, run_name(trial.settings, data, device))
+        if not _is_measured(_rows_file(folder, trial), run_name(trial.settings, data, device))
     ]
     waiting.sort(key=lambda trial: trial.settings.seed)  # one run of every variant comes first
     asked = [*dict.fromkeys(trial.settings for trial in waiting)]
@@ -135,37 +135,29 @@ def run_experiment(
             facts = run_facts(settings, data, device)
             for trial in waiting:
                 if trial.settings == settings:
-                    trial.write(experiment.name, facts, rows)
+                    known = {"experiment": experiment.name, "variant": trial.name, **trial.facts}
+                    table = pd.DataFrame([known | facts | row for row in rows])
+                    write_whole(_rows_file(folder, trial), table.to_parquet)
 
-    table = pd.concat([pd.read_parquet(trial.file) for trial in trials], ignore_index=True)
-    write_whole(folder / f"{experiment.name}.parquet", table.to_parquet)
-    return table
-
-
-@dataclasses.dataclass(frozen=True)
-class _Trial:
-    """One run of a variant, and the file that keeps its rows."""
-
-    variant: Variant
-    settings: RunSettings
-    file: Path
-
-    def write(self, experiment: str, facts: dict[str, Any], rows: Rows) -> None:
-        known = {"experiment": experiment, "variant": self.variant.name, **self.variant.facts}
-        table = pd.DataFrame([known | facts | row for row in rows])
-        write_whole(self.file, table.to_parquet)
+    found = [pd.read_parquet(_rows_file(folder, trial)) for trial in trials]
+    file = folder / f"{experiment.name}.parquet"
+    write_whole(file, pd.concat(found, ignore_index=True).to_parquet)
+    return pd.read_parquet(file)
 
 
-def _plan(variants: list[Variant], first_seed: int, seeds: int, folder: Path) -> list[_Trial]:
-    """The runs of each variant, in the order of the table."""
+def _with_seeds(variants: list[Variant], first: int, count: int) -> list[Variant]:
+    """Each variant once for each seed, in the order of the table."""
     trials = []
     for variant in variants:
-        for seed in range(first_seed, first_seed + seeds):
-            name = re.sub(r"[^A-Za-z0-9.]+", "-", variant.name)
-            file = folder / "rows" / f"{name}-seed-{seed}.parquet"
+        for seed in range(first, first + count):
             settings = dataclasses.replace(variant.settings, seed=seed)
-            trials.append(_Trial(variant, settings, file))
+            trials.append(dataclasses.replace(variant, settings=settings))
     return trials
+
+
+def _rows_file(folder: Path, trial: Variant) -> Path:
+    name = re.sub(r"[^A-Za-z0-9.]+", "-", trial.name)
+    return folder / "rows" / f"{name}-seed-{trial.settings.seed}.parquet"
 
 
 def _chosen_variants(

@@ -57,15 +57,12 @@ def table(rows: pd.DataFrame) -> pd.DataFrame:
         margin_over_reconstruction=rows.margin_at_latents / rows.reconstruction_at_latents
     )
     chosen = []
-    for stage in STAGES:
-        distance = (rows.step - stage * rows.steps).abs()
-        nearest = distance.groupby([rows.variant, rows.seed]).idxmin()
-        chosen.append(rows.loc[nearest].assign(stage=f"{stage:.0%}"))
-    stages = pd.concat(chosen)
-
-    names = rows.variant.unique()
-    stages["variant"] = pd.Categorical(stages.variant, names)
-    lines = summary(stages.sort_values("variant", kind="stable"), [*SHOWN], ("variant", "stage"))
+    for _, runs in rows.groupby("variant", sort=False):
+        for stage in STAGES:
+            distance = (runs.step - stage * runs.steps).abs()
+            nearest = distance.groupby(runs.seed).idxmin()
+            chosen.append(runs.loc[nearest].assign(stage=f"{stage:.0%}"))
+    lines = summary(pd.concat(chosen), [*SHOWN], ("variant", "stage"))
     return cells(lines, {"variant": "quantizer", "stage": "of the run", **SHOWN})
 
 

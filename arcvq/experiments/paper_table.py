@@ -1,4 +1,4 @@
-"""The paper's table: every quantizer with the same network, data and training, beside its figures."""
+"""The paper's table: every quantizer with the same network, data and training."""
 
 import dataclasses
 from pathlib import Path

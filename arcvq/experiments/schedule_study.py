@@ -1,4 +1,4 @@
-"""Schedules of the ball's radius and of the margin loss's weight, in short, middle and long runs."""
+"""Schedules of the radius and of the margin loss's weight, in short, middle and long runs."""
 
 import dataclasses
 
@@ -61,24 +61,21 @@ def variants(base: RunSettings) -> list[Variant]:
         )
     found = []
     for length in LENGTHS:
-        steps = round(base.steps * length)
-        for name, schedule in radii(steps).items():
-            found.append(_variant(base, steps, "radius", name, schedule))
-        for name, schedule in weights(steps).items():
-            found.append(_variant(base, steps, "weight", name, schedule))
+        found += _variants_of_length(base, round(base.steps * length))
     return found
 
 
-def _variant(
-    base: RunSettings, steps: int, half: str, name: str, schedule: Schedule | None
-) -> Variant:
-    """A run in which one half of SAMP has this schedule."""
+def _variants_of_length(base: RunSettings, steps: int) -> list[Variant]:
     scaled = SAMP.for_run(steps)
-    schedules = {"radius": scaled.radius, "weight": scaled.weight, half: schedule}
-    samp = dataclasses.replace(base.samp or scaled, **schedules)
-    settings = dataclasses.replace(base, quantizer="samp", steps=steps, samp=samp)
-    facts = {"half": half, "schedule": name}
-    return Variant(f"{half}: {name}, {steps} steps", settings, facts)
+    samp = dataclasses.replace(base.samp or scaled, radius=scaled.radius, weight=scaled.weight)
+    found = []
+    for half, schedules in (("radius", radii(steps)), ("weight", weights(steps))):
+        for name, schedule in schedules.items():
+            changed = dataclasses.replace(samp, **{half: schedule})
+            settings = dataclasses.replace(base, quantizer="samp", steps=steps, samp=changed)
+            facts = {"half": half, "schedule": name}
+            found.append(Variant(f"{half}: {name}, {steps} steps", settings, facts))
+    return found
 
 
 def table(rows: pd.DataFrame) -> pd.DataFrame:

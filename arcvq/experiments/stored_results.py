@@ -1,4 +1,4 @@
-"""Results of experiments that take longer than a notebook may: kept in the checkout's data/results."""
+"""Results of experiments that take longer than a notebook may, kept in data/results."""
 
 import pandas as pd
 

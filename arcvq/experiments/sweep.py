@@ -47,34 +47,23 @@ def parse_axis(name: str, text: str) -> list[float | int]:
         ValueError: For any other text, for no values, and for numbers that are not finite.
     """
     try:
-        values = _numbers(text)
-        if name == "top_k":
-            return [*dict.fromkeys(_whole(value) for value in values)]
-        return [*dict.fromkeys(values)]
+        if ":" in text:
+            start, end, count = text.split(":")
+            values = np.linspace(float(start), float(end), int(count)).round(12)
+        else:
+            values = np.array(text.split(","), float)
+        if len(values) == 0 or not np.isfinite(values).all():
+            raise ValueError
+        exact = values.astype(int) if name == "top_k" else values
+        if (exact != values).any():
+            raise ValueError
     except ValueError:
         whole = "whole numbers " if name == "top_k" else ""
         raise ValueError(
             f"--{name.replace('_', '-')} is {text!r}; it must be {whole}as in 1:5:3 (start, end, "
             "how many) or 1,3,5"
         ) from None
-
-
-def _numbers(text: str) -> list[float]:
-    """The finite numbers of a text, at least one; raise ValueError for other texts."""
-    if ":" in text:
-        start, end, count = text.split(":")
-        values = np.linspace(float(start), float(end), int(count)).round(12).tolist()
-    else:
-        values = [float(part) for part in text.split(",")]
-    if not values or not np.isfinite(values).all():
-        raise ValueError
-    return values
-
-
-def _whole(value: float) -> int:
-    if not value.is_integer():
-        raise ValueError
-    return int(value)
+    return [*dict.fromkeys(exact.tolist())]
 
 
 def sweep(axes: Axes) -> Experiment:
@@ -113,14 +102,13 @@ def grid(axes: Axes, base: RunSettings) -> list[Variant]:
         raise ValueError(
             f"quantizer is {base.quantizer!r}; the axes {', '.join(axes)} are settings of 'samp'"
         )
-    points = itertools.product(*axes.values())
-    return [_variant(base, dict(zip(axes, values, strict=True))) for values in points]
-
-
-def _variant(base: RunSettings, point: dict[str, float | int]) -> Variant:
-    name = ", ".join(f"{axis} {value}" for axis, value in point.items())
-    settings = at_point(base, point)
-    return Variant(name, settings, coordinates(settings))
+    variants = []
+    for values in itertools.product(*axes.values()):
+        point = dict(zip(axes, values, strict=True))
+        name = ", ".join(f"{axis} {value}" for axis, value in point.items())
+        settings = at_point(base, point)
+        variants.append(Variant(name, settings, coordinates(settings)))
+    return variants
 
 
 def at_point(base: RunSettings, point: Mapping[str, float | int]) -> RunSettings:
@@ -131,18 +119,14 @@ def at_point(base: RunSettings, point: Mapping[str, float | int]) -> RunSettings
     """
     samp = base.samp or SAMP.for_run(base.steps)
     changes: dict[str, Any] = dict(point)
+    for name in ("radius", "weight"):
+        if point.get(name, 0) < 0:
+            raise ValueError(f"{name} is {point[name]}; it must be at least 0")
     if "radius" in point:
-        exponent = _at_least_0("radius", point["radius"])
-        changes["radius"] = Exponential(exponent / base.steps)
+        changes["radius"] = Exponential(point["radius"] / base.steps)
     if "weight" in point:
-        changes["weight"] = _starting_at(samp.weight, _at_least_0("weight", point["weight"]))
+        changes["weight"] = _starting_at(samp.weight, point["weight"])
     return dataclasses.replace(base, samp=dataclasses.replace(samp, **changes))
-
-
-def _at_least_0(name: str, value: float) -> float:
-    if value < 0:
-        raise ValueError(f"{name} is {value}; it must be at least 0")
-    return value
 
 
 def _starting_at(weight: Schedule | None, start: float) -> Schedule:
