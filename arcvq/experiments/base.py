@@ -257,7 +257,7 @@ def _measure(
         if isinstance(run, Exception):
             raise run
         rows = experiment.measure(run, settings, data, root)
-        if experiment.compare is None or settings.seed == first_seed:
+        if experiment.compare is None or run is None or settings.seed == first_seed:
             return rows
         first = _first_run(dataclasses.replace(settings, seed=first_seed), data, root)
         compared = experiment.compare(run, first, data)

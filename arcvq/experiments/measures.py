@@ -108,12 +108,16 @@ def codebook_measures(model: VQVAE, indices: Tensor) -> dict[str, float]:
         direction, and the correlation of norm and usage.
     """
     shape = describe(model.quantizer.codebook.detach().cpu(), indices.cpu())
-    known = shape.min_angle is not None
     return {
-        "min_angle": math.degrees(shape.min_angle) if known else math.nan,
-        "uniformity": shape.uniformity if known else math.nan,
-        "norm_usage_correlation": shape.norm_usage_correlation,
+        "min_angle": math.degrees(nan_if_none(shape.min_angle)),
+        "uniformity": nan_if_none(shape.uniformity),
+        "norm_usage_correlation": nan_if_none(shape.norm_usage_correlation),
     }
+
+
+def nan_if_none(value: float | None) -> float:
+    """A measure as it stands in a table, where NaN means that there is none."""
+    return math.nan if value is None else value
 
 
 def _ssim(model: VQVAE, data: ImageData) -> float:

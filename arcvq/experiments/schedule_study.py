@@ -1,6 +1,7 @@
 """Schedules of the radius and of the margin loss's weight, in short, middle and long runs."""
 
 import dataclasses
+from typing import Any
 
 import pandas as pd
 
@@ -71,7 +72,8 @@ def _variants_of_length(base: RunSettings, steps: int) -> list[Variant]:
     found = []
     for half, schedules in (("radius", radii(steps)), ("weight", weights(steps))):
         for name, schedule in schedules.items():
-            changed = dataclasses.replace(samp, **{half: schedule})
+            change: dict[str, Any] = {half: schedule}
+            changed = dataclasses.replace(samp, **change)
             settings = dataclasses.replace(base, quantizer="samp", steps=steps, samp=changed)
             facts = {"half": half, "schedule": name}
             found.append(Variant(f"{half}: {name}, {steps} steps", settings, facts))

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from arcvq.experiments.base import Experiment, Rows, Variant
-from arcvq.experiments.measures import MEASURE_TITLES
+from arcvq.experiments.measures import MEASURE_TITLES, nan_if_none
 from arcvq.experiments.tables import cells, summary
 from arcvq.geometry import describe
 from arcvq.images import ImageData
@@ -135,7 +135,7 @@ def _starting_at(weight: Schedule | None, start: float) -> Schedule:
         raise ValueError(
             "the weight of the base is 0 at the start; it has no schedule that an axis could scale"
         )
-    return weight.times(start / weight.value(0))
+    return weight.times(start / float(weight.value(0)))
 
 
 def coordinates(settings: RunSettings) -> dict[str, float | int]:
@@ -158,7 +158,7 @@ def measure(run: Run, settings: RunSettings, data: ImageData, root: Path) -> Row
     """Measure the validation images, as `evaluate` does, and the codebook's minimum angle."""
     shape = describe(run.model.quantizer.codebook.detach().cpu())
     row = evaluate(run.model, data.validation)
-    row["min_angle"] = math.nan if shape.min_angle is None else math.degrees(shape.min_angle)
+    row["min_angle"] = math.degrees(nan_if_none(shape.min_angle))
     row["seconds"] = run.seconds
     return [row]
 
