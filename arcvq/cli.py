@@ -6,9 +6,14 @@ import sys
 from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from arcvq.experiments import Experiment
 
 
 class _Sentences(click.Group):
@@ -133,12 +138,9 @@ def sweep_settings(margin: str | None, scale: str | None, top_k: str | None, rad
                    device: str | None, workers: int | None, ray: str | None, out: Path) -> None:
     """Train SAMP at every point of a grid and draw maps of PSNR and usage.
 
-    Writes a row for each run to sweep.parquet, the maps and the table to index.html. A sweep that was stopped goes on.
+    Writes a Parquet row for each run, a table with means and 95% intervals, and the maps. One that was stopped goes on.
     """
     from arcvq.experiments import parse_axis, run_experiment, sweep
-    from arcvq.experiments.tables import finished, markdown
-    from arcvq.figures import sweep_map, sweep_table
-    from arcvq.reports.pages import write_page
     from arcvq.runs.settings import RunSettings
 
     texts = {"margin": margin, "scale": scale, "top_k": top_k, "radius": radius, "weight": weight}
@@ -149,16 +151,8 @@ def sweep_settings(margin: str | None, scale: str | None, top_k: str | None, rad
     base = RunSettings.for_profile(profile or "quick", **{name: value for name, value in given.items()
                                                           if value is not None})
     asked = sweep(axes)
-    table = run_experiment(asked, base, seeds=seeds, out=out, device=device or "auto", workers=workers, ray=ray)
-    failed = len(table) - len(finished(table))
-    if failed == len(table):
-        raise RuntimeError(f"all {failed} runs failed; the first: {table.error.iloc[0]}")
-    maps = [(name, "Validation images; the mean over seeds and over what is not drawn.", sweep_map(table, measure))
-            for name, measure in (("Reconstruction", "psnr"), ("Codes used", "codes_used"))]
-    rows = ("Table", "Every run; sweep.parquet holds all columns.", sweep_table(table))
-    page = write_page(out / "index.html", [*maps, rows], "arcvq sweep")
-    click.echo(markdown(asked.table(table)))
-    click.echo(f"{len(table)} runs, {failed} of them failed: {out.resolve() / 'sweep.parquet'}; maps: {page.resolve()}")
+    rows = run_experiment(asked, base, seeds=seeds, out=out, device=device or "auto", workers=workers, ray=ray)
+    _report_experiment(asked, rows, out)
 
 
 @main.command("experiment")
@@ -180,11 +174,8 @@ def experiment(name: str, profile: str | None, device: str | None, seeds: int, c
     Writes a Parquet row for each run, a table with means and 95% intervals, and pictures. One that was stopped goes on.
     """
     from arcvq.experiments import EXPERIMENTS, run_experiment
-    from arcvq.experiments.tables import finished, markdown
-    from arcvq.figures.experiment_results import pictures
-    from arcvq.reports.pages import write_page
     from arcvq.runs.settings import RunSettings
-    from arcvq.runtime.files import safe_name, write_text
+    from arcvq.runtime.files import safe_name
 
     if name not in EXPERIMENTS:
         raise ValueError(f"experiment {name!r} is unknown; known are {', '.join(EXPERIMENTS)}")
@@ -192,14 +183,25 @@ def experiment(name: str, profile: str | None, device: str | None, seeds: int, c
     base, asked = RunSettings.for_profile(profile or "quick", **given), EXPERIMENTS[name]
     out = out or Path(f"{name}-{safe_name(base.dataset)}")
     rows = run_experiment(asked, base, seeds=seeds, out=out, only=chosen, device=device or "auto", workers=workers)
+    _report_experiment(asked, rows, out)
+
+
+def _report_experiment(asked: "Experiment", rows: "pd.DataFrame", out: Path) -> None:
+    """Write the table and the page of an experiment into its folder, and print the table."""
+    from arcvq.experiments.tables import finished, markdown
+    from arcvq.figures.experiment_results import pictures
+    from arcvq.reports.pages import write_page
+    from arcvq.runtime.files import write_text
+
     failed = len(rows) - len(finished(rows))
     if failed == len(rows):
         raise RuntimeError(f"all {failed} runs failed; the first: {rows.error.iloc[0]}")
-    text = asked.table(rows)
-    write_text(out / f"{name}.md", markdown(text))
-    page = write_page(out / "index.html", pictures(rows), asked.question, text)
-    click.echo(markdown(text))
-    click.echo(f"{len(rows)} rows, {failed} of failed runs: {out.resolve() / name}.parquet; pictures: {page.resolve()}")
+    table = asked.table(rows)
+    write_text(out / f"{asked.name}.md", markdown(table))
+    page = write_page(out / "index.html", pictures(rows), asked.question, table)
+    click.echo(markdown(table))
+    counts = f"{len(rows)} rows, {failed} of failed runs"
+    click.echo(f"{counts}: {out.resolve() / asked.name}.parquet; pictures: {page.resolve()}")
 
 
 @main.command()

@@ -122,8 +122,10 @@ def test_sweep_writes_a_table_and_a_page_of_maps(tmp_path, monkeypatch):
     assert shown.exit_code == 0, shown.stderr
     assert len(pd.read_parquet(tmp_path / "swept" / "sweep.parquet")) == 4
     page = (tmp_path / "swept" / "index.html").read_text()
-    assert "arcvq sweep" in page and page.count("plotly-graph-div") == 3 and "4 runs" in page
-    assert shown.stdout.splitlines()[-1].startswith("4 runs, 0 of them failed: ")
+    assert "How do the settings of SAMP act together?" in page
+    assert page.count("plotly-graph-div") == 2 and "4 runs" in page
+    assert "| margin m (rad) | radius: exponent alpha T at the end of the run | PSNR (dB) |" in shown.stdout
+    assert shown.stdout.splitlines()[-1].startswith("4 rows, 0 of failed runs: ")
 
 
 @pytest.mark.parametrize("words, sentence", [
