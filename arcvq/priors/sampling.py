@@ -71,7 +71,7 @@ def next_probabilities(
         largest, codes = logits.topk(top_k)
         logits = torch.full_like(logits, -math.inf).scatter(-1, codes, largest)
     probabilities = logits.softmax(-1)
-    if top_p is not None:
+    if top_p is not None and top_p < 1:  # at 1, rounding would drop the least likely codes
         falling, codes = probabilities.sort(descending=True)
         likelier = falling.cumsum(-1) - falling
         kept = falling * (likelier < top_p)

@@ -124,6 +124,11 @@ def test_the_probabilities_are_the_formula_of_temperature_top_k_and_top_p():
         torch.testing.assert_close(next_probabilities(logits, **options), answer, msg=str(options))
 
 
+def test_top_p_of_1_keeps_codes_however_unlikely():
+    logits = torch.tensor([[20.0, 0.0, -3.0]])
+    assert torch.equal(next_probabilities(logits, top_p=1.0), logits.softmax(1))
+
+
 def test_top_k_keeps_exactly_k_of_equal_codes():
     assert (next_probabilities(torch.zeros(3, 9), top_k=4) > 0).sum(1).tolist() == [4, 4, 4]
 
