@@ -17,6 +17,7 @@ ROOT = HERE.parent
 sys.path.insert(0, str(HERE / "_ext"))
 sys.path.insert(0, str(ROOT))
 
+
 def copy_notebooks() -> None:
     """Make docs/notebooks the same as notebooks/; files that did not change keep their time."""
     names = {path.name for path in (ROOT / "notebooks").glob("*.ipynb")}

@@ -113,7 +113,13 @@ def import_layers():
     left, width = 20, 430
     parts = [
         text(left, top - 20, "Imports point one way", size=15, anchor="start", weight="bold"),
-        text(left + 195, top - 20, "a module may import from the rows below its own", size=12, anchor="start"),
+        text(
+            left + 195,
+            top - 20,
+            "a module may import from the rows below its own",
+            size=12,
+            anchor="start",
+        ),
     ]
     for row, (names, words) in enumerate(LAYERS):
         y = top + row * step

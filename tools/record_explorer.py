@@ -135,8 +135,7 @@ def write_film(frames: list[Image.Image], path: Path) -> None:
         sample.paste(frames[number], (0, place * frames[0].height))
     palette = sample.quantize(COLORS)  # a third of the bytes, and hardly to be seen
     first, *others = (
-        frame.quantize(palette=palette, dither=Image.Dither.NONE).convert("RGB")
-        for frame in frames
+        frame.quantize(palette=palette, dither=Image.Dither.NONE).convert("RGB") for frame in frames
     )
 
     durations = [1000 // FRAMES_PER_SECOND] * (len(frames) - 1) + [1000]

@@ -41,5 +41,7 @@ def test_the_pages_that_show_code_have_blocks():
 
 def test_blocks_are_found_with_their_lines_also_inside_comments(tmp_path):
     page = tmp_path / "page.md"
-    page.write_text("# T\n```python\na = 1\n```\n<!-- hidden\n```python\nb = 2\n```\n-->\n```\nno\n```\n")
+    page.write_text(
+        "# T\n```python\na = 1\n```\n<!-- hidden\n```python\nb = 2\n```\n-->\n```\nno\n```\n"
+    )
     assert python_blocks(page) == [(3, "a = 1"), (7, "b = 2")]

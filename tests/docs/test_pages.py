@@ -54,10 +54,28 @@ def test_the_drawing_has_the_layers_that_the_import_linter_holds():
 def test_every_notebook_is_in_both_tables_and_in_order():
     notebooks = [path.name for path in sorted((ROOT / "notebooks").glob("*.ipynb"))]
     for page in (ROOT / "README.md", DOCS / "notebooks.md"):
-        linked = re.findall(r"^\| \[.*?\]\(notebooks/(\S+?)\)", page.read_text("utf-8"), re.MULTILINE)
+        linked = re.findall(
+            r"^\| \[.*?\]\(notebooks/(\S+?)\)", page.read_text("utf-8"), re.MULTILINE
+        )
         assert linked == notebooks, page
 
 
 def test_the_readme_is_short_and_its_film_is_small():
     assert len((ROOT / "README.md").read_text("utf-8").splitlines()) <= 130
     assert (DOCS / "_static" / "explorer.webp").stat().st_size < 3_000_000
+
+
+def test_the_readme_has_the_numbers_of_the_stored_table():
+    stored = (ROOT / "data" / "results" / "paper-mnist.md").read_text("utf-8")
+    names = {"CVQ-VAE": "CVQ", "no quantization": "continuous"}
+    rows = re.findall(
+        r"^\| (.+?) \| (\S+ \(\S+ to \S+\)) \| (\d*) ?\|$",
+        (ROOT / "README.md").read_text("utf-8"),
+        re.MULTILINE,
+    )
+    assert len(rows) >= 5
+    for name, psnr, codes in rows:
+        (line,) = (
+            row for row in stored.splitlines() if row.startswith(f"| {names.get(name, name)} |")
+        )
+        assert f"| {psnr} |" in line and f"| {codes} " in line
