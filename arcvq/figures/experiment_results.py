@@ -13,7 +13,6 @@ from arcvq.experiments.schedule_study import steadiness
 from arcvq.experiments.semantics_study import TITLES
 from arcvq.experiments.tables import MEAN_WITH_INTERVAL, data_title, finished, summary
 from arcvq.figures.gradient_curves import feedback_picture, gradient_angles, gradient_norms
-from arcvq.figures.sweep_map import sweep_map
 from arcvq.figures.theme import BLACK, BLUE, GRAY, METHOD_COLORS, finish
 
 COURSES = {"Sizes": gradient_norms, "Angles": gradient_angles, "Norms and usage": feedback_picture}
@@ -28,7 +27,6 @@ def pictures(rows: pd.DataFrame) -> list[tuple[str, str, go.Figure]]:
         "schedules": lambda: [(f"The {half}", schedule_map(rows, half)) for half in ("radius", "weight")
                               if (rows.half == half).any()],
         "semantics": lambda: [("What codes tell", measure_panels(rows, _informative(rows)))],
-        "sweep": lambda: [("Reconstruction", sweep_map(rows)), ("Codes used", sweep_map(rows, "codes_used"))],
         "gradients": lambda: [(heading, draw(_histories(rows))) for heading, draw in COURSES.items()],
     }
     return [(heading, "", figure) for heading, figure in shown[kind]()] if len(rows) else []

@@ -70,3 +70,12 @@ def _line(table, measure, x, title):
 def _missing(values: np.ndarray) -> str:
     missing = int(np.isnan(values).sum())
     return f" {missing} of {values.size} points are missing." if missing else ""
+
+
+def sweep_table(table: pd.DataFrame, **look) -> go.Figure:
+    """The rows of a sweep: the axes that vary, the seed and what was measured, to be scrolled through."""
+    shown = table[[*_varying(table), "seed", *(name for name in TITLES if name in table and name not in SWEEP_AXES)]]
+    cells = [[f"{value:.5g}" for value in shown[name]] for name in shown]
+    header = {"values": [TITLES.get(name, name) for name in shown], "align": "left"}
+    figure = go.Figure(go.Table(header=header, cells={"values": cells, "align": "left", "height": 24}))
+    return finish(figure, look, "Runs", f"{len(table):,} rows.", width=900, height=min(600, 200 + 24 * len(table)))

@@ -14,13 +14,13 @@ from arcvq.priors.fitting import (
 from arcvq.priors.influence import influence
 from arcvq.priors.pixelcnn import PixelCNN
 from arcvq.priors.sampling import (
-    SamplingStep,
+    Step,
     complete,
     complete_tokens,
     next_probabilities,
     sample,
     sample_tokens,
-    sampling_steps,
+    steps,
 )
 from arcvq.priors.settings import PRIORS, PriorSettings, train_prior
 from arcvq.priors.tokens import FreeTokens, TiedTokens, match_parameters, parameter_count
@@ -37,8 +37,8 @@ __all__ = [
     "Prior",
     "PriorRun",
     "PriorSettings",
-    "SamplingStep",
     "State",
+    "Step",
     "TiedTokens",
     "TokenSplit",
     "TransformerPrior",
@@ -56,6 +56,6 @@ __all__ = [
     "parameter_count",
     "sample",
     "sample_tokens",
-    "sampling_steps",
+    "steps",
     "train_prior",
 ]

@@ -173,7 +173,7 @@ def _check(prior, train, validation, batch_size, lr, resume_nowhere) -> None:
     for name, split in (("training", train), ("validation", validation)):
         if len(split.tokens) == 0:
             raise ValueError(f"there are no {name} tokens; at least one grid is needed")
-        prior.check_tokens(split.tokens, split.labels if prior.classes else None)
+        prior.check(split.tokens, split.labels if prior.classes else None)
     if batch_size > len(train.tokens):
         raise ValueError(f"batch_size is {batch_size}; it must be at most {len(train.tokens)}, the training grids")
     if not 0 < lr < math.inf:

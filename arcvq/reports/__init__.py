@@ -1,4 +1,4 @@
-"""Run notebooks without a browser, and write what they show as pages."""
+"""Notebooks run without a browser, and the pages that come of it."""
 
 from arcvq.reports.key_figures import KeyFigure, key_figure
 
