@@ -21,7 +21,7 @@ from arcvq.runs.settings import RunSettings, train
 from arcvq.runtime.devices import choose_device
 from arcvq.samp import SAMP, arc_margin_loss, ball_radius, project_to_ball_, rescale_codes_
 from arcvq.schedules import Adaptive, Constant, Cosine, Exponential, Oscillating, Schedule, WarmUp
-from arcvq.training import Run, Snapshot, evaluate, fit
+from arcvq.training import Compute, Recording, Run, Snapshot, evaluate, fit
 from arcvq.vqvae import VQVAE, VQVAEOutput
 
 __version__ = "0.1.0"
@@ -31,6 +31,7 @@ __all__ = [
     "SAMP",
     "VQVAE",
     "Adaptive",
+    "Compute",
     "Constant",
     "ContinuousQuantizer",
     "Cosine",
@@ -44,6 +45,7 @@ __all__ = [
     "Oscillating",
     "Quantized",
     "Quantizer",
+    "Recording",
     "Run",
     "RunSettings",
     "Schedule",

@@ -133,10 +133,9 @@ def sweep_settings(margin: str | None, scale: str | None, top_k: str | None, rad
                    device: str | None, workers: int | None, ray: str | None, out: Path) -> None:
     """Train SAMP at every point of a grid and draw maps of PSNR and usage.
 
-    Writes a row for each run to sweep.parquet, the maps and the table to index.html. A sweep that was stopped goes on.
+    Writes a row for each run to table.parquet, the maps and the table to index.html. A sweep that was stopped goes on.
     """
-    from arcvq.experiments import parse_axis, run_experiment, sweep
-    from arcvq.experiments.tables import finished, markdown
+    from arcvq.experiments import parse_axis, sweep
     from arcvq.figures import sweep_map, sweep_table
     from arcvq.reports.pages import write_page
     from arcvq.runs.settings import RunSettings
@@ -148,17 +147,13 @@ def sweep_settings(margin: str | None, scale: str | None, top_k: str | None, rad
     given = {"dataset": dataset, "steps": steps, "num_codes": num_codes}
     base = RunSettings.for_profile(profile or "quick", **{name: value for name, value in given.items()
                                                           if value is not None})
-    asked = sweep(axes)
-    table = run_experiment(asked, base, seeds=seeds, out=out, device=device or "auto", workers=workers, ray=ray)
-    failed = len(table) - len(finished(table))
-    if failed == len(table):
-        raise RuntimeError(f"all {failed} runs failed; the first: {table.error.iloc[0]}")
+    table = sweep(axes, base, seeds=seeds, out=out / "table.parquet", device=device or "auto", workers=workers, ray=ray)
     maps = [(name, "Validation images; the mean over seeds and over what is not drawn.", sweep_map(table, measure))
             for name, measure in (("Reconstruction", "psnr"), ("Codes used", "codes_used"))]
-    rows = ("Table", "Every run; sweep.parquet holds all columns.", sweep_table(table))
+    rows = ("Table", "Every run; table.parquet holds all columns.", sweep_table(table))
     page = write_page(out / "index.html", [*maps, rows], "arcvq sweep")
-    click.echo(markdown(asked.table(table)))
-    click.echo(f"{len(table)} runs, {failed} of them failed: {out.resolve() / 'sweep.parquet'}; maps: {page.resolve()}")
+    click.echo(table.groupby(list(axes))[["psnr", "codes_used", "perplexity"]].mean().round(2).to_string())
+    click.echo(f"{len(table)} runs: {out.resolve() / 'table.parquet'}; maps: {page.resolve()}")
 
 
 @main.command("experiment")

@@ -1,29 +1,33 @@
-"""Train a VQ-VAE: the loop, its history, snapshots of the codebook, checkpoints and exact resume."""
+"""Train a VQ-VAE: `fit` takes a model and data and returns a `Run`; `evaluate` measures a model.
+
+`TrainingSession` holds what every training needs, whatever the model: the loop, the progress bar,
+checkpoints, resuming and Ctrl-C. `VQVAESession` adds the step and the history of a VQ-VAE; that of
+a prior is in arcvq.priors.fitting.
+"""
 
 import dataclasses
-import json
 import math
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from functools import lru_cache
+from collections.abc import Callable
+from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-import pandas as pd
 import torch
 from jaxtyping import Float, Int
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import mse_loss
 from tqdm.auto import tqdm
 
-from arcvq.geometry import perplexity
+from arcvq import metrics
+from arcvq.geometry import perplexity, perplexity_ceiling
 from arcvq.images import ImageData, ImageSplit
 from arcvq.quantizers import SphericalQuantizer
-from arcvq.runtime.checkpoints import HeldInterrupt, load_checkpoint, save_checkpoint
+from arcvq.runtime.checkpoints import load_checkpoint, save_checkpoint
+from arcvq.runtime.checks import check_whole
 from arcvq.runtime.cuda_graph import CapturedStep
-from arcvq.runtime.devices import choose_device, choose_precision
+from arcvq.runtime.devices import choose_device, choose_precision, dtype_name
 from arcvq.runtime.distributed import (
     any_rank,
     barrier,
@@ -34,14 +38,90 @@ from arcvq.runtime.distributed import (
     world_size,
 )
 from arcvq.runtime.files import write_whole
+from arcvq.runtime.history import Row, history_table, read_record, write_record
+from arcvq.runtime.interrupt import HeldInterrupt
 from arcvq.samp import SAMP
 from arcvq.vqvae import VQVAE
 
-VALIDATION_IMAGES = 256  # during training, at most: all 1,000 digits would take a third of a quick run
+if TYPE_CHECKING:
+    import pandas
+
+# Images of a validation during training. All 1,000 digits would take a third of a quick run.
+VALIDATION_IMAGES = 256
+
+
+@dataclasses.dataclass(frozen=True)
+class Compute:
+    """On what a model is trained, and how exactly.
+
+    Attributes:
+        device: The device. `"auto"` takes CUDA, then MPS, then the CPU.
+        precision: `"float32"`, or `"bfloat16"` for autocast of the networks; the quantizer and the
+            losses stay float32. `"auto"` takes bfloat16 where the device is faster with it.
+        cuda_graph: Record the training step once as a CUDA graph and replay it, which spares the
+            host the launch of each kernel. Needs CUDA and one process; not yet tried on a GPU.
+    """
+
+    device: str | torch.device = "auto"
+    precision: str = "auto"
+    cuda_graph: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Recording:
+    """What is kept of a training while it runs, and who is told.
+
+    Attributes:
+        folder: Where checkpoints and the finished run are written; None for nowhere.
+        resume: Go on from the checkpoint in `folder`, if there is one. The final weights are those
+            of a training without a break, on a CPU bit for bit.
+        log_every: Steps from one row of the history to the next; by default for 50 rows in all.
+        validate_every: Steps from one validation to the next; by default for 5 in all, and for a
+            prior 10. Each validation adds a row to the history and writes the checkpoint.
+        snapshots: How many codebooks to keep, evenly over the run, besides the one at the start.
+        progress: Whether to show a progress bar.
+        on_log: Called after each new row of the history with the run so far. If it returns True,
+            the training ends there; `folder` then holds a checkpoint to resume from.
+    """
+
+    folder: str | Path | None = None
+    resume: bool = False
+    log_every: int | None = None
+    validate_every: int | None = None
+    snapshots: int = 24
+    progress: bool = True
+    on_log: Callable[[Any], bool | None] | None = None
+
+    def __post_init__(self):
+        if self.resume and self.folder is None:
+            raise ValueError(
+                "resume is True but folder is None; name the folder of the run to go on with"
+            )
+
+
+class Optimization(NamedTuple):
+    """How a model is optimized.
+
+    Attributes:
+        steps: Number of optimizer steps, from 1.
+        batch_size: Training examples a step, from 1.
+        lr: Learning rate, above 0.
+        seed: Seed of the order of the examples.
+    """
+
+    steps: int
+    batch_size: int
+    lr: float
+    seed: int
 
 
 class Snapshot(NamedTuple):
-    """The codebook (K, D) at one step and how often each code was chosen (K,) since the last line of the history."""
+    """The codebook at one step of a training.
+
+    Attributes:
+        codebook: The codes.
+        counts: How often training chose each code since the last row of the history.
+    """
 
     codebook: Float[Tensor, "K D"]
     counts: Int[Tensor, " K"]
@@ -51,276 +131,476 @@ class Snapshot(NamedTuple):
 class Run:
     """A trained model and how it came about.
 
-    history: one row for each logged step; losses, PSNR (dB), codes_used and perplexity of training since the row
-    before, radius and weight of SAMP, and validation_psnr etc. where measured. snapshots: by step. settings: what
-    `fit` was told. seconds: training time, all sessions together.
+    Attributes:
+        model: The model.
+        rows: One dict for each row of `history`.
+        snapshots: Snapshots of the codebook by step, the first at step 0.
+        settings: What `fit` was told.
+        seconds: Training time, all sessions together.
+        history: A pandas table with a row for each logged step: the losses, PSNR (dB), codes used
+            and perplexity of training, radius and weight of SAMP, and validation_psnr,
+            validation_codes_used and validation_perplexity where they were measured. Codes are
+            counted since the row before.
     """
 
     model: VQVAE
-    history: pd.DataFrame
+    rows: list[Row]
     snapshots: dict[int, Snapshot]
     settings: dict[str, Any]
     seconds: float
 
-    def save(self, folder: Path) -> None:
-        """Write the model, history.csv, snapshots.safetensors and, last, run.json into a folder."""
+    @cached_property
+    def history(self) -> "pandas.DataFrame":
+        """The history as a pandas table, made when it is first asked for."""
+        return history_table(self.rows)
+
+    def save(self, folder: str | Path) -> None:
+        """Write the model, the history and the snapshots into a folder.
+
+        run.json, which says that the run is finished, comes last.
+        """
+        folder = Path(folder)
         self.model.save_pretrained(folder)
-        write_whole(folder / "history.csv", lambda path: self.history.to_csv(path, index=False))
-        tensors = {f"{step}.{name}": tensor.contiguous() for step, snapshot in self.snapshots.items()
-                   for name, tensor in snapshot._asdict().items()}
+        tensors = {}
+        for step, snapshot in self.snapshots.items():
+            tensors[f"{step}.codebook"] = snapshot.codebook.contiguous()
+            tensors[f"{step}.counts"] = snapshot.counts
         write_whole(folder / "snapshots.safetensors", lambda path: save_file(tensors, path))
-        facts = {"settings": self.settings, "seconds": self.seconds}
-        write_whole(folder / "run.json", lambda path: path.write_text(json.dumps(facts, indent=2)))
+        write_record(folder, self.rows, self.settings, self.seconds)
 
     @classmethod
     def load(cls, folder: str | Path) -> "Run":
-        """The run in a folder that `save` wrote. Raises FileNotFoundError or ValueError as `VQVAE.from_pretrained`."""
+        """Open a folder that `save` wrote; raises as `VQVAE.from_pretrained` does."""
         folder = Path(folder)
         model = VQVAE.from_pretrained(folder)
         tensors = load_file(folder / "snapshots.safetensors")
-        steps = sorted({int(name.split(".")[0]) for name in tensors})
-        snapshots = {step: Snapshot(tensors[f"{step}.codebook"], tensors[f"{step}.counts"]) for step in steps}
-        facts = json.loads((folder / "run.json").read_text())
-        return cls(model, pd.read_csv(folder / "history.csv"), snapshots, **facts)
+        steps = {int(name.partition(".")[0]) for name in tensors}
+        snapshots = {
+            step: Snapshot(tensors[f"{step}.codebook"], tensors[f"{step}.counts"])
+            for step in sorted(steps)
+        }
+        return cls(model, snapshots=snapshots, **read_record(folder))
 
 
 def fit(
     model: VQVAE,
-    images: ImageData,
+    data: ImageData,
     *,
     steps: int,
     batch_size: int = 128,
     lr: float = 1e-3,
     seed: int = 0,
-    precision: str = "auto",
-    device: str | torch.device = "auto",
-    out: str | Path | None = None,
-    resume: bool = False,
-    log_every: int | None = None,
-    validate_every: int | None = None,
-    snapshots: int = 24,
-    progress: bool = True,
-    on_log: Callable[[Run], bool | None] | None = None,
-    capture: bool = False,
+    compute: Compute = Compute(),
+    recording: Recording = Recording(),
 ) -> Run:
-    """Train with Adam on reconstruction / Var(train images) + the quantizer's loss; the caller's generators stay put.
+    """Train a VQ-VAE with Adam and return the run.
 
-    steps, batch_size: from 1, batch_size at most the training images. lr: above 0. precision: auto, float32 or
-    bfloat16 (autocast; the quantizer and the losses stay float32). out: folder for checkpoints and the finished run.
-    resume: go on from the checkpoint in `out`, if there is one, to the same final weights (bit for bit on a CPU).
-    log_every, validate_every: in steps (defaults: 50 and 5 times a run). Validating looks at the first 256 validation
-    images, and writes the checkpoint.
-    snapshots: how many codebooks to keep. A spherical quantizer without settings gets `SAMP.for_run(steps)`.
-    on_log: called by the training thread after each new row of the history with the run so far; True ends the run
-    there. A run that ends early is returned like a finished one, but in `out` it is a checkpoint to resume from.
-    capture: on CUDA, record the step once as a CUDA graph and replay it (arcvq.runtime.cuda_graph). Not yet tried on a GPU.
-    Where many processes train together (arcvq.runtime.distributed), each calls this with an equal model and the same settings:
-    they divide each batch, which must come out even, and rank 0 writes. Ctrl-C then waits for the next logged step;
-    torchrun ends processes that take longer than its --shutdown-timeout (30 s).
+    The loss is the mean squared error of the reconstruction, divided by the variance of the
+    training images, plus the loss of the quantizer. Each epoch goes through the images in a new
+    order and leaves out the last, incomplete batch. The caller's random generators are left as
+    they were. A `SphericalQuantizer` without settings gets `SAMP.for_run(steps)`.
 
-    Raises ValueError for settings out of range, FloatingPointError when values are not finite (checked when logging),
-    OSError when `out` cannot be written. Ctrl-C ends the step, saves the state if there is `out`, and is raised.
+    With several processes (see arcvq.runtime.distributed), each calls `fit` with the same model and
+    settings. They divide each batch among them, and the first one writes the files.
+
+    Args:
+        model: The model, which is trained in place.
+        data: The data set.
+        steps: Number of optimizer steps, from 1.
+        batch_size: Images a step, of all processes together; at most the training images.
+        lr: Learning rate, above 0.
+        seed: Seed of the order of the images and of what the quantizer draws.
+        compute: Device and precision.
+        recording: What is logged, how often, and where it is written.
+
+    Returns:
+        The run, with the model in evaluation mode.
+
+    Raises:
+        ValueError: If an argument is out of range.
+        FloatingPointError: If the loss is not finite. This is checked for each row of the history.
+        OSError: If the folder cannot be written.
+        KeyboardInterrupt: After Ctrl-C, once the step under way is done and the state is saved.
+            Several processes go on until the next logged step; torchrun waits for them no longer
+            than its --shutdown-timeout (30 s).
     """
-    log_every, validate_every = log_every or max(1, steps // 50), validate_every or max(1, steps // 5)
-    _check(model, images, steps, batch_size, lr, snapshots, resume and out is None)
-    device = choose_device(device)
-    dtype = choose_precision(precision, device)
-    if capture and (device.type != "cuda" or world_size() > 1):
-        raise ValueError(f"capture is True on {device} with {world_size()} processes; it needs CUDA and one process")
-    if isinstance(model.quantizer, SphericalQuantizer) and model.quantizer.samp is None:
-        model.quantizer.samp = SAMP.for_run(steps)
-    settings = {"model": model.config(), "data": images.name, "images": images.fingerprint, "steps": steps,
-                "batch_size": batch_size, "lr": lr, "seed": seed, "precision": str(dtype).removeprefix("torch.")}
-    images = images.to(device)
-    model.to(device).to(memory_format=torch.channels_last)
-    trainer = Trainer(model, images, settings, batch_size, lr, seed, dtype, Path(out) if out else None, capture)
-    with _own_randomness(device, seed), HeldInterrupt() as interrupt:
-        trainer.start(resume)
-        bar = tqdm(total=steps, initial=trainer.step, desc="train", unit="step", mininterval=0.5,
-                   disable=not progress or rank() > 0)
-        with bar:
-            stopped = asked = False
-            while trainer.step < steps and not stopped:
-                trainer.advance()
-                if trainer.step * snapshots // steps > (trainer.step - 1) * snapshots // steps:
-                    trainer.snapshot()  # before logging, which starts the usage counts anew
-                validating = trainer.step % validate_every == 0 or trainer.step == steps
-                logging = validating or trainer.step % log_every == 0
-                if logging:
-                    bar.set_postfix(trainer.log(validating), refresh=False)
-                    stopped = any_rank(bool(on_log and on_log(trainer.run())))
-                if logging or world_size() == 1:  # ranks wait for each other here anyway
-                    asked = any_rank(interrupt.asked)
-                if validating or asked or stopped:
-                    trainer.save()
-                bar.update()
-                if asked:
-                    raise KeyboardInterrupt(trainer.farewell())
-    model.eval()
-    run = trainer.run()
-    if out and trainer.step == steps and rank() == 0:  # run.json, which `save` writes, says that a run is finished
-        run.save(Path(out))
-    barrier()  # so that every rank finds the files
-    return run
+    optimization = Optimization(steps, batch_size, lr, seed)
+    return VQVAESession(model, data, optimization, compute, recording).train()
 
 
-def _check(model, images, steps, batch_size, lr, snapshots, resume_nowhere) -> None:
-    """Raise ValueError for settings that cannot work."""
-    for name, number in (("steps", steps), ("batch_size", batch_size), ("snapshots", snapshots)):
-        if not isinstance(number, int) or number < 1:
-            raise ValueError(f"{name} is {number}; it must be a whole number from 1")
-    if batch_size > len(images.train):
-        raise ValueError(f"batch_size is {batch_size}; it must be at most {len(images.train)}, the training images")
-    if batch_size % world_size():
-        raise ValueError(f"batch_size is {batch_size}; it must be divisible by {world_size()}, the number of processes")
-    if not 0 < lr < math.inf:
-        raise ValueError(f"lr is {lr}; it must be a finite number above 0")
-    if resume_nowhere:
-        raise ValueError("resume is True but out is None; name the folder of the run to go on with")
-    model.check_images(images.train.batch(torch.zeros(1, dtype=torch.int64)))
-
-
-@contextmanager
-def _own_randomness(device: torch.device, seed: int) -> Iterator[None]:
-    """Seeded generators inside, the caller's generators as they were afterwards."""
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        torch.manual_seed(seed)
-        yield
-
-
-@lru_cache(maxsize=2)
-def _order(count: int, seed: int, epoch: int, device: torch.device) -> Tensor:
-    return torch.randperm(count, generator=torch.Generator().manual_seed(seed * 1_000_003 + epoch)).to(device)
+@lru_cache(maxsize=2)  # so that an order goes to the device once
+def _epoch_order(count: int, seed: int, epoch: int, device: str | torch.device) -> Tensor:
+    """All numbers below `count` in the order of this epoch."""
+    generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
+    return torch.randperm(count, generator=generator).to(device)
 
 
 def batch_indices(
-    count: int, batch_size: int, seed: int, step: int, device: torch.device = torch.device("cpu")  # noqa: B008
+    count: int, batch_size: int, seed: int, step: int, device: str | torch.device = "cpu"
 ) -> Int[Tensor, " batch_size"]:
-    """Which images step `step` sees: a fresh order for each epoch, the last incomplete batch dropped.
+    """Which examples a step sees: each epoch has a new order and drops its last, incomplete batch.
 
-    A pure function of its arguments, so that a resumed run needs no state for it. An order goes to the device once.
+    A function of its arguments alone, so that a resumed run needs no state for it.
     """
-    epoch, place = divmod(step, count // batch_size)
-    return _order(count, seed, epoch, device)[place * batch_size : (place + 1) * batch_size]
+    epoch, batch = divmod(step, count // batch_size)
+    order = _epoch_order(count, seed, epoch, device)
+    return order[batch * batch_size : (batch + 1) * batch_size]
 
 
-class Trainer:
-    """The state of a run and what one step does to it."""
+class TrainingSession:
+    """A training from its start, or from its checkpoint, to its end.
 
-    def __init__(self, model, images, settings, batch_size, lr, seed, dtype, out=None, capture=False):
-        self.model, self.images, self.settings = model, images, settings
-        self.parallel = parallel(model)
-        self.batch_size, self.seed, self.dtype, self.out = batch_size, seed, dtype, out
-        self.checkpoint = out / "checkpoint.pt" if out else None
-        learned = [parameter for parameter in model.parameters() if parameter.requires_grad]
-        fused = images.device.type in ("cpu", "cuda")
-        self.optimizer = torch.optim.Adam(learned, lr=lr, fused=fused, capturable=capture)
-        self.capture = capture
-        # The settings of SAMP stand in a recording as constants.
-        self.take = CapturedStep(self.learn, lambda: getattr(model.quantizer, "samp", None)) if capture else self.learn
-        self.step, self.seconds, self.history, self.snapshots = 0, 0.0, [], {}
+    A subclass sets `settings` and `optimizer` and defines `advance`, `log`, `state`, `restore` and
+    `run`; it may define `snapshot` and `settle`. The methods here call them at the right steps.
+
+    Args:
+        optimization: Steps, batch size, learning rate and seed.
+        examples: Number of training examples.
+        compute: Device and precision.
+        recording: What is kept while the training runs.
+
+    Attributes:
+        settings: What decides the result, seed included. A checkpoint belongs to its settings.
+        device: Where the model is.
+        step: Optimizer steps done.
+        rows: The rows of the history so far.
+    """
+
+    DESCRIPTION = "train"  # of the progress bar
+    EXAMPLES = "images"  # what a batch consists of
+    SHOWN: tuple[str, ...]  # columns of the history beside the progress bar
+    VALIDATIONS = 5  # in a run, by default
+    settings: dict[str, Any]
+    optimizer: torch.optim.Optimizer
+
+    def __init__(
+        self, optimization: Optimization, examples: int, compute: Compute, recording: Recording
+    ):
+        self.steps, self.batch_size, lr, self.seed = optimization
+        self.log_every = recording.log_every or max(1, self.steps // 50)
+        self.validate_every = recording.validate_every or max(1, self.steps // self.VALIDATIONS)
+        check_whole(
+            1,
+            steps=self.steps,
+            batch_size=self.batch_size,
+            log_every=self.log_every,
+            validate_every=self.validate_every,
+            snapshots=recording.snapshots,
+        )
+        if self.batch_size > examples:
+            limit = f"at most {examples}, the training {self.EXAMPLES}"
+            raise ValueError(f"batch_size is {self.batch_size}; it must be {limit}")
+        if not 0 < lr < math.inf:
+            raise ValueError(f"lr is {lr}; it must be a finite number above 0")
+
+        self.device = choose_device(compute.device)
+        self.dtype = choose_precision(compute.precision, self.device)
+        in_bfloat16 = self.dtype == torch.bfloat16
+        self.autocast = torch.autocast(self.device.type, torch.bfloat16, enabled=in_bfloat16)
+        self.recording = recording
+        folder = recording.folder
+        self.checkpoint = Path(folder) / "checkpoint.pt" if folder else None
+        self.step = 0
+        self.rows: list[Row] = []
         self.began = time.perf_counter()
 
-    def start(self, resume: bool) -> None:
+    def advance(self) -> None:
+        """Take one optimizer step. Nothing in it may wait for the device."""
+        raise NotImplementedError
+
+    def measure(self, validating: bool) -> Row:
+        """A row of the history, with measures of validation data if `validating`."""
+        raise NotImplementedError
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint holds besides what all sessions have in common."""
+        raise NotImplementedError
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Take over what `state` gave."""
+        raise NotImplementedError
+
+    def run(self) -> Any:
+        """The run so far."""
+        raise NotImplementedError
+
+    def snapshot(self) -> None:
+        """Keep a part of the model as it is now."""
+
+    def settle(self) -> None:
+        """Bring the model into the state in which it is handed over."""
+
+    def train(self) -> Any:
+        """Go through the steps that are left and return the run."""
+        cuda_devices = [self.device] if self.device.type == "cuda" else []
+        with torch.random.fork_rng(cuda_devices), HeldInterrupt() as interrupt:
+            torch.manual_seed(self.seed)
+            self.start()
+            with self._progress_bar() as bar:
+                for _ in range(self.step, self.steps):
+                    self.advance()
+                    bar.update()
+                    if self._record(bar, interrupt):
+                        break
+        self.settle()
+        run = self.run()
+        # run.json says that a run is finished. A folder without it holds a checkpoint.
+        if self.recording.folder and self.step == self.steps and rank() == 0:
+            run.save(self.recording.folder)
+        barrier()  # so that every process finds the files
+        return run
+
+    def start(self) -> None:
         """Begin at step 0, or where the checkpoint stands."""
-        if resume and self.checkpoint and from_first(self.checkpoint.exists()):
+        if self.recording.resume and self.checkpoint and from_first(self.checkpoint.exists()):
             state = load_checkpoint(self.checkpoint, self.settings)
-            self.model.load_state_dict(state["model"])
+            self.step = state["step"]
+            self.rows = state["history"]
+            self.began -= state["seconds"]
             self.optimizer.load_state_dict(state["optimizer"])
-            for group in self.optimizer.param_groups:  # the run may have begun elsewhere
-                group["capturable"] = self.capture
-            self.step, self.seconds, self.history = state["step"], state["seconds"], state["history"]
-            self.snapshots = {step: Snapshot(*tensors) for step, tensors in state["snapshots"].items()}
-            torch.set_rng_state(state["generator"])
-            if self.images.device.type == "cuda" and "cuda_generator" in state:  # not of a run that began on a CPU
-                torch.cuda.set_rng_state(state["cuda_generator"], self.images.device)
+            self.restore(state)
         else:
-            self.model.quantizer.reset_usage()
             self.snapshot()
-            self.save()  # an unwritable folder is found before the work, not after it
+            self.save()  # a folder that cannot be written is found before the work is done
+
+    def _progress_bar(self) -> tqdm:
+        """A bar of all steps, shown by the first process alone."""
+        return tqdm(
+            total=self.steps,
+            initial=self.step,
+            desc=self.DESCRIPTION,
+            unit="step",
+            mininterval=0.5,
+            disable=not self.recording.progress or rank() > 0,
+        )
+
+    def _record(self, bar: tqdm, interrupt: HeldInterrupt) -> bool:
+        """Do what is due after a step; True if the listener wants to end the training.
+
+        Raises KeyboardInterrupt after Ctrl-C.
+        """
+        recording = self.recording
+        if self.step * recording.snapshots % self.steps < recording.snapshots:
+            self.snapshot()  # before the row, which starts the counts of the codes anew
+        validating = self.step % self.validate_every == 0 or self.step == self.steps
+        logging = validating or self.step % self.log_every == 0
+        ending = False
+        if logging:
+            row = self.measure(validating)
+            self.rows.append(row)
+            bar.set_postfix({name: row[name] for name in self.SHOWN}, refresh=False)
+            ending = any_rank(bool(recording.on_log and recording.on_log(self.run())))
+        # Several processes agree on Ctrl-C only where they wait for each other anyway.
+        interrupted = (logging or world_size() == 1) and any_rank(interrupt.asked)
+        if validating or ending or interrupted:
+            self.save()
+        if interrupted:
+            raise KeyboardInterrupt(self._farewell())
+        return ending
+
+    def save(self) -> None:
+        """Write the checkpoint, where there is a folder for it; the first process does."""
+        if self.checkpoint is None or rank() > 0:
+            return
+        common = {
+            "settings": self.settings,
+            "step": self.step,
+            "seconds": self.elapsed(),
+            "history": self.rows,
+            "optimizer": self.optimizer.state_dict(),
+        }
+        save_checkpoint(self.checkpoint, common | self.state())
+
+    def elapsed(self) -> float:
+        """Seconds of training, those of earlier sessions included."""
+        return time.perf_counter() - self.began
+
+    def _farewell(self) -> str:
+        """What Ctrl-C answers."""
+        kept = "not saved, since there is no folder"
+        if self.recording.folder:
+            kept = f"saved in {self.recording.folder}; resume=True goes on"
+        return f"stopped at step {self.step} of {self.steps}, {kept}"
+
+
+class VQVAESession(TrainingSession):
+    """The training of a VQ-VAE: what is its own of `fit`.
+
+    Args:
+        model: The model, which is trained in place.
+        data: The data set.
+        optimization: Steps, batch size, learning rate and seed.
+        compute: Device and precision.
+        recording: What is kept while the training runs.
+
+    Attributes:
+        model: The model.
+        snapshots: Snapshots of the codebook by step.
+    """
+
+    SHOWN = ("loss", "psnr", "codes_used", "perplexity")
+
+    def __init__(
+        self,
+        model: VQVAE,
+        data: ImageData,
+        optimization: Optimization,
+        compute: Compute,
+        recording: Recording,
+    ):
+        super().__init__(optimization, len(data.train), compute, recording)
+        processes = world_size()
+        if self.batch_size % processes:
+            limit = f"divisible by {processes}, the number of processes"
+            raise ValueError(f"batch_size is {self.batch_size}; it must be {limit}")
+        if compute.cuda_graph and (self.device.type != "cuda" or processes > 1):
+            found = f"cuda_graph is True on {self.device} with {processes} processes"
+            raise ValueError(f"{found}; it needs CUDA and one process")
+        model.check_images(data.train.batch(torch.zeros(1, dtype=torch.int64)))
+
+        quantizer = model.quantizer
+        if isinstance(quantizer, SphericalQuantizer) and quantizer.samp is None:
+            quantizer.samp = SAMP.for_run(self.steps)
+        self.settings = {
+            "model": model.config(),
+            "data": data.name,
+            "images": data.fingerprint,
+            **optimization._asdict(),
+            "precision": dtype_name(self.dtype),
+        }
+        self.data = data.to(self.device)
+        self.model = model.to(self.device).to(memory_format=torch.channels_last)
+        self.parallel_model = parallel(self.model)
+        self.optimizer = torch.optim.Adam(
+            learned_parameters(self.model),
+            lr=optimization.lr,
+            fused=self.device.type in ("cpu", "cuda"),
+            capturable=compute.cuda_graph,
+        )
+        self.snapshots: dict[int, Snapshot] = {}
+        quantizer.reset_usage()
+        self.learn: Callable[[Tensor], None] = self._learn
+        if compute.cuda_graph:
+            # The settings of SAMP are constants in the recording.
+            self.learn = CapturedStep(self._learn, lambda: getattr(quantizer, "samp", None))
 
     def advance(self) -> None:
-        """One optimiser step on the next batch. Nothing here waits for the device."""
         self.model.train()
-        chosen = batch_indices(len(self.images.train), self.batch_size, self.seed, self.step, self.images.device)
-        own = chosen.chunk(world_size())[rank()]
-        self.batch = self.images.train.batch(own).contiguous(memory_format=torch.channels_last)
-        self.take(self.batch)
+        images = self.data.train
+        indices = batch_indices(len(images), self.batch_size, self.seed, self.step, self.device)
+        own_indices = indices.chunk(world_size())[rank()]
+        batch = images.batch(own_indices)
+        self.batch = batch.contiguous(memory_format=torch.channels_last)
+        self.learn(self.batch)
         self.step += 1
 
-    def learn(self, batch: Float[Tensor, "B C H W"]) -> None:
-        """Forward and backward pass, and what follows; all of it on the device, so that it can be recorded."""
-        with torch.autocast(batch.device.type, torch.bfloat16, enabled=self.dtype == torch.bfloat16):
-            output = self.parallel(batch)
-        self.error = mse_loss(output.reconstruction.float(), batch)
-        self.loss = self.error / self.images.variance + output.quantized.loss
+    def _learn(self, images: Float[Tensor, "B C H W"]) -> None:
+        """Forward pass, backward pass and update; all on the device, so that it can be recorded."""
+        with self.autocast:
+            output = self.parallel_model(images)
+        self.error = mse_loss(output.reconstruction.float(), images)
+        self.loss = self.error / self.data.variance + output.quantized.loss
+        self.losses = output.quantized.losses
         self.optimizer.zero_grad()
         self.loss.backward()
         self.optimizer.step()
         self.model.quantizer.after_step()
-        self.losses = output.quantized.losses
 
-    def log(self, validating: bool) -> dict[str, str]:
-        """Add a row to the history; returns what the progress bar shows."""
-        values = torch.stack([self.loss.detach(), self.error.detach(), *self.losses.values()])
-        loss, error, *terms = (sum_(values) / world_size()).tolist()
-        if not math.isfinite(loss):
-            raise FloatingPointError(self.diagnosis(loss))
+    def measure(self, validating: bool) -> Row:
         quantizer = self.model.quantizer
-        row = {"step": self.step, "loss": loss, "reconstruction": error / self.images.variance}
-        row |= dict(zip(self.losses, terms, strict=True))
-        row["psnr"] = _decibels(error)
+        row = {"step": self.step, **self._losses_of_step()}
         row["codes_used"] = int((quantizer.counts > 0).sum())
         row["perplexity"] = float(perplexity(quantizer.counts))
-        if isinstance(quantizer, SphericalQuantizer):
-            samp, usage = quantizer.active_samp(), quantizer.batch_usage()
-            row |= {name: float(schedule.value(quantizer.step, usage))
-                    for name, schedule in (("radius", samp.radius), ("weight", samp.weight)) if schedule is not None}
+        row |= self._schedule_values()
         quantizer.reset_usage()
         if validating:
-            measures = evaluate(self.model, self.images.validation.first(VALIDATION_IMAGES))
-            row |= {f"validation_{name}": measures[name] for name in ("psnr", "codes_used", "perplexity")}
-        self.history.append(row)
-        return {"loss": f"{row['loss']:.3f}", "PSNR": f"{row['psnr']:.1f} dB", "codes": f"{row['codes_used']}",
-                "perplexity": f"{row['perplexity']:.0f}"}
+            measures = evaluate(self.model, self.data.validation.first(VALIDATION_IMAGES))
+            for name in ("psnr", "codes_used", "perplexity"):
+                row[f"validation_{name}"] = measures[name]
+        return row
 
-    def diagnosis(self, loss: float) -> str:
-        """Which values are not finite, in one sentence."""
-        latents = self.model.encoder(self.batch)
-        names = {"images": self.batch, "latents": latents, "codebook": self.model.quantizer.codebook}
-        bad = {name: (int((~tensor.isfinite()).sum()), tensor.numel()) for name, tensor in names.items()}
-        found = ", ".join(f"{count} of {total} values of the {name}" for name, (count, total) in bad.items() if count)
-        last = self.history[-1]["step"] if self.history else 0
-        return (f"at step {self.step} the loss is {loss}: {found or 'no value of the batch'} NaN or "
-                f"infinite; all was finite at step {last}, and a smaller lr may help")
+    def _losses_of_step(self) -> Row:
+        """The loss of this step and its terms; FloatingPointError if the loss is not finite."""
+        values = torch.stack([self.loss.detach(), self.error.detach(), *self.losses.values()])
+        means = sum_(values) / world_size()
+        loss, error, *terms = means.tolist()
+        if not math.isfinite(loss):
+            raise FloatingPointError(self._diagnosis(loss))
+        return {
+            "loss": loss,
+            "reconstruction": error / self.data.variance,
+            **dict(zip(self.losses, terms, strict=True)),
+            "psnr": _decibels(error),
+        }
+
+    def _schedule_values(self) -> Row:
+        """Radius and weight of SAMP as they are now, of a quantizer that has them."""
+        quantizer = self.model.quantizer
+        if not isinstance(quantizer, SphericalQuantizer):
+            return {}
+        samp = quantizer.active_samp()
+        usage = quantizer.batch_usage()
+        return {
+            name: float(schedule.value(quantizer.step, usage))
+            for name, schedule in (("radius", samp.radius), ("weight", samp.weight))
+            if schedule is not None
+        }
+
+    def _diagnosis(self, loss: float) -> str:
+        """A sentence on which values are not finite."""
+        tensors = {
+            "images": self.batch,
+            "latents": self.model.encoder(self.batch),
+            "codebook": self.model.quantizer.codebook,
+        }
+        found = []
+        for name, tensor in tensors.items():
+            bad = int((~tensor.isfinite()).sum())
+            if bad:
+                found.append(f"{bad} of {tensor.numel()} values of the {name}")
+        finite_until = self.rows[-1]["step"] if self.rows else 0
+        return (
+            f"at step {self.step} the loss is {loss}: "
+            f"{', '.join(found) or 'no value of the batch'} NaN or infinite; "
+            f"all was finite at step {finite_until}, and a smaller lr may help"
+        )
 
     def snapshot(self) -> None:
         quantizer = self.model.quantizer
-        codebook = quantizer.codebook.detach().to("cpu", copy=True)
-        self.snapshots[self.step] = Snapshot(codebook, quantizer.counts.to("cpu", copy=True))
+        self.snapshots[self.step] = Snapshot(
+            quantizer.codebook.detach().to("cpu", copy=True),
+            quantizer.counts.to("cpu", copy=True),
+        )
 
-    def save(self) -> None:
-        """Write the checkpoint if there is a folder for it; rank 0 does."""
-        if not self.checkpoint or rank() > 0:
-            return
-        state = {"settings": self.settings, "step": self.step, "seconds": self.elapsed(), "history": self.history,
-                 "snapshots": {step: tuple(snapshot) for step, snapshot in self.snapshots.items()},
-                 "model": self.model.state_dict(), "optimizer": self.optimizer.state_dict(),
-                 "generator": torch.get_rng_state()}
-        if self.images.device.type == "cuda":
-            state["cuda_generator"] = torch.cuda.get_rng_state(self.images.device)
-        save_checkpoint(self.checkpoint, state)
+    def state(self) -> dict[str, Any]:
+        state = {
+            "model": self.model.state_dict(),
+            "snapshots": {step: tuple(snapshot) for step, snapshot in self.snapshots.items()},
+            "generator": torch.get_rng_state(),
+        }
+        if self.device.type == "cuda":
+            state["cuda_generator"] = torch.cuda.get_rng_state(self.device)
+        return state
 
-    def elapsed(self) -> float:
-        return self.seconds + time.perf_counter() - self.began
+    def restore(self, state: dict[str, Any]) -> None:
+        self.model.load_state_dict(state["model"])
+        self.snapshots = {step: Snapshot(*kept) for step, kept in state["snapshots"].items()}
+        # The run may have begun without a CUDA graph, or with one.
+        self.optimizer.param_groups[0]["capturable"] = self.optimizer.defaults["capturable"]
+        torch.set_rng_state(state["generator"])
+        if self.device.type == "cuda" and "cuda_generator" in state:
+            torch.cuda.set_rng_state(state["cuda_generator"], self.device)
 
-    def farewell(self) -> str:
-        where = f"saved in {self.out}; resume=True goes on" if self.out else "not saved, since out is None"
-        return f"stopped at step {self.step} of {self.settings['steps']}, {where}"
+    def settle(self) -> None:
+        self.model.eval()
 
     def run(self) -> Run:
-        """The run so far."""
-        return Run(self.model, pd.DataFrame(self.history), dict(self.snapshots), self.settings, self.elapsed())
+        return Run(self.model, list(self.rows), dict(self.snapshots), self.settings, self.elapsed())
+
+
+def learned_parameters(model: nn.Module) -> list[nn.Parameter]:
+    """The parameters that training may change."""
+    return [parameter for parameter in model.parameters() if parameter.requires_grad]
 
 
 def _decibels(error: float) -> float:
@@ -329,35 +609,61 @@ def _decibels(error: float) -> float:
 
 
 @torch.no_grad()
-def evaluate(model: VQVAE, split: ImageSplit, batch_size: int = 256, ssim: bool = False) -> dict[str, float]:
-    """Measures of a model on one part of a data set, in float32; the model ends in the mode that it came in.
+def evaluate(
+    model: VQVAE, split: ImageSplit, batch_size: int = 256, ssim: bool = False
+) -> dict[str, float]:
+    """Measure a model on one part of a data set, in float32.
 
-    psnr: dB over all pixels at once, straight from tensors, reconstructions held within [-1, 1]. l1: mean absolute
-    error, images in [-1, 1]. ssim: on request. codes_used and usage (share of codes), perplexity, its ceiling
-    min(K, tokens), and tokens, the number of indices counted.
+    Args:
+        model: The model. It is left in the mode, training or evaluation, that it came in.
+        split: The images.
+        batch_size: Images at a time.
+        ssim: Whether to measure SSIM as well, which takes longer.
+
+    Returns:
+        psnr: PSNR in dB over all pixels at once; reconstructions are held within [-1, 1].
+        l1: Mean absolute error of images in [-1, 1].
+        codes_used, usage: Number of codes that were chosen, and their share of all.
+        perplexity, perplexity_ceiling: Perplexity of the codes, and the largest possible one.
+        tokens: Number of indices that were counted.
+        ssim: Structural similarity, if asked for.
+
+    Raises:
+        ValueError: If the split is empty.
     """
     if len(split) == 0:
         raise ValueError("the split is empty; there is nothing to evaluate")
+    num_codes = model.quantizer.num_codes
+    device = next(model.parameters()).device
+    counts = torch.zeros(num_codes, dtype=torch.int64, device=device)
+    squared_error = absolute_error = similarity = 0.0
 
-    training, device = model.training, next(model.parameters()).device
+    was_training = model.training
     model.eval()
-    counts = torch.zeros(model.quantizer.num_codes, dtype=torch.int64, device=device)
-    squared = absolute = similarity = 0.0
     for indices in torch.arange(len(split)).split(batch_size):
         images = split.batch(indices).to(device).contiguous(memory_format=torch.channels_last)
         output = model(images)
         reconstruction = output.reconstruction.clamp(-1, 1)
-        counts += torch.bincount(output.quantized.indices.flatten(), minlength=len(counts))
-        squared += (reconstruction - images).double().square().sum().item()
-        absolute += (reconstruction - images).double().abs().sum().item()
+        difference = (reconstruction - images).double()
+        squared_error += difference.square().sum().item()
+        absolute_error += difference.abs().sum().item()
+        counts += torch.bincount(output.quantized.indices.flatten(), minlength=num_codes)
         if ssim:
-            from arcvq.metrics import ssim as structural_similarity
+            similarity += metrics.ssim(reconstruction, images) * len(images)
+    model.train(was_training)
 
-            similarity += float(structural_similarity(reconstruction, images)) * len(images)
-    model.train(training)
-    values, tokens = split.images.numel(), int(counts.sum())
-    used = int((counts > 0).sum())
-    measures = {"psnr": _decibels(squared / values), "l1": absolute / values, "codes_used": used,
-                "usage": used / len(counts), "perplexity": float(perplexity(counts)),
-                "perplexity_ceiling": min(len(counts), tokens), "tokens": tokens}
-    return measures | ({"ssim": similarity / len(split)} if ssim else {})
+    pixels = split.images.numel()
+    tokens = int(counts.sum())
+    codes_used = int((counts > 0).sum())
+    measures = {
+        "psnr": _decibels(squared_error / pixels),
+        "l1": absolute_error / pixels,
+        "codes_used": codes_used,
+        "usage": codes_used / num_codes,
+        "perplexity": float(perplexity(counts)),
+        "perplexity_ceiling": perplexity_ceiling(num_codes, tokens),
+        "tokens": tokens,
+    }
+    if ssim:
+        measures["ssim"] = similarity / len(split)
+    return measures

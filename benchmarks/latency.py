@@ -55,7 +55,7 @@ from arcvq.training import Run, Snapshot
 shots = {{step: Snapshot(torch.randn({count}, 3), torch.randint(0, 9, ({count},))) for step in range(100)}}
 history = pd.DataFrame({{"step": range(100), "codes_used": 1, "perplexity": 1.0, "psnr": 10.0}})
 run = Run(arcvq.VQVAE(1, arcvq.SphericalQuantizer({count}, 3, arcvq.SAMP.for_run(100)), hidden=4, residual_hidden=2),
-          history, shots, {{}}, 1.0)
+          history.to_dict("records"), shots, {{}}, 1.0)
 """
 EXPLORERS = {  # its slider, how far the setting moves, and the cell that makes it
     "MarginExplorer, margin": ("margin", 0.05, "import torch\nfrom arcvq.explorers import MarginExplorer\n"

@@ -24,7 +24,9 @@ import torch
 from arcvq import (
     SAMP,
     VQVAE,
+    Compute,
     CosineQuantizer,
+    Recording,
     RunSettings,
     SphericalQuantizer,
     evaluate,
@@ -67,7 +69,7 @@ def step(device: torch.device) -> dict[str, Any]:
         actions[name] = fitted_step(kind(CODES, DIM), images, BATCH, dtype or precision)
     if device.type == "cuda":
         quantizer = SphericalQuantizer(CODES, DIM)
-        actions["SAMP, CUDA graph"] = fitted_step(quantizer, images, BATCH, precision, capture=True)
+        actions["SAMP, CUDA graph"] = fitted_step(quantizer, images, BATCH, precision, cuda_graph=True)
     times = side_by_side(actions, repeats=9)
     spread = (times.quantile(0.75) - times.quantile(0.25)) / 2
     return {"seconds": times.median().to_dict(), "spread": spread.to_dict(), "precision": str(precision)}
@@ -96,12 +98,22 @@ def paper(device: torch.device) -> dict[str, Any]:
         return {}
     images, found = load_images("mnist", device=device), {}
     steps = 500 * (len(images.train) // BATCH)
-    for name, kind, options in (("SAMP", SphericalQuantizer, {"capture": True}),
-                                ("plain", PlainSphericalQuantizer, {"precision": "float32"})):
+    for name, kind, compute in (
+        ("SAMP", SphericalQuantizer, Compute(device, cuda_graph=True)),
+        ("plain", PlainSphericalQuantizer, Compute(device, "float32")),
+    ):
         torch.manual_seed(0)
         model = VQVAE(1, kind(CODES, DIM))
-        run = fit(model, images, steps=steps, batch_size=BATCH, lr=3e-4, validate_every=steps, snapshots=1,
-                  device=device, **options)
+        recording = Recording(validate_every=steps, snapshots=1)
+        run = fit(
+            model,
+            images,
+            steps=steps,
+            batch_size=BATCH,
+            lr=3e-4,
+            compute=compute,
+            recording=recording,
+        )
         found[name] = {"steps": steps, "seconds": run.seconds, "psnr": evaluate(run.model, images.test)["psnr"]}
     return found
 

@@ -1,19 +1,31 @@
 import math
 import os
 import signal
+import subprocess
+import sys
 
 import pandas as pd
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from arcvq import training
 from arcvq.images import ImageData, ImageSplit
 from arcvq.quantizers import QUANTIZERS
 from arcvq.samp import SAMP
-from arcvq.training import Run, batch_indices, evaluate, fit
+from arcvq.training import (
+    Compute,
+    Optimization,
+    Recording,
+    Run,
+    VQVAESession,
+    batch_indices,
+    evaluate,
+    fit,
+)
 from arcvq.vqvae import VQVAE
 
-KINDS = [kind for kind in QUANTIZERS if kind != "continuous"]
+TRAINED = [kind for kind in QUANTIZERS if kind != "continuous"]
+CPU = Compute("cpu", "float32")
 
 
 def stripes(count, seed):
@@ -28,7 +40,8 @@ def stripes(count, seed):
 
 @pytest.fixture(scope="module")
 def images():
-    return ImageData("stripes", stripes(64, 0), stripes(16, 1), stripes(16, 2), ("across", "down"))
+    splits = stripes(64, 0), stripes(16, 1), stripes(16, 2)
+    return ImageData("stripes", *splits, ("across", "down"))
 
 
 def model(kind="samp"):
@@ -36,85 +49,142 @@ def model(kind="samp"):
     return VQVAE(1, QUANTIZERS[kind](16, 4), hidden=8, residual_hidden=4)
 
 
-OPTIONS = {"steps": 12, "batch_size": 8, "log_every": 2, "validate_every": 4, "snapshots": 3, "progress": False,
-           "precision": "float32", "device": "cpu"}
+def recording(folder=None, **changes):
+    """A row each 2 steps, a validation each 4."""
+    usual = {"log_every": 2, "validate_every": 4, "snapshots": 3, "progress": False}
+    return Recording(folder, **usual | changes)
+
+
+def short(images, kind="samp", *, folder=None, record=None, compute=CPU, **changes):
+    """A run of 12 steps, or as `changes` have it; `record` changes what is recorded."""
+    options = {"steps": 12, "batch_size": 8} | changes
+    record = recording(folder, **record or {})
+    return fit(model(kind), images, compute=compute, recording=record, **options)
+
+
+def assert_same_weights(one, other):
+    for name, tensor in one.state_dict().items():
+        assert torch.equal(tensor, other.state_dict()[name]), name
+
+
+def assert_same_run(one, other):
+    assert_same_weights(one.model, other.model)
+    pd.testing.assert_frame_equal(one.history, other.history)
+    assert one.snapshots.keys() == other.snapshots.keys()
+    for step, snapshot in one.snapshots.items():
+        assert torch.equal(snapshot.codebook, other.snapshots[step].codebook)
+        assert torch.equal(snapshot.counts, other.snapshots[step].counts)
+
+
+def interrupt_at(step, monkeypatch):
+    """Ctrl-C in a step of a VQ-VAE."""
+    advance = VQVAESession.advance
+
+    def interrupted(session):
+        advance(session)
+        if session.step == step:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(VQVAESession, "advance", interrupted)
 
 
 def test_training_improves_and_reports_what_it_measured(images):
-    run = fit(model(), images, **{**OPTIONS, "steps": 60, "lr": 1e-2})
+    run = short(images, steps=60, lr=1e-2)
     history = run.history
-    assert list(history["step"]) == list(range(2, 61, 2)) and list(run.snapshots) == [0, 20, 40, 60]
+    assert list(history["step"]) == list(range(2, 61, 2))
     assert history["psnr"].tail(3).mean() > history["psnr"].head(3).mean() + 1
     assert history["validation_psnr"].notna().sum() == 15
+    assert run.model.quantizer.samp == SAMP.for_run(60)
+    assert not run.model.training
+
     row = history.iloc[-1]
-    assert row["validation_psnr"] == pytest.approx(evaluate(run.model, images.validation)["psnr"], abs=1e-4)
-    assert row["loss"] == pytest.approx(
-        row["reconstruction"] + row["codebook"] + 0.25 * row["commitment"] + row["weight"] * row["margin"], rel=0.3
-    )
+    measured = evaluate(run.model, images.validation)["psnr"]
+    assert row["validation_psnr"] == pytest.approx(measured, abs=1e-4)
+    loss = row["reconstruction"] + row["codebook"] + 0.25 * row["commitment"]
+    assert row["loss"] == pytest.approx(loss + row["weight"] * row["margin"], rel=0.3)
     assert row["radius"] == pytest.approx(math.exp(8.85), rel=1e-3)
-    assert run.model.quantizer.samp == SAMP.for_run(60) and not run.model.training
+
+
+def test_snapshots_are_spread_over_the_run(images):
+    run = short(images, steps=60)
+    assert list(run.snapshots) == [0, 20, 40, 60]
     assert torch.equal(run.snapshots[60].codebook, run.model.quantizer.codebook)
-    assert all(snapshot.counts.any() for step, snapshot in run.snapshots.items() if step), "also where a row is logged"
+    for step in (20, 40, 60):
+        assert run.snapshots[step].counts.any(), "although a row is logged at the same step"
 
 
 def test_validation_keeps_its_own_interval_and_is_logged(images):
-    options = OPTIONS | {"log_every": 5, "validate_every": 4}
-    history = fit(model(), images, **options).history
+    history = short(images, record={"log_every": 5}).history
     assert history["step"].tolist() == [4, 5, 8, 10, 12]
     assert history["step"][history["validation_psnr"].notna()].tolist() == [4, 8, 12]
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", TRAINED)
 def test_a_resumed_run_ends_with_the_same_bits(kind, images, tmp_path, monkeypatch):
-    whole = fit(model(kind), images, **OPTIONS)
-    advance = training.Trainer.advance
-
-    def interrupted(trainer):
-        advance(trainer)
-        if trainer.step == 7:
-            os.kill(os.getpid(), signal.SIGINT)
-
-    monkeypatch.setattr(training.Trainer, "advance", interrupted)
-    with pytest.raises(KeyboardInterrupt, match="stopped at step 7 of 12, saved in"):
-        fit(model(kind), images, out=tmp_path, **OPTIONS)
-    monkeypatch.undo()
+    whole = short(images, kind)
+    with monkeypatch.context() as patches:
+        interrupt_at(7, patches)
+        with pytest.raises(KeyboardInterrupt, match="stopped at step 7 of 12, saved in"):
+            short(images, kind, folder=tmp_path)
     torch.manual_seed(99)
-    resumed = fit(model(kind), images, out=tmp_path, resume=True, **OPTIONS)
-    for name, tensor in whole.model.state_dict().items():
-        assert torch.equal(tensor, resumed.model.state_dict()[name]), name
-    pd.testing.assert_frame_equal(whole.history, resumed.history)
-    assert all(torch.equal(a, b) for step in whole.snapshots
-               for a, b in zip(whole.snapshots[step], resumed.snapshots[step], strict=True))
+    resumed = short(images, kind, folder=tmp_path, record={"resume": True})
+    assert_same_run(whole, resumed)
+
+
+def test_ctrl_c_without_a_folder_says_that_nothing_is_kept(images, monkeypatch):
+    interrupt_at(3, monkeypatch)
+    message = "stopped at step 3 of 12, not saved, since there is no folder"
+    with pytest.raises(KeyboardInterrupt, match=message):
+        short(images)
 
 
 def test_the_callers_generator_is_left_alone_and_the_seed_decides(images):
-    torch.manual_seed(5)
-    expected = torch.rand(3)
-    torch.manual_seed(5)
-    first = fit(VQVAE(1, QUANTIZERS["samp"](16, 4), hidden=8), images, **OPTIONS) and torch.get_rng_state()
-    torch.manual_seed(5)
-    VQVAE(1, QUANTIZERS["samp"](16, 4), hidden=8)
-    assert torch.equal(first, torch.get_rng_state()) and expected.numel() == 3
-    one, two, other = (fit(model(), images, seed=seed, **OPTIONS).model.quantizer.codebook for seed in (1, 1, 2))
-    assert torch.equal(one, two) and not torch.equal(one, other)
+    untrained = model()
+    state = torch.get_rng_state()
+    fit(untrained, images, steps=12, batch_size=8, compute=CPU, recording=recording())
+    assert torch.equal(state, torch.get_rng_state())
+    one, two, other = [short(images, seed=seed).model.quantizer.codebook for seed in (1, 1, 2)]
+    assert torch.equal(one, two)
+    assert not torch.equal(one, other)
 
 
 def test_each_epoch_sees_each_image_once():
-    epoch = torch.cat([batch_indices(20, 4, seed=0, step=step) for step in range(5, 10)])
-    assert sorted(epoch.tolist()) == list(range(20))
-    first = torch.cat([batch_indices(20, 4, seed=0, step=step) for step in range(5)])
-    assert not torch.equal(first, epoch)
-    assert len(batch_indices(10, 4, seed=0, step=2)) == 4, "the incomplete batch at the end of an epoch is dropped"
+    epochs = torch.stack([batch_indices(20, 4, seed=0, step=step) for step in range(10)])
+    first, second = epochs.reshape(2, 20)
+    assert sorted(second.tolist()) == list(range(20))
+    assert not torch.equal(first, second)
+    assert len(batch_indices(10, 4, seed=0, step=2)) == 4, "the incomplete batch is dropped"
 
 
 def test_saved_run_opens_again(images, tmp_path):
-    run = fit(model(), images, out=tmp_path, **OPTIONS)
-    copy = Run.load(tmp_path)
-    pd.testing.assert_frame_equal(copy.history, run.history)
-    assert copy.settings == run.settings and copy.seconds == run.seconds
-    assert torch.equal(copy.model.quantizer.codebook, run.model.quantizer.codebook)
-    assert list(copy.snapshots) == list(run.snapshots)
-    assert torch.equal(copy.snapshots[4].counts, run.snapshots[4].counts)
+    run = short(images, folder=tmp_path)
+    opened = Run.load(tmp_path)
+    assert_same_run(opened, run)
+    assert opened.settings == run.settings
+    assert opened.seconds == run.seconds
+
+
+def test_the_history_in_a_folder_is_what_pandas_reads_there(images, tmp_path):
+    short(images, folder=tmp_path)
+    read = pd.read_csv(tmp_path / "history.csv")
+    pd.testing.assert_frame_equal(Run.load(tmp_path).history, read)
+    assert read["codes_used"].dtype == "int64"
+    assert list(read)[:3] == ["step", "loss", "reconstruction"]
+
+
+def test_training_and_saving_work_without_pandas(tmp_path):
+    script = f"""
+import sys
+sys.modules["pandas"] = None
+from arcvq.training import Compute, Recording, Run, fit
+from tests.strokes import IMAGES, SMALL
+recording = Recording({str(tmp_path)!r}, progress=False)
+fit(SMALL.model(IMAGES), IMAGES, steps=4, batch_size=8, compute=Compute("cpu"), recording=recording)
+Run.load({str(tmp_path)!r}).history
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert "pandas is not installed; it comes with pip install 'arcvq[kit]'" in done.stderr
+    assert len(Run.load(tmp_path).history) == 4
 
 
 def test_evaluation_is_the_formula_over_all_pixels(images):
@@ -124,30 +194,36 @@ def test_evaluation_is_the_formula_over_all_pixels(images):
     error = (net.reconstruct(pixels).double() - pixels).square().mean().item()
     indices = net.encode(pixels)
     assert measures["psnr"] == pytest.approx(10 * math.log10(4 / error), abs=1e-5)
-    assert measures["tokens"] == 64 == indices.numel() and measures["perplexity_ceiling"] == 16
-    assert measures["codes_used"] == len(indices.unique()) and net.training
-    empty = ImageSplit(torch.zeros(0, 1, 8, 8, dtype=torch.uint8), torch.zeros(0, dtype=torch.int64))
+    assert measures["tokens"] == indices.numel() == 64
+    assert measures["perplexity_ceiling"] == 16
+    assert measures["codes_used"] == len(indices.unique())
+    assert net.training
     with pytest.raises(ValueError, match="the split is empty"):
-        evaluate(net, empty)
+        evaluate(net, images.test.first(0))
 
 
-def test_values_that_are_not_finite_are_named_with_the_step_and_the_checkpoint_survives(images, tmp_path, monkeypatch):
-    advance = training.Trainer.advance
+def test_a_loss_that_is_not_finite_is_explained_and_the_checkpoint_survives(
+    images, tmp_path, monkeypatch
+):
+    advance = VQVAESession.advance
 
-    def diverging(trainer):
-        if trainer.step == 6:
-            trainer.model.encoder[0].weight.data.fill_(math.nan)
-        advance(trainer)
+    def diverging(session):
+        if session.step == 6:
+            session.model.encoder[0].weight.data.fill_(math.nan)
+        advance(session)
 
-    monkeypatch.setattr(training.Trainer, "advance", diverging)
-    with pytest.raises(FloatingPointError, match=r"at step 8 the loss is nan: 128 of 128 values of the latents"):
-        fit(model(), images, out=tmp_path, **OPTIONS)
-    monkeypatch.undo()
-    assert fit(model(), images, out=tmp_path, resume=True, **OPTIONS).model.encoder[0].weight.isfinite().all()
+    message = "at step 8 the loss is nan: 128 of 128 values of the latents"
+    with monkeypatch.context() as patches:
+        patches.setattr(VQVAESession, "advance", diverging)
+        with pytest.raises(FloatingPointError, match=message):
+            short(images, folder=tmp_path)
+    resumed = short(images, folder=tmp_path, record={"resume": True})
+    assert resumed.model.encoder[0].weight.isfinite().all()
 
 
 def test_a_full_disk_keeps_the_earlier_checkpoint(images, tmp_path, monkeypatch):
-    save, calls = torch.save, []
+    save = torch.save
+    calls = []
 
     def full(state, path):
         calls.append(path)
@@ -156,92 +232,107 @@ def test_a_full_disk_keeps_the_earlier_checkpoint(images, tmp_path, monkeypatch)
             raise OSError(28, "No space left on device")
         save(state, path)
 
-    monkeypatch.setattr(torch, "save", full)
-    with pytest.raises(OSError, match=r"No space left.*the earlier file is kept"):
-        fit(model(), images, out=tmp_path, **OPTIONS)
-    monkeypatch.undo()
-    whole = fit(model(), images, **OPTIONS).model.quantizer.codebook
-    assert torch.equal(fit(model(), images, out=tmp_path, resume=True, **OPTIONS).model.quantizer.codebook, whole)
+    with monkeypatch.context() as patches:
+        patches.setattr(torch, "save", full)
+        with pytest.raises(OSError, match=r"No space left.*the earlier file is kept"):
+            short(images, folder=tmp_path)
+    resumed = short(images, folder=tmp_path, record={"resume": True})
+    assert_same_weights(resumed.model, short(images).model)
 
 
 def test_resuming_with_other_settings_is_refused(images, tmp_path):
-    fit(model(), images, out=tmp_path, **OPTIONS)
+    short(images, folder=tmp_path)
     with pytest.raises(ValueError, match=r"lr was 0\.001 and is now 0\.5"):
-        fit(model(), images, out=tmp_path, resume=True, lr=0.5, **OPTIONS)
+        short(images, folder=tmp_path, record={"resume": True}, lr=0.5)
 
 
 def test_bfloat16_training_keeps_the_quantizer_in_float32(images):
-    run = fit(model(), images, **{**OPTIONS, "precision": "bfloat16"})
-    assert run.settings["precision"] == "bfloat16" and run.history["loss"].notna().all()
+    run = short(images, compute=Compute("cpu", "bfloat16"))
+    assert run.settings["precision"] == "bfloat16"
+    assert run.history["loss"].notna().all()
     assert run.model.quantizer.codebook.dtype == torch.float32
 
 
-@pytest.mark.parametrize("change, message", [
-    ({"steps": 0}, "steps is 0"), ({"batch_size": 0}, "batch_size is 0"),
-    ({"batch_size": 65}, "batch_size is 65; it must be at most 64"), ({"lr": 0.0}, "lr is 0.0"),
-    ({"lr": math.nan}, "lr is nan"), ({"precision": "half"}, "precision 'half'"),
-    ({"device": "abacus"}, "device 'abacus'"),
-    ({"resume": True}, "resume is True but out is None"), ({"snapshots": 0}, "snapshots is 0"),
-])
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"steps": 0}, "steps is 0"),
+        ({"batch_size": 0}, "batch_size is 0"),
+        ({"batch_size": 65}, "batch_size is 65; it must be at most 64, the training images"),
+        ({"lr": 0.0}, "lr is 0.0"),
+        ({"lr": math.nan}, "lr is nan"),
+        ({"compute": Compute("cpu", "half")}, "precision 'half'"),
+        ({"compute": Compute("abacus")}, "device 'abacus'"),
+        ({"record": {"resume": True}}, "resume is True but folder is None"),
+        ({"record": {"snapshots": 0}}, "snapshots is 0"),
+        ({"record": {"log_every": -1}}, "log_every is -1"),
+        (
+            {"compute": Compute("cpu", cuda_graph=True)},
+            "cuda_graph is True on cpu with 1 processes; it needs CUDA and one process",
+        ),
+    ],
+)
 def test_bad_input_is_refused_before_anything_is_trained(change, message, images):
     with pytest.raises(ValueError, match=message):
-        fit(model(), images, **{**OPTIONS, **change})
+        short(images, **change)
 
 
 def test_images_of_another_kind_are_refused(images, unchecked):
+    colored = VQVAE(3, QUANTIZERS["samp"](4, 2), hidden=8)
     with pytest.raises(ValueError, match=r"they must be \(B, 3, H, W\)"):
-        fit(VQVAE(3, QUANTIZERS["samp"](4, 2), hidden=8), images, **OPTIONS)
+        fit(colored, images, steps=1, batch_size=8, compute=CPU)
 
 
-def test_each_row_is_told_of_with_the_run_so_far(images):
+def test_the_listener_gets_the_run_so_far_after_each_row(images):
     seen = []
-    run = fit(model(), images, on_log=lambda run: seen.append(run), **OPTIONS)
+    run = short(images, record={"on_log": seen.append})
     assert [len(one.history) for one in seen] == list(range(1, len(run.history) + 1))
     for one in seen:
         same = run.history.loc[: len(one.history) - 1, one.history.columns]
         pd.testing.assert_frame_equal(one.history, same, check_dtype=False)
-        assert one.model is run.model and one.settings == run.settings
-        assert list(one.snapshots) == [step for step in (0, 4, 8, 12) if step <= one.history["step"].iloc[-1]]
+        assert one.model is run.model
+        assert one.settings == run.settings
+        last = one.history["step"].iloc[-1]
+        assert list(one.snapshots) == [step for step in (0, 4, 8, 12) if step <= last]
 
 
-def test_a_run_that_is_ended_is_resumed_to_the_same_bits_and_never_opened_as_finished(images, tmp_path):
-    whole = fit(model(), images, **OPTIONS)
-    stopped = fit(model(), images, out=tmp_path, on_log=lambda run: len(run.history) == 3, **OPTIONS)
-    assert stopped.history["step"].tolist() == [2, 4, 6] and not stopped.model.training
-    assert not (tmp_path / "run.json").exists() and (tmp_path / "checkpoint.pt").exists()
-    resumed = fit(model(), images, out=tmp_path, resume=True, **OPTIONS)
-    for name, tensor in whole.model.state_dict().items():
-        assert torch.equal(tensor, resumed.model.state_dict()[name]), name
-    pd.testing.assert_frame_equal(whole.history, resumed.history)
-    assert Run.load(tmp_path).history["step"].tolist() == whole.history["step"].tolist()
+def test_a_run_that_the_listener_ends_is_a_checkpoint_and_resumes_to_the_same_bits(
+    images, tmp_path
+):
+    third_row = {"on_log": lambda run: len(run.history) == 3}
+    stopped = short(images, folder=tmp_path, record=third_row)
+    assert stopped.history["step"].tolist() == [2, 4, 6]
+    assert not stopped.model.training
+    assert (tmp_path / "checkpoint.pt").exists()
+    assert not (tmp_path / "run.json").exists()
+    resumed = short(images, folder=tmp_path, record={"resume": True})
+    assert_same_run(short(images), resumed)
+    assert len(Run.load(tmp_path).history) == len(resumed.history)
 
 
 def test_a_run_that_is_ended_at_its_last_row_is_finished(images, tmp_path):
-    fit(model(), images, out=tmp_path, on_log=lambda run: run.history["step"].iloc[-1] == 12, **OPTIONS)
+    at_the_end = {"on_log": lambda run: run.history["step"].iloc[-1] == 12}
+    short(images, folder=tmp_path, record=at_the_end)
     assert (tmp_path / "run.json").exists()
 
 
 def test_an_error_of_the_listener_is_raised(images):
     with pytest.raises(ZeroDivisionError):
-        fit(model(), images, on_log=lambda run: 1 / 0, **OPTIONS)
+        short(images, record={"on_log": lambda run: 1 / 0})
 
 
-def test_a_step_reads_no_value_of_the_device(images):
-    """Each reading would make a GPU wait for the host; only logging reads."""
-    from torch.utils._python_dispatch import TorchDispatchMode
+class NoReading(TorchDispatchMode):
+    """Fails where a value of a tensor is read, for which a GPU would make the host wait."""
 
-    class Watch(TorchDispatchMode):
-        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-            assert function is not torch.ops.aten._local_scalar_dense.default
-            return function(*args, **(kwargs or {}))
-
-    for kind in QUANTIZERS:
-        trainer = training.Trainer(model(kind), images, {}, 8, 1e-3, 0, torch.float32)
-        with Watch():
-            trainer.advance()
-            trainer.advance()
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        assert function is not torch.ops.aten._local_scalar_dense.default
+        return function(*args, **(kwargs or {}))
 
 
-def test_recording_a_step_needs_cuda(images):
-    with pytest.raises(ValueError, match="capture is True on cpu with 1 processes; it needs CUDA and one process"):
-        fit(model(), images, **OPTIONS, capture=True)
+@pytest.mark.parametrize("kind", QUANTIZERS)
+def test_a_step_reads_no_value_of_the_device(kind, images):
+    optimization = Optimization(steps=12, batch_size=8, lr=1e-3, seed=0)
+    session = VQVAESession(model(kind), images, optimization, CPU, recording())
+    with NoReading():
+        session.advance()
+        session.advance()

@@ -22,10 +22,10 @@ from arcvq.images import ImageData
 from arcvq.quantizers import SphericalQuantizer
 from arcvq.samp import SAMP
 from arcvq.schedules import MAX_EXPONENT, Exponential
-from arcvq.training import Run, fit
+from arcvq.training import Compute, Recording, Run, fit
 from arcvq.vqvae import VQVAE
 
-FIT = ("batch_size", "lr", "seed", "precision", "device")  # settings that are `fit`'s
+FIT = ("batch_size", "lr", "seed", "precision", "device")  # settings that are those of `fit` and `Compute`
 EXAMPLES = 4  # validation images that are shown
 PAUSE = 0.1  # seconds between two drawings at least; a row that comes sooner is drawn with the next
 ROWS, APART = 75, 25  # rows of a short run; steps between two rows of a long one, which stops only at a row
@@ -36,7 +36,7 @@ class LiveTraining(Explorer):
 
     weight: a factor on the weight of the margin loss, 0 to 10. growth: of the ball's radius per step, 0 to 80 / steps,
     at first that of the model's SAMP. Both act from the next step on, and the radius goes on from where it is. A
-    quantizer without SAMP has neither. batch_size, lr, seed, precision, device: as in `fit`.
+    quantizer without SAMP has neither. batch_size, lr, seed: as in `fit`; precision, device: as in `Compute`.
 
     From Python: `start()`, `stop()`, `wait()`, `reset()`, `running`, and `run`, the run so far (None before), whose
     history tells which radius and weight were in force. While it trains, torch's random generator is the training's.
@@ -174,8 +174,17 @@ class LiveTraining(Explorer):
     def _train(self) -> None:
         try:
             every = max(1, min(self.steps // ROWS, APART))
-            self.run = fit(self.model, self.images, steps=self.steps, log_every=every, progress=False,
-                           on_log=self._logged, **self.options)
+            options = dict(self.options)
+            compute = Compute(options.pop("device", "auto"), options.pop("precision", "auto"))
+            recording = Recording(log_every=every, progress=False, on_log=self._logged)
+            self.run = fit(
+                self.model,
+                self.images,
+                steps=self.steps,
+                compute=compute,
+                recording=recording,
+                **options,
+            )
             self._look(self.run.history)
             self.redraw()
             step = self.run.history["step"].iloc[-1]

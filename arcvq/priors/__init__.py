@@ -4,6 +4,7 @@ from arcvq.priors.base import NetworkPrior, Prior, State
 from arcvq.priors.counting import BigramPrior, HistogramPrior
 from arcvq.priors.fitting import (
     PriorRun,
+    TokenData,
     TokenSplit,
     bits_per_image,
     bits_per_token,
@@ -40,6 +41,7 @@ __all__ = [
     "State",
     "Step",
     "TiedTokens",
+    "TokenData",
     "TokenSplit",
     "TransformerPrior",
     "bits_per_image",

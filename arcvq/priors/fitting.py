@@ -1,225 +1,292 @@
-"""Fit a prior to the tokens of a trained VQ-VAE: the loop, its history, the best weights, exact resume."""
+"""Fit a prior to the tokens of a trained VQ-VAE, and measure it in bits."""
 
 import copy
 import dataclasses
-import json
 import math
-import time
+from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-import pandas as pd
 import torch
 from jaxtyping import Int
 from torch import Tensor
 from torch.nn.functional import cross_entropy
-from tqdm.auto import tqdm
 
 from arcvq.images import ImageData, ImageSplit
 from arcvq.ops.blockwise import BLOCK
-from arcvq.priors.base import Prior, check_whole, fingerprint
-from arcvq.runtime.checkpoints import HeldInterrupt, load_checkpoint, save_checkpoint
-from arcvq.runtime.devices import choose_device, choose_precision
-from arcvq.runtime.files import write_whole
+from arcvq.priors.base import Prior
+from arcvq.runtime.devices import choose_device, dtype_name
+from arcvq.runtime.fingerprint import fingerprint
+from arcvq.runtime.history import Row, history_table, read_record, write_record
 from arcvq.schedules import Cosine, WarmUp
-from arcvq.training import batch_indices
+from arcvq.training import (
+    Compute,
+    Optimization,
+    Recording,
+    TrainingSession,
+    batch_indices,
+    learned_parameters,
+)
 from arcvq.vqvae import VQVAE
+
+if TYPE_CHECKING:
+    import pandas
 
 
 class TokenSplit(NamedTuple):
-    """Tokens (n, h, w) int64 and labels (n,) int64 of one part of a data set."""
+    """Grids of tokens of one part of a data set.
+
+    Attributes:
+        tokens: One grid for each image.
+        labels: The labels of the images.
+    """
 
     tokens: Int[Tensor, "n h w"]
     labels: Int[Tensor, " n"]
+
+    def to(self, device: torch.device) -> "TokenSplit":
+        """The same grids on another device."""
+        return TokenSplit(self.tokens.to(device), self.labels.to(device))
+
+
+class TokenData(NamedTuple):
+    """The tokens that a prior is fitted to.
+
+    Attributes:
+        train: The tokens that it learns.
+        validation: The tokens that decide which of its weights are kept.
+    """
+
+    train: TokenSplit
+    validation: TokenSplit
 
 
 @dataclasses.dataclass
 class PriorRun:
     """A fitted prior and how it came about.
 
-    prior: with the weights that were best on the validation tokens. history: one row for each validation, with
-    bits_per_token of training since the row before, validation_bits_per_token and lr. settings: what `fit_prior` was
-    told. seconds: fitting time, all sessions together.
+    Attributes:
+        prior: The prior, with the weights that were best on the validation tokens.
+        rows: One dict for each row of `history`.
+        settings: What `fit_tokens` was told.
+        seconds: Fitting time, all sessions together.
+        history: A pandas table with a row for each validation: bits_per_token of training since
+            the row before, validation_bits_per_token, and lr.
     """
 
     prior: Prior
-    history: pd.DataFrame
+    rows: list[Row]
     settings: dict[str, Any]
     seconds: float
 
-    def save(self, folder: Path) -> None:
+    @cached_property
+    def history(self) -> "pandas.DataFrame":
+        """The history as a pandas table, made when it is first asked for."""
+        return history_table(self.rows)
+
+    def save(self, folder: str | Path) -> None:
         """Write the prior, history.csv and, last, run.json into a folder."""
+        folder = Path(folder)
         self.prior.save_pretrained(folder)
-        write_whole(folder / "history.csv", lambda path: self.history.to_csv(path, index=False))
-        facts = {"settings": self.settings, "seconds": self.seconds}
-        write_whole(folder / "run.json", lambda path: path.write_text(json.dumps(facts, indent=2)))
+        write_record(folder, self.rows, self.settings, self.seconds)
 
     @classmethod
     def load(cls, folder: str | Path) -> "PriorRun":
-        """The run in a folder that `save` wrote. Raises FileNotFoundError or ValueError as `Prior.from_pretrained`."""
+        """Open a folder that `save` wrote; raises as `Prior.from_pretrained` does."""
         folder = Path(folder)
-        facts = json.loads((folder / "run.json").read_text())
-        return cls(Prior.from_pretrained(folder), pd.read_csv(folder / "history.csv"), **facts)
+        return cls(Prior.from_pretrained(folder), **read_record(folder))
 
 
 def encode_split(model: VQVAE, split: ImageSplit, batch_size: int = 256) -> TokenSplit:
-    """The tokens of all images of a split, on the model's device. Raises ValueError for images it cannot take."""
+    """The tokens of all images of a split, on the model's device.
+
+    Args:
+        model: The model.
+        split: The images.
+        batch_size: Images at a time.
+
+    Raises:
+        ValueError: If the model cannot take the images.
+    """
     device = next(model.parameters()).device
-    batches = torch.arange(len(split)).split(batch_size)
-    return TokenSplit(torch.cat([model.encode(split.batch(some).to(device)) for some in batches]),
-                      split.labels.to(device))
+    grids = []
+    for indices in torch.arange(len(split)).split(batch_size):
+        images = split.batch(indices).to(device)
+        grids.append(model.encode(images))
+    return TokenSplit(torch.cat(grids), split.labels.to(device))
 
 
 @torch.no_grad()
-def bits_per_token(prior: Prior, tokens: Int[Tensor, "n h w"], labels: Int[Tensor, " n"] | None = None) -> float:
-    """The prior's mean cost of one token in bits, -log2 p: from 0; log2 K for a prior that knows nothing.
+def bits_per_token(
+    prior: Prior, tokens: Int[Tensor, "n h w"], labels: Int[Tensor, " n"] | None = None
+) -> float:
+    """The prior's mean cost of a token in bits, -log2 p; log2 K for a prior that knows nothing.
 
-    Works in batches, so that the logits never exist whole. Raises ValueError as `Prior.forward` does, and for no grid.
+    Args:
+        prior: The prior.
+        tokens: At least one grid.
+        labels: The label of each grid, for a prior with classes.
+
+    Raises:
+        ValueError: If there is no grid, or as `Prior.forward` does.
     """
     if len(tokens) == 0:
         raise ValueError("there are no tokens; at least one grid is needed")
-    size = max(1, BLOCK // (prior.num_codes * prior.grid[0] * prior.grid[1]))
-    nats = sum(prior.log_likelihood(tokens[some].to(prior.device), None if labels is None else
-                                    labels[some].to(prior.device)).double().sum().item()
-               for some in torch.arange(len(tokens)).split(size))
-    return -nats / math.log(2) / tokens.numel()
+    # So many grids at a time that their logits stay small.
+    height, width = prior.grid
+    batch_size = max(1, BLOCK // (prior.num_codes * height * width))
+    nats = 0.0
+    for start in range(0, len(tokens), batch_size):
+        some = slice(start, start + batch_size)
+        some_labels = None if labels is None else labels[some].to(prior.device)
+        logs = prior.log_likelihood(tokens[some].to(prior.device), some_labels)
+        nats -= logs.double().sum().item()
+    return nats / math.log(2) / tokens.numel()
 
 
-def bits_per_image(prior: Prior, tokens: Int[Tensor, "n h w"], labels: Int[Tensor, " n"] | None = None) -> float:
-    """The prior's mean cost of one grid in bits: h * w times `bits_per_token`."""
-    return bits_per_token(prior, tokens, labels) * prior.grid[0] * prior.grid[1]
+def bits_per_image(
+    prior: Prior, tokens: Int[Tensor, "n h w"], labels: Int[Tensor, " n"] | None = None
+) -> float:
+    """The prior's mean cost of a grid in bits: h * w times `bits_per_token`."""
+    height, width = prior.grid
+    return bits_per_token(prior, tokens, labels) * height * width
 
 
-def fit_prior(prior: Prior, model: VQVAE, images: ImageData, **options: Any) -> PriorRun:
-    """Encode the training and validation images once and fit the prior to their tokens; the model stays as it is.
+def fit_prior(prior: Prior, model: VQVAE, data: ImageData, **options: Any) -> PriorRun:
+    """Fit a prior to the tokens of a model's training images; the model stays as it is.
 
-    options: those of `fit_tokens`, of which `steps` must be given. Raises what `fit_tokens` raises, and ValueError
-    for a prior of another codebook, number of codes or grid than the model's.
+    Args:
+        prior: The prior, which is fitted in place.
+        model: The model. Its training and validation images are encoded once.
+        data: The data set.
+        **options: The keyword arguments of `fit_tokens`, of which `steps` must be given.
+
+    Raises:
+        ValueError: If the prior is one for another codebook, number of codes or grid.
     """
     prior.check_model(model)
-    device = choose_device(options.get("device", "auto"))
-    grid = tuple(side // model.downsample for side in images.size)
+    height, width = data.size
+    grid = (height // model.downsample, width // model.downsample)
     if grid != prior.grid:
-        raise ValueError(f"the prior's grid is {prior.grid} and the tokens of {images.name} have {grid}; "
-                         "they must be the same")
-    model.to(device)
-    train, validation = (encode_split(model, split) for split in (images.train, images.validation))
+        raise ValueError(
+            f"the prior's grid is {prior.grid} and the tokens of {data.name} have {grid}; "
+            "they must be the same"
+        )
+    compute = options.get("compute", Compute())
+    model.to(choose_device(compute.device))
+    tokens = TokenData(encode_split(model, data.train), encode_split(model, data.validation))
     prior.codebook_fingerprint = fingerprint(model.quantizer.codebook)
-    return fit_tokens(prior, train, validation, **options)
+    return fit_tokens(prior, tokens, **options)
 
 
 def fit_tokens(
     prior: Prior,
-    train: TokenSplit,
-    validation: TokenSplit,
+    tokens: TokenData,
     *,
     steps: int,
     batch_size: int = 64,
     lr: float = 3e-3,
     seed: int = 0,
-    precision: str = "auto",
-    device: str | torch.device = "auto",
-    out: str | Path | None = None,
-    resume: bool = False,
-    validate_every: int | None = None,
-    progress: bool = True,
+    compute: Compute = Compute(),  # noqa: B008
+    recording: Recording = Recording(),  # noqa: B008
 ) -> PriorRun:
-    """Fit a network prior to tokens with AdamW on the cross-entropy; lr warms up over a tenth, then falls as a cosine.
+    """Fit a network prior to tokens with AdamW on the cross-entropy.
 
-    steps, batch_size: from 1, batch_size at most the training grids. lr: the highest, above 0. seed: of the order of
-    the grids. precision: auto, float32 or bfloat16 (autocast; the loss stays float32). out: folder for checkpoints and
-    the finished run. resume: go on from the checkpoint in `out`, if there is one, to the same final weights (bit for
-    bit on a CPU). validate_every: in steps; by default 10 times a run. The prior ends with the weights of the
-    validation that was best. A prior with classes is fitted with the labels.
+    The learning rate warms up over the first tenth of the steps and then falls to 0 as a cosine.
+    A prior with classes is fitted with the labels. The prior ends with the weights of its best
+    validation, in evaluation mode.
 
-    Raises ValueError for settings or tokens out of range, FloatingPointError when the loss is not finite (checked when
-    validating), OSError when `out` cannot be written. Ctrl-C ends the step, saves the state if there is `out`, and is
-    raised.
+    Args:
+        prior: The prior, which is fitted in place.
+        tokens: The tokens to learn, and those to validate with.
+        steps: Number of optimizer steps, from 1.
+        batch_size: Grids a step; at most the training grids.
+        lr: The highest learning rate, above 0.
+        seed: Seed of the order of the grids.
+        compute: Device and precision; a CUDA graph cannot be recorded here.
+        recording: What is logged, how often, and where it is written. A row of the history is
+            always a validation, so that `log_every` and `snapshots` mean nothing here.
+
+    Raises:
+        ValueError: If an argument is out of range.
+        FloatingPointError: If the loss is not finite. This is checked at each validation.
+        OSError: If the folder cannot be written.
+        KeyboardInterrupt: After Ctrl-C, once the step under way is done and the state is saved.
     """
-    validate_every = validate_every or max(1, steps // 10)
-    check_whole(1, steps=steps, batch_size=batch_size, validate_every=validate_every)
-    _check(prior, train, validation, batch_size, lr, resume and out is None)
-    device = choose_device(device)
-    dtype = choose_precision(precision, device)
-    settings = {"prior": prior.config(), "tokens": fingerprint(*train, *validation), "steps": steps,
-                "batch_size": batch_size, "lr": lr, "seed": seed, "validate_every": validate_every,
-                "precision": str(dtype).removeprefix("torch.")}
-    train, validation = (TokenSplit(*(tensor.to(device) for tensor in split)) for split in (train, validation))
-    trainer = _Trainer(prior.to(device), train, validation, settings, dtype, Path(out) if out else None)
-    with HeldInterrupt() as interrupt:
-        trainer.start(resume)
-        bar = tqdm(total=steps, initial=trainer.step, desc="fit", unit="step", mininterval=0.5, disable=not progress)
-        with bar:
-            while trainer.step < steps:
-                trainer.advance()
-                validating = trainer.step % validate_every == 0 or trainer.step == steps
-                if validating:
-                    bar.set_postfix(trainer.validate(), refresh=False)
-                if validating or interrupt.asked:
-                    trainer.save()
-                bar.update()
-                if interrupt.asked:
-                    raise KeyboardInterrupt(trainer.farewell())
-    run = trainer.finished()
-    if out:
-        run.save(Path(out))
-    return run
+    optimization = Optimization(steps, batch_size, lr, seed)
+    return PriorSession(prior, tokens, optimization, compute, recording).train()
 
 
-def _check(prior, train, validation, batch_size, lr, resume_nowhere) -> None:
-    """Raise ValueError for settings or tokens that cannot work."""
-    if not any(parameter.requires_grad for parameter in prior.parameters()):
-        raise ValueError(f"{type(prior).__name__} has nothing to learn by steps; fit it with its method count")
-    for name, split in (("training", train), ("validation", validation)):
+def _check_tokens(prior: Prior, tokens: TokenData) -> None:
+    """Raise ValueError for a prior that cannot be fitted by steps, or not to these tokens."""
+    if not learned_parameters(prior):
+        name = type(prior).__name__
+        raise ValueError(f"{name} has nothing to learn by steps; fit it with its method count")
+    for name, split in (("training", tokens.train), ("validation", tokens.validation)):
         if len(split.tokens) == 0:
             raise ValueError(f"there are no {name} tokens; at least one grid is needed")
         prior.check(split.tokens, split.labels if prior.classes else None)
-    if batch_size > len(train.tokens):
-        raise ValueError(f"batch_size is {batch_size}; it must be at most {len(train.tokens)}, the training grids")
-    if not 0 < lr < math.inf:
-        raise ValueError(f"lr is {lr}; it must be a finite number above 0")
-    if resume_nowhere:
-        raise ValueError("resume is True but out is None; name the folder of the run to go on with")
 
 
-class _Trainer:
-    """The state of a run and what one step does to it. Nothing in it is random but the start, which the caller made."""
+class PriorSession(TrainingSession):
+    """The fitting of a prior: what is its own of `fit_tokens`.
 
-    def __init__(self, prior, train, validation, settings, dtype, out):
-        self.prior, self.train, self.validation = prior, train, validation
-        self.settings, self.dtype, self.out = settings, dtype, out
-        self.checkpoint = out / "checkpoint.pt" if out else None
-        learned = [parameter for parameter in prior.parameters() if parameter.requires_grad]
-        self.optimizer = torch.optim.AdamW(learned, fused=prior.device.type in ("cpu", "cuda"))
-        steps, lr = settings["steps"], settings["lr"]
-        self.warm_up, self.decay = WarmUp(0.0, 1.0, max(1, steps // 10)), Cosine(lr, 0.0, steps)
-        self.step, self.seconds, self.history = 0, 0.0, []
-        self.nats, self.summed = torch.zeros((), device=prior.device), 0
-        self.best, self.best_bits = None, math.inf
-        self.began = time.perf_counter()
+    Nothing in it is random but the weights at the start, which the caller has drawn.
+    """
 
-    def start(self, resume: bool) -> None:
-        """Begin at step 0, or where the checkpoint stands."""
-        if resume and self.checkpoint and self.checkpoint.exists():
-            state = load_checkpoint(self.checkpoint, self.settings)
-            self.prior.load_state_dict(state["prior"])
-            self.optimizer.load_state_dict(state["optimizer"])
-            for name in ("step", "seconds", "history", "summed", "best", "best_bits"):
-                setattr(self, name, state[name])
-            self.nats.copy_(state["nats"])
-        else:
-            self.save()  # an unwritable folder is found before the work, not after it
+    DESCRIPTION = "fit"
+    EXAMPLES = "grids"
+    VALIDATIONS = 10
+    SHOWN = ("bits_per_token", "validation_bits_per_token")
+
+    def __init__(
+        self,
+        prior: Prior,
+        tokens: TokenData,
+        optimization: Optimization,
+        compute: Compute,
+        recording: Recording,
+    ):
+        _check_tokens(prior, tokens)
+        super().__init__(optimization, len(tokens.train.tokens), compute, recording)
+        if compute.cuda_graph:
+            raise ValueError("cuda_graph is True; only fit can record its step")
+        self.log_every = self.validate_every
+        self.settings = {
+            "prior": prior.config(),
+            "tokens": fingerprint(*tokens.train, *tokens.validation),
+            **optimization._asdict(),
+            "validate_every": self.validate_every,
+            "precision": dtype_name(self.dtype),
+        }
+        self.prior = prior.to(self.device)
+        self.tokens = tokens.train.to(self.device)
+        self.validation = tokens.validation.to(self.device)
+        self.optimizer = torch.optim.AdamW(
+            learned_parameters(prior), fused=self.device.type in ("cpu", "cuda")
+        )
+        self.warm_up = WarmUp(0.0, 1.0, max(1, self.steps // 10))
+        self.decay = Cosine(optimization.lr, 0.0, self.steps)
+        # Of training since the last row: the sum of the loss over steps, and their number.
+        self.nats = torch.zeros((), device=self.device)
+        self.summed = 0
+        self.best: dict[str, Any] = {}  # weights
+        self.best_bits = math.inf
+
+    def _labels(self, split: TokenSplit) -> Tensor | None:
+        """The labels that the prior is given."""
+        return split.labels if self.prior.classes else None
 
     def advance(self) -> None:
-        """One optimiser step. Nothing here waits for the device."""
         self.prior.train()
-        chosen = batch_indices(len(self.train.tokens), self.settings["batch_size"], self.settings["seed"], self.step)
-        tokens, labels = (tensor[chosen.to(tensor.device)] for tensor in self.train)
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.warm_up.value(self.step + 1) * self.decay.value(self.step)
-        with torch.autocast(tokens.device.type, torch.bfloat16, enabled=self.dtype == torch.bfloat16):
-            logits = self.prior.predict(tokens, labels if self.prior.classes else None)
-        loss = cross_entropy(logits.float().flatten(0, 2), tokens.flatten())
+        count = len(self.tokens.tokens)
+        indices = batch_indices(count, self.batch_size, self.seed, self.step, self.device)
+        batch = TokenSplit(self.tokens.tokens[indices], self.tokens.labels[indices])
+        lr = self.warm_up.value(self.step + 1) * self.decay.value(self.step)
+        self.optimizer.param_groups[0]["lr"] = lr
+        with self.autocast:
+            logits = self.prior.predict(batch.tokens, self._labels(batch))
+        loss = cross_entropy(logits.float().flatten(0, 2), batch.tokens.flatten())
         self.optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.prior.parameters(), 1.0)
@@ -228,37 +295,48 @@ class _Trainer:
         self.summed += 1
         self.step += 1
 
-    def validate(self) -> dict[str, str]:
-        """Add a row to the history and keep the weights if they are the best; returns what the bar shows."""
+    def measure(self, validating: bool) -> Row:
+        """A row of the history; keeps the weights if they are the best so far."""
         self.prior.eval()
         bits = self.nats.item() / self.summed / math.log(2)
-        validation = bits_per_token(self.prior, self.validation.tokens,
-                                    self.validation.labels if self.prior.classes else None)
-        if not math.isfinite(bits + validation):
-            raise FloatingPointError(f"at step {self.step} the loss is not finite; a smaller lr may help")
-        self.history.append({"step": self.step, "bits_per_token": bits, "validation_bits_per_token": validation,
-                             "lr": self.optimizer.param_groups[0]["lr"]})
+        validation_bits = bits_per_token(
+            self.prior, self.validation.tokens, self._labels(self.validation)
+        )
+        if not math.isfinite(bits + validation_bits):
+            raise FloatingPointError(
+                f"at step {self.step} the loss is not finite; a smaller lr may help"
+            )
         self.nats.zero_()
         self.summed = 0
-        if validation < self.best_bits:
-            self.best, self.best_bits = copy.deepcopy(self.prior.state_dict()), validation
-        return {"bits/token": f"{bits:.3f}", "validation": f"{validation:.3f}"}
+        if validation_bits < self.best_bits:
+            self.best = copy.deepcopy(self.prior.state_dict())
+            self.best_bits = validation_bits
+        return {
+            "step": self.step,
+            "bits_per_token": bits,
+            "validation_bits_per_token": validation_bits,
+            "lr": self.optimizer.param_groups[0]["lr"],
+        }
 
-    def save(self) -> None:
-        """Write the checkpoint if there is a folder for it."""
-        if not self.checkpoint:
-            return
-        names = ("settings", "step", "history", "summed", "best", "best_bits", "nats")
-        save_checkpoint(self.checkpoint, {name: getattr(self, name) for name in names} | {
-            "seconds": self.elapsed(), "prior": self.prior.state_dict(), "optimizer": self.optimizer.state_dict()})
+    def state(self) -> dict[str, Any]:
+        return {
+            "prior": self.prior.state_dict(),
+            "nats": self.nats,
+            "summed": self.summed,
+            "best": self.best,
+            "best_bits": self.best_bits,
+        }
 
-    def elapsed(self) -> float:
-        return self.seconds + time.perf_counter() - self.began
+    def restore(self, state: dict[str, Any]) -> None:
+        self.prior.load_state_dict(state["prior"])
+        self.nats.copy_(state["nats"])
+        self.summed = state["summed"]
+        self.best = state["best"]
+        self.best_bits = state["best_bits"]
 
-    def farewell(self) -> str:
-        where = f"saved in {self.out}; resume=True goes on" if self.out else "not saved, since out is None"
-        return f"stopped at step {self.step} of {self.settings['steps']}, {where}"
-
-    def finished(self) -> PriorRun:
+    def settle(self) -> None:
         self.prior.load_state_dict(self.best)
-        return PriorRun(self.prior.eval(), pd.DataFrame(self.history), self.settings, self.elapsed())
+        self.prior.eval()
+
+    def run(self) -> PriorRun:
+        return PriorRun(self.prior, list(self.rows), self.settings, self.elapsed())

@@ -16,7 +16,7 @@ from arcvq.runs.settings import PROFILES
 from arcvq.runtime.devices import choose_device, choose_precision
 from arcvq.runtime.files import safe_name
 from arcvq.runtime.store import digest_of, kept_path
-from arcvq.training import Run
+from arcvq.training import Compute, Recording, Run
 from arcvq.vqvae import VQVAE
 
 FORMAT = 1  # raised when a change of the code changes what fitting gives
@@ -113,7 +113,13 @@ def train_prior(
         fitted.prior.to(device)
         return fitted
     return fit_prior(
-        settings.prior(run.model, images), run.model, images, steps=settings.steps, batch_size=settings.batch_size,
-        lr=settings.lr, seed=settings.seed, precision=settings.precision, device=device, out=folder, resume=True,
-        progress=progress,
+        settings.prior(run.model, images),
+        run.model,
+        images,
+        steps=settings.steps,
+        batch_size=settings.batch_size,
+        lr=settings.lr,
+        seed=settings.seed,
+        compute=Compute(device, settings.precision),
+        recording=Recording(folder, resume=True, progress=progress),
     )

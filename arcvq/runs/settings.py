@@ -16,7 +16,7 @@ from arcvq.runtime.distributed import first_rank_first, from_first
 from arcvq.runtime.files import safe_name
 from arcvq.runtime.store import digest_of, kept_path
 from arcvq.samp import SAMP
-from arcvq.training import Run, fit
+from arcvq.training import Compute, Recording, Run, fit
 from arcvq.vqvae import VQVAE
 
 FORMAT = 4  # raised when a change of the code changes what training gives
@@ -127,6 +127,12 @@ def train(
         run.model.to(device)
         return run
     return fit(
-        settings.model(images), images, steps=settings.steps, batch_size=settings.batch_size, lr=settings.lr,
-        seed=settings.seed, precision=settings.precision, device=device, out=folder, resume=True, progress=progress,
+        settings.model(images),
+        images,
+        steps=settings.steps,
+        batch_size=settings.batch_size,
+        lr=settings.lr,
+        seed=settings.seed,
+        compute=Compute(device, settings.precision),
+        recording=Recording(folder, resume=True, progress=progress),
     )

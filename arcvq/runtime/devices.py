@@ -58,6 +58,11 @@ def choose_precision(precision: str, device: torch.device) -> torch.dtype:
     return torch.float32 if precision == "float32" else torch.bfloat16
 
 
+def dtype_name(dtype: torch.dtype) -> str:
+    """The name of a dtype without its module, such as "float32"."""
+    return str(dtype).removeprefix("torch.")
+
+
 @contextmanager
 def threads_kept() -> Iterator[None]:
     """At the end torch computes with as many threads as before, whatever was set meanwhile."""

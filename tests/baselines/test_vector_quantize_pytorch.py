@@ -12,7 +12,7 @@ from arcvq.baselines.vector_quantize_pytorch import BASELINES, fsq_levels
 from arcvq.geometry import describe
 from arcvq.images import ImageData, ImageSplit
 from arcvq.runs.settings import RunSettings
-from arcvq.training import fit
+from arcvq.training import Compute, Recording, fit
 from arcvq.vqvae import VQVAE
 
 pytest.importorskip("vector_quantize_pytorch")
@@ -146,7 +146,11 @@ def test_a_model_with_it_learns_and_is_saved_and_opened(kind, tmp_path):
     split = ImageSplit(ramp.to(torch.uint8), torch.zeros(64, dtype=torch.int64))
     images = ImageData("ramps", split, split, split, ("ramp",))
     model = RunSettings(dataset="ramps", quantizer=kind, num_codes=16, dim=4, hidden=8, residual_hidden=4).model(images)
-    run = fit(model, images, steps=40, batch_size=16, lr=1e-2, precision="float32", device="cpu", progress=False)
+    compute = Compute("cpu", "float32")
+    recording = Recording(progress=False)
+    run = fit(
+        model, images, steps=40, batch_size=16, lr=1e-2, compute=compute, recording=recording
+    )
     assert run.history.psnr.tail(5).mean() > run.history.psnr.head(5).mean() + 3
     run.model.save_pretrained(tmp_path)
     opened, batch = VQVAE.from_pretrained(tmp_path), split.batch(torch.arange(8))

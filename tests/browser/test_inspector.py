@@ -25,7 +25,7 @@ from arcvq.training import Run, Snapshot
 def make_run(quantizer, used):
     counts = torch.arange(64) * (torch.arange(64) <= used)
     history = pd.DataFrame({"step": [5, 10, 15, 20], "codes_used": [60, 40, 30, used]})
-    return Run(arcvq.VQVAE(1, quantizer, hidden=4, residual_hidden=2), history,
+    return Run(arcvq.VQVAE(1, quantizer, hidden=4, residual_hidden=2), history.to_dict("records"),
                {20: Snapshot(torch.randn(64, 3), counts)}, {"steps": 20, "batch_size": 32, "lr": 0.003}, 1.0)
 
 runs = {"plain": make_run(arcvq.EuclideanQuantizer(64, 3), 5), "samp": make_run(arcvq.SphericalQuantizer(64, 3), 50)}

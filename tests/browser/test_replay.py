@@ -13,7 +13,7 @@ def make_run(quantizer):
                             torch.arange(64) * (step > 0)) for step in (0, 10, 20)}
     history = pd.DataFrame({"step": [5, 10, 15, 20], "codes_used": [3, 6, 9, 12], "perplexity": [2.0, 3, 4, 5],
                             "psnr": [10.0, 12, 13, 14]})
-    return Run(arcvq.VQVAE(1, quantizer, hidden=4, residual_hidden=2), history, shots, {}, 1.0)
+    return Run(arcvq.VQVAE(1, quantizer, hidden=4, residual_hidden=2), history.to_dict("records"), shots, {}, 1.0)
 
 samp = arcvq.SAMP(radius=arcvq.schedules.Exponential(0.05), weight=None)
 runs = {"plain": make_run(arcvq.EuclideanQuantizer(64, 3)), "samp": make_run(arcvq.SphericalQuantizer(64, 3, samp))}

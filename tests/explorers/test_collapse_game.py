@@ -21,7 +21,7 @@ def make_run(quantizer, used, history=True):
     snapshots = {step: Snapshot(torch.ones(quantizer.num_codes, 4), counts * (step == 37)) for step in (0, 37)}
     table = pd.DataFrame({"step": [11, 23, 37], "codes_used": [used + 9, used + 5, used]} if history else {})
     settings = {"steps": 37, "batch_size": 19, "lr": 0.0125, "data": "digits"}
-    return Run(arcvq.VQVAE(1, quantizer, hidden=4, residual_hidden=2), table, snapshots, settings, 1.0)
+    return Run(arcvq.VQVAE(1, quantizer, hidden=4, residual_hidden=2), table.to_dict("records"), snapshots, settings, 1.0)
 
 
 @pytest.fixture
@@ -166,7 +166,8 @@ def test_bad_input_is_named(runs):
 def test_a_real_run_is_played(tmp_path):
     images = arcvq.load_images("plain_digits", device="cpu")
     model = arcvq.VQVAE(1, arcvq.CosineQuantizer(16, 4), hidden=4, residual_hidden=2)
-    run = arcvq.fit(model, images, steps=3, batch_size=8, device="cpu", progress=False)
+    run = arcvq.fit(model, images, steps=3, batch_size=8, compute=arcvq.Compute("cpu"),
+                    recording=arcvq.Recording(progress=False))
     game = CollapseGame({"cosine": run}, unlocked=True)
     used = int(run.history["codes_used"].iloc[-1])
     assert f"cosine used {used} of 16 codes" in summary(game) and "data plain_digits." in summary(game)

@@ -53,7 +53,7 @@ def make(images):
 def gate(monkeypatch):
     """Training that waits before each step until it is let through: `gate(3)` lets three steps be taken."""
     passes, taken = threading.Semaphore(0), threading.Semaphore(0)
-    advance = arcvq.training.Trainer.advance
+    advance = arcvq.training.VQVAESession.advance
     listeners = module.LiveTraining._logged
 
     def slowly(trainer):
@@ -70,7 +70,7 @@ def gate(monkeypatch):
         for _ in range(steps):
             assert taken.acquire(timeout=30)
 
-    monkeypatch.setattr(arcvq.training.Trainer, "advance", slowly)
+    monkeypatch.setattr(arcvq.training.VQVAESession, "advance", slowly)
     monkeypatch.setattr(module.LiveTraining, "_logged", logged)
     let.open = lambda: passes.release(1000)
     yield let
@@ -91,8 +91,8 @@ def test_untouched_it_is_fit_and_the_model_given_stays_untrained(make, images):
     assert live.run is None and not live.running
     live.start()
     run = live.wait()
-    alone = arcvq.fit(model(), images, steps=STEPS, batch_size=8, lr=0.01, seed=4, precision="float32", device="cpu",
-                      progress=False)
+    alone = arcvq.fit(model(), images, steps=STEPS, batch_size=8, lr=0.01, seed=4,
+                      compute=arcvq.Compute("cpu", "float32"), recording=arcvq.Recording(progress=False))
     for name, tensor in alone.model.state_dict().items():
         assert torch.equal(tensor, run.model.state_dict()[name]), name
     assert run is live.run and not live.running and run.settings == alone.settings
@@ -264,7 +264,7 @@ def test_an_error_of_the_training_is_shown_and_raised(make, monkeypatch):
         raise FloatingPointError("the <b>loss</b> is nan")
 
     live = make()
-    monkeypatch.setattr(arcvq.training.Trainer, "advance", broken)
+    monkeypatch.setattr(arcvq.training.VQVAESession, "advance", broken)
     live.start()
     with pytest.raises(FloatingPointError, match="is nan"):
         live.wait()
@@ -355,7 +355,7 @@ def test_every_growth_on_the_slider_can_be_set(make):
 
 def test_a_long_run_has_a_row_every_25_steps_so_that_it_stops_soon(make, monkeypatch):
     told = []
-    monkeypatch.setattr(module, "fit", lambda *args, **settings: told.append(settings["log_every"]) or 1 / 0)
+    monkeypatch.setattr(module, "fit", lambda *args, **settings: told.append(settings["recording"].log_every) or 1 / 0)
     for steps in (1, 160, 29_500):
         live = make(steps=steps)
         live.start()

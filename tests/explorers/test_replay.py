@@ -22,7 +22,7 @@ def make_run(dim=3, codes=6, steps=STEPS, quantizer=None, shift=0.0) -> Run:
         codes, dim, arcvq.SAMP(radius=arcvq.schedules.Exponential(0.05), weight=None))
     history = pd.DataFrame({"step": [2, 4, 6, 8, 10], "codes_used": [1, 2, 3, 4, 5], "perplexity": [1.0, 2, 3, 4, 5],
                             "psnr": [10.0, 11, 12, 13, 14]})
-    return Run(arcvq.VQVAE(1, quantizer, hidden=4, residual_hidden=2), history, snapshots, {}, 1.0)
+    return Run(arcvq.VQVAE(1, quantizer, hidden=4, residual_hidden=2), history.to_dict("records"), snapshots, {}, 1.0)
 
 
 def traces(explorer, name):
@@ -141,7 +141,7 @@ def test_more_codes_than_a_browser_bears_are_thinned_and_said_to_be():
 def test_bad_input_is_named(unchecked):
     run = make_run()
     with pytest.raises(ValueError, match="run 'bare' has no snapshots of its codebook"):
-        TrainingReplay({"bare": Run(run.model, run.history, {}, {}, 1.0)})
+        TrainingReplay({"bare": Run(run.model, run.rows, {}, {}, 1.0)})
     with pytest.raises(ValueError, match="one or two runs side by side, not 3"):
         TrainingReplay({"a": run, "b": run, "c": run})
     with pytest.raises(ValueError, match="one or two runs side by side, not 0"):
@@ -153,7 +153,7 @@ def test_bad_input_is_named(unchecked):
 
 def test_a_run_without_a_history_shows_its_codes():
     run = make_run()
-    run.history = pd.DataFrame()
+    run.rows = []
     assert "PSNR" not in TrainingReplay(run).figure.layout.meta["summary"]
 
 

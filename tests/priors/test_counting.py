@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from arcvq.priors import BigramPrior, HistogramPrior, TokenSplit, bits_per_token, fit_tokens
+from arcvq.priors import BigramPrior, HistogramPrior, TokenData, TokenSplit, bits_per_token, fit_tokens
 from arcvq.priors.counting import smoothed
 from tests.priors.markov import markov_grids
 
@@ -53,4 +53,4 @@ def test_the_truth_beats_both_on_grids_with_memory():
 def test_baselines_are_counted_and_not_fitted_by_steps():
     split = TokenSplit(torch.zeros(4, 2, 2, dtype=torch.int64), torch.zeros(4, dtype=torch.int64))
     with pytest.raises(ValueError, match="HistogramPrior has nothing to learn by steps; fit it with its method count"):
-        fit_tokens(HistogramPrior(4, (2, 2)), split, split, steps=1)
+        fit_tokens(HistogramPrior(4, (2, 2)), TokenData(split, split), steps=1)

@@ -2,7 +2,6 @@ import dataclasses
 import os
 import signal
 
-import pandas as pd
 import pytest
 import torch
 
@@ -10,11 +9,11 @@ from arcvq.priors import (
     PRIORS,
     PriorSettings,
     TiedTokens,
-    fitting,
     parameter_count,
     settings,
     train_prior,
 )
+from arcvq.priors.fitting import PriorSession
 from arcvq.training import Run
 from tests.test_training import images, model  # noqa: F401  (the fixture)
 
@@ -23,7 +22,7 @@ TINY = PriorSettings(width=8, layers=1, steps=4, batch_size=8, precision="float3
 
 @pytest.fixture
 def run():
-    return Run(model(), pd.DataFrame(), {}, {}, 0.0)
+    return Run(model(), [], {}, {}, 0.0)
 
 
 @pytest.fixture
@@ -53,7 +52,7 @@ def test_the_same_settings_are_fitted_once_and_others_anew(run, images, tmp_path
 def test_a_fit_that_was_stopped_goes_on(run, images, tmp_path, monkeypatch):  # noqa: F811
     options = {"device": "cpu", "progress": False}
     whole = train_prior(TINY, run, images, root=tmp_path / "whole", **options)
-    monkeypatch.setattr(fitting._Trainer, "advance", lambda trainer, advance=fitting._Trainer.advance: (
+    monkeypatch.setattr(PriorSession, "advance", lambda trainer, advance=PriorSession.advance: (
         advance(trainer), os.kill(os.getpid(), signal.SIGINT)))
     with pytest.raises(KeyboardInterrupt, match="stopped at step 1 of 4, saved in"):
         train_prior(TINY, run, images, root=tmp_path, **options)

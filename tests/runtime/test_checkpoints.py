@@ -1,11 +1,9 @@
 import json
-import os
-import signal
 
 import pytest
 import torch
 
-from arcvq.runtime.checkpoints import HeldInterrupt, load_checkpoint, save_checkpoint
+from arcvq.runtime.checkpoints import load_checkpoint, save_checkpoint
 
 
 def test_a_folder_that_cannot_be_made_is_named(tmp_path):
@@ -26,17 +24,6 @@ def test_checkpoint_round_trip_and_refusals(tmp_path):
     path.write_bytes(path.read_bytes()[:200])
     with pytest.raises(ValueError, match=r"checkpoint .*checkpoint\.pt is damaged"):
         load_checkpoint(path, settings)
-
-
-def test_the_first_interrupt_is_held_and_the_second_raises():
-    with HeldInterrupt() as interrupt:
-        assert not interrupt.asked
-        os.kill(os.getpid(), signal.SIGINT)
-        assert interrupt.asked
-        with pytest.raises(KeyboardInterrupt):
-            os.kill(os.getpid(), signal.SIGINT)
-            signal.pause()
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 def test_settings_that_earlier_versions_wrote_as_json_texts_are_the_same(tmp_path):

@@ -96,6 +96,8 @@ def test_a_recorded_run_on_a_gpu_ends_like_an_eager_one():
     for recorded in (False, True):
         torch.manual_seed(0)
         model = arcvq.VQVAE(1, arcvq.SphericalQuantizer(64, 8), hidden=16, residual_hidden=4)
-        run = arcvq.fit(model, images, steps=30, precision="float32", device="cuda", capture=recorded, progress=False)
+        compute = arcvq.Compute("cuda", "float32", cuda_graph=recorded)
+        recording = arcvq.Recording(progress=False)
+        run = arcvq.fit(model, images, steps=30, compute=compute, recording=recording)
         ends.append(run.history.loss.iloc[-1])
     assert ends[0] == pytest.approx(ends[1], rel=1e-3)

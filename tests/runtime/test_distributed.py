@@ -14,22 +14,33 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
-from arcvq import training
 from arcvq.quantizers import QUANTIZERS
 from arcvq.runs import settings
 from arcvq.runs.settings import RunSettings
 from arcvq.runtime import distributed
 from arcvq.samp import SAMP, arc_margin_loss
 from arcvq.schedules import Adaptive, Constant
-from arcvq.training import Run, fit
+from arcvq.training import Compute, Recording, Run, VQVAESession, fit
 from arcvq.vqvae import VQVAE
 from tests.strokes import IMAGES
 
 pytestmark = pytest.mark.skipif(not dist.is_available() or not dist.is_gloo_available(), reason="needs gloo")
 KINDS = [kind for kind in QUANTIZERS if kind != "continuous"]
 CODES = 7  # odd, so that the ranks have unequal shares
-OPTIONS = {"steps": 6, "batch_size": 8, "log_every": 2, "validate_every": 3, "snapshots": 2, "progress": False,
-           "precision": "float32", "device": "cpu"}
+
+
+def short(folder=None, batch_size=8, **recorded):
+    """A run of 6 steps with SAMP."""
+    usual = {"log_every": 2, "validate_every": 3, "snapshots": 2, "progress": False}
+    return fit(
+        model("samp"),
+        IMAGES,
+        steps=6,
+        batch_size=batch_size,
+        compute=Compute("cpu", "float32"),
+        recording=Recording(folder, **usual | recorded),
+    )
+
 
 
 def model(kind, num_codes=CODES):
@@ -76,8 +87,8 @@ def uneven():
         return str(error)
 
 
-def fitted(folder=None, resume=False, **changes):
-    run = fit(model("samp"), IMAGES, **OPTIONS | changes, out=folder, resume=resume)
+def fitted(folder=None, **changes):
+    run = short(folder, **changes)
     weights = {name: value.clone() for name, value in run.model.state_dict().items()}
     return {"history": run.history.to_dict("list"), "weights": weights}
 
@@ -91,17 +102,17 @@ def odd_batch():
 
 def stopped():
     """The last rank alone wants to stop after the first row."""
-    return len(fit(model("samp"), IMAGES, **OPTIONS, on_log=lambda run: distributed.rank() == 1).history)
+    return len(short(on_log=lambda run: distributed.rank() == 1).history)
 
 
 def interrupted(folder):
     """Ctrl-C reaches the last rank alone, in a step that is not logged; then the run goes on."""
-    def advance(trainer, original=training.Trainer.advance):
+    def advance(trainer, original=VQVAESession.advance):
         original(trainer)
         if trainer.step == 3 and distributed.rank() == 1:
             os.kill(os.getpid(), signal.SIGINT)
 
-    with mock.patch.object(training.Trainer, "advance", advance):
+    with mock.patch.object(VQVAESession, "advance", advance):
         try:
             fitted(folder, validate_every=6)
         except KeyboardInterrupt as stop:
@@ -143,7 +154,7 @@ def free_port():
 def ranks(tmp_path_factory):
     """What each of two ranks found; they start once."""
     folder, begun = tmp_path_factory.mktemp("ranks"), tmp_path_factory.mktemp("begun")
-    fit(model("samp"), IMAGES, **OPTIONS, out=begun, on_log=lambda run: len(run.history) == 2)  # stops by itself
+    short(begun, on_log=lambda run: len(run.history) == 2)  # stops by itself
     context = mp.start_processes(work, (free_port(), folder, begun), nprocs=2, join=False, start_method="spawn")
     deadline = time.monotonic() + 120
     try:
