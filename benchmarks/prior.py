@@ -48,10 +48,10 @@ def measure(method: str, seed: int, images: ImageData, classifier: TrainedClassi
     generated = sample(run.model, prior, options.samples, labels=labels,
                        generator=torch.Generator().manual_seed(seed))
     bits = bits_per_token(prior, test.tokens, test.labels)
-    usage = usage_distance(run.model.encode(generated), known.tokens, run.model.quantizer.num_codes)
+    distance = usage_distance(run.model.encode(generated), known.tokens, run.model.quantizer.num_codes)
     return {"method": method, "seed": seed, **evaluate(run.model, images.test), "bits": bits,
             "bits_per_image": bits * test.tokens[0].numel(), **describe(images, classifier, generated, labels),
-            "usage_distance": usage.total_variation}
+            "usage_distance": distance}
 
 
 def markdown(table: pd.DataFrame, mark: dict) -> str:

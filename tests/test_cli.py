@@ -8,31 +8,73 @@ import pytest
 from click.testing import CliRunner
 
 from arcvq import __version__, cli
-from arcvq.reports import notebooks
-from tests.reports.test_notebooks import write_notebook
+from arcvq.reports import notebook_files, notebooks
+from tests.reports.made import write_notebook
+
+# Arguments: a package to hide, then those of the command.
+WITHOUT_A_PACKAGE = """
+import runpy, sys
+sys.modules[sys.argv.pop(1)] = None
+runpy.run_module("arcvq", run_name="__main__")
+"""
 
 
 def invoke(*arguments):
     return CliRunner().invoke(cli.main, [str(argument) for argument in arguments])
 
 
+def python(*arguments):
+    return subprocess.run([sys.executable, *arguments], capture_output=True, text=True)
+
+
+@pytest.fixture
+def data_folder(tmp_path, monkeypatch):
+    """An empty folder of data and kept runs."""
+    monkeypatch.setenv("ARCVQ_DATA", str(tmp_path))
+    return tmp_path
+
+
 def test_the_module_runs_as_the_command():
-    shown = subprocess.run([sys.executable, "-m", "arcvq", "--version"], capture_output=True, text=True)
-    assert shown.returncode == 0 and shown.stdout.strip().endswith(__version__)
+    shown = python("-m", "arcvq", "--version")
+    assert shown.returncode == 0
+    assert shown.stdout.strip().endswith(__version__)
+
+
+@pytest.mark.parametrize(
+    ("package", "command", "sentence"),
+    [
+        ("click", "doctor", "arcvq's command needs click, which comes with: "),
+        ("plotly", "export-explorers", "Error: plotly is not installed; it comes with "),
+    ],
+)
+def test_one_sentence_says_how_to_install_what_is_missing(package, command, sentence):
+    shown = python("-c", WITHOUT_A_PACKAGE, package, command)
+    assert shown.returncode != 0
+    assert shown.stderr == f"{sentence}pip install 'arcvq[kit]'\n"
+
+
+def test_reports_load_the_tools_of_notebooks_only_where_they_are_used():
+    loaded = set(python("-c", "import sys, arcvq.reports; print(*sys.modules)").stdout.split())
+    assert "arcvq.reports.key_figures" in loaded
+    assert not {"papermill", "nbconvert", "plotly"} & loaded
 
 
 def test_run_prints_a_line_a_notebook_and_the_report_and_ends_with_1_where_one_failed(tmp_path):
-    good, bad = write_notebook(tmp_path / "good.ipynb", "x = 1"), write_notebook(tmp_path / "bad.ipynb", "1 / 0")
+    good = write_notebook(tmp_path / "good.ipynb", "x = 1")
+    bad = write_notebook(tmp_path / "bad.ipynb", "1 / 0")
     shown = invoke("run", good, bad, "-p", "seed=5", "--out", tmp_path / "out")
     assert shown.exit_code == 1, shown.output
     first, second, last = shown.output.strip().splitlines()
     assert first.startswith("[1/2] good  passed in")
-    assert second.startswith("[2/2] bad   failed in") and "ZeroDivisionError" in second
-    assert last.startswith("1 of 2 notebooks passed") and last.endswith(f"Report: {tmp_path / 'out' / 'index.html'}")
+    assert second.startswith("[2/2] bad   failed in")
+    assert "ZeroDivisionError" in second
+    assert last.startswith("1 of 2 notebooks passed")
+    assert last.endswith(f"Report: {tmp_path / 'out' / 'index.html'}")
 
 
 def test_run_ends_with_0_where_all_passed(tmp_path):
-    shown = invoke("run", write_notebook(tmp_path / "good.ipynb"), "--seed", 3, "--out", tmp_path / "out")
+    notebook = write_notebook(tmp_path / "good.ipynb")
+    shown = invoke("run", notebook, "--seed", 3, "--out", tmp_path / "out")
     assert shown.exit_code == 0, shown.output
 
 
@@ -46,119 +88,155 @@ def test_run_ends_with_0_where_all_passed(tmp_path):
     ],
 )
 def test_an_error_is_one_sentence_and_exit_code_2(tmp_path, arguments, sentence):
-    shown = invoke("run", write_notebook(tmp_path / "a.ipynb"), "--out", tmp_path / "out", *arguments)
+    notebook = write_notebook(tmp_path / "a.ipynb")
+    shown = invoke("run", notebook, "--out", tmp_path / "out", *arguments)
     assert shown.exit_code == 2
-    assert shown.stderr.startswith(sentence) and len(shown.stderr.splitlines()) == 1 and not shown.stdout
+    assert shown.stderr.startswith(sentence)
+    assert len(shown.stderr.splitlines()) == 1
+    assert not shown.stdout
 
 
 def test_an_output_folder_that_is_a_file_is_named(tmp_path):
     (tmp_path / "taken").touch()
-    shown = invoke("run", write_notebook(tmp_path / "a.ipynb"), "--out", tmp_path / "taken")
-    assert shown.exit_code == 2 and str(tmp_path / "taken") in shown.stderr
+    notebook = write_notebook(tmp_path / "a.ipynb")
+    shown = invoke("run", notebook, "--out", tmp_path / "taken")
+    assert shown.exit_code == 2
+    assert str(tmp_path / "taken") in shown.stderr
 
 
 def test_debug_shows_the_traceback():
+    arguments = ["--debug", "run", "no/such.ipynb"]
     with pytest.raises(FileNotFoundError, match="no/such"):
-        CliRunner().invoke(cli.main, ["--debug", "run", "no/such.ipynb"], catch_exceptions=False)
+        CliRunner().invoke(cli.main, arguments, catch_exceptions=False)
 
 
-@pytest.mark.parametrize(("words", "said"), [((), "Stopped"), (("saved at step 7",), "saved at step 7")])
+@pytest.mark.parametrize(
+    ("words", "said"), [((), "Stopped"), (("saved at step 7",), "saved at step 7")]
+)
 def test_ctrl_c_ends_in_a_sentence_and_exit_code_130(monkeypatch, words, said):
     def interrupted(*_, **__):
         raise KeyboardInterrupt(*words)
 
     monkeypatch.setattr(notebooks, "run_notebooks", interrupted)
     shown = invoke("run")
-    assert shown.exit_code == 130 and said in shown.stderr and "Traceback" not in shown.output
+    assert shown.exit_code == 130
+    assert said in shown.stderr
+    assert "Traceback" not in shown.output
 
 
-SMALL = ["--steps", 2, "--num-codes", 16, "--dim", 4, "--hidden", 8, "--residual-hidden", 4, "--batch-size", 8]
-
-
-def test_train_prints_the_validation_figures_and_opens_the_stored_run_next_time(tmp_path, monkeypatch):
-    monkeypatch.setenv("ARCVQ_DATA", str(tmp_path))
-    first = invoke("train", "--quantizer", "cosine", "--device", "cpu", "--train-images", 64, *SMALL)
+def test_train_prints_the_validation_figures_and_opens_the_stored_run_next_time(data_folder):
+    model = ("--num-codes", 16, "--dim", 4, "--hidden", 8, "--residual-hidden", 4)
+    training = ("--steps", 2, "--batch-size", 8, "--train-images", 64, "--device", "cpu")
+    command = ("train", "--quantizer", "cosine", *model, *training)
+    first = invoke(*command)
     assert first.exit_code == 0, first.stderr
-    figures = dict(line.split(maxsplit=1) for line in first.stdout.splitlines()[:-1])
-    assert {"psnr", "usage", "perplexity", "codes_used"} <= set(figures) and float(figures["psnr"]) > 0
-    assert first.stdout.splitlines()[-1].endswith(str(tmp_path / "runs"))
-    again = invoke("train", "--quantizer", "cosine", "--device", "cpu", "--train-images", 64, *SMALL)
-    assert again.stdout == first.stdout and "step" not in again.stderr
+    *lines, last = first.stdout.splitlines()
+    figures = dict(line.split(maxsplit=1) for line in lines)
+    assert {"psnr", "usage", "perplexity", "codes_used"} <= set(figures)
+    assert float(figures["psnr"]) > 0
+    assert last.endswith(str(data_folder / "runs"))
+
+    again = invoke(*command)
+    assert again.stdout == first.stdout
+    assert "step" not in again.stderr
 
 
 def test_train_refuses_what_it_does_not_know():
     shown = invoke("train", "--quantizer", "magic")
-    assert shown.exit_code == 2 and shown.stderr.startswith("Error: quantizer 'magic' is unknown")
+    assert shown.exit_code == 2
+    assert shown.stderr.startswith("Error: quantizer 'magic' is unknown")
 
 
 def test_doctor_lists_versions_device_and_precision(monkeypatch, tmp_path):
-    monkeypatch.setattr(notebooks, "notebooks_folder", lambda: tmp_path)
+    monkeypatch.setattr(notebook_files, "notebooks_folder", lambda: tmp_path)
     shown = invoke("doctor")
     assert shown.exit_code == 0, shown.output
     words = shown.output.split()
-    assert {"torch", "papermill", "plotly", "device", "precision"} <= set(words) and "missing" not in words
+    assert {"torch", "papermill", "plotly", "device", "precision"} <= set(words)
+    assert "missing" not in words
     assert shown.output.endswith("Everything is in place.\n")
 
 
 @pytest.mark.parametrize("found", ["2.0.0", None])
-def test_doctor_names_what_is_missing_or_old_and_the_command_that_fixes_it(monkeypatch, tmp_path, found):
-    def version(name):
-        if name == "torch" and found is None:
-            raise cli.PackageNotFoundError
-        return found if name == "torch" else original(name)
+def test_doctor_names_what_is_missing_or_old_and_its_fix(monkeypatch, tmp_path, found):
+    real_version = cli.version
 
-    original = cli.version
+    def version(name):
+        if name != "torch":
+            return real_version(name)
+        if found is None:
+            raise cli.PackageNotFoundError
+        return found
+
     monkeypatch.setattr(cli, "version", version)
-    monkeypatch.setattr(notebooks, "notebooks_folder", lambda: tmp_path)
+    monkeypatch.setattr(notebook_files, "notebooks_folder", lambda: tmp_path)
     shown = invoke("doctor")
     assert shown.exit_code == 1
-    assert "missing  torch" in shown.output and '-m pip install "torch>=2.11"' in shown.output
+    assert "missing  torch" in shown.output
+    assert '-m pip install "torch>=2.11"' in shown.output
 
 
-def test_sweep_writes_a_table_and_a_page_of_maps(tmp_path, monkeypatch):
-    monkeypatch.setenv("ARCVQ_DATA", str(tmp_path))
-    shown = invoke("sweep", "--margin", "0,0.3", "--radius", "2:8:2", "--steps", 2, "--num-codes", 16, "--workers", 1,
-                   "--device", "cpu", "--out", tmp_path / "swept")
+def test_sweep_writes_a_table_and_a_page_of_maps(data_folder):
+    out = data_folder / "swept"
+    axes = ("--margin", "0,0.3", "--radius", "2:8:2")
+    small = ("--steps", 2, "--num-codes", 16, "--workers", 1, "--device", "cpu")
+    shown = invoke("sweep", *axes, *small, "--out", out)
     assert shown.exit_code == 0, shown.stderr
-    assert len(pd.read_parquet(tmp_path / "swept" / "table.parquet")) == 4
-    page = (tmp_path / "swept" / "index.html").read_text()
-    assert "arcvq sweep" in page and page.count("plotly-graph-div") == 3 and "4 runs" in page
-    assert shown.stdout.splitlines()[-1].startswith("4 runs: ")
+    assert len(pd.read_parquet(out / "sweep.parquet")) == 4
+    page = (out / "index.html").read_text()
+    assert "<h1>How do the settings of SAMP act together?</h1>" in page
+    assert page.count("plotly-graph-div") == 2
+    assert "4 runs" in page
+    titles = "| margin m (rad) | radius: exponent alpha T at the end of the run | PSNR (dB) |"
+    assert titles in shown.stdout
+    assert shown.stdout.splitlines()[-1].startswith("4 rows, 0 of failed runs: ")
 
 
-@pytest.mark.parametrize("words, sentence", [
-    (("--margin", "0:1:0"), "--margin is '0:1:0'; it must be as in 1:5:3"),
-    (("--margin", "0,2"), "margin is 2.0 rad; it must be at least 0"),
-    (("--margin", "0,1", "--workers", 0), "workers is 0; it must be at least 1"),
-    (("--margin", "0,1", "--seeds", 0), "seeds is 0; it must be at least 1"),
-    (("--margin", "0.1"), "nothing varies; give an axis with two values or more"),
-])
-def test_sweep_refuses_what_cannot_be_before_it_trains(tmp_path, monkeypatch, words, sentence):
-    monkeypatch.setenv("ARCVQ_DATA", str(tmp_path))
-    shown = invoke("sweep", *words, "--out", tmp_path / "swept")
-    assert shown.exit_code == 2 and sentence in shown.stderr and not (tmp_path / "runs").exists()
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (("--margin", "0:1:0"), "--margin is '0:1:0'; it must be as in 1:5:3"),
+        (("--margin", "0,2"), "margin is 2.0 rad; it must be at least 0"),
+        (("--margin", "0,1", "--workers", 0), "workers is 0; it must be at least 1"),
+        (("--margin", "0,1", "--seeds", 0), "seeds is 0; it must be at least 1"),
+        (("--margin", "0.1"), "nothing varies; give an axis with two values or more"),
+    ],
+)
+def test_sweep_refuses_what_cannot_be_before_it_trains(data_folder, words, sentence):
+    shown = invoke("sweep", *words, "--out", data_folder / "swept")
+    assert shown.exit_code == 2
+    assert sentence in shown.stderr
+    assert not (data_folder / "runs").exists()
 
 
-def test_experiment_writes_rows_a_table_and_a_page(tmp_path, monkeypatch):
-    monkeypatch.setenv("ARCVQ_DATA", str(tmp_path))
-    small = ("--dataset", "plain_digits", "--steps", 2, "--num-codes", 16, "--workers", 1, "--seeds", 1)
-    shown = invoke("experiment", "paper", *small, "--only", "SAMP", "--only", "plain VQ", "--device", "cpu",
-                   "--out", tmp_path / "found")
+def test_experiment_writes_rows_a_table_and_a_page(data_folder):
+    out = data_folder / "found"
+    small = ("--dataset", "plain_digits", "--steps", 2, "--num-codes", 16, "--seeds", 1)
+    only = ("--only", "SAMP", "--only", "plain VQ")
+    machine = ("--workers", 1, "--device", "cpu")
+    shown = invoke("experiment", "paper", *small, *only, *machine, "--out", out)
     assert shown.exit_code == 0, shown.stderr
-    rows = pd.read_parquet(tmp_path / "found" / "paper.parquet")
+    rows = pd.read_parquet(out / "paper.parquet")
     assert rows.variant.tolist() == ["plain VQ", "SAMP"]
-    table, page = (tmp_path / "found" / "paper.md").read_text(), (tmp_path / "found" / "index.html").read_text()
-    assert f"| SAMP | {rows.psnr[1]:.2f} |" in table and table in shown.stdout
-    assert page.count("plotly-graph-div") == 1 and f"<td>{rows.psnr[1]:.2f}</td>" in page
+    table = (out / "paper.md").read_text()
+    assert f"| SAMP | {rows.psnr[1]:.2f} |" in table
+    assert table in shown.stdout
+    page = (out / "index.html").read_text()
+    assert page.count("plotly-graph-div") == 1
+    assert f"<td>{rows.psnr[1]:.2f}</td>" in page
 
 
-@pytest.mark.parametrize("words, sentence", [
-    (("papers",), "experiment 'papers' is unknown; known are paper, ablations, schedules"),
-    (("paper", "--seeds", 0), "seeds is 0; it must be at least 1"),
-    (("paper", "--only", "VQ"), "variant 'VQ' is unknown; paper has continuous, plain VQ"),
-    (("paper", "--dataset", "faces"), "faces"),
-])
-def test_experiment_refuses_what_cannot_be_before_it_trains(tmp_path, monkeypatch, words, sentence):
-    monkeypatch.setenv("ARCVQ_DATA", str(tmp_path))
-    shown = invoke("experiment", *words, "--out", tmp_path / "found")
-    assert shown.exit_code == 2 and sentence in shown.stderr and not (tmp_path / "found").exists()
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (("papers",), "experiment 'papers' is unknown; known are paper, ablations, schedules"),
+        (("paper", "--seeds", 0), "seeds is 0; it must be at least 1"),
+        (("paper", "--only", "VQ"), "variant 'VQ' is unknown; paper has continuous, plain VQ"),
+        (("paper", "--dataset", "faces"), "faces"),
+    ],
+)
+def test_experiment_refuses_what_cannot_be_before_it_trains(data_folder, words, sentence):
+    shown = invoke("experiment", *words, "--out", data_folder / "found")
+    assert shown.exit_code == 2
+    assert sentence in shown.stderr
+    assert not (data_folder / "found").exists()

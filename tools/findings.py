@@ -16,6 +16,7 @@ from arcvq.experiments.tables import (
     verdict,
     with_gap,
 )
+from arcvq.runs.settings import RunSettings
 
 MNIST = "--dataset mnist --profile standard --steps 3160 --train-images 10000"
 CIFAR = "--dataset cifar10 --profile standard --steps 1000"
@@ -206,6 +207,34 @@ def meanings(rows: pd.DataFrame) -> str:
         f"{samp.probe_pixels:.0%} from the pixels. Adjusted mutual information of the tokens of "
         f"two seeds: {agreement}."
     )
+
+
+def differences(rows: pd.DataFrame) -> str:
+    """What differs between the runs of the quantizers and the paper's."""
+    paper = RunSettings.for_profile("paper")
+    titles = {
+        "steps": "steps",
+        "batch_size": "images a step",
+        "hidden": "channels",
+        "lr": "learning rate",
+        "num_codes": "codes",
+        "dim": "components",
+    }
+    found = []
+    for name, title in titles.items():
+        ours = rows[name].iloc[0]
+        theirs = getattr(paper, name)
+        if ours != theirs:
+            found.append(f"{ours:,} {title} instead of {theirs:,}")
+    train_images = rows.train_images.iloc[0]
+    if pd.notna(train_images):
+        found.append(f"only the first {train_images:,.0f} training images")
+    return ", ".join([*found, "figures straight from tensors, not through JPEG files"])
+
+
+def mismatches(rows: pd.DataFrame) -> str:
+    """Which quantizers differ in size from a codebook of K x D; empty where none does."""
+    return "; ".join(rows.mismatch.dropna().unique())
 
 
 def _measured(rows: pd.DataFrame, variant: str, measure: str = "psnr") -> str:

@@ -1,6 +1,6 @@
-"""Runs the stored notebooks again and keeps their figures as stills, so that GitHub shows them.
+"""Run the stored notebooks again and keep their figures as stills, so that GitHub shows them.
 
-Usage: python tools/regenerate_notebooks.py [NOTEBOOK ...]     (files, names or numbers; none means all)
+Usage: python tools/regenerate_notebooks.py [NOTEBOOK ...]   (files, names, numbers; none: all)
 
 A notebook runs with the parameters that are written in it. One that fails is left as it was.
 """
@@ -10,105 +10,114 @@ import contextlib
 import io
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import kaleido
 import nbformat
 from choreographer.browsers.chromium import Chromium
-from nbclient import NotebookClient
-from nbclient.exceptions import CellExecutionError, DeadKernelError
 from PIL import Image
 
-from arcvq.reports import notebooks, pages
+from arcvq.reports.notebook_files import find_notebooks
+from arcvq.reports.notebook_page import PLOTLY, WIDGET, WIDGET_NOTE, is_progress_bar
+from arcvq.reports.notebooks import execute
+from arcvq.reports.pages import figure_text
 from arcvq.runtime.files import write_text
 
-LIMIT = 500_000  # bytes of a stored notebook
+SIZE_LIMIT = 500_000  # bytes of a stored notebook
+COLORS = 256  # enough for a plot, at a third of the bytes
 NO_BROWSER = (
     "Stills need Chromium or Chrome, and none was found.\n"
-    "To fix: sudo apt install chromium (Debian, Ubuntu), or .venv/bin/plotly_get_chrome to download one."
+    "To fix: sudo apt install chromium (Debian, Ubuntu), or .venv/bin/plotly_get_chrome to "
+    "download one."
 )
 
 
 def main(names: list[str]) -> int:
+    """Regenerate notebooks and return the exit code: 1 if one failed or is too large."""
     if not Chromium.find_browser(skip_local=False):
         print(NO_BROWSER, file=sys.stderr)
         return 2
-    failed = 0
-    with _browser(), notebooks.environment(notebooks.KERNEL_ENVIRONMENT):
-        for path in notebooks.find_notebooks(names):
-            start = time.perf_counter()
-            try:
-                size, seconds = _regenerate(path), time.perf_counter() - start
-                excess = f", more than the {LIMIT // 1000} KB allowed" if size > LIMIT else ""
-                print(f"{path.stem:28} {size / 1000:4.0f} KB in {seconds:.0f} s{excess}", flush=True)
-                failed += size > LIMIT
-            except (CellExecutionError, DeadKernelError) as error:
-                reason = str(error).strip().splitlines()[-1]
-                print(f"{path.stem} failed and was left as it was: {reason}", file=sys.stderr)
-                failed += 1
-    return 1 if failed else 0
+    with browser():
+        succeeded = [regenerate(path) for path in find_notebooks(names)]
+    return 0 if all(succeeded) else 1
 
 
 @contextlib.contextmanager
-def _browser() -> Iterator[None]:
-    kaleido.start_sync_server(silence_warnings=True)  # one browser for all: a second a still, not three
+def browser() -> Iterator[None]:
+    """Keep one browser for all stills: a second for each, not three."""
+    kaleido.start_sync_server(silence_warnings=True)
     try:
         yield
     finally:
         kaleido.stop_sync_server(silence_warnings=True)
 
 
-def _regenerate(path: Path) -> int:
-    notebook = nbformat.read(path, as_version=4)
-    client = NotebookClient(
-        notebook,
-        timeout=600,
-        kernel_name="python3",
-        record_timing=False,
-        extra_arguments=notebooks.KERNEL_ARGUMENTS,
-        resources={"metadata": {"path": str(path.parent)}},
-    )
-    client.execute()
+def regenerate(path: Path) -> bool:
+    """Run a notebook and store it with its outputs.
+
+    Returns:
+        Whether it ran to its end and is small enough.
+    """
+    start = time.perf_counter()
+    notebook, failure = execute(path, {})
+    if failure:
+        print(f"{path.stem} failed and was left as it was: {failure}", file=sys.stderr)
+        return False
+
     clean(notebook)
     text = nbformat.writes(notebook) + "\n"
     write_text(path, text)
-    return len(text.encode())
+
+    size = len(text.encode())
+    seconds = time.perf_counter() - start
+    excess = f", more than the {SIZE_LIMIT // 1000} KB allowed" if size > SIZE_LIMIT else ""
+    print(f"{path.stem:28} {size / 1000:4.0f} KB in {seconds:.0f} s{excess}", flush=True)
+    return size <= SIZE_LIMIT
 
 
-def clean(notebook) -> None:
-    """Makes figures stills, takes progress bars and the state of widgets out, keeps only useful metadata."""
+def clean(notebook: nbformat.NotebookNode) -> None:
+    """Turn figures into stills, and remove progress bars, widgets' states and needless metadata."""
     for cell in notebook.cells:
         tags = cell.metadata.get("tags")
-        cell.metadata = nbformat.NotebookNode({"tags": tags} if tags else {})
+        cell.metadata = nbformat.from_dict({"tags": tags} if tags else {})
         if cell.cell_type == "code":
-            cell.outputs = [_stored(output) for output in cell.outputs if not pages.is_progress_bar(output)]
+            kept = [output for output in cell.outputs if not is_progress_bar(output)]
+            cell.outputs = [stored(output) for output in kept]
     kernel = {"name": "python3", "display_name": "Python 3 (ipykernel)", "language": "python"}
-    notebook.metadata = nbformat.from_dict({"kernelspec": kernel, "language_info": {"name": "python"}})
+    notebook.metadata = nbformat.from_dict(
+        {"kernelspec": kernel, "language_info": {"name": "python"}}
+    )
 
 
-def _stored(output):
+def stored(output: nbformat.NotebookNode) -> nbformat.NotebookNode:
+    """Replace a live figure by its still, and a widget by a note."""
     data = output.get("data", {})
-    if pages.PLOTLY in data:
-        figure = data[pages.PLOTLY]
-        picture, width, height = _still(figure)
-        output.data = {"image/png": picture}
-        alt = pages.figure_text(figure)
-        output.metadata = nbformat.from_dict({"image/png": {"alt": alt, "width": width, "height": height}})
-    elif pages.WIDGET in data:
-        output.data = {"text/plain": pages.WIDGET_NOTE}
+    if PLOTLY in data:
+        figure = data[PLOTLY]
+        layout = figure.get("layout", {})
+        width = layout.get("width") or 900
+        height = layout.get("height") or 450
+        description = {"alt": figure_text(figure), "width": width, "height": height}
+        output.data = {"image/png": still(figure, width, height)}
+        output.metadata = nbformat.from_dict({"image/png": description})
+    elif WIDGET in data:
+        output.data = {"text/plain": WIDGET_NOTE}
     return output
 
 
-def _still(figure) -> tuple[str, int, int]:
-    layout = figure.get("layout", {})
-    width, height = layout.get("width") or 900, layout.get("height") or 450
+def still(figure: Mapping[str, Any], width: int, height: int) -> str:
+    """Draw a plotly figure, given as JSON, as a PNG of few colors in base64."""
+    content = {"data": figure["data"], "layout": figure.get("layout", {})}
     options = {"format": "png", "width": width, "height": height, "scale": 1}
-    png = kaleido.calc_fig_sync({"data": figure["data"], "layout": layout}, opts=options)
-    # 256 colours are enough for a plot, and a third of the bytes.
-    picture = Image.open(io.BytesIO(png)).convert("RGB").quantize(256, dither=Image.Dither.FLOYDSTEINBERG)
-    picture.save(buffer := io.BytesIO(), "PNG", optimize=True)
-    return base64.b64encode(buffer.getvalue()).decode(), width, height
+    png = kaleido.calc_fig_sync(content, opts=options)
+
+    picture = Image.open(io.BytesIO(png)).convert("RGB")
+    picture = picture.quantize(COLORS, dither=Image.Dither.FLOYDSTEINBERG)
+    small = io.BytesIO()
+    picture.save(small, "PNG", optimize=True)
+    return base64.b64encode(small.getvalue()).decode()
 
 
 if __name__ == "__main__":

@@ -9,10 +9,9 @@ as `make notebooks` does.
 
 from pathlib import Path
 
-from findings import COMMANDS, findings
+from findings import COMMANDS, differences, findings, mismatches
 
 from arcvq.experiments import EXPERIMENTS
-from arcvq.experiments.paper_table import differences, mismatches
 from arcvq.experiments.stored_results import RESULTS, stored
 from arcvq.experiments.tables import data_title, markdown
 from arcvq.figures.experiment_results import pictures

@@ -1,7 +1,7 @@
-"""A small classifier of the data's own labels: generated images are judged by its features and its readings."""
+"""A small image classifier whose features and predictions are used to judge generated images."""
 
+import copy
 import json
-import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,131 +12,190 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from tqdm.auto import tqdm
 
-from arcvq.analysis.sample_quality import as_uint8
-from arcvq.images import ImageData, ImageSplit, to_float
+from arcvq.analysis.sample_quality import as_uint8, label_agreement
+from arcvq.images import ImageData, to_float
 from arcvq.runtime.devices import choose_device
-from arcvq.runtime.files import safe_name, write_whole
+from arcvq.runtime.files import safe_name, write_text, write_whole
 from arcvq.runtime.store import digest_of, kept_path
 from arcvq.training import batch_indices
 
+CLASSIFIER_FORMAT = 1  # raised when a change of the code changes what training gives
 FEATURES = 64
-STEPS, PASSES = 300, 4  # at least so many steps, and so many passes over the training images
-BATCH_SIZE, LR, VALIDATE_EVERY = 128, 3e-3, 50
-FORMAT = 1  # raised when a change of the code changes what training gives
+STEPS = 300  # of training, at least
+PASSES = 4  # over the training images, at least
+BATCH_SIZE = 128
+LR = 3e-3
+VALIDATE_EVERY = 50  # steps
 
 
 class Classifier(nn.Module):
-    """Three convolutions, their maps averaged to 4 x 4, and one layer of 64 features, for images from 4 x 4 pixels."""
+    """Three convolutions, averaged to 4 x 4, and a layer of 64 features.
+
+    Args:
+        channels: Of the images, which must be at least 4 x 4 pixels.
+        classes: The number of classes.
+    """
 
     def __init__(self, channels: int, classes: int):
         super().__init__()
         self.body = nn.Sequential(
-            nn.Conv2d(channels, 16, 4, stride=2, padding=1, bias=False), nn.BatchNorm2d(16), nn.ReLU(),
-            nn.Conv2d(16, 32, 3, padding=1, bias=False), nn.BatchNorm2d(32), nn.ReLU(), nn.MaxPool2d(2),
-            nn.Conv2d(32, 64, 3, padding=1, bias=False), nn.BatchNorm2d(64), nn.ReLU(), nn.AdaptiveAvgPool2d(4),
-            nn.Flatten(), nn.Linear(64 * 4 * 4, FEATURES), nn.ReLU(),
+            nn.Conv2d(channels, 16, 4, stride=2, padding=1, bias=False),
+            nn.BatchNorm2d(16),
+            nn.ReLU(),
+            nn.Conv2d(16, 32, 3, padding=1, bias=False),
+            nn.BatchNorm2d(32),
+            nn.ReLU(),
+            nn.MaxPool2d(2),
+            nn.Conv2d(32, 64, 3, padding=1, bias=False),
+            nn.BatchNorm2d(64),
+            nn.ReLU(),
+            nn.AdaptiveAvgPool2d(4),
+            nn.Flatten(),
+            nn.Linear(64 * 4 * 4, FEATURES),
+            nn.ReLU(),
         )
         self.head = nn.Linear(FEATURES, classes)
 
     def forward(self, images: Float[Tensor, "N C H W"]) -> Float[Tensor, "N classes"]:
-        """Logits for images in [-1, 1]."""
+        """The logits of images in [-1, 1]."""
         return self.head(self.body(images))
 
 
 @dataclass
 class TrainedClassifier:
-    """A classifier and the share of the test images that it reads rightly.
+    """A classifier with its accuracy on test images.
 
-    shape: (C, H, W) of its images. classes: their names. seconds: what training took.
+    Attributes:
+        model: The network, in evaluation mode.
+        shape: (C, H, W) of the images that it classifies.
+        classes: The names of the classes.
+        accuracy: The share of test images that it classifies correctly.
     """
 
     model: Classifier
     shape: tuple[int, ...]
     classes: tuple[str, ...]
     accuracy: float
-    seconds: float
 
     def features(self, images: Real[Tensor, "N C H W"]) -> Float[Tensor, "N 64"]:
-        """The layer before the logits, from 0, for uint8 images or floats in [-1, 1] of the training images' shape."""
-        return self._read(self.model.body, images)
+        """The layer before the logits, from 0.
+
+        Args:
+            images: Uint8, or floats in [-1, 1], of the shape of the training images.
+        """
+        return self._apply(self.model.body, images)
 
     def predict(self, images: Real[Tensor, "N C H W"]) -> Int[Tensor, " N"]:
-        """The most likely label of each image."""
-        return self._read(self.model, images).argmax(dim=1)
+        """The most likely label of each image; see `features` for the images."""
+        return self._apply(self.model, images).argmax(dim=1)
 
-    def _read(self, network: nn.Module, images: Tensor) -> Tensor:
-        if tuple(images.shape[1:]) != self.shape:
-            raise ValueError(f"the classifier reads images of shape {self.shape}, got {tuple(images.shape[1:])}")
-        return _in_batches(network, images)
+    @torch.no_grad()
+    def _apply(self, network: nn.Module, images: Tensor) -> Tensor:
+        """The output of a network for images, which go to its device a batch at a time."""
+        shape = tuple(images.shape[1:])
+        if shape != self.shape:
+            raise ValueError(f"the classifier reads images of shape {self.shape}, got {shape}")
+        device = self.model.head.weight.device
+        batches = as_uint8(images).split(500)
+        return torch.cat([network(to_float(batch.to(device))) for batch in batches])
 
     def save(self, folder: Path) -> None:
         """Write model.safetensors and, last, classifier.json into a folder."""
-        write_whole(folder / "model.safetensors", lambda path: save_file(self.model.state_dict(), path))
-        facts = {"shape": self.shape, "classes": self.classes, "accuracy": self.accuracy, "seconds": self.seconds}
-        write_whole(folder / "classifier.json", lambda path: path.write_text(json.dumps(facts, indent=2)))
+        weights = self.model.state_dict()
+        write_whole(folder / "model.safetensors", lambda draft: save_file(weights, draft))
+        facts = {
+            "shape": self.shape,
+            "classes": self.classes,
+            "accuracy": self.accuracy,
+        }
+        write_text(folder / "classifier.json", json.dumps(facts, indent=2))
 
     @classmethod
     def load(cls, folder: Path) -> "TrainedClassifier":
-        """The classifier in a folder that `save` wrote. Raises FileNotFoundError if it is not there."""
+        """Read a classifier from a folder that `save` wrote.
+
+        Raises:
+            FileNotFoundError: If it is not there.
+        """
         facts = json.loads((folder / "classifier.json").read_text())
-        shape, classes = tuple(facts.pop("shape")), tuple(facts.pop("classes"))
-        with torch.device("meta"):  # no weights are drawn, so the caller's generator stays put
+        shape = tuple(facts["shape"])
+        classes = tuple(facts["classes"])
+        with torch.device("meta"):  # draws no weights, so the caller's generator stays put
             model = Classifier(shape[0], len(classes))
         model.load_state_dict(load_file(folder / "model.safetensors"), assign=True)
-        return cls(model.eval(), shape, classes, **facts)
+        return cls(model.eval(), shape, classes, facts["accuracy"])
 
 
-def train_classifier(images: ImageData, *, root: str | Path | None = None, device: str | torch.device = "auto",
-                     seed: int = 0, progress: bool = True) -> TrainedClassifier:
-    """The classifier of these images: opened from `root`/classifiers if it was trained before, else trained and kept.
+def train_classifier(
+    data: ImageData,
+    *,
+    root: str | Path | None = None,
+    device: str | torch.device = "auto",
+    seed: int = 0,
+    progress: bool = True,
+) -> TrainedClassifier:
+    """Train a classifier, or open it if it was trained before.
 
-    Training images teach it, validation images choose the best of its weights, test images are only counted. root None:
-    `data_root()`. The caller's generators stay put. Raises ValueError for training images of one class.
+    The validation images choose the best of its weights; the test images only measure its accuracy.
+    The caller's random generators are left as they are.
+
+    Args:
+        data: Images of two or more classes.
+        root: See `data_root`. The classifier is kept in its folder classifiers.
+        device: Where to train, and where the result lies.
+        seed: Of the weights and of the order of the images.
+        progress: Whether to show a progress bar.
+
+    Raises:
+        ValueError: If the training images belong to a single class.
     """
-    if len(images.classes) < 2 or len(images.train.labels.unique()) < 2:
-        raise ValueError(f"a classifier needs training images of two or more classes; {images.name} has "
-                         f"{len(images.train.labels.unique())} ({', '.join(images.classes)})")
+    present = len(data.train.labels.unique())
+    if len(data.classes) < 2 or present < 2:
+        raise ValueError(
+            f"a classifier needs training images of two or more classes; {data.name} has "
+            f"{present} ({', '.join(data.classes)})"
+        )
     device = choose_device(device)
-    digest = digest_of([FORMAT, STEPS, PASSES, BATCH_SIZE, LR, VALIDATE_EVERY, seed, images.fingerprint])
-    folder = kept_path(root, "classifiers", f"{safe_name(images.name)}-{digest}")
+    told = [CLASSIFIER_FORMAT, STEPS, PASSES, BATCH_SIZE, LR, VALIDATE_EVERY, seed]
+    digest = digest_of([*told, data.fingerprint])
+    folder = kept_path(root, "classifiers", f"{safe_name(data.name)}-{digest}")
     if not (folder / "classifier.json").is_file():
-        _fit(images.to(device), seed, progress).save(folder)
+        _fit(data.to(device), seed, progress).save(folder)
     classifier = TrainedClassifier.load(folder)
     classifier.model.to(device)
     return classifier
 
 
-def _fit(images: ImageData, seed: int, progress: bool) -> TrainedClassifier:
-    """Adam with one cycle of the learning rate; the weights that read most validation images rightly."""
-    began = time.perf_counter()
+def _fit(data: ImageData, seed: int, progress: bool) -> TrainedClassifier:
+    """Train with Adam and a one-cycle learning rate, and keep the weights that validate best."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = Classifier(images.channels, len(images.classes)).to(images.device)
-    batch_size, best, weights = min(BATCH_SIZE, len(images.train)), -1.0, {}
-    steps = max(STEPS, PASSES * len(images.train) // batch_size)
+        model = Classifier(data.channels, len(data.classes)).to(data.device)
+    count = len(data.train)
+    batch_size = min(BATCH_SIZE, count)
+    steps = max(STEPS, PASSES * count // batch_size)
     optimizer = torch.optim.Adam(model.parameters())
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, LR, total_steps=steps)
-    for step in tqdm(range(1, steps + 1), desc="classifier", unit="step", disable=not progress):
-        chosen = batch_indices(len(images.train), batch_size, seed, step - 1).to(images.device)
-        loss = cross_entropy(model.train()(images.train.batch(chosen)), images.train.labels[chosen])
+
+    shape = tuple(data.train.images.shape[1:])
+    trained = TrainedClassifier(model, shape, data.classes, accuracy=0.0)
+    best = 0.0
+    weights = model.state_dict()
+    for step in tqdm(range(steps), desc="classifier", unit="step", disable=not progress):
+        chosen = batch_indices(count, batch_size, seed, step).to(data.device)
+        logits = model.train()(data.train.batch(chosen))
+        loss = cross_entropy(logits, data.train.labels[chosen])
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
         schedule.step()
-        if step % VALIDATE_EVERY and step < steps:
-            continue
-        if (accuracy := _accuracy(model, images.validation)) >= best:
-            best, weights = accuracy, {name: tensor.clone() for name, tensor in model.state_dict().items()}
+        if (step + 1) % VALIDATE_EVERY == 0 or step + 1 == steps:
+            model.eval()
+            accuracy = label_agreement(trained, data.validation.images, data.validation.labels)
+            if accuracy >= best:
+                best = accuracy
+                weights = copy.deepcopy(model.state_dict())
+
     model.load_state_dict(weights)
-    return TrainedClassifier(model, tuple(images.train.images.shape[1:]), images.classes,
-                             _accuracy(model, images.test), time.perf_counter() - began)
-
-
-def _accuracy(model: Classifier, split: ImageSplit) -> float:
-    return (_in_batches(model.eval(), split.images).argmax(dim=1) == split.labels).double().mean().item()
-
-
-@torch.no_grad()
-def _in_batches(network: nn.Module, images: Tensor) -> Tensor:
-    device = next(network.parameters()).device
-    return torch.cat([network(to_float(block.to(device))) for block in as_uint8(images).split(500)])
+    trained.accuracy = label_agreement(trained, data.test.images, data.test.labels)
+    return trained

@@ -27,8 +27,6 @@ from arcvq.training import Compute, Recording, Run, fit
 from arcvq.vqvae import VQVAE
 
 SUPPORTED_QUANTIZERS = ("plain", "ema", "cosine", "cvq", "samp", "samp_undetached")
-LATENT_TERMS = ("reconstruction", "commitment", "margin")
-CODEBOOK_TERMS = ("codebook", "margin")
 ON_BALL = 1e-4  # largest relative difference of norm and radius of a code on the ball
 BINDING = 0.01  # smallest share of codes on the ball at which it binds
 
@@ -62,10 +60,11 @@ class Gradients(NamedTuple):
     """The gradient of each term of the loss on one batch, weighted as in the loss.
 
     Attributes:
-        latents: the latents of the batch.
-        indices: the code that each latent chose.
-        at_latents: for each term in `LATENT_TERMS` that the loss has, its gradient at the latents.
-        at_codes: for each term in `CODEBOOK_TERMS` that the loss has, its gradient at the codebook.
+        latents: The latents of the batch.
+        indices: The code that each latent chose.
+        at_latents: The gradients at the latents of the terms reconstruction, commitment and margin.
+        at_codes: The gradients at the codebook of the terms codebook and margin. Terms that the
+            loss does not have are missing.
     """
 
     latents: Float[Tensor, "N D"]
@@ -82,18 +81,19 @@ def term_gradients(model: VQVAE, images: Float[Tensor, "B C H W"], variance: flo
     gradients are left as they are.
 
     Args:
-        model: a model with one of the `SUPPORTED_QUANTIZERS`.
-        images: one batch, on the model's device.
-        variance: the variance of all training pixels, the divisor of the reconstruction loss.
+        model: A model with one of the `SUPPORTED_QUANTIZERS`.
+        images: One batch, on the model's device.
+        variance: The variance of all training pixels, the divisor of the reconstruction loss.
     """
     quantizer = model.quantizer
     grid = model.latents(images).permute(0, 2, 3, 1)
-    latents = grid.reshape(-1, quantizer.dim).requires_grad_()
+    still = grid.reshape(-1, quantizer.dim)
+    indices = nearest_code(still, quantizer.codebook.detach(), quantizer.metric)
+    latents = still.detach().requires_grad_()
     codebook = quantizer.codebook.detach().requires_grad_()
-    indices = nearest_code(latents.detach(), codebook.detach(), quantizer.metric)
     codes = embedding(indices, codebook)
 
-    straight_through = codes.detach() + (latents - latents.detach())
+    straight_through = codes.detach() + (latents - still)
     decoded = model.decoder(straight_through.reshape(grid.shape).permute(0, 3, 1, 2))
     at_latents = {
         "reconstruction": mse_loss(decoded, images) / variance,
@@ -101,16 +101,23 @@ def term_gradients(model: VQVAE, images: Float[Tensor, "B C H W"], variance: flo
     }
     at_codes = {}
     if quantizer.codebook.requires_grad:
-        at_codes["codebook"] = mse_loss(codes, latents.detach())
-    if isinstance(quantizer, SphericalQuantizer) and quantizer.active_samp().weight is not None:
-        samp = quantizer.active_samp()
+        at_codes["codebook"] = mse_loss(codes, still)
+    samp = quantizer.active_samp() if isinstance(quantizer, SphericalQuantizer) else None
+    if samp is not None and samp.weight is not None:
         weight = samp.weight.value(quantizer.step, quantizer.batch_usage())
-        told = {"margin": samp.margin, "scale": samp.scale, "top_k": min(samp.top_k, len(latents))}
-        at_latents["margin"] = weight * arc_margin_loss(latents, codebook, **told)
+        top_k = min(samp.top_k, len(latents))
+        margin_loss = arc_margin_loss(
+            latents, codebook, margin=samp.margin, scale=samp.scale, top_k=top_k
+        )
+        at_latents["margin"] = weight * margin_loss
         if isinstance(quantizer, UndetachedQuantizer):
-            at_codes["margin"] = weight * reference.margin_loss(latents.detach(), codebook, **told)
+            moving = reference.margin_loss(still, codebook, samp.margin, samp.scale, top_k)
+            at_codes["margin"] = weight * moving
     return Gradients(
-        latents.detach(), indices, _gradients(at_latents, latents), _gradients(at_codes, codebook)
+        latents=still,
+        indices=indices,
+        at_latents=_gradients(at_latents, latents),
+        at_codes=_gradients(at_codes, codebook),
     )
 
 
@@ -133,29 +140,29 @@ def gradient_history(
     The run is the one that `train(settings)` gives, but it is not kept. Looking at the gradients
     does not change it.
 
-    Sizes are Frobenius norms of the gradient of a weighted term, in units of loss per unit of latent
-    or code. The margin loss is a mean over codes, the others are means over latents, and its top-k
-    are taken from the whole batch. Its size relative to theirs is therefore that of training only if
-    `probe_images` is the batch size.
+    Sizes are Frobenius norms of the gradient of a weighted term, in units of loss per unit of
+    latent or code. The margin loss is a mean over codes, the others are means over latents, and its
+    top-k are taken from the whole batch. Its size relative to theirs is therefore that of training
+    only if `probe_images` is the batch size.
 
     Angles are 90 degrees for gradients that neither help nor hinder each other, and NaN if one
-    gradient is zero. The radial share is 1 / D for a random direction, and 0 for a loss that depends
-    on angles alone. Rank correlations are Spearman's; see `arcvq.geometry`.
+    gradient is zero. The radial share is 1 / D for a random direction, and 0 for a loss that
+    depends on angles alone. Rank correlations are Spearman's; see `arcvq.geometry`.
 
     Args:
-        settings: the run to train, with one of the `SUPPORTED_QUANTIZERS`.
-        data: the images to train on; the fixed batch is the first of its training images.
-        device: where to train.
-        probe_images: the size of the fixed batch.
-        points: about how many rows to record.
-        progress: whether to show a progress bar.
+        settings: The run to train, with one of the `SUPPORTED_QUANTIZERS`.
+        data: The images to train on; the fixed batch is the first of its training images.
+        device: Where to train.
+        probe_images: The size of the fixed batch.
+        points: About how many rows to record.
+        progress: Whether to show a progress bar.
 
     Returns:
         One row for each look, with the `COLUMNS` of this module; NaN where the loss has no such
         term.
 
     Raises:
-        ValueError: for another quantizer, probe_images or points out of range, and what `fit`
+        ValueError: For another quantizer, probe_images or points out of range, and what `fit`
             refuses.
     """
     data = settings.subset(data).to(choose_device(device))
@@ -165,14 +172,13 @@ def gradient_history(
             f"{', '.join(SUPPORTED_QUANTIZERS)}"
         )
     if not 1 <= probe_images <= len(data.train):
-        raise ValueError(
-            f"probe_images is {probe_images}; it must be 1 to {len(data.train)}, the training images"
-        )
+        allowed = f"1 to {len(data.train)}, the training images"
+        raise ValueError(f"probe_images is {probe_images}; it must be {allowed}")
     check_whole(1, points=points)
 
     images = data.train.batch(torch.arange(probe_images))
     recorder = _GradientRecorder(images, data.variance)
-    fit(
+    run = fit(
         settings.model(data),
         data,
         steps=settings.steps,
@@ -188,7 +194,8 @@ def gradient_history(
             on_log=recorder,
         ),
     )
-    return pd.DataFrame(recorder.rows, columns=[*COLUMNS])
+    table = pd.concat([run.history, pd.DataFrame(recorder.rows)], axis=1)
+    return table.reindex(columns=[*COLUMNS])
 
 
 def binding_until(history: pd.DataFrame) -> int | None:
@@ -198,7 +205,7 @@ def binding_until(history: pd.DataFrame) -> int | None:
     M(t) grows faster, as it does in a short run, the ball constrains no code.
 
     Args:
-        history: the result of `gradient_history`.
+        history: The result of `gradient_history`.
     """
     steps = history["step"][history["codes_on_ball"] >= BINDING]
     return int(steps.max()) if len(steps) else None
@@ -214,7 +221,6 @@ class _GradientRecorder:
         self.norms: Tensor | None = None  # of the codes, at the row before
 
     def __call__(self, run: Run) -> None:
-        logged = run.history.iloc[-1]
         quantizer = run.model.quantizer
         codebook = quantizer.codebook.detach().cpu()
         found = term_gradients(run.model, self.images, self.variance)
@@ -223,9 +229,6 @@ class _GradientRecorder:
         norms = codebook.norm(dim=1)
 
         row = _measure_gradients(found)
-        row["step"] = int(logged["step"])
-        row["psnr"] = logged["psnr"]
-        row["perplexity"] = logged["perplexity"]
         row["num_codes"] = len(codebook)
         moved = used
         if "margin" in found.at_codes:
@@ -236,9 +239,8 @@ class _GradientRecorder:
         row["norm_usage_correlation"] = norm_usage_correlation(codebook[used], counts[used])
         if self.norms is not None:
             row["growth_usage_correlation"] = growth_usage_correlation(self.norms, norms, counts)
-        if "radius" in logged:
-            on_ball = (norms[used] / logged["radius"] - 1).abs() <= ON_BALL
-            row["radius"] = logged["radius"]
+        if "radius" in run.history:
+            on_ball = (norms[used] / run.history["radius"].iloc[-1] - 1).abs() <= ON_BALL
             row["codes_on_ball"] = on_ball.double().mean().item()
         row["code_norm_mean"] = norms.mean().item()
         row["latent_norm_mean"] = found.latents.norm(dim=1).mean().item()
@@ -276,7 +278,7 @@ def _share_radial(gradient: Tensor, latents: Tensor) -> float:
     return (along.square().sum() / gradient.square().sum()).item()
 
 
-def _margin_pull(quantizer: SphericalQuantizer, latents: Tensor) -> float:
+def _margin_pull(quantizer: Any, latents: Tensor) -> float:
     """The share of latents that are among the top-k of some code."""
     directions = normalize(latents, dim=1)
     codes = normalize(quantizer.codebook.detach(), dim=1)

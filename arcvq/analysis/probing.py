@@ -23,7 +23,6 @@ from torch.nn.functional import adaptive_avg_pool2d, normalize, pad
 from arcvq.analysis.sample_quality import ImageClassifier
 from arcvq.geometry import usage_counts
 from arcvq.images import ImageData, ImageSplit, to_float
-from arcvq.runtime.checks import check_whole
 from arcvq.training import Run
 from arcvq.vqvae import VQVAE
 
@@ -32,7 +31,8 @@ SHUFFLES = 5  # that a chance level averages over
 MIN_ANISOTROPY = 1e-3  # below this difference of the structure tensor's eigenvalues: no direction
 PROBE_IMAGES = 4000  # training images that the linear probes learn from
 RIDGE_ALPHA = 100.0  # of the linear probes
-REPLACEMENT_IMAGES = 500
+REPLACEMENT_IMAGES = 500  # test images in which codes are replaced
+REPLACED_CODES = 32  # at most, the most frequent ones
 BATCH_SIZE = 500
 
 MEASURES = {
@@ -60,8 +60,8 @@ def mutual_information(codes: Int[Tensor, "N *tokens"], values: Int[Tensor, " N"
     two entropies.
 
     Args:
-        codes: one token a row, or all tokens of an image in a row.
-        values: the value that all tokens of a row share, such as a class.
+        codes: One token a row, or all tokens of an image in a row.
+        values: The value that all tokens of a row share, such as a class.
     """
     from sklearn.metrics import mutual_info_score
 
@@ -69,15 +69,13 @@ def mutual_information(codes: Int[Tensor, "N *tokens"], values: Int[Tensor, " N"
     return float(nats) / math.log(2)
 
 
-def excess_information(
-    codes: Int[Tensor, "N *tokens"], values: Int[Tensor, " N"], seed: int = 0
-) -> float:
+def excess_information(codes: Int[Tensor, "N *tokens"], values: Int[Tensor, " N"]) -> float:
     """Mutual information minus its chance level, in bits per token.
 
     About 0 for values that are independent of the codes. For values that the codes determine
     completely it is the entropy of the values minus the chance level.
     """
-    return mutual_information(codes, values) - chance(mutual_information, codes, values, seed)
+    return mutual_information(codes, values) - chance(mutual_information, codes, values)
 
 
 def purity(codes: Int[Tensor, "N *tokens"], labels: Int[Tensor, " N"]) -> float:
@@ -106,14 +104,13 @@ def chance(
     measure: Callable[[Tensor, Tensor], float],
     codes: Int[Tensor, "N *tokens"],
     values: Int[Tensor, " N"],
-    seed: int = 0,
 ) -> float:
     """The chance level of a measure: its mean over 5 random shuffles of the values.
 
-    Only whole rows are shuffled, because the tokens of one image are not independent. The same seed
-    gives the same shuffles.
+    Only whole rows are shuffled, because the tokens of one image are not independent. The shuffles
+    are the same each time.
     """
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(0)
     levels = []
     for _ in range(SHUFFLES):
         order = torch.randperm(len(values), generator=generator).to(values.device)
@@ -156,17 +153,18 @@ def slant(images: Float[Tensor, "B 1 H W"]) -> Float[Tensor, " B"]:
     """Estimate how far bright ink leans to the right, in degrees from -90 to 90.
 
     The angle is atan(-mu11 / mu02), where mu are the central moments of the ink, (x + 1) / 2, and y
-    points downward. It is exact for an upright figure that was sheared, and 0 for ink without height.
+    points downward. It is exact for an upright figure that was sheared, and 0 for ink without
+    height.
     """
     ink = (images[:, 0] + 1) / 2
     height, width = ink.shape[1:]
     mass = ink.sum((1, 2), keepdim=True).clamp_min(1e-6)
 
-    y = torch.arange(float(height), device=ink.device)[:, None]
-    x = torch.arange(float(width), device=ink.device)
-    y = y - (ink * y).sum((1, 2), keepdim=True) / mass
-    x = x - (ink * x).sum((1, 2), keepdim=True) / mass
+    def from_center(places: Tensor) -> Tensor:
+        return places - (ink * places).sum((1, 2), keepdim=True) / mass
 
+    y = from_center(torch.arange(float(height), device=ink.device)[:, None])
+    x = from_center(torch.arange(float(width), device=ink.device))
     mu11 = (ink * x * y).sum((1, 2))
     mu02 = (ink * y * y).sum((1, 2))
     return torch.rad2deg(torch.atan(-mu11 / mu02.clamp_min(1e-6)))
@@ -176,7 +174,7 @@ def patch_gray(images: Float[Tensor, "B C H W"], grid: tuple[int, int]) -> Float
     """The mean over all pixels and channels of each patch, the part of the image under one token.
 
     Args:
-        images: images whose height and width are multiples of the grid's.
+        images: Images whose height and width are multiples of the grid's.
         grid: (h, w), how many tokens an image has down and across.
     """
     return adaptive_avg_pool2d(images.mean(dim=1), grid)
@@ -190,8 +188,8 @@ def edge_direction(
     45 rises to the right. The direction is perpendicular to the principal axis of J, the structure
     tensor of the gray values averaged over the patch (Bigun and Granlund 1987):
     90 + atan2(2 Jxy, Jxx - Jyy) / 2, with y pointing upward and differences taken inside the patch
-    only. It is NaN where the eigenvalues of J differ by less than 0.001, as in flat patches and round
-    dots. Patches must be at least 2 x 2 pixels.
+    only. It is NaN where the eigenvalues of J differ by less than 0.001, as in flat patches and
+    round dots. Patches must be at least 2 x 2 pixels.
     """
     rows, columns = grid
     patches = images.mean(dim=1).unflatten(1, (rows, -1)).unflatten(3, (columns, -1))
@@ -223,8 +221,8 @@ def linear_probe(
     """The test accuracy, 0 to 1, of a linear classifier trained on features.
 
     This is scikit-learn's RidgeClassifier on features scaled to mean 0 and variance 1. Its alpha is
-    100 for all features: it was chosen once on the validation digits, where 30 and 300 give the same
-    accuracy to within 0.01.
+    100 for all features: it was chosen once on the validation digits, where 30 and 300 give the
+    same accuracy to within 0.01.
     """
     from sklearn.linear_model import RidgeClassifier
     from sklearn.pipeline import make_pipeline
@@ -239,9 +237,9 @@ class Replacement(NamedTuple):
     """The share of images whose predicted class changes when a code is replaced.
 
     Attributes:
-        mean: the mean over codes.
-        largest: the largest share.
-        code: the code with the largest share.
+        mean: The mean over codes.
+        largest: The largest share.
+        code: The code with the largest share.
     """
 
     mean: float
@@ -251,27 +249,22 @@ class Replacement(NamedTuple):
 
 @torch.no_grad()
 def replacement_effect(
-    model: VQVAE, images: Float[Tensor, "B C H W"], classifier: ImageClassifier, codes: int = 32
+    model: VQVAE, images: Float[Tensor, "B C H W"], classifier: ImageClassifier
 ) -> Replacement:
-    """Measure how often the predicted class changes when a code is replaced by its nearest neighbor.
+    """Measure how often the predicted class changes when a code is replaced by its neighbor.
 
-    This is done for each of the most frequent codes in turn. Everywhere it occurs, the code is
+    This is done for each of the 32 most frequent codes in turn. Everywhere it occurs, the code is
     replaced by the code in use at the smallest angle to it. The prediction for the decoded image is
     then compared with that for the ordinary reconstruction.
 
     Args:
-        model: the model that encodes and decodes.
-        images: images in [-1, 1] on the model's device.
-        classifier: what predicts the class of a decoded image.
-        codes: how many codes to replace, from 1; fewer if fewer are in use.
+        model: The model that encodes and decodes.
+        images: Images in [-1, 1] on the model's device.
+        classifier: What predicts the class of a decoded image.
 
     Returns:
         Shares over the images that contain the code; NaN if only one code is in use.
-
-    Raises:
-        ValueError: if codes is below 1.
     """
-    check_whole(1, codes=codes)
     indices = _in_batches(model.encode, images)
     counts = usage_counts(indices, model.quantizer.num_codes)
     num_used = int((counts > 0).sum())
@@ -288,7 +281,7 @@ def replacement_effect(
 
     predictions = _in_batches(predict, indices)
     shares = []
-    for code, neighbor in zip(used[:codes], neighbors[:codes], strict=True):
+    for code, neighbor in zip(used[:REPLACED_CODES], neighbors[:REPLACED_CODES], strict=True):
         containing = (indices == code).flatten(1).any(dim=1)
         original = indices[containing]
         replaced = original.where(original != code, neighbor)
@@ -309,7 +302,7 @@ def stability(model: VQVAE, other: VQVAE, images: Float[Tensor, "B C H W"]) -> d
         - adjusted_mutual_information: 1 for the same codes, 0 by chance (Vinh et al. 2010).
 
     Raises:
-        ValueError: if the latent grids of the two models differ in size.
+        ValueError: If the latent grids of the two models differ in size.
     """
     from sklearn.metrics import adjusted_mutual_info_score
 
@@ -348,9 +341,9 @@ def describe_codes(
     codes are replaced in the first 500 test images.
 
     Args:
-        run: the trained model.
-        data: the images that it was trained on.
-        classifier: what predicts classes for `replacement_effect`.
+        run: The trained model.
+        data: The images that it was trained on.
+        classifier: What predicts classes for `replacement_effect`.
 
     Returns:
         A number for each key of `MEASURES`. NaN marks what cannot be measured: all that needs

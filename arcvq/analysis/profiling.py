@@ -1,13 +1,13 @@
-"""What a step costs, measured side by side with the least that it could take.
+"""What a training step and its parts cost, measured next to the least that they could cost.
 
-The floor of the margin loss is two matrix products over codes, latents and dimensions: one for the cosines, one for
-the gradient. The floor of a lookup is one.
+The floor of the margin loss is two matrix products over codes, latents and dimensions: one for the
+cosines, one for the gradient. The floor of a lookup is one product.
 """
 
-import math
 import time
-import weakref
 from collections.abc import Callable, Iterable
+from functools import partial
+from weakref import WeakKeyDictionary
 
 import pandas as pd
 import torch
@@ -26,22 +26,31 @@ from arcvq.training import Compute, Optimization, Recording, VQVAESession
 from arcvq.vqvae import VQVAE
 
 MIB = 1 << 20
-FLOOR_ENTRIES = 1 << 28  # of the products that make the floor, 1 GiB; larger ones are done in parts
-PLAIN_ENTRIES = 1 << 25  # of a K x N matrix that is still measured whole: 128 MiB, of which plain SAMP holds eight
+FLOOR_ENTRIES = 1 << 28  # 1 GiB: larger products for the floor are computed in parts
+PLAIN_ENTRIES = 1 << 25  # 128 MiB: the plain loss, which holds eight K x N matrices, stops there
 
 
-def plain_step(quantizer: Quantizer, images: ImageData, batch_size: int, **sizes: int) -> Callable[[], None]:
-    """A training step as one writes it first: float32, everything as PyTorch comes, one batch that lies ready.
+Action = Callable[[], object]
 
-    sizes: those of `VQVAE`, also in `fitted_step`.
+
+def plain_step(quantizer: Quantizer, data: ImageData, batch_size: int) -> Action:
+    """A training step as one would write it first: float32, PyTorch's defaults, one fixed batch.
+
+    Args:
+        quantizer: What to train.
+        data: Its first training images are the batch.
+        batch_size: The number of images.
+
+    Returns:
+        A function that takes one step.
     """
-    model = _model(quantizer, images, **sizes)
+    model = _build_model(quantizer, data)
     optimizer = torch.optim.Adam(model.parameters(), 3e-4)
-    batch = images.train.batch(torch.arange(batch_size))
+    batch = data.train.batch(torch.arange(batch_size))
 
-    def step():
+    def step() -> None:
         output = model(batch)
-        error = mse_loss(output.reconstruction, batch) / images.variance
+        error = mse_loss(output.reconstruction, batch) / data.variance
         optimizer.zero_grad()
         (error + output.quantized.loss).backward()
         optimizer.step()
@@ -52,79 +61,124 @@ def plain_step(quantizer: Quantizer, images: ImageData, batch_size: int, **sizes
 
 def fitted_step(
     quantizer: Quantizer,
-    images: ImageData,
+    data: ImageData,
     batch_size: int,
     dtype: torch.dtype,
     cuda_graph: bool = False,
-    **sizes: int,
-) -> Callable[[], None]:
-    """A training step as `fit` does it in this precision, from the choice of the images on.
+) -> Action:
+    """A training step as `fit` takes it, including the choice of the images.
 
-    cuda_graph: see `Compute`.
+    Args:
+        quantizer: What to train.
+        data: The images to train on.
+        batch_size: The number of images in a batch.
+        dtype: The precision of encoder and decoder.
+        cuda_graph: Replay the step as a CUDA graph; see `Compute`.
+
+    Returns:
+        A function that takes one step.
     """
-    model = _model(quantizer, images, **sizes)
+    model = _build_model(quantizer, data)
     optimization = Optimization(steps=1, batch_size=batch_size, lr=3e-4, seed=0)
-    compute = Compute(images.device, dtype_name(dtype), cuda_graph)
-    return VQVAESession(model, images, optimization, compute, Recording()).advance
+    compute = Compute(data.device, dtype_name(dtype), cuda_graph)
+    return VQVAESession(model, data, optimization, compute, Recording()).advance
 
 
-def _model(quantizer: Quantizer, images: ImageData, **sizes: int) -> VQVAE:
-    if isinstance(quantizer, SphericalQuantizer):
-        quantizer.samp = quantizer.samp or SAMP.for_run(10_000)
-    return VQVAE(images.channels, quantizer, **sizes).to(images.device)
+def _build_model(quantizer: Quantizer, data: ImageData) -> VQVAE:
+    """A model on the device of the images; SAMP gets settings if it has none."""
+    if isinstance(quantizer, SphericalQuantizer) and quantizer.samp is None:
+        quantizer.samp = SAMP.for_run(10_000)
+    return VQVAE(data.channels, quantizer).to(data.device)
 
 
 def margin_costs(
-    sizes: Iterable[tuple[int, int]], dim: int = 64, device: str | torch.device = "cpu", repeats: int = 5
+    sizes: Iterable[tuple[int, int]],
+    dim: int = 64,
+    device: str | torch.device = "cpu",
+    repeats: int = 5,
 ) -> pd.DataFrame:
-    """Time and memory of the margin loss with its gradient and of the lookup, a row for each (K, N), random vectors.
+    """Measure time and memory of the margin loss with its gradient, and time of the lookup.
 
-    Medians in seconds: `floor`, two matrix products; `loss`; `plain`, the whole matrix (NaN above 2^25 entries);
-    `lookup_floor`, one product; `lookup`. In MiB beyond the inputs and the gradient: `memory`, `plain_memory`.
+    Args:
+        sizes: Pairs (K, N) of the number of codes and of latents, which are random.
+        dim: D.
+        device: Where to measure.
+        repeats: How many times each median is over.
+
+    Returns:
+        A row for each size. Median seconds: `floor`, two matrix products; `loss`, the margin loss;
+        `plain`, the loss over the whole matrix; `lookup_floor`, one product; `lookup`. MiB beyond
+        inputs and gradient: `memory`, `plain_memory`. The plain loss is NaN above 2^25 entries.
     """
     generator = torch.Generator().manual_seed(0)
     rows = []
     for num_codes, count in tqdm(list(sizes), desc="sizes", unit="size"):
         latents = torch.randn(count, dim, generator=generator).to(device).requires_grad_()
         codebook = torch.randn(num_codes, dim, generator=generator).to(device)
-        actions = _margin_actions(latents, codebook, plain=num_codes * count <= PLAIN_ENTRIES)
-        times = side_by_side(actions, repeats).median().to_dict()
-        memory = {name: peak_memory(actions[name], latents, codebook) - latents.nbytes for name in actions
-                  if name in ("loss", "plain")}
-        rows.append({"num_codes": num_codes, "count": count, "dim": dim, **times, "memory": memory["loss"] / MIB,
-                     "plain_memory": memory.get("plain", math.nan) / MIB})
+        actions = _margin_actions(latents, codebook)
+        row = {"num_codes": num_codes, "count": count, "dim": dim}
+        row |= side_by_side(actions, repeats).median().to_dict()
+        row["memory"] = _extra_memory(actions["loss"], latents, codebook)
+        if "plain" in actions:
+            row["plain_memory"] = _extra_memory(actions["plain"], latents, codebook)
+        rows.append(row)
     return pd.DataFrame(rows)
 
 
-def _margin_actions(latents: Tensor, codebook: Tensor, plain: bool) -> dict[str, Callable[[], object]]:
+def _margin_actions(latents: Tensor, codebook: Tensor) -> dict[str, Action]:
+    """What `margin_costs` measures."""
     still = latents.detach()
-    parts = still.split(max(1, FLOOR_ENTRIES // len(codebook)))
-    cosines, gradient = codebook.new_empty(len(codebook), len(parts[0])), torch.empty_like(still)
+    blocks = still.split(max(1, FLOOR_ENTRIES // len(codebook)))
+    slopes = torch.empty_like(still).split(len(blocks[0]))
+    cosines = codebook.new_empty(len(codebook), len(blocks[0]))
+    top_k = min(3, len(latents))
 
-    def products(both: bool):
-        for part, slope in zip(parts, gradient.split(len(parts[0])), strict=True):
-            found = torch.mm(codebook, part.T, out=cosines[:, : len(part)])
-            if both:
-                torch.mm(found.T, codebook, out=slope)
+    def one_product() -> None:
+        for block in blocks:
+            torch.mm(codebook, block.T, out=cosines[:, : len(block)])
 
-    settings = {"margin": 0.1, "scale": 5.0, "top_k": min(3, len(latents))}
-    losses = {"loss": arc_margin_loss, "plain": reference.margin_loss} if plain else {"loss": arc_margin_loss}
-    slopes = {name: lambda loss=loss: torch.autograd.grad(loss(latents, codebook, **settings), latents)
-              for name, loss in losses.items()}
-    lookups = {"lookup_floor": lambda: products(False), "lookup": lambda: nearest_code(still, codebook)}
-    return {"floor": lambda: products(True), **slopes, **lookups}
+    def two_products() -> None:
+        for block, slope in zip(blocks, slopes, strict=True):
+            found = torch.mm(codebook, block.T, out=cosines[:, : len(block)])
+            torch.mm(found.T, codebook, out=slope)
+
+    def differentiate(loss: Callable[..., Tensor]) -> None:
+        value = loss(latents, codebook, margin=0.1, scale=5.0, top_k=top_k)
+        torch.autograd.grad(value, latents)
+
+    actions: dict[str, Action] = {"floor": two_products}
+    actions["loss"] = partial(differentiate, arc_margin_loss)
+    if len(latents) * len(codebook) <= PLAIN_ENTRIES:
+        actions["plain"] = partial(differentiate, reference.margin_loss)
+    actions["lookup_floor"] = one_product
+    actions["lookup"] = partial(nearest_code, still, codebook)
+    return actions
 
 
-def side_by_side(actions: dict[str, Callable[[], object]], repeats: int = 9) -> pd.DataFrame:
-    """Seconds of each action (a column), a row for each of `repeats` rounds in which all take turns, after a warm-up.
+def _extra_memory(action: Action, latents: Tensor, codebook: Tensor) -> float:
+    """The peak memory in MiB beyond the inputs and the gradient."""
+    return (peak_memory(action, latents, codebook) - latents.nbytes) / MIB
 
-    On CUDA each time ends when the device has finished.
+
+def side_by_side(actions: dict[str, Action], repeats: int = 9) -> pd.DataFrame:
+    """Measure the time of several actions that take turns, after one round to warm up.
+
+    Args:
+        actions: What to measure, by name.
+        repeats: The number of rounds.
+
+    Returns:
+        Seconds, a row for each round and a column for each action. On CUDA a time ends when the
+        device has finished.
     """
-    rows = [{name: _seconds(action) for name, action in actions.items()} for _ in range(repeats + 1)]
+    rows = []
+    for _ in range(repeats + 1):
+        rows.append({name: _seconds(action) for name, action in actions.items()})
     return pd.DataFrame(rows[1:])
 
 
-def _seconds(action: Callable[[], object]) -> float:
+def _seconds(action: Action) -> float:
+    """How long an action takes."""
     _finish()
     began = time.perf_counter()
     action()
@@ -133,14 +187,20 @@ def _seconds(action: Callable[[], object]) -> float:
 
 
 def _finish() -> None:
+    """Wait for the device."""
     if torch.cuda.is_available():
         torch.cuda.synchronize()
 
 
-def peak_memory(action: Callable[[], object], *given: Tensor) -> int:
-    """The most bytes that tensors made by `action` hold at once; `given` are those that were there before.
+def peak_memory(action: Action, *given: Tensor) -> int:
+    """The most bytes that tensors made by an action hold at once.
 
-    On CUDA what the allocator says; elsewhere counted tensor by tensor, without the scratch space of single operations.
+    On CUDA this is what the allocator reports. Elsewhere it is counted tensor by tensor, without
+    the scratch space of single operations.
+
+    Args:
+        action: What to measure.
+        given: Tensors that were there before.
     """
     if given and given[0].is_cuda:
         torch.cuda.reset_peak_memory_stats()
@@ -153,23 +213,20 @@ def peak_memory(action: Callable[[], object], *given: Tensor) -> int:
 
 
 class _TensorMemory(TorchDispatchMode):
-    """Counts the bytes of all storages that operations make, from their first tensor to their last."""
+    """Adds up the bytes of all storages that operations make, for as long as they are in use."""
 
     def __init__(self, given: Iterable[Tensor]):
         super().__init__()
-        self.held = self.peak = 0
-        self.sizes = {tensor.untyped_storage()._cdata: 0 for tensor in given}
+        self.peak = 0
+        self.bytes: WeakKeyDictionary = WeakKeyDictionary()
+        for tensor in given:
+            self.bytes[tensor.untyped_storage()] = 0
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
         result = function(*args, **(kwargs or {}))
         for leaf in tree_leaves(result):
-            if isinstance(leaf, Tensor) and leaf.untyped_storage()._cdata not in self.sizes:
+            if isinstance(leaf, Tensor):
                 storage = leaf.untyped_storage()
-                self.sizes[storage._cdata] = storage.nbytes()
-                weakref.finalize(storage, self.free, storage._cdata)
-                self.held += storage.nbytes()
-                self.peak = max(self.peak, self.held)
+                self.bytes.setdefault(storage, storage.nbytes())
+        self.peak = max(self.peak, sum(self.bytes.values()))
         return result
-
-    def free(self, storage: int) -> None:
-        self.held -= self.sizes.pop(storage)

@@ -5,7 +5,7 @@ sample is measured as it would be stored. Features (N, F) may come from any netw
 on them is float64.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Any, Protocol, runtime_checkable
@@ -14,11 +14,11 @@ import pandas as pd
 import torch
 from jaxtyping import Float, Int, Real, UInt8
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from arcvq.geometry import usage_counts
 from arcvq.images import to_uint8
 from arcvq.metrics import pretrained_weights
+from arcvq.runtime.checks import check_finite
 
 INCEPTION = (
     "https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/"
@@ -27,28 +27,32 @@ INCEPTION = (
 BLOCK_ENTRIES = 1 << 22  # of a distance matrix that are held at once: 32 MiB
 
 
+Images = Real[Tensor, "_N C H W"]  # uint8, or floats in [-1, 1]
+Features = Float[Tensor, "_N F"]
+
+
 @runtime_checkable
 class ImageClassifier(Protocol):
     """What the measures need of a classifier, such as `classifier.TrainedClassifier`.
 
     Attributes:
-        accuracy: the share of test images that it classifies correctly.
+        accuracy: The share of test images that it classifies correctly.
     """
 
     accuracy: float
 
-    def features(self, images: Real[Tensor, "N C H W"]) -> Float[Tensor, "N F"]:
+    def features(self, images: Images) -> Features:
         """The features of each image."""
 
-    def predict(self, images: Real[Tensor, "N C H W"]) -> Int[Tensor, " N"]:
+    def predict(self, images: Images) -> Int[Tensor, " N"]:
         """The most likely label of each image."""
 
 
-def as_uint8(images: Real[Tensor, "N C H W"]) -> UInt8[Tensor, "N C H W"]:
+def as_uint8(images: Images) -> UInt8[Tensor, "N C H W"]:
     """Convert images to uint8, rounding floats in [-1, 1].
 
     Raises:
-        ValueError: for another shape, no images, NaN or infinity, and integers other than uint8.
+        ValueError: For another shape, no images, NaN or infinity, and integers other than uint8.
     """
     if images.ndim != 4 or not images.numel():
         shape = tuple(images.shape)
@@ -63,7 +67,7 @@ def as_uint8(images: Real[Tensor, "N C H W"]) -> UInt8[Tensor, "N C H W"]:
     return to_uint8(images)
 
 
-def frechet_distance(features: Float[Tensor, "N F"], others: Float[Tensor, "M F"]) -> float:
+def frechet_distance(features: Features, others: Features) -> float:
     """The Frechet distance of two Gaussians fitted to two sets of features.
 
     |m - n|^2 + tr(S + T - 2 (S T)^(1/2)) for the Gaussians (m, S) and (n, T) (Dowson and Landau
@@ -91,18 +95,18 @@ def _fit_gaussian(features: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def precision_recall(
-    real: Float[Tensor, "N F"], generated: Float[Tensor, "M F"], neighbors: int = 3
+    real: Features, generated: Features, neighbors: int = 3
 ) -> tuple[float, float]:
     """Improved precision and recall (Kynkaanniemi et al. 2019, arXiv 1904.06991, eq. 1 and 2).
 
     Precision is the share of generated points that lie in a ball around some real point; recall is
-    the reverse. The ball of a point reaches to its k-th nearest neighbor in its own set. Both values
-    depend on N and M, which the paper keeps equal.
+    the reverse. The ball of a point reaches to its k-th nearest neighbor in its own set. Both
+    values depend on N and M, which the paper keeps equal.
 
     Args:
-        real: features of real images.
-        generated: features of generated images.
-        neighbors: k, from 1 to one less than the size of the smaller set.
+        real: Features of real images.
+        generated: Features of generated images.
+        neighbors: K, from 1 to one less than the size of the smaller set.
     """
     real, generated = _as_float64(real, generated)
     most = min(len(real), len(generated)) - 1
@@ -116,20 +120,24 @@ def precision_recall(
 
 def _coverage(points: Tensor, centers: Tensor, neighbors: int) -> float:
     """The share of points that lie in the ball of some center."""
-    # One more than `neighbors`, because each center is its own nearest at distance 0.
-    blocks = _distance_blocks(centers, centers)
-    radii = torch.cat([block.kthvalue(neighbors + 1, dim=1).values for block in blocks])
-    blocks = _distance_blocks(points, centers)
-    covered = torch.cat([(block <= radii).any(dim=1) for block in blocks])
+
+    def radius(distances: Tensor) -> Tensor:
+        # One more than `neighbors`, because each center is its own nearest at distance 0.
+        return distances.kthvalue(neighbors + 1, dim=1).values
+
+    radii = _map_distances(radius, centers, centers)
+    covered = _map_distances(lambda distances: (distances <= radii).any(1), points, centers)
     return covered.double().mean().item()
 
 
-def _distance_blocks(
-    points: Tensor, others: Tensor, mode: str = "donot_use_mm_for_euclid_dist"
-) -> Iterator[Tensor]:
-    """The N x M distances, some rows at a time; the default mode gives equal points exactly 0."""
-    for block in points.split(max(1, BLOCK_ENTRIES // len(others))):
-        yield torch.cdist(block, others, compute_mode=mode)
+def _map_distances(
+    function: Callable[[Tensor], Tensor], points: Tensor, others: Tensor, fast: bool = False
+) -> Tensor:
+    """The results of a function on the rows of the N x M distances, which are never held whole."""
+    # The fast mode rounds; without it, equal points are at a distance of exactly 0.
+    mode = "use_mm_for_euclid_dist" if fast else "donot_use_mm_for_euclid_dist"
+    blocks = points.split(max(1, BLOCK_ENTRIES // len(others)))
+    return torch.cat([function(torch.cdist(x, others, compute_mode=mode)) for x in blocks])
 
 
 @dataclass(frozen=True)
@@ -141,9 +149,9 @@ class NearestTraining:
     measures beside precision and recall.
 
     Attributes:
-        distances: from each sample to its nearest training point.
-        held_out: from each held-out point to its nearest training point.
-        indices: the nearest training point of each sample.
+        distances: From each sample to its nearest training point.
+        held_out: From each held-out point to its nearest training point.
+        indices: The nearest training point of each sample.
     """
 
     distances: Float[Tensor, " N"]
@@ -173,15 +181,13 @@ class NearestTraining:
         return (self.distances < self.held_out.quantile(0.01)).double().mean().item()
 
 
-def nearest_training(
-    generated: Float[Tensor, "N F"], held_out: Float[Tensor, "M F"], train: Float[Tensor, "T F"]
-) -> NearestTraining:
+def nearest_training(generated: Features, held_out: Features, train: Features) -> NearestTraining:
     """Find the nearest training points, by Euclidean distance, of samples and of held-out data.
 
     Args:
-        generated: features or flattened pixels of generated images.
-        held_out: the same of real images that the generator did not see.
-        train: the same of its training images.
+        generated: Features or flattened pixels of generated images.
+        held_out: The same of real images that the generator did not see.
+        train: The same of its training images.
     """
     generated, held_out, train = _as_float64(generated, held_out, train)
     indices, distances = _nearest(generated, train)
@@ -191,14 +197,13 @@ def nearest_training(
 
 def _nearest(points: Tensor, train: Tensor) -> tuple[Tensor, Tensor]:
     """The index of the nearest training point of each point, and its distance."""
-    # This mode is 40 times as fast for pixels but rounds, so the distance itself is taken again.
-    blocks = _distance_blocks(points, train, "use_mm_for_euclid_dist")
-    indices = torch.cat([block.argmin(dim=1) for block in blocks])
+    # Fast is 40 times as fast for pixels. The distance itself is then taken again, exactly.
+    indices = _map_distances(lambda distances: distances.argmin(1), points, train, fast=True)
     return indices, (points - train[indices]).norm(dim=1)
 
 
 def label_agreement(
-    classifier: ImageClassifier, images: Real[Tensor, "N C H W"], labels: Int[Tensor, " N"]
+    classifier: ImageClassifier, images: Images, labels: Int[Tensor, " N"]
 ) -> float:
     """The share of images that a classifier assigns the label they were generated for.
 
@@ -211,33 +216,18 @@ def label_agreement(
     return (classifier.predict(images).cpu() == labels.cpu()).double().mean().item()
 
 
-@dataclass(frozen=True)
-class UsageDistance:
-    """How far the usage of codes in samples is from that in data.
-
-    Attributes:
-        total_variation: half the summed difference of the usage shares, from 0 (equal) to 1 (no
-            code in common). Having few tokens alone makes it larger than 0.
-        codes_generated: the number of codes that samples use.
-        codes_data: the number of codes that data uses.
-        codes_unseen: the number of codes that samples use and data never does.
-    """
-
-    total_variation: float
-    codes_generated: int
-    codes_data: int
-    codes_unseen: int
-
-
 def usage_distance(
     generated: Int[Tensor, "..."], real: Int[Tensor, "..."], num_codes: int
-) -> UsageDistance:
-    """Compare the usage of codes in generated indices with that in the indices of data.
+) -> float:
+    """The total variation distance between the usage of codes in samples and in data.
+
+    This is half the summed difference of the usage shares, from 0 (equal) to 1 (no code in common).
+    Having few tokens alone makes it larger than 0.
 
     Args:
-        generated: indices of generated images, in 0..num_codes - 1.
-        real: indices of real images, in the same range.
-        num_codes: the size of the codebook.
+        generated: Indices of generated images, in 0..num_codes - 1.
+        real: Indices of real images, in the same range.
+        num_codes: The size of the codebook.
     """
     if not generated.numel() or not real.numel():
         raise ValueError(
@@ -247,20 +237,15 @@ def usage_distance(
     made = usage_counts(generated, num_codes).cpu()
     seen = usage_counts(real, num_codes).cpu()
     difference = made.double() / made.sum() - seen.double() / seen.sum()
-    return UsageDistance(
-        total_variation=difference.abs().sum().item() / 2,
-        codes_generated=int((made > 0).sum()),
-        codes_data=int((seen > 0).sum()),
-        codes_unseen=int(((made > 0) & (seen == 0)).sum()),
-    )
+    return difference.abs().sum().item() / 2
 
 
 def describe_samples(
     classifier: ImageClassifier,
     *,
-    real: Real[Tensor, "N C H W"],
-    generated: Real[Tensor, "M C H W"],
-    train: Real[Tensor, "T C H W"],
+    real: Images,
+    generated: Images,
+    train: Images,
     labels: Int[Tensor, " M"] | None = None,
 ) -> pd.Series:
     """Measure generated images in the features of a classifier and in pixels.
@@ -268,14 +253,15 @@ def describe_samples(
     Passing training images as `generated` shows what a perfect memory would score.
 
     Args:
-        classifier: what gives features and predicts labels.
-        real: held-out images; for a fair comparison as many as were generated.
-        generated: the images to measure.
-        train: the images that the generator learned from.
-        labels: the label that each image was generated for, if any.
+        classifier: What gives features and predicts labels.
+        real: Held-out images; for a fair comparison as many as were generated.
+        generated: The images to measure.
+        train: The images that the generator learned from.
+        labels: The label that each image was generated for, if any.
 
     Returns:
-        All measures of this module but FID; the name of the series states the classifier's accuracy.
+        All measures of this module but FID. The name of the series states the classifier's
+        accuracy.
     """
     features = [classifier.features(images) for images in (generated, real, train)]
     device = generated.device
@@ -297,9 +283,7 @@ def describe_samples(
     return pd.Series(measures, name=f"classifier features (accuracy {classifier.accuracy:.1%})")
 
 
-def inception_fid(
-    real: Real[Tensor, "N C H W"], generated: Real[Tensor, "M C H W"], progress: bool = True
-) -> float:
+def inception_fid(real: Images, generated: Images) -> float:
     """FID (Heusel et al. 2017): the Frechet distance of Inception features.
 
     The 2,048 features are those of images resized to 299 x 299, in the network of torchmetrics with
@@ -307,20 +291,19 @@ def inception_fid(
     10,000 images or more. Nothing is downloaded.
 
     Raises:
-        ModuleNotFoundError: if torch-fidelity is missing.
-        FileNotFoundError: if its weights are missing. Both messages say how to get them.
+        ModuleNotFoundError: If torch-fidelity is missing.
+        FileNotFoundError: If its weights are missing. Both messages say how to get them.
     """
-    network = _inception().to(real.device)
+    network = inception().to(real.device)
     features = []
     for images in (real, generated):
         batches = as_uint8(images).to(real.device).expand(-1, 3, -1, -1).split(64)
-        shown = tqdm(batches, desc="Inception", disable=not progress)
-        features.append(torch.cat([network(batch.contiguous()) for batch in shown]))
+        features.append(torch.cat([network(batch.contiguous()) for batch in batches]))
     return frechet_distance(*features)
 
 
-def _inception() -> Any:
-    """The Inception network, its weights read from the folder of torch.hub."""
+def inception() -> Any:
+    """The Inception network of `inception_fid`, its weights read from the folder of torch.hub."""
     if find_spec("torch_fidelity") is None:
         raise ModuleNotFoundError(
             "FID needs the Inception network of a package that is not installed: "
@@ -341,11 +324,7 @@ def _as_float64(*sets: Tensor) -> list[Tensor]:
         raise ValueError(f"features must be (N, F) with 2 or more rows and the same F, got {got}")
     converted = []
     for points in sets:
-        bad = int((~points.isfinite()).any(dim=1).sum())
-        if bad:
-            raise ValueError(
-                f"{bad} of {len(points)} rows of features hold NaN or infinity; all must be finite"
-            )
+        check_finite(points, "features")
         if points.device.type == "mps":  # which has no float64
             points = points.cpu()
         converted.append(points.detach().double())

@@ -1,4 +1,4 @@
-"""Experiments: grids of settings, what is measured of each run, and the tables that come of it."""
+"""Experiments: grids of settings, what is measured of each run, and the tables of the results."""
 
 from arcvq.experiments.ablations import ABLATIONS
 from arcvq.experiments.base import Experiment, Variant, run_experiment
@@ -7,9 +7,21 @@ from arcvq.experiments.paper_table import PAPER_TABLE
 from arcvq.experiments.schedule_study import SCHEDULES
 from arcvq.experiments.semantics_study import SEMANTICS
 from arcvq.experiments.stored_results import stored
-from arcvq.experiments.sweep import AXES, grid, parse_axis, sweep
+from arcvq.experiments.sweep import SWEEP_AXES, grid, parse_axis, sweep
 
-EXPERIMENTS = {one.name: one for one in (PAPER_TABLE, ABLATIONS, SCHEDULES, SEMANTICS, GRADIENTS)}
+EXPERIMENTS = {
+    experiment.name: experiment
+    for experiment in (PAPER_TABLE, ABLATIONS, SCHEDULES, SEMANTICS, GRADIENTS)
+}
 
-__all__ = ["AXES", "EXPERIMENTS", "Experiment", "Variant", "grid", "parse_axis", "run_experiment", "stored",
-           "sweep"]
+__all__ = [
+    "EXPERIMENTS",
+    "SWEEP_AXES",
+    "Experiment",
+    "Variant",
+    "grid",
+    "parse_axis",
+    "run_experiment",
+    "stored",
+    "sweep",
+]

@@ -1,4 +1,4 @@
-"""What an experiment is, and how it is run: one row of a table for each run, kept as soon as it is there."""
+"""Experiments: named grids of settings, trained and measured, with rows that are kept."""
 
 import dataclasses
 import json
@@ -13,26 +13,30 @@ import pandas as pd
 import torch
 from tqdm.auto import tqdm
 
-from arcvq.experiments.measures import facts
+from arcvq.experiments.measures import run_facts
 from arcvq.experiments.tables import finished
 from arcvq.images import ImageData, load_images
 from arcvq.runs.parallel import train_as_completed
 from arcvq.runs.settings import RunSettings, run_name, train
 from arcvq.runtime.devices import choose_device, choose_precision
-from arcvq.runtime.files import data_root, write_whole
+from arcvq.runtime.files import data_root, write_text, write_whole
 from arcvq.runtime.store import digest_in
 from arcvq.training import Run
 
-FORMAT = 2  # of results folders; raised when rows of before would not fit
+RESULTS_FORMAT = 2  # of a folder of results; raised when earlier rows would no longer fit
+
 Rows = list[dict[str, Any]]
+Outcome = Run | Exception | None  # why a run failed, or None where `measure` trains
 
 
 @dataclasses.dataclass(frozen=True)
 class Variant:
     """One line of an experiment's table.
 
-    name: its own within the experiment. settings: all but the seed. facts: columns that say where it stands, such as
-    {"axis": "margin", "value": 0.3}.
+    Args:
+        name: Unique within the experiment.
+        settings: The settings of its runs; only the seed differs between them.
+        facts: Columns that place the variant, such as {"axis": "margin", "value": 0.3}.
     """
 
     name: str
@@ -42,12 +46,18 @@ class Variant:
 
 @dataclasses.dataclass(frozen=True)
 class Experiment:
-    """A named grid of settings with what is measured of each run.
+    """A named grid of settings, with what is measured of each run.
 
-    question: what it asks, a sentence. variants: the lines of the table for a base of settings. measure: from a run,
-    its settings, the data and the root of the stored runs to one row or, for a course over time, several. compare: adds
-    columns from a run and the run of the first seed; it waits until all are trained. table: what a reader gets of the
-    rows, as texts. trained: False where `measure` trains itself.
+    Args:
+        name: The name of its table.
+        question: What it asks, in one sentence.
+        variants: Makes the variants for the settings that they start from.
+        measure: Measures a run, given its settings, the data and the root of the stored runs. It
+            returns one row or, for a course over time, several.
+        table: Turns the rows into the table that a reader sees, in text.
+        compare: Measures a run beside the run of the first seed, as additional columns. Nothing is
+            measured before all runs are trained.
+        trained: Whether runs are trained for `measure`; otherwise it is given None and trains.
     """
 
     name: str
@@ -62,113 +72,206 @@ class Experiment:
 def run_experiment(
     experiment: Experiment,
     base: RunSettings,
-    images: ImageData | None = None,
+    data: ImageData | None = None,
     *,
     seeds: int = 3,
-    out: str | Path | None = None,
     only: Sequence[str] = (),
+    out: str | Path | None = None,
     root: str | Path | None = None,
     device: str | torch.device = "auto",
-    workers: int | None = None,
-    progress: bool = True,
+    **training: Any,
 ) -> pd.DataFrame:
-    """Train and measure every variant with seeds base.seed, base.seed + 1, ...; the rows in the order of the variants.
+    """Train and measure every variant of an experiment, or go on with one that was stopped.
 
-    out: a folder; `rows/` in it gets a Parquet file for each run as soon as it is measured, NAME.parquet all that this
-    call asked for. None names one for these settings under `root`/experiments. A stopped experiment goes on there;
-    rows that are there are not measured again, so another `measure` needs another name or folder. A run that fails has
-    its reason in the column `error`, and is tried again the next time. only: names of variants to run; none means all.
-    workers: see `train_many`.
+    The rows of each run are written to `out`/rows as soon as it is measured, and are not measured
+    again: to try another `measure`, name another folder. A run that fails has its reason in the
+    column `error`, and is tried again the next time.
 
-    Raises ValueError for no seeds, an unknown variant, or a folder with results of other settings or other files.
+    Args:
+        experiment: What to train and measure.
+        base: The settings that the variants start from.
+        data: The data; None loads `base.dataset`.
+        seeds: How many runs each variant gets, with seeds from `base.seed` on.
+        only: Names of the variants to run; all if empty.
+        out: The folder of the results; by default one for these settings in `root`/experiments.
+        root: Where data sets and runs are kept; see `data_root`.
+        device: Where the runs are trained; see `choose_device`.
+        **training: `workers`, `ray` and `progress` of `train_many`.
+
+    Returns:
+        The rows in the order of the variants and seeds. They are also written to
+        `out`/NAME.parquet.
+
+    Raises:
+        ValueError: For no seeds, an unknown variant, or a folder with results of other settings or
+            with other files.
     """
     if seeds < 1:
         raise ValueError(f"seeds is {seeds}; it must be at least 1")
-    root, device = data_root(root), choose_device(device)
+    variants = _chosen_variants(experiment, base, only)
+    root = data_root(root)
+    device = choose_device(device)
+    data = data or load_images(base.dataset, root, device)
+    if out is None:
+        digest = base.digest(data, choose_precision(base.precision, device))
+        out = root / "experiments" / f"{experiment.name}-{digest}-{RESULTS_FORMAT}"
+    folder = Path(out)
+    _claim(folder, experiment, base, data)
+
+    trials = _with_seeds(variants, base.seed, seeds)
+    waiting = [
+        trial
+        for trial in trials
+        if not _is_measured(_rows_file(folder, trial), run_name(trial.settings, data, device))
+    ]
+    waiting.sort(key=lambda trial: trial.settings.seed)  # one run of every variant comes first
+    asked = [*dict.fromkeys(trial.settings for trial in waiting)]
+
+    training |= {"root": root, "device": device}
+    with closing(_outcomes(experiment, asked, data, training)) as outcomes:
+        # Runs can be compared once all of them are trained.
+        for settings, run in list(outcomes) if experiment.compare else outcomes:
+            rows = _measure(experiment, run, settings, data, root, base.seed)
+            facts = run_facts(settings, data, device)
+            for trial in waiting:
+                if trial.settings == settings:
+                    known = {"experiment": experiment.name, "variant": trial.name, **trial.facts}
+                    table = pd.DataFrame([known | facts | row for row in rows])
+                    write_whole(_rows_file(folder, trial), table.to_parquet)
+
+    found = [pd.read_parquet(_rows_file(folder, trial)) for trial in trials]
+    file = folder / f"{experiment.name}.parquet"
+    write_whole(file, pd.concat(found, ignore_index=True).to_parquet)
+    return pd.read_parquet(file)
+
+
+def _with_seeds(variants: list[Variant], first: int, count: int) -> list[Variant]:
+    """Each variant once for each seed, in the order of the table."""
+    trials = []
+    for variant in variants:
+        for seed in range(first, first + count):
+            settings = dataclasses.replace(variant.settings, seed=seed)
+            trials.append(dataclasses.replace(variant, settings=settings))
+    return trials
+
+
+def _rows_file(folder: Path, trial: Variant) -> Path:
+    name = re.sub(r"[^A-Za-z0-9.]+", "-", trial.name)
+    return folder / "rows" / f"{name}-seed-{trial.settings.seed}.parquet"
+
+
+def _chosen_variants(
+    experiment: Experiment, base: RunSettings, only: Sequence[str]
+) -> list[Variant]:
+    """The variants with these names; all for none."""
     variants = experiment.variants(base)
     names = [variant.name for variant in variants]
-    if unknown := [name for name in only if name not in names]:
-        raise ValueError(f"variant {unknown[0]!r} is unknown; {experiment.name} has {', '.join(names)}")
-    images = images or load_images(base.dataset, root, device)
-    digest = base.digest(images, choose_precision(base.precision, device))
-    out = Path(out) if out is not None else root / "experiments" / f"{experiment.name}-{digest}-{FORMAT}"
-    _claim(out, experiment, base, images)
-    runs = {(variant.name, base.seed + seed): (variant, dataclasses.replace(variant.settings, seed=base.seed + seed))
-            for seed in range(seeds) for variant in variants if not only or variant.name in only}
-    kept = {key: _read(_file(out, *key), run_name(settings, images, device))
-            for key, (_, settings) in runs.items()}
-    waiting = [key for key in runs if kept[key] is None]
-    asked = [*dict.fromkeys(runs[key][1] for key in waiting)]
-    options = {"root": root, "device": device, "progress": progress}
-    with closing(_measured(experiment, asked, images, base.seed, workers, options)) as measured:
-        for settings, rows in measured:
-            about = facts(settings, images, device)
-            for key in (key for key in waiting if runs[key][1] == settings):
-                known = {"experiment": experiment.name, "variant": key[0], **runs[key][0].facts}
-                kept[key] = table = pd.DataFrame([known | about | row for row in rows])
-                write_whole(_file(out, *key), table.to_parquet)
-    order = {name: place for place, name in enumerate(names)}
-    found = [kept[key] for key in sorted(runs, key=lambda key: (order[key[0]], key[1]))]
-    table = pd.concat([rows for rows in found if rows is not None], ignore_index=True)
-    write_whole(out / f"{experiment.name}.parquet", table.to_parquet)
-    return table
+    for name in only:
+        if name not in names:
+            raise ValueError(
+                f"variant {name!r} is unknown; {experiment.name} has {', '.join(names)}"
+            )
+    return [variant for variant in variants if not only or variant.name in only]
 
 
-def _measured(experiment, settings, images, seed, workers, options) -> Generator[tuple[RunSettings, Rows]]:
-    """The rows of each run; of one that failed, a row that says why."""
-    outcomes: Generator[tuple[RunSettings, Run | Exception | None]]
-    if experiment.trained:
-        outcomes = train_as_completed(settings, images, workers=workers, **options)
-    else:
-        outcomes = ((one, None) for one in tqdm(settings, desc="runs", unit="run", disable=not options["progress"]))
-    with closing(outcomes):  # so that no worker trains on where this ends early
-        trained = dict(outcomes) if experiment.compare else {}
-        for one, run in trained.items() or outcomes:
-            try:
-                if isinstance(run, Exception):
-                    raise run
-                rows = experiment.measure(run, one, images, options["root"])
-                if experiment.compare and one.seed != seed:
-                    first = dataclasses.replace(one, seed=seed)
-                    other = trained[first] if first in trained else train(first, images, **options)
-                    if isinstance(other, Exception):
-                        raise RuntimeError(f"the run of seed {seed}, to compare with, failed: {other}")
-                    rows = [row | experiment.compare(run, other, images) for row in rows]
-            except Exception as error:
-                rows = [{"error": f"{type(error).__name__}: {' '.join(str(error).split())}"}]
-            yield one, rows
-
-
-def _claim(out: Path, experiment: Experiment, base: RunSettings, images: ImageData) -> None:
-    """Write down whose results the folder holds; raise ValueError where they are others'."""
-    mine = {"format": FORMAT, "experiment": experiment.name, "images": images.fingerprint, **base.plain()}
-    path = out / "experiment.json"
+def _claim(folder: Path, experiment: Experiment, base: RunSettings, data: ImageData) -> None:
+    """Note whose results the folder holds; raise ValueError where they are those of others."""
+    mine = {
+        "format": RESULTS_FORMAT,
+        "experiment": experiment.name,
+        "images": data.fingerprint,
+        **base.plain(),
+        "samp": base.samp and base.samp.config(),
+    }
+    path = folder / "experiment.json"
     if path.is_file():
-        try:
-            theirs = dict(json.loads(path.read_text()))
-        except (ValueError, TypeError):
-            raise ValueError(f"{path} is damaged; name another folder") from None
-        apart = [f"{name} was {theirs.get(name)!r} and is now {value!r}" for name, value in mine.items()
-                 if theirs.get(name) != value]
-        if apart:
-            raise ValueError(f"{out} holds results of other settings ({'; '.join(apart)}); name another folder")
-    elif out.is_dir() and any(not file.name.startswith(".") for file in out.iterdir()):  # but a draft of a killed call
-        raise ValueError(f"{out} holds files, but none of an experiment; name another folder")
-    write_whole(path, lambda draft: draft.write_text(json.dumps(mine, indent=2)))
+        theirs = _read_claim(path)
+        changes = [
+            f"{name} was {theirs.get(name)!r} and is now {value!r}"
+            for name, value in mine.items()
+            if theirs.get(name) != value
+        ]
+        if changes:
+            raise ValueError(
+                f"{folder} holds results of other settings ({'; '.join(changes)}); name another "
+                "folder"
+            )
+    elif folder.is_dir() and not all(_is_draft(file) for file in folder.iterdir()):
+        raise ValueError(f"{folder} holds files, but none of an experiment; name another folder")
+    write_text(path, json.dumps(mine, indent=2))
 
 
-def _file(out: Path, name: str, seed: int) -> Path:
-    return out / "rows" / f"{re.sub(r'[^A-Za-z0-9.]+', '-', name)}-seed-{seed}.parquet"
-
-
-def _read(path: Path, run: str) -> pd.DataFrame | None:
-    """The rows of this run that were measured before; None where they are missing, damaged, others' or of an error."""
-    if not path.is_file():
-        return None
+def _read_claim(path: Path) -> dict[str, Any]:
     try:
-        rows = pd.read_parquet(path)
-        theirs = digest_in(rows["run"].iloc[0])
+        claim = dict(json.loads(path.read_text()))
+        if isinstance(claim.get("samp"), str):  # so it was written before settings were nested
+            claim["samp"] = json.loads(claim["samp"])
+    except (ValueError, TypeError):
+        raise ValueError(f"{path} is damaged; name another folder") from None
+    return claim
+
+
+def _is_draft(file: Path) -> bool:
+    """Whether a file was left by a call that was killed while it wrote; see `write_whole`."""
+    return file.name.startswith(".")
+
+
+def _is_measured(file: Path, run: str) -> bool:
+    """Whether a file holds the rows of this run, and the run did not fail."""
+    if not file.is_file():
+        return False
+    try:
+        rows = pd.read_parquet(file)
+        same = digest_in(rows["run"].iloc[0]) == digest_in(run)
+        return same and len(finished(rows)) == len(rows)
     except Exception:
-        warnings.warn(f"{path} is damaged; its run is measured again", stacklevel=3)
-        return None
-    return rows if theirs == digest_in(run) and len(finished(rows)) == len(rows) else None
+        warnings.warn(f"{file} is damaged; its run is measured again", stacklevel=3)
+        return False
+
+
+def _outcomes(
+    experiment: Experiment,
+    settings: Sequence[RunSettings],
+    data: ImageData,
+    training: dict[str, Any],
+) -> Generator[tuple[RunSettings, Outcome]]:
+    """Yield each run as soon as it is trained; None in place of a run that `measure` trains."""
+    if experiment.trained:
+        yield from train_as_completed(settings, data, **training)
+    else:
+        hidden = not training.get("progress", True)
+        for one in tqdm(settings, desc="runs", unit="run", disable=hidden):
+            yield one, None
+
+
+def _measure(
+    experiment: Experiment,
+    run: Outcome,
+    settings: RunSettings,
+    data: ImageData,
+    root: Path,
+    first_seed: int,
+) -> Rows:
+    """The rows of a run; for one that failed, a row with the reason."""
+    try:
+        if isinstance(run, Exception):
+            raise run
+        rows = experiment.measure(run, settings, data, root)
+        if experiment.compare is None or run is None or settings.seed == first_seed:
+            return rows
+        first = _first_run(dataclasses.replace(settings, seed=first_seed), data, root)
+        compared = experiment.compare(run, first, data)
+        return [row | compared for row in rows]
+    except Exception as error:
+        reason = " ".join(str(error).split())
+        return [{"error": f"{type(error).__name__}: {reason}"}]
+
+
+def _first_run(settings: RunSettings, data: ImageData, root: Path) -> Run:
+    """The run of the first seed, which the others are compared with."""
+    try:
+        return train(settings, data, root=root, device=data.device, progress=False)
+    except Exception as error:
+        raise RuntimeError(
+            f"the run of seed {settings.seed}, to compare with, failed: {error}"
+        ) from error

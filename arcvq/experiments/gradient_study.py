@@ -1,4 +1,4 @@
-"""What each term of the loss does to latents and codes over a run: `arcvq.analysis.gradients`, by quantizer."""
+"""What each term of the loss does to latents and codes over a run, by quantizer."""
 
 import dataclasses
 import math
@@ -17,12 +17,15 @@ from arcvq.schedules import Exponential
 
 COMPARED = ("plain VQ", "cosine", "margin alone", "SAMP", "SAMP without stop-gradient")
 HELD = "SAMP in a narrow ball"
-NARROW = 4.0  # the radius that the ball of one variant reaches: small enough to hold codes in short runs too
+NARROW = 4.0  # the radius at the end of HELD's run: small enough to hold codes in short runs too
 STAGES = (0.02, 0.1, 0.5, 1.0)  # of the run
 SHOWN = {
-    "codes_with_gradient": "codes with a gradient", "margin_over_reconstruction": "margin over reconstruction (norms)",
-    "angle_reconstruction_margin": "angle of the two (°)", "norm_usage_correlation": "norm-usage correlation",
-    "growth_usage_correlation": "growth-usage correlation", "codes_on_ball": "codes on the ball (share)",
+    "codes_with_gradient": "codes with a gradient",
+    "margin_over_reconstruction": "margin over reconstruction (norms)",
+    "angle_reconstruction_margin": "angle of the two (°)",
+    "norm_usage_correlation": "norm-usage correlation",
+    "growth_usage_correlation": "growth-usage correlation",
+    "codes_on_ball": "codes on the ball (share)",
 }
 
 
@@ -30,32 +33,44 @@ def variants(base: RunSettings) -> list[Variant]:
     """Runs of the paper's table, and SAMP in a ball that stays narrow."""
     samp = base.samp or SAMP.for_run(base.steps)
     narrow = dataclasses.replace(samp, radius=Exponential(math.log(NARROW) / base.steps))
-    return [*(variant for variant in paper_table.variants(base) if variant.name in COMPARED),
-            Variant(HELD, dataclasses.replace(base, quantizer="samp", samp=narrow))]
+    held = dataclasses.replace(base, quantizer="samp", samp=narrow)
+    found = [variant for variant in paper_table.variants(base) if variant.name in COMPARED]
+    return [*found, Variant(HELD, held)]
 
 
-def measure(run: None, settings: RunSettings, images: ImageData, root: Path) -> Rows:
-    """The course of a run that is trained here, seen on as many images as a batch has."""
-    history = gradient_history(settings, images, device=images.device, probe_images=settings.batch_size, progress=False)
+def measure(run: None, settings: RunSettings, data: ImageData, root: Path) -> Rows:
+    """Train a run and observe its gradients (see `gradient_history`) on one batch of images."""
+    history = gradient_history(
+        settings,
+        data,
+        device=data.device,
+        probe_images=settings.batch_size,
+        progress=False,
+    )
     return history.to_dict("records")
 
 
 def table(rows: pd.DataFrame) -> pd.DataFrame:
-    """A line for each variant at each of a few stages of the run, as texts."""
+    """A line of text for each variant at each of a few stages of the run."""
     rows = finished(rows)
-    rows = rows.assign(margin_over_reconstruction=rows.margin_at_latents / rows.reconstruction_at_latents)
+    rows = rows.assign(
+        margin_over_reconstruction=rows.margin_at_latents / rows.reconstruction_at_latents
+    )
     chosen = []
-    for stage in STAGES:
-        nearest = (rows.step - stage * rows.steps).abs().groupby([rows.variant, rows.seed]).idxmin()
-        chosen.append(rows.loc[nearest].assign(stage=f"{stage:.0%}"))
+    for _, runs in rows.groupby("variant", sort=False):
+        for stage in STAGES:
+            distance = (runs.step - stage * runs.steps).abs()
+            nearest = distance.groupby(runs.seed).idxmin()
+            chosen.append(runs.loc[nearest].assign(stage=f"{stage:.0%}"))
     lines = summary(pd.concat(chosen), [*SHOWN], ("variant", "stage"))
-    order = {name: place for place, name in enumerate(rows.variant.unique())}
-    lines = lines.sort_values("variant", key=lambda names: names.map(order), kind="stable")
     return cells(lines, {"variant": "quantizer", "stage": "of the run", **SHOWN})
 
 
 def while_held(rows: pd.DataFrame) -> pd.DataFrame:
-    """The rows of all variants at the looks, by seed and step, where the narrow ball holds most of the codes in use."""
+    """The rows of all variants at the steps where the narrow ball holds most of the codes in use.
+
+    These steps are those of the run of HELD with the same seed.
+    """
     held = rows[(rows.variant == HELD) & (rows.codes_on_ball > 0.5)]
     return rows.merge(held[["seed", "step"]])
 

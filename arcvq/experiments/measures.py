@@ -1,11 +1,14 @@
-"""What a row of a table says of a run: its settings, its machine, and measures of its images and codebook."""
+"""What a row of a results table says of a run: its settings and machine, and what was measured."""
 
+import json
 import math
 import platform
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from arcvq.analysis.classifier import train_classifier
 from arcvq.analysis.sample_quality import frechet_distance, inception_fid
@@ -18,68 +21,140 @@ from arcvq.runtime.devices import choose_precision, device_name
 from arcvq.training import Run, evaluate
 from arcvq.vqvae import VQVAE
 
-MEASURES = {  # column: title with unit
-    "psnr": "PSNR (dB)", "ssim": "SSIM", "l1": "L1", "lpips": "LPIPS", "rfid": "rFID",
-    "classifier_frechet": "Frechet distance of classifier features", "codes_used": "codes used",
-    "perplexity": "perplexity", "perplexity_ceiling": "ceiling of the perplexity", "min_angle": "minimum angle (°)",
-    "uniformity": "uniformity", "norm_usage_correlation": "norm-usage correlation",
+MEASURE_TITLES = {  # of the columns, with units
+    "psnr": "PSNR (dB)",
+    "ssim": "SSIM",
+    "l1": "L1",
+    "lpips": "LPIPS",
+    "rfid": "rFID",
+    "classifier_frechet": "Frechet distance of classifier features",
+    "codes_used": "codes used",
+    "perplexity": "perplexity",
+    "perplexity_ceiling": "ceiling of the perplexity",
+    "min_angle": "minimum angle (°)",
+    "uniformity": "uniformity",
+    "norm_usage_correlation": "norm-usage correlation",
     "step_milliseconds": "time per step (ms)",
 }
-SSIM_IMAGES = 1_000  # the first so many test images: in float64, which SSIM needs, all of MNIST's take a minute
-OF_CODES = ("codes_used", "usage", "perplexity", "perplexity_ceiling", "tokens")
+SSIM_IMAGES = 1_000  # in float64, which SSIM needs, all test images of MNIST take a minute
+SSIM_WINDOW = 11  # pixels; smaller images have no SSIM
+CODE_MEASURES = ("codes_used", "usage", "perplexity", "perplexity_ceiling", "tokens")
 
 
-def facts(settings: RunSettings, images: ImageData, device: torch.device) -> dict[str, Any]:
-    """All settings of a run, the name of its folder, the data, the device and the versions."""
-    precision = str(choose_precision(settings.precision, device)).removeprefix("torch.")
-    name = run_name(settings, images, device)
-    return settings.plain() | {"precision": precision, "run": name, "data": images.name, "images": images.fingerprint,
-                               "device": device_name(device), "torch": torch.__version__,
-                               "python": platform.python_version()}
+def run_facts(settings: RunSettings, data: ImageData, device: torch.device) -> dict[str, Any]:
+    """Everything that identifies a run: settings, folder name, data, device and versions.
 
-
-def reconstruction(run: Run, settings: RunSettings, images: ImageData, root: Path) -> list[dict[str, Any]]:
-    """Measures of the test images, straight from tensors, and of the codebook: see MEASURES.
-
-    SSIM is that of the first 1,000 images. LPIPS and rFID are NaN where their weights are not on this machine. The
-    Frechet distance is between the test images and their reconstructions, in the features of `train_classifier`; it is
-    NaN for training images of one class. It and rFID are NaN for a single test image, which has no covariance. The
-    time per step is that of the whole run over its steps, whatever else the machine did meanwhile.
+    The settings of SAMP are one JSON text, so that every value fits into a cell of a table.
     """
-    split, model = images.test, run.model
+    samp = settings.samp
+    precision = choose_precision(settings.precision, device)
+    return {
+        **settings.plain(),
+        "samp": None if samp is None else json.dumps(samp.config()),
+        "precision": str(precision).removeprefix("torch."),
+        "run": run_name(settings, data, device),
+        "data": data.name,
+        "images": data.fingerprint,
+        "device": device_name(device),
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+    }
+
+
+def reconstruction(
+    run: Run, settings: RunSettings, data: ImageData, root: Path
+) -> list[dict[str, Any]]:
+    """Measure the reconstructed test images, straight from tensors, and the codebook.
+
+    - SSIM is that of the first 1,000 images.
+    - LPIPS and rFID are NaN where their weights are not on this machine.
+    - The Frechet distance is between the test images and their reconstructions, in the features of
+      `train_classifier`. It is NaN for training images of a single class.
+    - The Frechet distance and rFID are NaN for a single test image, which has no covariance.
+    - The time per step is that of the whole run over its steps, whatever else the machine did.
+    - Measures of codes are NaN for a model without codes.
+
+    Args:
+        run: The trained run.
+        settings: Its settings.
+        data: Its data.
+        root: Where classifiers are kept.
+
+    Returns:
+        One row, with the columns of `MEASURE_TITLES` and what `evaluate` returns.
+    """
+    model = run.model
+    split = data.test
+    indices, outputs = _reconstruct(model, split)
+    originals = split.batch(torch.arange(len(split))).to(outputs.device)
+
     row: dict[str, Any] = evaluate(model, split)
-    row["ssim"] = evaluate(model, split.first(SSIM_IMAGES), ssim=True)["ssim"] if min(images.size) >= 11 else math.nan
-    indices, outputs = _outputs(model, split)
-    for name, measure, least in (("lpips", lpips, 1), ("rfid", inception_fid, 2)):
-        try:
-            originals = split.batch(torch.arange(len(split))).to(outputs.device)
-            row[name] = measure(outputs, originals) if len(split) >= least else math.nan
-        except (FileNotFoundError, ModuleNotFoundError):
-            row[name] = math.nan
-    row["classifier_frechet"] = _classifier_frechet(images, outputs, root)
-    row |= {"seconds": run.seconds, "step_milliseconds": run.seconds / settings.steps * 1000}
+    row["ssim"] = _ssim(model, data)
+    row["lpips"] = _if_available(lpips, outputs, originals)
+    row["rfid"] = _if_available(inception_fid, outputs, originals) if len(split) > 1 else math.nan
+    row["classifier_frechet"] = _classifier_frechet(data, outputs, root)
+    row["seconds"] = run.seconds
+    row["step_milliseconds"] = run.seconds / settings.steps * 1000
     if isinstance(model.quantizer, ContinuousQuantizer):
-        return [row | dict.fromkeys(OF_CODES, math.nan)]
+        return [row | dict.fromkeys(CODE_MEASURES, math.nan)]
+    return [row | codebook_measures(model, indices)]
+
+
+def codebook_measures(model: VQVAE, indices: Tensor) -> dict[str, float]:
+    """Measure a model's codebook, with the codes that images were encoded into.
+
+    Returns:
+        The minimum angle in degrees and the uniformity, NaN where fewer than two codes have a
+        direction, and the correlation of norm and usage.
+    """
     shape = describe(model.quantizer.codebook.detach().cpu(), indices.cpu())
-    return [row | {"min_angle": math.degrees(shape.min_angle) if shape.min_angle is not None else math.nan,
-                   "uniformity": shape.uniformity if shape.uniformity is not None else math.nan,
-                   "norm_usage_correlation": shape.norm_usage_correlation}]
+    return {
+        "min_angle": math.degrees(nan_if_none(shape.min_angle)),
+        "uniformity": nan_if_none(shape.uniformity),
+        "norm_usage_correlation": nan_if_none(shape.norm_usage_correlation),
+    }
 
 
-def _outputs(model: VQVAE, split: ImageSplit) -> tuple[torch.Tensor, torch.Tensor]:
-    """Indices and reconstructions of all images."""
-    device, parts = next(model.parameters()).device, []
+def nan_if_none(value: float | None) -> float:
+    """A measure as it stands in a table, where NaN means that there is none."""
+    return math.nan if value is None else value
+
+
+def _ssim(model: VQVAE, data: ImageData) -> float:
+    """The SSIM of the first test images; NaN where they are smaller than its window."""
+    if min(data.size) < SSIM_WINDOW:
+        return math.nan
+    return evaluate(model, data.test.first(SSIM_IMAGES), ssim=True)["ssim"]
+
+
+def _if_available(measure: Callable[..., float], outputs: Tensor, originals: Tensor) -> float:
+    """A measure of reconstructions and originals; NaN where its package or weights are missing."""
+    try:
+        return measure(outputs, originals)
+    except (FileNotFoundError, ModuleNotFoundError):
+        return math.nan
+
+
+@torch.no_grad()
+def _reconstruct(model: VQVAE, split: ImageSplit) -> tuple[Tensor, Tensor]:
+    """Indices and reconstructions of all images of a split."""
+    device = next(model.parameters()).device
     model.eval()
-    with torch.no_grad():
-        for chosen in torch.arange(len(split)).split(500):
-            output = model(split.batch(chosen).to(device))
-            parts.append((output.quantized.indices, output.reconstruction.clamp(-1, 1)))
-    indices, outputs = zip(*parts, strict=True)
+    indices = []
+    outputs = []
+    for chosen in torch.arange(len(split)).split(500):
+        output = model(split.batch(chosen).to(device))
+        indices.append(output.quantized.indices)
+        outputs.append(output.reconstruction.clamp(-1, 1))
     return torch.cat(indices), torch.cat(outputs)
 
 
-def _classifier_frechet(images: ImageData, outputs: torch.Tensor, root: Path) -> float:
-    if len(images.train.labels.unique()) < 2 or len(images.test) < 2:
+def _classifier_frechet(data: ImageData, outputs: Tensor, root: Path) -> float:
+    """The Frechet distance of classifier features; NaN where no classifier can be trained."""
+    if len(data.train.labels.unique()) < 2 or len(data.test) < 2:
         return math.nan
-    classifier = train_classifier(images, root=root, device=outputs.device, progress=False)
-    return frechet_distance(classifier.features(images.test.images), classifier.features(outputs))
+    classifier = train_classifier(data, root=root, device=outputs.device, progress=False)
+    return frechet_distance(
+        classifier.features(data.test.images),
+        classifier.features(outputs),
+    )

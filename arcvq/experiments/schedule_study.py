@@ -1,23 +1,24 @@
-"""Schedules of the ball's radius and of the margin loss's weight, in short, middle and long runs."""
+"""Schedules of the radius and of the margin loss's weight, in short, middle and long runs."""
 
 import dataclasses
+from typing import Any
 
 import pandas as pd
 
 from arcvq.experiments.base import Experiment, Variant
-from arcvq.experiments.measures import MEASURES, reconstruction
+from arcvq.experiments.measures import MEASURE_TITLES, reconstruction
 from arcvq.experiments.tables import cells, summary
 from arcvq.runs.settings import RunSettings
 from arcvq.samp import PAPER_RADIUS, PAPER_WEIGHT, SAMP
 from arcvq.schedules import Adaptive, Constant, Cosine, Oscillating, Schedule, WarmUp
 
-SHOWN = {name: MEASURES[name] for name in ("psnr", "codes_used", "perplexity")}
-LENGTHS = (0.25, 1.0, 4.0)  # of the base's steps
-LARGEST = 8.0  # radius that the schedules reach that do not grow exponentially: beyond the norms of the latents
+SHOWN = {name: MEASURE_TITLES[name] for name in ("psnr", "codes_used", "perplexity")}
+LENGTHS = (0.25, 1.0, 4.0)  # of the runs, in steps of the base
+LARGEST = 8.0  # radius that schedules without growth by a factor reach: beyond the latents' norms
 
 
 def radii(steps: int) -> dict[str, Schedule | None]:
-    """Schedules of the radius for a run of so many steps; only the first does not know how long the run is."""
+    """Schedules of the radius for a run of `steps`; only the first does not know its length."""
     return {
         "exponential per step": PAPER_RADIUS,
         "exponential scaled": SAMP.for_run(steps).radius,
@@ -32,7 +33,7 @@ def radii(steps: int) -> dict[str, Schedule | None]:
 
 
 def weights(steps: int) -> dict[str, Schedule | None]:
-    """Schedules of the weight for a run of so many steps; only the first does not know how long the run is."""
+    """Schedules of the weight for a run of `steps`; only the first does not know its length."""
     return {
         "exponential per step": PAPER_WEIGHT,
         "exponential scaled": SAMP.for_run(steps).weight,
@@ -48,45 +49,66 @@ def weights(steps: int) -> dict[str, Schedule | None]:
 
 
 def variants(base: RunSettings) -> list[Variant]:
-    """Each schedule of one half, with the other half scaled to the run, at each length.
+    """Each schedule of one half at each length, with the other half scaled to the run.
 
-    Raises ValueError where the shortest run would have less than one step.
+    Raises:
+        ValueError: If the shortest run would have less than one step.
     """
-    if base.steps * min(LENGTHS) < 1:
-        raise ValueError(f"steps is {base.steps}; it must be at least {1 / min(LENGTHS):g}: the shortest of the runs "
-                         f"has {min(LENGTHS):g} of them")
+    shortest = min(LENGTHS)
+    if base.steps * shortest < 1:
+        raise ValueError(
+            f"steps is {base.steps}; it must be at least {1 / shortest:g}: the shortest of the "
+            f"runs has {shortest:g} of them"
+        )
     found = []
     for length in LENGTHS:
-        steps = round(base.steps * length)
-        scaled = SAMP.for_run(steps)
-        samp = dataclasses.replace(base.samp or scaled, radius=scaled.radius, weight=scaled.weight)
-        chosen = [("radius", name, dataclasses.replace(samp, radius=one)) for name, one in radii(steps).items()]
-        chosen += [("weight", name, dataclasses.replace(samp, weight=one)) for name, one in weights(steps).items()]
-        for half, name, one in chosen:
-            settings = dataclasses.replace(base, quantizer="samp", steps=steps, samp=one)
-            found.append(Variant(f"{half}: {name}, {steps} steps", settings, {"half": half, "schedule": name}))
+        found += _variants_of_length(base, round(base.steps * length))
+    return found
+
+
+def _variants_of_length(base: RunSettings, steps: int) -> list[Variant]:
+    scaled = SAMP.for_run(steps)
+    samp = dataclasses.replace(base.samp or scaled, radius=scaled.radius, weight=scaled.weight)
+    found = []
+    for half, schedules in (("radius", radii(steps)), ("weight", weights(steps))):
+        for name, schedule in schedules.items():
+            change: dict[str, Any] = {half: schedule}
+            changed = dataclasses.replace(samp, **change)
+            settings = dataclasses.replace(base, quantizer="samp", steps=steps, samp=changed)
+            facts = {"half": half, "schedule": name}
+            found.append(Variant(f"{half}: {name}, {steps} steps", settings, facts))
     return found
 
 
 def table(rows: pd.DataFrame) -> pd.DataFrame:
-    """A line for each schedule and run length, as texts."""
-    titles = {"half": "of the", "schedule": "schedule", "steps": "steps", **SHOWN}
-    return cells(summary(rows, [*SHOWN], ("half", "schedule", "steps")), titles)
+    """A line of text for each schedule and length."""
+    titles = {"half": "of the", "schedule": "schedule", "steps": "steps"}
+    return cells(summary(rows, [*SHOWN], [*titles]), titles | SHOWN)
 
 
 def steadiness(rows: pd.DataFrame, half: str, measure: str = "psnr") -> pd.DataFrame:
-    """A line for each schedule of one half, those first that need no retuning.
+    """Sort the schedules of one half, those that need no retuning first.
 
-    behind: how far its mean is, at most, below the best of the same length; NaN, and last, where it lacks a length.
-    level: at how many lengths its interval overlaps with that of the best; 0 for a single seed, which has none.
+    Args:
+        rows: The rows of the experiment.
+        half: "radius" or "weight".
+        measure: What the schedules are compared by; larger is better.
+
+    Returns:
+        A line for each schedule. `behind` is the most that its mean falls short of the best of the
+        same length; it is NaN, and the line last, where the schedule lacks a length. `level` is the
+        number of lengths at which its interval overlaps with that of the best; it is 0 for a single
+        seed, which has no interval.
     """
     lines = summary(rows[rows.half == half], [measure], ("schedule", "steps"))
-    means, low, high = (lines.pivot(index="schedule", columns="steps", values=measure + end)
-                        for end in ("", "_low", "_high"))
+    lines = lines.set_index(["schedule", "steps"])
+    means = lines[measure].unstack()
     best = means.dropna(axis=1, how="all").idxmax()
-    bound = pd.Series({steps: low.loc[name, steps] for steps, name in best.items()}, dtype=float)
+    bounds = {steps: lines.loc[(name, steps), f"{measure}_low"] for steps, name in best.items()}
+
     behind = (means.max() - means).max(axis=1, skipna=False)
-    found = pd.DataFrame({"behind": behind, "level": high.ge(bound, axis=1).sum(axis=1)})
+    reaches = lines[f"{measure}_high"].unstack().ge(pd.Series(bounds, dtype=float), axis=1)
+    found = pd.DataFrame({"behind": behind, "level": reaches.sum(axis=1)})
     return found.sort_values("behind", kind="stable")
 
 

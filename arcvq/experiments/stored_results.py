@@ -1,4 +1,4 @@
-"""Tables of experiments that took longer than a notebook may: measured once, kept in the checkout's data/results."""
+"""Results of experiments that take longer than a notebook may, kept in data/results."""
 
 import pandas as pd
 
@@ -8,12 +8,17 @@ RESULTS = CHECKOUT / "data" / "results"
 
 
 def stored(name: str) -> pd.DataFrame:
-    """The rows of a stored experiment, such as "paper-mnist": NAME-DATASET, as `run_experiment` gave them.
+    """Open the rows of a stored experiment, as `run_experiment` returned them.
 
-    Raises FileNotFoundError that names those that are there.
+    Args:
+        name: The experiment and its data, such as "paper-mnist".
+
+    Raises:
+        FileNotFoundError: If there are no such results; the message names those there are.
     """
     path = RESULTS / f"{name}.parquet"
     if not path.is_file():
-        there = ", ".join(sorted(file.stem for file in RESULTS.glob("*.parquet"))) or "none; call arcvq from a checkout"
+        known = sorted(file.stem for file in RESULTS.glob("*.parquet"))
+        there = ", ".join(known) or "none; call arcvq from a checkout"
         raise FileNotFoundError(f"no stored results {name!r}; there are {there}")
     return pd.read_parquet(path)

@@ -1,154 +1,169 @@
-"""A grid over the settings of SAMP: one training run for each point and seed, one row of a table for each run."""
+"""Sweeps: experiments whose variants are the points of a grid over the settings of SAMP."""
 
 import dataclasses
+import functools
 import itertools
 import math
 from collections.abc import Mapping, Sequence
-from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
 
-from arcvq.experiments.measures import facts
+from arcvq.experiments.base import Experiment, Rows, Variant
+from arcvq.experiments.measures import MEASURE_TITLES, nan_if_none
+from arcvq.experiments.tables import cells, summary
 from arcvq.geometry import describe
-from arcvq.images import ImageData, load_images
-from arcvq.runs.parallel import train_as_completed, without_failures
-from arcvq.runs.settings import RunSettings, run_name
-from arcvq.runtime.devices import choose_device
-from arcvq.runtime.files import write_whole
-from arcvq.runtime.store import digest_in
+from arcvq.images import ImageData
+from arcvq.runs.settings import RunSettings
 from arcvq.samp import SAMP
-from arcvq.schedules import Exponential
+from arcvq.schedules import Exponential, Schedule
 from arcvq.training import Run, evaluate
 
-AXES = {"margin": "margin m (rad)", "scale": "scale s", "top_k": "top-k (latents)",
-        "radius": "radius: exponent alpha T at the end of the run", "weight": "weight gamma at the start"}
-MEASURES = ("psnr", "codes_used", "usage", "perplexity", "perplexity_ceiling")
+SWEEP_AXES = {  # titles of the axes that a grid may have
+    "margin": "margin m (rad)",
+    "scale": "scale s",
+    "top_k": "top-k (latents)",
+    "radius": "radius: exponent alpha T at the end of the run",
+    "weight": "weight gamma at the start",
+}
+SHOWN = {name: MEASURE_TITLES[name] for name in ("psnr", "codes_used", "perplexity")}
+
+Axes = Mapping[str, Sequence[float | int]]  # values by the names in SWEEP_AXES
 
 
 def parse_axis(name: str, text: str) -> list[float | int]:
-    """The values of an axis from "0:0.5:6" (start, end, how many, evenly apart) or "0,0.1,0.3", each once.
+    """Read the values of an axis from text.
 
-    Raises ValueError for other texts, no values, or numbers that are not finite; top_k takes whole numbers.
+    Args:
+        name: The axis; "top_k" takes whole numbers only.
+        text: Start, end and how many, evenly spaced, as in "0:0.5:6", or a list as in "0,0.1,0.3".
+
+    Returns:
+        The values, each once.
+
+    Raises:
+        ValueError: For any other text, for no values, and for numbers that are not finite.
     """
     try:
         if ":" in text:
             start, end, count = text.split(":")
-            values = np.linspace(float(start), float(end), int(count)).round(12).tolist()
+            values = np.linspace(float(start), float(end), int(count)).round(12)
         else:
-            values = [float(part) for part in text.split(",")]
-        if not values or not all(map(math.isfinite, values)):
+            values = np.array(text.split(","), float)
+        if len(values) == 0 or not np.isfinite(values).all():
             raise ValueError
-        if name == "top_k" and not all(value.is_integer() for value in values):
+        exact = values.astype(int) if name == "top_k" else values
+        if (exact != values).any():
             raise ValueError
     except ValueError:
         whole = "whole numbers " if name == "top_k" else ""
-        raise ValueError(f"--{name.replace('_', '-')} is {text!r}; it must be {whole}as in 1:5:3 (start, end, how "
-                         "many) or 1,3,5") from None
-    return [*dict.fromkeys(map(int, values) if name == "top_k" else values)]
+        raise ValueError(
+            f"--{name.replace('_', '-')} is {text!r}; it must be {whole}as in 1:5:3 (start, end, "
+            "how many) or 1,3,5"
+        ) from None
+    return [*dict.fromkeys(exact.tolist())]
 
 
-def grid(axes: Mapping[str, Sequence[float | int]], base: RunSettings, seeds: int = 1) -> list[RunSettings]:
-    """The settings at every point of the grid, for seeds from `base.seed` on; the last axis moves first.
+def sweep(axes: Axes) -> Experiment:
+    """Make the experiment that trains SAMP at every point of a grid.
 
-    axes: values by the names in `AXES`. radius is alpha T, what the exponent of the ball's radius reaches at the end
-    of the run (the paper's: 8.85; 0: the ball stays at 1). weight is gamma at the start. Raises ValueError for an
-    unknown axis, one without values, a setting out of range or no seeds, before anything is trained.
+    Run it with `run_experiment`. A row holds the five coordinates of its point and is measured on
+    the validation images: see `measure`.
+
+    Args:
+        axes: The values of each axis, by the names in `SWEEP_AXES`. "radius" is alpha T, the value
+            that the exponent of the ball's radius reaches at the end of the run (8.85 in the paper;
+            the ball stays at 1 for 0). "weight" is gamma at the start of the run.
     """
-    if unknown := [name for name in axes if name not in AXES]:
-        raise ValueError(f"axis {unknown[0]!r} is unknown; known are {', '.join(AXES)}")
-    if empty := [name for name, values in axes.items() if not len(values)]:
-        raise ValueError(f"axis {empty[0]!r} has no values; it needs at least one")
-    if seeds < 1:
-        raise ValueError(f"seeds is {seeds}; it must be at least 1")
-    if axes and base.quantizer != "samp":
-        raise ValueError(f"quantizer is {base.quantizer!r}; the axes {', '.join(axes)} are settings of 'samp'")
-    points = [dict(zip(axes, values, strict=True)) for values in itertools.product(*axes.values())]
-    return [dataclasses.replace(base, seed=base.seed + seed, samp=_samp(base, point))
-            for point in points for seed in range(seeds)]
+    return Experiment(
+        name="sweep",
+        question="How do the settings of SAMP act together?",
+        variants=functools.partial(grid, axes),
+        measure=measure,
+        table=functools.partial(table, axes=[*axes]),
+    )
 
 
-def _samp(base: RunSettings, point: dict[str, Any]) -> SAMP | None:
+def grid(axes: Axes, base: RunSettings) -> list[Variant]:
+    """Every point of a grid as a variant of `base`; the last axis moves first.
+
+    Raises:
+        ValueError: For an unknown axis, one without values or with a value out of range, and for a
+            base whose quantizer is not "samp".
+    """
+    for name, values in axes.items():
+        if name not in SWEEP_AXES:
+            raise ValueError(f"axis {name!r} is unknown; known are {', '.join(SWEEP_AXES)}")
+        if len(values) == 0:
+            raise ValueError(f"axis {name!r} has no values; it needs at least one")
     if base.quantizer != "samp":
-        return None
-    samp, changes = base.samp or SAMP.for_run(base.steps), dict(point)
+        raise ValueError(
+            f"quantizer is {base.quantizer!r}; the axes {', '.join(axes)} are settings of 'samp'"
+        )
+    variants = []
+    for values in itertools.product(*axes.values()):
+        point = dict(zip(axes, values, strict=True))
+        name = ", ".join(f"{axis} {value}" for axis, value in point.items())
+        settings = at_point(base, point)
+        variants.append(Variant(name, settings, coordinates(settings)))
+    return variants
+
+
+def at_point(base: RunSettings, point: Mapping[str, float | int]) -> RunSettings:
+    """Move the settings of SAMP to a point; those without a coordinate stay those of `base`.
+
+    Raises:
+        ValueError: For a value out of range.
+    """
+    samp = base.samp or SAMP.for_run(base.steps)
+    changes: dict[str, Any] = dict(point)
     for name in ("radius", "weight"):
-        if changes.get(name, 0) < 0:
-            raise ValueError(f"{name} is {changes[name]}; it must be at least 0")
-    if "radius" in changes:
-        changes["radius"] = Exponential(changes["radius"] / base.steps)
-    if "weight" in changes:
-        if samp.weight is None or not samp.weight.value(0):
-            raise ValueError("the weight of the base is 0 at the start; it has no schedule that an axis could scale")
-        changes["weight"] = samp.weight.times(changes["weight"] / samp.weight.value(0))
-    return dataclasses.replace(samp, **changes)
+        if point.get(name, 0) < 0:
+            raise ValueError(f"{name} is {point[name]}; it must be at least 0")
+    if "radius" in point:
+        changes["radius"] = Exponential(point["radius"] / base.steps)
+    if "weight" in point:
+        changes["weight"] = _starting_at(samp.weight, point["weight"])
+    return dataclasses.replace(base, samp=dataclasses.replace(samp, **changes))
+
+
+def _starting_at(weight: Schedule | None, start: float) -> Schedule:
+    """The schedule of the weight, scaled so that it starts at this value."""
+    if weight is None or weight.value(0) == 0:
+        raise ValueError(
+            "the weight of the base is 0 at the start; it has no schedule that an axis could scale"
+        )
+    return weight.times(start / float(weight.value(0)))
 
 
 def coordinates(settings: RunSettings) -> dict[str, float | int]:
-    """Where settings stand on each axis; NaN where they have no such setting."""
-    samp = _samp(settings, {})
-    if samp is None:
-        return dict.fromkeys(AXES, math.nan)
-    radius = samp.radius.rate * settings.steps if isinstance(samp.radius, Exponential) else math.nan
-    weight = float(samp.weight.value(0)) if samp.weight else 0.0
-    return {"margin": samp.margin, "scale": samp.scale, "top_k": samp.top_k, "radius": round(radius, 9),
-            "weight": round(weight, 9)}
+    """Where a run with SAMP stands on each axis; "radius" is NaN where it is not exponential."""
+    samp = settings.samp or SAMP.for_run(settings.steps)
+    radius = math.nan
+    if isinstance(samp.radius, Exponential):
+        radius = samp.radius.rate * settings.steps
+    weight = float(samp.weight.value(0)) if samp.weight is not None else 0.0
+    return {
+        "margin": samp.margin,
+        "scale": samp.scale,
+        "top_k": samp.top_k,
+        "radius": round(radius, 9),
+        "weight": round(weight, 9),
+    }
 
 
-def row(settings: RunSettings, run: Run, images: ImageData) -> dict[str, Any]:
-    """What a run was told and what it gave: measures of the validation images, and of the codebook's geometry."""
-    device = run.model.quantizer.codebook.device
-    measured = evaluate(run.model, images.validation)
+def measure(run: Run, settings: RunSettings, data: ImageData, root: Path) -> Rows:
+    """Measure the validation images, as `evaluate` does, and the codebook's minimum angle."""
     shape = describe(run.model.quantizer.codebook.detach().cpu())
-    return coordinates(settings) | facts(settings, images, device) | {name: measured[name] for name in MEASURES} | {
-        "min_angle": math.degrees(shape.min_angle) if shape.min_angle is not None else math.nan,
-        "seconds": run.seconds}
+    row = evaluate(run.model, data.validation)
+    row["min_angle"] = math.degrees(nan_if_none(shape.min_angle))
+    row["seconds"] = run.seconds
+    return [row]
 
 
-def sweep(
-    axes: Mapping[str, Sequence[float | int]],
-    base: RunSettings,
-    images: ImageData | None = None,
-    *,
-    seeds: int = 1,
-    out: str | Path | None = None,
-    root: str | Path | None = None,
-    device: str | torch.device = "auto",
-    workers: int | None = None,
-    ray: str | None = None,
-    progress: bool = True,
-) -> pd.DataFrame:
-    """Train every point of the grid (see `grid` and `train_many`): a row for each run, in the order of the grid.
-
-    The columns are the axes, the other settings, psnr (dB), codes_used, usage, perplexity and its ceiling on the
-    validation images, min_angle (degrees) of the codebook, seconds, data, device and versions. out: a Parquet
-    file, written whole after every run. A sweep that was stopped goes on: finished runs are only opened.
-
-    Raises ValueError where out holds runs that this grid does not have, and what `grid` raises.
-    """
-    settings, device = grid(axes, base, seeds), choose_device(device)
-    images = images or load_images(base.dataset, root, device)
-    if out is not None and Path(out).is_file():
-        _check_within(Path(out), {run_name(one, images, device) for one in settings})
-    rows: dict[RunSettings, dict[str, Any]] = {}
-    options: dict[str, Any] = {"root": root, "device": device, "workers": workers, "ray": ray, "progress": progress}
-    with closing(without_failures(train_as_completed(settings, images, **options), settings)) as runs:
-        for one, run in runs:
-            rows[one] = row(one, run, images)
-            table = pd.DataFrame([rows[other] for other in settings if other in rows])
-            if out is not None:
-                write_whole(Path(out), table.to_parquet)
-    return table
-
-
-def _check_within(out: Path, runs: set[str]) -> None:
-    """Raise ValueError where the table has other runs, which a new one would lose."""
-    try:
-        theirs = {digest_in(name) for name in pd.read_parquet(out, columns=["run"])["run"]}
-    except Exception:
-        raise ValueError(f"{out} is not the table of a sweep, or of an older one; name another file") from None
-    if theirs - {digest_in(name) for name in runs}:
-        raise ValueError(f"{out} holds runs that this sweep does not have; name another file")
+def table(rows: pd.DataFrame, axes: Sequence[str]) -> pd.DataFrame:
+    """A line of text for each point."""
+    titles = {name: SWEEP_AXES[name] for name in axes}
+    return cells(summary(rows, [*SHOWN], axes), titles | SHOWN)

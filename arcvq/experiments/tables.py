@@ -45,10 +45,8 @@ def interval(values: Sequence[float] | np.ndarray | pd.Series) -> Interval:
 
     known = np.asarray(values, float)
     known = known[~np.isnan(known)]
-    if len(known) == 0:
-        return math.nan, math.nan, math.nan
-    mean = known.mean()
-    if len(known) == 1:
+    mean = known.mean() if len(known) else math.nan
+    if len(known) < 2:
         return mean, math.nan, math.nan
 
     result = bootstrap((known,), np.mean, n_resamples=RESAMPLES, method="percentile", rng=0)
@@ -99,23 +97,16 @@ def data_title(rows: pd.DataFrame) -> str:
     return DATA_TITLES.get(name, name)
 
 
-def with_gap(
-    rows: pd.DataFrame, plain: str = "plain VQ", limit: str = "continuous"
-) -> pd.DataFrame:
+def with_gap(rows: pd.DataFrame) -> pd.DataFrame:
     """Add `gap_closed`: how much of the PSNR gap from plain VQ to no quantization a run closes.
 
     It is 0 for plain VQ and 1 for the continuous autoencoder of the same seed, and NaN where one of
     these two was not run with that seed.
     """
-    start = _psnr_of_seed(rows, plain)
-    end = _psnr_of_seed(rows, limit)
+    psnr = rows.pivot(index="seed", columns="variant", values="psnr")
+    ends = psnr.reindex(columns=["plain VQ", "continuous"]).loc[rows.seed].to_numpy()
+    start, end = ends.T
     return rows.assign(gap_closed=(rows.psnr - start) / (end - start))
-
-
-def _psnr_of_seed(rows: pd.DataFrame, variant: str) -> pd.Series:
-    """For each row, the PSNR of this variant's run with the row's seed."""
-    runs = rows[rows.variant == variant]
-    return rows.seed.map(runs.set_index("seed").psnr)
 
 
 def cell(measure: str, mean: float, low: float, high: float) -> str:

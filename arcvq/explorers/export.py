@@ -9,7 +9,7 @@ import plotly.graph_objects as go
 
 from arcvq.explorers import Explorer, MarginExplorer, RadiusExplorer, TrainingReplay
 from arcvq.explorers.figure_updates import Values, changed, flat
-from arcvq.reports.pages import write_page
+from arcvq.reports.pages import write_figures_page
 from arcvq.runs.settings import RunSettings, train
 
 AT_ONCE: dict[str, Any] = {"mode": "immediate", "frame": {"duration": 0, "redraw": True}, "transition": {"duration": 0}}
@@ -31,7 +31,7 @@ def export_explorers(path: str | Path, *, device: str = "auto", progress: bool =
          "grows faster.", moved(ball, "growth", np.geomspace(1e-5, 1e-2, 25).round(7).tolist(), "per step")),
         ("A training run", "Plain VQ and SAMP from the same start, step by step.", moved(replay, "step", replay.steps)),
     ]
-    return write_page(path, sections)
+    return write_figures_page(path, "arcvq explorers", sections)
 
 
 def moved(explorer: Explorer, setting: str, values: Sequence[Any], unit: str = "") -> go.Figure:

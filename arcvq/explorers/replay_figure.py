@@ -73,8 +73,7 @@ def _reel(name: str, run: Run) -> Reel:
     _, values, axes = np.linalg.svd(last, full_matrices=False)
     share = float(np.square(values[:3]).sum() / max(np.square(values).sum(), 1e-300))
     axes = np.pad(axes[:3], ((0, 3 - len(axes[:3])), (0, 0))).T
-    units, drawn = projections.directions(last), projections.directions(_placed(last, axes))
-    trust = projections._judged(units, drawn, "PCA", sphere=True, share=share)
+    trust = projections.assess(last, _placed(last, axes), "PCA", variance_share=share)
     return Reel(name, run, axes, trust, extent)
 
 

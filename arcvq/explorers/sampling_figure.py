@@ -18,7 +18,7 @@ from arcvq.figures import theme
 from arcvq.figures.image_grids import BLANK
 from arcvq.figures.theme import finish
 from arcvq.images import ImageData, to_uint8
-from arcvq.priors import Prior, steps
+from arcvq.priors import Prior, sampling_steps
 from arcvq.vqvae import VQVAE
 
 TASKS = SAMPLE, COMPLETE = "sample", "complete the lower half"
@@ -111,7 +111,7 @@ class Sampler:
         """All tokens, with so many rows given, and what those of the first grid were drawn from."""
         device, probabilities = self.prior.device, []
         given = (torch.arange(self.prior.grid[0]) < rows)[:, None].expand(self.prior.grid)
-        for step in steps(self.prior, tokens.to(device), given.to(device), labels.to(device) if self.prior.classes
+        for step in sampling_steps(self.prior, tokens.to(device), given.to(device), labels.to(device) if self.prior.classes
                           else None, torch.Generator().manual_seed(seed), **choice):
             probabilities.append(step.probabilities[0])
         return step.tokens.to(self.model.quantizer.codebook.device), torch.stack(probabilities).float().cpu().numpy()

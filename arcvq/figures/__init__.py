@@ -11,7 +11,7 @@ from arcvq.figures.experiment_results import ablation_panels, measure_panels, sc
 from arcvq.figures.gradient_curves import feedback_picture, gradient_angles, gradient_norms
 from arcvq.figures.image_grids import image_grid, reconstruction_grid
 from arcvq.figures.sphere import gradient_circle, gradient_sphere, sphere
-from arcvq.figures.sweep_map import sweep_map, sweep_table
+from arcvq.figures.sweep_map import sweep_map
 from arcvq.figures.theme import METHOD_COLORS, PALETTE, TEMPLATE, colors, finish, summary
 from arcvq.figures.token_grids import mask_picture, place_maps
 
@@ -20,4 +20,4 @@ __all__ = ["METHOD_COLORS", "PALETTE", "TEMPLATE", "ablation_panels", "angle_his
            "gradient_circle", "gradient_norms", "gradient_sphere", "history_curves", "image_grid", "lines",
            "mask_picture", "measure_panels", "norm_against_usage", "norm_histogram", "place_maps",
            "projected_sphere", "reconstruction_grid", "schedule_curves", "schedule_map", "sphere", "summary",
-           "sweep_map", "sweep_table", "token_map", "usage_bars", "with_patch"]
+           "sweep_map", "token_map", "usage_bars", "with_patch"]

@@ -92,7 +92,7 @@ def projected_sphere(projection: Projection, norms: Norms | None = None, usage: 
     usage and radius as in `sphere`. The caption carries the trust. Raises ValueError for a projection onto a map.
     """
     if not projection.sphere:
-        raise ValueError(f"this projection ({projection.method}) is a map, not a sphere; make one with on_sphere")
+        raise ValueError(f"this projection ({projection.method}) is a map, not a sphere; make one with sphere=True")
     lengths = np.ones(len(projection.points)) if norms is None else array(norms)
     if lengths.shape != (len(projection.points),):
         raise ValueError(f"{len(projection.points)} codes need as many norms, not {lengths.shape}")

@@ -7,12 +7,13 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from arcvq.experiments.ablations import AXES
-from arcvq.experiments.measures import MEASURES
+from arcvq.experiments.ablations import ABLATION_AXES
+from arcvq.experiments.measures import MEASURE_TITLES
 from arcvq.experiments.schedule_study import steadiness
 from arcvq.experiments.semantics_study import TITLES
 from arcvq.experiments.tables import MEAN_WITH_INTERVAL, data_title, finished, summary
 from arcvq.figures.gradient_curves import feedback_picture, gradient_angles, gradient_norms
+from arcvq.figures.sweep_map import sweep_map
 from arcvq.figures.theme import BLACK, BLUE, GRAY, METHOD_COLORS, finish
 
 COURSES = {"Sizes": gradient_norms, "Angles": gradient_angles, "Norms and usage": feedback_picture}
@@ -23,10 +24,11 @@ def pictures(rows: pd.DataFrame) -> list[tuple[str, str, go.Figure]]:
     kind, rows = rows.experiment.iloc[0], finished(rows)
     shown = {
         "paper": lambda: _quantizers(rows),
-        "ablations": lambda: [(MEASURES[name], ablation_panels(rows, name)) for name in ("psnr", "codes_used")],
+        "ablations": lambda: [(MEASURE_TITLES[name], ablation_panels(rows, name)) for name in ("psnr", "codes_used")],
         "schedules": lambda: [(f"The {half}", schedule_map(rows, half)) for half in ("radius", "weight")
                               if (rows.half == half).any()],
         "semantics": lambda: [("What codes tell", measure_panels(rows, _informative(rows)))],
+        "sweep": lambda: [("Reconstruction", sweep_map(rows)), ("Codes used", sweep_map(rows, "codes_used"))],
         "gradients": lambda: [(heading, draw(_histories(rows))) for heading, draw in COURSES.items()],
     }
     return [(heading, "", figure) for heading, figure in shown[kind]()] if len(rows) else []
@@ -58,7 +60,7 @@ def measure_panels(rows: pd.DataFrame, measures: Mapping[str, str] | Sequence[st
     measures: columns, or columns with their titles. Variants stand in the order of the table, the first on top. Raises
     ValueError for a column that is not there.
     """
-    titles = measures if isinstance(measures, Mapping) else {name: MEASURES.get(name, name) for name in measures}
+    titles = measures if isinstance(measures, Mapping) else {name: MEASURE_TITLES.get(name, name) for name in measures}
     table, rows = summary(rows, [*titles]), finished(rows)
     names = [*table.variant]
     figure = make_subplots(1, len(titles), shared_yaxes=True, horizontal_spacing=0.03)
@@ -81,10 +83,10 @@ def measure_panels(rows: pd.DataFrame, measures: Mapping[str, str] | Sequence[st
 
 def ablation_panels(rows: pd.DataFrame, measure: str = "psnr", **look) -> go.Figure:
     """A panel for each axis of the ablations: the measure over the axis' values, with intervals."""
-    title = MEASURES.get(measure, measure)
+    title = MEASURE_TITLES.get(measure, measure)
     rows = rows.assign(value=rows.get("value", math.nan))  # parts alone have no values
     table = summary(rows, [measure], ("axis", "value", "variant"))
-    axes = [axis for axis in (*AXES, "part") if (table.axis == axis).any()]
+    axes = [axis for axis in (*ABLATION_AXES, "part") if (table.axis == axis).any()]
     columns = min(3, len(axes))
     figure = make_subplots(-(-len(axes) // columns), columns, shared_yaxes="all", vertical_spacing=0.09,
                            horizontal_spacing=0.04)
@@ -97,7 +99,7 @@ def ablation_panels(rows: pd.DataFrame, measure: str = "psnr", **look) -> go.Fig
             x = ["<br>".join(name.replace("-", "- ").split()) for name in line.variant]
         figure.add_scatter(x=x, y=line[measure], error_y=_bars(line, measure), mode="markers" if axis == "part" else
                            "lines+markers", line_color=BLUE, marker_color=BLACK, row=row, col=column)
-        figure.update_xaxes(title_text=AXES[axis][0] if axis in AXES else "parts of SAMP", type="category",
+        figure.update_xaxes(title_text=ABLATION_AXES[axis][0] if axis in ABLATION_AXES else "parts of SAMP", type="category",
                             tickangle=0, row=row, col=column)
         if len(line) > 1:
             spans[axis] = line[measure].max() - line[measure].min()
@@ -114,7 +116,7 @@ def schedule_map(rows: pd.DataFrame, half: str, measure: str = "psnr", **look) -
 
     half: "radius" or "weight". Schedules that stand near the best at every length come first.
     """
-    title = MEASURES.get(measure, measure)
+    title = MEASURE_TITLES.get(measure, measure)
     table = summary(rows[rows.half == half], [measure], ("schedule", "steps"))
     means = table.pivot(index="schedule", columns="steps", values=measure)
     worst = steadiness(rows, half, measure).behind[::-1]  # the last is drawn on top

@@ -4,11 +4,11 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
-from arcvq.experiments.sweep import AXES
+from arcvq.experiments.sweep import SWEEP_AXES
 from arcvq.figures.curves import UNITS
 from arcvq.figures.theme import BLACK, BLUE, GRAY, VERMILLION, finish
 
-TITLES = UNITS | AXES | {"min_angle": "minimum angle (°)", "usage": "usage (share of codes)",
+TITLES = UNITS | SWEEP_AXES | {"min_angle": "minimum angle (°)", "usage": "usage (share of codes)",
                          "seconds": "training time (s)"}
 
 
@@ -37,7 +37,7 @@ def sweep_map(table: pd.DataFrame, measure: str = "psnr", x: str | None = None, 
 
 
 def _varying(table: pd.DataFrame) -> list[str]:
-    return [name for name in AXES if table[name].nunique() > 1]
+    return [name for name in SWEEP_AXES if table[name].nunique() > 1]
 
 
 def _heat(table, measure, x, y, title):
@@ -51,7 +51,7 @@ def _heat(table, measure, x, y, title):
     row, column = np.unravel_index(np.nanargmax(values), values.shape)
     figure.add_shape(x0=column - 0.48, x1=column + 0.48, y0=row - 0.48, y1=row + 0.48, name="largest", showlegend=True,
                      line={"color": VERMILLION, "width": 4})
-    figure.update_xaxes(title_text=AXES[x], type="category").update_yaxes(title_text=AXES[y], type="category")
+    figure.update_xaxes(title_text=SWEEP_AXES[x], type="category").update_yaxes(title_text=SWEEP_AXES[y], type="category")
     return figure, (f"Largest {values[row, column]:.4g} at {x} {across[column]} and {y} {up[row]}, smallest "
                     f"{np.nanmin(values):.4g}.{_missing(values)}")
 
@@ -62,7 +62,7 @@ def _line(table, measure, x, title):
               "color": GRAY}
     figure = go.Figure(go.Scatter(x=found.index, y=found["mean"], error_y=spread, mode="lines+markers",
                                   line_color=BLUE, marker_color=BLACK))
-    figure.update_xaxes(title_text=AXES[x]).update_yaxes(title_text=title)
+    figure.update_xaxes(title_text=SWEEP_AXES[x]).update_yaxes(title_text=title)
     return figure, (f"Largest mean {found['mean'].max():.4g} at {x} {found['mean'].idxmax():g}; bars reach from the "
                     f"least to the greatest seed.{_missing(found['mean'].to_numpy())}")
 
@@ -70,12 +70,3 @@ def _line(table, measure, x, title):
 def _missing(values: np.ndarray) -> str:
     missing = int(np.isnan(values).sum())
     return f" {missing} of {values.size} points are missing." if missing else ""
-
-
-def sweep_table(table: pd.DataFrame, **look) -> go.Figure:
-    """The rows of a sweep: the axes that vary, the seed and what was measured, to be scrolled through."""
-    shown = table[[*_varying(table), "seed", *(name for name in TITLES if name in table and name not in AXES)]]
-    cells = [[f"{value:.5g}" for value in shown[name]] for name in shown]
-    header = {"values": [TITLES.get(name, name) for name in shown], "align": "left"}
-    figure = go.Figure(go.Table(header=header, cells={"values": cells, "align": "left", "height": 24}))
-    return finish(figure, look, "Runs", f"{len(table):,} rows.", width=900, height=min(600, 200 + 24 * len(table)))

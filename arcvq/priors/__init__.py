@@ -15,13 +15,13 @@ from arcvq.priors.fitting import (
 from arcvq.priors.influence import influence
 from arcvq.priors.pixelcnn import PixelCNN
 from arcvq.priors.sampling import (
-    Step,
+    SamplingStep,
     complete,
     complete_tokens,
     next_probabilities,
     sample,
     sample_tokens,
-    steps,
+    sampling_steps,
 )
 from arcvq.priors.settings import PRIORS, PriorSettings, train_prior
 from arcvq.priors.tokens import FreeTokens, TiedTokens, match_parameters, parameter_count
@@ -38,8 +38,8 @@ __all__ = [
     "Prior",
     "PriorRun",
     "PriorSettings",
+    "SamplingStep",
     "State",
-    "Step",
     "TiedTokens",
     "TokenData",
     "TokenSplit",
@@ -58,6 +58,6 @@ __all__ = [
     "parameter_count",
     "sample",
     "sample_tokens",
-    "steps",
+    "sampling_steps",
     "train_prior",
 ]

@@ -1,8 +1,7 @@
-"""Priors fitted by counting: what a network must beat.
+"""Priors fitted by counting: the baselines that a network must beat.
 
-Counts are smoothed after Witten and Bell (1991, method C): after a context seen n times with T different tokens
-following, p(k) = (count(k) + T q(k)) / (n + T), where q is the same for a shorter context. So a token never seen keeps
-a probability, larger where many different ones were seen.
+Counts are smoothed after Witten and Bell (1991, method C), so a token that was never seen keeps
+a probability; it is larger where many different tokens were seen.
 """
 
 import torch
@@ -12,35 +11,59 @@ from torch import Tensor
 from arcvq.priors.base import Prior
 
 
-def smoothed(counts: Int[Tensor, "*n K"], shorter: Float[Tensor, "K"]) -> Float[Tensor, "*n K"]:
-    """Probabilities from the counts after each context; `shorter` are those of the shorter context."""
-    kinds = (counts > 0).sum(-1, keepdim=True).clamp_min(1)
-    return (counts + kinds * shorter) / (counts.sum(-1, keepdim=True) + kinds)
+def witten_bell(counts: Int[Tensor, "*n K"], shorter: Float[Tensor, "K"]) -> Float[Tensor, "*n K"]:
+    """Estimate probabilities from counts.
+
+    After a context seen n times, with T different tokens following, the probability of token k
+    is (count(k) + T q(k)) / (n + T).
+
+    Args:
+        counts: How often each token followed each context.
+        shorter: q, the probabilities after a shorter context.
+    """
+    different = (counts > 0).sum(-1, keepdim=True).clamp_min(1)
+    return (counts + different * shorter) / (counts.sum(-1, keepdim=True) + different)
 
 
 class CountingPrior(Prior):
-    """The base: `count` fits, `table` holds log-probabilities, uniform before."""
+    """The base of priors that `count` fits.
+
+    Args:
+        num_codes: See `Prior`.
+        grid: See `Prior`.
+
+    Attributes:
+        table: The log-probabilities of the tokens after each context, uniform before fitting.
+    """
 
     def __init__(self, num_codes: int, grid: tuple[int, int]):
         super().__init__(num_codes, grid)
         self.table: Tensor
-        self.register_buffer("table", torch.full((self.rows(), num_codes), 1 / num_codes).log())
+        uniform = torch.full((self.contexts(), num_codes), 1 / num_codes)
+        self.register_buffer("table", uniform.log())
 
-    def rows(self) -> int:
-        """The number of contexts."""
+    def contexts(self) -> int:
+        """Return the number of contexts."""
         raise NotImplementedError
 
     def context(self, tokens: Int[Tensor, "B h w"]) -> Int[Tensor, "B h w"]:
-        """The number of each token's context."""
+        """Return the context of each token, a row of the table."""
         raise NotImplementedError
 
     def count(self, tokens: Int[Tensor, "n h w"]) -> "CountingPrior":
-        """Fit to these grids; returns the prior itself. Raises ValueError as `forward` does."""
-        self.check(tokens, None)
-        pairs = (self.context(tokens) * self.num_codes + tokens).flatten()
-        counts = torch.bincount(pairs, minlength=self.table.numel()).view_as(self.table)
-        alone = smoothed(counts.sum(0), counts.new_full((self.num_codes,), 1 / self.num_codes, dtype=torch.float32))
-        self.table = smoothed(counts, alone).log().to(self.device)
+        """Fit the prior to these grids and return it.
+
+        Raises:
+            ValueError: As `forward` does.
+        """
+        self.check_tokens(tokens, None)
+        pairs = self.context(tokens) * self.num_codes + tokens
+        counts = torch.bincount(pairs.flatten(), minlength=self.table.numel())
+        counts = counts.view_as(self.table)
+
+        uniform = torch.full_like(counts[0], 1 / self.num_codes, dtype=torch.float32)
+        without_context = witten_bell(counts.sum(0), uniform)
+        self.table = witten_bell(counts, without_context).log().to(self.device)
         return self
 
     def predict(self, tokens, labels):
@@ -48,19 +71,20 @@ class CountingPrior(Prior):
 
 
 class HistogramPrior(CountingPrior):
-    """Each token drawn by itself from the histogram of its place in the grid."""
+    """Draws each token by itself, from the histogram of its place in the grid."""
 
-    def rows(self):
+    def contexts(self):
         return self.grid[0] * self.grid[1]
 
     def context(self, tokens):
-        return torch.arange(self.rows(), device=tokens.device).view(self.grid).expand_as(tokens)
+        places = torch.arange(self.contexts(), device=tokens.device)
+        return places.view(self.grid).expand_as(tokens)
 
 
 class BigramPrior(CountingPrior):
-    """Each token given the one before it in raster order; the first of a grid has a context of its own."""
+    """Draws each token given the one before it; the first has a context of its own."""
 
-    def rows(self):
+    def contexts(self):
         return self.num_codes + 1
 
     def context(self, tokens):

@@ -225,7 +225,7 @@ def _check_tokens(prior: Prior, tokens: TokenData) -> None:
     for name, split in (("training", tokens.train), ("validation", tokens.validation)):
         if len(split.tokens) == 0:
             raise ValueError(f"there are no {name} tokens; at least one grid is needed")
-        prior.check(split.tokens, split.labels if prior.classes else None)
+        prior.check_tokens(split.tokens, split.labels if prior.classes else None)
 
 
 class PriorSession(TrainingSession):

@@ -1,4 +1,4 @@
-"""Which tokens a network prior looks at: measured by gradients, as a check on masks."""
+"""Which tokens a network prior looks at, measured by gradients: a check on its masks."""
 
 import torch
 from jaxtyping import Float, Int
@@ -14,18 +14,32 @@ def influence(
     place: tuple[int, int],
     labels: Int[Tensor, " B"] | None = None,
 ) -> Float[Tensor, "h w"]:
-    """How far ln p of the token at `place` (row, column) hangs on the token at each place: from 0, exactly 0 if not.
+    """Measure how far ln p of one token depends on the token at each place.
 
-    At each place, the length of the gradient with respect to the embedded token there, as the mean over the grids. In
-    raster order a prior must give 0 from `place` on, and above 0 at every place before, else it has a blind spot.
-    Raises ValueError for a place outside the grid, and as `forward` does.
+    A prior must give 0 from `place` on in raster order, and more at every place before; where it
+    does not, it has a blind spot.
+
+    Args:
+        prior: The prior to look into.
+        tokens: The grids to average over.
+        place: Row and column of the token that is predicted.
+        labels: The class of each grid, if the prior has classes.
+
+    Returns:
+        For each place, the norm of the gradient with respect to the embedded token there.
+
+    Raises:
+        ValueError: For a place outside the grid, and as `Prior.forward` does.
     """
-    prior.check(tokens, labels)
+    prior.check_tokens(tokens, labels)
     row, column = place
-    if not (0 <= row < prior.grid[0] and 0 <= column < prior.grid[1]):
-        raise ValueError(f"place is {place}; it must lie in the grid, {prior.grid[0]} rows by {prior.grid[1]} columns")
+    height, width = prior.grid
+    if not (0 <= row < height and 0 <= column < width):
+        raise ValueError(
+            f"place is {place}; it must lie in the grid, {height} rows by {width} columns"
+        )
     embedded = prior.tokens.embed(tokens).detach().requires_grad_()
-    logits = prior.tokens.logits(prior.features(embedded, labels))[:, row, column]
-    nats = cross_entropy(logits, tokens[:, row, column], reduction="sum")
-    gradient, = torch.autograd.grad(nats, embedded, materialize_grads=True)
+    logits = prior.tokens.logits(prior.features(embedded, labels))
+    nats = cross_entropy(logits[:, row, column], tokens[:, row, column], reduction="sum")
+    (gradient,) = torch.autograd.grad(nats, embedded, materialize_grads=True)
     return gradient.norm(dim=-1).mean(0)

@@ -1,12 +1,13 @@
-"""The gated PixelCNN over tokens (van den Oord et al. 2016, arXiv 1606.05328, section 2 and figure 2).
+"""The gated PixelCNN over tokens (van den Oord et al. 2016, arXiv 1606.05328, section 2).
 
-Two stacks of convolutions: the vertical one sees all rows above a token, the horizontal one what is left of it in its
-row, and takes the vertical one's maps in. Together they see every token before it, without a blind spot. Instead of
-masks, the tokens are shifted once, by a row for the vertical stack and by a column for the horizontal one; then no
-convolution looks down or right.
+It has two stacks of convolutions (figure 2). The vertical stack sees all rows above a token. The
+horizontal stack sees what is left of the token in its row, and takes in the maps of the vertical
+stack. Together they see every token before it, without a blind spot.
+
+There are no masks: the tokens are shifted once, by a row for the vertical stack and by a column
+for the horizontal one, and then no convolution looks down or right.
 """
 
-import dataclasses
 from typing import Any
 
 import torch
@@ -19,51 +20,104 @@ from arcvq.runtime.checks import check_whole
 
 
 def gate(maps: Float[Tensor, "B two_C h w"]) -> Float[Tensor, "B C h w"]:
-    """tanh of the first half of the channels times the sigmoid of the second (equation 2)."""
+    """Multiply tanh of the first half of the channels by the sigmoid of the second (equation 2)."""
     values, gates = maps.chunk(2, dim=1)
     return values.tanh() * gates.sigmoid()
 
 
 class GatedLayer(nn.Module):
-    """One layer of both stacks. Its convolutions leave padding at the top and left to the caller, who may have the
-    rows and columns there from earlier. The biases depend on the label (equation 4)."""
+    """A layer of both stacks; its biases depend on the label (equation 4).
+
+    The convolutions do not pad at the top and at the left. The caller does: in one pass with
+    zeros, and in sampling with the rows and columns that came before.
+
+    Args:
+        width: C, the channels of either stack.
+        kernel: The size of the convolutions if they were not masked, odd.
+        labels: How many labels there are.
+    """
 
     def __init__(self, width: int, kernel: int, labels: int):
         super().__init__()
-        self.reach = kernel // 2
-        self.vertical = nn.Conv2d(width, 2 * width, (self.reach + 1, kernel), padding=(0, self.reach), bias=False)
+        reach = kernel // 2
+        rows_above = (reach + 1, kernel)
+        columns_left = (1, reach + 1)
+        self.reach = reach
+        self.vertical = nn.Conv2d(width, 2 * width, rows_above, padding=(0, reach), bias=False)
         self.across = nn.Conv2d(2 * width, 2 * width, 1, bias=False)
-        self.horizontal = nn.Conv2d(width, 2 * width, (1, self.reach + 1), bias=False)
+        self.horizontal = nn.Conv2d(width, 2 * width, columns_left, bias=False)
         self.mix = nn.Conv2d(width, width, 1)
         self.biases = nn.Embedding(labels, 4 * width)
 
-    def down(self, rows: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Rows (B, C, reach + n, w) to the vertical stack's next n rows and the horizontal stack's share of them."""
-        vertical, horizontal = self.biases(labels)[..., None, None].chunk(2, dim=1)
+    def down(
+        self, rows: Float[Tensor, "B C padded_n w"], labels: Int[Tensor, " B"]
+    ) -> tuple[Float[Tensor, "B C n w"], Float[Tensor, "B two_C n w"]]:
+        """Compute the next n rows of the vertical stack.
+
+        Args:
+            rows: The n rows, after the `reach` rows above them.
+            labels: The label of each grid.
+
+        Returns:
+            The rows, and what they contribute to the horizontal stack.
+        """
+        biases = self.biases(labels)[..., None, None]
+        vertical, horizontal = biases.chunk(2, dim=1)
         maps = self.vertical(rows) + vertical
         return gate(maps), self.across(maps) + horizontal
 
-    def right(self, columns: Tensor, maps: Tensor) -> Tensor:
-        """Columns (B, C, h, reach + n) and the vertical stack's maps to the horizontal stack's next n columns."""
-        return columns[..., self.reach :] + self.mix(gate(self.horizontal(columns) + maps))
+    def right(
+        self, columns: Float[Tensor, "B C h padded_n"], from_above: Float[Tensor, "B two_C h n"]
+    ) -> Float[Tensor, "B C h n"]:
+        """Compute the next n columns of the horizontal stack.
+
+        Args:
+            columns: The n columns, after the `reach` columns left of them.
+            from_above: The contribution of the vertical stack to the n columns.
+        """
+        change = self.mix(gate(self.horizontal(columns) + from_above))
+        return columns[..., self.reach :] + change
 
 
-@dataclasses.dataclass
-class _Cache:
-    """For each of L layers the rows that entered it, the columns of the row at hand that did, both after the zeros of
-    the padding, and the vertical stack's maps for this row."""
+class LayerCache:
+    """What a layer keeps while a batch of grids is sampled.
 
-    rows: Float[Tensor, "L B C padded_h w"]
-    columns: Float[Tensor, "L B C 1 padded_w"]
-    maps: Float[Tensor, "L B two_C 1 w"]
+    Args:
+        batch: How many grids are sampled together.
+        width: C, the channels of either stack.
+        grid: Height and width of the grids.
+        reach: How many rows above, and columns to the left, a convolution looks.
+        device: The device of the tensors.
+
+    Attributes:
+        rows: What entered the vertical stack, below `reach` rows of zeros.
+        columns: What entered the horizontal stack in the row at hand, right of `reach` zeros.
+        from_above: The contribution of the vertical stack to the row at hand.
+    """
+
+    def __init__(
+        self, batch: int, width: int, grid: tuple[int, int], reach: int, device: torch.device
+    ):
+        height, length = grid
+        self.rows = torch.zeros(batch, width, reach + height, length, device=device)
+        self.columns = torch.zeros(batch, width, 1, reach + length, device=device)
+        self.from_above = torch.zeros(batch, 2 * width, 1, length, device=device)
 
 
 class PixelCNN(NetworkPrior):
-    """The gated PixelCNN. Sampling computes the vertical stack once a row and the horizontal one once a token.
+    """The gated PixelCNN.
 
-    num_codes, grid, classes, codebook, width: see `Prior` and `NetworkPrior`. layers: from 1; each widens the view by
-    kernel // 2 columns to either side, so a grid of w columns needs (w - 1) / (kernel // 2) layers to be seen whole.
-    kernel: odd, from 3.
+    Sampling computes the vertical stack once a row and the horizontal stack once a token.
+
+    Args:
+        num_codes: See `Prior`.
+        grid: See `Prior`.
+        classes: See `Prior`.
+        codebook: See `NetworkPrior`.
+        width: See `NetworkPrior`.
+        layers: From 1. Each layer widens the view by kernel // 2 columns to either side, so a
+            grid of w columns needs (w - 1) / (kernel // 2) layers to be seen whole.
+        kernel: The size of the convolutions, odd, from 3.
     """
 
     def __init__(
@@ -80,51 +134,54 @@ class PixelCNN(NetworkPrior):
         check_whole(1, layers=layers)
         if kernel < 3 or kernel % 2 == 0:
             raise ValueError(f"kernel is {kernel}; it must be an odd number from 3")
-        self.kernel, self.reach = kernel, kernel // 2
-        self.layers: Any = nn.ModuleList(GatedLayer(width, kernel, max(1, classes)) for _ in range(layers))
+        self.kernel = kernel
+        self.reach = kernel // 2
+        stack = [GatedLayer(width, kernel, max(1, classes)) for _ in range(layers)]
+        self.layers: Any = nn.ModuleList(stack)
         self.head = nn.Sequential(nn.ReLU(), nn.Conv2d(width, width, 1), nn.ReLU())
 
     def features(self, embedded, labels):
         labels = self.label_rows(labels, len(embedded))
+        # A shift by one row, and one by one column: no place sees its own token.
         rows = pad(embedded[:, :-1], (0, 0, 0, 0, 1, 0)).permute(0, 3, 1, 2)
         columns = pad(embedded[:, :, :-1], (0, 0, 1, 0)).permute(0, 3, 1, 2)
         for layer in self.layers:
-            rows, maps = layer.down(pad(rows, (0, 0, self.reach, 0)), labels)
-            columns = layer.right(pad(columns, (self.reach, 0)), maps)
+            rows, from_above = layer.down(pad(rows, (0, 0, self.reach, 0)), labels)
+            columns = layer.right(pad(columns, (self.reach, 0)), from_above)
         return self.head(columns).permute(0, 2, 3, 1)
 
     def start(self, batch, labels=None):
         state = super().start(batch, labels)
-        (height, width), layers = self.grid, len(self.layers)
-        state.cache = _Cache(
-            rows=torch.zeros(layers, batch, self.width, self.reach + height, width, device=self.device),
-            columns=torch.zeros(layers, batch, self.width, 1, self.reach + width, device=self.device),
-            maps=torch.zeros(layers, batch, 2 * self.width, 1, width, device=self.device),
-        )
+        sizes = (batch, self.width, self.grid, self.reach, self.device)
+        state.cache = [LayerCache(*sizes) for _ in self.layers]
         return state
 
     @torch.no_grad()
     def next_logits(self, state):
         row, column = divmod(state.position, self.grid[1])
         if column == 0:
-            self._enter(state, row)
-        pixel = self._embed(state.tokens[:, row, column - 1, None], present=column > 0)
-        for layer, columns, maps in zip(self.layers, state.cache.columns, state.cache.maps, strict=True):
-            columns[..., self.reach + column] = pixel[..., 0]
-            pixel = layer.right(columns[..., column : self.reach + column + 1], maps[..., column : column + 1])
+            self._start_row(state, row)
+        left = state.tokens[:, row, column - 1, None]
+        pixel = self._embed_row(left, present=column > 0)
+        for layer, cache in zip(self.layers, state.cache, strict=True):
+            cache.columns[..., self.reach + column] = pixel[..., 0]
+            seen = cache.columns[..., column : self.reach + column + 1]
+            pixel = layer.right(seen, cache.from_above[..., column : column + 1])
         return self.tokens.logits(self.head(pixel)[..., 0, 0])
 
-    def _enter(self, state: State, row: int) -> None:
+    def _start_row(self, state: State, row: int) -> None:
         """Run the vertical stack for a row."""
         labels = self.label_rows(state.labels, len(state.tokens))
-        above = self._embed(state.tokens[:, row - 1], present=row > 0)
-        for layer, rows, maps in zip(self.layers, state.cache.rows, state.cache.maps, strict=True):
-            rows[:, :, self.reach + row] = above[:, :, 0]
-            above, maps[:] = layer.down(rows[:, :, row : self.reach + row + 1], labels)
+        above = self._embed_row(state.tokens[:, row - 1], present=row > 0)
+        for layer, cache in zip(self.layers, state.cache, strict=True):
+            cache.rows[:, :, self.reach + row] = above[:, :, 0]
+            seen = cache.rows[:, :, row : self.reach + row + 1]
+            above, cache.from_above = layer.down(seen, labels)
 
-    def _embed(self, tokens: Int[Tensor, "B n"], present: bool) -> Float[Tensor, "B C 1 n"]:
-        """Embedded tokens of one row; zeros where nothing is present, beyond the grid's edge."""
-        return (self.tokens.embed(tokens) * present).transpose(1, 2)[:, :, None]
+    def _embed_row(self, tokens: Int[Tensor, "B n"], present: bool) -> Float[Tensor, "B C 1 n"]:
+        """Embed tokens of one row; beyond the edge of the grid, where none are present, zeros."""
+        embedded = self.tokens.embed(tokens) * present
+        return embedded.transpose(1, 2)[:, :, None]
 
     def config(self):
         return {**super().config(), "layers": len(self.layers), "kernel": self.kernel}

@@ -1,7 +1,8 @@
 """Draw images from a prior: token by token in raster order, all images of a batch together.
 
-Every token takes its own uniform number, drawn beforehand from the generator, and is read off the cumulative
-probabilities. So an image depends on the seed and its place among the n, and not on how they are split into batches.
+Every token has its own uniform random number, drawn before all else, which picks a code from the
+cumulative probabilities. So an image depends on the seed and on its place among the n images, and
+not on how these are split into batches.
 """
 
 import math
@@ -16,14 +17,17 @@ from arcvq.priors.base import Prior
 from arcvq.runtime.checks import check_whole
 from arcvq.vqvae import VQVAE
 
-BATCH = 256  # images drawn together: enough to fill the cores, while caches and decoder stay at some hundred MB
+# Images drawn together: enough to keep all cores busy, at some hundred MB of caches.
+BATCH = 256
 
 
-class Step(NamedTuple):
-    """One token of sampling.
+class SamplingStep(NamedTuple):
+    """One token of each grid being drawn.
 
-    position: (row, column). probabilities: (n, K), what the token was drawn from, after temperature, top-k and top-p.
-    tokens: (n, h, w), those up to here; the rest are 0, or as given.
+    Attributes:
+        position: Row and column of the token.
+        probabilities: What it was drawn from, after temperature, top-k and top-p.
+        tokens: The grids with all tokens up to this one; the others are 0, or as given.
     """
 
     position: tuple[int, int]
@@ -32,9 +36,12 @@ class Step(NamedTuple):
 
 
 def check_choice(
-    num_codes: int, temperature: float = 1.0, top_k: int | None = None, top_p: float | None = None
+    num_codes: int,
+    temperature: float = 1.0,
+    top_k: int | None = None,
+    top_p: float | None = None,
 ) -> None:
-    """Raise ValueError where `next_probabilities` could not work: see there for what is allowed."""
+    """Raise ValueError for arguments that `next_probabilities` does not allow."""
     if not 0 < temperature < math.inf:
         raise ValueError(f"temperature is {temperature}; it must be a finite number above 0")
     if top_k is not None and not 1 <= top_k <= num_codes:
@@ -44,72 +51,117 @@ def check_choice(
 
 
 def next_probabilities(
-    logits: Float[Tensor, "n K"], temperature: float = 1.0, top_k: int | None = None, top_p: float | None = None
+    logits: Float[Tensor, "n K"],
+    temperature: float = 1.0,
+    top_k: int | None = None,
+    top_p: float | None = None,
 ) -> Float[Tensor, "n K"]:
-    """softmax(logits / temperature), of it the top_k likeliest, of these the fewest that reach top_p together.
+    """Return the probabilities that a token is drawn from.
 
-    temperature: finite, above 0. top_k: 1 to K. top_p: above 0, at most 1 (nucleus sampling, Holtzman et al. 2020).
+    Args:
+        logits: What the prior predicts.
+        temperature: The logits are divided by this; finite, above 0.
+        top_k: Only so many of the likeliest codes are kept, 1 to K.
+        top_p: Of these, only the fewest that together reach this probability; above 0, at most 1
+            (nucleus sampling, Holtzman et al. 2020).
     """
-    logits = (logits - logits.amax(-1, keepdim=True)) / temperature  # at most 0, so no temperature overflows upwards
+    # Logits of at most 0 do not overflow, however low the temperature.
+    logits = (logits - logits.amax(-1, keepdim=True)) / temperature
     if top_k is not None:
-        kept, order = logits.topk(top_k)
-        logits = torch.full_like(logits, -math.inf).scatter(-1, order, kept)
+        largest, codes = logits.topk(top_k)
+        logits = torch.full_like(logits, -math.inf).scatter(-1, codes, largest)
     probabilities = logits.softmax(-1)
-    if top_p is not None:
-        falling, order = probabilities.sort(descending=True)
-        kept = falling * (falling.cumsum(-1) - falling < top_p)
-        probabilities = torch.zeros_like(kept).scatter(-1, order, kept / kept.sum(-1, keepdim=True))
+    if top_p is not None and top_p < 1:  # at 1, rounding would drop the least likely codes
+        falling, codes = probabilities.sort(descending=True)
+        likelier = falling.cumsum(-1) - falling
+        kept = falling * (likelier < top_p)
+        kept = kept / kept.sum(-1, keepdim=True)
+        probabilities = torch.zeros_like(kept).scatter(-1, codes, kept)
     return probabilities
 
 
 def draw(probabilities: Float[Tensor, "n K"], uniform: Float[Tensor, " n"]) -> Int[Tensor, " n"]:
-    """The first code whose cumulative probability exceeds the uniform number in [0, 1), so never one of chance 0."""
+    """Pick the first code whose cumulative probability exceeds a uniform number in [0, 1).
+
+    A code of probability 0 is never picked.
+    """
     cumulative = probabilities.cumsum(-1)
-    below = uniform * (1 - 2**-22)  # rounding may not lift the product below to the whole sum
-    return (cumulative <= below[:, None] * cumulative[:, -1:]).sum(-1)
+    # Rounding must not lift the product to the whole sum, which no cumulative value exceeds.
+    uniform = uniform * (1 - 2**-22)
+    threshold = uniform[:, None] * cumulative[:, -1:]
+    return (cumulative <= threshold).sum(-1)
+
+
+class _Grids(NamedTuple):
+    """Grids to complete, on the device of the prior."""
+
+    tokens: Int[Tensor, "n h w"]
+    mask: Bool[Tensor, "n h w"]  # True where a token is given
+    uniform: Float[Tensor, "n places"]
+    labels: Int[Tensor, " n"] | None
+
+    def batches(self, size: int) -> "Iterator[_Grids]":
+        for start in range(0, len(self.tokens), size):
+            rows = slice(start, start + size)
+            labels = None if self.labels is None else self.labels[rows]
+            yield _Grids(self.tokens[rows], self.mask[rows], self.uniform[rows], labels)
+
+
+def _prepare(prior, tokens, mask, labels, generator, choice) -> _Grids:
+    """Check all arguments and draw the uniform numbers."""
+    n = len(tokens)
+    check_whole(1, n=n)
+    check_choice(prior.num_codes, **choice)
+    if isinstance(labels, int):
+        labels = torch.full((n,), labels)
+    prior.check_tokens(tokens, labels)
+    one_each = (n, *prior.grid)
+    if mask.dtype != torch.bool or mask.shape not in (prior.grid, one_each):
+        raise ValueError(
+            f"mask is {mask.dtype} {tuple(mask.shape)}; "
+            f"it must be torch.bool {prior.grid}, or with one mask for each grid {one_each}"
+        )
+
+    source = "cpu" if generator is None else generator.device
+    uniform = torch.rand(n, prior.grid[0] * prior.grid[1], generator=generator, device=source)
+    mask = mask.expand(tokens.shape)
+    if labels is not None:
+        labels = labels.to(prior.device)
+    return _Grids(
+        torch.where(mask, tokens, 0).to(prior.device),
+        mask.to(prior.device),
+        uniform.to(prior.device),
+        labels,
+    )
 
 
 @torch.no_grad()
-def _steps(prior, choice, tokens, mask, uniform, labels) -> Iterator[Step]:
-    """One batch, up to the last token that a mask leaves open."""
-    missing = (~mask).flatten(1).any(0).nonzero()
-    state = prior.start(len(tokens), labels)
-    state.tokens.copy_(tokens)
-    for position in range(int(missing.max()) + 1 if len(missing) else 0):
+def _draw_tokens(prior, grids: _Grids, choice) -> Iterator[SamplingStep]:
+    """Draw the tokens of one batch, up to the last one that a mask leaves open."""
+    state = prior.start(len(grids.tokens), grids.labels)
+    state.tokens.copy_(grids.tokens)
+    is_open = (~grids.mask).flatten(1).any(0)
+    end = int(is_open.nonzero().max()) + 1 if is_open.any() else 0
+    for position in range(end):
         row, column = divmod(position, prior.grid[1])
         probabilities = next_probabilities(prior.next_logits(state), **choice)
-        drawn = draw(probabilities, uniform[:, position])
-        prior.append(state, torch.where(mask[:, row, column], tokens[:, row, column], drawn))
-        yield Step((row, column), probabilities, state.tokens.clone())
+        drawn = draw(probabilities, grids.uniform[:, position])
+        given = grids.tokens[:, row, column]
+        prior.append(state, torch.where(grids.mask[:, row, column], given, drawn))
+        yield SamplingStep((row, column), probabilities, state.tokens.clone())
 
 
-def _prepare(prior, choice, tokens, mask, labels, generator) -> list[Any]:
-    """Tokens (n, h, w), mask (n, h, w), uniform numbers (n, h w) and labels (n,) on the prior's device, checked."""
-    n, device = len(tokens), prior.device
-    check_whole(1, n=n)
-    check_choice(prior.num_codes, **choice)
-    labels = torch.full((n,), labels) if isinstance(labels, int) else labels
-    prior.check(tokens, labels)
-    if mask.dtype != torch.bool or tuple(mask.shape) not in (prior.grid, (n, *prior.grid)):
-        raise ValueError(f"mask is {mask.dtype} {tuple(mask.shape)}; it must be torch.bool {prior.grid}, or with one "
-                         f"mask for each grid {(n, *prior.grid)}")
-    source = generator.device if generator is not None else "cpu"
-    uniform = torch.rand(n, prior.grid[0] * prior.grid[1], generator=generator, device=source)
-    mask = mask.expand(tokens.shape)
-    everything = (torch.where(mask, tokens, 0), mask, uniform, labels)
-    return [None if tensor is None else tensor.to(device) for tensor in everything]
-
-
-def steps(
+def sampling_steps(
     prior: Prior,
     tokens: Int[Tensor, "n h w"],
     mask: Bool[Tensor, "*n h w"],
     labels: Int[Tensor, " n"] | int | None = None,
     generator: torch.Generator | None = None,
     **choice: Any,
-) -> Iterator[Step]:
-    """What `complete_tokens` does, in one batch and shown step by step, for a picture of tokens that appear."""
-    return _steps(prior, choice, *_prepare(prior, choice, tokens, mask, labels, generator))
+) -> Iterator[SamplingStep]:
+    """Do what `complete_tokens` does, in one batch, and yield each step, to show it."""
+    grids = _prepare(prior, tokens, mask, labels, generator, choice)
+    return _draw_tokens(prior, grids, choice)
 
 
 def complete_tokens(
@@ -121,29 +173,38 @@ def complete_tokens(
     batch_size: int = BATCH,
     **choice: Any,
 ) -> Int[Tensor, "n h w"]:
-    """Keep the tokens where the mask is True and draw the others in raster order, each given those before it.
+    """Keep given tokens and draw the others in raster order, each given those before it.
 
-    A token after an open place does not inform it, since the prior looks only back. mask: (h, w), or (n, h, w) with
-    one for each grid. labels: one for each grid, or one for all, where the prior has classes. generator: of the draws;
-    None for PyTorch's own. batch_size: grids that are drawn together. choice: temperature, top_k and top_p of
-    `next_probabilities`. Raises ValueError for what does not fit.
+    A given token does not inform the open places before it, since the prior looks only back.
+
+    Args:
+        prior: The prior to draw from.
+        tokens: The grids; only tokens under the mask matter.
+        mask: True where a token is kept: (h, w), or (n, h, w) with one mask for each grid.
+        labels: The class of each grid, or one for all, if the prior has classes.
+        generator: Of the random numbers; None for PyTorch's own.
+        batch_size: How many grids are drawn together.
+        **choice: The temperature, top_k and top_p of `next_probabilities`.
+
+    Raises:
+        ValueError: For arguments that do not fit.
     """
     check_whole(1, batch_size=batch_size)
-    prepared = _prepare(prior, choice, tokens, mask, labels, generator)
-    drawn = []
-    for some in torch.arange(len(tokens)).split(batch_size):
-        batch: list[Any] = [None if tensor is None else tensor[some.to(tensor.device)] for tensor in prepared]
-        drawn.append(batch[0])
-        for step in _steps(prior, choice, *batch):
-            drawn[-1] = step.tokens
-    return torch.cat(drawn)
+    grids = _prepare(prior, tokens, mask, labels, generator, choice)
+    completed = []
+    for batch in grids.batches(batch_size):
+        drawn = batch.tokens
+        for step in _draw_tokens(prior, batch, choice):
+            drawn = step.tokens
+        completed.append(drawn)
+    return torch.cat(completed)
 
 
 def sample_tokens(prior: Prior, n: int, **options: Any) -> Int[Tensor, "n h w"]:
-    """n grids drawn from the prior; options as `complete_tokens` takes them."""
+    """Draw n grids from the prior; options are those of `complete_tokens`."""
     check_whole(1, n=n)
     nothing = torch.zeros(n, *prior.grid, dtype=torch.int64, device=prior.device)
-    return complete_tokens(prior, nothing, torch.zeros(prior.grid, dtype=torch.bool, device=prior.device), **options)
+    return complete_tokens(prior, nothing, nothing.bool(), **options)
 
 
 def sample(
@@ -155,18 +216,32 @@ def sample(
     top_p: float | None = None,
     labels: Int[Tensor, " n"] | int | None = None,
     generator: torch.Generator | None = None,
-    batch_size: int = BATCH,
 ) -> Float[Tensor, "n C H W"]:
-    """n images in [-1, 1], drawn from the prior and decoded by the model, on the model's device.
+    """Draw n images: tokens from the prior, decoded by the model.
 
-    n: from 1; more than fit in memory at once are drawn `batch_size` at a time. temperature, top_k, top_p: see
-    `next_probabilities`. labels, generator: see `complete_tokens`. The same seed gives the same images. Raises
-    ValueError for values out of range, and for a prior of another codebook or number of codes than the model's.
+    The same seed gives the same images. More than 256 images are drawn in batches.
+
+    Args:
+        model: The model whose tokens the prior was fitted to.
+        prior: The prior.
+        n: How many images, from 1.
+        temperature: See `next_probabilities`.
+        top_k: See `next_probabilities`.
+        top_p: See `next_probabilities`.
+        labels: See `complete_tokens`.
+        generator: See `complete_tokens`.
+
+    Returns:
+        Images in [-1, 1], on the device of the model.
+
+    Raises:
+        ValueError: For arguments out of range, and for a prior of another codebook than the
+            model's.
     """
     prior.check_model(model)
-    tokens = sample_tokens(prior, n, labels=labels, generator=generator, batch_size=batch_size,
-                           temperature=temperature, top_k=top_k, top_p=top_p)
-    return _decode(model, tokens, batch_size)
+    choice = {"temperature": temperature, "top_k": top_k, "top_p": top_p}
+    tokens = sample_tokens(prior, n, labels=labels, generator=generator, **choice)
+    return _decode(model, tokens)
 
 
 def complete(
@@ -176,22 +251,35 @@ def complete(
     mask: Bool[Tensor, "*n h w"],
     labels: Int[Tensor, " n"] | int | None = None,
     generator: torch.Generator | None = None,
-    batch_size: int = BATCH,
     **choice: Any,
 ) -> Float[Tensor, "n C H W"]:
-    """Encode images in [-1, 1], redraw the tokens where the mask is False, decode; see `complete_tokens`.
+    """Encode images, draw the tokens outside the mask anew, and decode.
 
-    A mask of True everywhere reconstructs, one of False everywhere samples. Raises ValueError as `sample` does, and
-    for images or a mask of another size than the prior's grid.
+    A mask of True everywhere reconstructs the images, one of False everywhere samples.
+
+    Args:
+        model: The model whose tokens the prior was fitted to.
+        prior: The prior.
+        images: In [-1, 1].
+        mask: See `complete_tokens`.
+        labels: See `complete_tokens`.
+        generator: See `complete_tokens`.
+        **choice: See `complete_tokens`.
+
+    Returns:
+        Images in [-1, 1], on the device of the model.
+
+    Raises:
+        ValueError: As `sample` does, and for images or a mask that do not fit the prior's grid.
     """
     prior.check_model(model)
-    check_whole(1, n=len(images), batch_size=batch_size)
+    check_whole(1, n=len(images))
     device = next(model.parameters()).device
-    tokens = torch.cat([model.encode(some.to(device)) for some in images.split(batch_size)])
-    tokens = complete_tokens(prior, tokens, mask.to(device), labels, generator, batch_size, **choice)
-    return _decode(model, tokens, batch_size)
+    tokens = torch.cat([model.encode(batch.to(device)) for batch in images.split(BATCH)])
+    tokens = complete_tokens(prior, tokens, mask.to(device), labels, generator, **choice)
+    return _decode(model, tokens)
 
 
-def _decode(model: VQVAE, tokens: Tensor, batch_size: int) -> Tensor:
+def _decode(model: VQVAE, tokens: Tensor) -> Tensor:
     device = next(model.parameters()).device
-    return torch.cat([model.decode(some.to(device)) for some in tokens.split(batch_size)])
+    return torch.cat([model.decode(batch.to(device)) for batch in tokens.split(BATCH)])

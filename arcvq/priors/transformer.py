@@ -1,7 +1,6 @@
-"""A causal transformer over tokens: decoder only, pre-norm, learned positions (a row's plus a column's).
+"""A causal transformer over tokens: a decoder with pre-norm and learned positions.
 
-Attention is PyTorch's scaled_dot_product_attention. The input at each position is the token before it, so the output
-there never sees the token that it predicts.
+The input at each position is the token before it, so no output sees the token that it predicts.
 """
 
 import torch
@@ -14,55 +13,92 @@ from arcvq.quantizers import at_least_float32
 from arcvq.runtime.checks import check_whole
 
 
-class Past:
-    """Keys and values (B, heads, T, C / heads) of the positions so far, in one block of memory."""
+class KeyValueCache:
+    """The keys and values of the positions so far, for one block.
+
+    Args:
+        batch: How many grids are sampled together.
+        heads: The heads of the attention.
+        positions: How many positions there will be.
+        width: C, the channels of all heads together.
+        device: The device of the tensors.
+    """
 
     def __init__(self, batch: int, heads: int, positions: int, width: int, device: torch.device):
-        self.keys, self.values = torch.zeros(2, batch, heads, positions, width // heads, device=device)
+        shape = (batch, heads, positions, width // heads)
+        self.keys = torch.zeros(shape, device=device)
+        self.values = torch.zeros(shape, device=device)
 
     def extend(self, position: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Write those of one position; returns all up to it."""
-        self.keys[:, :, position], self.values[:, :, position] = keys[:, :, 0], values[:, :, 0]
+        """Store the keys and values of one position and return those of all up to it."""
+        self.keys[:, :, position] = keys[:, :, 0]
+        self.values[:, :, position] = values[:, :, 0]
         return self.keys[:, :, : position + 1], self.values[:, :, : position + 1]
 
 
 def attention(queries: Tensor, keys: Tensor, values: Tensor, causal: bool) -> Tensor:
-    """PyTorch's attention, on a CPU in float32 even under autocast: its backward pass takes 6 times as long there in
-    bfloat16."""
+    """Compute PyTorch's attention, on a CPU always in float32.
+
+    In bfloat16 its backward pass takes 6 times as long there.
+    """
     if queries.device.type != "cpu":
         return scaled_dot_product_attention(queries, keys, values, is_causal=causal)
     with torch.autocast("cpu", enabled=False):
-        queries, keys, values = map(at_least_float32, (queries, keys, values))
-        return scaled_dot_product_attention(queries, keys, values, is_causal=causal)
+        return scaled_dot_product_attention(
+            at_least_float32(queries),
+            at_least_float32(keys),
+            at_least_float32(values),
+            is_causal=causal,
+        )
 
 
 class Block(nn.Module):
-    """Attention, then two linear layers, each after a LayerNorm and added to its input."""
+    """Attention and a network of two linear layers, each after a LayerNorm, added to its input.
+
+    Args:
+        width: C, the channels.
+        heads: The heads of the attention; a divisor of the width.
+    """
 
     def __init__(self, width: int, heads: int):
         super().__init__()
         self.heads = heads
-        self.before_attention, self.before_linear = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.before_attention = nn.LayerNorm(width)
+        self.before_linear = nn.LayerNorm(width)
         self.queries_keys_values = nn.Linear(width, 3 * width)
         self.out = nn.Linear(width, width)
-        self.linear = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
+        self.linear = nn.Sequential(
+            nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width)
+        )
 
-    def forward(self, x: Float[Tensor, "B T C"], past: Past | None = None, position: int = 0) -> Float[Tensor, "B T C"]:
-        """All positions at once, or with `past` the one at `position`, which attends to all up to it."""
-        split = self.queries_keys_values(self.before_attention(x)).unflatten(2, (3, self.heads, -1))
-        queries, keys, values = split.permute(2, 0, 3, 1, 4)
-        if past is not None:
-            keys, values = past.extend(position, keys, values)
-        seen = attention(queries, keys, values, causal=past is None)
-        x = x + self.out(seen.transpose(1, 2).flatten(2))
+    def forward(
+        self, x: Float[Tensor, "B T C"], cache: KeyValueCache | None = None, position: int = 0
+    ) -> Float[Tensor, "B T C"]:
+        """Process all positions at once, or with a cache the one at `position`."""
+        projected = self.queries_keys_values(self.before_attention(x))
+        heads = projected.unflatten(2, (3, self.heads, -1))
+        queries, keys, values = heads.permute(2, 0, 3, 1, 4)  # (B, heads, T, C / heads) each
+        if cache is not None:
+            keys, values = cache.extend(position, keys, values)
+        attended = attention(queries, keys, values, causal=cache is None)
+        x = x + self.out(attended.transpose(1, 2).flatten(2))
         return x + self.linear(self.before_linear(x))
 
 
 class TransformerPrior(NetworkPrior):
-    """The causal transformer. Sampling keeps the keys and values of the positions so far.
+    """The causal transformer; in sampling it keeps the keys and values of earlier positions.
 
-    num_codes, grid, classes, codebook, width: see `Prior` and `NetworkPrior`. layers, heads: from 1; heads divides
-    the width. A label is a learned vector added at every position.
+    A position is a learned vector for the row plus one for the column. A label is a learned
+    vector that is added at every position.
+
+    Args:
+        num_codes: See `Prior`.
+        grid: See `Prior`.
+        classes: See `Prior`.
+        codebook: See `NetworkPrior`.
+        width: See `NetworkPrior`.
+        layers: How many blocks, from 1.
+        heads: The heads of the attention, from 1; a divisor of the width.
     """
 
     def __init__(
@@ -80,36 +116,41 @@ class TransformerPrior(NetworkPrior):
         if width % heads:
             raise ValueError(f"heads is {heads}; it must divide the width, {width}")
         self.heads = heads
-        self.rows, self.columns, self.labels = (nn.Embedding(n, width) for n in (*grid, max(1, classes)))
+        self.rows = nn.Embedding(grid[0], width)
+        self.columns = nn.Embedding(grid[1], width)
+        self.labels = nn.Embedding(max(1, classes), width)
         self.blocks = nn.ModuleList(Block(width, heads) for _ in range(layers))
         self.norm = nn.LayerNorm(width)
 
     def features(self, embedded, labels):
-        before = pad(embedded.flatten(1, 2)[:, :-1], (0, 0, 1, 0))
-        x = before + self._places(labels, len(embedded))
+        before = pad(embedded.flatten(1, 2)[:, :-1], (0, 0, 1, 0))  # shifted by one position
+        x = before + self._offsets(labels, len(embedded))
         for block in self.blocks:
             x = block(x)
         return self.norm(x).unflatten(1, self.grid)
 
     def start(self, batch, labels=None):
         state = super().start(batch, labels)
-        sizes = (batch, self.heads, self.grid[0] * self.grid[1], self.width, self.device)
-        state.cache = [Past(*sizes) for _ in self.blocks]
+        positions = self.grid[0] * self.grid[1]
+        sizes = (batch, self.heads, positions, self.width, self.device)
+        state.cache = [KeyValueCache(*sizes) for _ in self.blocks]
         return state
 
     @torch.no_grad()
     def next_logits(self, state):
         position = state.position
+        # At position 0 this is the last token, which is not set yet: zeros take its place.
         before = self.tokens.embed(state.tokens.flatten(1)[:, position - 1]) * (position > 0)
-        x = (before + self._places(state.labels, len(before))[:, position])[:, None]
-        for block, past in zip(self.blocks, state.cache, strict=True):
-            x = block(x, past, position)
+        offsets = self._offsets(state.labels, len(before))
+        x = (before + offsets[:, position])[:, None]
+        for block, cache in zip(self.blocks, state.cache, strict=True):
+            x = block(x, cache, position)
         return self.tokens.logits(self.norm(x)[:, 0])
 
-    def _places(self, labels: Tensor | None, batch: int) -> Float[Tensor, "B T C"]:
-        """What the input says of position and label."""
-        places = (self.rows.weight[:, None] + self.columns.weight).flatten(0, 1)
-        return places + self.labels(self.label_rows(labels, batch))[:, None]
+    def _offsets(self, labels: Tensor | None, batch: int) -> Float[Tensor, "B T C"]:
+        """The vectors of position and label, which are added to the tokens."""
+        positions = (self.rows.weight[:, None] + self.columns.weight).flatten(0, 1)
+        return positions + self.labels(self.label_rows(labels, batch))[:, None]
 
     def config(self):
         return {**super().config(), "layers": len(self.blocks), "heads": self.heads}

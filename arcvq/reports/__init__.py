@@ -1,4 +1,4 @@
-"""Notebooks run without a browser, and the pages that come of it."""
+"""Run notebooks without a browser, and write what they show as pages."""
 
 from arcvq.reports.key_figures import KeyFigure, key_figure
 

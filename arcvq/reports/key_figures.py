@@ -1,4 +1,4 @@
-"""Figures that a notebook reports: shown as one line, and found again in the executed notebook."""
+"""Figures that a notebook reports: one line in the notebook, and a place on the report's index."""
 
 import math
 from collections.abc import Iterator
@@ -8,38 +8,54 @@ from typing import Any
 
 @dataclass(frozen=True)
 class KeyFigure:
-    """A number worth reporting: shown as one line, and found again in the metadata of the cell's output."""
+    """A number worth reporting, shown as one line and kept in the metadata of the cell's output.
+
+    Attributes:
+        name: What was measured.
+        value: The number, or a text.
+        unit: "dB", "%", "codes", ...; empty for none.
+    """
 
     name: str
     value: float | int | str
     unit: str = ""
 
     def __str__(self) -> str:
-        value = f"{self.value:.4g}" if isinstance(self.value, float) else str(self.value)
+        value = f"{self.value:.4g}" if isinstance(self.value, float) else self.value
         return f"{self.name}: {value} {self.unit}".rstrip()
 
-    def _repr_mimebundle_(self, **_) -> tuple[dict, dict]:
+    def _repr_mimebundle_(self, **_: Any) -> tuple[dict[str, str], dict[str, Any]]:
         return {"text/plain": str(self)}, {"arcvq": {"key_figure": asdict(self)}}
 
 
 def key_figure(name: str, value: Any, unit: str = "") -> None:
-    """Shows a key figure in a notebook as one line, and puts it on the index page of the report.
+    """Show a key figure in a notebook as one line, and put it on the index page of the report.
 
-    `value` is a number, a tensor or array of one element, or a text; `unit` is "dB", "%", "codes", ...
+    Args:
+        name: What was measured.
+        value: A number, a tensor or array of one element, or a text.
+        unit: "dB", "%", "codes", ...
     """
     from IPython.display import display
 
     value = value.item() if hasattr(value, "item") else value
-    finite = not isinstance(value, float) or math.isfinite(value)
-    display(KeyFigure(name, value if finite else str(value), unit))  # JSON has no nan
+    if isinstance(value, float) and not math.isfinite(value):
+        value = str(value)  # JSON has no NaN and no infinity
+    display(KeyFigure(name, value, unit))
 
 
-def outputs(notebook) -> Iterator[Any]:
-    """Every output of every code cell."""
-    return (output for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs)
+def cell_outputs(notebook: Any) -> Iterator[Any]:
+    """Yield every output of every code cell, in order."""
+    for cell in notebook.cells:
+        if cell.cell_type == "code":
+            yield from cell.outputs
 
 
-def key_figures(notebook) -> list[KeyFigure]:
-    """The key figures that an executed notebook showed, in order."""
-    shown = (output.get("metadata", {}).get("arcvq", {}).get("key_figure") for output in outputs(notebook))
-    return [KeyFigure(**figure) for figure in shown if figure]
+def key_figures(notebook: Any) -> list[KeyFigure]:
+    """Collect the key figures that an executed notebook showed, in order."""
+    found = []
+    for output in cell_outputs(notebook):
+        fields = output.get("metadata", {}).get("arcvq", {}).get("key_figure")
+        if fields:
+            found.append(KeyFigure(**fields))
+    return found

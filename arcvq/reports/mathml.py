@@ -2,47 +2,67 @@
 
 import re
 from html import escape
+from typing import Any
 
-# What latex2mathml does not know, said in what it knows.
+from latex2mathml.converter import convert
+from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
+
+# What latex2mathml does not know, in terms of what it knows: a pattern and its replacement.
 _TEX = (
     (r"\\begin\{(aligned|align\*?|split)\}", r"\\begin{array}{rl}"),
     (r"\\end\{(aligned|align\*?|split)\}", r"\\end{array}"),
-    (r"\\operatorname\*?\{\s*arg\s*(?:\\,)?\s*\\?(max|min)\}|\\arg\s*\\(max|min)", r"\\arg\1\2"),
+    (
+        r"\\operatorname\*?\{\s*arg\s*(?:\\,)?\s*\\?(max|min)\}|\\arg\s*\\(max|min)",
+        r"\\arg\1\2",
+    ),
     (r"\\operatorname\*", r"\\operatorname"),
     (r"\\[bB]igg?[lrm]?\s*(?=\\)", ""),
     (r"\\tag\b", r"\\qquad\\tag"),
 )
-_FUNCTION = r"<(m[io])>((?:arc)?(?:cos|sin|tan)|log|ln|exp|max|min)</\1>(?!</)"  # stands apart from what is beside it
+_NOT_TRANSLATED = r"<mi>&</mi>|\\"  # the converter passes on what it does not understand
+_FUNCTION = r"<(m[io])>((?:arc)?(?:cos|sin|tan)|log|ln|exp|max|min)</\1>(?!</)"
+_SPACED_FUNCTION = r'<mo lspace=".17em" rspace=".1em">\2</mo>'
 
 
 def formula(tex: str, display: str = "inline") -> str:
-    """A TeX formula as MathML ("inline" or "block"), or its source where it cannot be translated."""
-    from latex2mathml.converter import convert
+    """Translate a TeX formula to MathML, or show its source where that is not possible.
 
+    Args:
+        tex: The formula without its dollar signs.
+        display: "inline" or "block".
+    """
     known = tex
     for pattern, replacement in _TEX:
         known = re.sub(pattern, replacement, known)
+    source = f"<code>{escape(tex)}</code>"
     try:
         mathml = convert(known, display=display)
-    except Exception:
-        mathml = "\\"
-    if re.search(r"<mi>&</mi>|\\", mathml):  # what the converter does not understand it passes through
-        return f"<code>{escape(tex)}</code>"
-    return re.sub(_FUNCTION, r'<mo lspace=".17em" rspace=".1em">\2</mo>', mathml)
+    except Exception:  # latex2mathml has a dozen kinds, without a common base
+        return source
+    if re.search(_NOT_TRANSLATED, mathml):
+        return source
+    return re.sub(_FUNCTION, _SPACED_FUNCTION, mathml)
 
 
-def render_markdown(source: str, attachments: dict | None = None) -> str:
-    """A notebook's markdown as HTML, its formulas as MathML; `attachments` are the pictures of its cell."""
-    from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
+class _MathMLRenderer(IPythonRenderer):
+    """nbconvert's renderer of Markdown, with formulas as MathML."""
 
-    class Renderer(IPythonRenderer):
-        def inline_math(self, body: str) -> str:
-            return formula(body)
+    def inline_math(self, body: str) -> str:
+        return formula(body)
 
-        def block_math(self, body: str) -> str:
-            return f"<div class=formula>{formula(body, 'block')}</div>"
+    def block_math(self, body: str) -> str:
+        return f"<div class=formula>{formula(body, 'block')}</div>"
 
-        def latex_environment(self, name: str, body: str) -> str:
-            return self.block_math(f"\\begin{{{name}}}{body}\\end{{{name}}}")
+    def latex_environment(self, name: str, body: str) -> str:
+        return self.block_math(f"\\begin{{{name}}}{body}\\end{{{name}}}")
 
-    return MarkdownWithMath(Renderer(escape=False, attachments=attachments)).render(source)
+
+def render_markdown(source: str, attachments: dict[str, Any] | None = None) -> str:
+    """Turn a notebook's Markdown into HTML, with formulas as MathML.
+
+    Args:
+        source: Text of the cell; HTML in it is kept.
+        attachments: Pictures that were pasted into the cell.
+    """
+    renderer = _MathMLRenderer(escape=False, attachments=attachments)
+    return MarkdownWithMath(renderer).render(source)

@@ -11,26 +11,33 @@ from scipy.stats import spearmanr
 
 from arcvq.analysis import projections
 from arcvq.analysis.projections import (
+    assess,
     clusters,
-    compare,
     directions,
     dominant_classes,
     exact,
-    on_sphere,
     pca,
     stereographic,
     umap_angles,
-    umap_sphere,
 )
 
-EASY = [lambda codes: pca(codes), lambda codes: pca(codes, 3), lambda codes: pca(codes, sphere=True),
-        lambda codes: stereographic(codes), lambda codes: stereographic(codes, sphere=True), on_sphere]
+EASY = [
+    lambda codes: pca(codes),
+    lambda codes: pca(codes, 3),
+    lambda codes: pca(codes, sphere=True),
+    lambda codes: stereographic(codes),
+]
 
 
 def angles(rows):
     units = rows / np.linalg.norm(rows, axis=1, keepdims=True)
-    return np.array([math.acos(np.clip(units[i] @ units[j], -1, 1))
-                     for i in range(len(units)) for j in range(i + 1, len(units))])
+    return np.array(
+        [
+            math.acos(np.clip(units[i] @ units[j], -1, 1))
+            for i in range(len(units))
+            for j in range(i + 1, len(units))
+        ]
+    )
 
 
 def blobs(groups=4, each=15, dim=16):
@@ -40,7 +47,7 @@ def blobs(groups=4, each=15, dim=16):
 
 def test_three_dimensions_are_exact():
     codes = torch.randn(40, 3) * torch.rand(40, 1)
-    seen = on_sphere(codes)
+    seen = exact(codes)
     assert np.allclose(seen.points, codes / codes.norm(dim=1, keepdim=True), atol=1e-6)
     assert seen.method == "exact" and seen.sphere and seen.angle_correlation == pytest.approx(1)
     assert seen.neighbors_kept == 1 and "exact" in seen.trust
@@ -75,9 +82,12 @@ def test_stereographic_distance_is_tan_of_half_the_angle_to_the_mean_in_any_dime
     assert np.allclose(np.linalg.norm(stereographic(codes).points, axis=1), wanted, atol=1e-6)
 
 
-def test_stereographic_in_three_dimensions_carried_back_is_the_sphere_turned():
+def test_stereographic_in_three_dimensions_keeps_the_bearing_of_each_code():
     codes = torch.randn(30, 3).double()
-    assert np.allclose(angles(stereographic(codes, sphere=True).points), angles(codes.numpy()), atol=1e-6)
+    units = directions(codes)
+    center = units.sum(0) / np.linalg.norm(units.sum(0))
+    level = units - (units @ center)[:, None] * center  # the part of each direction across the mean
+    assert np.allclose(angles(stereographic(codes).points), angles(level), atol=1e-6)
 
 
 def test_the_pole_itself_stays_on_the_map():
@@ -88,16 +98,20 @@ def test_the_pole_itself_stays_on_the_map():
 def test_angle_correlation_is_spearmans_of_angles_on_the_sphere_and_of_distances_on_a_map():
     codes = torch.randn(25, 6).double()
     ball, flat = pca(codes, sphere=True), pca(codes)
-    apart = [np.linalg.norm(flat.points[i] - flat.points[j]) for i in range(25) for j in range(i + 1, 25)]
+    apart = [
+        np.linalg.norm(flat.points[i] - flat.points[j]) for i in range(25) for j in range(i + 1, 25)
+    ]
     true = angles(codes.numpy())
-    assert ball.angle_correlation == pytest.approx(spearmanr(true, angles(ball.points))[0], abs=1e-6)
+    assert ball.angle_correlation == pytest.approx(
+        spearmanr(true, angles(ball.points))[0], abs=1e-6
+    )
     assert flat.angle_correlation == pytest.approx(spearmanr(true, apart)[0], abs=1e-6)
 
 
 def test_the_correlation_of_a_sample_of_pairs_is_near_that_of_all(monkeypatch):
     codes = torch.randn(200, 6)
     whole = pca(codes, sphere=True).angle_correlation
-    monkeypatch.setattr(projections, "PAIRS", 5000)
+    monkeypatch.setattr(projections, "MAX_PAIRS", 5000)
     sample = pca(codes, sphere=True).angle_correlation
     assert sample != whole and sample == pytest.approx(whole, abs=0.05)
 
@@ -106,22 +120,27 @@ def test_neighbors_kept_is_the_shared_part_of_the_five_nearest():
     codes = torch.randn(30, 6).double()
     seen, units, kept = pca(codes), directions(codes), 0
     for i in range(30):
-        near = [set(np.argsort(np.linalg.norm(rows - rows[i], axis=1))[1:6]) for rows in (units, seen.points)]
+        near = [
+            set(np.argsort(np.linalg.norm(rows - rows[i], axis=1))[1:6])
+            for rows in (units, seen.points)
+        ]
         kept += len(near[0] & near[1])
     assert seen.neighbors_kept == pytest.approx(kept / 150)
 
 
 def test_random_places_are_trusted_little_and_said_so():
     codes = torch.randn(300, 6)
-    seen = compare(codes, torch.randn(300, 3))
+    seen = assess(codes, torch.randn(300, 3))
     assert abs(seen.angle_correlation) < 0.05 and seen.neighbors_kept < 0.05
     assert "Angles cannot be read off" in seen.words and "Angles cannot be read off" in seen.trust
 
 
 def test_umap_keeps_groups_together_and_a_seed_gives_the_same_bits(tmp_path):
     codes = blobs()
-    one, other, third = (umap_angles(codes, seed=seed, root=tmp_path / folder, progress=False)
-                         for seed, folder in ((0, "a"), (0, "b"), (1, "c")))
+    one, other, third = (
+        umap_angles(codes, seed=seed, root=tmp_path / folder, progress=False)
+        for seed, folder in ((0, "a"), (0, "b"), (1, "c"))
+    )
     assert np.array_equal(one.points, other.points) and not np.array_equal(one.points, third.points)
     gaps = np.linalg.norm(one.points[:, None] - one.points[None], axis=2) + 1e9 * np.eye(60)
     assert (gaps.argmin(axis=1) // 15 == np.arange(60) // 15).all()
@@ -138,11 +157,16 @@ assert torch.get_num_threads() == 1  # which torch settles at its first use of t
 umap_angles(np.random.default_rng(0).normal(size=(60, 8)), root={str(tmp_path)!r}, progress=False)
 print(torch.get_num_threads())
 """
-    assert subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout == "1\n"
+    assert (
+        subprocess.run(
+            [sys.executable, "-c", script], capture_output=True, text=True, check=True
+        ).stdout
+        == "1\n"
+    )
 
 
 def test_umap_on_the_sphere_has_unit_rows_and_three_dimensions_work(tmp_path):
-    seen = umap_sphere(blobs(), root=tmp_path, progress=False)
+    seen = umap_angles(blobs(), sphere=True, root=tmp_path, progress=False)
     assert np.allclose(np.linalg.norm(seen.points, axis=1), 1, atol=1e-6) and seen.sphere
     assert umap_angles(blobs(), 3, root=tmp_path, progress=False).points.shape == (60, 3)
 
@@ -152,10 +176,12 @@ def test_the_second_visit_computes_nothing_and_does_not_even_import_umap(tmp_pat
     first = umap_angles(codes, root=tmp_path, progress=False)
     (file,) = (tmp_path / "projections").iterdir()
     np.save(tmp_path / "codes.npy", codes.numpy())
-    script = ("import sys, numpy as np; from arcvq.analysis.projections import umap_angles; "
-              f"seen = umap_angles(np.load(r'{tmp_path / 'codes.npy'}'), root=r'{tmp_path}', progress=False); "
-              f"assert 'umap' not in sys.modules and 'numba' not in sys.modules; "
-              f"np.save(r'{tmp_path / 'seen.npy'}', seen.points)")
+    script = (
+        "import sys, numpy as np; from arcvq.analysis.projections import umap_angles; "
+        f"seen = umap_angles(np.load(r'{tmp_path / 'codes.npy'}'), root=r'{tmp_path}', progress=False); "
+        f"assert 'umap' not in sys.modules and 'numba' not in sys.modules; "
+        f"np.save(r'{tmp_path / 'seen.npy'}', seen.points)"
+    )
     subprocess.run([sys.executable, "-c", script], check=True)
     assert np.array_equal(np.load(tmp_path / "seen.npy"), first.points) and file.suffix == ".npy"
 
@@ -177,10 +203,19 @@ def test_a_cache_that_cannot_be_written_costs_a_warning_not_the_picture(tmp_path
         assert umap_angles(blobs(), root=tmp_path / "file", progress=False).points.shape == (60, 2)
 
 
-@pytest.mark.parametrize("codes", [torch.randn(4, 8), torch.ones(30, 8), torch.zeros(30, 8), torch.randn(9, 1),
-                                   torch.randn(1, 8)], ids=["four", "equal", "zero", "D = 1", "one"])
+@pytest.mark.parametrize(
+    "codes",
+    [
+        torch.randn(4, 8),
+        torch.ones(30, 8),
+        torch.zeros(30, 8),
+        torch.randn(9, 1),
+        torch.randn(1, 8),
+    ],
+    ids=["four", "equal", "zero", "D = 1", "one"],
+)
 def test_umap_of_too_few_directions_falls_back_on_principal_axes_and_says_so(codes, tmp_path):
-    for seen in (umap_angles(codes, root=tmp_path), umap_sphere(codes, root=tmp_path)):
+    for seen in (umap_angles(codes, root=tmp_path), umap_angles(codes, sphere=True, root=tmp_path)):
         assert seen.method == "PCA" and "UMAP needs 5 directions" in seen.trust
         assert np.isfinite(seen.points).all() and len(seen.points) == len(codes)
     assert not list(tmp_path.iterdir())
@@ -188,12 +223,21 @@ def test_umap_of_too_few_directions_falls_back_on_principal_axes_and_says_so(cod
 
 @pytest.mark.parametrize("dim", [2, 3])
 def test_umap_of_five_codes_works(dim, tmp_path):
-    assert np.isfinite(umap_angles(torch.randn(5, 8), dim, root=tmp_path, progress=False).points).all()
-    assert np.isfinite(umap_sphere(torch.randn(5, 2), root=tmp_path, progress=False).points).all()
+    assert np.isfinite(
+        umap_angles(torch.randn(5, 8), dim, root=tmp_path, progress=False).points
+    ).all()
+    assert np.isfinite(
+        umap_angles(torch.randn(5, 2), sphere=True, root=tmp_path, progress=False).points
+    ).all()
 
 
 @settings(max_examples=25, deadline=None)
-@given(count=st.integers(1, 12), dim=st.integers(1, 9), power=st.sampled_from([-30, 0, 30]), zeros=st.booleans())
+@given(
+    count=st.integers(1, 12),
+    dim=st.integers(1, 9),
+    power=st.sampled_from([-30, 0, 30]),
+    zeros=st.booleans(),
+)
 def test_any_finite_codebook_gets_finite_places_and_a_trust(count, dim, power, zeros):
     codes = torch.randn(count, dim) * 10.0**power
     codes[: count * zeros] = 0
@@ -204,8 +248,14 @@ def test_any_finite_codebook_gets_finite_places_and_a_trust(count, dim, power, z
         assert seen.angle_correlation is None or -1 - 1e-9 <= seen.angle_correlation <= 1 + 1e-9
 
 
-@pytest.mark.parametrize("codes", [torch.nn.Parameter(torch.ones(3, 2)), torch.ones(3, 2, dtype=torch.bfloat16),
-                                   np.ones((3, 2), np.float32)])
+@pytest.mark.parametrize(
+    "codes",
+    [
+        torch.nn.Parameter(torch.ones(3, 2)),
+        torch.ones(3, 2, dtype=torch.bfloat16),
+        np.ones((3, 2), np.float32),
+    ],
+)
 def test_parameters_half_precision_and_arrays_are_read(codes):
     assert np.allclose(directions(codes), 0.5**0.5)
 
@@ -215,15 +265,32 @@ def test_codes_on_a_gpu_are_read():
     assert pca(torch.ones(3, 2, device="cuda")).points.shape == (3, 2)
 
 
-@pytest.mark.parametrize(("call", "words"), [
-    (lambda: pca(torch.ones(0, 4)), r"codes have the shape \(0, 4\); they must be \(K, D\), both from 1"),
-    (lambda: pca(torch.tensor([[1.0, math.nan], [1, 1]])), "NaN or infinity in 1 of their 2 rows"),
-    (lambda: pca(torch.ones(3, 4), 4), "dim is 4; a picture has 2 or 3"),
-    (lambda: umap_angles(torch.ones(3, 4), neighbors=1), "neighbors is 1; it must be at least 2"),
-    (lambda: on_sphere(torch.ones(3, 4), "tsne"), "'tsne' is unknown; known are pca, stereographic, umap"),
-    (lambda: compare(torch.ones(3, 4), torch.ones(2, 3)), r"points have the shape \(2, 3\)"),
-    (lambda: clusters(torch.ones(3, 4), 0), "count is 0"),
-    (lambda: dominant_classes(torch.full((1, 2, 2), 9), torch.zeros(1, dtype=torch.int64), 5), "reach from 9 to 9")])
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (
+            lambda: pca(torch.ones(0, 4)),
+            r"codes have the shape \(0, 4\); they must be \(K, D\), both from 1",
+        ),
+        (
+            lambda: pca(torch.tensor([[1.0, math.nan], [1, 1]])),
+            "1 of 4 values of the codes are NaN or infinite",
+        ),
+        (lambda: pca(torch.ones(3, 4), 4), "dim is 4; a picture has 2 or 3"),
+        (
+            lambda: umap_angles(torch.ones(3, 4), neighbors=1),
+            "neighbors is 1; it must be a whole number from 2",
+        ),
+        (lambda: assess(torch.ones(3, 4), torch.ones(2, 3)), r"points have the shape \(2, 3\)"),
+        (lambda: clusters(torch.ones(3, 4), 0), "count is 0"),
+        (
+            lambda: dominant_classes(
+                torch.full((1, 2, 2), 9), torch.zeros(1, dtype=torch.int64), 5
+            ),
+            "reach from 9 to 9",
+        ),
+    ],
+)
 def test_bad_input_gets_one_clear_sentence(call, words, unchecked):
     with pytest.raises(ValueError, match=words):
         call()

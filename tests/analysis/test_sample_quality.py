@@ -25,12 +25,20 @@ from arcvq.images import to_float
 
 
 def points(count, dim=3, seed=0, shift=0.0):
-    return torch.randn(count, dim, generator=torch.Generator().manual_seed(seed), dtype=torch.float64) + shift
+    return (
+        torch.randn(count, dim, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+        + shift
+    )
 
 
 def pictures(count, seed=0, channels=1, size=8):
-    return torch.randint(0, 256, (count, channels, size, size), dtype=torch.uint8,
-                         generator=torch.Generator().manual_seed(seed))
+    return torch.randint(
+        0,
+        256,
+        (count, channels, size, size),
+        dtype=torch.uint8,
+        generator=torch.Generator().manual_seed(seed),
+    )
 
 
 class Means:
@@ -75,7 +83,9 @@ def plain_share_inside(queries, centres, neighbors):
 @settings(max_examples=40, deadline=None)
 def test_the_frechet_distance_equals_its_formula_with_matrix_roots(n, m, dim, scale):
     a, b = points(n, dim, 1) * scale, (points(m, dim, 2) * 1.5 + 0.3) * scale
-    assert frechet_distance(a, b) == pytest.approx(plain_frechet(a, b), rel=1e-5, abs=1e-5 * scale**2)
+    assert frechet_distance(a, b) == pytest.approx(
+        plain_frechet(a, b), rel=1e-5, abs=1e-5 * scale**2
+    )
     assert frechet_distance(a, b) == pytest.approx(frechet_distance(b, a), abs=1e-12 * scale**2)
 
 
@@ -88,16 +98,24 @@ def test_equal_sets_are_at_distance_zero_also_with_a_singular_covariance():
 
 def test_a_shift_alone_costs_its_squared_length():
     a = points(30, 4)
-    assert frechet_distance(a, a + torch.tensor([1.0, -2.0, 0.0, 2.0])) == pytest.approx(9, abs=1e-12)
-    assert frechet_distance(a + 1e6, a + 1e6 + 2) == pytest.approx(16, rel=1e-9), "far from the origin as well"
+    assert frechet_distance(a, a + torch.tensor([1.0, -2.0, 0.0, 2.0])) == pytest.approx(
+        9, abs=1e-12
+    )
+    assert frechet_distance(a + 1e6, a + 1e6 + 2) == pytest.approx(16, rel=1e-9), (
+        "far from the origin as well"
+    )
 
 
 def test_scaled_axes_cost_the_squared_difference_of_their_deviations():
     white = points(400, 3)
     white = white - white.mean(0)
-    white = white @ torch.linalg.inv(torch.linalg.cholesky(white.T.cov())).T  # unit covariance, exactly
+    white = (
+        white @ torch.linalg.inv(torch.linalg.cholesky(white.T.cov())).T
+    )  # unit covariance, exactly
     s, t = torch.tensor([1.0, 2.0, 0.0]).double(), torch.tensor([4.0, 0.5, 0.0]).double()
-    assert frechet_distance(white * s, white * t) == pytest.approx(((s - t) ** 2).sum().item(), abs=1e-10)
+    assert frechet_distance(white * s, white * t) == pytest.approx(
+        ((s - t) ** 2).sum().item(), abs=1e-10
+    )
 
 
 def test_few_samples_alone_make_the_frechet_distance_larger():
@@ -105,12 +123,16 @@ def test_few_samples_alone_make_the_frechet_distance_larger():
     assert few > 10 * many > 0
 
 
-@given(st.integers(3, 25), st.integers(3, 25), st.integers(1, 4), st.integers(1, 2), st.floats(0, 2))
+@given(
+    st.integers(3, 25), st.integers(3, 25), st.integers(1, 4), st.integers(1, 2), st.floats(0, 2)
+)
 @settings(max_examples=40, deadline=None)
 def test_precision_and_recall_equal_plain_loops(n, m, dim, neighbors, shift):
     real, generated = points(n, dim, 1), points(m, dim, 2, shift)
-    expected = (plain_share_inside(generated.tolist(), real.tolist(), neighbors),
-                plain_share_inside(real.tolist(), generated.tolist(), neighbors))
+    expected = (
+        plain_share_inside(generated.tolist(), real.tolist(), neighbors),
+        plain_share_inside(real.tolist(), generated.tolist(), neighbors),
+    )
     assert precision_recall(real, generated, neighbors) == pytest.approx(expected, abs=1e-12)
 
 
@@ -120,7 +142,9 @@ def test_precision_and_recall_tell_quality_from_variety():
     assert precision_recall(real, real + 100) == (0, 0)
     narrow = real[:1] + 1e-3 * points(200, 2, 2)  # good, and all alike
     assert precision_recall(real, narrow)[0] == 1 and precision_recall(real, narrow)[1] < 0.05
-    wide = torch.cat([real, points(600, 2, 3, 50)])  # all there is, and three times as much that is not
+    wide = torch.cat(
+        [real, points(600, 2, 3, 50)]
+    )  # all there is, and three times as much that is not
     assert precision_recall(real, wide) == (0.25, 1)
 
 
@@ -147,12 +171,18 @@ def test_the_nearest_training_point_is_the_one_that_a_loop_finds(n, m, count, di
         distances = [math.dist(point, other) for other in train.tolist()]
         assert found.indices[i] == int(np.argmin(distances))
         assert found.distances[i].item() == pytest.approx(min(distances), abs=1e-12)
-    expected = [min(math.dist(point, other) for other in train.tolist()) for point in held_out.tolist()]
+    expected = [
+        min(math.dist(point, other) for other in train.tolist()) for point in held_out.tolist()
+    ]
     np.testing.assert_allclose(found.held_out, expected, atol=1e-12)
-    wins = [(d < h) + (d == h) / 2 for d in found.distances.tolist() for h in found.held_out.tolist()]
+    wins = [
+        (d < h) + (d == h) / 2 for d in found.distances.tolist() for h in found.held_out.tolist()
+    ]
     assert found.nearer == pytest.approx(np.mean(wins), abs=1e-12)
     assert found.median_ratio == pytest.approx(np.median(found.distances) / np.median(expected))
-    assert found.near_copies == pytest.approx(np.mean(found.distances.numpy() < np.quantile(found.held_out, 0.01)))
+    assert found.near_copies == pytest.approx(
+        np.mean(found.distances.numpy() < np.quantile(found.held_out, 0.01))
+    )
 
 
 def test_copies_of_training_data_are_told_from_new_samples():
@@ -161,7 +191,9 @@ def test_copies_of_training_data_are_told_from_new_samples():
     assert (copies.median_ratio, copies.nearer, copies.near_copies) == (0, 1, 1)
     assert torch.equal(copies.indices, torch.arange(100, 300)) and not copies.distances.any()
     new = nearest_training(points(1000, 4, 3), held_out, train)
-    assert new.median_ratio == pytest.approx(1, abs=0.1) and new.nearer == pytest.approx(0.5, abs=0.04)
+    assert new.median_ratio == pytest.approx(1, abs=0.1) and new.nearer == pytest.approx(
+        0.5, abs=0.04
+    )
     assert new.near_copies == pytest.approx(0.01, abs=0.01)
     half = nearest_training(torch.cat([train[:500], points(500, 4, 3)]), held_out, train)
     assert half.near_copies == pytest.approx(0.5, abs=0.02), "the share of copies"
@@ -181,20 +213,21 @@ def test_label_agreement_is_the_share_read_as_asked(unchecked):
         label_agreement(Means(), images, torch.ones(3).long())
 
 
-@given(st.lists(st.integers(0, 5), min_size=1, max_size=30), st.lists(st.integers(0, 5), min_size=1, max_size=30))
+@given(
+    st.lists(st.integers(0, 5), min_size=1, max_size=30),
+    st.lists(st.integers(0, 5), min_size=1, max_size=30),
+)
 @settings(max_examples=40, deadline=None)
 def test_usage_distance_equals_sums_over_codes(made, seen):
     found = usage_distance(torch.tensor(made), torch.tensor(seen).view(1, -1), 6)
     shares = [(made.count(code) / len(made), seen.count(code) / len(seen)) for code in range(6)]
-    assert found.total_variation == pytest.approx(sum(abs(a - b) for a, b in shares) / 2, abs=1e-12)
-    assert (found.codes_generated, found.codes_data) == (len(set(made)), len(set(seen)))
-    assert found.codes_unseen == len(set(made) - set(seen))
+    assert found == pytest.approx(sum(abs(a - b) for a, b in shares) / 2, abs=1e-12)
 
 
 def test_usage_distance_is_zero_for_equal_shares_and_one_without_a_common_code():
     a = torch.tensor([0, 1, 1])
-    assert dataclasses.astuple(usage_distance(a, a.repeat(4), 4)) == (0, 2, 2, 0)
-    assert dataclasses.astuple(usage_distance(a, a + 2, 4)) == (1, 2, 2, 2)
+    assert usage_distance(a, a.repeat(4), 4) == 0
+    assert usage_distance(a, a + 2, 4) == 1
     with pytest.raises(ValueError, match="on both sides, got 0 generated and 3 of data"):
         usage_distance(a[:0], a, 4)
     with pytest.raises(ValueError, match="indices reach from 0 to 4; they must be from 0 to 3"):
@@ -203,17 +236,28 @@ def test_usage_distance_is_zero_for_equal_shares_and_one_without_a_common_code()
 
 def test_the_table_holds_what_the_measures_give_and_names_the_classifier():
     real, generated, train = pictures(30, 1), pictures(25, 2) // 2, pictures(40, 3)
-    table = describe_samples(Means(), real=real, generated=generated, train=train, labels=torch.ones(25).long())
+    table = describe_samples(
+        Means(), real=real, generated=generated, train=train, labels=torch.ones(25).long()
+    )
     features = [Means().features(images) for images in (generated, real, train)]
     pixels = [images.flatten(1).double() for images in (generated, real, train)]
     near, pixel_near = nearest_training(*features), nearest_training(*pixels)
     precision, recall = precision_recall(features[1], features[0])
-    expected = {"frechet_distance": frechet_distance(features[1], features[0]), "precision": precision,
-                "recall": recall, "median_ratio": near.median_ratio, "nearer": near.nearer,
-                "near_copies": near.near_copies, "pixel_median_ratio": pixel_near.median_ratio,
-                "pixel_nearer": pixel_near.nearer, "pixel_near_copies": pixel_near.near_copies,
-                "label_agreement": label_agreement(Means(), generated, torch.ones(25).long())}
-    pd.testing.assert_series_equal(table, pd.Series(expected, name="classifier features (accuracy 75.0%)"))
+    expected = {
+        "frechet_distance": frechet_distance(features[1], features[0]),
+        "precision": precision,
+        "recall": recall,
+        "median_ratio": near.median_ratio,
+        "nearer": near.nearer,
+        "near_copies": near.near_copies,
+        "pixel_median_ratio": pixel_near.median_ratio,
+        "pixel_nearer": pixel_near.nearer,
+        "pixel_near_copies": pixel_near.near_copies,
+        "label_agreement": label_agreement(Means(), generated, torch.ones(25).long()),
+    }
+    pd.testing.assert_series_equal(
+        table, pd.Series(expected, name="classifier features (accuracy 75.0%)")
+    )
     unlabelled = describe_samples(Means(), real=real, generated=to_float(generated), train=train)
     pd.testing.assert_series_equal(unlabelled, table.drop("label_agreement"))
 
@@ -224,12 +268,15 @@ def test_images_are_stored_as_uint8_rounded_and_clipped():
     assert torch.equal(as_uint8(to_float(pictures(3))), pictures(3))
 
 
-@pytest.mark.parametrize("images, message", [
-    (torch.full((1, 1, 2, 2), math.nan), "uint8, or finite floats"),
-    (torch.zeros(1, 1, 2, 2, dtype=torch.int64), "got torch.int64 from 0 to 0"),
-    (torch.zeros(0, 1, 2, 2), r"not empty, got \(0, 1, 2, 2\)"),
-    (torch.zeros(2, 2), r"not empty, got \(2, 2\)"),
-])
+@pytest.mark.parametrize(
+    "images, message",
+    [
+        (torch.full((1, 1, 2, 2), math.nan), "uint8, or finite floats"),
+        (torch.zeros(1, 1, 2, 2, dtype=torch.int64), "got torch.int64 from 0 to 0"),
+        (torch.zeros(0, 1, 2, 2), r"not empty, got \(0, 1, 2, 2\)"),
+        (torch.zeros(2, 2), r"not empty, got \(2, 2\)"),
+    ],
+)
 def test_what_is_no_image_is_refused(images, message, unchecked):
     with pytest.raises(ValueError, match=message):
         as_uint8(images)
@@ -240,7 +287,9 @@ MEASURES = [frechet_distance, precision_recall, lambda a, b: nearest_training(a,
 
 @pytest.mark.parametrize("measure", MEASURES)
 def test_features_that_cannot_be_measured_are_refused_in_one_sentence(measure, unchecked):
-    with pytest.raises(ValueError, match=r"2 or more rows and the same F, got \(1, 3\) and \(5, 3\)"):
+    with pytest.raises(
+        ValueError, match=r"2 or more rows and the same F, got \(1, 3\) and \(5, 3\)"
+    ):
         measure(points(1), points(5))
     with pytest.raises(ValueError, match=r"the same F, got \(5, 3\) and \(5, 4\)"):
         measure(points(5), points(5, 4))
@@ -248,24 +297,31 @@ def test_features_that_cannot_be_measured_are_refused_in_one_sentence(measure, u
         measure(points(5)[:, 0], points(5))
     broken = points(5)
     broken[1, 0], broken[3, 2] = math.nan, math.inf
-    with pytest.raises(ValueError, match=r"2 of \d+ rows of features hold NaN or infinity"):
+    with pytest.raises(ValueError, match=r"2 of 15 values of the features are NaN or infinite"):
         measure(broken, points(6))
 
 
 @pytest.mark.parametrize("neighbors", [0, 5, -1])
 def test_neighbors_must_be_fewer_than_the_points(neighbors):
-    with pytest.raises(ValueError, match=f"neighbors must be 1 to 4.* 9 real and 5 generated points, got {neighbors}"):
+    with pytest.raises(
+        ValueError,
+        match=f"neighbors must be 1 to 4.* 9 real and 5 generated points, got {neighbors}",
+    ):
         precision_recall(points(9), points(5), neighbors)
 
 
 def test_fid_says_at_once_which_package_or_weights_are_missing(monkeypatch, tmp_path):
     monkeypatch.setattr(sample_quality, "find_spec", lambda name: None)
-    with pytest.raises(ModuleNotFoundError, match=r"FID needs .* not installed: pip install torch-fidelity"):
-        inception_fid(pictures(2), pictures(2), progress=False)
+    with pytest.raises(
+        ModuleNotFoundError, match=r"FID needs .* not installed: pip install torch-fidelity"
+    ):
+        inception_fid(pictures(2), pictures(2))
     monkeypatch.setattr(sample_quality, "find_spec", lambda name: name)
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    with pytest.raises(FileNotFoundError, match=f"FID needs weights .* curl .*{tmp_path}.*weights-inception-2015"):
-        inception_fid(pictures(2), pictures(2), progress=False)
+    with pytest.raises(
+        FileNotFoundError, match=f"FID needs weights .* curl .*{tmp_path}.*weights-inception-2015"
+    ):
+        inception_fid(pictures(2), pictures(2))
 
 
 @pytest.mark.parametrize("channels", [1, 3])
@@ -279,10 +335,12 @@ def test_fid_equals_that_of_torchmetrics_on_the_same_network(channels, monkeypat
             assert images.dtype == torch.uint8 and images.shape[1] == 3
             return nn.functional.adaptive_avg_pool2d(images[:, 2].double() / 255, 2).flatten(1)
 
-    monkeypatch.setattr(sample_quality, "_inception", Toy)
+    monkeypatch.setattr(sample_quality, "inception", Toy)
     real, generated = pictures(150, 1, channels), pictures(140, 2, channels) // 2
     judge = FrechetInceptionDistance(Toy(), input_img_size=(3, 8, 8))
     judge.update(real.expand(-1, 3, -1, -1), real=True)
     judge.update(generated.expand(-1, 3, -1, -1), real=False)
-    assert inception_fid(real, generated, progress=False) == pytest.approx(judge.compute().item(), rel=1e-6)
-    assert inception_fid(real, to_float(generated), progress=False) == pytest.approx(judge.compute().item(), rel=1e-6)
+    assert inception_fid(real, generated) == pytest.approx(judge.compute().item(), rel=1e-6)
+    assert inception_fid(real, to_float(generated)) == pytest.approx(
+        judge.compute().item(), rel=1e-6
+    )

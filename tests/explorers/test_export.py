@@ -67,7 +67,7 @@ def test_the_command_writes_one_page_without_a_network(tmp_path, monkeypatch):
 def test_a_page_beyond_the_limit_is_refused_and_the_earlier_one_survives(tmp_path, monkeypatch):
     path = tmp_path / "explorers.html"
     path.write_text("earlier")
-    monkeypatch.setattr(pages, "LIMIT", 1_000_000)
+    monkeypatch.setattr(pages, "PAGE_LIMIT", 1_000_000)
     with pytest.raises(ValueError, match=r"the page would have .* MB; at most 1 are allowed"):
-        pages.write_page(path, [("Nothing", "Nothing moves.", go.Figure())])
+        pages.write_figures_page(path, "Title", [("Nothing", "Nothing moves.", go.Figure())])
     assert path.read_text() == "earlier"

@@ -176,7 +176,7 @@ def test_lower_halves_are_completed_beside_the_test_images_of_the_class(explorer
 
 def test_position_brings_the_tokens_out_one_by_one_without_sampling_again(explorer, parts, monkeypatch):
     model, tokens = parts[0], drawn(explorer)
-    monkeypatch.setattr("arcvq.explorers.sampling_figure.steps", None)
+    monkeypatch.setattr("arcvq.explorers.sampling_figure.sampling_steps", None)
     for position in (0, 1, 6, 15, 16):
         explorer.position = position
         known = (torch.arange(16) < position).view(4, 4)

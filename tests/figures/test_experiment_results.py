@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from arcvq.experiments import EXPERIMENTS
-from arcvq.experiments.ablations import AXES
+from arcvq.experiments.ablations import ABLATION_AXES
 from arcvq.experiments.stored_results import RESULTS, stored
 from arcvq.figures.experiment_results import (
     ablation_panels,
@@ -25,7 +25,7 @@ PAPER = pd.DataFrame([
 ABLATIONS = pd.DataFrame([
     {"experiment": "ablations", "variant": f"{axis} {value:g}", "axis": axis, "value": float(value), "seed": seed,
      "psnr": 20 + place + seed / 10, "codes_used": 10 * place}
-    for axis, (_, values) in AXES.items() for place, value in enumerate(values) for seed in range(2)]
+    for axis, (_, values) in ABLATION_AXES.items() for place, value in enumerate(values) for seed in range(2)]
     + [{"experiment": "ablations", "variant": name, "axis": "part", "value": np.nan, "seed": 0, "psnr": 21.0,
         "codes_used": 5} for name in ("BBNR alone", "both halves")])
 SCHEDULES = pd.DataFrame([
@@ -48,7 +48,7 @@ def test_panels_show_every_run_and_the_mean_with_its_interval():
 
 def test_each_axis_of_the_ablations_has_a_panel_with_its_values_in_order():
     figure = ablation_panels(ABLATIONS)
-    assert len(figure.data) == len(AXES) + 1
+    assert len(figure.data) == len(ABLATION_AXES) + 1
     assert [*figure.data[0].x] == ["0", "0.05", "0.1", "0.3", "0.5"]
     assert [*figure.data[0].y] == pytest.approx([20.05, 21.05, 22.05, 23.05, 24.05])
     assert [*figure.data[-1].x] == ["BBNR<br>alone", "both<br>halves"]

@@ -2,7 +2,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from arcvq.figures import summary, sweep_map, sweep_table
+from arcvq.figures import summary, sweep_map
 
 
 def table(margins=(0.0, 0.1, 0.3), radii=(2.0, 8.85), seeds=2):
@@ -49,14 +49,6 @@ def test_a_point_without_values_leaves_a_gap_in_the_line_and_is_counted():
     rows.loc[rows.margin == 0.1, "psnr"] = np.nan
     figure = sweep_map(rows)
     assert np.isnan(figure.data[0].y[1]) and "1 of 3 points are missing" in summary(figure)
-
-
-def test_the_table_shows_the_axes_that_vary_the_seed_and_the_measures():
-    figure = sweep_table(table(margins=(0.0, 0.25), radii=(2.0,)))
-    header, cells = figure.data[0].header.values, figure.data[0].cells.values
-    assert header == ("margin m (rad)", "seed", "PSNR (dB)", "codes used (codes)")
-    assert [*map(list, cells)] == [["0", "0", "0.25", "0.25"], ["0", "1", "0", "1"],
-                                  ["22", "23", "24.5", "25.5"], ["0", "0", "25", "25"]]
 
 
 def test_what_cannot_be_drawn_is_told():

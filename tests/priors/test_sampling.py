@@ -13,7 +13,7 @@ from arcvq.priors import (
     sample,
     sample_tokens,
     sampling,
-    steps,
+    sampling_steps,
 )
 from arcvq.quantizers import SphericalQuantizer
 from arcvq.vqvae import VQVAE
@@ -42,7 +42,7 @@ def model():
 
 def test_the_likelihood_of_a_sampling_pass_is_that_of_one_forward_pass(prior):
     logs = torch.zeros(7)
-    for step in steps(prior, torch.zeros(7, 3, 4, dtype=torch.int64), EMPTY, generator=seeded()):
+    for step in sampling_steps(prior, torch.zeros(7, 3, 4, dtype=torch.int64), EMPTY, generator=seeded()):
         token = step.tokens[:, step.position[0], step.position[1]]
         logs += step.probabilities.gather(1, token[:, None])[:, 0].log()
     torch.testing.assert_close(prior.log_likelihood(step.tokens), logs, atol=1e-4, rtol=0)
@@ -57,13 +57,23 @@ def test_the_cache_changes_no_sample(prior, monkeypatch):
 
 
 @pytest.mark.parametrize("batch_size", [1, 3, 7, 100])
-def test_the_same_seed_gives_the_same_images_however_they_are_split(prior, model, batch_size):
+def test_the_same_seed_gives_the_same_tokens_however_they_are_split(prior, batch_size):
+    tokens = sample_tokens(prior, 7, generator=seeded())
+    split = sample_tokens(prior, 7, generator=seeded(), batch_size=batch_size)
+    assert torch.equal(split, tokens)
+    assert not torch.equal(sample_tokens(prior, 7, generator=seeded(1)), tokens)
+
+
+def test_images_are_decoded_tokens_and_depend_on_the_seed(prior, model, monkeypatch):
     images = sample(model, prior, 7, generator=seeded())
-    assert images.shape == (7, 1, 12, 16) and images.abs().max() <= 1
-    torch.testing.assert_close(sample(model, prior, 7, generator=seeded(), batch_size=batch_size), images)
-    assert not torch.equal(sample(model, prior, 7, generator=seeded(1)), images)
+    assert images.shape == (7, 1, 12, 16)
+    assert images.abs().max() <= 1
+    tokens = sample_tokens(prior, 7, generator=seeded())
+    torch.testing.assert_close(images, model.decode(tokens))
     torch.manual_seed(0)
     torch.testing.assert_close(sample(model, prior, 7), images)
+    monkeypatch.setattr(sampling, "BATCH", 3)
+    torch.testing.assert_close(sample(model, prior, 7, generator=seeded()), images)
 
 
 def test_batches_are_no_larger_than_asked(prior, monkeypatch):
@@ -114,6 +124,11 @@ def test_the_probabilities_are_the_formula_of_temperature_top_k_and_top_p():
         torch.testing.assert_close(next_probabilities(logits, **options), answer, msg=str(options))
 
 
+def test_top_p_of_1_keeps_codes_however_unlikely():
+    logits = torch.tensor([[20.0, 0.0, -3.0]])
+    assert torch.equal(next_probabilities(logits, top_p=1.0), logits.softmax(1))
+
+
 def test_top_k_keeps_exactly_k_of_equal_codes():
     assert (next_probabilities(torch.zeros(3, 9), top_k=4) > 0).sum(1).tolist() == [4, 4, 4]
 
@@ -147,7 +162,7 @@ def test_nothing_given_samples_and_everything_given_reconstructs(prior, model):
     images = torch.rand(5, 1, 12, 16) * 2 - 1
     torch.testing.assert_close(complete(model, prior, images, FULL), model.reconstruct(images))
     sampled = sample(model, prior, 5, generator=seeded())
-    torch.testing.assert_close(complete(model, prior, images, EMPTY, generator=seeded(), batch_size=2), sampled)
+    torch.testing.assert_close(complete(model, prior, images, EMPTY, generator=seeded()), sampled)
     one_each = torch.stack([FULL, EMPTY, EMPTY, EMPTY, FULL])
     mixed = complete(model, prior, images, one_each, generator=seeded())
     torch.testing.assert_close(mixed[[0, 4]], model.reconstruct(images)[[0, 4]])
@@ -178,13 +193,18 @@ def test_labels_reach_the_prior_one_each_or_one_for_all(make, model, unchecked):
     ({"temperature": math.inf}, "temperature is inf"), ({"top_k": 0}, "top_k is 0; it must be from 1 to 5"),
     ({"top_k": 6}, "top_k is 6; it must be from 1 to 5"),
     ({"top_p": 0.0}, "top_p is 0.0; it must be above 0 and at most 1"), ({"top_p": 1.5}, "top_p is 1.5"),
-    ({"top_p": math.nan}, "top_p is nan"), ({"batch_size": 0}, "batch_size is 0"),
+    ({"top_p": math.nan}, "top_p is nan"),
 ])
 def test_choices_out_of_range_are_refused_before_anything_is_drawn(prior, model, change, message):
     state = torch.get_rng_state()
     with pytest.raises(ValueError, match=message):
         sample(model, prior, **{"n": 2, **change})
     assert torch.equal(state, torch.get_rng_state())
+
+
+def test_a_batch_of_no_grid_is_refused(prior):
+    with pytest.raises(ValueError, match="batch_size is 0; it must be a whole number from 1"):
+        sample_tokens(prior, 2, batch_size=0)
 
 
 def test_masks_and_images_that_do_not_fit_are_refused(prior, model, unchecked):

@@ -15,10 +15,19 @@ MARGIN_LOSS = (
 
 @pytest.mark.parametrize(
     "tex",
-    [MARGIN_LOSS, r"\hat z_i", r"k(i)=\operatorname*{arg\,max}_j \langle \hat z_i, \hat e_j\rangle", r"\arg\max_j x_j",
-     r"\bigl\| z - e \bigr\|^2", r"\Bigl\lVert \tfrac1N \sum_i z_i \Bigr\rVert", r"M(t) = e^{\alpha t}",
-     r"\begin{cases} e_j & \text{if } \lVert e_j\rVert\le M \\ M & \text{otherwise}\end{cases}",
-     r"\begin{aligned} a &= b \\ c &= d \end{aligned}", r"\operatorname{sg}[z]", r"\mathbb{R}^{K \times D}"],
+    [
+        MARGIN_LOSS,
+        r"\hat z_i",
+        r"k(i)=\operatorname*{arg\,max}_j \langle \hat z_i, \hat e_j\rangle",
+        r"\arg\max_j x_j",
+        r"\bigl\| z - e \bigr\|^2",
+        r"\Bigl\lVert \tfrac1N \sum_i z_i \Bigr\rVert",
+        r"M(t) = e^{\alpha t}",
+        r"\begin{cases} e_j & \text{if } \lVert e_j\rVert\le M \\ M & \text{otherwise}\end{cases}",
+        r"\begin{aligned} a &= b \\ c &= d \end{aligned}",
+        r"\operatorname{sg}[z]",
+        r"\mathbb{R}^{K \times D}",
+    ],
 )
 def test_a_formula_becomes_mathml_without_a_trace_of_tex(tex):
     mathml = formula(tex, "block")
@@ -33,15 +42,20 @@ def test_a_formula_that_cannot_be_translated_stays_readable(tex):
 
 
 def test_a_function_stands_apart_from_what_is_beside_it():
-    assert '<mi>s</mi><mo lspace=".17em" rspace=".1em">log</mo><mi>x</mi>' in formula(r"s \log x")
+    spaced = '<mi>s</mi><mo lspace=".17em" rspace=".1em">log</mo><mi>x</mi>'
+    assert spaced in formula(r"s \log x")
 
 
 def test_markdown_keeps_its_text_and_folds_and_gets_its_formulas():
-    page = render_markdown("A *word*, $x^2$.\n\n$$y$$\n\n<details><summary>Hint</summary>\n\n`code`\n\n</details>")
-    assert "<em>word</em>" in page and "<msup>" in page and "<details>" in page
+    fold = "<details><summary>Hint</summary>\n\n`code`\n\n</details>"
+    page = render_markdown(f"A *word*, $x^2$.\n\n$$y$$\n\n{fold}")
+    assert "<em>word</em>" in page
+    assert "<msup>" in page
+    assert "<details>" in page
     assert "<div class=formula><math" in page
 
 
 def test_a_pasted_picture_is_shown():
-    page = render_markdown("![a dot](attachment:dot.png)", {"dot.png": {"image/png": "iVBORw0KGgo="}})
+    attachments = {"dot.png": {"image/png": "iVBORw0KGgo="}}
+    page = render_markdown("![a dot](attachment:dot.png)", attachments)
     assert 'src="data:image/png;base64,iVBORw0KGgo="' in page

@@ -131,3 +131,20 @@ def test_the_gradients_are_told_until_the_margin_no_longer_leads(start, until):
     assert text.endswith(
         f"{HELD} 0.110 (0.100 to 0.120), SAMP 0.410 (0.400 to 0.420): the intervals do not overlap."
     )
+
+
+def test_what_differs_from_the_published_runs_is_said():
+    row = {
+        "steps": 3160,
+        "batch_size": 128,
+        "hidden": 48,
+        "lr": 1e-3,
+        "num_codes": 512,
+        "dim": 64,
+        "train_images": 10_000.0,
+    }
+    assert findings.differences(pd.DataFrame([row])) == (
+        "3,160 steps instead of 29,500, 128 images a step instead of 1,024, 48 channels instead of "
+        "128, 0.001 learning rate instead of 0.0003, only the first 10,000 training images, "
+        "figures straight from tensors, not through JPEG files"
+    )

@@ -1,0 +1,107 @@
+"""What each notebook of a run gets as parameters, checked before any of them starts."""
+
+import ast
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from papermill import inspect_notebook
+
+from arcvq.images import DATASETS
+from arcvq.runs.settings import PROFILES
+
+SHARED = ("dataset", "profile", "device", "seed")  # every notebook must have these
+HEADLESS = {"unlocked": True}  # nobody is there to guess first
+_WORDS = {"true": True, "false": False, "none": None}  # as they are written on a command line
+
+
+def plan_parameters(
+    notebooks: Sequence[Path], parameters: Mapping[str, Any]
+) -> dict[Path, dict[str, Any]]:
+    """Decide what each notebook gets.
+
+    Args:
+        notebooks: Their files.
+        parameters: Values for the notebooks that have a parameter of that name. A value takes the
+            type of the notebook's default: "1e3" becomes 1000 where that is an int. The folder in
+            "folder:PATH" becomes absolute, because a notebook runs in its own folder.
+
+    Returns:
+        Parameters by notebook; `HEADLESS` among them where a notebook knows it.
+
+    Raises:
+        ValueError: No notebook has a parameter of that name, a notebook lacks one in `SHARED`, a
+            value has another type than the default, or the profile or data set is unknown.
+        FileNotFoundError: An image folder does not exist.
+    """
+    defaults = {path: _defaults(path) for path in notebooks}
+    for name in sorted(parameters):
+        _check_name(name, defaults)
+
+    given = {**HEADLESS, **parameters}
+    profile = given.get("profile")
+    if profile not in (None, *PROFILES):
+        raise ValueError(f"profile {profile!r} is unknown; use one of {', '.join(PROFILES)}")
+    if "dataset" in given:
+        given["dataset"] = _absolute(given["dataset"])
+
+    plan = {}
+    for path, own in defaults.items():
+        chosen = [name for name in own if name in given]
+        plan[path] = {name: _converted(path, name, given[name], own[name]) for name in chosen}
+    return plan
+
+
+def _defaults(path: Path) -> dict[str, str]:
+    """The parameters of a notebook with the source text of their defaults."""
+    return {name: found["default"] for name, found in inspect_notebook(path).items()}
+
+
+def _check_name(name: str, defaults: Mapping[Path, Mapping[str, str]]) -> None:
+    """Raise ValueError if no notebook has the parameter, or one lacks it that must have it."""
+    lacking = [path.name for path, own in defaults.items() if name not in own]
+    if lacking and name in SHARED:
+        raise ValueError(f"{lacking[0]} has no parameter {name!r} in a cell tagged 'parameters'")
+    if len(lacking) == len(defaults):
+        known = sorted(set().union(*defaults.values()))
+        raise ValueError(
+            f"no chosen notebook has a parameter {name!r}; "
+            f"their parameters are: {', '.join(known) or 'none'}"
+        )
+
+
+def _absolute(dataset: str) -> str:
+    """The data set, checked, with the absolute path of an image folder."""
+    if dataset in DATASETS:
+        return dataset
+    if not dataset.startswith("folder:"):
+        known = ", ".join(DATASETS)
+        raise ValueError(f"data set {dataset!r} is unknown; use one of {known}, folder:PATH")
+    folder = Path(dataset.removeprefix("folder:")).expanduser().resolve()
+    if not folder.is_dir():
+        raise FileNotFoundError(f"there is no folder {folder}")
+    return f"folder:{folder}"
+
+
+def _converted(path: Path, name: str, value: Any, default: str) -> Any:
+    """The value in the type of its default: papermill takes any, and the notebook fails late."""
+    # A default that is None or an expression (`2 * 3`) has no type to hold to.
+    kind = type(_literal(default, None))
+    if isinstance(value, str) and kind is not str:
+        value = _WORDS.get(value, _literal(value, value))
+    if kind is float and type(value) is int:
+        value = float(value)
+    if kind is int and isinstance(value, float) and value.is_integer():
+        value = int(value)
+    if kind not in (type(None), type(value)):
+        wanted = f"{kind.__name__}, by default {default}"
+        raise ValueError(f"{name} in {path.name} takes {wanted}, not {value!r}")
+    return value
+
+
+def _literal(text: str, otherwise: Any) -> Any:
+    """The Python literal that a text is, or `otherwise`."""
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return otherwise

@@ -1,0 +1,81 @@
+"""What the site says of the package is complete: tables, modules, layers, commands."""
+
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from arcvq.cli import main
+
+ROOT = Path(__file__).parents[2]
+DOCS = ROOT / "docs"
+RESULTS = sorted((ROOT / "benchmarks" / "results").glob("*.md"))
+INCLUDE = re.compile(r"```\{include\} (\S+)")
+
+
+def visible_lines(page: Path) -> list[str]:
+    """The lines of a page, with those of the files that it includes."""
+    text = page.read_text("utf-8")
+    included = [(page.parent / name).read_text("utf-8") for name in INCLUDE.findall(text)]
+    return "\n".join([text, *included]).splitlines()
+
+
+@pytest.mark.parametrize("path", RESULTS, ids=lambda path: path.stem)
+def test_every_line_of_a_measured_table_is_on_the_page_about_speed(path):
+    lines = visible_lines(DOCS / "speed.md")
+    assert [line for line in path.read_text("utf-8").splitlines() if line not in lines] == []
+
+
+def test_every_public_module_has_a_place_in_the_api_reference():
+    package = ROOT / "arcvq"
+    files = [path.relative_to(ROOT) for path in package.rglob("*.py")]
+    modules = {".".join(path.with_suffix("").parts) for path in files if path.stem[0] != "_"}
+    pages = "\n".join(page.read_text("utf-8") for page in (DOCS / "api").glob("*.md"))
+    documented = set(re.findall(r"automodule:: (\S+)", pages))
+    assert documented == modules - {"arcvq.cli"}  # its page lists the commands
+
+
+def test_every_command_is_on_its_page():
+    page = (DOCS / "api" / "cli.md").read_text("utf-8")
+    assert [name for name in main.commands if f"`arcvq {name}`" not in page] == []
+
+
+def test_the_drawing_has_the_layers_that_the_import_linter_holds():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
+    contracts = project["tool"]["importlinter"]["contracts"]
+    (layers,) = (one["layers"] for one in contracts if one["type"] == "layers")
+    names = [name for layer in layers for name in layer.split(" : ")]
+    drawing = (DOCS / "_static" / "architecture.svg").read_text("utf-8")
+    drawn = re.findall(r">([^<>]+)</text>", drawing.partition("Imports point one way")[2])
+    assert [word for word in drawn if word in names] == names
+
+
+def test_every_notebook_is_in_both_tables_and_in_order():
+    notebooks = [path.name for path in sorted((ROOT / "notebooks").glob("*.ipynb"))]
+    for page in (ROOT / "README.md", DOCS / "notebooks.md"):
+        linked = re.findall(
+            r"^\| \[.*?\]\(notebooks/(\S+?)\)", page.read_text("utf-8"), re.MULTILINE
+        )
+        assert linked == notebooks, page
+
+
+def test_the_readme_is_short_and_its_film_is_small():
+    assert len((ROOT / "README.md").read_text("utf-8").splitlines()) <= 130
+    assert (DOCS / "_static" / "explorer.webp").stat().st_size < 3_000_000
+
+
+def test_the_readme_has_the_numbers_of_the_stored_table():
+    stored = (ROOT / "data" / "results" / "paper-mnist.md").read_text("utf-8")
+    names = {"CVQ-VAE": "CVQ", "no quantization": "continuous"}
+    rows = re.findall(
+        r"^\| (.+?) \| (\S+ \(\S+ to \S+\)) \| (\d*) ?\|$",
+        (ROOT / "README.md").read_text("utf-8"),
+        re.MULTILINE,
+    )
+    assert len(rows) >= 5
+    for name, psnr, codes in rows:
+        (line,) = (
+            row for row in stored.splitlines() if row.startswith(f"| {names.get(name, name)} |")
+        )
+        assert f"| {psnr} |" in line and f"| {codes} " in line

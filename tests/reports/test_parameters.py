@@ -1,0 +1,75 @@
+"""Parameters take the type of the notebook's default, or are refused before anything runs."""
+
+import pytest
+
+from arcvq.reports.parameters import plan_parameters
+from tests.reports.made import write_notebook
+
+
+def planned(tmp_path, default, value):
+    """The value that a notebook with this default gets."""
+    notebook = write_notebook(tmp_path / "a.ipynb", parameters=f"number = {default}")
+    plan = plan_parameters([notebook], {"number": value})
+    assert list(plan) == [notebook]
+    return plan[notebook]["number"]
+
+
+@pytest.mark.parametrize(
+    ("value", "default", "typed"),
+    [
+        ("1e3", "400", 1000),
+        ("3", "0.1", 3.0),
+        ("1e-3", "0.1", 1e-3),
+        ("true", "False", True),
+        ("007", '"a"', "007"),
+        ("[1, 2]", "[3]", [1, 2]),
+        ("4", "None", 4),
+        ("warm up", "None", "warm up"),
+        ("8", "2 * 3", 8),
+        (2.0, "1", 2),
+    ],
+)
+def test_a_value_takes_the_type_of_the_default(tmp_path, value, default, typed):
+    got = planned(tmp_path, default, value)
+    assert got == typed
+    assert type(got) is type(typed)
+
+
+@pytest.mark.parametrize(
+    ("value", "default"),
+    [("many", "400"), ("1.5", "400"), ("x", "0.1"), ("1", "False"), (3, '"a"')],
+)
+def test_a_value_of_another_type_is_refused(tmp_path, value, default):
+    sentence = r"number in a.ipynb takes (int|float|bool|str), by default"
+    with pytest.raises(ValueError, match=sentence):
+        planned(tmp_path, default, value)
+
+
+def test_a_name_that_no_notebook_knows_is_refused_with_those_they_know(tmp_path):
+    notebook = write_notebook(tmp_path / "a.ipynb")
+    sentence = "no chosen notebook has a parameter 'margn'; .*: dataset, device, profile, seed"
+    with pytest.raises(ValueError, match=sentence):
+        plan_parameters([notebook], {"margn": "0.1"})
+
+
+def test_every_notebook_must_know_the_parameters_that_all_share(tmp_path):
+    first = write_notebook(tmp_path / "a.ipynb")
+    second = write_notebook(tmp_path / "b.ipynb", parameters="margin = 0.1")
+    assert plan_parameters([first, second], {"margin": 1}) == {first: {}, second: {"margin": 1.0}}
+    sentence = r"b.ipynb has no parameter 'seed' in a cell tagged 'parameters'"
+    with pytest.raises(ValueError, match=sentence):
+        plan_parameters([first, second], {"seed": 1})
+
+
+def test_an_image_folder_is_named_from_where_the_caller_stands(tmp_path, monkeypatch):
+    (tmp_path / "mine").mkdir()
+    monkeypatch.chdir(tmp_path)
+    notebook = write_notebook(tmp_path / "a.ipynb")
+    plan = plan_parameters([notebook], {"dataset": "folder:mine"})
+    assert plan[notebook] == {"dataset": f"folder:{tmp_path / 'mine'}"}
+
+
+def test_a_game_is_unlocked_where_nobody_is_there_to_guess(tmp_path):
+    path = write_notebook(tmp_path / "game.ipynb", parameters="unlocked = False")
+    assert plan_parameters([path], {})[path] == {"unlocked": True}
+    assert plan_parameters([path], {"unlocked": "false"})[path] == {"unlocked": False}
