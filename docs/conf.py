@@ -80,6 +80,7 @@ myst_heading_anchors = 3
 autodoc_member_order = "bysource"
 autodoc_typehints_format = "short"
 autodoc_preserve_defaults = True
+autodoc_inherit_docstrings = False  # what a method overrides is described once, in the base class
 napoleon_numpy_docstring = False
 napoleon_use_rtype = False
 napoleon_use_ivar = True
@@ -92,16 +93,18 @@ html_math_renderer = "mathml"
 html_static_path = ["_static"]
 html_css_files = ["arcvq.css"]
 html_context = {"default_mode": "auto"}
+html_sidebars = {name: [] for name in ("index", "start", "speed")}  # they have no pages below
 html_show_sourcelink = False
 html_theme_options = {
     "show_prev_next": True,
     "navigation_with_keys": False,
     "show_toc_level": 2,
-    "header_links_before_dropdown": 6,
+    "header_links_before_dropdown": 7,
     "footer_start": ["copyright"],
     "footer_end": [],
 }
 pygments_style = "sphinx"
+highlight_language = "none"  # of blocks that do not name theirs, which are mostly commands
 
 
 def escape_marks(app, what, name, obj, options, lines: list[str]) -> None:

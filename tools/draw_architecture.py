@@ -6,6 +6,7 @@ The page includes the drawing as part of its HTML, so text and lines take the co
 light and in dark. Fills are translucent for the same reason.
 """
 
+from itertools import pairwise
 from pathlib import Path
 
 WIDTH, HEIGHT = 860, 640
@@ -79,7 +80,7 @@ def data_flow():
     middle = top + height / 2
     names = list(places)
     labels = {"encoder": "latents", "quantizer": "codes"}
-    for before, after in zip(names, names[1:], strict=False):
+    for before, after in pairwise(names):
         start, end = ends[before] + 3, places[after] - 5
         label = labels.get(before, "")
         parts.append(
