@@ -66,7 +66,7 @@ class Quantizer(nn.Module):
     """Base class: lookup of the nearest code, straight-through gradient, VQ loss and usage counts.
 
     Follows van den Oord et al. 2017. Subclasses choose the `metric` and override
-    `initial_codebook`, `compute_loss`, `observe` and `after_step` as needed.
+    `initial_codebook`, `compute_loss`, `observe` and `after_step` as needed, or all of `quantize`.
 
     Args:
         num_codes: Number of codes K, from 1.
@@ -120,23 +120,33 @@ class Quantizer(nn.Module):
         self.check_latents(latents)
         batch, _, height, width = latents.shape
         with torch.autocast(latents.device.type, enabled=False):
-            rows = _to_rows(latents)
-            codebook = self.codebook.to(rows.dtype)
-            indices = nearest_code(rows, codebook, self.metric)
-            if self.training:
-                with torch.no_grad():
-                    self.observe(rows.detach(), indices)
-            codes = embedding(indices, codebook)
-            loss, terms = self.compute_loss(rows, codes)
-            # Straight-through estimator. The bracket is exactly zero, so these are the very codes
-            # that `lookup` returns, while the gradient goes to the latents.
-            codes = codes.detach() + (rows - rows.detach())
+            codes, indices, loss, terms = self.quantize(_to_rows(latents))
         return Quantized(
             codes=codes.reshape(batch, height, width, self.dim).permute(0, 3, 1, 2),
             indices=indices.reshape(batch, height, width),
             loss=loss,
             losses=terms,
         )
+
+    def quantize(
+        self, latents: Float[Tensor, "N D"]
+    ) -> tuple[Float[Tensor, "N D"], Int[Tensor, " N"], Tensor, dict[str, Tensor]]:
+        """Do the work of `forward` on flat latents, in their precision and without checks.
+
+        Returns:
+            Codes with their gradient, indices, the loss and its terms.
+        """
+        codebook = self.codebook.to(latents.dtype)
+        indices = nearest_code(latents, codebook, self.metric)
+        if self.training:
+            with torch.no_grad():
+                self.observe(latents.detach(), indices)
+        codes = embedding(indices, codebook)
+        loss, terms = self.compute_loss(latents, codes)
+        # Straight-through estimator. The bracket is exactly zero, so these are the very codes that
+        # `lookup` returns, while the gradient goes to the latents.
+        codes = codes.detach() + (latents - latents.detach())
+        return codes, indices, loss, terms
 
     def compute_loss(
         self, latents: Float[Tensor, "N D"], codes: Float[Tensor, "N D"]

@@ -1,7 +1,7 @@
-"""Quantizers of the maintained package vector-quantize-pytorch behind arcvq's interface, to compare with.
+"""Quantizers of the package vector-quantize-pytorch behind the interface of arcvq, to compare with.
 
-The arithmetic is the package's, in float32; arcvq adds its shapes, usage counts and saved files. The package takes
-seconds to import, so that happens when the first baseline is made (ImportError if it is missing).
+The arithmetic is the package's, in float32; arcvq adds its shapes, usage counts and saved files.
+Importing the package takes seconds, so that happens when the first of these quantizers is made.
 """
 
 import math
@@ -11,65 +11,74 @@ from types import ModuleType
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn.functional import embedding
 
-from arcvq.quantizers import Quantized, Quantizer
+from arcvq.quantizers import Quantizer
 from arcvq.runtime.distributed import world_size
+from arcvq.runtime.extras import extra_import
 
 
 class Baseline(Quantizer, ABC):
-    """The base: a module of the package, `method`, as a quantizer for latents (B, D, h, w).
+    """Base class: a module of the package, `method`, as a `Quantizer`.
 
-    num_codes: K from 1. dim: D from 1. `codebook` (K, D) holds the codes as the decoder gets them, computed from the
-    method's own. `loss` and `losses` are the package's; in evaluation most methods have none.
+    The codebook holds the codes as the decoder gets them, computed from what the method learns. The
+    losses are the package's; in evaluation most methods have none.
+
+    Args:
+        num_codes: Number of codes K, from 1.
+        dim: Dimension D of codes and latents, from 1.
+
+    Attributes:
+        commitment: Weight of the commitment loss.
+        method: The module of the package.
+
+    Raises:
+        ModuleNotFoundError: If the package is not installed.
     """
 
-    commitment = 0.0  # the weight of the commitment loss
+    commitment = 0.0
 
     def __init__(self, num_codes: int, dim: int):
         super().__init__(num_codes, dim, self.commitment)
         del self.codebook  # the parameter; the property below takes its place
-        self.method: Any = self.build(package())
+        package = extra_import("vector_quantize_pytorch", extra="baselines")
+        self.method: Any = self.build(package)
 
     @abstractmethod
     def build(self, package: ModuleType) -> nn.Module:
-        """The package's module for these codes and latents."""
+        """Make the module of the package."""
 
     @abstractmethod
-    def call(self, latents: Tensor) -> tuple[Tensor, Tensor, Tensor, dict[str, Tensor]]:
-        """What the module gives for latents (1, N, D): codes with its gradient, indices (1, N), loss and its terms."""
+    def call(
+        self, latents: Float[Tensor, "1 N D"]
+    ) -> tuple[Float[Tensor, "1 N D"], Int[Tensor, "1 N"], Tensor, dict[str, Tensor]]:
+        """Call the module: return codes with their gradient, indices, the loss and its terms."""
 
     @abstractmethod
-    def codes(self) -> Tensor:
-        """All codes (K, D), with gradient to what they are computed from."""
+    def codes(self) -> Float[Tensor, "K D"]:
+        """Compute all codes, with gradient to what they are computed from."""
 
     @property
     @abstractmethod
     def mismatch(self) -> str:
-        """What differs from a free codebook of K codes with D components, in a sentence."""
+        """What differs from a free codebook of K codes in D dimensions, in a sentence."""
 
     @property
     def codebook(self) -> Float[Tensor, "K D"]:  # type: ignore[override]
         with torch.autocast(self.counts.device.type, enabled=False):
             return self.codes()
 
-    def forward(self, latents: Float[Tensor, "B D h w"]) -> Quantized:
-        """The package's codes, loss and gradient. Raises ValueError for a wrong shape and, in evaluation, for NaN."""
-        self.check_latents(latents)
-        batch, _, height, width = latents.shape
-        with torch.autocast(latents.device.type, enabled=False):
-            flat = latents.float().permute(0, 2, 3, 1).reshape(1, batch * height * width, self.dim)
-            passed, indices, loss, losses = self.call(flat)
-            indices = indices.long()
-            if self.training:
-                self.observe(flat[0], indices[0])
-            # Adds an exact zero, so forward gives the very codes that `lookup` gives, with the package's gradient.
-            codes = embedding(indices, self.codebook.detach()) + (passed - passed.detach())
-        codes = codes.reshape(batch, height, width, self.dim).permute(0, 3, 1, 2)
-        terms = {name: term.detach() for name, term in losses.items()}
-        return Quantized(codes, indices.reshape(batch, height, width), loss, terms)
+    def quantize(self, latents):
+        passed, indices, loss, terms = self.call(latents.float()[None])
+        indices = indices[0].long()
+        if self.training:
+            self.observe(latents, indices)
+        # The bracket is exactly zero, so these are the very codes that `lookup` returns, with the
+        # gradient that the package gives them.
+        codes = embedding(indices, self.codebook.detach()) + (passed - passed.detach())[0]
+        return codes, indices, loss, {name: term.detach() for name, term in terms.items()}
 
     def encode(self, latents):
         training = self.training
@@ -79,12 +88,16 @@ class Baseline(Quantizer, ABC):
         finally:
             self.train(training)
 
-    def config(self) -> dict[str, Any]:
+    def config(self):
         return {"kind": type(self).__name__, "num_codes": self.num_codes, "dim": self.dim}
 
 
 class ImplicitQuantizer(Baseline):
-    """Codes on a fixed grid of few components; two linear layers lead from the latents there and back."""
+    """Codes on a fixed grid of few components; linear layers map latents to it and back.
+
+    Attributes:
+        name: Name of the method, for messages.
+    """
 
     name: str
 
@@ -93,21 +106,28 @@ class ImplicitQuantizer(Baseline):
 
     @property
     def mismatch(self):
-        dim, components = self.dim, self.method.codebook_dim
-        layers = (f"two linear layers, {dim} x {components} and {components} x {dim}, lead there and back"
-                  if self.method.has_projections else "no layers are needed")
+        components = self.method.codebook_dim
+        layers = "no layers are needed"
+        if self.method.has_projections:
+            sizes = f"{self.dim} x {components} and {components} x {self.dim}"
+            layers = f"two linear layers, {sizes}, lead there and back"
         return f"{self.name}: {self.num_codes} codes of {components} components; {layers}"
 
 
 class FiniteScalarQuantizer(ImplicitQuantizer):
-    """FSQ (Mentzer et al. 2024): each component is bounded by tanh and rounded to one of its levels; no loss.
+    """FSQ (Mentzer et al. 2024): each component is bounded by tanh and rounded to a level.
 
-    num_codes: from 4; it becomes the nearest size that `fsq_levels` can give.
+    It has no loss.
+
+    Args:
+        num_codes: Number of codes, from 4; it becomes the nearest one that `fsq_levels` can give.
+        dim: Dimension D of the latents, from 1.
     """
 
     def __init__(self, num_codes: int, dim: int):
-        super().__init__(math.prod(fsq_levels(num_codes)), dim)
-        self.name = f"FSQ with levels {fsq_levels(self.num_codes)}"
+        levels = fsq_levels(num_codes)
+        super().__init__(math.prod(levels), dim)
+        self.name = f"FSQ with levels {levels}"
 
     def build(self, package):
         return package.FSQ(fsq_levels(self.num_codes), dim=self.dim)
@@ -118,93 +138,132 @@ class FiniteScalarQuantizer(ImplicitQuantizer):
 
 
 def fsq_levels(num_codes: int) -> list[int]:
-    """The levels, largest first, whose product is nearest to num_codes, in as few components as possible.
+    """Choose the levels of FSQ's components, whose product is the number of codes.
 
-    Each is from 4 to 8. The paper advises at least 5 (Mentzer et al. 2024, Table 1), but of the powers of two those
-    give only the powers of 8. Raises ValueError below 4 codes.
+    Each component has 4 to 8 levels. The paper advises at least 5 (Mentzer et al. 2024, table 1),
+    but of the powers of two those give only the powers of 8.
+
+    Returns:
+        The levels whose product is nearest to `num_codes`, in as few components as possible,
+        largest first.
+
+    Raises:
+        ValueError: Below 4 codes.
     """
     if num_codes < 4:
-        raise ValueError(f"num_codes is {num_codes}; FSQ needs at least 4, one component of 4 levels")
-    sizes = range(1, math.ceil(math.log(num_codes, 4)) + 1)
-    choices = (levels for size in sizes for levels in combinations_with_replacement((8, 7, 6, 5, 4), size))
+        least = "FSQ needs at least 4, one component of 4 levels"
+        raise ValueError(f"num_codes is {num_codes}; {least}")
+    choices: list[tuple[int, ...]] = []
+    for components in range(1, math.ceil(math.log(num_codes, 4)) + 1):
+        choices += combinations_with_replacement((8, 7, 6, 5, 4), components)
     return list(min(choices, key=lambda levels: abs(math.prod(levels) - num_codes)))
 
 
 class LookupFreeQuantizer(ImplicitQuantizer):
-    """LFQ (Yu et al. 2024): the sign of each component, with an entropy loss that holds N x K numbers.
+    """LFQ (Yu et al. 2024): the sign of each component, with an entropy loss over N x K numbers.
 
-    num_codes: a power of two from 2. The weights, 0.1 for the entropy and 0.25 for the commitment, are those of issue
-    88 of vector-quantize-pytorch; the package's default leaves commitment out, and hardly trains. Raises
-    ValueError where many processes train together: the package's entropy over them is wrong.
+    The weights of the losses, 0.1 for the entropy and 0.25 for the commitment, are those of issue
+    88 of vector-quantize-pytorch. Without a commitment loss, the package's default, it hardly
+    trains. It trains in one process only, since the package's entropy over several is wrong.
+
+    Args:
+        num_codes: Number of codes K, a power of two from 2.
+        dim: Dimension D of the latents, from 1.
     """
 
-    name, spherical = "LFQ", False
+    name = "LFQ"
     commitment = 0.25
+    spherical = False
 
     def build(self, package):
         if self.num_codes < 2 or self.num_codes.bit_count() > 1:
-            raise ValueError(f"num_codes is {self.num_codes}; {self.name} needs a power of two from 2")
-        return package.LFQ(dim=self.dim, codebook_size=self.num_codes, spherical=self.spherical,
-                           commitment_loss_weight=self.commitment)
+            allowed = f"{self.name} needs a power of two from 2"
+            raise ValueError(f"num_codes is {self.num_codes}; {allowed}")
+        return package.LFQ(
+            dim=self.dim,
+            codebook_size=self.num_codes,
+            spherical=self.spherical,
+            commitment_loss_weight=self.commitment,
+        )
 
     def call(self, latents):
         if self.training and world_size() > 1:
-            raise ValueError(f"{self.name} is trained by {world_size()} processes; it can be trained by one only")
+            found = f"{self.name} is trained by {world_size()} processes"
+            raise ValueError(f"{found}; it can be trained by one only")
         (codes, indices, loss), terms = self.method(latents, return_loss_breakdown=True)
-        losses = {"sample_entropy": terms.per_sample_entropy, "codebook_entropy": terms.batch_entropy}
-        if self.commitment:
-            losses["commitment"] = terms.commitment
-        return codes, indices, loss, losses if self.training else {}
+        losses = {}
+        if self.training:
+            losses["sample_entropy"] = terms.per_sample_entropy
+            losses["codebook_entropy"] = terms.batch_entropy
+            if self.commitment:
+                losses["commitment"] = terms.commitment
+        return codes, indices, loss, losses
 
 
 class BinarySphericalQuantizer(LookupFreeQuantizer):
-    """BSQ (Zhao et al. 2024): LFQ on the unit sphere, before and after the signs are taken; no commitment loss.
+    """BSQ (Zhao et al. 2024): LFQ on the unit sphere, before and after the signs are taken.
 
-    num_codes: a power of two from 2.
+    It has no commitment loss.
     """
 
-    name, spherical = "BSQ on the unit sphere", True
+    name = "BSQ on the unit sphere"
     commitment = 0.0
+    spherical = True
 
 
 class SimVQQuantizer(Baseline):
-    """SimVQ (Zhu et al. 2024): a frozen Gaussian codebook times a learned D x D matrix, with the VQ loss.
+    """SimVQ (Zhu et al. 2024): a frozen Gaussian codebook times a learned D x D matrix.
 
-    Straight-through gradient as in the paper; the package's default is the rotation trick.
+    The gradient is straight-through as in the paper; the package's default is the rotation trick.
     """
 
     commitment = 0.25
 
+    @property
+    def mismatch(self):
+        table = f"a frozen {self.num_codes} x {self.dim} table"
+        matrix = f"a learned {self.dim} x {self.dim} matrix"
+        return f"SimVQ: K and D match; the codes are {table} times {matrix}"
+
     def build(self, package):
-        return package.SimVQ(self.dim, self.num_codes, rotation_trick=False,
-                             input_to_quantize_commit_loss_weight=self.commitment)
+        return package.SimVQ(
+            self.dim,
+            self.num_codes,
+            rotation_trick=False,
+            input_to_quantize_commit_loss_weight=self.commitment,
+        )
 
     def call(self, latents):
         codes, indices, loss = self.method(latents)
-        error = loss / (1 + self.commitment)  # both terms have this value
+        error = loss / (1 + self.commitment)  # the value of both terms
         return codes, indices, loss, {"codebook": error, "commitment": error}
 
     def codes(self):
         return self.method.codebook
 
-    @property
-    def mismatch(self):
-        return (f"SimVQ: K and D match; the codes are a frozen {self.num_codes} x {self.dim} table times a learned "
-                f"{self.dim} x {self.dim} matrix")
-
 
 class MovingAverageQuantizer(Baseline):
-    """The package's `VectorQuantize`: codes are moving averages of their latents, decay 0.8, commitment weight 1."""
+    """The package's `VectorQuantize`: codes are moving averages of their latents, with decay 0.8.
+
+    Attributes:
+        cosine: Whether codes are chosen by angle, with a straight-through gradient, or by distance,
+            with the rotation trick.
+    """
 
     commitment = 1.0
-    cosine = False  # choose by angle, with straight-through gradient; else by distance, with the rotation trick
+    cosine = False
 
     def build(self, package):
-        # With manual_ema_update the codes stay those that forward chose until `after_step`. The package would
-        # remember whether there were other processes when its first quantizer was made.
         return package.VectorQuantize(
-            self.dim, self.num_codes, commitment_weight=self.commitment, use_cosine_sim=self.cosine,
-            rotation_trick=not self.cosine, manual_ema_update=True, sync_codebook=world_size() > 1,
+            self.dim,
+            self.num_codes,
+            commitment_weight=self.commitment,
+            use_cosine_sim=self.cosine,
+            rotation_trick=not self.cosine,
+            # The codes stay those that forward chose until `after_step` moves them.
+            manual_ema_update=True,
+            # By itself the package asks only once, when its first quantizer is made.
+            sync_codebook=world_size() > 1,
         )
 
     def call(self, latents):
@@ -221,34 +280,28 @@ class MovingAverageQuantizer(Baseline):
 
 
 class RotationQuantizer(MovingAverageQuantizer):
-    """VQ with the rotation trick (Fifty et al. 2025): the gradient turns and scales as the latent does to its code."""
+    """VQ with the rotation trick (Fifty et al. 2025).
 
-    @property
-    def mismatch(self):
-        return "rotation trick: K and D match; codes are moving averages with decay 0.8 and commitment weight 1"
+    The gradient is rotated and scaled as the latent is to become its code.
+    """
+
+    mismatch = (
+        "rotation trick: K and D match; codes are moving averages with decay 0.8 and "
+        "commitment weight 1"
+    )
 
 
 class CosineEMAQuantizer(MovingAverageQuantizer):
-    """VQ of normalised latents (Yu et al. 2022, the Improved VQGAN): codes are moving averages kept on the unit sphere.
+    """VQ of normalized latents (Yu et al. 2022, the improved VQGAN), codes kept on the unit sphere.
 
-    Straight-through gradient; the package's default is the rotation trick.
+    The gradient is straight-through; the package's default is the rotation trick.
     """
 
     cosine = True
-
-    @property
-    def mismatch(self):
-        return ("cosine EMA: K and D match, but codes have norm 1; they are moving averages with decay 0.8 and "
-                "commitment weight 1")
-
-
-def package() -> ModuleType:
-    """vector-quantize-pytorch, imported. Raises ImportError when it is missing."""
-    try:
-        import vector_quantize_pytorch
-    except ImportError as error:
-        raise ImportError("baselines need vector-quantize-pytorch: pip install vector-quantize-pytorch") from error
-    return vector_quantize_pytorch
+    mismatch = (
+        "cosine EMA: K and D match, but codes have norm 1; they are moving averages with decay 0.8 "
+        "and commitment weight 1"
+    )
 
 
 BASELINES: dict[str, type[Quantizer]] = {

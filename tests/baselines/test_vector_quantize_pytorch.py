@@ -203,8 +203,8 @@ def test_latents_of_another_shape_are_told(kind):
 
 def test_a_missing_package_is_told_in_a_sentence(monkeypatch):
     monkeypatch.setitem(sys.modules, "vector_quantize_pytorch", None)
-    with pytest.raises(ImportError, match="baselines need vector-quantize-pytorch: pip install"):
-        vector_quantize_pytorch.package()
+    with pytest.raises(ImportError, match=r"not installed; it comes with pip install 'arcvq\[baselines\]'"):
+        make("simvq")
 
 
 @pytest.mark.parametrize("kind", ["lfq", "bsq"])
