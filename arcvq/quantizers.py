@@ -18,10 +18,8 @@ anchors and the margin loss are those of the latents of all processes. The funct
 """
 
 import json
-from collections.abc import Iterator
 from functools import partial
-from inspect import isabstract
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from jaxtyping import Float, Int
@@ -57,11 +55,6 @@ def at_least_float32(tensor: Tensor) -> Tensor:
     return tensor if tensor.dtype == torch.float64 else tensor.float()
 
 
-def _to_rows(latents: Float[Tensor, "B D h w"]) -> Float[Tensor, "N D"]:
-    """One latent a row, N = B * h * w, in float32 or float64."""
-    return at_least_float32(latents).permute(0, 2, 3, 1).reshape(-1, latents.shape[1])
-
-
 class Quantizer(nn.Module):
     """Base class: lookup of the nearest code, straight-through gradient, VQ loss and usage counts.
 
@@ -74,17 +67,21 @@ class Quantizer(nn.Module):
         beta: Weight of the commitment loss, at least 0.
 
     Attributes:
-        codebook: The codes, one a row.
-        counts: How often training has chosen each code since `reset_usage`.
-        batch_counts: The same for the last training batch alone.
-        step: Number of optimizer steps done, as `after_step` counts them.
+        codebook: (K, D) the codes.
+        counts: (K,) how often training has chosen each code since `reset_usage`.
+        batch_counts: (K,) the same for the last training batch alone.
+        step: () number of optimizer steps done, as `after_step` counts them.
     """
 
     metric = "euclidean"
-    codebook: Float[Tensor, "K D"]
-    counts: Int[Tensor, " K"]
-    batch_counts: Int[Tensor, " K"]
-    step: Int[Tensor, ""]
+    kinds: ClassVar[dict[str, type["Quantizer"]]] = {}  # every subclass by its name
+    codebook: Tensor
+    counts: Tensor
+    batch_counts: Tensor
+    step: Tensor
+
+    def __init_subclass__(cls) -> None:
+        Quantizer.kinds[cls.__name__] = cls
 
     def __init__(self, num_codes: int, dim: int, beta: float = 0.25):
         super().__init__()
@@ -118,12 +115,13 @@ class Quantizer(nn.Module):
             ValueError: For latents of a wrong shape and, in evaluation, for NaN or infinite ones.
         """
         self.check_latents(latents)
-        batch, _, height, width = latents.shape
+        grid = latents.movedim(1, -1)
         with torch.autocast(latents.device.type, enabled=False):
-            codes, indices, loss, terms = self.quantize(_to_rows(latents))
+            rows = at_least_float32(grid).reshape(-1, self.dim)
+            codes, indices, loss, terms = self.quantize(rows)
         return Quantized(
-            codes=codes.reshape(batch, height, width, self.dim).permute(0, 3, 1, 2),
-            indices=indices.reshape(batch, height, width),
+            codes=codes.reshape(grid.shape).movedim(-1, 1),
+            indices=indices.reshape(grid.shape[:-1]),
             loss=loss,
             losses=terms,
         )
@@ -183,10 +181,10 @@ class Quantizer(nn.Module):
         """
         self.check_latents(latents)
         check_finite(latents, "latents")
-        rows = _to_rows(latents)
-        indices = nearest_code(rows, self.codebook.to(rows.dtype), self.metric)
-        batch, _, height, width = latents.shape
-        return indices.reshape(batch, height, width)
+        grid = at_least_float32(latents).movedim(1, -1)
+        codebook = self.codebook.to(grid.dtype)
+        indices = nearest_code(grid.reshape(-1, self.dim), codebook, self.metric)
+        return indices.reshape(grid.shape[:-1])
 
     @torch.no_grad()
     def lookup(self, indices: Int[Tensor, "B h w"]) -> Float[Tensor, "B D h w"]:
@@ -196,7 +194,7 @@ class Quantizer(nn.Module):
             ValueError: For an index out of range.
         """
         check_range(indices, self.num_codes)
-        return embedding(indices, self.codebook).permute(0, 3, 1, 2)
+        return embedding(indices, self.codebook).movedim(-1, 1)
 
     def reset_usage(self) -> None:
         """Start counting usage anew."""
@@ -220,17 +218,15 @@ class Quantizer(nn.Module):
         """
         fields = dict(config)
         kind = fields.pop("kind", None)
-        classes: dict[str, Any] = {
-            cls.__name__: cls for cls in _subclasses(Quantizer) if not isabstract(cls)
-        }
-        if kind not in classes:
-            raise ValueError(f"quantizer {kind!r} is unknown; known are {', '.join(classes)}")
+        if kind not in Quantizer.kinds:
+            known = ", ".join(Quantizer.kinds)
+            raise ValueError(f"quantizer {kind!r} is unknown; known are {known}")
         samp = fields.get("samp")
         if isinstance(samp, str):  # earlier versions wrote these settings as a JSON text
             samp = json.loads(samp)
         if samp is not None:
             fields["samp"] = SAMP.from_config(samp)
-        return classes[kind](**fields)
+        return Quantizer.kinds[kind](**fields)
 
     def check_latents(self, latents: Tensor) -> None:
         """Raise ValueError for latents of a wrong shape and, in evaluation, for NaN or infinity.
@@ -245,13 +241,6 @@ class Quantizer(nn.Module):
 
     def extra_repr(self) -> str:
         return f"num_codes={self.num_codes}, dim={self.dim}, beta={self.beta}"
-
-
-def _subclasses(base: type[Quantizer]) -> Iterator[type[Quantizer]]:
-    """All classes below `base`."""
-    for cls in base.__subclasses__():
-        yield cls
-        yield from _subclasses(cls)
 
 
 class EuclideanQuantizer(Quantizer):
@@ -271,9 +260,9 @@ class EMAQuantizer(Quantizer):
         decay: Decay of the averages per step, in [0, 1).
     """
 
-    sizes: Float[Tensor, " K"]  # average number of latents of each code
-    sums: Float[Tensor, "K D"]  # average sum of these latents
-    batch_sums: Float[Tensor, "K D"]  # sum of the latents of the last batch
+    sizes: Tensor  # (K,) average number of latents of each code
+    sums: Tensor  # (K, D) average sum of these latents
+    batch_sums: Tensor  # (K, D) sum of the latents of the last batch
 
     def __init__(self, num_codes: int, dim: int, beta: float = 0.25, decay: float = 0.99):
         super().__init__(num_codes, dim, beta)
@@ -398,8 +387,8 @@ class OnlineClusteredQuantizer(CosineQuantizer):
         decay: Decay of the average usage per step, in [0, 1).
     """
 
-    shares: Float[Tensor, " K"]  # average share of the latents that chose each code
-    anchors: Float[Tensor, "K D"]  # latent of the last batch that each code may move to
+    shares: Tensor  # (K,) average share of the latents that chose each code
+    anchors: Tensor  # (K, D) latent of the last batch that each code may move to
 
     def __init__(self, num_codes: int, dim: int, beta: float = 0.25, decay: float = 0.99):
         super().__init__(num_codes, dim, beta)

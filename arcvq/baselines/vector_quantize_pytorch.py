@@ -56,9 +56,9 @@ class Baseline(Quantizer, ABC):
     ) -> tuple[Float[Tensor, "1 N D"], Int[Tensor, "1 N"], Tensor, dict[str, Tensor]]:
         """Call the module: return codes with their gradient, indices, the loss and its terms."""
 
-    @abstractmethod
     def codes(self) -> Float[Tensor, "K D"]:
         """Compute all codes, with gradient to what they are computed from."""
+        return self.method.codebook
 
     @property
     @abstractmethod
@@ -238,9 +238,6 @@ class SimVQQuantizer(Baseline):
         error = loss / (1 + self.commitment)  # the value of both terms
         return codes, indices, loss, {"codebook": error, "commitment": error}
 
-    def codes(self):
-        return self.method.codebook
-
 
 class MovingAverageQuantizer(Baseline):
     """The package's `VectorQuantize`: codes are moving averages of their latents, with decay 0.8.
@@ -269,9 +266,6 @@ class MovingAverageQuantizer(Baseline):
     def call(self, latents):
         codes, indices, loss, terms = self.method(latents, return_loss_breakdown=True)
         return codes, indices, loss, {"commitment": terms.commitment} if self.training else {}
-
-    def codes(self):
-        return self.method.codebook
 
     @torch.no_grad()
     def after_step(self):

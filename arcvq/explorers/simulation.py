@@ -16,7 +16,6 @@ from torch import Tensor
 from torch.nn.functional import mse_loss, normalize
 
 from arcvq import geometry
-from arcvq.ops.blockwise import TINY
 from arcvq.quantizers import EuclideanQuantizer, Quantizer, SphericalQuantizer, nearest_code
 from arcvq.samp import SAMP
 from arcvq.schedules import MAX_EXPONENT, Constant
@@ -157,7 +156,7 @@ class Simulation:
         self.data = self._data()
         draw = torch.rand(self.num_codes, 3, generator=torch.Generator().manual_seed(self.seed)) * 2 - 1
         self.prior = SphericalQuantizer(self.num_codes, 3)
-        self.samp = Learner(self.prior, normalize(draw, dim=1, eps=TINY), self.data)
+        self.samp = Learner(self.prior, normalize(draw, dim=1), self.data)
         self.plain = Learner(EuclideanQuantizer(self.num_codes, 3), draw / self.num_codes, self.data)
         free = [tensor for learner in self.learners.values() for tensor in (learner.points, learner.quantizer.codebook)]
         self.optimizer = torch.optim.Adam(free, fused=True)

@@ -1,8 +1,9 @@
 """The arithmetic that must be fast: the margin loss and the lookup of the nearest code.
 
-Both exist in three forms, which agree to rounding: `reference` writes the loss as the paper does,
-`blockwise` runs on every device without ever holding the K x N matrix of cosines, and `triton` does
-the same in kernels for NVIDIA GPUs. The functions here pick the fastest form for their arguments.
+Each exists in two forms, which give the same to rounding and never hold the K x N matrix of
+cosines: `blockwise` runs on every device, and `triton` is made of kernels for NVIDIA GPUs. The
+functions here are what both have in common; they pick the form. `reference` has the loss as the
+paper writes it, to read and to compare with.
 """
 
 from types import ModuleType
@@ -10,16 +11,12 @@ from types import ModuleType
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+from torch.nn.functional import normalize
 
 from arcvq.ops import blockwise, triton
-from arcvq.ops.blockwise import SAFE_SCALE, TINY
 
-__all__ = ["SAFE_SCALE", "TINY", "margin_loss", "nearest_code"]
-
-
-def _fastest_form(latents: Tensor, codebook: Tensor) -> ModuleType:
-    """The module that does the work for these rows."""
-    return triton if triton.usable(latents, codebook) else blockwise
+# The smallest norm that anything is divided by: a row of zeros then stays zero.
+TINY = 1e-12
 
 
 def margin_loss(
@@ -37,7 +34,7 @@ def margin_loss(
     result_dtype = torch.float64 if latents.dtype == torch.float64 else torch.float32
     # The error of a logit is that of its cosine times the scale: float32 keeps 1e-6 of the loss up
     # to scales of about 32. (MPS has no float64.)
-    exact = scale > SAFE_SCALE and latents.device.type != "mps"
+    exact = scale > blockwise.SAFE_SCALE and latents.device.type != "mps"
     dtype = torch.float64 if exact else result_dtype
     with torch.autocast(latents.device.type, enabled=False):
         latents = latents.to(dtype)
@@ -52,12 +49,11 @@ class _MarginLoss(torch.autograd.Function):
     """The loss, with a gradient that the forward pass computes while its tiles are in the cache."""
 
     @staticmethod
-    def forward(ctx, latents, codebook, margin, scale, top_k):
+    def forward(ctx, latents, codebook, *settings):
         ctx.save_for_backward(latents, codebook)
-        ctx.settings = (margin, scale, top_k)
-        form = _fastest_form(latents, codebook)
-        loss, ctx.gradient = form.margin_loss(
-            latents, codebook, *ctx.settings, with_gradient=ctx.needs_input_grad[0]
+        ctx.settings = settings
+        loss, ctx.gradient = loss_and_gradient(
+            latents, codebook, *settings, with_gradient=ctx.needs_input_grad[0]
         )
         return loss
 
@@ -69,20 +65,60 @@ class _MarginLoss(torch.autograd.Function):
         gradient = ctx.gradient
         ctx.gradient = None
         if gradient is None:  # backward goes through the same graph a second time
-            form = _fastest_form(latents, codebook)
-            _, gradient = form.margin_loss(latents, codebook, *ctx.settings)
+            _, gradient = loss_and_gradient(latents, codebook, *ctx.settings)
         return gradient.mul_(grad_output), None, None, None, None
 
 
-def nearest_code(
-    latents: Float[Tensor, "N D"], codebook: Float[Tensor, "K D"], metric: str = "cosine"
-) -> Int[Tensor, " N"]:
-    """Find the nearest code of each latent without ever holding the N x K matrix.
+def loss_and_gradient(
+    latents: Float[Tensor, "N D"],
+    codebook: Float[Tensor, "K D"],
+    margin: float,
+    scale: float,
+    top_k: int,
+    *,
+    with_gradient: bool = True,
+    form: ModuleType | None = None,
+) -> tuple[Float[Tensor, ""], Float[Tensor, "N D"] | None]:
+    """Compute the margin loss and its gradient to the latents in one pass.
 
     Args:
-        latents: Rows to look up; one dtype with the codebook.
-        codebook: The codes.
+        latents: Latents, N from 1.
+        codebook: Codes of the same dtype, K from 1.
+        margin: Angular margin in radians.
+        scale: Scale of the cosines; at most `blockwise.SAFE_SCALE` for `triton`.
+        top_k: Latents that each code pulls, from 1 to N.
+        with_gradient: Whether the gradient is wanted.
+        form: `blockwise` or `triton`; None for the fastest that takes these rows.
+
+    Returns:
+        The loss, and the gradient or None.
+    """
+    form = form or _fastest_form(latents, codebook)
+    latents = latents.contiguous()
+    norms = torch.linalg.vector_norm(latents, dim=1)
+    inverse = torch.where(norms > TINY, 1 / norms, 0.0)  # a row of zeros has no direction
+    codes = normalize(codebook.contiguous(), dim=1)
+    gradient = torch.zeros_like(latents) if with_gradient else None
+    total = form.sum_losses(latents, inverse, codes, margin, scale, top_k, gradient)
+    if gradient is not None:  # so far that to the normalized latents
+        form.through_normalization_(gradient, latents, inverse, len(codes))
+    return total / len(codes), gradient
+
+
+def nearest_code(
+    latents: Float[Tensor, "N D"],
+    codebook: Float[Tensor, "K D"],
+    metric: str = "cosine",
+    *,
+    form: ModuleType | None = None,
+) -> Int[Tensor, " N"]:
+    """Find the nearest code of each latent.
+
+    Args:
+        latents: Rows to look up.
+        codebook: The codes, of the same dtype.
         metric: "cosine" for the smallest angle, "euclidean" for the smallest distance.
+        form: `blockwise` or `triton`; None for the fastest that takes these rows.
 
     Returns:
         The index of the nearest code; of equally near codes the lowest.
@@ -92,5 +128,14 @@ def nearest_code(
     """
     if metric not in ("cosine", "euclidean"):
         raise ValueError(f"metric {metric!r} is unknown; use 'cosine' or 'euclidean'")
-    with torch.autocast(latents.device.type, enabled=False):
-        return _fastest_form(latents, codebook).nearest_code(latents, codebook, metric)
+    form = form or _fastest_form(latents, codebook)
+    with torch.no_grad(), torch.autocast(latents.device.type, enabled=False):
+        if metric == "cosine":  # the norm of a latent makes no difference
+            return form.best_scores(latents, normalize(codebook, dim=1), bias=None)
+        # |z - e|^2 is smallest where <z, e> - |e|^2 / 2 is largest.
+        return form.best_scores(latents, codebook, bias=codebook.square().sum(1) / -2)
+
+
+def _fastest_form(latents: Tensor, codebook: Tensor) -> ModuleType:
+    """The module that takes these rows fastest."""
+    return triton if triton.usable(latents, codebook) else blockwise

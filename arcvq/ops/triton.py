@@ -1,9 +1,12 @@
-"""The margin loss and the lookup of `arcvq.ops.blockwise` as Triton kernels for CUDA: exact, in float32.
+"""The margin loss and the lookup of `arcvq.ops.blockwise` as Triton kernels for NVIDIA GPUs, exact.
 
-The K x N matrix of cosines is made tile by tile and never kept. Codes pass in groups. First each chunk of latents
-leaves its largest logit and its sum of exponentials: enough to find the nearest latents and to sum over all others.
-Then the tiles are made once more for the gradient. Up to `blockwise.SAFE_SCALE` the exponentials need no shift.
-Nothing waits for the device, so a CUDA graph can hold it all, after one call outside in which Triton compiles.
+The K x N matrix of cosines is made tile by tile and never kept. The codes are worked on in groups.
+For each group, the first pass over the latents leaves the largest logit and the sum of exponentials
+of each chunk of latents; this is enough to find the nearest latents and to sum over all others. The
+second pass makes the tiles once more for the gradient.
+
+All is float32. Up to `blockwise.SAFE_SCALE` exponentials need no shift. Nothing waits for the
+device, so a CUDA graph can hold the whole, after one call outside of it in which Triton compiles.
 """
 
 from __future__ import annotations
@@ -12,30 +15,42 @@ import math
 from typing import no_type_check
 
 import torch
-from jaxtyping import Float, Int
 from torch import Tensor
-from torch.nn.functional import normalize
 
-from arcvq.ops.blockwise import TINY, inverse_norms, pull_nearest
+from arcvq.ops.blockwise import pull_nearest
 
 try:
     import triton.language as tl
     from triton import jit
-except ImportError:  # Triton is not made for macOS and Windows: `usable` says no, and nobody calls a kernel.
+except (
+    ImportError
+):  # there is no Triton for macOS and Windows: `usable` says no, no kernel is called
     tl = None
 
     def jit(function):
         return function
 
 
-LATENTS, CODES = 64, 64  # Rows of a tile
-CHUNK = 128  # Latents that leave one largest logit and one sum
-GROUP = 1 << 27  # Bytes for what is held of a group of codes
-WIDEST = 256  # The largest D with which a tile of the gradient fits in the registers
+# Rows of a tile.
+LATENTS = 64
+CODES = 64
+
+# Latents that leave one largest logit and one sum.
+CHUNK = 128
+
+# Bytes for what is held of a group of codes.
+GROUP = 1 << 27
+
+# The largest D for which a tile of the gradient fits in the registers.
+WIDEST = 256
 
 
 def usable(latents: Tensor, codebook: Tensor) -> bool:
-    """Whether the kernels can take these rows: float32, on one NVIDIA GPU from Ampere on, 1 <= D <= 256, none empty."""
+    """Whether the kernels can take these rows.
+
+    They take float32 rows, at least one of each, with D from 1 to 256, on one NVIDIA GPU whose
+    tensor cores take float32 (from Ampere on).
+    """
     return (
         tl is not None
         and latents.is_cuda
@@ -45,122 +60,172 @@ def usable(latents: Tensor, codebook: Tensor) -> bool:
         and len(latents) > 0
         and len(codebook) > 0
         and torch.version.hip is None
-        and torch.cuda.get_device_capability(latents.device) >= (8, 0)  # tensor cores that take float32
+        and torch.cuda.get_device_capability(latents.device) >= (8, 0)
     )
 
 
-def margin_loss(
-    latents: Float[Tensor, "N D"],
-    codebook: Float[Tensor, "K D"],
-    margin: float,
-    scale: float,
-    top_k: int,
-    with_gradient: bool = True,
-) -> tuple[Float[Tensor, ""], Float[Tensor, "N D"] | None]:
-    """The same as `arcvq.ops.blockwise.margin_loss`, for rows that are `usable`, a scale up to 32 and 1 <= top_k <= N.
+def sum_losses(latents, inverse, codes, margin, scale, top_k, gradient):
+    """As `arcvq.ops.blockwise.sum_losses`, for rows that are `usable` and a scale up to 32.
 
-    Memory besides the gradient: the unit codes, three numbers per latent, and `GROUP` bytes, or what one code needs.
+    Beside its arguments it holds `GROUP` bytes, or what a single code needs.
     """
-    latents = latents.contiguous()
     count, dim = latents.shape
-    inverse, codes = inverse_norms(latents), normalize(codebook.contiguous(), dim=1, eps=TINY)
-    gradient = torch.zeros_like(latents) if with_gradient else None
     total = latents.new_zeros(())
-    with torch.cuda.device_of(latents):
-        for group in codes.split(group_rows(len(codes), count, dim, top_k)):
-            total += _group_loss(latents, inverse, group, margin, scale, top_k, gradient)
-        if gradient is not None:
-            _launch(_tangent, math.ceil(count / LATENTS), latents, inverse, gradient, len(codes))
-    return total / len(codes), gradient
+    for group in codes.split(group_rows(len(codes), count, dim, top_k)):
+        total += _group_loss(latents, inverse, group, margin, scale, top_k, gradient)
+    return total
 
 
-@torch.no_grad()
-def nearest_code(
-    latents: Float[Tensor, "N D"], codebook: Float[Tensor, "K D"], metric: str = "cosine"
-) -> Int[Tensor, " N"]:
-    """The same as `arcvq.ops.blockwise.nearest_code`, for rows that are `usable`."""
-    latents, codes = latents.contiguous(), codebook.contiguous()
-    if metric == "cosine":
-        codes, bias = normalize(codes, dim=1, eps=TINY), codes.new_zeros(len(codes))
-    else:  # |z - e|^2 is least where <z, e> - |e|^2 / 2 is greatest.
-        bias = codes.square().sum(1) / -2
-    chosen = torch.empty(len(latents), dtype=torch.int64, device=latents.device)
-    with torch.cuda.device_of(latents):
-        _launch(_nearest, math.ceil(len(latents) / LATENTS), latents, codes, bias, chosen, len(codes), CODES=CODES)
-    return chosen
+def through_normalization_(gradient, latents, inverse, num_codes):
+    """As `arcvq.ops.blockwise.through_normalization_`."""
+    _launch(
+        tangent_kernel, math.ceil(len(latents) / LATENTS), latents, inverse, gradient, num_codes
+    )
+
+
+def best_scores(latents, codes, bias):
+    """As `arcvq.ops.blockwise.best_scores`, for rows that are `usable`."""
+    latents = latents.contiguous()
+    codes = codes.contiguous()
+    if bias is None:
+        bias = codes.new_zeros(len(codes))
+    best = torch.empty(len(latents), dtype=torch.int64, device=latents.device)
+    programs = math.ceil(len(latents) / LATENTS)
+    _launch(best_kernel, programs, latents, codes, bias, best, len(codes), CODES=CODES)
+    return best
 
 
 def group_rows(num_codes: int, count: int, dim: int, top_k: int) -> int:
-    """Codes in a group: groups of equal size that take at most `GROUP` bytes, if one code does not take more."""
+    """Codes in a group: groups of equal size that take at most `GROUP` bytes, if one code can."""
     most = max(1, GROUP // bytes_per_code(count, dim, top_k))
-    return math.ceil(num_codes / math.ceil(num_codes / most))
+    groups = math.ceil(num_codes / most)
+    return math.ceil(num_codes / groups)
 
 
 def bytes_per_code(count: int, dim: int, top_k: int) -> int:
-    """Bytes held at once for each code of a group, with N = `count`."""
+    """Bytes held at once for each code of a group, where there are `count` latents."""
     chunks = math.ceil(count / CHUNK)
     chosen = min(top_k, chunks)
-    scanned = 8 * chunks + 12 * chosen  # the largest logit and the sum of each chunk; which chunks were chosen
+    scanned = 8 * chunks + 12 * chosen  # largest logit and sum of each chunk; the chosen chunks
     looked_at = 8 * chosen * CHUNK  # logits, and as much for topk to work in
     pulled = top_k * (16 * dim + 64)  # rows of the nearest latents and what is made of them
-    return scanned + looked_at + pulled + 4 * math.ceil(count / 32)  # a bit for each latent
+    bits = 4 * math.ceil(count / 32)  # one for each latent
+    return scanned + looked_at + pulled + bits
 
 
 def _group_loss(latents, inverse, codes, margin, scale, top_k, gradient):
-    """The sum of the loss over a group of codes; adds its gradient to the unit latents to `gradient`, if not None."""
-    steep = inverse * scale  # makes a product a logit
-    nearest, total = _nearest_and_others(latents, steep, codes, top_k)
-    loss, share = pull_nearest(latents, inverse, codes, nearest, total, 0.0, margin, scale, gradient)
+    """Sum of the loss over a group of codes.
+
+    Adds to `gradient`, unless it is None, the gradient to the normalized latents.
+    """
+    steep = inverse * scale  # makes an inner product a logit
+    nearest, others = _nearest_and_others(latents, steep, codes, top_k)
+    loss, lost = pull_nearest(
+        latents, inverse, codes, nearest, others.log(), margin, scale, gradient
+    )
     if gradient is not None:
+        push = scale * lost / others.clamp_min(torch.finfo(others.dtype).tiny)
         bits = _bits(nearest, len(latents))
         programs = math.ceil(len(latents) / LATENTS)
-        # Two products take more registers: half a tile.
-        _launch(_push, programs, latents, steep, codes, share, bits, gradient, len(codes), CODES=CODES // 2)
+        half = CODES // 2  # two products take more registers than one
+        _launch(
+            push_kernel,
+            programs,
+            latents,
+            steep,
+            codes,
+            push,
+            bits,
+            gradient,
+            len(codes),
+            CODES=half,
+        )
     return loss
 
 
 def _nearest_and_others(latents, steep, codes, top_k):
-    """The places (group, k) of the latents nearest to each code, and the sum (group,) of exp(logit) over all others.
+    """Places (group, k) of the latents nearest to each code, and the sum (group,) over all others.
 
-    The nearest lie in the k chunks with the largest peaks. No sum is made by subtraction, so none cancels.
+    The nearest lie in the k chunks with the largest logits. No sum of exp(logit) is made by
+    subtraction, so none cancels.
     """
     chunks = math.ceil(len(latents) / CHUNK)
     peaks, sums = codes.new_empty(2, len(codes), chunks)
     programs = math.ceil(len(codes) / CODES) * chunks
-    _launch(_scan, programs, latents, steep, codes, peaks, sums, chunks, len(codes), CODES=CODES, CHUNK=CHUNK)
+    _launch(
+        scan_kernel,
+        programs,
+        latents,
+        steep,
+        codes,
+        peaks,
+        sums,
+        chunks,
+        len(codes),
+        CODES=CODES,
+        CHUNK=CHUNK,
+    )
+
     chosen = peaks.topk(min(top_k, chunks), dim=1, sorted=False).indices
-    logits = codes.new_empty(len(codes), chosen.shape[1] * CHUNK)
-    _launch(_look, chosen.numel(), latents, steep, codes, chosen, logits, chosen.shape[1], CHUNK=CHUNK)
+    per_code = chosen.shape[1]
+    logits = codes.new_empty(len(codes), per_code * CHUNK)
+    _launch(
+        logits_kernel, chosen.numel(), latents, steep, codes, chosen, logits, per_code, CHUNK=CHUNK
+    )
+
     places = logits.topk(top_k, dim=1, sorted=False).indices
-    total = logits.scatter_(1, places, -math.inf).exp_().sum(1) + sums.scatter_(1, chosen, 0.0).sum(1)
-    return chosen.gather(1, places // CHUNK) * CHUNK + places % CHUNK, total
+    nearest = chosen.gather(1, places // CHUNK) * CHUNK + places % CHUNK
+    others_in_chosen = logits.scatter_(1, places, -math.inf).exp_().sum(1)
+    others_elsewhere = sums.scatter_(1, chosen, 0.0).sum(1)
+    return nearest, others_in_chosen + others_elsewhere
 
 
 def _bits(nearest, count):
-    """(N / 32, group) integers of 32 bits, one for each latent, set where it is among a code's nearest."""
-    group = torch.arange(len(nearest), device=nearest.device)
-    bits = torch.zeros(math.ceil(count / 32), len(nearest), dtype=torch.int32, device=nearest.device)
-    marks = torch.ones_like(nearest, dtype=torch.int32) << (nearest % 32).int()  # no bit twice, so a sum is a union
-    bits.view(-1).index_add_(0, (nearest // 32 * len(nearest) + group[:, None]).flatten(), marks.flatten())
+    """Bits (N / 32, group) in int32, one for each latent: set where it is a nearest of the code."""
+    codes = len(nearest)
+    bits = torch.zeros(math.ceil(count / 32), codes, dtype=torch.int32, device=nearest.device)
+    code = torch.arange(codes, device=nearest.device)[:, None]
+    words = nearest // 32 * codes + code
+    marks = torch.ones_like(nearest, dtype=torch.int32) << (nearest % 32).int()
+    bits.view(-1).index_add_(0, words.flatten(), marks.flatten())  # no bit twice: a sum is a union
     return bits
 
 
 def _launch(kernel, programs, latents, *arguments, **sizes):
     """Run `programs` programs of a kernel, which takes the latents first and their number last."""
     count, dim = latents.shape
-    width = max(16, 1 << (dim - 1).bit_length())  # a tile has a power of two of columns, and a tensor core takes 16
+    # A tile has a power of two of columns, and a tensor core takes at least 16.
+    width = max(16, 1 << (dim - 1).bit_length())
     sizes |= {"DIM": dim, "WIDTH": width, "LATENTS": LATENTS, "num_warps": 4 if width <= 128 else 8}
-    kernel[(programs,)](latents, *arguments, count, **sizes, enable_fp_fusion=True)
+    with torch.cuda.device_of(latents):
+        kernel[(programs,)](latents, *arguments, count, **sizes, enable_fp_fusion=True)
 
 
-# no_type_check keeps the tests' shape checks from wrapping what Triton wants to read.
+# The kernels. no_type_check keeps the tests' check of shapes from wrapping what Triton reads.
+# ruff: noqa: PLR0913
+
+
+@jit
+@no_type_check
+def _tile_rows(LATENTS: tl.constexpr):
+    """Numbers of the latents in this program's tile."""
+    return tl.program_id(0).to(tl.int64) * LATENTS + tl.arange(0, LATENTS)
+
+
+@jit
+@no_type_check
+def _entries(vector, places, count):
+    """Entries of a vector, zero beyond its end."""
+    return tl.load(vector + places, mask=places < count, other=0.0)
 
 
 @jit
 @no_type_check
 def _cells(rows, count, columns, DIM: tl.constexpr):
-    """The places of rows and columns in a matrix (count, DIM), and which lie inside it."""
-    return rows.to(tl.int64)[:, None] * DIM + columns[None, :], (rows < count)[:, None] & (columns < DIM)[None, :]
+    """Places of rows and columns in a matrix (count, DIM), and which of them lie inside it."""
+    places = rows.to(tl.int64)[:, None] * DIM + columns[None, :]
+    inside = (rows < count)[:, None] & (columns < DIM)[None, :]
+    return places, inside
 
 
 @jit
@@ -174,9 +239,19 @@ def _load(matrix, rows, count, columns, DIM: tl.constexpr):
 @jit
 @no_type_check
 def _products(
-    left, left_rows, left_count, right, right_rows, right_count, DIM: tl.constexpr, WIDTH: tl.constexpr
+    left,
+    left_rows,
+    left_count,
+    right,
+    right_rows,
+    right_count,
+    DIM: tl.constexpr,
+    WIDTH: tl.constexpr,
 ):
-    """The inner products of rows of two matrices; tf32x3 is tensor cores on parts of the numbers, nearly float32."""
+    """Inner products of rows of two matrices, nearly in float32.
+
+    tf32x3 runs on tensor cores, with three products of parts of the numbers.
+    """
     SLICE: tl.constexpr = min(WIDTH, 32)  # whole rows would not fit in the registers
     products = tl.zeros((left_rows.shape[0], right_rows.shape[0]), tl.float32)
     for start in range(0, WIDTH, SLICE):
@@ -189,12 +264,27 @@ def _products(
 
 @jit
 @no_type_check
-def _scan(
-    latents, steep, codes, peaks, sums, chunks, num_codes, count,
-    DIM: tl.constexpr, WIDTH: tl.constexpr, LATENTS: tl.constexpr, CODES: tl.constexpr, CHUNK: tl.constexpr,
+def scan_kernel(
+    latents,
+    steep,
+    codes,
+    peaks,
+    sums,
+    chunks,
+    num_codes,
+    count,
+    DIM: tl.constexpr,
+    WIDTH: tl.constexpr,
+    LATENTS: tl.constexpr,
+    CODES: tl.constexpr,
+    CHUNK: tl.constexpr,
 ):
-    """The largest logit and the sum of exp(logit), (num_codes, chunks), of a tile of codes and a chunk of latents."""
-    tiles = tl.cdiv(num_codes, CODES)  # neighbours share a chunk of latents: there are many more of these than codes
+    """Largest logit and sum of exp(logit) of a chunk of latents for a tile of codes.
+
+    Writes `peaks` and `sums`, (num_codes, chunks).
+    """
+    # Neighboring programs share a chunk of latents: there are many more of these than codes.
+    tiles = tl.cdiv(num_codes, CODES)
     chunk = tl.program_id(0) // tiles
     code = tl.program_id(0) % tiles * CODES + tl.arange(0, CODES)
     peak = tl.full((CODES,), -float("inf"), tl.float32)
@@ -202,7 +292,7 @@ def _scan(
     for start in range(0, CHUNK, LATENTS):
         rows = chunk.to(tl.int64) * CHUNK + start + tl.arange(0, LATENTS)
         logits = _products(codes, code, num_codes, latents, rows, count, DIM, WIDTH)
-        logits *= tl.load(steep + rows, mask=rows < count, other=0.0)[None, :]
+        logits *= _entries(steep, rows, count)[None, :]
         logits = tl.where((rows < count)[None, :], logits, -float("inf"))
         peak = tl.maximum(peak, tl.max(logits, 1))
         total += tl.sum(tl.exp(logits), 1)
@@ -213,71 +303,118 @@ def _scan(
 
 @jit
 @no_type_check
-def _look(
-    latents, steep, codes, chosen, logits, per_code, count,
-    DIM: tl.constexpr, WIDTH: tl.constexpr, LATENTS: tl.constexpr, CHUNK: tl.constexpr,
+def logits_kernel(
+    latents,
+    steep,
+    codes,
+    chosen,
+    logits,
+    per_code,
+    count,
+    DIM: tl.constexpr,
+    WIDTH: tl.constexpr,
+    LATENTS: tl.constexpr,
+    CHUNK: tl.constexpr,
 ):
-    """The logits, (num_codes, per_code * CHUNK), of one code and one of its chosen chunks; -inf beyond the latents."""
+    """Logits of one code and one of the chunks that were chosen for it.
+
+    Writes `logits`, (num_codes, per_code * CHUNK), with -inf beyond the latents.
+    """
     program = tl.program_id(0).to(tl.int64)
     columns = tl.arange(0, WIDTH)
-    code = tl.load(codes + program // per_code * DIM + columns, mask=columns < DIM, other=0.0)
+    code = _entries(codes + program // per_code * DIM, columns, DIM)
     chunk = tl.load(chosen + program)
     for start in range(0, CHUNK, LATENTS):
-        rows = chunk * CHUNK + start + tl.arange(0, LATENTS)
-        product = tl.sum(_load(latents, rows, count, columns, DIM) * code[None, :], 1)
-        logit = product * tl.load(steep + rows, mask=rows < count, other=0.0)
-        place = logits + program * CHUNK + start + tl.arange(0, LATENTS)
-        tl.store(place, tl.where(rows < count, logit, -float("inf")))
+        offsets = start + tl.arange(0, LATENTS)
+        rows = chunk * CHUNK + offsets
+        products = tl.sum(_load(latents, rows, count, columns, DIM) * code[None, :], 1)
+        found = products * _entries(steep, rows, count)
+        found = tl.where(rows < count, found, -float("inf"))
+        tl.store(logits + program * CHUNK + offsets, found)
 
 
 @jit
 @no_type_check
-def _push(
-    latents, steep, codes, share, bits, gradient, num_codes, count,
-    DIM: tl.constexpr, WIDTH: tl.constexpr, LATENTS: tl.constexpr, CODES: tl.constexpr,
+def push_kernel(
+    latents,
+    steep,
+    codes,
+    push,
+    bits,
+    gradient,
+    num_codes,
+    count,
+    DIM: tl.constexpr,
+    WIDTH: tl.constexpr,
+    LATENTS: tl.constexpr,
+    CODES: tl.constexpr,
 ):
-    """Adds to the gradient of a tile of latents: the codes whose nearest they are not, by exp(logit) * share."""
-    rows = tl.program_id(0).to(tl.int64) * LATENTS + tl.arange(0, LATENTS)
+    """Push of all codes on a tile of latents, but of those codes whose nearest latents they are.
+
+    Adds exp(logit) * push along each code to `gradient`.
+    """
+    rows = _tile_rows(LATENTS)
     columns = tl.arange(0, WIDTH)
-    factor = tl.load(steep + rows, mask=rows < count, other=0.0)[:, None]
-    push = tl.zeros((LATENTS, WIDTH), tl.float32)
+    factor = _entries(steep, rows, count)[:, None]
+    total = tl.zeros((LATENTS, WIDTH), tl.float32)
     for first in range(0, num_codes, CODES):
         code = first + tl.arange(0, CODES)
         logits = _products(latents, rows, count, codes, code, num_codes, DIM, WIDTH) * factor
-        weight = tl.exp(logits) * tl.load(share + code, mask=code < num_codes, other=0.0)[None, :]
+        weights = tl.exp(logits) * _entries(push, code, num_codes)[None, :]
+
+        # Leave out the nearest latents, whose bits are set.
+        words = bits + (rows // 32)[:, None] * num_codes + code[None, :]
         inside = (rows < count)[:, None] & (code < num_codes)[None, :]
-        word = tl.load(bits + (rows // 32)[:, None] * num_codes + code[None, :], mask=inside, other=0)
+        word = tl.load(words, mask=inside, other=0)
         among = (word >> (rows % 32).to(tl.int32)[:, None]) & 1
+        weights = tl.where(among == 0, weights, 0.0)
+
         directions = _load(codes, code, num_codes, columns, DIM)
-        push = tl.dot(tl.where(among == 0, weight, 0.0), directions, push, input_precision="tf32x3")
+        total = tl.dot(weights, directions, total, input_precision="tf32x3")
     places, inside = _cells(rows, count, columns, DIM)
-    tl.store(gradient + places, tl.load(gradient + places, mask=inside) + push, mask=inside)
+    total += tl.load(gradient + places, mask=inside)
+    tl.store(gradient + places, total, mask=inside)
 
 
 @jit
 @no_type_check
-def _tangent(
-    latents, inverse, gradient, num_codes, count,
-    DIM: tl.constexpr, WIDTH: tl.constexpr, LATENTS: tl.constexpr,
+def tangent_kernel(
+    latents,
+    inverse,
+    gradient,
+    num_codes,
+    count,
+    DIM: tl.constexpr,
+    WIDTH: tl.constexpr,
+    LATENTS: tl.constexpr,
 ):
-    """A sum of gradients to unit latents made the mean gradient to the latents: its tangent part over the norm."""
-    rows = tl.program_id(0).to(tl.int64) * LATENTS + tl.arange(0, LATENTS)
+    """The work of `through_normalization_` for a tile of latents."""
+    rows = _tile_rows(LATENTS)
     places, inside = _cells(rows, count, tl.arange(0, WIDTH), DIM)
     tile = tl.load(latents + places, mask=inside, other=0.0)
     slope = tl.load(gradient + places, mask=inside, other=0.0)
-    factor = tl.load(inverse + rows, mask=rows < count, other=0.0)
+    factor = _entries(inverse, rows, count)
     along = tl.sum(tile * slope, 1) * factor * factor
-    tl.store(gradient + places, (slope - along[:, None] * tile) * (factor / num_codes)[:, None], mask=inside)
+    tangent = slope - along[:, None] * tile
+    tl.store(gradient + places, tangent * (factor / num_codes)[:, None], mask=inside)
 
 
 @jit
 @no_type_check
-def _nearest(
-    latents, codes, bias, chosen, num_codes, count,
-    DIM: tl.constexpr, WIDTH: tl.constexpr, LATENTS: tl.constexpr, CODES: tl.constexpr,
+def best_kernel(
+    latents,
+    codes,
+    bias,
+    chosen,
+    num_codes,
+    count,
+    DIM: tl.constexpr,
+    WIDTH: tl.constexpr,
+    LATENTS: tl.constexpr,
+    CODES: tl.constexpr,
 ):
-    """The index of the code with the largest score for each of a tile of latents, the lowest of equal ones."""
-    rows = tl.program_id(0).to(tl.int64) * LATENTS + tl.arange(0, LATENTS)
+    """The code with the largest score for each of a tile of latents; of equal ones the lowest."""
+    rows = _tile_rows(LATENTS)
     best = tl.full((LATENTS,), -float("inf"), tl.float32)
     index = tl.zeros((LATENTS,), tl.int64)
     for first in range(0, num_codes, CODES):

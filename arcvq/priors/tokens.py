@@ -10,7 +10,6 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn.functional import embedding, normalize
 
-from arcvq.ops.blockwise import TINY
 from arcvq.quantizers import at_least_float32
 from arcvq.runtime.checks import check_finite
 
@@ -57,7 +56,7 @@ class TiedTokens(nn.Module):
         check_finite(codebook, "codebook")
         dim = codebook.shape[1]
         self.directions: Tensor
-        self.register_buffer("directions", normalize(codebook.detach().float(), dim=1, eps=TINY))
+        self.register_buffer("directions", normalize(codebook.detach().float(), dim=1))
         self.inward = nn.Linear(dim, width)
         self.outward = nn.Linear(width, dim)
         # A logarithm, so that training changes the scale by factors.
@@ -73,7 +72,7 @@ class TiedTokens(nn.Module):
         """Map features to a logit for each code; in float32, also under autocast."""
         prediction = at_least_float32(self.outward(features))
         with torch.autocast(prediction.device.type, enabled=False):
-            cosines = normalize(prediction, dim=-1, eps=TINY) @ self.directions.T
+            cosines = normalize(prediction, dim=-1) @ self.directions.T
             return self.log_scale.exp() * cosines
 
 

@@ -1,12 +1,17 @@
+from functools import partial
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from arcvq import ops
 from arcvq.ops import blockwise
-from arcvq.ops.blockwise import margin_loss, nearest_code
 from tests.oracles import whole_matrix_loss
+
+loss_and_gradient = partial(ops.loss_and_gradient, form=blockwise)
+nearest_code = partial(ops.nearest_code, form=blockwise)
 
 
 def random(count, dim):
@@ -14,16 +19,18 @@ def random(count, dim):
 
 
 def clustered(count, dim):
-    return random(5, dim)[torch.arange(count) % 5] + 0.05 * random(count, dim)
+    centers = random(5, dim)[torch.arange(count) % 5]
+    return centers + 0.05 * random(count, dim)
 
 
 def compare(latents, codebook, margin, scale, top_k, gradient=True):
     """The loss in float32 against the formula in float64 of the very same rows."""
-    latents, codebook = latents.float(), codebook.float()
+    latents = latents.float()
+    codebook = codebook.float()
     exact = latents.double().requires_grad_()
     expected = whole_matrix_loss(exact, codebook.double(), margin, scale, top_k)
     (slope,) = torch.autograd.grad(expected, exact)
-    loss, got = margin_loss(latents, codebook, margin, scale, top_k)
+    loss, got = loss_and_gradient(latents, codebook, margin, scale, top_k)
     assert loss.item() == pytest.approx(expected.item(), rel=1e-5, abs=2e-7)
     if gradient:
         assert (got - slope).abs().max() <= 2e-5 * slope.abs().max() + 1e-9
@@ -38,9 +45,20 @@ def test_the_loss_and_its_gradient_equal_the_formula(rows, margin, top_k, scale)
     compare(rows(401, 16), random(30, 16), margin, scale, top_k)
 
 
-@pytest.mark.parametrize("count, num_codes, top_k", [
-    (1, 1, 1), (1, 7, 1), (3, 1, 3), (3, 5, 2), (64, 9, 64), (65, 9, 64), (128, 1, 3), (130, 4, 100), (1000, 2, 1),
-])
+SIZES = [
+    (1, 1, 1),
+    (1, 7, 1),
+    (3, 1, 3),
+    (3, 5, 2),
+    (64, 9, 64),
+    (65, 9, 64),
+    (128, 1, 3),
+    (130, 4, 100),
+    (1000, 2, 1),
+]
+
+
+@pytest.mark.parametrize("count, num_codes, top_k", SIZES)
 def test_every_shape_around_a_chunk_equals_the_formula(count, num_codes, top_k):
     compare(random(count, 4), random(num_codes, 4), 0.1, 5.0, top_k)
 
@@ -48,7 +66,8 @@ def test_every_shape_around_a_chunk_equals_the_formula(count, num_codes, top_k):
 @pytest.mark.parametrize("top_k", [1, 3, 64])
 def test_duplicated_latents_and_codes_give_the_loss_of_the_formula(top_k):
     """Which of equal latents is chosen is free, and with it the gradient, but not the loss."""
-    latents, codebook = random(60, 8).repeat(5, 1), random(6, 8).repeat(4, 1)
+    latents = random(60, 8).repeat(5, 1)
+    codebook = random(6, 8).repeat(4, 1)
     compare(latents, codebook, 0.1, 5.0, top_k, gradient=False)
     compare(torch.cat([latents, codebook]), codebook, 0.0, 5.0, top_k, gradient=False)
 
@@ -56,42 +75,57 @@ def test_duplicated_latents_and_codes_give_the_loss_of_the_formula(top_k):
 @pytest.mark.parametrize("scale", [5.0, 32.0, 33.0, 300.0, 2000.0])
 @pytest.mark.parametrize("margin", [0.0, 0.1, 1.2, 1.5])
 def test_no_scale_over_or_underflows_in_float64(scale, margin):
-    latents, codebook = clustered(200, 6), random(10, 6)
+    latents = clustered(200, 6)
+    codebook = random(10, 6)
     expected = whole_matrix_loss(latents, codebook, margin, scale, 3)
-    assert margin_loss(latents, codebook, margin, scale, 3)[0].item() == pytest.approx(expected.item(), rel=1e-9)
+    loss, _ = loss_and_gradient(latents, codebook, margin, scale, 3)
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-9)
 
 
 def test_the_gradient_is_that_of_finite_differences():
-    latents, codebook = random(150, 3), random(4, 3)
-    slope = margin_loss(latents, codebook, 0.3, 7.0, 2)[1]
+    latents = random(150, 3)
+    codebook = random(4, 3)
+
+    def loss_at(shifted):
+        return loss_and_gradient(shifted, codebook, 0.3, 7.0, 2)[0].item()
+
+    _, gradient = loss_and_gradient(latents, codebook, 0.3, 7.0, 2)
     for place in [(0, 0), (70, 1), (149, 2)]:
         step = torch.zeros_like(latents)
         step[place] = 1e-6
-        up, down = (margin_loss(latents + sign * step, codebook, 0.3, 7.0, 2)[0] for sign in (1, -1))
-        assert slope[place].item() == pytest.approx((up - down).item() / 2e-6, rel=1e-4, abs=1e-9)
+        difference = loss_at(latents + step) - loss_at(latents - step)
+        assert gradient[place].item() == pytest.approx(difference / 2e-6, rel=1e-4, abs=1e-9)
 
 
 def test_the_loss_is_the_same_whatever_the_blocks(monkeypatch):
-    latents, codebook = random(500, 8), random(40, 8)
-    loss, gradient = margin_loss(latents, codebook, 0.1, 5.0, 3)
+    latents = random(500, 8)
+    codebook = random(40, 8)
+    loss, gradient = loss_and_gradient(latents, codebook, 0.1, 5.0, 3)
     for block, tile in [(500, 64), (5 * 500, 300), (1 << 22, 100)]:
         monkeypatch.setattr(blockwise, "BLOCK", block)
         monkeypatch.setattr(blockwise, "TILE", tile)
-        again, slope = margin_loss(latents, codebook, 0.1, 5.0, 3)
-        assert torch.allclose(loss, again, rtol=1e-12) and torch.allclose(gradient, slope, atol=1e-14)
+        again, slope = loss_and_gradient(latents, codebook, 0.1, 5.0, 3)
+        assert torch.allclose(loss, again, rtol=1e-12)
+        assert torch.allclose(gradient, slope, atol=1e-14)
 
 
 def test_a_latent_without_direction_gets_no_gradient_and_moves_nothing_else():
-    latents, codebook = random(80, 4), random(5, 4)
+    latents = random(80, 4)
     latents[7] = 0
-    loss, gradient = margin_loss(latents, codebook, 0.1, 5.0, 3)
-    assert loss.isfinite() and gradient.isfinite().all() and not gradient[7].any() and gradient[8].any()
+    loss, gradient = loss_and_gradient(latents, random(5, 4), 0.1, 5.0, 3)
+    assert loss.isfinite()
+    assert gradient.isfinite().all()
+    assert not gradient[7].any()
+    assert gradient[8].any()
 
 
 def test_without_gradient_the_loss_is_the_same():
-    latents, codebook = random(80, 4), random(5, 4)
-    loss, gradient = margin_loss(latents, codebook, 0.1, 5.0, 3, with_gradient=False)
-    assert gradient is None and loss == margin_loss(latents, codebook, 0.1, 5.0, 3)[0]
+    latents = random(80, 4)
+    codebook = random(5, 4)
+    expected, _ = loss_and_gradient(latents, codebook, 0.1, 5.0, 3)
+    loss, gradient = loss_and_gradient(latents, codebook, 0.1, 5.0, 3, with_gradient=False)
+    assert gradient is None
+    assert loss == expected
 
 
 class Watch(TorchDispatchMode):
@@ -106,42 +140,56 @@ class Watch(TorchDispatchMode):
         return result
 
 
-@pytest.mark.parametrize("count, num_codes, top_k", [(16_384, 2_048, 3), (300, 60_000, 3), (2_000, 9_000, 64)])
+@pytest.mark.parametrize(
+    "count, num_codes, top_k", [(16_384, 2_048, 3), (300, 60_000, 3), (2_000, 9_000, 64)]
+)
 def test_neither_loss_nor_lookup_holds_codes_times_latents(count, num_codes, top_k):
-    latents, codebook = torch.randn(count, 4), torch.randn(num_codes, 4)
+    latents = torch.randn(count, 4)
+    codebook = torch.randn(num_codes, 4)
     with Watch() as watch:
-        margin_loss(latents, codebook, 0.1, 5.0, top_k)
+        loss_and_gradient(latents, codebook, 0.1, 5.0, top_k)
         nearest_code(latents, codebook)
     assert watch.largest <= blockwise.BLOCK < num_codes * count
 
 
-def by_loops(latents, codebook, metric):
+def nearest_by_loops(latents, codebook, metric):
     """The nearest code of each latent in float64, one pair at a time."""
     chosen = []
     for z in latents.double():
-        scores = [(z @ e / (z.norm() * e.norm()) if metric == "cosine" else -(z - e).norm()) for e in codebook.double()]
+        scores = []
+        for e in codebook.double():
+            cosine = z @ e / (z.norm() * e.norm())
+            scores.append(cosine if metric == "cosine" else -(z - e).norm())
         chosen.append(int(torch.stack(scores).argmax()))
     return torch.tensor(chosen)
 
 
 @pytest.mark.parametrize("metric", ["cosine", "euclidean"])
 def test_nearest_code_is_the_one_that_loops_find(metric, monkeypatch):
-    latents, codebook = torch.randn(60, 5) * 3, torch.randn(17, 5)
-    expected = by_loops(latents, codebook, metric)
+    latents = torch.randn(60, 5) * 3
+    codebook = torch.randn(17, 5)
+    expected = nearest_by_loops(latents, codebook, metric)
     assert torch.equal(nearest_code(latents, codebook, metric), expected)
     monkeypatch.setattr(blockwise, "TILE", 40)
     assert torch.equal(nearest_code(latents, codebook, metric), expected)
 
 
 @settings(max_examples=20, deadline=None)
-@given(copies=st.integers(1, 5), num_codes=st.integers(1, 40), count=st.integers(0, 30),
-       metric=st.sampled_from(["cosine", "euclidean"]), seed=st.integers(0, 99))
+@given(
+    copies=st.integers(1, 5),
+    num_codes=st.integers(1, 40),
+    count=st.integers(0, 30),
+    metric=st.sampled_from(["cosine", "euclidean"]),
+    seed=st.integers(0, 99),
+)
 def test_of_equal_codes_the_lowest_index_is_taken(copies, num_codes, count, metric, seed):
     generator = torch.Generator().manual_seed(seed)
     # Whole numbers, so that equal distances are exactly equal; equal rows lie num_codes apart.
     codebook = torch.randint(-3, 4, (num_codes, 3), generator=generator).float().repeat(copies, 1)
     latents = torch.randint(-3, 4, (count, 3), generator=generator).float()
     chosen = nearest_code(latents, codebook, metric)
-    assert chosen.shape == (count,) and (chosen < num_codes).all()
+    assert chosen.shape == (count,)
+    assert (chosen < num_codes).all()
     for z, index in zip(latents, chosen, strict=True):
-        assert not (codebook[:index] == codebook[index]).all(1).any(), z
+        equal = (codebook[:index] == codebook[index]).all(1)
+        assert not equal.any(), z
