@@ -1,9 +1,10 @@
 """The command `arcvq`: run the notebooks, train models, run experiments, check the installation."""
 
+import dataclasses
 import math
 import platform
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -64,49 +65,31 @@ FILE = click.Path(path_type=Path, dir_okay=False)
 FOLDER = click.Path(path_type=Path, file_okay=False)
 EXISTING_FOLDER = click.Path(exists=True, file_okay=False)
 
+# Options that are settings of a run; one that is not given has the value of the profile.
 dataset_option = click.option("--dataset", help="digits, photos, mnist, ..., or folder:PATH")
 profile_option = click.option(
     "--profile", default="quick", help="quick, standard or paper: how long and how large"
 )
-device_option = click.option("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps")
 seed_option = click.option("--seed", type=int)
-steps_option = click.option("--steps", type=int, help="optimizer steps")
+quantizer_option = click.option("--quantizer", help="plain, ema, cosine, cvq or samp")
 num_codes_option = click.option("--num-codes", type=int, help="K, codes in the codebook")
+dim_option = click.option("--dim", type=int, help="D, components of a code")
+hidden_option = click.option("--hidden", type=int, help="channels of the network")
+residual_hidden_option = click.option(
+    "--residual-hidden", type=int, help="channels inside a residual layer"
+)
+steps_option = click.option("--steps", type=int, help="optimizer steps")
+batch_size_option = click.option("--batch-size", type=int, help="images a step")
+lr_option = click.option("--lr", type=float, help="learning rate of Adam")
+precision_option = click.option("--precision", help="auto, float32 or bfloat16")
 train_images_option = click.option(
     "--train-images", type=int, help="use only so many training images"
 )
+
+# Options that say where and how to work.
+device_option = click.option("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps")
 workers_option = click.option(
-    "--workers",
-    type=int,
-    help="Processes; by default one for each core, or four for each GPU.",
-)
-
-
-def _together(*options: Callable[[Any], Any]) -> Callable[[Any], Any]:
-    """Make one decorator of several options; the help lists them in this order."""
-
-    def decorate(command: Any) -> Any:
-        for option in reversed(options):
-            command = option(command)
-        return command
-
-    return decorate
-
-
-data_options = _together(dataset_option, profile_option, device_option)
-model_options = _together(
-    click.option("--quantizer", help="plain, ema, cosine, cvq or samp"),
-    num_codes_option,
-    click.option("--dim", type=int, help="D, components of a code"),
-    click.option("--hidden", type=int, help="channels of the network"),
-    click.option("--residual-hidden", type=int, help="channels inside a residual layer"),
-)
-training_options = _together(
-    steps_option,
-    click.option("--batch-size", type=int, help="images a step"),
-    click.option("--lr", type=float, help="learning rate of Adam"),
-    click.option("--precision", help="auto, float32 or bfloat16"),
-    train_images_option,
+    "--workers", type=int, help="Processes; by default one for each core, or four for each GPU."
 )
 
 
@@ -119,8 +102,8 @@ def _settings(options: dict[str, Any]) -> "RunSettings":
     """Take the settings of a run out of `options`: those of the profile, changed by those given."""
     from arcvq.runs.settings import RunSettings
 
-    fields = RunSettings.__dataclass_fields__.keys() & options.keys()
-    changes = {name: options.pop(name) for name in fields}
+    fields = {field.name for field in dataclasses.fields(RunSettings)}
+    changes = {name: options.pop(name) for name in fields & options.keys()}
     return RunSettings.for_profile(options.pop("profile"), **_given(changes))
 
 
@@ -167,10 +150,20 @@ def run(
 
 
 @main.command("train")
-@data_options
+@dataset_option
+@profile_option
+@device_option
 @seed_option
-@model_options
-@training_options
+@quantizer_option
+@num_codes_option
+@dim_option
+@hidden_option
+@residual_hidden_option
+@steps_option
+@batch_size_option
+@lr_option
+@precision_option
+@train_images_option
 def train_model(device: str, **options: Any) -> None:
     """Train a VQ-VAE and print its validation figures, or open the stored run of these settings.
 
@@ -205,7 +198,9 @@ def train_model(device: str, **options: Any) -> None:
 )
 @click.option("--weight", help="weight gamma of the margin loss at the start")
 @click.option("--seeds", type=int, default=1, help="Seeds at every point.")
-@data_options
+@dataset_option
+@profile_option
+@device_option
 @steps_option
 @num_codes_option
 @workers_option
@@ -224,14 +219,17 @@ def sweep_samp(out: Path, **options: Any) -> None:
     texts = _given({name: options.pop(name) for name in SWEEP_AXES})
     axes = {name: parse_axis(name, text) for name, text in texts.items()}
     if not any(len(values) > 1 for values in axes.values()):
-        example = "for example --margin 0:0.5:6"
-        raise ValueError(f"nothing varies; give an axis with two values or more, {example}")
+        raise ValueError(
+            "nothing varies; give an axis with two values or more, for example --margin 0:0.5:6"
+        )
     _run_and_report(sweep(axes), out, options)
 
 
 @main.command("experiment")
 @click.argument("name")
-@data_options
+@dataset_option
+@profile_option
+@device_option
 @click.option("--seeds", type=int, default=3, help="Runs of each variant.")
 @click.option(
     "--only", multiple=True, metavar="VARIANT", help="Run this variant alone; repeatable."
@@ -271,10 +269,13 @@ def _run_and_report(experiment: "Experiment", out: Path | None, options: dict[st
 
     table = experiment.table(rows)
     write_text(out / f"{experiment.name}.md", markdown(table))
-    page = write_figures_page(out / "index.html", experiment.question, pictures(rows), table)
+    page = out / "index.html"
+    write_figures_page(page, experiment.question, pictures(rows), table)
     click.echo(markdown(table))
-    counts = f"{len(rows)} rows, {failed} of failed runs"
-    click.echo(f"{counts}: {out.resolve() / experiment.name}.parquet; pictures: {page.resolve()}")
+    click.echo(
+        f"{len(rows)} rows, {failed} of failed runs: {out.resolve() / experiment.name}.parquet; "
+        f"pictures: {page.resolve()}"
+    )
 
 
 @main.command("sample")
@@ -288,7 +289,7 @@ def _run_and_report(experiment: "Experiment", out: Path | None, options: dict[st
     type=EXISTING_FOLDER,
     help="Folder of a prior over its tokens.",
 )
-@click.option("-n", "count", type=int, default=64, help="Images to draw.")
+@click.option("-n", type=int, default=64, help="Images to draw.")
 @click.option("--out", type=FILE, default="samples.png", help="The PNG.")
 @click.option(
     "--temperature", type=float, default=1.0, help="Above 0; below 1 draws likelier tokens."
@@ -305,7 +306,7 @@ def _run_and_report(experiment: "Experiment", out: Path | None, options: dict[st
 def draw_samples(
     model_folder: str,
     prior_folder: str,
-    count: int,
+    n: int,
     out: Path,
     seed: int,
     device: str,
@@ -313,10 +314,8 @@ def draw_samples(
 ) -> None:
     """Draw images from a prior and write them as one PNG, in rows."""
     import torch
-    from PIL import Image
-    from torchvision.utils import make_grid
+    from torchvision.utils import save_image
 
-    from arcvq.images import to_uint8
     from arcvq.priors import Prior, sample
     from arcvq.runtime.devices import choose_device
     from arcvq.runtime.files import write_whole
@@ -326,13 +325,22 @@ def draw_samples(
     model = VQVAE.from_pretrained(model_folder).to(chosen)
     prior = Prior.from_pretrained(prior_folder).to(chosen)
     generator = torch.Generator().manual_seed(seed)
-    images = sample(model, prior, count, generator=generator, **drawing)
+    images = sample(model, prior, n, generator=generator, **drawing)
 
-    columns = math.ceil(math.sqrt(count))
-    grid = make_grid(to_uint8(images.cpu()), nrow=columns, padding=2, pad_value=255)
-    picture = Image.fromarray(grid.permute(1, 2, 0).numpy())
-    write_whole(out, lambda path: picture.save(path, format="PNG"))
-    click.echo(f"{out.resolve()}: {count} images")
+    columns = math.ceil(math.sqrt(n))
+    write_whole(
+        out,
+        lambda path: save_image(
+            images,
+            path,
+            "PNG",
+            nrow=columns,
+            pad_value=1.0,
+            normalize=True,
+            value_range=(-1, 1),
+        ),
+    )
+    click.echo(f"{out.resolve()}: {n} images")
 
 
 @main.command("export-explorers")

@@ -31,7 +31,9 @@ def export_explorers(path: str | Path, *, device: str = "auto", progress: bool =
          "grows faster.", moved(ball, "growth", np.geomspace(1e-5, 1e-2, 25).round(7).tolist(), "per step")),
         ("A training run", "Plain VQ and SAMP from the same start, step by step.", moved(replay, "step", replay.steps)),
     ]
-    return write_figures_page(path, "arcvq explorers", sections)
+    path = Path(path)
+    write_figures_page(path, "arcvq explorers", sections)
+    return path
 
 
 def moved(explorer: Explorer, setting: str, values: Sequence[Any], unit: str = "") -> go.Figure:

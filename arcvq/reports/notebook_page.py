@@ -43,26 +43,20 @@ def write_notebook_page(notebook: NotebookNode, result: NotebookResult, folder: 
     write_text(folder / f"{result.name}.html", page)
 
 
-def notebook_title(notebook: NotebookNode) -> str:
-    """Return the first heading of a notebook, or an empty text."""
-    sources = [cell.source for cell in notebook.cells if cell.cell_type == "markdown"]
-    heading = re.search(r"^#\s+(.+)$", "\n".join(sources), re.MULTILINE)
-    return heading[1].strip() if heading else ""
-
-
 def is_progress_bar(output: NotebookNode) -> bool:
     """Tell whether an output is tqdm's widget, which says nothing after the run."""
     return WIDGET in output.get("data", {}) and "%|" in output.data.get("text/plain", "")
 
 
 def _body(notebook: NotebookNode) -> str:
-    """The cells as HTML; links to notebooks lead to their pages, #failure to the first error."""
+    """The cells as HTML."""
     exporter = HTMLExporter(
         template_name="basic",
         filters={"markdown2html": _markdown2html},
         exclude_output_prompt=True,
     )
     body, _ = exporter.from_notebook_node(_without_kernel(notebook))
+    # Links to notebooks lead to their pages, and #failure leads to the first error.
     body = re.sub(r'(href="[\w-]+)\.ipynb\b', r"\1.html", body)
     return re.sub(r'(?=class="[\w ]*output_error")', 'id="failure" ', body, count=1)
 

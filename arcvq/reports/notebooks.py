@@ -3,6 +3,7 @@
 import dataclasses
 import os
 import platform
+import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
@@ -20,7 +21,7 @@ from papermill.parameterize import parameterize_notebook
 
 from arcvq.reports.key_figures import cell_outputs, key_figures
 from arcvq.reports.notebook_files import find_notebooks
-from arcvq.reports.notebook_page import notebook_title, write_notebook_page
+from arcvq.reports.notebook_page import write_notebook_page
 from arcvq.reports.pages import NotebookResult, write_index
 from arcvq.reports.parameters import plan_parameters
 from arcvq.runtime.devices import choose_device, device_name
@@ -43,7 +44,9 @@ def run_notebooks(
     out: str | Path = "output",
     echo: Callable[[str], object] = print,
 ) -> list[NotebookResult]:
-    """Run notebooks, each in its own folder, and write a report. Go on after one that fails.
+    """Run notebooks, each in its own folder, and write a report.
+
+    Parameters are checked before anything runs. A notebook that fails does not stop the others.
 
     Args:
         paths: Files, names ("02_codebook_geometry") or numbers ("2"); none means all notebooks.
@@ -59,7 +62,6 @@ def run_notebooks(
         FileNotFoundError: A notebook or an image folder does not exist.
         ValueError: A parameter has a wrong name, type or value.
         OSError: `out` cannot be written.
-        All of them are raised before anything runs.
     """
     notebooks = find_notebooks(paths)
     parameters = parameters or {}
@@ -76,7 +78,11 @@ def run_notebooks(
         result = _run(path, plan[path], results[place], out)
         results[place] = result
         write_index(out / "index.html", results, facts)
-        echo(f"[{place + 1}/{len(results)}] {result.name:{width}}  {_ending(result)}")
+        ending = f": {result.failure}" if result.failure else ""
+        echo(
+            f"[{place + 1}/{len(results)}] {result.name:{width}}  "
+            f"{result.status} in {result.seconds:5.1f} s{ending}"
+        )
     return results
 
 
@@ -96,7 +102,7 @@ def execute(path: Path, parameters: Mapping[str, Any]) -> tuple[NotebookNode, st
     message = ""
     try:
         with patch.dict(os.environ, KERNEL_ENVIRONMENT):
-            # The engine works on `notebook` itself: outputs from before a kernel died are kept.
+            # The engine fills in `notebook` itself: what came before a kernel died is kept.
             papermill_engines.execute_notebook_with_engine(
                 None,
                 notebook,
@@ -123,9 +129,11 @@ def _failure(notebook: NotebookNode, message: str) -> str:
 
 
 def _waiting(path: Path) -> NotebookResult:
-    """The result of a notebook that has not run yet."""
+    """The result of a notebook that has not run yet, with its first heading as title."""
     notebook = nbformat.read(path, as_version=4)
-    return NotebookResult(path.stem, notebook_title(notebook) or path.stem)
+    sources = [cell.source for cell in notebook.cells if cell.cell_type == "markdown"]
+    heading = re.search(r"^#\s+(.+?)\s*$", "\n".join(sources), re.MULTILINE)
+    return NotebookResult(path.stem, heading[1] if heading else path.stem)
 
 
 def _run(
@@ -147,22 +155,18 @@ def _run(
     return result
 
 
-def _ending(result: NotebookResult) -> str:
-    """The end of the line that is printed after a notebook."""
-    ending = f"{result.status} in {result.seconds:5.1f} s"
-    return f"{ending}: {result.failure}" if result.failure else ending
-
-
 def _facts(parameters: Mapping[str, Any]) -> dict[str, str]:
     """What the index says about the run and the machine."""
     device = choose_device(parameters.get("device", "auto"))
-    system = f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores"
     versions = [f"{package} {version(package)}" for package in PACKAGES]
     assignments = [f"{name} = {value}" for name, value in parameters.items()]
     return {
         "Date": datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z"),
         "Device": f"{device_name(device)}, {torch.get_num_threads()} threads",
-        "System": f"{system}, Python {platform.python_version()}",
+        "System": (
+            f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores, "
+            f"Python {platform.python_version()}"
+        ),
         "Versions": ", ".join(versions),
         "Parameters": ", ".join(assignments) or "the defaults",
     }

@@ -65,11 +65,11 @@ def write_index(path: Path, results: Sequence[NotebookResult], facts: Mapping[st
 
 
 def write_figures_page(
-    path: str | Path,
+    path: Path,
     title: str,
     sections: Sequence[tuple[str, str, go.Figure]],
     table: pd.DataFrame | None = None,
-) -> Path:
+) -> None:
     """Write plotly figures and a table as one page that stays live, with plotly.js inside.
 
     Args:
@@ -77,9 +77,6 @@ def write_figures_page(
         title: Heading of the page.
         sections: A heading, a text (may be empty) and a figure for each section.
         table: Rows to show below the figures.
-
-    Returns:
-        `path`.
 
     Raises:
         ValueError: The page would be larger than 8 MB.
@@ -94,11 +91,10 @@ def write_figures_page(
     )
     size = len(page.encode())
     if size > PAGE_LIMIT:
-        limit = f"at most {PAGE_LIMIT / 1e6:.0f} are allowed"
-        raise ValueError(f"the page would have {size / 1e6:.1f} MB; {limit}")
-    path = Path(path)
+        raise ValueError(
+            f"the page would have {size / 1e6:.1f} MB; at most {PAGE_LIMIT / 1e6:.0f} are allowed"
+        )
     write_text(path, page)
-    return path
 
 
 def figure_text(figure: Mapping[str, Any]) -> str:

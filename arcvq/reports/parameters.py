@@ -34,9 +34,9 @@ def plan_parameters(
             value has another type than the default, or the profile or data set is unknown.
         FileNotFoundError: An image folder does not exist.
     """
-    defaults = {path: _defaults(path) for path in notebooks}
+    known = {path: inspect_notebook(path) for path in notebooks}
     for name in sorted(parameters):
-        _check_name(name, defaults)
+        _check_name(name, known)
 
     given = {**HEADLESS, **parameters}
     profile = given.get("profile")
@@ -46,27 +46,24 @@ def plan_parameters(
         given["dataset"] = _absolute(given["dataset"])
 
     plan = {}
-    for path, own in defaults.items():
+    for path, own in known.items():
         chosen = [name for name in own if name in given]
-        plan[path] = {name: _converted(path, name, given[name], own[name]) for name in chosen}
+        plan[path] = {
+            name: _converted(path, name, given[name], own[name]["default"]) for name in chosen
+        }
     return plan
 
 
-def _defaults(path: Path) -> dict[str, str]:
-    """The parameters of a notebook with the source text of their defaults."""
-    return {name: found["default"] for name, found in inspect_notebook(path).items()}
-
-
-def _check_name(name: str, defaults: Mapping[Path, Mapping[str, str]]) -> None:
+def _check_name(name: str, known: Mapping[Path, Mapping[str, Any]]) -> None:
     """Raise ValueError if no notebook has the parameter, or one lacks it that must have it."""
-    lacking = [path.name for path, own in defaults.items() if name not in own]
+    lacking = [path.name for path, own in known.items() if name not in own]
     if lacking and name in SHARED:
         raise ValueError(f"{lacking[0]} has no parameter {name!r} in a cell tagged 'parameters'")
-    if len(lacking) == len(defaults):
-        known = sorted(set().union(*defaults.values()))
+    if len(lacking) == len(known):
+        names = sorted(set().union(*known.values()))
         raise ValueError(
             f"no chosen notebook has a parameter {name!r}; "
-            f"their parameters are: {', '.join(known) or 'none'}"
+            f"their parameters are: {', '.join(names) or 'none'}"
         )
 
 
@@ -75,8 +72,9 @@ def _absolute(dataset: str) -> str:
     if dataset in DATASETS:
         return dataset
     if not dataset.startswith("folder:"):
-        known = ", ".join(DATASETS)
-        raise ValueError(f"data set {dataset!r} is unknown; use one of {known}, folder:PATH")
+        raise ValueError(
+            f"data set {dataset!r} is unknown; use one of {', '.join(DATASETS)}, folder:PATH"
+        )
     folder = Path(dataset.removeprefix("folder:")).expanduser().resolve()
     if not folder.is_dir():
         raise FileNotFoundError(f"there is no folder {folder}")
@@ -84,7 +82,7 @@ def _absolute(dataset: str) -> str:
 
 
 def _converted(path: Path, name: str, value: Any, default: str) -> Any:
-    """The value in the type of its default: papermill takes any, and the notebook fails late."""
+    """The value in the type of its default (source text); papermill itself would take any."""
     # A default that is None or an expression (`2 * 3`) has no type to hold to.
     kind = type(_literal(default, None))
     if isinstance(value, str) and kind is not str:
@@ -94,8 +92,9 @@ def _converted(path: Path, name: str, value: Any, default: str) -> Any:
     if kind is int and isinstance(value, float) and value.is_integer():
         value = int(value)
     if kind not in (type(None), type(value)):
-        wanted = f"{kind.__name__}, by default {default}"
-        raise ValueError(f"{name} in {path.name} takes {wanted}, not {value!r}")
+        raise ValueError(
+            f"{name} in {path.name} takes {kind.__name__}, by default {default}, not {value!r}"
+        )
     return value
 
 
