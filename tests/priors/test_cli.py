@@ -13,64 +13,81 @@ from arcvq.vqvae import VQVAE
 
 @pytest.fixture
 def folders(tmp_path):
+    """A folder with a model, and a prior without and one with classes."""
     torch.manual_seed(2)
-    VQVAE(1, SphericalQuantizer(5, 3), hidden=8, residual_hidden=4).save_pretrained(tmp_path / "model")
+    model = VQVAE(1, SphericalQuantizer(5, 3), hidden=8, residual_hidden=4)
+    model.save_pretrained(tmp_path / "model")
     for name, classes in (("prior", 0), ("conditional", 3)):
-        PixelCNN(5, (2, 2), classes, width=8, layers=1).save_pretrained(tmp_path / name)
+        prior = PixelCNN(5, (2, 2), classes, width=8, layers=1)
+        prior.save_pretrained(tmp_path / name)
     return tmp_path
 
 
 def invoke(folders, *arguments, prior="prior"):
-    places = ["--model", folders / "model", "--prior", folders / prior, "--out", folders / "grid.png"]
-    return CliRunner().invoke(cli.main, ["sample", "--device", "cpu", *map(str, (*places, *arguments))])
+    inputs = ("--model", folders / "model", "--prior", folders / prior)
+    output = ("--out", folders / "grid.png", "--device", "cpu")
+    command = ["sample", *inputs, *output, *arguments]
+    return CliRunner().invoke(cli.main, [str(argument) for argument in command])
 
 
 def test_sample_writes_a_grid_and_the_same_one_for_the_same_seed(folders):
+    grid = folders / "grid.png"
     shown = invoke(folders, "-n", 7)
     assert shown.exit_code == 0, shown.stderr
-    assert shown.stdout == f"{(folders / 'grid.png').resolve()}: 7 images\n"
-    first = (folders / "grid.png").read_bytes()
-    assert Image.open(folders / "grid.png").size == (3 * 10 + 2, 3 * 10 + 2), "rows of 3, each 8 pixels and 2 between"
+    assert shown.stdout == f"{grid.resolve()}: 7 images\n"
+    first = grid.read_bytes()
+    side = 3 * 8 + 4 * 2
+    assert Image.open(grid).size == (side, side), "rows of 3, each 8 pixels and 2 between"
+
     invoke(folders, "-n", 7)
-    assert (folders / "grid.png").read_bytes() == first
+    assert grid.read_bytes() == first
     invoke(folders, "-n", 7, "--seed", 1)
-    assert (folders / "grid.png").read_bytes() != first
+    assert grid.read_bytes() != first
 
 
 def test_sample_takes_temperature_top_k_top_p_and_label(folders):
-    shown = invoke(folders, "-n", 2, "--temperature", 0.5, "--top-k", 2, "--top-p", 0.9, "--label", 2,
-                   prior="conditional")
+    choice = ("--temperature", 0.5, "--top-k", 2, "--top-p", 0.9, "--label", 2)
+    shown = invoke(folders, "-n", 2, *choice, prior="conditional")
     assert shown.exit_code == 0, shown.stderr
 
 
-@pytest.mark.parametrize("arguments, sentence", [
-    (["-n", 0], "Error: n is 0; it must be a whole number from 1"),
-    (["--temperature", 0], "Error: temperature is 0.0; it must be a finite number above 0"),
-    (["--top-k", 9], "Error: top_k is 9; it must be from 1 to 5"),
-    (["--top-p", 2], "Error: top_p is 2.0; it must be above 0"),
-    (["--label", 0], "Error: labels were given, and this prior was made without classes"),
-])
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["-n", 0], "Error: n is 0; it must be a whole number from 1"),
+        (["--temperature", 0], "Error: temperature is 0.0; it must be a finite number above 0"),
+        (["--top-k", 9], "Error: top_k is 9; it must be from 1 to 5"),
+        (["--top-p", 2], "Error: top_p is 2.0; it must be above 0"),
+        (["--label", 0], "Error: labels were given, and this prior was made without classes"),
+    ],
+)
 def test_an_error_is_one_sentence_and_nothing_is_written(folders, arguments, sentence):
     shown = invoke(folders, *arguments)
-    assert shown.exit_code == 2 and shown.stderr.startswith(sentence) and len(shown.stderr.splitlines()) == 1
+    assert shown.exit_code == 2
+    assert shown.stderr.startswith(sentence)
+    assert len(shown.stderr.splitlines()) == 1
     assert not (folders / "grid.png").exists()
 
 
 def test_a_folder_that_is_no_prior_or_not_there_is_named(folders):
     shown = invoke(folders, prior="model")
-    assert shown.exit_code == 2 and "it is no prior of format 1" in shown.stderr
+    assert shown.exit_code == 2
+    assert "it is no prior of format 1" in shown.stderr
     shown = invoke(folders, prior="nowhere")
-    assert shown.exit_code == 2 and "nowhere' does not exist" in shown.stderr
+    assert shown.exit_code == 2
+    assert "nowhere' does not exist" in shown.stderr
 
 
 def test_ctrl_c_leaves_the_earlier_picture(folders, monkeypatch):
-    (folders / "grid.png").write_bytes(b"earlier")
-
     def interrupted(*_):
         raise KeyboardInterrupt
 
+    grid = folders / "grid.png"
+    grid.write_bytes(b"earlier")
     monkeypatch.setattr(sampling, "draw", interrupted)
     shown = invoke(folders)
-    assert shown.exit_code == 130 and "Stopped" in shown.stderr
-    assert (folders / "grid.png").read_bytes() == b"earlier"
-    assert sorted(path.name for path in folders.iterdir()) == ["conditional", "grid.png", "model", "prior"]
+    assert shown.exit_code == 130
+    assert "Stopped" in shown.stderr
+    assert grid.read_bytes() == b"earlier"
+    names = sorted(path.name for path in folders.iterdir())
+    assert names == ["conditional", "grid.png", "model", "prior"]
