@@ -317,10 +317,10 @@ def perplexity_ceiling(num_codes: int, tokens: int) -> int:
 
 
 def _exp_entropy(weights: Tensor) -> float:
+    weights = weights.cpu().double()
     if not weights.any():
         return 0.0
-    shares = weights.cpu().double() / weights.sum().item()
-    return torch.special.entr(shares).sum().exp().item()
+    return torch.special.entr(weights / weights.sum()).sum().exp().item()
 
 
 def norm_usage_correlation(codebook: Float[Tensor, "K D"], counts: Real[Tensor, " K"]) -> float:

@@ -9,7 +9,6 @@ import socket
 import tempfile
 from dataclasses import dataclass, replace
 from functools import cached_property
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,7 @@ from torch import Tensor
 from torch.nn.functional import affine_grid, grid_sample, interpolate
 
 from arcvq.runtime.devices import choose_device
-from arcvq.runtime.extras import extra_import
+from arcvq.runtime.extras import extra_folder, extra_import
 from arcvq.runtime.files import data_root
 from arcvq.runtime.fingerprint import fingerprint
 
@@ -68,12 +67,11 @@ class ImageSplit:
     labels: Int64[Tensor, " n"]
 
     def __post_init__(self) -> None:
-        count = len(self.labels)
-        is_uint8 = self.images.dtype == torch.uint8
-        if not is_uint8 or self.images.ndim != 4 or len(self.images) != count:
+        shape = tuple(self.images.shape)
+        if self.images.dtype != torch.uint8 or len(shape) != 4 or shape[0] != len(self.labels):
             raise ValueError(
                 "a split needs uint8 images (n, C, H, W) and n labels, "
-                f"not {self.images.dtype} {tuple(self.images.shape)} and {count} labels"
+                f"not {self.images.dtype} {shape} and {len(self.labels)} labels"
             )
 
     def __len__(self) -> int:
@@ -228,10 +226,10 @@ def hold_out(split: ImageSplit, tenths: int) -> list[ImageSplit]:
         of each class.
     """
     order = torch.randperm(len(split), generator=torch.Generator().manual_seed(SEED))
-    # The images, sorted by class, are dealt to ten hands in turn.
-    hands = torch.empty_like(order)
-    hands[order[split.labels[order].argsort(stable=True)]] = torch.arange(len(split)) % 10
-    hands = hands[order]
+    by_class = order[split.labels[order].argsort(stable=True)]
+    # The images are dealt in that order, in turn, to ten hands. (Of a permutation, argsort gives
+    # the inverse: the rank of each image.)
+    hands = by_class.argsort()[order] % 10
     rest = split.select(order[hands >= tenths])
     return [rest, *(split.select(order[hands == hand]) for hand in range(tenths))]
 
@@ -241,7 +239,7 @@ def hold_out(split: ImageSplit, tenths: int) -> list[ImageSplit]:
 
 def handwritten_digits() -> ImageSplit:
     """Read scikit-learn's 1,797 handwritten digits: 8x8 pixels, here from 0 to 16."""
-    file = _scikit_learn_file("data/digits.csv.gz")
+    file = extra_folder("sklearn") / "datasets/data/digits.csv.gz"
     rows = torch.from_numpy(np.loadtxt(file, delimiter=",", dtype=np.uint8))
     return ImageSplit(rows[:, :-1].view(-1, 1, 8, 8), rows[:, -1].long())
 
@@ -316,20 +314,10 @@ def photograph(name: str) -> UInt8[Tensor, "1 3 H W"]:
     """
     if name not in PHOTOGRAPHS:
         raise ValueError(f"photograph {name!r} is unknown; use one of {', '.join(PHOTOGRAPHS)}")
-    with extra_import("PIL.Image").open(_scikit_learn_file(f"images/{name}.jpg")) as image:
+    file = extra_folder("sklearn") / "datasets/images" / f"{name}.jpg"
+    with extra_import("PIL.Image").open(file) as image:
         pixels = torch.from_numpy(np.array(image))
     return pixels[:424].permute(2, 0, 1)[None].contiguous()
-
-
-def _scikit_learn_file(name: str) -> Path:
-    """A file of scikit-learn's data sets, found without importing it: that would take a second."""
-    package = find_spec("sklearn")
-    if package is None or package.origin is None:
-        raise ModuleNotFoundError(
-            "scikit-learn, which holds the built-in images, is not installed; "
-            "it comes with pip install 'arcvq[kit]'"
-        )
-    return Path(package.origin).with_name("datasets") / name
 
 
 def _load_photos() -> ImageData:

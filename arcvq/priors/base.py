@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Float, Int
-from safetensors.torch import load_model, save_file
+from safetensors.torch import load_model, save_model
 from torch import Tensor, nn
 
 from arcvq.priors.tokens import FreeTokens, TiedTokens
@@ -25,19 +25,22 @@ from arcvq.vqvae import VQVAE
 PRIOR_FORMAT = 1  # of the saved files; raised when earlier versions would misread them
 
 
+Labels = Int[Tensor, " B"] | None  # one for each grid; None for a prior without classes
+
+
 @dataclasses.dataclass
 class State:
     """A batch of grids that is being sampled.
 
     Attributes:
         tokens: The grids; their first `position` tokens in raster order are set.
-        labels: The class of each grid, or None for a prior without classes.
+        labels: The class of each grid.
         position: The place of the next token.
         cache: What the prior keeps of the tokens that are set.
     """
 
     tokens: Int[Tensor, "B h w"]
-    labels: Int[Tensor, " B"] | None
+    labels: Labels
     position: int = 0
     cache: Any = None
 
@@ -78,14 +81,12 @@ class Prior(nn.Module):
         """The device of the weights."""
         return next(chain(self.parameters(), self.buffers())).device
 
-    def predict(
-        self, tokens: Int[Tensor, "B h w"], labels: Int[Tensor, " B"] | None
-    ) -> Float[Tensor, "B h w K"]:
+    def predict(self, tokens: Int[Tensor, "B h w"], labels: Labels) -> Float[Tensor, "B h w K"]:
         """Compute what `forward` does without its checks, which wait for the device."""
         raise NotImplementedError
 
     def forward(
-        self, tokens: Int[Tensor, "B h w"], labels: Int[Tensor, " B"] | None = None
+        self, tokens: Int[Tensor, "B h w"], labels: Labels = None
     ) -> Float[Tensor, "B h w K"]:
         """Return the logits of each token given those before it.
 
@@ -96,7 +97,7 @@ class Prior(nn.Module):
         return self.predict(tokens, labels)
 
     def log_likelihood(
-        self, tokens: Int[Tensor, "B h w"], labels: Int[Tensor, " B"] | None = None
+        self, tokens: Int[Tensor, "B h w"], labels: Labels = None
     ) -> Float[Tensor, " B"]:
         """Return ln p of each grid, in nats, in float32.
 
@@ -106,7 +107,7 @@ class Prior(nn.Module):
         log_probabilities = at_least_float32(self(tokens, labels)).log_softmax(-1)
         return log_probabilities.gather(-1, tokens[..., None]).sum((1, 2, 3))
 
-    def start(self, batch: int, labels: Int[Tensor, " B"] | None = None) -> State:
+    def start(self, batch: int, labels: Labels = None) -> State:
         """Return the state of `batch` grids of which no token is set.
 
         Raises:
@@ -207,8 +208,7 @@ class Prior(nn.Module):
     def save_pretrained(self, folder: str | Path) -> None:
         """Write model.safetensors and config.json into a folder."""
         folder = Path(folder)
-        weights = {name: tensor.contiguous() for name, tensor in self.state_dict().items()}
-        write_whole(folder / "model.safetensors", lambda path: save_file(weights, path))
+        write_whole(folder / "model.safetensors", lambda path: save_model(self, str(path)))
         config = {
             "format": PRIOR_FORMAT,
             "codebook_fingerprint": self.codebook_fingerprint,
@@ -281,7 +281,7 @@ class NetworkPrior(Prior):
         self.codebook_fingerprint = fingerprint(codebook)
 
     def features(
-        self, embedded: Float[Tensor, "B h w C"], labels: Int[Tensor, " B"] | None
+        self, embedded: Float[Tensor, "B h w C"], labels: Labels
     ) -> Float[Tensor, "B h w C"]:
         """Compute for each position what the embedded tokens before it say about its token."""
         raise NotImplementedError

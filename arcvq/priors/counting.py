@@ -11,7 +11,9 @@ from torch import Tensor
 from arcvq.priors.base import Prior
 
 
-def witten_bell(counts: Int[Tensor, "*n K"], shorter: Float[Tensor, "K"]) -> Float[Tensor, "*n K"]:
+def witten_bell(
+    counts: Int[Tensor, "*n K"], shorter: Float[Tensor, "K"] | float
+) -> Float[Tensor, "*n K"]:
     """Estimate probabilities from counts.
 
     After a context seen n times, with T different tokens following, the probability of token k
@@ -19,7 +21,7 @@ def witten_bell(counts: Int[Tensor, "*n K"], shorter: Float[Tensor, "K"]) -> Flo
 
     Args:
         counts: How often each token followed each context.
-        shorter: q, the probabilities after a shorter context.
+        shorter: q, the probabilities after a shorter context; a number if they are all alike.
     """
     different = (counts > 0).sum(-1, keepdim=True).clamp_min(1)
     return (counts + different * shorter) / (counts.sum(-1, keepdim=True) + different)
@@ -61,8 +63,7 @@ class CountingPrior(Prior):
         counts = torch.bincount(pairs.flatten(), minlength=self.table.numel())
         counts = counts.view_as(self.table)
 
-        uniform = torch.full_like(counts[0], 1 / self.num_codes, dtype=torch.float32)
-        without_context = witten_bell(counts.sum(0), uniform)
+        without_context = witten_bell(counts.sum(0), 1 / self.num_codes)
         self.table = witten_bell(counts, without_context).log().to(self.device)
         return self
 

@@ -8,7 +8,7 @@ There are no masks: the tokens are shifted once, by a row for the vertical stack
 for the horizontal one, and then no convolution looks down or right.
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float, Int
@@ -51,7 +51,7 @@ class GatedLayer(nn.Module):
 
     def down(
         self, rows: Float[Tensor, "B C padded_n w"], labels: Int[Tensor, " B"]
-    ) -> tuple[Float[Tensor, "B C n w"], Float[Tensor, "B two_C n w"]]:
+    ) -> tuple[Tensor, Tensor]:
         """Compute the next n rows of the vertical stack.
 
         Args:
@@ -59,7 +59,7 @@ class GatedLayer(nn.Module):
             labels: The label of each grid.
 
         Returns:
-            The rows, and what they contribute to the horizontal stack.
+            The rows (B, C, n, w), and their contribution to the horizontal stack (B, 2 C, n, w).
         """
         biases = self.biases(labels)[..., None, None]
         vertical, horizontal = biases.chunk(2, dim=1)
@@ -79,15 +79,8 @@ class GatedLayer(nn.Module):
         return columns[..., self.reach :] + change
 
 
-class LayerCache:
+class LayerCache(NamedTuple):
     """What a layer keeps while a batch of grids is sampled.
-
-    Args:
-        batch: How many grids are sampled together.
-        width: C, the channels of either stack.
-        grid: Height and width of the grids.
-        reach: How many rows above, and columns to the left, a convolution looks.
-        device: The device of the tensors.
 
     Attributes:
         rows: What entered the vertical stack, below `reach` rows of zeros.
@@ -95,13 +88,9 @@ class LayerCache:
         from_above: The contribution of the vertical stack to the row at hand.
     """
 
-    def __init__(
-        self, batch: int, width: int, grid: tuple[int, int], reach: int, device: torch.device
-    ):
-        height, length = grid
-        self.rows = torch.zeros(batch, width, reach + height, length, device=device)
-        self.columns = torch.zeros(batch, width, 1, reach + length, device=device)
-        self.from_above = torch.zeros(batch, 2 * width, 1, length, device=device)
+    rows: Float[Tensor, "B C padded_h w"]
+    columns: Float[Tensor, "B C 1 padded_w"]
+    from_above: Float[Tensor, "B two_C 1 w"]
 
 
 class PixelCNN(NetworkPrior):
@@ -152,8 +141,13 @@ class PixelCNN(NetworkPrior):
 
     def start(self, batch, labels=None):
         state = super().start(batch, labels)
-        sizes = (batch, self.width, self.grid, self.reach, self.device)
-        state.cache = [LayerCache(*sizes) for _ in self.layers]
+        state.cache = []
+        height, width = self.grid
+        for _ in self.layers:
+            rows = torch.zeros(batch, self.width, self.reach + height, width, device=self.device)
+            columns = rows.new_zeros(batch, self.width, 1, self.reach + width)
+            from_above = rows.new_zeros(batch, 2 * self.width, 1, width)
+            state.cache.append(LayerCache(rows, columns, from_above))
         return state
 
     @torch.no_grad()
@@ -176,10 +170,10 @@ class PixelCNN(NetworkPrior):
         for layer, cache in zip(self.layers, state.cache, strict=True):
             cache.rows[:, :, self.reach + row] = above[:, :, 0]
             seen = cache.rows[:, :, row : self.reach + row + 1]
-            above, cache.from_above = layer.down(seen, labels)
+            above, cache.from_above[:] = layer.down(seen, labels)
 
-    def _embed_row(self, tokens: Int[Tensor, "B n"], present: bool) -> Float[Tensor, "B C 1 n"]:
-        """Embed tokens of one row; beyond the edge of the grid, where none are present, zeros."""
+    def _embed_row(self, tokens: Tensor, present: bool) -> Tensor:
+        """Tokens (B, n) of one row as maps (B, C, 1, n); zeros beyond the edge of the grid."""
         embedded = self.tokens.embed(tokens) * present
         return embedded.transpose(1, 2)[:, :, None]
 

@@ -20,6 +20,8 @@ from arcvq.vqvae import VQVAE
 # Images drawn together: enough to keep all cores busy, at some hundred MB of caches.
 BATCH = 256
 
+Labels = Int[Tensor, " n"] | int | None  # one for each grid, or one for all
+
 
 class SamplingStep(NamedTuple):
     """One token of each grid being drawn.
@@ -98,13 +100,7 @@ class _Grids(NamedTuple):
     tokens: Int[Tensor, "n h w"]
     mask: Bool[Tensor, "n h w"]  # True where a token is given
     uniform: Float[Tensor, "n places"]
-    labels: Int[Tensor, " n"] | None
-
-    def batches(self, size: int) -> "Iterator[_Grids]":
-        for start in range(0, len(self.tokens), size):
-            rows = slice(start, start + size)
-            labels = None if self.labels is None else self.labels[rows]
-            yield _Grids(self.tokens[rows], self.mask[rows], self.uniform[rows], labels)
+    labels: Int[Tensor, " n"]  # 0 for a prior without classes
 
 
 def _prepare(prior, tokens, mask, labels, generator, choice) -> _Grids:
@@ -124,24 +120,19 @@ def _prepare(prior, tokens, mask, labels, generator, choice) -> _Grids:
 
     source = "cpu" if generator is None else generator.device
     uniform = torch.rand(n, prior.grid[0] * prior.grid[1], generator=generator, device=source)
-    mask = mask.expand(tokens.shape)
-    if labels is not None:
-        labels = labels.to(prior.device)
-    return _Grids(
-        torch.where(mask, tokens, 0).to(prior.device),
-        mask.to(prior.device),
-        uniform.to(prior.device),
-        labels,
-    )
+    if labels is None:
+        labels = torch.zeros(n, dtype=torch.int64)
+    grids = (tokens, mask.expand(one_each), uniform, labels)
+    return _Grids(*(tensor.to(prior.device) for tensor in grids))
 
 
 @torch.no_grad()
 def _draw_tokens(prior, grids: _Grids, choice) -> Iterator[SamplingStep]:
     """Draw the tokens of one batch, up to the last one that a mask leaves open."""
-    state = prior.start(len(grids.tokens), grids.labels)
-    state.tokens.copy_(grids.tokens)
-    is_open = (~grids.mask).flatten(1).any(0)
-    end = int(is_open.nonzero().max()) + 1 if is_open.any() else 0
+    state = prior.start(len(grids.tokens), grids.labels if prior.classes else None)
+    state.tokens.copy_(grids.tokens * grids.mask)
+    still_open = (~grids.mask).flatten(1).any(0).nonzero()
+    end = int(still_open.max()) + 1 if len(still_open) else 0
     for position in range(end):
         row, column = divmod(position, prior.grid[1])
         probabilities = next_probabilities(prior.next_logits(state), **choice)
@@ -155,7 +146,7 @@ def sampling_steps(
     prior: Prior,
     tokens: Int[Tensor, "n h w"],
     mask: Bool[Tensor, "*n h w"],
-    labels: Int[Tensor, " n"] | int | None = None,
+    labels: Labels = None,
     generator: torch.Generator | None = None,
     **choice: Any,
 ) -> Iterator[SamplingStep]:
@@ -168,7 +159,7 @@ def complete_tokens(
     prior: Prior,
     tokens: Int[Tensor, "n h w"],
     mask: Bool[Tensor, "*n h w"],
-    labels: Int[Tensor, " n"] | int | None = None,
+    labels: Labels = None,
     generator: torch.Generator | None = None,
     batch_size: int = BATCH,
     **choice: Any,
@@ -192,7 +183,8 @@ def complete_tokens(
     check_whole(1, batch_size=batch_size)
     grids = _prepare(prior, tokens, mask, labels, generator, choice)
     completed = []
-    for batch in grids.batches(batch_size):
+    for parts in zip(*(tensor.split(batch_size) for tensor in grids), strict=True):
+        batch = _Grids(*parts)
         drawn = batch.tokens
         for step in _draw_tokens(prior, batch, choice):
             drawn = step.tokens
@@ -214,7 +206,7 @@ def sample(
     temperature: float = 1.0,
     top_k: int | None = None,
     top_p: float | None = None,
-    labels: Int[Tensor, " n"] | int | None = None,
+    labels: Labels = None,
     generator: torch.Generator | None = None,
 ) -> Float[Tensor, "n C H W"]:
     """Draw n images: tokens from the prior, decoded by the model.
@@ -249,7 +241,7 @@ def complete(
     prior: Prior,
     images: Float[Tensor, "n C H W"],
     mask: Bool[Tensor, "*n h w"],
-    labels: Int[Tensor, " n"] | int | None = None,
+    labels: Labels = None,
     generator: torch.Generator | None = None,
     **choice: Any,
 ) -> Float[Tensor, "n C H W"]:
@@ -273,10 +265,9 @@ def complete(
         ValueError: As `sample` does, and for images or a mask that do not fit the prior's grid.
     """
     prior.check_model(model)
-    check_whole(1, n=len(images))
     device = next(model.parameters()).device
     tokens = torch.cat([model.encode(batch.to(device)) for batch in images.split(BATCH)])
-    tokens = complete_tokens(prior, tokens, mask.to(device), labels, generator, **choice)
+    tokens = complete_tokens(prior, tokens, mask, labels, generator, **choice)
     return _decode(model, tokens)
 
 

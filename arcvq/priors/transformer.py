@@ -13,29 +13,6 @@ from arcvq.quantizers import at_least_float32
 from arcvq.runtime.checks import check_whole
 
 
-class KeyValueCache:
-    """The keys and values of the positions so far, for one block.
-
-    Args:
-        batch: How many grids are sampled together.
-        heads: The heads of the attention.
-        positions: How many positions there will be.
-        width: C, the channels of all heads together.
-        device: The device of the tensors.
-    """
-
-    def __init__(self, batch: int, heads: int, positions: int, width: int, device: torch.device):
-        shape = (batch, heads, positions, width // heads)
-        self.keys = torch.zeros(shape, device=device)
-        self.values = torch.zeros(shape, device=device)
-
-    def extend(self, position: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Store the keys and values of one position and return those of all up to it."""
-        self.keys[:, :, position] = keys[:, :, 0]
-        self.values[:, :, position] = values[:, :, 0]
-        return self.keys[:, :, : position + 1], self.values[:, :, : position + 1]
-
-
 def attention(queries: Tensor, keys: Tensor, values: Tensor, causal: bool) -> Tensor:
     """Compute PyTorch's attention, on a CPU always in float32.
 
@@ -43,13 +20,9 @@ def attention(queries: Tensor, keys: Tensor, values: Tensor, causal: bool) -> Te
     """
     if queries.device.type != "cpu":
         return scaled_dot_product_attention(queries, keys, values, is_causal=causal)
+    queries, keys, values = (at_least_float32(x) for x in (queries, keys, values))
     with torch.autocast("cpu", enabled=False):
-        return scaled_dot_product_attention(
-            at_least_float32(queries),
-            at_least_float32(keys),
-            at_least_float32(values),
-            is_causal=causal,
-        )
+        return scaled_dot_product_attention(queries, keys, values, is_causal=causal)
 
 
 class Block(nn.Module):
@@ -72,14 +45,26 @@ class Block(nn.Module):
         )
 
     def forward(
-        self, x: Float[Tensor, "B T C"], cache: KeyValueCache | None = None, position: int = 0
+        self,
+        x: Float[Tensor, "B T C"],
+        cache: Float[Tensor, "two B heads positions head_C"] | None = None,
+        position: int = 0,
     ) -> Float[Tensor, "B T C"]:
-        """Process all positions at once, or with a cache the one at `position`."""
+        """Process all positions at once, or only one, which attends to those before it.
+
+        Args:
+            x: The input at all positions, or at one.
+            cache: The keys and values of the earlier positions; those of this one are added.
+            position: The one position, where there is a cache.
+        """
         projected = self.queries_keys_values(self.before_attention(x))
-        heads = projected.unflatten(2, (3, self.heads, -1))
-        queries, keys, values = heads.permute(2, 0, 3, 1, 4)  # (B, heads, T, C / heads) each
+        heads = projected.unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        queries = heads[0]
+        keys_values = heads[1:]
         if cache is not None:
-            keys, values = cache.extend(position, keys, values)
+            cache[..., position, :] = keys_values[..., 0, :]
+            keys_values = cache[..., : position + 1, :]
+        keys, values = keys_values
         attended = attention(queries, keys, values, causal=cache is None)
         x = x + self.out(attended.transpose(1, 2).flatten(2))
         return x + self.linear(self.before_linear(x))
@@ -132,8 +117,8 @@ class TransformerPrior(NetworkPrior):
     def start(self, batch, labels=None):
         state = super().start(batch, labels)
         positions = self.grid[0] * self.grid[1]
-        sizes = (batch, self.heads, positions, self.width, self.device)
-        state.cache = [KeyValueCache(*sizes) for _ in self.blocks]
+        heads = (self.heads, positions, self.width // self.heads)
+        state.cache = torch.zeros(len(self.blocks), 2, batch, *heads, device=self.device)
         return state
 
     @torch.no_grad()
@@ -147,8 +132,8 @@ class TransformerPrior(NetworkPrior):
             x = block(x, cache, position)
         return self.tokens.logits(self.norm(x)[:, 0])
 
-    def _offsets(self, labels: Tensor | None, batch: int) -> Float[Tensor, "B T C"]:
-        """The vectors of position and label, which are added to the tokens."""
+    def _offsets(self, labels: Tensor | None, batch: int) -> Tensor:
+        """The vectors (B, T, C) of position and label, which are added to the tokens."""
         positions = (self.rows.weight[:, None] + self.columns.weight).flatten(0, 1)
         return positions + self.labels(self.label_rows(labels, batch))[:, None]
 

@@ -1,6 +1,8 @@
 """Packages that the core does without: imported where they are used, with a clear error where they are missing."""
 
 from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
 from types import ModuleType
 
 # Import name -> name on PyPI, where the two differ.
@@ -28,7 +30,22 @@ def extra_import(name: str, extra: str = "kit") -> ModuleType:
     except ModuleNotFoundError as error:
         if error.name != package:
             raise  # the package is there, but lacks something itself
-        missing = DISTRIBUTIONS.get(package, package)
-        raise ModuleNotFoundError(
-            f"{missing} is not installed; it comes with pip install 'arcvq[{extra}]'", name=package
-        ) from error
+        raise _missing(package, extra) from error
+
+
+def extra_folder(package: str, extra: str = "kit") -> Path:
+    """Find the folder of an optional package, for its data files, without importing it.
+
+    Raises:
+        ModuleNotFoundError: If the package is missing; says how to install it.
+    """
+    spec = find_spec(package)
+    if spec is None or spec.origin is None:
+        raise _missing(package, extra)
+    return Path(spec.origin).parent
+
+
+def _missing(package: str, extra: str) -> ModuleNotFoundError:
+    distribution = DISTRIBUTIONS.get(package, package)
+    message = f"{distribution} is not installed; it comes with pip install 'arcvq[{extra}]'"
+    return ModuleNotFoundError(message, name=package)

@@ -2,7 +2,7 @@ import sys
 
 import pytest
 
-from arcvq.runtime.extras import extra_import
+from arcvq.runtime.extras import extra_folder, extra_import
 
 
 def test_a_package_that_is_there_is_imported():
@@ -29,3 +29,16 @@ def test_what_a_package_lacks_itself_is_not_blamed_on_it(monkeypatch, tmp_path):
     monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(ModuleNotFoundError, match="No module named 'package_that_nobody_has'"):
         extra_import("broken_package")
+
+
+def test_the_folder_of_a_package_is_found_without_importing_it(monkeypatch, tmp_path):
+    (tmp_path / "package_with_data").mkdir()
+    (tmp_path / "package_with_data" / "__init__.py").write_text("raise RuntimeError")
+    monkeypatch.syspath_prepend(tmp_path)
+    assert extra_folder("package_with_data") == tmp_path / "package_with_data"
+
+
+def test_the_folder_of_a_missing_package_is_answered_with_the_extra_that_brings_it(monkeypatch):
+    monkeypatch.setitem(sys.modules, "sklearn", None)
+    with pytest.raises(ModuleNotFoundError, match="^scikit-learn is not installed; it comes with"):
+        extra_folder("sklearn")
