@@ -6,7 +6,7 @@ from typing import Any
 import pandas as pd
 
 from arcvq.experiments.base import Experiment, Variant
-from arcvq.experiments.measures import MEASURE_TITLES, reconstruction
+from arcvq.experiments.measures import MAIN_MEASURES, MEASURE_TITLES, reconstruction
 from arcvq.experiments.paper_table import halves
 from arcvq.experiments.sweep import at_point
 from arcvq.experiments.tables import cells, summary
@@ -14,11 +14,8 @@ from arcvq.runs.settings import RunSettings
 from arcvq.samp import SAMP
 from arcvq.schedules import Exponential
 
-SHOWN = {
-    name: MEASURE_TITLES[name]
-    for name in ("psnr", "codes_used", "perplexity", "norm_usage_correlation")
-}
-ABLATION_AXES: dict[str, tuple[str, tuple[Any, ...]]] = {  # title and values, also the paper's own
+SHOWN = MAIN_MEASURES | {"norm_usage_correlation": MEASURE_TITLES["norm_usage_correlation"]}
+ABLATION_AXES = {  # title and values, also the paper's own
     "margin": ("margin m (rad)", (0.0, 0.05, 0.1, 0.3, 0.5)),
     "scale": ("scale s", (1.0, 2.5, 5.0, 10.0, 20.0)),
     "top_k": ("top-k (latents)", (1, 2, 3, 5, 10)),

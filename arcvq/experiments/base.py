@@ -116,14 +116,17 @@ def run_experiment(
         digest = base.digest(data, choose_precision(base.precision, device))
         out = root / "experiments" / f"{experiment.name}-{digest}-{RESULTS_FORMAT}"
     folder = Path(out)
-    _claim(folder, experiment, base, data)
+    claim = {
+        "format": RESULTS_FORMAT,
+        "experiment": experiment.name,
+        "images": data.fingerprint,
+        **base.plain(),
+        "samp": base.samp and base.samp.config(),
+    }
+    _claim(folder, claim)
 
-    trials = _with_seeds(variants, base.seed, seeds)
-    waiting = [
-        trial
-        for trial in trials
-        if not _is_measured(_rows_file(folder, trial), run_name(trial.settings, data, device))
-    ]
+    trials = _plan(experiment.name, variants, range(base.seed, base.seed + seeds), folder)
+    waiting = [trial for trial in trials if not _is_measured(trial, data, device)]
     waiting.sort(key=lambda trial: trial.settings.seed)  # one run of every variant comes first
     asked = [*dict.fromkeys(trial.settings for trial in waiting)]
 
@@ -135,29 +138,35 @@ def run_experiment(
             facts = run_facts(settings, data, device)
             for trial in waiting:
                 if trial.settings == settings:
-                    known = {"experiment": experiment.name, "variant": trial.name, **trial.facts}
-                    table = pd.DataFrame([known | facts | row for row in rows])
-                    write_whole(_rows_file(folder, trial), table.to_parquet)
+                    table = pd.DataFrame([trial.facts | facts | row for row in rows])
+                    write_whole(trial.file, table.to_parquet)
 
-    found = [pd.read_parquet(_rows_file(folder, trial)) for trial in trials]
+    table = pd.concat([pd.read_parquet(trial.file) for trial in trials], ignore_index=True)
     file = folder / f"{experiment.name}.parquet"
-    write_whole(file, pd.concat(found, ignore_index=True).to_parquet)
+    write_whole(file, table.to_parquet)
     return pd.read_parquet(file)
 
 
-def _with_seeds(variants: list[Variant], first: int, count: int) -> list[Variant]:
-    """Each variant once for each seed, in the order of the table."""
+@dataclasses.dataclass(frozen=True)
+class _Trial:
+    """A run of a variant, the file of its rows, and the columns that say which variant it is."""
+
+    settings: RunSettings
+    file: Path
+    facts: dict[str, Any]
+
+
+def _plan(experiment: str, variants: list[Variant], seeds: range, folder: Path) -> list[_Trial]:
+    """The runs of every variant, in the order of the table."""
     trials = []
     for variant in variants:
-        for seed in range(first, first + count):
+        facts = {"experiment": experiment, "variant": variant.name, **variant.facts}
+        name = re.sub(r"[^A-Za-z0-9.]+", "-", variant.name)
+        for seed in seeds:
             settings = dataclasses.replace(variant.settings, seed=seed)
-            trials.append(dataclasses.replace(variant, settings=settings))
+            file = folder / "rows" / f"{name}-seed-{seed}.parquet"
+            trials.append(_Trial(settings, file, facts))
     return trials
-
-
-def _rows_file(folder: Path, trial: Variant) -> Path:
-    name = re.sub(r"[^A-Za-z0-9.]+", "-", trial.name)
-    return folder / "rows" / f"{name}-seed-{trial.settings.seed}.parquet"
 
 
 def _chosen_variants(
@@ -174,59 +183,42 @@ def _chosen_variants(
     return [variant for variant in variants if not only or variant.name in only]
 
 
-def _claim(folder: Path, experiment: Experiment, base: RunSettings, data: ImageData) -> None:
+def _claim(folder: Path, mine: dict[str, Any]) -> None:
     """Note whose results the folder holds; raise ValueError where they are those of others."""
-    mine = {
-        "format": RESULTS_FORMAT,
-        "experiment": experiment.name,
-        "images": data.fingerprint,
-        **base.plain(),
-        "samp": base.samp and base.samp.config(),
-    }
     path = folder / "experiment.json"
     if path.is_file():
-        theirs = _read_claim(path)
+        try:
+            theirs = dict(json.loads(path.read_text()))
+        except (ValueError, TypeError):
+            raise ValueError(f"{path} is damaged; name another folder") from None
         changes = [
             f"{name} was {theirs.get(name)!r} and is now {value!r}"
             for name, value in mine.items()
-            if theirs.get(name) != value
+            if theirs.get(name) not in (value, json.dumps(value))  # text in earlier versions
         ]
         if changes:
             raise ValueError(
                 f"{folder} holds results of other settings ({'; '.join(changes)}); name another "
                 "folder"
             )
-    elif folder.is_dir() and not all(_is_draft(file) for file in folder.iterdir()):
+    # The draft of a call that was killed is no file of others.
+    elif folder.is_dir() and not all(file.name.startswith(".") for file in folder.iterdir()):
         raise ValueError(f"{folder} holds files, but none of an experiment; name another folder")
     write_text(path, json.dumps(mine, indent=2))
 
 
-def _read_claim(path: Path) -> dict[str, Any]:
-    try:
-        claim = dict(json.loads(path.read_text()))
-        if isinstance(claim.get("samp"), str):  # so it was written before settings were nested
-            claim["samp"] = json.loads(claim["samp"])
-    except (ValueError, TypeError):
-        raise ValueError(f"{path} is damaged; name another folder") from None
-    return claim
-
-
-def _is_draft(file: Path) -> bool:
-    """Whether a file was left by a call that was killed while it wrote; see `write_whole`."""
-    return file.name.startswith(".")
-
-
-def _is_measured(file: Path, run: str) -> bool:
-    """Whether a file holds the rows of this run, and the run did not fail."""
-    if not file.is_file():
+def _is_measured(trial: _Trial, data: ImageData, device: torch.device) -> bool:
+    """Whether the file of a trial holds the rows of its run, and the run did not fail."""
+    if not trial.file.is_file():
         return False
     try:
-        rows = pd.read_parquet(file)
-        same = digest_in(rows["run"].iloc[0]) == digest_in(run)
-        return same and len(finished(rows)) == len(rows)
+        rows = pd.read_parquet(trial.file)
+        digest = digest_in(rows["run"].iloc[0])
     except Exception:
-        warnings.warn(f"{file} is damaged; its run is measured again", stacklevel=3)
+        warnings.warn(f"{trial.file} is damaged; its run is measured again", stacklevel=3)
         return False
+    same = digest == digest_in(run_name(trial.settings, data, device))
+    return same and len(finished(rows)) == len(rows)
 
 
 def _outcomes(

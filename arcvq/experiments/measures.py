@@ -36,6 +36,7 @@ MEASURE_TITLES = {  # of the columns, with units
     "norm_usage_correlation": "norm-usage correlation",
     "step_milliseconds": "time per step (ms)",
 }
+MAIN_MEASURES = {name: MEASURE_TITLES[name] for name in ("psnr", "codes_used", "perplexity")}
 SSIM_IMAGES = 1_000  # in float64, which SSIM needs, all test images of MNIST take a minute
 SSIM_WINDOW = 11  # pixels; smaller images have no SSIM
 CODE_MEASURES = ("codes_used", "usage", "perplexity", "perplexity_ceiling", "tokens")
@@ -89,7 +90,9 @@ def reconstruction(
     originals = split.batch(torch.arange(len(split))).to(outputs.device)
 
     row: dict[str, Any] = evaluate(model, split)
-    row["ssim"] = _ssim(model, data)
+    row["ssim"] = math.nan
+    if min(data.size) >= SSIM_WINDOW:
+        row["ssim"] = evaluate(model, split.first(SSIM_IMAGES), ssim=True)["ssim"]
     row["lpips"] = _if_available(lpips, outputs, originals)
     row["rfid"] = _if_available(inception_fid, outputs, originals) if len(split) > 1 else math.nan
     row["classifier_frechet"] = _classifier_frechet(data, outputs, root)
@@ -118,13 +121,6 @@ def codebook_measures(model: VQVAE, indices: Tensor) -> dict[str, float]:
 def nan_if_none(value: float | None) -> float:
     """A measure as it stands in a table, where NaN means that there is none."""
     return math.nan if value is None else value
-
-
-def _ssim(model: VQVAE, data: ImageData) -> float:
-    """The SSIM of the first test images; NaN where they are smaller than its window."""
-    if min(data.size) < SSIM_WINDOW:
-        return math.nan
-    return evaluate(model, data.test.first(SSIM_IMAGES), ssim=True)["ssim"]
 
 
 def _if_available(measure: Callable[..., float], outputs: Tensor, originals: Tensor) -> float:

@@ -6,13 +6,12 @@ from typing import Any
 import pandas as pd
 
 from arcvq.experiments.base import Experiment, Variant
-from arcvq.experiments.measures import MEASURE_TITLES, reconstruction
+from arcvq.experiments.measures import MAIN_MEASURES, reconstruction
 from arcvq.experiments.tables import cells, summary
 from arcvq.runs.settings import RunSettings
 from arcvq.samp import PAPER_RADIUS, PAPER_WEIGHT, SAMP
 from arcvq.schedules import Adaptive, Constant, Cosine, Oscillating, Schedule, WarmUp
 
-SHOWN = {name: MEASURE_TITLES[name] for name in ("psnr", "codes_used", "perplexity")}
 LENGTHS = (0.25, 1.0, 4.0)  # of the runs, in steps of the base
 LARGEST = 8.0  # radius that schedules without growth by a factor reach: beyond the latents' norms
 
@@ -83,7 +82,7 @@ def _variants_of_length(base: RunSettings, steps: int) -> list[Variant]:
 def table(rows: pd.DataFrame) -> pd.DataFrame:
     """A line of text for each schedule and length."""
     titles = {"half": "of the", "schedule": "schedule", "steps": "steps"}
-    return cells(summary(rows, [*SHOWN], [*titles]), titles | SHOWN)
+    return cells(summary(rows, [*MAIN_MEASURES], [*titles]), titles | MAIN_MEASURES)
 
 
 def steadiness(rows: pd.DataFrame, half: str, measure: str = "psnr") -> pd.DataFrame:
@@ -107,8 +106,9 @@ def steadiness(rows: pd.DataFrame, half: str, measure: str = "psnr") -> pd.DataF
     bounds = {steps: lines.loc[(name, steps), f"{measure}_low"] for steps, name in best.items()}
 
     behind = (means.max() - means).max(axis=1, skipna=False)
-    reaches = lines[f"{measure}_high"].unstack().ge(pd.Series(bounds, dtype=float), axis=1)
-    found = pd.DataFrame({"behind": behind, "level": reaches.sum(axis=1)})
+    highs = lines[f"{measure}_high"].unstack()
+    level = highs.ge(pd.Series(bounds, dtype=float), axis=1).sum(axis=1)
+    found = pd.DataFrame({"behind": behind, "level": level})
     return found.sort_values("behind", kind="stable")
 
 

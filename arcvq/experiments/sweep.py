@@ -12,13 +12,13 @@ import numpy as np
 import pandas as pd
 
 from arcvq.experiments.base import Experiment, Rows, Variant
-from arcvq.experiments.measures import MEASURE_TITLES, nan_if_none
+from arcvq.experiments.measures import MAIN_MEASURES, nan_if_none
 from arcvq.experiments.tables import cells, summary
 from arcvq.geometry import describe
 from arcvq.images import ImageData
 from arcvq.runs.settings import RunSettings
 from arcvq.samp import SAMP
-from arcvq.schedules import Exponential, Schedule
+from arcvq.schedules import Exponential
 from arcvq.training import Run, evaluate
 
 SWEEP_AXES = {  # titles of the axes that a grid may have
@@ -28,7 +28,6 @@ SWEEP_AXES = {  # titles of the axes that a grid may have
     "radius": "radius: exponent alpha T at the end of the run",
     "weight": "weight gamma at the start",
 }
-SHOWN = {name: MEASURE_TITLES[name] for name in ("psnr", "codes_used", "perplexity")}
 
 Axes = Mapping[str, Sequence[float | int]]  # values by the names in SWEEP_AXES
 
@@ -46,24 +45,24 @@ def parse_axis(name: str, text: str) -> list[float | int]:
     Raises:
         ValueError: For any other text, for no values, and for numbers that are not finite.
     """
+    number = int if name == "top_k" else float
     try:
         if ":" in text:
             start, end, count = text.split(":")
             values = np.linspace(float(start), float(end), int(count)).round(12)
         else:
             values = np.array(text.split(","), float)
-        if len(values) == 0 or not np.isfinite(values).all():
-            raise ValueError
-        exact = values.astype(int) if name == "top_k" else values
-        if (exact != values).any():
-            raise ValueError
+        finite = len(values) > 0 and bool(np.isfinite(values).all())
+        valid = finite and (number is float or bool((values % 1 == 0).all()))
     except ValueError:
-        whole = "whole numbers " if name == "top_k" else ""
+        valid = False
+    if not valid:
+        whole = "whole numbers " if number is int else ""
         raise ValueError(
             f"--{name.replace('_', '-')} is {text!r}; it must be {whole}as in 1:5:3 (start, end, "
             "how many) or 1,3,5"
-        ) from None
-    return [*dict.fromkeys(exact.tolist())]
+        )
+    return [*dict.fromkeys(values.astype(number).tolist())]
 
 
 def sweep(axes: Axes) -> Experiment:
@@ -125,17 +124,14 @@ def at_point(base: RunSettings, point: Mapping[str, float | int]) -> RunSettings
     if "radius" in point:
         changes["radius"] = Exponential(point["radius"] / base.steps)
     if "weight" in point:
-        changes["weight"] = _starting_at(samp.weight, point["weight"])
+        weight = samp.weight
+        if weight is None or weight.value(0) == 0:
+            raise ValueError(
+                "the weight of the base is 0 at the start; it has no schedule that an axis could "
+                "scale"
+            )
+        changes["weight"] = weight.times(point["weight"] / float(weight.value(0)))
     return dataclasses.replace(base, samp=dataclasses.replace(samp, **changes))
-
-
-def _starting_at(weight: Schedule | None, start: float) -> Schedule:
-    """The schedule of the weight, scaled so that it starts at this value."""
-    if weight is None or weight.value(0) == 0:
-        raise ValueError(
-            "the weight of the base is 0 at the start; it has no schedule that an axis could scale"
-        )
-    return weight.times(start / float(weight.value(0)))
 
 
 def coordinates(settings: RunSettings) -> dict[str, float | int]:
@@ -166,4 +162,4 @@ def measure(run: Run, settings: RunSettings, data: ImageData, root: Path) -> Row
 def table(rows: pd.DataFrame, axes: Sequence[str]) -> pd.DataFrame:
     """A line of text for each point."""
     titles = {name: SWEEP_AXES[name] for name in axes}
-    return cells(summary(rows, [*SHOWN], axes), titles | SHOWN)
+    return cells(summary(rows, [*MAIN_MEASURES], axes), titles | MAIN_MEASURES)

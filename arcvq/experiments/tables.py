@@ -129,15 +129,14 @@ def cells(table: pd.DataFrame, titles: Mapping[str, str]) -> pd.DataFrame:
     texts = {}
     for name, title in titles.items():
         if f"{name}_low" not in table:
-            texts[title] = [_text(value) for value in table[name]]
+            texts[title] = [
+                f"{value:,g}" if isinstance(value, int | float) else str(value)
+                for value in table[name]
+            ]
         elif table[name].notna().any():
             lines = table[[name, f"{name}_low", f"{name}_high"]].to_numpy()
             texts[title] = [cell(name, *line) for line in lines]
     return pd.DataFrame(texts)
-
-
-def _text(value: object) -> str:
-    return f"{value:,g}" if isinstance(value, int | float) else str(value)
 
 
 def markdown(texts: pd.DataFrame) -> str:
@@ -179,14 +178,15 @@ def verdict(
     Raises:
         ValueError: If no run of one of the variants finished.
     """
-    first = variant_interval(rows, one, measure)
-    second = variant_interval(rows, other, measure)
+    intervals = [variant_interval(rows, name, measure) for name in (one, other)]
+    texts = [
+        f"{name} {cell(measure, *found)} {unit}".rstrip()
+        for name, found in zip((one, other), intervals, strict=True)
+    ]
     outcomes = {
         True: "overlap",
         False: "do not overlap",
         None: "are not known; they take two seeds",
     }
-    first_text = f"{one} {cell(measure, *first)} {unit}".rstrip()
-    second_text = f"{other} {cell(measure, *second)} {unit}".rstrip()
-    outcome = outcomes[intervals_overlap(first, second)]
-    return f"{first_text}, {second_text}: the intervals {outcome}"
+    outcome = outcomes[intervals_overlap(*intervals)]
+    return f"{', '.join(texts)}: the intervals {outcome}"
