@@ -13,7 +13,7 @@ import pandas as pd
 import torch
 
 from arcvq import ImageData, RunSettings, evaluate, load_images, sample, train
-from arcvq.analysis.classifier import TrainedClassifier, train_classifier
+from arcvq.analysis.classifier import Classifier, train_classifier
 from arcvq.analysis.sample_quality import describe_samples, usage_distance
 from arcvq.priors import PriorSettings, bits_per_token, encode_split, train_prior
 from arcvq.runtime.files import write_whole
@@ -28,14 +28,14 @@ MEASURES = {"psnr": ("PSNR of the tokenizer (dB)", 2), "codes_used": ("codes use
             "usage_distance": ("usage distance", 3)}
 
 
-def describe(images: ImageData, classifier: TrainedClassifier, generated: torch.Tensor, labels: torch.Tensor) -> dict:
+def describe(images: ImageData, classifier: Classifier, generated: torch.Tensor, labels: torch.Tensor) -> dict:
     """The figures of merit of images made for these labels."""
     first = torch.arange(TRAINING)
     return dict(describe_samples(classifier, real=images.test.batch(torch.arange(len(generated))), generated=generated,
                                  train=images.train.batch(first), labels=labels))
 
 
-def measure(method: str, seed: int, images: ImageData, classifier: TrainedClassifier, options: argparse.Namespace
+def measure(method: str, seed: int, images: ImageData, classifier: Classifier, options: argparse.Namespace
             ) -> dict:
     """One tokenizer, its prior and its samples."""
     run = train(RunSettings(dataset="mnist", quantizer=method, seed=seed, steps=options.steps), images,

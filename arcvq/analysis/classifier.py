@@ -2,7 +2,7 @@
 
 import copy
 import json
-from dataclasses import dataclass
+import math
 from pathlib import Path
 
 import torch
@@ -32,14 +32,20 @@ class Classifier(nn.Module):
     """Three convolutions, averaged to 4 x 4, and a layer of 64 features.
 
     Args:
-        channels: Of the images, which must be at least 4 x 4 pixels.
-        classes: The number of classes.
+        shape: (C, H, W) of the images, from 4 x 4 pixels.
+        classes: The names of the classes.
+
+    Attributes:
+        accuracy: The share of test images that it classifies correctly, NaN before training.
     """
 
-    def __init__(self, channels: int, classes: int):
+    def __init__(self, shape: tuple[int, ...], classes: tuple[str, ...]):
         super().__init__()
+        self.shape = shape
+        self.classes = classes
+        self.accuracy = math.nan
         self.body = nn.Sequential(
-            nn.Conv2d(channels, 16, 4, stride=2, padding=1, bias=False),
+            nn.Conv2d(shape[0], 16, 4, stride=2, padding=1, bias=False),
             nn.BatchNorm2d(16),
             nn.ReLU(),
             nn.Conv2d(16, 32, 3, padding=1, bias=False),
@@ -54,76 +60,55 @@ class Classifier(nn.Module):
             nn.Linear(64 * 4 * 4, FEATURES),
             nn.ReLU(),
         )
-        self.head = nn.Linear(FEATURES, classes)
+        self.head = nn.Linear(FEATURES, len(classes))
 
     def forward(self, images: Float[Tensor, "N C H W"]) -> Float[Tensor, "N classes"]:
         """The logits of images in [-1, 1]."""
         return self.head(self.body(images))
 
-
-@dataclass
-class TrainedClassifier:
-    """A classifier with its accuracy on test images.
-
-    Attributes:
-        model: The network, in evaluation mode.
-        shape: (C, H, W) of the images that it classifies.
-        classes: The names of the classes.
-        accuracy: The share of test images that it classifies correctly.
-    """
-
-    model: Classifier
-    shape: tuple[int, ...]
-    classes: tuple[str, ...]
-    accuracy: float
-
     def features(self, images: Real[Tensor, "N C H W"]) -> Float[Tensor, "N 64"]:
         """The layer before the logits, from 0.
 
         Args:
-            images: Uint8, or floats in [-1, 1], of the shape of the training images.
+            images: uint8, or floats in [-1, 1], of the shape of the training images.
         """
-        return self._apply(self.model.body, images)
+        return self._in_batches(self.body, images)
 
     def predict(self, images: Real[Tensor, "N C H W"]) -> Int[Tensor, " N"]:
         """The most likely label of each image; see `features` for the images."""
-        return self._apply(self.model, images).argmax(dim=1)
+        return self._in_batches(self, images).argmax(dim=1)
 
     @torch.no_grad()
-    def _apply(self, network: nn.Module, images: Tensor) -> Tensor:
-        """The output of a network for images, which go to its device a batch at a time."""
+    def _in_batches(self, network: nn.Module, images: Tensor) -> Tensor:
+        """The output of a part of the network, to which images go a batch at a time."""
         shape = tuple(images.shape[1:])
         if shape != self.shape:
             raise ValueError(f"the classifier reads images of shape {self.shape}, got {shape}")
-        device = self.model.head.weight.device
+        device = self.head.weight.device
         batches = as_uint8(images).split(500)
         return torch.cat([network(to_float(batch.to(device))) for batch in batches])
 
     def save(self, folder: Path) -> None:
         """Write model.safetensors and, last, classifier.json into a folder."""
-        weights = self.model.state_dict()
+        weights = self.state_dict()
         write_whole(folder / "model.safetensors", lambda draft: save_file(weights, draft))
-        facts = {
-            "shape": self.shape,
-            "classes": self.classes,
-            "accuracy": self.accuracy,
-        }
+        facts = {"shape": self.shape, "classes": self.classes, "accuracy": self.accuracy}
         write_text(folder / "classifier.json", json.dumps(facts, indent=2))
 
     @classmethod
-    def load(cls, folder: Path) -> "TrainedClassifier":
-        """Read a classifier from a folder that `save` wrote.
+    def load(cls, folder: Path) -> "Classifier":
+        """Read a classifier from a folder that `save` wrote, in evaluation mode.
 
         Raises:
             FileNotFoundError: If it is not there.
         """
         facts = json.loads((folder / "classifier.json").read_text())
-        shape = tuple(facts["shape"])
-        classes = tuple(facts["classes"])
-        with torch.device("meta"):  # draws no weights, so the caller's generator stays put
-            model = Classifier(shape[0], len(classes))
-        model.load_state_dict(load_file(folder / "model.safetensors"), assign=True)
-        return cls(model.eval(), shape, classes, facts["accuracy"])
+        # On the meta device no weights are drawn, so the caller's generator stays put.
+        with torch.device("meta"):
+            classifier = cls(tuple(facts["shape"]), tuple(facts["classes"]))
+        classifier.load_state_dict(load_file(folder / "model.safetensors"), assign=True)
+        classifier.accuracy = facts["accuracy"]
+        return classifier.eval()
 
 
 def train_classifier(
@@ -133,7 +118,7 @@ def train_classifier(
     device: str | torch.device = "auto",
     seed: int = 0,
     progress: bool = True,
-) -> TrainedClassifier:
+) -> Classifier:
     """Train a classifier, or open it if it was trained before.
 
     The validation images choose the best of its weights; the test images only measure its accuracy.
@@ -161,41 +146,38 @@ def train_classifier(
     folder = kept_path(root, "classifiers", f"{safe_name(data.name)}-{digest}")
     if not (folder / "classifier.json").is_file():
         _fit(data.to(device), seed, progress).save(folder)
-    classifier = TrainedClassifier.load(folder)
-    classifier.model.to(device)
-    return classifier
+    return Classifier.load(folder).to(device)
 
 
-def _fit(data: ImageData, seed: int, progress: bool) -> TrainedClassifier:
+def _fit(data: ImageData, seed: int, progress: bool) -> Classifier:
     """Train with Adam and a one-cycle learning rate, and keep the weights that validate best."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = Classifier(data.channels, len(data.classes)).to(data.device)
+        classifier = Classifier(tuple(data.train.images.shape[1:]), data.classes).to(data.device)
     count = len(data.train)
     batch_size = min(BATCH_SIZE, count)
     steps = max(STEPS, PASSES * count // batch_size)
-    optimizer = torch.optim.Adam(model.parameters())
+    optimizer = torch.optim.Adam(classifier.parameters())
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, LR, total_steps=steps)
 
-    shape = tuple(data.train.images.shape[1:])
-    trained = TrainedClassifier(model, shape, data.classes, accuracy=0.0)
+    validation = data.validation
     best = 0.0
-    weights = model.state_dict()
+    weights = classifier.state_dict()
     for step in tqdm(range(steps), desc="classifier", unit="step", disable=not progress):
-        chosen = batch_indices(count, batch_size, seed, step).to(data.device)
-        logits = model.train()(data.train.batch(chosen))
+        chosen = batch_indices(count, batch_size, seed, step, data.device)
+        logits = classifier.train()(data.train.batch(chosen))
         loss = cross_entropy(logits, data.train.labels[chosen])
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
         schedule.step()
+        # The best weights are chosen on the validation images, so that the test images stay unseen.
         if (step + 1) % VALIDATE_EVERY == 0 or step + 1 == steps:
-            model.eval()
-            accuracy = label_agreement(trained, data.validation.images, data.validation.labels)
+            accuracy = label_agreement(classifier.eval(), validation.images, validation.labels)
             if accuracy >= best:
                 best = accuracy
-                weights = copy.deepcopy(model.state_dict())
+                weights = copy.deepcopy(classifier.state_dict())
 
-    model.load_state_dict(weights)
-    trained.accuracy = label_agreement(trained, data.test.images, data.test.labels)
-    return trained
+    classifier.load_state_dict(weights)
+    classifier.accuracy = label_agreement(classifier, data.test.images, data.test.labels)
+    return classifier

@@ -85,14 +85,16 @@ def term_gradients(model: VQVAE, images: Float[Tensor, "B C H W"], variance: flo
         images: One batch, on the model's device.
         variance: The variance of all training pixels, the divisor of the reconstruction loss.
     """
-    quantizer = model.quantizer
+    quantizer: Any = model.quantizer
     grid = model.latents(images).permute(0, 2, 3, 1)
     still = grid.reshape(-1, quantizer.dim)
-    indices = nearest_code(still, quantizer.codebook.detach(), quantizer.metric)
+    # Leaves of their own, so that the gradients of the model stay as they are.
     latents = still.detach().requires_grad_()
-    codebook = quantizer.codebook.detach().requires_grad_()
-    codes = embedding(indices, codebook)
+    codebook = quantizer.codebook.detach()
+    indices = nearest_code(still, codebook, quantizer.metric)
+    codes = embedding(indices, codebook.requires_grad_())
 
+    # The reconstruction sees the codes, and its gradient reaches the latents unchanged.
     straight_through = codes.detach() + (latents - still)
     decoded = model.decoder(straight_through.reshape(grid.shape).permute(0, 3, 1, 2))
     at_latents = {
@@ -218,7 +220,8 @@ class _GradientRecorder:
         self.images = images.contiguous(memory_format=torch.channels_last)
         self.variance = variance
         self.rows: list[dict[str, Any]] = []
-        self.norms: Tensor | None = None  # of the codes, at the row before
+        # The norms of the codes at the row before.
+        self.norms: Tensor | None = None
 
     def __call__(self, run: Run) -> None:
         quantizer = run.model.quantizer
@@ -230,6 +233,8 @@ class _GradientRecorder:
 
         row = _measure_gradients(found)
         row["num_codes"] = len(codebook)
+        # Codebook loss and moving averages move the codes that were chosen, and a margin loss
+        # without stop-gradient moves all.
         moved = used
         if "margin" in found.at_codes:
             moved = used | found.at_codes["margin"].cpu().any(dim=1)
@@ -239,8 +244,8 @@ class _GradientRecorder:
         row["norm_usage_correlation"] = norm_usage_correlation(codebook[used], counts[used])
         if self.norms is not None:
             row["growth_usage_correlation"] = growth_usage_correlation(self.norms, norms, counts)
-        if "radius" in run.history:
-            on_ball = (norms[used] / run.history["radius"].iloc[-1] - 1).abs() <= ON_BALL
+        if "radius" in run.rows[-1]:
+            on_ball = (norms[used] / run.rows[-1]["radius"] - 1).abs() <= ON_BALL
             row["codes_on_ball"] = on_ball.double().mean().item()
         row["code_norm_mean"] = norms.mean().item()
         row["latent_norm_mean"] = found.latents.norm(dim=1).mean().item()
@@ -272,8 +277,6 @@ def _angle(one: Tensor, other: Tensor) -> float:
 
 def _share_radial(gradient: Tensor, latents: Tensor) -> float:
     """The share of the squared norm that is along the latents, NaN for a gradient of zero."""
-    if not gradient.any():
-        return math.nan
     along = (gradient * normalize(latents, dim=1)).sum(1)
     return (along.square().sum() / gradient.square().sum()).item()
 
@@ -284,6 +287,7 @@ def _margin_pull(quantizer: Any, latents: Tensor) -> float:
     codes = normalize(quantizer.codebook.detach(), dim=1)
     top_k = min(quantizer.active_samp().top_k, len(latents))
     pulled = []
-    for block in codes.split(512):  # so that the K x N cosines are never held whole
+    # In blocks, so that the K x N cosines are never held whole.
+    for block in codes.split(512):
         pulled.append((block @ directions.T).topk(top_k, dim=1).indices.flatten())
     return len(torch.cat(pulled).unique()) / len(latents)

@@ -26,6 +26,10 @@ from arcvq.images import ImageData, ImageSplit, to_float
 from arcvq.training import Run
 from arcvq.vqvae import VQVAE
 
+Codes = Int[Tensor, "N *tokens"]  # one token a row, or all tokens of an image in a row
+Values = Int[Tensor, " N"]  # that all tokens of a row share, such as a class
+Images = Float[Tensor, "B C H W"]
+
 BINS = 8  # of the quantile bins that turn a continuous attribute into classes
 SHUFFLES = 5  # that a chance level averages over
 MIN_ANISOTROPY = 1e-3  # below this difference of the structure tensor's eigenvalues: no direction
@@ -53,15 +57,11 @@ MEASURES = {
 }
 
 
-def mutual_information(codes: Int[Tensor, "N *tokens"], values: Int[Tensor, " N"]) -> float:
+def mutual_information(codes: Codes, values: Values) -> float:
     """Mutual information I(code; value) in bits per token.
 
     This is the plug-in estimate from the table of counts. It lies between 0 and the smaller of the
     two entropies.
-
-    Args:
-        codes: One token a row, or all tokens of an image in a row.
-        values: The value that all tokens of a row share, such as a class.
     """
     from sklearn.metrics import mutual_info_score
 
@@ -69,7 +69,7 @@ def mutual_information(codes: Int[Tensor, "N *tokens"], values: Int[Tensor, " N"
     return float(nats) / math.log(2)
 
 
-def excess_information(codes: Int[Tensor, "N *tokens"], values: Int[Tensor, " N"]) -> float:
+def excess_information(codes: Codes, values: Values) -> float:
     """Mutual information minus its chance level, in bits per token.
 
     About 0 for values that are independent of the codes. For values that the codes determine
@@ -78,7 +78,7 @@ def excess_information(codes: Int[Tensor, "N *tokens"], values: Int[Tensor, " N"
     return mutual_information(codes, values) - chance(mutual_information, codes, values)
 
 
-def purity(codes: Int[Tensor, "N *tokens"], labels: Int[Tensor, " N"]) -> float:
+def purity(codes: Codes, labels: Values) -> float:
     """The share of tokens that belong to the most frequent class of their code.
 
     It lies between the share of the largest class and 1 (Manning et al. 2008, section 16.3). A code
@@ -102,8 +102,8 @@ def agreement(codes: Int[Tensor, " N"], others: Int[Tensor, " N"]) -> float:
 
 def chance(
     measure: Callable[[Tensor, Tensor], float],
-    codes: Int[Tensor, "N *tokens"],
-    values: Int[Tensor, " N"],
+    codes: Codes,
+    values: Values,
 ) -> float:
     """The chance level of a measure: its mean over 5 random shuffles of the values.
 
@@ -113,7 +113,7 @@ def chance(
     generator = torch.Generator().manual_seed(0)
     levels = []
     for _ in range(SHUFFLES):
-        order = torch.randperm(len(values), generator=generator).to(values.device)
+        order = torch.randperm(len(values), generator=generator)
         levels.append(measure(codes, values[order]))
     return statistics.fmean(levels)
 
@@ -142,6 +142,7 @@ def stroke_width(images: Float[Tensor, "B 1 H W"]) -> Float[Tensor, " B"]:
     (central differences, black around the image), which for sharp edges is the length of the
     outline. A stroke of one pixel comes out as two.
     """
+    # A black border of two pixels, so that differences see the outline of ink at the edge.
     ink = pad((images[:, 0] + 1) / 2, (2, 2, 2, 2))
     down, right = torch.gradient(ink, dim=(1, 2))
     area = ink.sum((1, 2))
@@ -165,12 +166,13 @@ def slant(images: Float[Tensor, "B 1 H W"]) -> Float[Tensor, " B"]:
 
     y = from_center(torch.arange(float(height), device=ink.device)[:, None])
     x = from_center(torch.arange(float(width), device=ink.device))
+    # The central moments, up to a common factor.
     mu11 = (ink * x * y).sum((1, 2))
     mu02 = (ink * y * y).sum((1, 2))
     return torch.rad2deg(torch.atan(-mu11 / mu02.clamp_min(1e-6)))
 
 
-def patch_gray(images: Float[Tensor, "B C H W"], grid: tuple[int, int]) -> Float[Tensor, "B h w"]:
+def patch_gray(images: Images, grid: tuple[int, int]) -> Float[Tensor, "B h w"]:
     """The mean over all pixels and channels of each patch, the part of the image under one token.
 
     Args:
@@ -180,9 +182,7 @@ def patch_gray(images: Float[Tensor, "B C H W"], grid: tuple[int, int]) -> Float
     return adaptive_avg_pool2d(images.mean(dim=1), grid)
 
 
-def edge_direction(
-    images: Float[Tensor, "B C H W"], grid: tuple[int, int]
-) -> Float[Tensor, "B h w"]:
+def edge_direction(images: Images, grid: tuple[int, int]) -> Float[Tensor, "B h w"]:
     """The direction of the edges in each patch, in degrees from 0 (level) to 180.
 
     45 rises to the right. The direction is perpendicular to the principal axis of J, the structure
@@ -194,15 +194,17 @@ def edge_direction(
     rows, columns = grid
     patches = images.mean(dim=1).unflatten(1, (rows, -1)).unflatten(3, (columns, -1))
     down, right = torch.gradient(patches, dim=(2, 4))
-    difference = (right.square() - down.square()).mean((2, 4))  # Jxx - Jyy
-    mixed = (-2 * right * down).mean((2, 4))  # 2 Jxy; the sign turns y upward
+    # Jxx - Jyy and 2 Jxy; the minus sign turns y upward.
+    difference = (right.square() - down.square()).mean((2, 4))
+    mixed = (-2 * right * down).mean((2, 4))
 
     direction = (90 + torch.rad2deg(torch.atan2(mixed, difference)) / 2) % 180
+    # The difference of the eigenvalues of J: without it there is no direction.
     anisotropy = torch.hypot(mixed, difference)
     return direction.where(anisotropy >= MIN_ANISOTROPY, math.nan)
 
 
-def quantile_bins(values: Float[Tensor, " N"]) -> Int[Tensor, " N"]:
+def quantile_bins(values: Float[Tensor, " N"]) -> Values:
     """Sort values into 8 bins, 0 to 7, at their quantiles.
 
     Equal values share a bin, so some bins may stay empty.
@@ -214,7 +216,7 @@ def quantile_bins(values: Float[Tensor, " N"]) -> Int[Tensor, " N"]:
 
 def linear_probe(
     train_features: Float[Tensor, "N F"],
-    train_labels: Int[Tensor, " N"],
+    train_labels: Values,
     test_features: Float[Tensor, "M F"],
     test_labels: Int[Tensor, " M"],
 ) -> float:
@@ -248,9 +250,7 @@ class Replacement(NamedTuple):
 
 
 @torch.no_grad()
-def replacement_effect(
-    model: VQVAE, images: Float[Tensor, "B C H W"], classifier: ImageClassifier
-) -> Replacement:
+def replacement_effect(model: VQVAE, images: Images, classifier: ImageClassifier) -> Replacement:
     """Measure how often the predicted class changes when a code is replaced by its neighbor.
 
     This is done for each of the 32 most frequent codes in turn. Everywhere it occurs, the code is
@@ -273,7 +273,8 @@ def replacement_effect(
         return Replacement(math.nan, math.nan, int(used[0]))
 
     units = normalize(model.quantizer.codebook[used], dim=1)
-    cosines = (units @ units.T).fill_diagonal_(-math.inf)  # a code is not its own neighbor
+    # A code is not its own neighbor.
+    cosines = (units @ units.T).fill_diagonal_(-math.inf)
     neighbors = used[cosines.argmax(dim=1)]
 
     def predict(indices: Tensor) -> Tensor:
@@ -291,7 +292,7 @@ def replacement_effect(
     return Replacement(statistics.fmean(shares), largest, int(used[shares.index(largest)]))
 
 
-def stability(model: VQVAE, other: VQVAE, images: Float[Tensor, "B C H W"]) -> dict[str, float]:
+def stability(model: VQVAE, other: VQVAE, images: Images) -> dict[str, float]:
     """Measure how far two models give the same images the same codes, up to renumbering.
 
     Typically these are two runs with different seeds.
@@ -326,7 +327,7 @@ def stability(model: VQVAE, other: VQVAE, images: Float[Tensor, "B C H W"]) -> d
 class _Encoded(NamedTuple):
     """Images of a split and what a model makes of them."""
 
-    pixels: Float[Tensor, "B C H W"]
+    pixels: Images
     latents: Float[Tensor, "B D h w"]
     tokens: Int[Tensor, "B h w"]
 

@@ -128,6 +128,7 @@ def margin_costs(
 def _margin_actions(latents: Tensor, codebook: Tensor) -> dict[str, Action]:
     """What `margin_costs` measures."""
     still = latents.detach()
+    # The products write into memory that is there already, as far as their size allows.
     blocks = still.split(max(1, FLOOR_ENTRIES // len(codebook)))
     slopes = torch.empty_like(still).split(len(blocks[0]))
     cosines = codebook.new_empty(len(codebook), len(blocks[0]))

@@ -20,6 +20,7 @@ from tqdm.auto import tqdm
 
 from arcvq.runtime.checks import check_finite, check_range, check_whole
 from arcvq.runtime.devices import threads_kept
+from arcvq.runtime.extras import extra_import
 from arcvq.runtime.files import write_whole
 from arcvq.runtime.store import kept_path
 
@@ -133,11 +134,14 @@ def stereographic(codes: Codes) -> Projection:
     center = total / length if length > 1e-9 else np.eye(units.shape[1])[0]
     height = (units @ center).clip(-1, 1)
     angle = np.arccos(height).clip(max=2 * np.arctan(MAX_RADIUS))
-    angle[~units.any(axis=1)] = 0  # a zero code has no direction
+    # A zero code has no direction and is drawn at the center.
+    angle[~units.any(axis=1)] = 0
 
+    # The bearing is that of the part across the mean direction, seen along two principal axes.
     shadow, share = _principal_axes(units - height[:, None] * center, 2)
     length = np.linalg.norm(shadow, axis=1, keepdims=True)
-    bearing = np.tile([1.0, 0.0], (len(units), 1))  # of a code at the center or opposite to it
+    # Codes at the center, or opposite to it, have none of their own.
+    bearing = np.tile([1.0, 0.0], (len(units), 1))
     np.divide(shadow, length, out=bearing, where=length > 1e-12)
     points = np.tan(angle / 2)[:, None] * bearing
 
@@ -172,21 +176,19 @@ def umap_angles(
     units = directions(codes)
     check_whole(2, neighbors=neighbors)
     dim = 3 if sphere else _check_dim(dim)
+    # Equal directions count once: UMAP cannot tell them apart.
     different = len(np.unique(units.round(6), axis=0))
-    if different < MIN_UMAP_CODES or units.shape[1] == 1:
+    if different < MIN_UMAP_CODES:
         instead = pca(units, dim, sphere)
-        words = (
-            f"UMAP needs {MIN_UMAP_CODES} directions and 2 dimensions, and here are {different} "
-            f"in {units.shape[1]}: principal axes instead. {instead.words}"
-        )
-        return replace(instead, words=words)
+        reason = f"UMAP needs {MIN_UMAP_CODES} directions, and here are {different}"
+        return replace(instead, words=f"{reason}: principal axes instead. {instead.words}")
 
     neighbors = min(neighbors, len(units) - 1)
     told = {"dim": dim, "sphere": sphere, "seed": seed, "neighbors": neighbors}
     facts = units.astype(np.float32).tobytes() + json.dumps([PROJECTION_FORMAT, told]).encode()
     digest = hashlib.sha256(facts).hexdigest()[:16]
     path = kept_path(root, "projections", f"umap-{digest}.npy")
-    points = _read_points(path, (len(units), dim))
+    points = _read_points(path)
     if points is None:
         points = _run_umap(units, dim, sphere, seed, neighbors, progress)
         _write_points(path, points)
@@ -212,10 +214,8 @@ def assess(
     """
     units = directions(codes)
     places = directions(points) if sphere else np.asarray(points, np.float64)
-    if places.shape not in ((len(units), 2), (len(units), 3)):
-        raise ValueError(
-            f"points have the shape {places.shape}; they must be ({len(units)}, 2 or 3)"
-        )
+    if len(places) != len(units):
+        raise ValueError(f"there are {len(places)} points for {len(units)} codes")
     return _assess(units, places, method, sphere, variance_share)
 
 
@@ -230,12 +230,12 @@ def clusters(codes: Codes, count: int = 8, seed: int = 0) -> Int[np.ndarray, " _
     Returns:
         The cluster of each code, by size: 0 is the largest.
     """
-    from sklearn.cluster import KMeans
-
     units = directions(codes)
     check_whole(1, count=count)
     count = min(count, len(np.unique(units, axis=0)))
-    labels = KMeans(count, n_init=4, random_state=seed).fit_predict(units)
+    means = extra_import("sklearn.cluster").KMeans(count, n_init=4, random_state=seed)
+    labels = means.fit_predict(units)
+    # The place of each cluster in the order of sizes is its new number.
     by_size = np.argsort(-np.bincount(labels, minlength=count), kind="stable")
     return np.argsort(by_size)[labels].astype(np.int64)
 
@@ -252,6 +252,7 @@ def dominant_classes(
     """
     check_range(indices, num_codes)
     counts = np.zeros((int(labels.max()) + 1, num_codes), np.int64)
+    # Row by class, column by code; all tokens of an image have its class.
     np.add.at(counts, (labels.cpu()[:, None], indices.cpu().flatten(1)), 1)
     shares = counts / counts.sum(axis=1, keepdims=True).clip(1)
     return np.where(counts.any(axis=0), shares.argmax(axis=0), -1)
@@ -334,7 +335,6 @@ def _neighbors_kept(units: np.ndarray, points: np.ndarray) -> float:
     if nearest == 0:
         return 1.0
     chosen = np.random.default_rng(0).choice(count, min(count, MAX_CODES), replace=False)
-    chosen.sort()
     true = _nearest(units, chosen, nearest)
     drawn = _nearest(points, chosen, nearest)
     shared = [len(np.intersect1d(*pair)) for pair in zip(true, drawn, strict=True)]
@@ -349,13 +349,12 @@ def _nearest(rows: np.ndarray, chosen: np.ndarray, count: int) -> np.ndarray:
     return np.argpartition(distances, count - 1, axis=1)[:, :count]
 
 
-def _read_points(path: Path, shape: tuple[int, int]) -> np.ndarray | None:
-    """The coordinates in a file, or None if it is missing, damaged or of another shape."""
+def _read_points(path: Path) -> np.ndarray | None:
+    """The coordinates in a file, or None if it is missing or damaged."""
     try:
-        points = np.load(path, allow_pickle=False)
+        return np.load(path)
     except (OSError, ValueError, EOFError):
         return None
-    return points if points.shape == shape and np.isfinite(points).all() else None
 
 
 def _write_points(path: Path, points: np.ndarray) -> None:
@@ -363,7 +362,7 @@ def _write_points(path: Path, points: np.ndarray) -> None:
 
     def write(draft: Path) -> None:
         with draft.open("wb") as file:
-            np.save(file, points, allow_pickle=False)
+            np.save(file, points)
 
     try:
         write_whole(path, write)
@@ -379,25 +378,25 @@ def _run_umap(
     bar = tqdm(total=1, desc=text, leave=False, disable=not progress)
     with warnings.catch_warnings(), bar, threads_kept():
         warnings.simplefilter("ignore")  # about transforms that nobody asks for
-        from sklearn.neighbors import NearestNeighbors
-        from umap import UMAP
-
+        sklearn = extra_import("sklearn.neighbors")
+        umap = extra_import("umap")
         # Neighbors from scikit-learn halve the compiling, and are much faster from 4,096 codes on.
-        search = NearestNeighbors(n_neighbors=neighbors, metric="cosine").fit(units)
+        search = sklearn.NearestNeighbors(n_neighbors=neighbors, metric="cosine").fit(units)
         distances, nearest = search.kneighbors(units)
-        model = UMAP(
+        model = umap.UMAP(
             n_neighbors=neighbors,
             n_components=2 if sphere else dim,
-            n_epochs=200 if sphere else None,  # a step on the sphere is slow, and 200 suffice
+            # An epoch on the sphere is slow, and 200 suffice.
+            n_epochs=200 if sphere else None,
             metric="cosine",
             output_metric="haversine" if sphere else "euclidean",
             random_state=seed,
-            n_jobs=1,
             precomputed_knn=(nearest, distances.astype(np.float32)),
         )
         points = model.fit_transform(units.astype(np.float32))
         bar.update()
     if sphere:
+        # The output metric haversine gives angles, which become vectors.
         polar, around = points.T.astype(np.float64)
         level = np.sin(polar)
         points = np.stack([level * np.cos(around), level * np.sin(around), np.cos(polar)], axis=1)

@@ -20,7 +20,7 @@ from arcvq.images import to_uint8
 from arcvq.metrics import pretrained_weights
 from arcvq.runtime.checks import check_finite
 
-INCEPTION = (
+INCEPTION_URL = (
     "https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/"
     "weights-inception-2015-12-05-6726825d.pth"
 )
@@ -33,7 +33,7 @@ Features = Float[Tensor, "_N F"]
 
 @runtime_checkable
 class ImageClassifier(Protocol):
-    """What the measures need of a classifier, such as `classifier.TrainedClassifier`.
+    """What the measures need of a classifier, such as `arcvq.analysis.classifier.Classifier`.
 
     Attributes:
         accuracy: The share of test images that it classifies correctly.
@@ -309,7 +309,7 @@ def inception() -> Any:
             "FID needs the Inception network of a package that is not installed: "
             "pip install torch-fidelity"
         )
-    weights = pretrained_weights(INCEPTION, "FID")
+    weights = pretrained_weights(INCEPTION_URL, "FID")
     from torchmetrics.image.fid import NoTrainInceptionV3
 
     return NoTrainInceptionV3("inception-v3-compat", ["2048"], str(weights))
@@ -325,7 +325,8 @@ def _as_float64(*sets: Tensor) -> list[Tensor]:
     converted = []
     for points in sets:
         check_finite(points, "features")
-        if points.device.type == "mps":  # which has no float64
+        # MPS has no float64.
+        if points.device.type == "mps":
             points = points.cpu()
         converted.append(points.detach().double())
     return converted
