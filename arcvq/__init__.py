@@ -1,9 +1,13 @@
-"""arcvq: spherical vector quantization with an arccosine margin (ArcVQ-VAE, arXiv 2605.13517), to learn and to use."""
+"""arcvq: spherical vector quantization with SAMP (ArcVQ-VAE, arXiv 2605.13517), to learn and to use.
 
-from arcvq import geometry, priors
+The quantizers, the model and `fit` are loaded at once and need little more than PyTorch. Everything
+else (kept runs, priors, figures, explorers, experiments) is loaded when it is first used.
+"""
+
+from typing import TYPE_CHECKING, Any
+
 from arcvq.geometry import describe
 from arcvq.images import ImageData, ImageSplit, load_images
-from arcvq.priors import complete, fit_prior, sample
 from arcvq.quantizers import (
     QUANTIZERS,
     ContinuousQuantizer,
@@ -16,13 +20,19 @@ from arcvq.quantizers import (
     SphericalQuantizer,
     nearest_code,
 )
-from arcvq.runs.parallel import train_many
-from arcvq.runs.settings import RunSettings, train
 from arcvq.runtime.devices import choose_device
+from arcvq.runtime.extras import extra_import
 from arcvq.samp import SAMP, arc_margin_loss, ball_radius, project_to_ball_, rescale_codes_
 from arcvq.schedules import Adaptive, Constant, Cosine, Exponential, Oscillating, Schedule, WarmUp
 from arcvq.training import Compute, Recording, Run, Snapshot, evaluate, fit
 from arcvq.vqvae import VQVAE, VQVAEOutput
+
+if TYPE_CHECKING:  # for type checkers and editors, which do not see what __getattr__ loads
+    from arcvq import analysis, experiments, explorers, figures, geometry, metrics, priors
+    from arcvq.priors import complete, fit_prior, sample
+    from arcvq.runs import pretrained
+    from arcvq.runs.parallel import train_many
+    from arcvq.runs.settings import RunSettings, train
 
 __version__ = "0.1.0"
 
@@ -53,17 +63,23 @@ __all__ = [
     "SphericalQuantizer",
     "VQVAEOutput",
     "WarmUp",
+    "analysis",
     "arc_margin_loss",
     "ball_radius",
     "choose_device",
     "complete",
     "describe",
     "evaluate",
+    "experiments",
+    "explorers",
+    "figures",
     "fit",
     "fit_prior",
     "geometry",
     "load_images",
+    "metrics",
     "nearest_code",
+    "pretrained",
     "priors",
     "project_to_ball_",
     "rescale_codes_",
@@ -71,3 +87,35 @@ __all__ = [
     "train",
     "train_many",
 ]
+
+# What is loaded on first use: functions and classes with the module that holds them, and modules.
+_LAZY_OBJECTS = {
+    "RunSettings": "arcvq.runs.settings",
+    "complete": "arcvq.priors",
+    "fit_prior": "arcvq.priors",
+    "sample": "arcvq.priors",
+    "train": "arcvq.runs.settings",
+    "train_many": "arcvq.runs.parallel",
+}
+_LAZY_MODULES = {
+    "analysis": "arcvq.analysis",
+    "experiments": "arcvq.experiments",
+    "explorers": "arcvq.explorers",
+    "figures": "arcvq.figures",
+    "geometry": "arcvq.geometry",
+    "metrics": "arcvq.metrics",
+    "pretrained": "arcvq.runs.pretrained",
+    "priors": "arcvq.priors",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LAZY_MODULES:
+        return extra_import(_LAZY_MODULES[name])
+    if name in _LAZY_OBJECTS:
+        return getattr(extra_import(_LAZY_OBJECTS[name]), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,4 +1,7 @@
-"""Packages that the core does without: imported where they are used, with a clear error where they are missing."""
+"""Packages that the core does without.
+
+They are imported where they are used, with a clear error where they are missing.
+"""
 
 from importlib import import_module
 from importlib.util import find_spec
@@ -15,20 +18,20 @@ DISTRIBUTIONS = {
 
 
 def extra_import(name: str, extra: str = "kit") -> ModuleType:
-    """Import a module of an optional package.
+    """Import a module of an optional package, or a part of arcvq that needs one.
 
     Args:
-        name: The module, such as `"pandas"` or `"sklearn.neighbors"`.
+        name: The module, such as `"pandas"`, `"sklearn.neighbors"` or `"arcvq.figures"`.
         extra: The extra of arcvq that installs the package.
 
     Raises:
         ModuleNotFoundError: If the package is missing; says how to install it.
     """
-    package = name.partition(".")[0]
     try:
         return import_module(name)
     except ModuleNotFoundError as error:
-        if error.name != package:
+        package = (error.name or "").partition(".")[0]
+        if not package or find_spec(package) is not None:
             raise  # the package is there, but lacks something itself
         raise _missing(package, extra) from error
 

@@ -1,0 +1,144 @@
+"""How the package hangs together: its public surface, what it needs to be imported, and who uses whose names."""
+
+import ast
+import statistics
+import subprocess
+import sys
+import time
+import tomllib
+from pathlib import Path
+
+import pytest
+
+import arcvq
+
+ROOT = Path(__file__).parents[1]
+MODULES = sorted((ROOT / "arcvq").rglob("*.py"))
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+
+# Everything that `pip install arcvq` alone does not bring, by the name under which it is imported.
+EXTRAS = [
+    "IPython",
+    "PIL",
+    "anywidget",
+    "click",
+    "ipywidgets",
+    "kaleido",
+    "nbclient",
+    "nbconvert",
+    "nbformat",
+    "pandas",
+    "papermill",
+    "plotly",
+    "pyarrow",
+    "ray",
+    "sklearn",
+    "torchmetrics",
+    "torchvision",
+    "umap",
+    "vector_quantize_pytorch",
+]
+
+WITHOUT_EXTRAS = f"""
+import sys
+
+for name in {EXTRAS!r}:
+    sys.modules[name] = None  # importing it raises ImportError
+
+import torch
+import arcvq
+
+latents = torch.randn(4, 8, 2, 2, requires_grad=True)
+for kind in arcvq.QUANTIZERS.values():
+    quantizer = kind(16, 8)
+    quantized = quantizer(latents)
+    (quantized.codes.mean() + quantized.loss).backward()
+    quantizer.after_step()
+quantizer = arcvq.SphericalQuantizer(16, 8)
+print(arcvq.describe(quantizer.codebook, quantizer.encode(latents.detach())).codes_used > 0)
+
+images = torch.randint(0, 256, (40, 1, 8, 8), dtype=torch.uint8)
+split = arcvq.ImageSplit(images, torch.zeros(40, dtype=torch.int64))
+data = arcvq.ImageData("noise", split, split, split, ("all",))
+model = arcvq.VQVAE(1, quantizer, hidden=8, residual_hidden=4)
+recording = arcvq.Recording(folder=sys.argv[1], progress=False)
+run = arcvq.fit(model, data, steps=2, batch_size=8, recording=recording)
+print(arcvq.VQVAE.from_pretrained(sys.argv[1]).encode(split.batch(torch.arange(2))).shape)
+print(arcvq.RunSettings(steps=3).steps)
+
+for use in (lambda: run.history, lambda: arcvq.load_images("mnist"), lambda: arcvq.figures, lambda: arcvq.explorers):
+    try:
+        use()
+    except ModuleNotFoundError as error:
+        print(error)
+"""
+
+
+def run(script, *arguments):
+    command = [sys.executable, "-c", script, *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=120)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_completion_shows_the_public_names_and_nothing_else():
+    assert dir(arcvq) == sorted(arcvq.__all__)
+
+
+@pytest.mark.parametrize("name", arcvq.__all__)
+def test_every_public_name_is_there(name):
+    assert getattr(arcvq, name) is not None
+
+
+def test_an_unknown_name_is_an_attribute_error():
+    with pytest.raises(AttributeError, match="module 'arcvq' has no attribute 'nothing'"):
+        arcvq.nothing  # noqa: B018
+
+
+def test_the_core_works_without_any_extra_and_says_what_is_missing(tmp_path):
+    lines = run(WITHOUT_EXTRAS, tmp_path).splitlines()
+    assert lines[:3] == ["True", "torch.Size([2, 2, 2])", "3"]
+    for name, line in zip(("pandas", "torchvision", "plotly", "plotly"), lines[3:], strict=True):
+        assert line == f"{name} is not installed; it comes with pip install 'arcvq[kit]'"
+
+
+def test_importing_arcvq_loads_no_extra():
+    loaded = run("import sys, arcvq; print(*sorted(sys.modules))").split()
+    assert not set(EXTRAS) & set(loaded)
+
+
+def test_importing_arcvq_costs_little_more_than_importing_torch():
+    def seconds(module):
+        began = time.perf_counter()
+        run(f"import {module}")
+        return time.perf_counter() - began
+
+    ratios = [seconds("arcvq") / seconds("torch") for _ in range(5)]
+    assert statistics.median(ratios) < 1.4
+
+
+def names_of_others(path):
+    """Private names that a module takes from other modules of the package."""
+    tree = ast.parse(path.read_text())
+    modules = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("arcvq"):
+            modules |= {alias.asname or alias.name for alias in node.names}
+            yield from (alias.name for alias in node.names if alias.name.startswith("_"))
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+            private = node.attr.startswith("_") and not node.attr.startswith("__")
+            if private and node.value.id in modules:
+                yield f"{node.value.id}.{node.attr}"
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_no_module_uses_a_private_name_of_another(path):
+    assert list(names_of_others(path)) == []
+
+
+def test_every_part_of_the_package_is_in_the_contract_of_layers():
+    contract = PROJECT["tool"]["importlinter"]["contracts"][0]
+    layers = {name.strip() for layer in contract["layers"] for name in layer.split(":")}
+    parts = {path.stem for path in (ROOT / "arcvq").iterdir() if not path.name.startswith("__")}
+    assert layers == parts and contract["exhaustive"]
