@@ -9,6 +9,7 @@ import traitlets
 from arcvq import figures, geometry
 from arcvq.analysis import projections
 from arcvq.explorers.base import Explorer, pointed_code
+from arcvq.explorers.code_map_figure import with_patch
 from arcvq.images import ImageData
 from arcvq.vqvae import VQVAE
 
@@ -61,7 +62,7 @@ class CodeMap(Explorer):
         picture = figures.code_map(seen, **self._colour(rows), hover=hover, indices=rows.numpy(), chosen=self.chosen)
         drawn = self.chosen if self._pointed is None else self._pointed
         grid = torch.full((1, 3, 3), drawn, device=self.model.quantizer.codebook.device)
-        return figures.with_patch(picture, self.model.decode(grid)[0].cpu(), f"code {drawn}, decoded")
+        return with_patch(picture, self.model.decode(grid)[0].cpu(), f"code {drawn}, decoded")
 
     def _colour(self, rows: torch.Tensor) -> dict[str, Any]:
         if self.colour == "usage":

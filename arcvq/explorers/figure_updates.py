@@ -3,12 +3,12 @@
 A path is "TRACE/property" or "layout/property" in plotly's own notation: "0/marker.size", "layout/title.text".
 """
 
-import html
-import textwrap
 from typing import Any
 
 import numpy as np
 from plotly.basedatatypes import BaseFigure, Undefined
+
+from arcvq.figures.theme import caption_lines
 
 Values = dict[str, Any]
 
@@ -67,7 +67,7 @@ def points(trace: int, rows: np.ndarray) -> Values:
 
 def words(title: str, summary: str, width: int) -> Values:
     """Title, summary and caption of a figure that `finish` made, for a plot `width` pixels wide."""
-    caption = "<br>".join(map(html.escape, textwrap.wrap(summary, int(width / 6.5))))
+    caption = "<br>".join(caption_lines(summary, width))
     return {"layout/title.text": title, "layout/meta": {"summary": summary}, "layout/annotations[0].text": caption}
 
 

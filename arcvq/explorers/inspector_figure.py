@@ -1,7 +1,5 @@
 """One code taken apart: its nearest codes, the images that use it, the ways to another code, and a swap of the two."""
 
-import base64
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,8 +8,6 @@ import numpy as np
 import plotly.graph_objects as go
 import torch
 from jaxtyping import Bool, Float, Int
-from PIL import Image
-from plotly.colors import sample_colorscale
 from torch import Tensor
 from torch.nn.functional import interpolate
 
@@ -21,9 +17,10 @@ from arcvq.analysis.projections import Projection
 from arcvq.explorers.figure_updates import Values, assign, points, words
 from arcvq.figures import theme
 from arcvq.figures.code_maps import code_map
-from arcvq.figures.image_grids import BLANK, GAP, TILE
+from arcvq.figures.image_grids import GAP, TILE
+from arcvq.figures.parts import image_source, inferno, tile_sheet
 from arcvq.figures.theme import finish
-from arcvq.images import ImageData, to_uint8
+from arcvq.images import ImageData
 from arcvq.vqvae import VQVAE
 
 IMAGES, BATCH = 1000, 256  # test images that usage is counted on, at most; images encoded at once
@@ -35,7 +32,6 @@ STRIPS = {"nearest": (TILES, 397, 36, 455), "images": (TILES, 397, 155, 455), "s
 CODES, UNUSED, CHOSEN, OTHER = range(4)  # the traces of the map, before those of the strips
 PICTURE = {name: number for number, name in enumerate(STRIPS, start=4)}
 FRAMES = {"images": 4 + len(STRIPS), "swap": 5 + len(STRIPS)}
-INFERNO = torch.tensor(sample_colorscale("Inferno", 64, colortype="tuple")).float() * 2 - 1
 
 
 @dataclass(frozen=True)
@@ -148,7 +144,7 @@ def _swap(subject: Subject, places: Bool[Tensor, "h w"], image: int, chosen: int
     """The strip of an image with and without the code, and the mean absolute difference."""
     before, after = subject.swapped(image, chosen, other).expand(-1, 3, -1, -1)
     change = (after - before).abs().mean(dim=0)
-    tiles = torch.stack([before, after, INFERNO[(change.clamp(max=1) * 63).long()].movedim(2, 0)])
+    tiles = torch.stack([before, after, inferno(change)])
     titles = [f"image {image},<br>decoded", f"code {other} in<br>{_places(places)}",
               f"difference,<br>mean {change.mean():.3f}"]
     return _strip("swap", tiles, titles) | _frames("swap", places.expand(2, -1, -1), tiles.shape), float(change.mean())
@@ -158,11 +154,8 @@ def _strip(name: str, tiles: Float[Tensor, "n C H W"], titles: Sequence[str], la
     """Tiles side by side as one small picture, with a title above each and a label on the left."""
     columns, axis, (high, wide) = STRIPS[name][0], PICTURE[name] - 2, tiles.shape[2:]
     size = max(1, round(TILE * high / wide)), TILE
-    tiles = interpolate(tiles.expand(-1, 3, -1, -1), size, mode="nearest" if wide <= TILE else "area")
-    sheet = torch.full((size[0], columns, TILE + GAP, 3), BLANK)
-    sheet[:, :len(tiles), :TILE] = tiles.permute(2, 0, 3, 1)
-    Image.fromarray(to_uint8(sheet.flatten(1, 2)).numpy()).save(stream := io.BytesIO(), "png")
-    source = f"data:image/png;base64,{base64.b64encode(stream.getvalue()).decode()}"
+    tiles = interpolate(tiles, size, mode="nearest" if wide <= TILE else "area")
+    source = image_source(tile_sheet(tiles, columns, frame=(0, GAP, 0, 0)))
     return {f"{PICTURE[name]}/source": source, f"layout/yaxis{axis}.ticktext": [label],
             f"layout/xaxis{axis}.ticktext": [*titles, *[""] * (columns - len(titles))]}
 

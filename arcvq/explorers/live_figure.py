@@ -1,24 +1,19 @@
 """A dashboard on a training run: losses, PSNR, codes, the ball with what lies ahead, norms, and a few images."""
 
-import base64
-import io
 from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 from jaxtyping import Float, UInt8
-from PIL import Image
 from plotly.subplots import make_subplots
 from torch import Tensor, cat
-from torch.nn.functional import pad
 
 from arcvq.explorers.figure_updates import Values, assign, points, words
-from arcvq.explorers.replay_figure import _curve, _row
+from arcvq.explorers.replay_figure import last_row
 from arcvq.figures import theme
-from arcvq.figures.image_grids import BLANK
+from arcvq.figures.parts import image_source, measured, tile_sheet
 from arcvq.figures.theme import finish
-from arcvq.images import to_uint8
 from arcvq.samp import SAMP
 from arcvq.schedules import Schedule
 
@@ -84,8 +79,8 @@ def live_values(moment: Moment) -> Values:
     """What moves in `live_picture`, by path."""
     values: Values = {}
     for trace, (*_, column) in enumerate(CURVES):
-        values |= points(trace, _curve(moment.history, column).T)
-    row = _row(moment.history, moment.steps)
+        values |= points(trace, measured(moment.history, column).T)
+    row = last_row(moment.history, moment.steps)
     now = int(row.get("step", 0))
     radius, weight = (moment.samp.radius, moment.samp.weight) if moment.samp else (None, None)
     values |= points(RADIUS_AHEAD, _ahead(radius, now, moment.steps))
@@ -95,7 +90,7 @@ def live_values(moment: Moment) -> Values:
     values |= points(NORMS, np.stack([ranks + 1, np.sort(moment.norms)[::-1][ranks]], axis=1))
     reach = float(radius.value(now)) if radius else np.inf
     values |= points(BALL, np.array([[1, reach], [count, reach]])) | {f"{BALL}/visible": reach <= 2 * longest}
-    values[f"{TILES}/source"] = _png(_tiles(moment))
+    values[f"{TILES}/source"] = image_source(_tiles(moment))
     title = f"Step {now:,} of {moment.steps:,}"
     if row:
         title += f": PSNR {row['psnr']:.1f} dB, {row['codes_used']:,.0f} of {count:,} codes used"
@@ -123,14 +118,8 @@ def _ahead(schedule: Schedule | None, now: int, steps: int) -> np.ndarray:
 def _tiles(moment: Moment) -> UInt8[np.ndarray, "H W 3"]:
     """The images side by side, and below them their reconstructions; of large images every so many-th pixel."""
     thinned = slice(None, None, max(1, moment.images.shape[3] // TILE))
-    rows = [cat([*pad(images[..., thinned, thinned], (1, 1, 1, 1), value=BLANK)], dim=2)
-            for images in (moment.images, moment.reconstructions)]
-    return to_uint8(cat(rows, dim=1)).expand(3, -1, -1).permute(1, 2, 0).numpy()
-
-
-def _png(pixels: UInt8[np.ndarray, "H W 3"]) -> str:
-    Image.fromarray(pixels).save(stream := io.BytesIO(), "png")
-    return f"data:image/png;base64,{base64.b64encode(stream.getvalue()).decode()}"
+    tiles = cat([moment.images, moment.reconstructions])[..., thinned, thinned]
+    return tile_sheet(tiles, len(moment.images))
 
 
 def _cell(panel: int) -> tuple[int, int]:

@@ -7,7 +7,7 @@ from torch.nn.functional import normalize
 
 from arcvq.explorers.base import Explorer
 from arcvq.explorers.margin_figure import margin_picture, margin_values
-from arcvq.figures.theme import vectors
+from arcvq.figures.theme import check_vectors
 
 COUNTS = {2: 24, 3: 80}  # latents of the example by dimension
 
@@ -47,7 +47,7 @@ class MarginExplorer(Explorer):
 
 def _directions(rows: Tensor, what: str) -> Tensor:
     rows = rows.detach().cpu().double()
-    vectors(rows, what)
+    check_vectors(rows, what)
     if zeros := int((~rows.any(dim=1)).sum()):
         raise ValueError(f"{what}: {zeros} of {len(rows)} rows have norm 0 and so no direction")
     return normalize(rows, dim=1, eps=1e-300)

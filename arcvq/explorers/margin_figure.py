@@ -11,8 +11,19 @@ from torch import Tensor
 
 from arcvq.explorers.figure_updates import Values, assign, points, words
 from arcvq.figures import theme
-from arcvq.figures.sphere import _draw, _shell
-from arcvq.figures.theme import finish, thin
+from arcvq.figures.parts import (
+    add_arrows,
+    add_ball,
+    add_cap,
+    add_circle,
+    add_points,
+    arrow_lines,
+    cap,
+    normals,
+    set_scene,
+    thin,
+)
+from arcvq.figures.theme import finish
 from arcvq.samp import arc_margin_loss
 
 Number = float | int
@@ -38,18 +49,15 @@ def margin_picture(latents: Float[Tensor, "N D"], code: Float[Tensor, " D"], *, 
     cos(theta), cos(theta + margin), and what the loss uses where theta + margin has passed pi.
     """
     flat, figure, e = latents.shape[1] == 2, go.Figure(), code.double().numpy()
-    for colour in (theme.VERMILLION, theme.BLUE):
-        head = {"symbol": "arrow", "angleref": "previous"} if flat else {"symbol": "diamond"}
-        _draw(figure, e[None], "", "lines+markers", line={"color": colour, "width": 2 if flat else 3},
-              marker=head | {"color": colour}, hoverinfo="skip")
+    for color in (theme.VERMILLION, theme.BLUE):
+        add_arrows(figure, e[None], e[None], color, hoverinfo="skip")
     for name, colour in (("nearest latents", theme.VERMILLION), ("other latents", theme.BLUE)):
-        _draw(figure, e[None], name, marker={"color": colour, "size": 7 if flat else 4})
+        add_points(figure, e[None], name, marker={"color": colour, "size": 7 if flat else 4})
     for name, dash in (("cap θ", "solid"), ("cap θ + m", "dash")):
-        line = {"color": theme.ORANGE, "width": 2 if flat else 4, "dash": dash}
-        _draw(figure, e[None], name, "lines", line=line, hoverinfo="skip")
+        add_cap(figure, e, 0.0, name, dash, hoverinfo="skip")
     _curves(figure, {"xaxis": "x2", "yaxis": "y2"} if flat else {})
     diamond = {"size": 14 if flat else 6, "symbol": "diamond", "color": theme.BLACK}
-    _draw(figure, e[None], "code", marker=diamond)
+    add_points(figure, e[None], "code", marker=diamond)
     _circle(figure) if flat else _sphere(figure, e)
     values = margin_values(latents, code, margin=margin, scale=scale, top_k=top_k)
     finish(figure, {}, values["layout/title.text"], values["layout/meta"]["summary"], width=WIDTH, height=HEIGHT,
@@ -71,7 +79,7 @@ def margin_values(latents: Float[Tensor, "N D"], code: Float[Tensor, " D"], *, m
     shown, note = thin(len(far), "other latents")
     values = _arrows(PULLED, z, moves, near) | _arrows(PUSHED, z, moves, far)
     values |= points(NEAR, z[near]) | points(FAR, z[far[shown]])
-    values |= points(CAP, _cap(e, limit)) | points(WIDER, _cap(e, min(limit + margin, np.pi)))
+    values |= points(CAP, cap(e, limit)) | points(WIDER, cap(e, min(limit + margin, np.pi)))
     beyond = np.linspace(turn, np.pi, 31)
     values |= {f"{SHIFTED}/y": np.cos(THETA + margin)} | _curve(BEYOND, beyond, margin_logit(beyond, margin))
     values |= _curve(TURN, [turn, turn], [-1, 1]) | _curve(POSITIVES, theta[near], margin_logit(theta[near], margin))
@@ -90,20 +98,8 @@ def _arrows(trace: int, z: np.ndarray, moves: np.ndarray, group: np.ndarray) -> 
     """Lines from latents along their moves, with a head where an arrow is long enough to have one."""
     lengths = np.linalg.norm(moves[group], axis=1)
     kept = np.argsort(-lengths, kind="stable")[:ARROWS]
-    start, step = z[group[kept]], moves[group[kept]]
-    ends = np.stack([start, start + step, np.full_like(start, np.nan)], axis=1).reshape(-1, z.shape[1])
-    heads = np.outer(lengths[kept] > 0.02, [0, 11 if z.shape[1] == 2 else 3, 0]).ravel()
-    return points(trace, ends) | {f"{trace}/marker.size": heads}
-
-
-def _cap(e: np.ndarray, angle: float) -> np.ndarray:
-    """The arc with its two rays, or the ring, of the directions at `angle` from the code."""
-    across, up = np.linalg.svd(e[None])[2][[1, -1]]
-    turn = np.linspace(-1, 1, 91)[:, None]
-    if len(e) == 2:
-        return np.pad(np.cos(turn * angle) * e + np.sin(turn * angle) * across, ((1, 1), (0, 0)))
-    ring = np.cos(turn * np.pi) * across + np.sin(turn * np.pi) * up
-    return 1.004 * (np.cos(angle) * e + np.sin(angle) * ring)  # just above the shell
+    lines, heads = arrow_lines(z[group[kept]], moves[group[kept]])
+    return points(trace, lines) | {f"{trace}/marker.size": heads}
 
 
 def _curves(figure: go.Figure, axes: dict[str, str]) -> None:
@@ -122,16 +118,13 @@ def _curves(figure: go.Figure, axes: dict[str, str]) -> None:
 
 
 def _circle(figure: go.Figure) -> None:
-    figure.add_shape(type="circle", x0=-1, x1=1, y0=-1, y1=1, line_color=theme.GRAY, layer="between")
+    add_circle(figure)
     axis = {"range": [-1.3, 1.3], "constrain": "domain"}
     figure.update_layout(xaxis={"title_text": "component 1", "domain": [0.05, 0.53], **axis},
                          yaxis={"title_text": "component 2", "scaleanchor": "x", **axis})
 
 
 def _sphere(figure: go.Figure, e: np.ndarray) -> None:
-    _shell(figure, 1.0, "")
-    axis = {"range": [-1.25, 1.25], "visible": False}
-    eye = 2 * (e + 0.5 * np.linalg.svd(e[None])[2][1])
-    camera = {"eye": dict(zip("xyz", eye, strict=True)), "projection": {"type": "orthographic"}}
-    figure.update_scenes(aspectmode="manual", aspectratio=dict.fromkeys("xyz", 2.1), camera=camera,
-                         domain={"x": [0, 0.55]}, **{f"{one}axis": axis for one in "xyz"})
+    add_ball(figure, 1.0, "")
+    set_scene(figure, 1.25, eye=2 * e + normals(e)[0], zoom=2.1, visible=False)
+    figure.update_scenes(domain={"x": [0, 0.55]})

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from arcvq.explorers.figure_updates import Values, assign, points, words
 from arcvq.figures import theme
-from arcvq.figures.sphere import _draw, _shell
-from arcvq.figures.theme import finish, thin
+from arcvq.figures.parts import add_ball, add_points, ball_surface, set_scene, thin
+from arcvq.figures.theme import finish
 from arcvq.samp import project_to_ball_
 from arcvq.schedules import Exponential
 
@@ -23,13 +23,7 @@ TOP = 1e4  # the radius axis: the paper's ball ends at 6,974
 INSIDE, HELD, BALL, FREE, BOUND, PER_STEP, SCALED, LONGEST, NOW, RELEASE = range(10)
 
 
-def _unit_shell() -> np.ndarray:
-    shell = go.Figure()
-    _shell(shell, 1.0, "")
-    return np.stack([np.asarray(shell.data[0][axis]) for axis in "xyz"])
-
-
-UNIT_SHELL = _unit_shell()
+UNIT_BALL = ball_surface()
 
 
 class Codes(NamedTuple):
@@ -58,9 +52,9 @@ def last_binding(codes: Codes, radius: Exponential, run_length: int) -> float:
 def ball_picture(codes: Codes, *, growth: float, run_length: int, step: int, scaled: bool = False) -> go.Figure:
     """Codes in the ball of radius M(step), their norms, and the radius per step and scaled to the run (log axis)."""
     figure, origin = go.Figure(), np.zeros((1, 3))
-    _draw(figure, origin, "codes inside", marker={"color": theme.BLUE, "size": 4})
-    _draw(figure, origin, "codes clipped", marker={"color": theme.VERMILLION, "size": 4})
-    _shell(figure, 1.0, "ball of radius M(t)")
+    add_points(figure, origin, "codes inside", marker={"color": theme.BLUE, "size": 4})
+    add_points(figure, origin, "codes clipped", marker={"color": theme.VERMILLION, "size": 4})
+    add_ball(figure, 1.0, "ball of radius M(t)")
     figure.add_scatter(name="free norms", mode="lines", line_color=theme.GRAY)
     figure.add_scatter(name="norms in the ball", mode="lines", line={"color": theme.VERMILLION, "width": 3})
     below = {"xaxis": "x2", "yaxis": "y2", "mode": "lines"}
@@ -123,16 +117,13 @@ def _ball(reach: float, extent: float) -> Values:
     if reach > extent:
         return {f"{BALL}/visible": False}
     return {f"{BALL}/visible": True} | {f"{BALL}/{axis}": np.float32(reach) * rows
-                                        for axis, rows in zip("xyz", UNIT_SHELL, strict=True)}
+                                        for axis, rows in zip("xyz", UNIT_BALL, strict=True)}
 
 
 def _axes(figure: go.Figure, codes: Codes) -> None:
     extent, count = _extent(codes), codes.codebooks.shape[1]
-    axis = {"range": [-extent, extent], "showbackground": False, "nticks": 5}
-    axes = {f"{one}axis": axis | {"title": f"component {n}"} for n, one in enumerate("xyz", start=1)}
-    camera = {"eye": {"x": 1.3, "y": 1.3, "z": 0.8}, "projection": {"type": "orthographic"}}
-    figure.update_scenes(aspectmode="manual", aspectratio=dict.fromkeys("xyz", 1.15), camera=camera,
-                         domain={"x": [0, 0.55]}, **axes)
+    set_scene(figure, extent)
+    figure.update_scenes(domain={"x": [0, 0.55]})
     top = math.log10(max(TOP, 2 * extent))
     figure.update_layout(
         xaxis={"domain": [0.64, 1], "title_text": "codes, the longest first", "range": [1, max(2, count)]},

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
 from typing import Any
 
 import numpy as np
@@ -15,8 +14,8 @@ from arcvq.analysis import projections
 from arcvq.explorers.figure_updates import Values, assign, points, words
 from arcvq.figures import theme
 from arcvq.figures.curves import UNITS
-from arcvq.figures.sphere import _shell
-from arcvq.figures.theme import array, colors, finish, thin, vectors
+from arcvq.figures.parts import add_ball, ball_surface, measured, set_scene, thin, usage_scale
+from arcvq.figures.theme import array, check_vectors, colors, finish
 from arcvq.quantizers import SphericalQuantizer
 from arcvq.training import Run
 
@@ -65,7 +64,7 @@ def reels(runs: Run | Mapping[str, Run]) -> list[Reel]:
 def _reel(name: str, run: Run) -> Reel:
     if not run.snapshots:
         raise ValueError(f"run {name!r} has no snapshots of its codebook, so there is nothing to replay")
-    shots = [vectors(shot.codebook, f"the codebook of {name!r} at step {step}")
+    shots = [check_vectors(shot.codebook, f"the codebook of {name!r} at step {step}")
              for step, shot in sorted(run.snapshots.items())]
     last, extent = shots[-1], max(float(np.linalg.norm(shot, axis=1).max()) for shot in shots)
     if last.shape[1] <= 3:
@@ -92,10 +91,7 @@ def replay_picture(reels: Sequence[Reel], step: int, **look: Any) -> go.Figure:
         _add_codes(figure, "scene" if place == 0 else "scene2", most, place == 0)
     _add_curves(figure, reels)
     limit = 1.02 * max(max(reel.extent for reel in reels), 1e-9)
-    axis = {"range": [-limit, limit], "showbackground": False, "nticks": 5, "title": ""}
-    camera = {"eye": {"x": 1.3, "y": 1.3, "z": 0.8}, "projection": {"type": "orthographic"}}
-    figure.update_scenes(aspectmode="manual", aspectratio=dict.fromkeys("xyz", 1.35), camera=camera,
-                         **{f"{one}axis": axis for one in "xyz"})
+    set_scene(figure, limit, names=("", "", ""), zoom=1.35)
     values = replay_values(reels, step)
     finish(figure, look, values["layout/title.text"], values["layout/meta"]["summary"], width=WIDTH, height=760,
            left=60, legend_itemsizing="constant")
@@ -129,7 +125,7 @@ def replay_values(reels: Sequence[Reel], step: int) -> Values:
 
 
 def _sentence(reel: Reel, step: int, counts: np.ndarray, radius: float | None, seen: bool) -> str:
-    row = _row(reel.run.history, reel.last(step))
+    row = last_row(reel.run.history, reel.last(step))
     parts = [f"{np.count_nonzero(counts)} of {len(counts)} codes used"]
     parts += [f"{name} {row[column]:.1f}{unit}" for name, column, unit in
               (("perplexity", "perplexity", ""), ("PSNR", "psnr", " dB")) if column in row]
@@ -150,42 +146,34 @@ def _trust(reels: Sequence[Reel]) -> str:
     return f"Norms are true; directions are drawn along 3 principal axes of the last step: {shares}. {least.words}"
 
 
-def _row(history: pd.DataFrame, step: int) -> dict[str, float]:
+def last_row(history: pd.DataFrame, step: int) -> dict[str, float]:
     """The last line of the history up to `step`; nothing where none was written yet."""
     seen = history[history["step"] <= step] if "step" in history else history[:0]
     return seen.iloc[-1].dropna().to_dict() if len(seen) else {}
 
 
 def _add_codes(figure: go.Figure, scene: str, most: int, legend: bool) -> None:
-    ticks = np.arange(np.ceil(np.log10(max(10, most))) + 1)
-    bar = {"title": {"text": "usage (tokens)", "side": "right"}, "thickness": 12, "len": 0.5, "y": 0.7,
-           "tickvals": ticks, "ticktext": [f"{10**tick:,.0f}" for tick in ticks]}
-    shades = {"colorscale": "Viridis_r", "cmin": 0, "cmax": float(ticks[-1]), "colorbar": bar, "showscale": legend}
-    marks = ({"size": 3, "color": theme.GRAY, "symbol": "circle-open"}, {"size": 4, **shades})
+    shades = usage_scale(most, len=0.5, y=0.7)
+    marks = ({"size": 3, "color": theme.GRAY, "symbol": "circle-open"}, {"size": 4, "showscale": legend, **shades})
     for name, marker in zip(("unused codes", "used codes"), marks, strict=True):
         figure.add_scatter3d(name=name, mode="markers", marker=marker, scene=scene, showlegend=legend,
                              legendgroup=name, hovertemplate=f"code %{{text}}<extra>{name}</extra>")
-    _shell(figure, 1.0, "ball of radius M(t)")
+    add_ball(figure, 1.0, "ball of radius M(t)")
     figure.data[-1].update(scene=scene, showlegend=legend, legendgroup="ball")
-
-
-@cache
-def _unit_ball() -> go.Surface:
-    _shell(figure := go.Figure(), 1.0, "ball of radius M(t)")
-    return figure.data[0]
 
 
 def _ball(radius: float) -> Values:
     """What moves in the surface of a ball."""
-    ball, rings = _unit_ball(), {"start": -radius, "end": radius, "size": radius / 3}
-    return {axis: radius * ball[axis] for axis in "xyz"} | {f"contours.z.{key}": end for key, end in rings.items()}
+    rings = {"start": -radius, "end": radius, "size": radius / 3}
+    surface = dict(zip("xyz", radius * ball_surface(), strict=True))
+    return surface | {f"contours.z.{key}": end for key, end in rings.items()}
 
 
 def _add_curves(figure: go.Figure, reels: Sequence[Reel]) -> None:
     """A panel for each column of the histories, all curves first, then the cursor in each panel."""
     chosen, ends = colors([reel.name for reel in reels]), []
     for panel, column in enumerate(CURVES):
-        curves = [_curve(reel.run.history, column) for reel in reels]
+        curves = [measured(reel.run.history, column) for reel in reels]
         for reel, (x, y) in zip(reels, curves, strict=True):
             figure.add_scatter(x=x, y=y, name=reel.name, mode="lines", line_color=chosen[reel.name],
                                legendgroup=reel.name, showlegend=panel == 0, row=2, col=1 + 2 * panel)
@@ -197,11 +185,3 @@ def _add_curves(figure: go.Figure, reels: Sequence[Reel]) -> None:
                            showlegend=False, hoverinfo="skip", **place)
         figure.update_yaxes(title_text=UNITS[column], range=ends[panel], **place)
         figure.update_xaxes(title_text="step", **place)
-
-
-def _curve(history: pd.DataFrame, column: str) -> np.ndarray:
-    """Steps and values (2, n) of a column, without the rows where it was not measured."""
-    if column not in history:
-        return np.empty((2, 0))
-    seen = history[["step", column]].dropna()
-    return seen.to_numpy(np.float64)[thin(len(seen), "rows")[0]].T

@@ -8,16 +8,14 @@ import plotly.graph_objects as go
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-from torch.nn.functional import pad
 
 from arcvq.analysis import projections
 from arcvq.analysis.projections import Projection
 from arcvq.explorers.figure_updates import Values, assign, points, words
-from arcvq.explorers.live_figure import _png
 from arcvq.figures import theme
-from arcvq.figures.image_grids import BLANK
+from arcvq.figures.parts import BLANK, image_source, tile_sheet, to_pixels
 from arcvq.figures.theme import finish
-from arcvq.images import ImageData, to_uint8
+from arcvq.images import ImageData
 from arcvq.priors import Prior, sampling_steps
 from arcvq.vqvae import VQVAE
 
@@ -166,7 +164,7 @@ def sampling_values(sampler: Sampler, position: int, method: str = "PCA", **choi
     following = int(drawing.tokens.flatten()[position]) if position < count else None
     left = int(np.count_nonzero(chances))
     likeliest = np.argsort(-chances, kind="stable")[:min(LIKELIEST, left)]
-    making = _png(_pixels(sampler.making(drawing, position)))
+    making = image_source(to_pixels(sampler.making(drawing, position)))
     values = {f"{FINISHED}/source": drawing.finished, f"{MAKING}/source": making}
     values |= _tokens(drawing, position) | _codes(seen.points, chances, likeliest, following)
     values |= _bars(sampler, chances, likeliest, following)
@@ -220,7 +218,7 @@ def _bars(sampler: Sampler, chances: np.ndarray, likeliest: np.ndarray, followin
     patches[len(likeliest):] = BLANK
     return {f"{BARS}/x": middles.astype(np.float32), f"{BARS}/y": chances[likeliest],
             f"{BARS}/marker.color": [theme.VERMILLION if code == following else theme.BLUE for code in likeliest],
-            f"{PATCHES}/source": _png(_pixels(_tiled(patches, LIKELIEST))),
+            f"{PATCHES}/source": image_source(tile_sheet(patches, LIKELIEST)),
             f"layout/yaxis{AXIS['bars']}.range": [0, 1.05 * float(chances.max()) or 1],
             f"layout/xaxis{AXIS['patches']}.ticktext": [*map(str, likeliest), *[""] * (LIKELIEST - len(likeliest))]}
 
@@ -242,17 +240,7 @@ def _sheet(images: Float[Tensor, "n C H W"]) -> str:
     """Finished images row by row; places without an image stay blank."""
     thinned = slice(None, None, _stride((images.shape[2], images.shape[3])))
     blanks = images.new_full((SIDE**2 - len(images), *images.shape[1:]), BLANK)
-    return _png(_pixels(_tiled(torch.cat([images, blanks])[..., thinned, thinned], SIDE)))
-
-
-def _tiled(images: Float[Tensor, "n C H W"], columns: int) -> Float[Tensor, "C rows_H columns_W"]:
-    """Images side by side, each with a pixel of paper around it."""
-    framed = pad(images, (1, 1, 1, 1), value=BLANK).unflatten(0, (-1, columns))
-    return framed.permute(2, 0, 3, 1, 4).flatten(3, 4).flatten(1, 2)
-
-
-def _pixels(image: Float[Tensor, "C H W"]) -> np.ndarray:
-    return to_uint8(image).expand(3, -1, -1).permute(1, 2, 0).numpy()
+    return image_source(tile_sheet(torch.cat([images, blanks])[..., thinned, thinned], SIDE))
 
 
 def _axes(panel: str) -> dict[str, str]:

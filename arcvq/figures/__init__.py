@@ -1,23 +1,52 @@
-"""Pictures: tensors, arrays and history tables in, plotly figures out, each with a one-line summary.
+"""Pictures: tensors, arrays and tables in, plotly figures out, each with a one-line summary.
 
 Every figure takes `title`, `summary`, `width` and `height` (pixels) by name in place of its own.
 """
 
-from arcvq.figures.code_maps import code_map, code_maps, projected_sphere, token_map, with_patch
+from arcvq.figures.code_maps import code_map, code_maps, token_map
 from arcvq.figures.codebook import angle_histogram, norm_against_usage, norm_histogram, usage_bars
 from arcvq.figures.costs import cost_picture
 from arcvq.figures.curves import bars, history_curves, lines, schedule_curves
 from arcvq.figures.experiment_results import ablation_panels, measure_panels, schedule_map
 from arcvq.figures.gradient_curves import feedback_picture, gradient_angles, gradient_norms
 from arcvq.figures.image_grids import image_grid, reconstruction_grid
-from arcvq.figures.sphere import gradient_circle, gradient_sphere, sphere
+from arcvq.figures.sphere import gradient_circle, gradient_sphere, projected_sphere, sphere
 from arcvq.figures.sweep_map import sweep_map
 from arcvq.figures.theme import METHOD_COLORS, PALETTE, TEMPLATE, colors, finish, summary
 from arcvq.figures.token_grids import mask_picture, place_maps
 
-__all__ = ["METHOD_COLORS", "PALETTE", "TEMPLATE", "ablation_panels", "angle_histogram", "bars", "code_map",
-           "code_maps", "colors", "cost_picture", "feedback_picture", "finish", "gradient_angles",
-           "gradient_circle", "gradient_norms", "gradient_sphere", "history_curves", "image_grid", "lines",
-           "mask_picture", "measure_panels", "norm_against_usage", "norm_histogram", "place_maps",
-           "projected_sphere", "reconstruction_grid", "schedule_curves", "schedule_map", "sphere", "summary",
-           "sweep_map", "token_map", "usage_bars", "with_patch"]
+__all__ = [
+    "METHOD_COLORS",
+    "PALETTE",
+    "TEMPLATE",
+    "ablation_panels",
+    "angle_histogram",
+    "bars",
+    "code_map",
+    "code_maps",
+    "colors",
+    "cost_picture",
+    "feedback_picture",
+    "finish",
+    "gradient_angles",
+    "gradient_circle",
+    "gradient_norms",
+    "gradient_sphere",
+    "history_curves",
+    "image_grid",
+    "lines",
+    "mask_picture",
+    "measure_panels",
+    "norm_against_usage",
+    "norm_histogram",
+    "place_maps",
+    "projected_sphere",
+    "reconstruction_grid",
+    "schedule_curves",
+    "schedule_map",
+    "sphere",
+    "summary",
+    "sweep_map",
+    "token_map",
+    "usage_bars",
+]

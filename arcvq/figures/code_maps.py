@@ -1,195 +1,259 @@
-"""Codebooks of many dimensions as maps and on the sphere, with their trust beside them; and maps of tokens."""
+"""Codes of many dimensions on maps, and maps of the tokens of images."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import plotly.graph_objects as go
-from jaxtyping import Float, Int, Real
+import pandas as pd
+from jaxtyping import Int, Real
+from plotly.graph_objects import Figure
 from plotly.subplots import make_subplots
-from torch import Tensor
 
 from arcvq.analysis.projections import Projection
-from arcvq.figures import theme
-from arcvq.figures.image_grids import Images, _checked
-from arcvq.figures.sphere import sphere
-from arcvq.figures.theme import Counts, array, finish, thin
-from arcvq.images import to_uint8
+from arcvq.figures.parts import (
+    Rows,
+    add_points,
+    color_bar,
+    set_scene,
+    square_panels,
+    thin,
+    to_pixels,
+    usage_scale,
+)
+from arcvq.figures.theme import (
+    BLUE,
+    GRAY,
+    PALETTE,
+    VERMILLION,
+    Array,
+    Counts,
+    Images,
+    array,
+    check_images,
+    check_numbers,
+    finish,
+)
 
-Values = Real[Tensor, " _K"] | Real[np.ndarray, " _K"]
-Norms = Float[Tensor, " _K"] | Float[np.ndarray, " _K"]
-Indices = Int[Tensor, "_n _h _w"] | Int[np.ndarray, "_n _h _w"]
-# The palette and two more, so that ten classes differ.
-CLASSES = (*theme.PALETTE, "#8C510A", "#A6A6A0")
-SYMBOLS = ("circle", "diamond", "square", "cross", "x")
+Values = Real[Array, " _K"]
+CLASSES = (*PALETTE, "#8C510A", "#A6A6A0")  # two more, so that ten classes differ
+SYMBOLS = ("circle", "diamond", "square", "cross", "x")  # for the first ten classes, the next, ...
+MAP_AXES = ("map axis 1", "map axis 2", "map axis 3")
 
 
-def code_map(projection: Projection, color: Values | None = None, *, label: str = "usage (tokens)",
-             log: bool = False, classes: Sequence[str] = (), hover: Mapping[str, Values] | None = None,
-             indices: Int[np.ndarray, " _K"] | None = None, chosen: int | None = None, **look: Any) -> go.Figure:
-    """Codes of a projection as points on a map of 2 or 3 axes, with its trust as the caption.
+def code_map(
+    projection: Projection,
+    color: Values | None = None,
+    *,
+    label: str = "usage (tokens)",
+    log: bool = False,
+    classes: Sequence[str] = (),
+    hover: Mapping[str, Values] | None = None,
+    indices: Int[Array, " _K"] | None = None,
+    chosen: int | None = None,
+    **look: Any,
+) -> Figure:
+    """Draw codes as points on a map of 2 or 3 axes, with the trust in the projection as caption.
 
-    color: a number for each code, named by `label` (`log`: on a log scale, zeros hollow); or with `classes` (names)
-    the number of its class, -1 for none (hollow). hover: more numbers to show under the pointer. indices: the codes'
-    indices, where the projection is of some codes alone. chosen: the index of a code to ring. Traces are the codes, the
-    hollow ones and the ring; `customdata` begins with the index. Raises ValueError for what does not fit.
+    Args:
+        projection: where the K codes are drawn, of `arcvq.analysis.projections`.
+        color: (K,), a number for each code, or with `classes` the number of its class; codes of no
+            class (-1) are hollow.
+        label: what `color` is, with the unit.
+        log: color on a log scale, for numbers from 0; codes of 0 are hollow.
+        classes: names of the classes.
+        hover: more numbers (K,) by name to show under the pointer.
+        indices: (K,), the indices of the codes, where the projection is of some codes alone.
+        chosen: the index of a code to ring.
+        **look: title, summary, width, height, or properties of the layout.
+
+    Returns:
+        The figure. Its traces are the codes, the hollow codes and the ring; `customdata` begins
+        with the index.
+
+    Raises:
+        ValueError: for numbers or classes that do not fit the codes.
     """
-    points, count = projection.points, len(projection.points)
-    values, numbers = np.zeros(count) if color is None else array(color), np.arange(count)
-    numbers = numbers if indices is None else indices
-    shown = {label: values} if color is not None and not classes else {}
-    shown = {"code": numbers} | shown | {name: array(column) for name, column in (hover or {}).items()}
-    for name, column in {label: values, **shown}.items():
-        if column.shape != (count,):
-            raise ValueError(f"{count} codes need as many numbers of {name!r}, not {column.shape}")
+    points = projection.points
+    count, axes = points.shape
+    numbers = np.arange(count) if indices is None else array(indices)
+    values = np.ones(count) if color is None else array(color)
+    columns = {"code": numbers, label: values, **(hover or {})}
+    table = pd.DataFrame(
+        {
+            name: check_numbers(column, count, f"numbers of {name!r}")
+            for name, column in columns.items()
+        }
+    )
+    if color is None or classes:
+        del table[label]
     if classes and not -1 <= values.min() <= values.max() < len(classes):
-        raise ValueError(f"classes reach from {values.min():.0f} to {values.max():.0f}; allowed are -1 to "
-                         f"{len(classes) - 1}, one for each name")
+        raise ValueError(
+            f"classes reach from {values.min():.0f} to {values.max():.0f}; allowed are -1 to "
+            f"{len(classes) - 1}, one for each name"
+        )
+    empty = (values < 0) if classes else (values <= 0) & log
     rows, note = thin(count, "codes")
-    hollow = rows[(values[rows] < 0) if classes else (values[rows] <= 0) & log]
-    solid, size = np.setdiff1d(rows, hollow), 8 if points.shape[1] == 2 else 4
-    marker = _colours(values, label, log, classes)
-    marker |= {"color": marker["color"][solid]} if color is not None else {"color": theme.BLUE}
-    symbols = [SYMBOLS[int(value) // len(CLASSES) % len(SYMBOLS)] for value in values[solid]] if classes else "circle"
-    figure, ring = go.Figure(), np.flatnonzero(numbers == chosen)
-    _add(figure, points, solid, shown, "codes", marker | {"size": size, "symbol": symbols, "opacity": 0.85})
-    empty = {"size": size - 1, "symbol": "circle-open", "color": theme.GRAY, "opacity": 0.6}
-    _add(figure, points, hollow, shown, "no class" if classes else f"{label.split(' (')[0]} 0", empty)
-    mark = {"size": 2 * size, "symbol": "circle-open", "color": theme.VERMILLION, "line": {"width": 3}}
-    _add(figure, points, ring, shown, f"code {chosen}", mark)
-    return _framed(figure, points, look, f"{projection.method} of the codes", f"{projection.trust}{note}")
+    solid = rows[~empty[rows]]
+    hollow = rows[empty[rows]]
+
+    size = 8 if axes == 2 else 4
+    marker = {"size": size, "symbol": "circle", "opacity": 0.85, "color": BLUE}
+    if color is not None:
+        marker |= _shades(values[solid], label, log, classes)
+    figure = Figure()
+    _add_codes(figure, points, table, solid, "codes", marker)
+    marker = {"size": size - 1, "symbol": "circle-open", "opacity": 0.6, "color": GRAY}
+    name = "no class" if classes else f"{label.split(' (')[0]} 0"
+    _add_codes(figure, points, table, hollow, name, marker)
+    ring = np.flatnonzero(numbers == chosen)
+    line = {"width": 3}
+    marker = {"size": 2 * size, "symbol": "circle-open", "line": line, "color": VERMILLION}
+    _add_codes(figure, points, table, ring, f"code {chosen}", marker)
+
+    # One scale for all axes, since gaps in different directions are compared.
+    layout = {"width": 760, "height": 640}
+    if axes == 2:
+        figure.update_xaxes(title_text=MAP_AXES[0])
+        figure.update_yaxes(title_text=MAP_AXES[1], scaleanchor="x")
+    else:
+        set_scene(figure, None, names=MAP_AXES)
+        layout = {"width": 760, "height": 620, "left": 24, "bottom": 8}
+    title = f"{projection.method} of the codes"
+    return finish(figure, look, title, f"{projection.trust}{note}", **layout)
 
 
-def code_maps(projections: Mapping[str, Projection], usage: Mapping[str, Counts], **look: Any) -> go.Figure:
-    """Maps (2 axes) of several codebooks side by side, all coloured by `usage` on one log scale, each on its own axes.
+def _shades(values: np.ndarray, label: str, log: bool, classes: Sequence[str]) -> dict[str, Any]:
+    """Return the marker properties that show numbers or classes by color."""
+    if log:
+        scale = usage_scale(values.max(initial=1), label, len=0.8)
+        return {"color": np.log10(values), **scale}
+    if not classes:
+        bar = color_bar(label, len=0.8, tickmode="auto")
+        ends = {"cmin": float(values.min()), "cmax": float(values.max()) + 1e-9}
+        return {"color": values, "colorscale": "Viridis_r", "colorbar": bar, **ends}
+    # A scale of steps: each color begins where the last one ends.
+    count = len(classes)
+    edges = np.linspace(0, 1, count + 1).repeat(2)[1:-1]
+    scale = list(zip(edges, np.resize(CLASSES, count).repeat(2), strict=True))
+    ticks = {"tickmode": "array", "tickvals": np.arange(count), "ticktext": classes}
+    bar = color_bar(label, len=0.8, **ticks)
+    symbols = np.resize(np.repeat(SYMBOLS, len(CLASSES)), count)[values.astype(int)]
+    ends = {"cmin": -0.5, "cmax": count - 0.5}
+    return {"color": values, "colorscale": scale, "colorbar": bar, "symbol": symbols, **ends}
 
-    Raises ValueError for names or counts that do not fit.
+
+def _add_codes(
+    figure: Figure,
+    points: Rows,
+    table: pd.DataFrame,
+    rows: np.ndarray,
+    name: str,
+    marker: dict[str, Any],
+) -> None:
+    """Draw some of the codes; the pointer shows their rows of the table."""
+    lines = [f"{label}: %{{customdata[{place}]:,.4~g}}" for place, label in enumerate(table)]
+    add_points(
+        figure,
+        points[rows],
+        name,
+        marker=marker,
+        customdata=table.iloc[rows].to_numpy(np.float32),
+        hovertemplate="<br>".join(lines) + "<extra></extra>",
+    )
+    figure.data[-1].showlegend = len(rows) > 0
+
+
+def code_maps(
+    projections: Mapping[str, Projection], usage: Mapping[str, Counts], **look: Any
+) -> Figure:
+    """Draw maps of several codebooks side by side, with usage by color on one log scale.
+
+    Args:
+        projections: by name, onto 2 axes; each map has axes of its own.
+        usage: by the same names (K,), how many tokens chose each code; unused codes are hollow.
+        **look: title, summary, width, height, or properties of the layout.
+
+    Returns:
+        The figure.
+
+    Raises:
+        ValueError: for names or counts that do not fit.
     """
     if projections.keys() != usage.keys():
-        raise ValueError(f"projections of {', '.join(projections)} need the usage of the same, not {', '.join(usage)}")
+        books = ", ".join(projections)
+        raise ValueError(
+            f"projections of {books} need the usage of the same, not {', '.join(usage)}"
+        )
     figure = make_subplots(1, len(projections), horizontal_spacing=0.04)
-    top = max(float(array(counts).max()) for counts in usage.values())
-    for column, (name, seen) in enumerate(projections.items(), start=1):
-        for trace in code_map(seen, usage[name], log=True).data[:2]:
-            marker = _colours(np.array([top]), "usage (tokens)", True, ()) if trace.name == "codes" else {}
-            marker.pop("color", None)
-            marker["showscale"] = trace.name == "codes" and column == 1
-            figure.add_trace(trace.update(showlegend=False, marker=marker), 1, column)
-    figure.update_xaxes(showticklabels=False, ticks="").update_yaxes(showticklabels=False, ticks="")
-    for column, name in enumerate(projections, start=1):
-        figure.update_xaxes(title_text=name, col=column)
-        figure.update_yaxes(scaleanchor=f"x{column}" if column > 1 else "x", constrain="domain", col=column)
-    trust = [f"{name}: {len(seen.points)} codes, nearest kept {seen.neighbors_kept:.0%}"
-             for name, seen in projections.items()]
-    return finish(figure, look, "Maps side by side", f"{'; '.join(trust)}. Scales differ from map to map.", left=24,
-                  height=400)
+    text = []
+    for column, (name, projection) in enumerate(projections.items(), start=1):
+        codes, unused, _ = code_map(projection, usage[name], log=True).data
+        figure.add_trace(codes, 1, column)
+        figure.add_trace(unused, 1, column)
+        figure.update_xaxes(title_text=name, constrain="domain", col=column)
+        kept = f"nearest kept {projection.neighbors_kept:.0%}"
+        text.append(f"{name}: {len(projection.points)} codes, {kept}")
+    most = max(array(counts).max() for counts in usage.values())
+    figure.update_traces(marker=usage_scale(most, len=0.8), selector={"name": "codes"})
+    figure.update_traces(showlegend=False, marker_showscale=False)
+    figure.data[0].marker.showscale = True
+    figure.update_xaxes(showticklabels=False, ticks="")
+    figure.update_yaxes(showticklabels=False, ticks="")
+    square_panels(figure)
+    summary = f"{'; '.join(text)}. Scales differ from map to map."
+    return finish(figure, look, "Maps side by side", summary, left=24, height=400)
 
 
-def projected_sphere(projection: Projection, norms: Norms | None = None, usage: Counts | None = None,
-                     radius: float | int | None = None, **look: Any) -> go.Figure:
-    """Codes at their drawn directions on the sphere and at their true `norms` from its centre (1 without norms).
+def token_map(
+    images: Images,
+    indices: Int[Array, "_n _h _w"],
+    values: Values | None = None,
+    *,
+    label: str = "code",
+    **look: Any,
+) -> Figure:
+    """Draw images above their grids of tokens; the pointer shows row, column and code.
 
-    usage and radius as in `sphere`. The caption carries the trust. Raises ValueError for a projection onto a map.
+    Args:
+        images: (n, C, H, W) in [-1, 1], with C 1 or 3; the first 8 are drawn.
+        indices: (n, h, w), the codes of their places.
+        values: (K,), a number for each code that gives it its color; by default its index.
+        label: what `values` are, with the unit.
+        **look: title, summary, width, height, or properties of the layout.
+
+    Returns:
+        The figure.
+
+    Raises:
+        ValueError: for grids and images of different number, and for an index without a value.
     """
-    if not projection.sphere:
-        raise ValueError(f"this projection ({projection.method}) is a map, not a sphere; make one with sphere=True")
-    lengths = np.ones(len(projection.points)) if norms is None else array(norms)
-    if lengths.shape != (len(projection.points),):
-        raise ValueError(f"{len(projection.points)} codes need as many norms, not {lengths.shape}")
-    places = projection.points * lengths[:, None]
-    unit = norms is None and radius is None
-    ball: dict[str, Any] = {"radius": 1.0 if unit else radius, "usage": usage}
-    text = f"{projection.trust} {theme.summary(sphere(places, **ball))}"
-    figure = sphere(places, **ball, **{"title": f"Codes on the sphere: {projection.method}", "summary": text} | look)
-    if unit:
-        figure.update_traces(name="unit sphere", selector={"name": "ball of radius M(t)"})
-    names = {f"{one}axis_title": f"axis {number}" for number, one in enumerate("xyz", start=1)}
-    return figure if projection.method == "exact" else figure.update_scenes(**names)
-
-
-def with_patch(figure: go.Figure, patch: Float[Tensor, "_C _H _W"], title: str) -> go.Figure:
-    """The map of `code_map` on the left, and on the right an image (C, H, W) in [-1, 1], such as a code decoded."""
-    picture = to_uint8(_checked(patch[None], "patch")[0]).permute(1, 2, 0).numpy()
-    figure.add_image(z=picture, xaxis="x9", yaxis="y9", hoverinfo="skip")
-    bare = {"showgrid": False, "showline": False, "ticks": "", "showticklabels": False, "constrain": "domain"}
-    top = {"title": {"text": title}, "side": "top", "anchor": "y9", "domain": [0.82, 1]}
-    left = {"anchor": "x9", "domain": [0.25, 0.75], "scaleanchor": "x9", "autorange": "reversed"}
-    figure.update_layout(width=figure.layout.width + 220, xaxis_domain=[0, 0.68], scene_domain_x=[0, 0.68],
-                         xaxis9=bare | top, yaxis9=bare | left)
-    return figure.update_traces(marker_colorbar={"x": 0.7, "xanchor": "left"}, selector={"name": "codes"})
-
-
-def token_map(images: Images, indices: Indices, values: Values | None = None, *, label: str = "code",
-              **look: Any) -> go.Figure:
-    """Images (n, C, H, W) in [-1, 1] above their grids of indices (n, h, w); the first 8 are drawn.
-
-    Each code has a colour, by its number or by `values` (K,), named by `label`; the pointer shows row, column and
-    code. Raises ValueError for grids and images of different number, and for an index without a value.
-    """
-    images, grids = _checked(images, "images"), array(indices).astype(int)
-    if len(images) != len(grids) or grids.ndim != 3:
-        raise ValueError(f"{len(images)} images need as many grids (h, w) of indices, not {grids.shape}")
+    tiles = check_images(images, "images")
+    grids = array(indices).astype(int)
+    if len(tiles) != len(grids) or grids.ndim != 3:
+        raise ValueError(
+            f"{len(tiles)} images need as many grids (h, w) of indices, not {grids.shape}"
+        )
     numbers = np.arange(grids.max() + 1) if values is None else array(values)
     if grids.min() < 0 or grids.max() >= len(numbers):
-        raise ValueError(f"indices reach from {grids.min()} to {grids.max()}; values stand for 0 to {len(numbers) - 1}")
-    shown = min(8, len(images))
-    figure = make_subplots(2, shown, horizontal_spacing=0.01, vertical_spacing=0.03)
-    for column, (image, grid) in enumerate(zip(images[:shown], grids[:shown], strict=True), start=1):
-        picture = go.Image(z=to_uint8(image).permute(1, 2, 0).numpy(), hoverinfo="skip")
-        cells = go.Heatmap(z=numbers[grid], customdata=grid, coloraxis="coloraxis", xgap=1, ygap=1,
-                           hovertemplate="row %{y}, column %{x}<br>code %{customdata}<extra></extra>")
-        figure.add_trace(picture, 1, column).add_trace(cells, 2, column)
-    figure.update_xaxes(visible=False, constrain="domain").update_yaxes(visible=False, autorange="reversed")
-    for number, axis in enumerate(figure.select_yaxes(), start=1):
-        axis.update(scaleanchor=f"x{number}".removesuffix("1") if number == 1 else f"x{number}", constrain="domain")
-    bar = _bar(label) | {"len": 0.5, "y": 0.25}
-    scale = {"colorscale": "Turbo" if values is None else "Viridis_r", "colorbar": bar}
-    text = (f"{shown} of {len(images)} images and the codes of their {grids.shape[1]} x {grids.shape[2]} places; "
-            f"{len(np.unique(grids[:shown]))} different codes.")
+        found = f"indices reach from {grids.min()} to {grids.max()}"
+        raise ValueError(f"{found}; values stand for 0 to {len(numbers) - 1}")
+
+    shown = grids[:8]
+    figure = make_subplots(2, len(shown), horizontal_spacing=0.01, vertical_spacing=0.03)
+    hover = "row %{y}, column %{x}<br>code %{customdata}<extra></extra>"
+    cells = {"coloraxis": "coloraxis", "xgap": 1, "ygap": 1, "hovertemplate": hover}
+    for column, grid in enumerate(shown, start=1):
+        pixels = to_pixels(tiles[column - 1])
+        figure.add_image(z=pixels, hoverinfo="skip", row=1, col=column)
+        figure.add_heatmap(z=numbers[grid], customdata=grid, row=2, col=column, **cells)
+    figure.update_xaxes(visible=False, constrain="domain")
+    figure.update_yaxes(visible=False, autorange="reversed")
+    square_panels(figure)
+    shades = "Turbo" if values is None else "Viridis_r"
+    scale = {"colorscale": shades, "colorbar": color_bar(label, len=0.5, y=0.25)}
+    _, high, wide = grids.shape
+    text = (
+        f"{len(shown)} of {len(tiles)} images and the codes of their {high} x {wide} places; "
+        f"{len(np.unique(shown))} different codes."
+    )
     return finish(figure, look, "Tokens", text, height=380, coloraxis=scale, bottom=16, left=24)
-
-
-def _colours(values: np.ndarray, label: str, log: bool, classes: Sequence[str]) -> dict[str, Any]:
-    """Colours, scale and colour bar for all codes; classes get a bar of steps."""
-    if classes:
-        steps = np.linspace(0, 1, len(classes) + 1)
-        scale = [(edge, CLASSES[number % len(CLASSES)]) for number in range(len(classes))
-                 for edge in steps[number:number + 2]]
-        ticks = {"tickmode": "array", "tickvals": np.arange(len(classes)), "ticktext": list(classes)}
-        return {"color": values, "colorscale": scale, "cmin": -0.5, "cmax": len(classes) - 0.5,
-                "colorbar": _bar(label) | ticks}
-    if not log:
-        low, high = float(values.min()), float(values.max())
-        return {"color": values, "colorscale": "Viridis_r", "cmin": low, "cmax": high + 1e-9 * (low == high),
-                "colorbar": _bar(label) | {"tickmode": "auto"}}
-    top = int(np.ceil(np.log10(max(10, values.max()))))
-    names = [f"{10**power:,}" for power in range(top + 1)]
-    ticks = {"tickmode": "array", "tickvals": np.arange(top + 1), "ticktext": names}
-    return {"color": np.log10(np.maximum(values, 1e-300)), "colorscale": "Viridis_r", "cmin": 0, "cmax": top,
-            "colorbar": _bar(label) | ticks}
-
-
-def _bar(label: str) -> dict[str, Any]:
-    return {"title": {"text": label, "side": "right"}, "thickness": 12, "len": 0.8}
-
-
-def _add(figure: go.Figure, points: np.ndarray, rows: np.ndarray, shown: Mapping[str, np.ndarray], name: str,
-         marker: dict[str, Any]) -> None:
-    """Some rows of the points as a trace; the pointer shows what `shown` says of them."""
-    add = figure.add_scatter if points.shape[1] == 2 else figure.add_scatter3d
-    table = np.column_stack([column[rows] for column in shown.values()]).astype(np.float32)
-    lines = [f"{label}: %{{customdata[{place}]:,.4~g}}" for place, label in enumerate(shown)]
-    add(**dict(zip("xyz", points[rows].astype(np.float32).T, strict=False)), mode="markers", name=name, marker=marker,
-        customdata=table, hovertemplate="<br>".join(lines) + "<extra></extra>", showlegend=len(rows) > 0)
-
-
-def _framed(figure: go.Figure, points: np.ndarray, look: dict, title: str, text: str) -> go.Figure:
-    """Axes of one scale, since gaps in different directions are compared."""
-    if points.shape[1] == 2:
-        figure.update_xaxes(title_text="map axis 1").update_yaxes(title_text="map axis 2", scaleanchor="x")
-        return finish(figure, look, title, text, width=760, height=640)
-    axes = {f"{one}axis": {"title": f"map axis {n}", "showbackground": False, "nticks": 5}
-            for n, one in enumerate("xyz", start=1)}
-    camera = {"eye": {"x": 1.3, "y": 1.3, "z": 0.8}, "projection": {"type": "orthographic"}}
-    figure.update_scenes(aspectmode="data", camera=camera, **axes)
-    return finish(figure, look, title, text, width=760, height=620, left=24, bottom=8)

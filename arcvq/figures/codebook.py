@@ -1,110 +1,208 @@
-"""A codebook's angles, norms and usage."""
+"""Angles, norms and usage of codebooks."""
 
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-import plotly.graph_objects as go
 import torch
+from numpy.linalg import norm
+from plotly.graph_objects import Figure
 
 from arcvq import geometry
-from arcvq.figures import theme
-from arcvq.figures.theme import Counts, Vectors, array, colors, finish, named, thin, vectors
+from arcvq.figures.parts import add_points, thin
+from arcvq.figures.theme import (
+    BLUE,
+    DOTTED,
+    GRAY,
+    LOG,
+    Counts,
+    Vectors,
+    array,
+    check_vectors,
+    colored,
+    finish,
+    named,
+)
 
 Codebooks = Mapping[str, Vectors] | Vectors
 
 
-def angle_histogram(codebooks: Codebooks, dim: int | None = None, **look: Any) -> go.Figure:
-    """Angles of all pairs of codes (degrees) against those of random directions in `dim` (the codes' D).
+def angle_histogram(codebooks: Codebooks, dim: int | None = None, **look: Any) -> Figure:
+    """Draw the angles of all pairs of codes, beside those of random directions.
 
-    Dashed: each codebook's smallest angle. Dotted: the bound for its K and D. Codes of norm zero have no
-    direction and are left out. Raises ValueError for fewer than two others.
+    A dashed line marks the smallest angle of each codebook, a dotted one the largest that is
+    possible with as many codes in as many dimensions (`geometry.best_min_angle_bound`).
+
+    Args:
+        codebooks: codes (K, D) by name, or a single codebook. Codes of norm zero have no direction
+            and are left out; of more than 2,048 codes a sample is drawn.
+        dim: dimensions of the random directions, by default those of the codes.
+        **look: title, summary, width, height, or properties of the layout.
+
+    Returns:
+        The figure, with angles in degrees.
+
+    Raises:
+        ValueError: for no codebooks, codes that are not finite, and fewer than two with a norm.
     """
-    figure, books, x, text = go.Figure(), named(codebooks), np.arange(181), []
+    figure = Figure()
+    degrees = np.arange(181)
+    bins = degrees[::2]
     bounds: dict[int, float] = {}
-    for name, colour in colors(books).items():
-        codes = torch.from_numpy(vectors(books[name], f"codebook {name!r}"))
-        if len(codes := codes[codes.any(dim=1)]) < 2:
-            raise ValueError(f"codebook {name!r} has {len(codes)} codes with a direction; an angle needs 2")
-        rows, note = thin(len(codes), "codes", 2048)
-        angles = np.degrees(array(geometry.pairwise_angles(codes[rows])))
-        smallest, bound = np.degrees([geometry.min_angle(codes), geometry.best_min_angle_bound(*codes.shape)])
-        _steps(figure, x[::2], np.histogram(angles, x[::2], density=True)[0] * 100, name, colour)
-        figure.add_vline(x=smallest, line={"color": colour, "dash": "dash", "width": 1.5})
+    text = []
+    for name, book, color in colored(codebooks):
+        codes = torch.from_numpy(check_vectors(book, f"codebook {name!r}"))
+        codes = codes[codes.any(dim=1)]
+        if len(codes) < 2:
+            found = f"{len(codes)} codes with a direction"
+            raise ValueError(f"codebook {name!r} has {found}; an angle needs 2")
+        rows, note = thin(len(codes), "codes", limit=2048)
+        angles = geometry.pairwise_angles(codes[rows]).rad2deg()
+        share, _ = np.histogram(angles, bins, density=True)
+        _add_staircase(figure, bins, 100 * share, name, color)
+        smallest = np.degrees(geometry.min_angle(codes))
+        bound = np.degrees(geometry.best_min_angle_bound(*codes.shape))
+        figure.add_vline(x=smallest, line={"color": color, "dash": "dash", "width": 1.5})
         bounds[dim or codes.shape[1]] = bound
         text.append(f"{name} {smallest:.1f}° of {bound:.1f}°.{note}")
     for size, bound in bounds.items():
-        density = array(geometry.random_angle_density(torch.from_numpy(np.radians(x)), size))
-        figure.add_scatter(x=x, y=density * 100 * np.pi / 180, name=f"random, D = {size}", mode="lines",
-                           line_color=theme.GRAY)
-        figure.add_vline(x=bound, line=theme.DOTTED, name=f"bound, D = {size}", showlegend=True)
+        density = geometry.random_angle_density(torch.from_numpy(np.radians(degrees)), size)
+        percent = np.radians(100 * density)
+        name = f"random, D = {size}"
+        figure.add_scatter(x=degrees, y=percent, name=name, mode="lines", line_color=GRAY)
+        figure.add_vline(x=bound, line=DOTTED, name=f"bound, D = {size}", showlegend=True)
     figure.update_xaxes(title_text="angle between two codes (degrees)", range=[0, 180], dtick=30)
     figure.update_yaxes(title_text="pairs of codes (% per degree)", rangemode="tozero")
-    return finish(figure, look, "Angles between codes", f"Smallest angle and its bound: {' '.join(text)}")
+    summary = f"Smallest angle and its bound: {' '.join(text)}"
+    return finish(figure, look, "Angles between codes", summary)
 
 
-def norm_histogram(codebooks: Codebooks, radius: float | int | None = None, **look: Any) -> go.Figure:
-    """How many codes have which norm; the radius M(t) of the ball is a dotted line, unless far outside."""
-    figure, books = go.Figure(), named(codebooks)
-    norms = {name: np.linalg.norm(vectors(books[name], f"codebook {name!r}"), axis=1) for name in books}
-    edges = np.linspace(0, 1.02 * max(1e-9, *map(np.max, norms.values())), 61)
-    text = [f"{name} {values.min():.3g} to {values.max():.3g}" for name, values in norms.items()]
-    for name, colour in colors(norms).items():
-        _steps(figure, edges, np.histogram(norms[name], edges)[0], name, colour)
-    if radius is not None:
-        text.append(f"radius of the ball {radius:,.4g}")
-        if radius <= 2 * edges[-1]:
-            figure.add_vline(x=radius, line=theme.DOTTED, name="radius M(t) of the ball", showlegend=True)
+def norm_histogram(codebooks: Codebooks, **look: Any) -> Figure:
+    """Draw how many codes have which norm.
+
+    Args:
+        codebooks: codes (K, D) by name, or a single codebook.
+        **look: title, summary, width, height, or properties of the layout.
+
+    Returns:
+        The figure.
+
+    Raises:
+        ValueError: for no codebooks, and codes that are not finite.
+    """
+    norms = {}
+    text = []
+    for name, book in named(codebooks).items():
+        lengths = norm(check_vectors(book, f"codebook {name!r}"), axis=1)
+        norms[name] = lengths
+        text.append(f"{name} {lengths.min():.3g} to {lengths.max():.3g}")
+    longest = max(map(np.max, norms.values()))
+    bins = np.linspace(0, 1.02 * max(1e-9, longest), 61)
+    figure = Figure()
+    for name, lengths, color in colored(norms):
+        counts, _ = np.histogram(lengths, bins)
+        _add_staircase(figure, bins, counts, name, color)
     figure.update_xaxes(title_text="norm of the code", rangemode="tozero")
     figure.update_yaxes(title_text="codes", rangemode="tozero")
     return finish(figure, look, "Norms of the codes", f"Norms: {'; '.join(text)}.")
 
 
-def usage_bars(counts: Mapping[str, Counts] | Counts, **look: Any) -> go.Figure:
-    """Tokens for each code (log), the most used first; a staircase ends where the unused codes begin.
+def usage_bars(counts: Mapping[str, Counts] | Counts, **look: Any) -> Figure:
+    """Draw the tokens of each code on a log scale, the most used code first.
 
-    The summary names perplexity and its ceiling min(K, tokens). Raises ValueError for counts without tokens.
+    Args:
+        counts: how many tokens chose each code (K,), by name, or those of a single codebook.
+        **look: title, summary, width, height, or properties of the layout.
+
+    Returns:
+        The figure: a staircase that ends where the unused codes begin. Its caption tells the
+        perplexity and its ceiling min(K, tokens).
+
+    Raises:
+        ValueError: for no codebooks, counts below 0, and counts without any token.
     """
-    figure, text, most, longest = go.Figure(), [], 1.0, 0
-    for name, colour in colors(named(counts)).items():
-        usage = np.sort(array(named(counts)[name]))[::-1]
-        used, tokens = np.count_nonzero(usage), int(usage.sum())
+    figure = Figure()
+    text = []
+    most = 1.0
+    longest = 0
+    for name, usage, color in colored(counts):
+        usage = np.sort(array(usage))[::-1]
+        tokens = int(usage.sum())
         if tokens <= 0 or usage[-1] < 0:
-            raise ValueError(f"usage of {name!r} sums to {tokens} tokens; counts are from 0, the sum from 1")
-        _steps(figure, np.arange(used + 1), usage[:used], f"{name}: {used} of {len(usage)} used", colour, 0.5)
+            found = f"usage of {name!r} sums to {tokens} tokens"
+            raise ValueError(f"{found}; counts are from 0, the sum from 1")
+        used = np.count_nonzero(usage)
+        label = f"{name}: {used} of {len(usage)} used"
+        _add_staircase(figure, np.arange(used + 1), usage[:used], label, color, floor=0.5)
         perplexity = geometry.perplexity(torch.tensor(usage.copy()))
-        text.append(f"{name} {perplexity:.1f} of {geometry.perplexity_ceiling(len(usage), tokens):,}")
-        most, longest = max(most, usage[0]), max(longest, len(usage))
+        ceiling = geometry.perplexity_ceiling(len(usage), tokens)
+        text.append(f"{name} {perplexity:.1f} of {ceiling:,}")
+        most = max(most, usage[0])
+        longest = max(longest, len(usage))
     figure.update_xaxes(title_text="codes, the most used first", range=[0, longest])
-    figure.update_yaxes(title_text="usage (tokens)", **theme.LOG, range=np.log10([0.5, 2 * most]))
-    return finish(figure, look, "Usage of the codes", f"Perplexity and its ceiling: {'; '.join(text)}.")
+    figure.update_yaxes(LOG, title_text="usage (tokens)", range=np.log10([0.5, 2 * most]))
+    summary = f"Perplexity and its ceiling: {'; '.join(text)}."
+    return finish(figure, look, "Usage of the codes", summary)
 
 
-def norm_against_usage(codebook: Vectors, counts: Counts, **look: Any) -> go.Figure:
-    """Each code's norm over its usage (log; unused codes stand at 0 on the left), with rank correlations."""
-    codes, usage, figure = vectors(codebook, "codebook"), array(counts), go.Figure()
-    both = torch.from_numpy(codes), torch.from_numpy(usage)
-    over_all, used = geometry.norm_usage_correlation(*both), both[1] > 0
-    over_used = geometry.norm_usage_correlation(*(rows[used] for rows in both)) if used.any() else 0.0
-    (rows, note), norms = thin(len(codes), "codes"), np.linalg.norm(codes, axis=1)
-    for name, symbol in (("used", "circle"), ("unused", "circle-open")):
-        shown = rows[(usage[rows] > 0) == (name == "used")]
-        marker = {"size": 7, "symbol": symbol, "color": theme.BLUE, "opacity": 0.6}
+def norm_against_usage(codebook: Vectors, counts: Counts, **look: Any) -> Figure:
+    """Draw the norm of each code over its usage, on a log scale that begins with the unused codes.
+
+    Args:
+        codebook: codes (K, D).
+        counts: how many tokens chose each code (K,).
+        **look: title, summary, width, height, or properties of the layout.
+
+    Returns:
+        The figure. Its caption tells the rank correlations of norm and usage.
+
+    Raises:
+        ValueError: for codes that are not finite, and counts of another length.
+    """
+    codes = torch.from_numpy(check_vectors(codebook, "codebook"))
+    usage = torch.from_numpy(array(counts))
+    over_all = geometry.norm_usage_correlation(codes, usage)
+    used = usage > 0
+    over_used = 0.0
+    if used.any():
+        over_used = geometry.norm_usage_correlation(codes[used], usage[used])
+
+    figure = Figure()
+    norms = codes.norm(dim=1)
+    rows, note = thin(len(codes), "codes")
+    marker = {"size": 7, "color": BLUE, "opacity": 0.6}
+    for name, symbol, group in (("used", "circle", used), ("unused", "circle-open", ~used)):
+        shown = rows[group[rows]]
         # A log axis has no 0: unused codes stand at half a token.
-        figure.add_scatter(x=np.maximum(usage[shown], 0.5), y=norms[shown], text=shown, name=f"{name} codes",
-                           mode="markers", marker=marker)
-    ticks = [10**power for power in range(len(str(int(usage.max()))) + 1)]
-    figure.update_xaxes(title_text="usage (tokens)", type="log", tickvals=[0.5, *ticks],
-                        ticktext=["0", *(f"{tick:,}" for tick in ticks)])
+        places = np.stack([usage[shown].clip(0.5), norms[shown]], axis=1)
+        add_points(figure, places, f"{name} codes", text=shown, marker=marker | {"symbol": symbol})
+    powers = [10**power for power in range(len(f"{usage.max():.0f}") + 1)]
+    figure.update_xaxes(
+        title_text="usage (tokens)",
+        type="log",
+        tickvals=[0.5, *powers],
+        ticktext=["0", *(f"{power:,}" for power in powers)],
+    )
     figure.update_yaxes(title_text="norm of the code", rangemode="tozero")
-    text = (f"Rank correlation of norm and usage: {over_all:.2f} over all codes, {over_used:.2f} over the "
-            f"{int(used.sum())} used; near 1, long codes win.{note}")
+    text = (
+        f"Rank correlation of norm and usage: {over_all:.2f} over all codes, {over_used:.2f} over "
+        f"the {used.sum()} used; near 1, long codes win.{note}"
+    )
     return finish(figure, look, "Norm against usage", text)
 
 
-def _steps(figure: go.Figure, edges, heights, name: str, colour: str, floor: float = 0.0) -> None:
-    """A translucent staircase without its empty ends, since bars would hide each other."""
+def _add_staircase(
+    figure: Figure,
+    edges: np.ndarray,
+    heights: np.ndarray,
+    name: str,
+    color: str,
+    floor: float = 0.0,
+) -> None:
+    """Draw a translucent histogram without its empty ends; bars would hide each other."""
     first, last = np.flatnonzero(heights)[[0, -1]]
-    x, y = edges[[first, *range(first, last + 2)]], [floor, *heights[first:last + 1], floor]
-    figure.add_scatter(x=x, y=y, name=name, mode="lines", showlegend=True, fill="tozeroy",
-                       fillcolor=colour + "26", line={"color": colour, "shape": "hv", "width": 1.5})
+    x = edges[[first, *range(first, last + 2)]]
+    y = [floor, *heights[first : last + 1], floor]
+    line = {"color": color, "shape": "hv", "width": 1.5}
+    fill = {"fill": "tozeroy", "fillcolor": color + "26"}
+    figure.add_scatter(x=x, y=y, name=name, mode="lines", line=line, showlegend=True, **fill)

@@ -1,41 +1,68 @@
-"""What the margin loss costs: time and memory over the number of latents and of codes, beside the floor."""
+"""What the margin loss costs: time and memory over the number of latents and of codes."""
+
+from typing import Any
 
 import pandas as pd
-import plotly.graph_objects as go
+from plotly.graph_objects import Figure
 from plotly.subplots import make_subplots
 
+from arcvq.figures.parts import name_once
 from arcvq.figures.theme import BLACK, GRAY, LOG, METHOD_COLORS, finish
 
-AXES = {"count": "latents N", "num_codes": "codes K"}
-STYLES = {"plain": ("whole matrix", {"color": BLACK}), "loss": ("streaming", {"color": METHOD_COLORS["samp"]}),
-          "floor": ("floor: two matrix products", {"color": GRAY, "dash": "dash"})}
+# Columns of the table, in the order in which they are drawn: time, memory, name and line.
+CURVES = (
+    ("plain", "plain_memory", "whole matrix", {"color": BLACK}),
+    ("loss", "memory", "streaming", {"color": METHOD_COLORS["samp"]}),
+    ("floor", None, "floor: two matrix products", {"color": GRAY, "dash": "dash"}),
+)
 
 
-def cost_picture(table: pd.DataFrame, **look) -> go.Figure:
-    """Time (ms) above and memory beyond inputs and gradient (MiB) below, over N and over K, all axes logarithmic.
+def cost_picture(table: pd.DataFrame, **look: Any) -> Figure:
+    """Draw time and memory of the margin loss over latents and over codes, on log scales.
 
-    table: of `arcvq.analysis.profiling.margin_costs`. Over N the rows with the commonest K are drawn, over K those with the
-    commonest N. Raises ValueError for an empty table.
+    Args:
+        table: rows of `arcvq.analysis.profiling.margin_costs`. Over the latents N, those with the
+            commonest number of codes K are drawn, over K those with the commonest N.
+        **look: title, summary, width, height, or properties of the layout.
+
+    Returns:
+        The figure: time (ms) above, and below it the memory beyond inputs and gradient (MiB).
+
+    Raises:
+        ValueError: for an empty table.
     """
     if table.empty:
         raise ValueError("the table of costs is empty; there is nothing to draw")
     figure = make_subplots(2, 2, horizontal_spacing=0.12, vertical_spacing=0.16)
-    for column, (moving, fixed) in enumerate((("count", "num_codes"), ("num_codes", "count")), start=1):
-        level = table[fixed].mode().iloc[0]
-        rows = table[table[fixed] == level].sort_values(moving)
-        for name, (label, line) in STYLES.items():
-            shown = {"name": label, "legendgroup": label, "mode": "lines+markers", "line": line, "col": column}
-            figure.add_scatter(x=rows[moving], y=1e3 * rows[name], row=1, showlegend=column == 1, **shown)
-            memory = {"plain": "plain_memory", "loss": "memory"}.get(name)
-            if memory:
-                figure.add_scatter(x=rows[moving], y=rows[memory], row=2, showlegend=False, **shown)
-        figure.update_xaxes(title_text=f"{AXES[moving]} ({AXES[fixed]} = {level:,})", col=column)
-    figure.update_yaxes(title_text="time (ms)", row=1, col=1).update_yaxes(title_text="memory (MiB)", row=2, col=1)
-    figure.update_yaxes(**LOG)
-    figure.update_xaxes(**LOG | {"dtick": 1, "tickformat": "~s"})  # powers of ten: more would overlap
+    latents = "count", "latents N"
+    codes = "num_codes", "codes K"
+    _add_costs(figure, table, latents, codes, col=1)
+    _add_costs(figure, table, codes, latents, col=2)
+    name_once(figure)
+    figure.update_yaxes(LOG)
+    figure.update_yaxes(title_text="time (ms)", row=1, col=1)
+    figure.update_yaxes(title_text="memory (MiB)", row=2, col=1)
+    figure.update_xaxes(LOG, dtick=1, tickformat="~s")  # powers of ten: more would overlap
+
     ratio = table.loss / table.floor
-    text = (f"The streaming loss takes {ratio.min():.2f} to {ratio.max():.2f} times its floor, and holds at most "
-            f"{table.memory.max():,.0f} MiB beside inputs and gradient; the whole matrix, where it was tried, holds up "
-            f"to {table.plain_memory.max():,.0f} MiB and takes up to {(table.plain / table.loss).max():.1f} times as "
-            "long as the streaming loss.")
+    text = (
+        f"The streaming loss takes {ratio.min():.2f} to {ratio.max():.2f} times its floor, and "
+        f"holds at most {table.memory.max():,.0f} MiB beside inputs and gradient; the whole "
+        f"matrix, where it was tried, holds up to {table.plain_memory.max():,.0f} MiB and takes "
+        f"up to {(table.plain / table.loss).max():.1f} times as long as the streaming loss."
+    )
     return finish(figure, look, "What the margin loss costs", text, height=640)
+
+
+def _add_costs(figure: Figure, table: pd.DataFrame, moving: tuple, fixed: tuple, col: int) -> None:
+    """Draw a column of the figure: costs over one size, where the other has its commonest value."""
+    x, x_title = moving
+    other, other_title = fixed
+    level = table[other].mode().iloc[0]
+    rows = table[table[other] == level].sort_values(x)
+    for time, memory, name, line in CURVES:
+        style = {"name": name, "legendgroup": name, "mode": "lines+markers", "line": line}
+        figure.add_scatter(x=rows[x], y=1e3 * rows[time], row=1, col=col, **style)
+        if memory:
+            figure.add_scatter(x=rows[x], y=rows[memory], row=2, col=col, **style)
+    figure.update_xaxes(title_text=f"{x_title} ({other_title} = {level:,})", col=col)

@@ -5,89 +5,187 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import plotly.graph_objects as go
+from plotly.graph_objects import Figure
 from plotly.subplots import make_subplots
 
-from arcvq.figures.theme import DOTTED, GRAY, LOG, array, colors, finish, named, thin
+from arcvq.figures.parts import measured, name_once, thin
+from arcvq.figures.theme import DOTTED, LOG, array, colored, colors, finish, named
 from arcvq.schedules import Schedule
 
-UNITS = {"psnr": "PSNR (dB)", "codes_used": "codes used (codes)", "perplexity": "perplexity (codes)",
-         "radius": "radius M(t) (norm of a code)", "weight": "weight of the margin loss"}
+UNITS = {
+    "psnr": "PSNR (dB)",
+    "codes_used": "codes used (codes)",
+    "perplexity": "perplexity (codes)",
+    "radius": "radius M(t) (norm of a code)",
+    "weight": "weight of the margin loss",
+}
 
 
-def lines(x: Any, ys: Mapping[str, Any], x_title: str, y_title: str, title: str, summary: str, *,
-          log_x: bool = False, log_y: bool = False, markers: bool = False,
-          levels: Mapping[str, float | int] | None = None, **look: Any) -> go.Figure:
-    """Named curves over one x, with a gap at NaN, and named dotted horizontal `levels`.
+def lines(
+    x: Any,
+    ys: Mapping[str, Any],
+    x_title: str,
+    y_title: str,
+    title: str,
+    summary: str,
+    *,
+    log: str = "",
+    markers: bool = False,
+    **look: Any,
+) -> Figure:
+    """Draw named curves over one x.
 
-    Raises ValueError for a curve whose length is not that of x.
+    Args:
+        x: (n,), a tensor, an array or a list.
+        ys: curves (n,) by name, with gaps at NaN; a single number is a dotted horizontal line.
+        x_title: title of the x-axis, with the unit.
+        y_title: title of the y-axis, with the unit.
+        title: title of the figure.
+        summary: what the figure shows, in one line.
+        log: the axes on a log scale: "x", "y" or "xy".
+        markers: draw the points as well.
+        **look: width, height, or properties of the layout.
+
+    Returns:
+        The figure, with at most 20,000 points of each curve.
+
+    Raises:
+        ValueError: for no curves, or a curve of another length than x.
     """
-    x, ys, figure, (rows, note) = array(x), named(ys), go.Figure(), thin(len(x), "points of each curve")
-    for name, colour in colors(ys).items():
-        if (y := array(ys[name])).shape != x.shape:
+    x = array(x)
+    rows, note = thin(len(x), "points of each curve")
+    mode = "lines+markers" if markers else "lines"
+    curves = {name: array(y) for name, y in named(ys).items()}
+    levels = {name: curves.pop(name) for name in list(curves) if not curves[name].ndim}
+    figure = Figure()
+    for name, y, color in colored(curves):
+        if y.shape != x.shape:
             raise ValueError(f"{name!r} has the shape {y.shape}, x has {x.shape}")
-        figure.add_scatter(x=x[rows], y=y[rows], name=name, mode="lines+markers" if markers else "lines",
-                           line_color=colour, showlegend=True)
-    for name, level in (levels or {}).items():
-        figure.add_hline(y=level, line=DOTTED, name=name, showlegend=True)
-    figure.update_xaxes(title_text=x_title, **LOG if log_x else {})
-    figure.update_yaxes(title_text=y_title, **LOG if log_y else {})
+        style = {"mode": mode, "line_color": color, "showlegend": True}
+        figure.add_scatter(x=x[rows], y=y[rows], name=name, **style)
+    for name, y in levels.items():
+        figure.add_hline(y=float(y), line=DOTTED, name=name, showlegend=True)
+    figure.update_xaxes(LOG if "x" in log else {}, title_text=x_title)
+    figure.update_yaxes(LOG if "y" in log else {}, title_text=y_title)
     return finish(figure, look, title, summary + note)
 
 
-def bars(values: Mapping[str, Any], y_title: str, title: str, summary: str, **look: Any) -> go.Figure:
-    """A bar from zero for each name: a number, or the mean of several (seeds), with standard deviation."""
-    seeds = {name: np.atleast_1d(array(value)) for name, value in named(values).items()}
-    means, most = [numbers.mean() for numbers in seeds.values()], max(map(len, seeds.values()))
-    spread = [numbers.std(ddof=1) if len(numbers) > 1 else 0.0 for numbers in seeds.values()]
-    figure = go.Figure(go.Bar(x=[*seeds], y=means, marker_color=[*colors(seeds).values()], width=0.5,
-                              error_y={"array": spread, "color": GRAY, "visible": most > 1}))
-    text = [f"{mean:,.4g}" + f" ± {sd:.2g}" * (most > 1) for mean, sd in zip(means, spread, strict=True)]
-    figure.add_scatter(x=[*seeds], y=np.add(means, spread), text=text, mode="text", textposition="top center")
-    figure.update_layout(showlegend=False).update_yaxes(title_text=y_title, rangemode="tozero")
-    note = f" Mean ± standard deviation of {most} runs." if most > 1 else ""
-    return finish(figure, look, title, summary + note)
+def bars(values: Mapping[str, Any], y_title: str, title: str, summary: str, **look: Any) -> Figure:
+    """Draw a bar from zero for each name, with its number above it.
 
+    Args:
+        values: numbers by name.
+        y_title: title of the y-axis, with the unit.
+        title: title of the figure.
+        summary: what the figure shows, in one line.
+        **look: width, height, or properties of the layout.
 
-def history_curves(runs: Mapping[str, pd.DataFrame] | pd.DataFrame,
-                   columns: Sequence[str] = ("psnr", "codes_used", "perplexity"), *,
-                   ceiling: int | None = None, **look: Any) -> go.Figure:
-    """A panel for each column of the histories, over steps; `ceiling` (K) is drawn where codes are counted.
+    Returns:
+        The figure.
 
-    Rows where a column was not measured (NaN) are skipped. Raises ValueError for a column that no run has.
+    Raises:
+        ValueError: for no values.
     """
-    runs, text = named(runs, "run"), []
-    chosen, figure = colors(runs), make_subplots(1, len(columns), horizontal_spacing=0.26 / len(columns))
+    heights = {name: float(value) for name, value in named(values).items()}
+    names = list(heights)
+    y = list(heights.values())
+    shades = list(colors(names).values())
+    text = [f"{height:,.4g}" for height in y]
+    figure = Figure()
+    figure.add_bar(x=names, y=y, marker_color=shades, width=0.5)
+    figure.add_scatter(x=names, y=y, text=text, mode="text", textposition="top center")
+    figure.update_yaxes(title_text=y_title, rangemode="tozero")
+    return finish(figure, look, title, summary, showlegend=False)
+
+
+def history_curves(
+    runs: Mapping[str, pd.DataFrame] | pd.DataFrame,
+    columns: Sequence[str] = ("psnr", "codes_used", "perplexity"),
+    *,
+    ceiling: int | None = None,
+    **look: Any,
+) -> Figure:
+    """Draw columns of training histories over the steps, each in a panel of its own.
+
+    Args:
+        runs: histories by name, or a single one; rows where a column was not measured (NaN) are
+            skipped.
+        columns: the columns to draw.
+        ceiling: the number of codes K, drawn where codes are counted.
+        **look: title, summary, width, height, or properties of the layout.
+
+    Returns:
+        The figure; its caption tells the last value of each curve.
+
+    Raises:
+        ValueError: for no runs, or a column that no run has values of.
+    """
+    histories = named(runs, "run")
+    figure = make_subplots(1, len(columns), horizontal_spacing=0.26 / len(columns))
+    text = []
     for panel, column in enumerate(columns, start=1):
-        kind, last = column.removeprefix("validation_"), []
-        for name, history in runs.items():
-            if column in history and len(seen := history[["step", column]].dropna()):
-                x, y = seen.to_numpy(np.float64)[thin(len(seen), "rows")[0]].T
-                mode, new = "lines" + "+markers" * (len(x) < 12), all(t.name != name for t in figure.data)
-                figure.add_scatter(x=x, y=y, name=name, mode=mode, line_color=chosen[name], row=1, col=panel,
-                                   legendgroup=name, showlegend=new)
-                last.append(f"{name} {y[-1]:,.4g}")
-        if not last:
-            known = ", ".join(dict.fromkeys(column for history in runs.values() for column in history))
-            raise ValueError(f"no history has values of {column!r}; the columns are {known}")
-        unit = ("" if kind == column else "validation ") + UNITS.get(kind, kind.replace("_", " "))
-        figure.update_yaxes(title_text=unit, col=panel)
-        if ceiling and kind in ("codes_used", "perplexity"):
+        quantity = column.removeprefix("validation_")
+        title = UNITS.get(quantity, quantity.replace("_", " "))
+        if quantity != column:
+            title = f"validation {title}"
+        figure.update_yaxes(title_text=title, col=panel)
+        last = _add_column(figure, histories, column, panel)
+        text.append(f"{title.split(' (')[0]} {last}")
+        if ceiling and quantity in ("codes_used", "perplexity"):
             label = {"text": f"K = {ceiling:,}", "textposition": "end", "yanchor": "top"}
             figure.add_hline(y=ceiling, line=DOTTED, label=label, row=1, col=panel)
             figure.update_yaxes(range=[0, 1.04 * ceiling], col=panel)
-        text.append(f"{unit.split(' (')[0]} {', '.join(last)}")
+    name_once(figure)
     figure.update_xaxes(title_text="step")
     return finish(figure, look, "Training", f"At the end: {'; '.join(text)}.", height=380)
 
 
-def schedule_curves(schedules: Mapping[str, Schedule] | Schedule, steps: int, *,
-                    y_title: str = UNITS["radius"], **options: Any) -> go.Figure:
-    """Schedules of the radius or the weight at 201 steps from 0 to `steps`; `options` as in `lines`."""
+def _add_column(figure: Figure, histories: dict[str, pd.DataFrame], column: str, panel: int) -> str:
+    """Draw a column of all histories in a panel; return the last values in words."""
+    last = []
+    for name, history, color in colored(histories):
+        x, y = measured(history, column)
+        if len(x):
+            mode = "lines" if len(x) >= 12 else "lines+markers"
+            style = {"name": name, "legendgroup": name, "mode": mode, "line_color": color}
+            figure.add_scatter(x=x, y=y, row=1, col=panel, **style)
+            last.append(f"{name} {y[-1]:,.4g}")
+    if not last:
+        every = pd.concat(histories.values())  # has all columns in the order of their first history
+        known = ", ".join(every.columns)
+        raise ValueError(f"no history has values of {column!r}; the columns are {known}")
+    return ", ".join(last)
+
+
+def schedule_curves(
+    schedules: Mapping[str, Schedule] | Schedule,
+    steps: int,
+    *,
+    y_title: str = UNITS["radius"],
+    **options: Any,
+) -> Figure:
+    """Draw schedules of the radius or of the weight over a run.
+
+    Args:
+        schedules: schedules by name, or a single one.
+        steps: length of the run, from 1; the curves have 201 points from 0 to `steps`.
+        y_title: title of the y-axis.
+        **options: options and look of `lines`.
+
+    Returns:
+        The figure; its caption tells the ends of each curve.
+
+    Raises:
+        ValueError: for no schedules, or steps below 1.
+    """
     if steps < 1:
         raise ValueError(f"steps is {steps}; it must be at least 1")
-    x, chosen = np.linspace(0, steps, 201), named(schedules, "schedule")
-    ys = {name: [float(schedule.value(step)) for step in x] for name, schedule in chosen.items()}
-    ends = "; ".join(f"{name} from {y[0]:,.4g} to {y[-1]:,.4g}" for name, y in ys.items())
-    text = {"title": "Schedules", "summary": f"Over {steps:,} steps: {ends}."}
-    return lines(x, ys, "step", y_title, **text | options)
+    x = np.linspace(0, steps, 201)
+    ys = {}
+    ends = []
+    for name, schedule in named(schedules, "schedule").items():
+        y = [float(schedule.value(step)) for step in x]
+        ys[name] = y
+        ends.append(f"{name} from {y[0]:,.4g} to {y[-1]:,.4g}")
+    words = {"title": "Schedules", "summary": f"Over {steps:,} steps: {'; '.join(ends)}."}
+    return lines(x, ys, "step", y_title, **words | options)

@@ -1,144 +1,267 @@
-"""Codes in the ball, and latents on the circle or sphere with the way the margin loss moves them."""
+"""Codes in the ball, and latents around a code with the way the margin loss moves them."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import plotly.graph_objects as go
 from jaxtyping import Float
-from torch import Tensor
+from numpy.linalg import norm
+from plotly.graph_objects import Figure
 
-from arcvq.figures import theme
-from arcvq.figures.theme import Counts, Vectors, array, finish, thin, vectors
+from arcvq.analysis.projections import Projection
+from arcvq.figures.parts import (
+    COMPONENTS,
+    Direction,
+    add_arrows,
+    add_ball,
+    add_cap,
+    add_circle,
+    add_points,
+    normals,
+    set_scene,
+    thin,
+    usage_scale,
+)
+from arcvq.figures.theme import (
+    BLACK,
+    BLUE,
+    GRAY,
+    SKY,
+    VERMILLION,
+    Array,
+    Counts,
+    Number,
+    Vectors,
+    array,
+    check_numbers,
+    check_vectors,
+    finish,
+)
 
-Direction = Float[Tensor, " _D"] | Float[np.ndarray, " _D"]
-MOVES = "How the margin loss moves latents"
+Code = Float[Array, " _D"]
+SCENE = {"width": 640, "height": 580, "left": 24, "bottom": 8}  # pixels
+BALL = "ball of radius M(t)"
+GRADIENTS = "How the margin loss moves latents"
 
 
-def sphere(codes: Vectors, latents: Vectors | None = None, radius: float | int | None = None,
-           usage: Counts | None = None, **look: Any) -> go.Figure:
-    """Codes (K, 3), their norm being the distance from the centre, in the ball of radius M(t).
+def sphere(
+    codes: Vectors,
+    latents: Vectors | None = None,
+    radius: Number | None = None,
+    usage: Counts | None = None,
+    **look: Any,
+) -> Figure:
+    """Draw three-dimensional codes in the ball that bounds their norms.
 
-    `usage` (K,) colors the codes on a log scale; unused ones are hollow. A ball more than twice as large as
-    what it holds is named, not drawn. Raises ValueError for no codes, NaN, D other than 3, too few counts.
+    Args:
+        codes: (K, 3).
+        latents: (N, 3), drawn as small dots.
+        radius: the radius M(t) of the ball. A ball more than twice as large as what it holds is
+            named in the caption and not drawn.
+        usage: (K,), how many tokens chose each code. It colors the codes on a log scale; unused
+            codes are hollow.
+        **look: title, summary, width, height, or properties of the layout.
+
+    Returns:
+        The figure, with the components on axes of one scale.
+
+    Raises:
+        ValueError: for codes or latents that are not rows of 3 finite numbers, and a usage of
+            another length than the codes.
     """
-    codes, figure = vectors(codes, "codes", 3), go.Figure()
-    counts = np.ones(len(codes)) if usage is None else array(usage)
-    if len(counts) != len(codes):
-        raise ValueError(f"{len(codes)} codes need as many usage counts, not {len(counts)}")
-    (rows, note), norms = thin(len(codes), "codes"), np.linalg.norm(codes, axis=1)
-    used, unused, extent = rows[counts[rows] > 0], rows[counts[rows] == 0], float(norms.max())
-    text = f"{len(codes)} codes, norms {norms.min():.3g} to {extent:.3g}"
-    marker: dict[str, Any] = {"color": theme.BLUE, "size": 5}
-    if latents is not None:
-        latents = vectors(latents, "latents", 3)
-        shown, more = thin(len(latents), "latents")
-        extent, note = max(extent, np.linalg.norm(latents, axis=1).max()), note + more
-        _draw(figure, latents[shown], "latents", marker={"size": 2, "color": theme.SKY})
+    figure = Figure()
+    text = _draw_ball(figure, codes, latents, radius, usage)
+    return finish(figure, look, "Codes in the ball", text, **SCENE)
+
+
+def projected_sphere(
+    projection: Projection,
+    norms: Float[Array, " _K"] | None = None,
+    usage: Counts | None = None,
+    radius: Number | None = None,
+    **look: Any,
+) -> Figure:
+    """Draw codes of many dimensions at their projected directions and at their true norms.
+
+    Args:
+        projection: directions (K, 3), of `arcvq.analysis.projections.on_sphere`.
+        norms: (K,), the distances from the center; by default the codes are on the unit sphere.
+        usage: (K,), as in `sphere`.
+        radius: the radius M(t) of the ball, as in `sphere`.
+        **look: title, summary, width, height, or properties of the layout.
+
+    Returns:
+        The figure, with the trust in the projection as caption.
+
+    Raises:
+        ValueError: for a projection onto a map, and norms of another length than the codes.
+    """
+    directions = projection.points
+    if not projection.sphere:
+        raise ValueError(
+            f"this projection ({projection.method}) is a map, not a sphere; make one with on_sphere"
+        )
+    codes = directions
+    ball = BALL
+    if norms is not None:
+        codes = directions * check_numbers(norms, len(directions), "norms")[:, None]
+    elif radius is None:
+        radius = 1
+        ball = "unit sphere"
+    names = COMPONENTS if projection.method == "exact" else ("axis 1", "axis 2", "axis 3")
+    figure = Figure()
+    text = _draw_ball(figure, codes, None, radius, usage, ball, names)
+    title = f"Codes on the sphere: {projection.method}"
+    return finish(figure, look, title, f"{projection.trust} {text}", **SCENE)
+
+
+def _draw_ball(
+    figure: Figure,
+    codes: Vectors,
+    latents: Vectors | None,
+    radius: Number | None,
+    usage: Counts | None,
+    ball: str = BALL,
+    names: Sequence[str] = COMPONENTS,
+) -> str:
+    """Draw codes, latents and a ball on axes of these names; return the caption."""
+    codes = check_vectors(codes, "codes", 3)
+    counts = np.ones(len(codes))
     if usage is not None:
-        ticks = np.arange(np.ceil(np.log10(max(10, counts.max()))) + 1)
-        bar = {"title": {"text": "usage (tokens)", "side": "right"}, "thickness": 12, "len": 0.7,
-               "tickvals": ticks, "ticktext": [f"{10**tick:,.0f}" for tick in ticks]}
-        marker |= {"color": np.log10(counts[used]), "colorscale": "Viridis_r", "cmin": 0, "cmax": ticks[-1],
-                   "colorbar": bar}
-        hollow = {"size": 6, "color": theme.GRAY, "symbol": "circle-open"}
-        _draw(figure, codes[unused], "unused codes", text=unused, marker=hollow)
-        text += f", {np.count_nonzero(counts)} used, {np.count_nonzero(counts == 0)} unused (hollow)"
-    _draw(figure, codes[used], "used codes", text=used, marker=marker)
+        counts = check_numbers(usage, len(codes), "usage counts")
+    norms = norm(codes, axis=1)
+    extent = norms.max()
+    rows, note = thin(len(codes), "codes")
+    text = f"{len(codes)} codes, norms {norms.min():.3g} to {extent:.3g}"
+
+    if latents is not None:
+        latents = check_vectors(latents, "latents", 3)
+        extent = max(extent, norm(latents, axis=1).max())
+        shown, thinned = thin(len(latents), "latents")
+        note += thinned
+        add_points(figure, latents[shown], "latents", marker={"size": 2, "color": SKY})
+
+    used = rows[counts[rows] > 0]
+    marker: dict[str, Any] = {"size": 5, "color": BLUE}
+    if usage is not None:
+        marker |= usage_scale(counts.max(), len=0.7)
+        marker["color"] = np.log10(counts[used])
+        unused = rows[counts[rows] == 0]
+        hollow = {"size": 6, "color": GRAY, "symbol": "circle-open"}
+        add_points(figure, codes[unused], "unused codes", text=unused, marker=hollow)
+        total = np.count_nonzero(counts)
+        text += f", {total} used, {len(codes) - total} unused (hollow)"
+    add_points(figure, codes[used], "used codes", text=used, marker=marker)
+
     if radius is not None:
-        text += f"; the ball's radius is {radius:,.4g}{', beyond the picture' if radius > 2 * extent else ''}"
+        text += f"; the ball's radius is {radius:,.4g}"
         if radius <= 2 * extent:
-            extent = max(extent, _shell(figure, radius, "ball of radius M(t)"))
-    return _cube(figure, extent, [1.3, 1.3, 0.8], look, "Codes in the ball", f"{text}.{note}",
-                 legend_itemsizing="constant")
-
-
-def gradient_circle(latents: Vectors, code: Direction, gradients: Vectors, *, margin: float | int = 0.1,
-                    top_k: int = 3, **look: Any) -> go.Figure:
-    """Latents (N, 2) around one code (2,) on the unit circle, with arrows along the negative gradient.
-
-    theta is the angle of the `top_k`-th nearest latent. The loss counts those latents as `margin` radians
-    farther, so it pushes others beyond theta + margin; both are drawn, in degrees. The longest arrow is 0.3
-    long. Raises ValueError for shapes that do not fit, NaN, and a code of norm zero.
-    """
-    figure, limit, _, text = _gradients(latents, code, gradients, margin, top_k, 2)
-    figure.add_shape(type="circle", x0=-1, x1=1, y0=-1, y1=1, line_color=theme.GRAY, layer="between")
-    axis = {"range": [-1.05 * limit, 1.05 * limit], "constrain": "domain"}
-    figure.update_xaxes(title_text="component 1", **axis)
-    figure.update_yaxes(title_text="component 2", scaleanchor="x", **axis)
-    return finish(figure, look, MOVES, text, width=640, height=690)
-
-
-def gradient_sphere(latents: Vectors, code: Direction, gradients: Vectors, *, margin: float | int = 0.1,
-                    top_k: int = 3, **look: Any) -> go.Figure:
-    """`gradient_circle` on the unit sphere, for latents (N, 3) around one code (3,)."""
-    figure, limit, view, text = _gradients(latents, code, gradients, margin, top_k, 3)
-    _shell(figure, 1.0, "")
-    return _cube(figure, limit, 2 * view, look, MOVES, text, visible=False)
-
-
-def _gradients(latents, code, gradients, margin: float, top_k: int, dim: int) -> tuple:
-    """What circle and sphere share: the figure, its half width, where to look from, and the summary."""
-    latents, gradients = vectors(latents, "latents", dim), vectors(gradients, "gradients", dim)
-    code, figure = vectors(array(code)[None], "code", dim), go.Figure()
-    if len(latents) != len(gradients) or not code.any() or top_k < 1:
-        raise ValueError(f"{len(latents)} latents need as many gradients (not {len(gradients)}), a code that "
-                         f"is not zero ({code[0]}) and top_k from 1 ({top_k})")
-    longest, (rows, note) = np.linalg.norm(gradients, axis=1).max(), thin(len(latents), "latents")
-    latents, moves = latents[rows], -0.3 * gradients[rows] / max(longest, 1e-12)
-    code, across, up = code[0] / np.linalg.norm(code), *np.linalg.svd(code)[2][[1, -1]]
-    cosines = latents @ code / np.maximum(np.linalg.norm(latents, axis=1), 1e-12)
-    near, far = np.split(np.argsort(-cosines), [top_k])
-    theta, turn = np.arccos(np.clip(cosines[near[-1]], -1, 1)), np.linspace(-1, 1, 91)[:, None]
-    for angle, name, dash in ((theta, "θ", "solid"), (theta + margin, "θ + margin", "dash")):
-        if dim == 2:
-            cap = np.pad(np.cos(turn * angle) * code + np.sin(turn * angle) * across, ((1, 1), (0, 0)))
+            extent = max(extent, radius)
+            add_ball(figure, radius, ball)
         else:
-            ring = np.cos(turn * np.pi) * across + np.sin(turn * np.pi) * up
-            cap = 1.004 * (np.cos(angle) * code + np.sin(angle) * ring)
-        line = {"color": theme.ORANGE, "width": 2 * dim - 2, "dash": dash}
-        _draw(figure, cap, f"{name} = {np.degrees(angle):.1f}°", mode="lines", line=line)
-    head = {"symbol": "arrow", "angleref": "previous"} if dim == 2 else {"symbol": "diamond"}
-    gap, tips = np.full_like(latents, np.nan), latents + moves
-    for group, name, colour in ((near, "nearest", theme.VERMILLION), (far, "other", theme.BLUE)):
-        ends = np.stack([latents, tips, gap], axis=1)[group]
-        sizes = np.outer(np.linalg.norm(moves[group], axis=1) > 0.02, [0, 11 if dim == 2 else 3, 0]).ravel()
-        _draw(figure, ends.reshape(-1, dim), "", mode="lines+markers", line={"color": colour, "width": dim},
-              marker=head | {"color": colour, "size": sizes})
-        dots = {"color": colour, "size": 10 - 2 * dim}
-        _draw(figure, latents[group], f"{len(group)} {name} latents", marker=dots)
-    diamond = {"size": 18 - 4 * dim, "symbol": "diamond", "color": theme.BLACK}
-    _draw(figure, code[None], "code", marker=diamond)
-    text = (f"Arrows follow the negative gradient (longest {longest:.2g}); {len(near)} of {len(latents)} "
-            f"latents lie within θ = {np.degrees(theta):.1f}° of the code.{note}")
-    limit = max(1.0, np.abs(latents).max(), np.abs(tips).max())
-    return figure, limit, code + 0.3 * across, text
+            text += ", beyond the picture"
+    set_scene(figure, 1.02 * max(extent, 1e-9), names=names, visible=True)
+    figure.update_layout(legend_itemsizing="constant")
+    return f"{text}.{note}"
 
 
-def _draw(figure: go.Figure, rows: np.ndarray, name: str, mode: str = "markers", **style: Any) -> None:
-    """Rows (n, 2) or (n, 3) as points or as one line, in the legend if it has a name."""
-    add = figure.add_scatter if rows.shape[1] == 2 else figure.add_scatter3d
-    axes = dict(zip("xyz", rows.astype(np.float32).T, strict=False))
-    add(**axes, name=name, mode=mode, showlegend=bool(name), **style)
+def gradient_circle(
+    latents: Vectors,
+    code: Code,
+    gradients: Vectors,
+    *,
+    margin: Number = 0.1,
+    top_k: int = 3,
+    **look: Any,
+) -> Figure:
+    """Draw how the margin loss of one code moves latents on the unit circle.
+
+    Arrows follow the negative gradient; the longest is 0.3 long. θ is the angle of the latent that
+    is the `top_k`-th nearest to the code. The loss counts the latents within θ as `margin` farther
+    from the code, so that it pushes others beyond θ + margin; both angles are drawn.
+
+    Args:
+        latents: (N, 2).
+        code: (2,); drawn at norm 1.
+        gradients: (N, 2), of the loss at the latents.
+        margin: radians; drawn in degrees.
+        top_k: how many latents the loss pulls to the code.
+        **look: title, summary, width, height, or properties of the layout.
+
+    Returns:
+        The figure.
+
+    Raises:
+        ValueError: for vectors that are not rows of 2 finite numbers, gradients of another number
+            than the latents, a code of norm zero, and top_k below 1.
+    """
+    figure = Figure()
+    _, extent, text = _draw_gradients(figure, latents, code, gradients, margin, top_k, dim=2)
+    add_circle(figure)
+    axis = {"range": [-1.05 * extent, 1.05 * extent], "constrain": "domain"}
+    figure.update_xaxes(axis, title_text=COMPONENTS[0])
+    figure.update_yaxes(axis, title_text=COMPONENTS[1], scaleanchor="x")
+    return finish(figure, look, GRADIENTS, text, width=640, height=690)
 
 
-def _shell(figure: go.Figure, radius: float | int, name: str) -> float | int:
-    """A translucent sphere of 16 x 32 faces around the origin; returns its radius."""
-    polar, around = np.linspace(0, np.pi, 17)[:, None], np.linspace(0, 2 * np.pi, 33)
-    x, y, z = np.sin(polar) * np.cos(around), np.sin(polar) * np.sin(around), np.cos(polar) + 0 * around
-    x, y, z = radius * np.stack([x, y, z]).astype(np.float32)
-    rings = {"show": True, "start": -radius, "end": radius, "size": radius / 3, "color": theme.GRAY}
-    figure.add_surface(x=x, y=y, z=z, name=name, opacity=0.14, showscale=False, hoverinfo="skip",
-                       showlegend=bool(name), colorscale=[theme.SKY, theme.SKY], contours_z=rings,
-                       lighting={"ambient": 1, "diffuse": 0, "specular": 0})
-    return radius
+def gradient_sphere(
+    latents: Vectors,
+    code: Code,
+    gradients: Vectors,
+    *,
+    margin: Number = 0.1,
+    top_k: int = 3,
+    **look: Any,
+) -> Figure:
+    """Draw `gradient_circle` on the unit sphere, for latents (N, 3) around one code (3,)."""
+    figure = Figure()
+    unit, extent, text = _draw_gradients(figure, latents, code, gradients, margin, top_k, dim=3)
+    add_ball(figure, 1, "")
+    eye = 2 * unit + 0.6 * normals(unit)[0]  # the code faces the reader, somewhat to the side
+    set_scene(figure, 1.02 * extent, eye=eye, zoom=1.8, visible=False)
+    return finish(figure, look, GRADIENTS, text, **SCENE)
 
 
-def _cube(figure: go.Figure, extent: float | int, view, look: dict, title: str, text: str,
-          visible: bool = True, **layout: Any) -> go.Figure:
-    """Equal ranges on three axes of equal length, without perspective, so that a sphere looks like one."""
-    limit, zoom = 1.02 * max(float(extent), 1e-9), 1.15 if visible else 1.8
-    axis = {"range": [-limit, limit], "showbackground": False, "nticks": 5, "visible": visible}
-    axes = {f"{one}axis": axis | {"title": f"component {n}"} for n, one in enumerate("xyz", start=1)}
-    camera = {"eye": dict(zip("xyz", view, strict=True)), "projection": {"type": "orthographic"}}
-    figure.update_scenes(aspectmode="manual", aspectratio=dict.fromkeys("xyz", zoom), camera=camera, **axes)
-    return finish(figure, look, title, text, width=640, height=580, left=24, bottom=8, **layout)
+def _draw_gradients(
+    figure: Figure,
+    latents: Vectors,
+    code: Code,
+    gradients: Vectors,
+    margin: Number,
+    top_k: int,
+    dim: int,
+) -> tuple[Direction, Number, str]:
+    """Draw code, latents, arrows and angles; return the unit code, half the width, the caption."""
+    latents = check_vectors(latents, "latents", dim)
+    gradients = check_vectors(gradients, "gradients", dim)
+    unit = check_vectors(array(code)[None], "code", dim)[0]
+    if len(latents) != len(gradients) or not unit.any() or top_k < 1:
+        raise ValueError(
+            f"{len(latents)} latents need as many gradients (not {len(gradients)}), a code that "
+            f"is not zero ({unit}) and top_k from 1 ({top_k})"
+        )
+    unit = unit / norm(unit)
+    longest = norm(gradients, axis=1).max()
+    rows, note = thin(len(latents), "latents")
+    latents = latents[rows]
+    moves = -0.3 * gradients[rows] / max(longest, 1e-12)
+
+    cosines = latents @ unit / np.maximum(norm(latents, axis=1), 1e-12)
+    near, far = np.split(np.argsort(-cosines), [top_k])
+    theta = np.arccos(np.clip(cosines[near[-1]], -1, 1))
+    wider = theta + margin
+    told = f"θ = {np.degrees(theta):.1f}°"
+    add_cap(figure, unit, theta, told, "solid")
+    add_cap(figure, unit, wider, f"θ + margin = {np.degrees(wider):.1f}°", "dash")
+    for group, name, color in ((near, "nearest", VERMILLION), (far, "other", BLUE)):
+        add_arrows(figure, latents[group], moves[group], color)
+        marker = {"color": color, "size": 10 - 2 * dim}
+        add_points(figure, latents[group], f"{len(group)} {name} latents", marker=marker)
+    diamond = {"size": 18 - 4 * dim, "symbol": "diamond", "color": BLACK}
+    add_points(figure, unit[None], "code", marker=diamond)
+
+    text = (
+        f"Arrows follow the negative gradient (longest {longest:.2g}); {len(near)} of "
+        f"{len(latents)} latents lie within {told} of the code.{note}"
+    )
+    return unit, max(1.0, np.abs(latents).max(), np.abs(latents + moves).max()), text

@@ -4,91 +4,241 @@ import html
 import itertools
 import re
 import textwrap
+from collections.abc import Collection
 from typing import Any
 
 import numpy as np
-import plotly.graph_objects as go
+import torch
 from jaxtyping import Float, Int
+from plotly.graph_objects import Figure
+from plotly.graph_objs.layout import Template
 from torch import Tensor
 
-Vectors = Float[Tensor, "_N _D"] | Float[np.ndarray, "_N _D"]
-Counts = Int[Tensor, " _K"] | Int[np.ndarray, " _K"]
-# Okabe and Ito's colors, which colour-blind readers can tell apart; the faint ones come last.
-BLUE, VERMILLION, GREEN, PURPLE, ORANGE = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00"
-SKY, BLACK, YELLOW, GRAY, PAPER = "#56B4E9", "#000000", "#F0E442", "#6E6E6E", "#FCFCFA"
-PALETTE = (BLUE, VERMILLION, GREEN, PURPLE, ORANGE, SKY, BLACK, YELLOW)
-METHOD_COLORS = {"plain": BLACK, "ema": SKY, "cosine": BLUE, "cvq": GREEN, "samp": VERMILLION,
-                  "continuous": PURPLE, "random": GRAY}
+Number = int | float
+Array = Tensor | np.ndarray
+Vectors = Float[Array, "_N _D"]
+Counts = Int[Array, " _K"]
+Images = Float[Array, "_n _C _H _W"]
+
+# The colors of Okabe and Ito, which color-blind readers can tell apart.
+BLUE = "#0072B2"
+VERMILLION = "#D55E00"
+GREEN = "#009E73"
+PURPLE = "#CC79A7"
+ORANGE = "#E69F00"
+SKY = "#56B4E9"
+BLACK = "#000000"
+YELLOW = "#F0E442"
+PALETTE = (BLUE, VERMILLION, GREEN, PURPLE, ORANGE, SKY, BLACK, YELLOW)  # faint ones last
+GRAY = "#6E6E6E"
+PAPER = "#FCFCFA"
+METHOD_COLORS = {
+    "plain": BLACK,
+    "ema": SKY,
+    "cosine": BLUE,
+    "cvq": GREEN,
+    "samp": VERMILLION,
+    "continuous": PURPLE,
+    "random": GRAY,
+}
 DOTTED = {"color": BLACK, "dash": "dot", "width": 1.5}
 LOG = {"type": "log", "nticks": 6, "tickformat": "~g"}
-_AXIS = {"gridcolor": "#E4E4E0", "linecolor": GRAY, "zeroline": False, "showline": True, "ticks": "outside",
-         "title": {"font": {"size": 13}, "standoff": 6}}
-# The paper is opaque: on a transparent one the dark text is lost on JupyterLab's dark background.
-TEMPLATE = go.layout.Template(layout={
-    "font": {"family": "Open Sans, DejaVu Sans, Arial, sans-serif", "size": 12, "color": "#222222"},
-    "paper_bgcolor": PAPER, "plot_bgcolor": PAPER, "colorway": PALETTE, "xaxis": _AXIS, "yaxis": _AXIS,
-    "title": {"font": {"size": 17}, "x": 0, "xref": "paper", "y": 1, "yanchor": "top", "pad": {"t": 14}},
-    "legend": {"orientation": "h", "x": 0, "y": 1, "yanchor": "bottom"}})
+AXIS = {
+    "gridcolor": "#E4E4E0",
+    "linecolor": GRAY,
+    "zeroline": False,
+    "showline": True,
+    "ticks": "outside",
+    "title": {"font": {"size": 13}, "standoff": 6},
+}
+TEMPLATE = Template(
+    layout={
+        "font": {
+            "family": "Open Sans, DejaVu Sans, Arial, sans-serif",
+            "size": 12,
+            "color": "#222222",
+        },
+        # Opaque: on a transparent paper the dark text is lost on JupyterLab's dark background.
+        "paper_bgcolor": PAPER,
+        "plot_bgcolor": PAPER,
+        "colorway": PALETTE,
+        "xaxis": AXIS,
+        "yaxis": AXIS,
+        "title": {
+            "font": {"size": 17},
+            "x": 0,
+            "xref": "paper",
+            "y": 1,
+            "yanchor": "top",
+            "pad": {"t": 14},
+        },
+        "legend": {"orientation": "h", "x": 0, "y": 1, "yanchor": "bottom"},
+    }
+)
+LEGEND_ROW = 20  # pixels
 
 
-def colors(names: Any) -> dict[str, str]:
-    """One colour a name: a method ("samp", "SAMP per step") has its own, others take the next free one."""
-    owners = {METHOD_COLORS.get(re.split(r"\W", name.lower())[0]): name for name in reversed(list(names))}
-    own = {name: colour for colour, name in owners.items() if colour}
-    free = itertools.cycle(colour for colour in PALETTE if colour not in owners)
-    return {name: own.get(name) or next(free) for name in names}
+def colors(names: Collection[str]) -> dict[str, str]:
+    """Choose a color for each name.
+
+    The first variant of a method ("samp", "SAMP per step") gets the color of the method; all
+    other names take the next color of the palette that is still free.
+    """
+    chosen: dict[str, str] = {}
+    for name in names:
+        method = re.split(r"\W", name.lower())[0]
+        color = METHOD_COLORS.get(method)
+        if color and color not in chosen.values():
+            chosen[name] = color
+    free = itertools.cycle(color for color in PALETTE if color not in chosen.values())
+    return {name: chosen.get(name) or next(free) for name in names}
 
 
-def finish(figure: go.Figure, look: dict[str, Any], title: str, summary: str, **defaults: Any) -> go.Figure:
-    """Gives a figure the template, a title and a one-line summary, in `layout.meta` and as a caption.
+def colored(values: Any, name: str = "codes") -> list[tuple[str, Any, str]]:
+    """Return name, value and color of each item of a dictionary, or of a single value.
 
-    `look` may replace title, summary, and the defaults: width, height, left, right, bottom (pixels), layout.
+    Raises:
+        ValueError: for an empty dictionary.
+    """
+    values = named(values, name)
+    return [(key, values[key], color) for key, color in colors(values).items()]
+
+
+def finish(
+    figure: Figure, look: dict[str, Any], title: str, summary: str, **defaults: Any
+) -> Figure:
+    """Give a figure the template, its size, a title, and a summary as the caption below the title.
+
+    Args:
+        figure: the figure, with everything drawn that stands in the legend.
+        look: what the caller of the figure chose: `title`, `summary`, and whatever `defaults` may
+            hold.
+        title: the title, unless `look` has one.
+        summary: what the figure shows in one line, unless `look` has one; kept in `layout.meta`.
+        **defaults: width, height, left, right, bottom (pixels), and properties of the layout.
+
+    Returns:
+        The same figure.
     """
     sizes = {"width": 900, "height": 450, "left": 76, "right": 24, "bottom": 50}
-    layout = {"title": title, "summary": summary} | sizes | defaults | look
-    margin, text = {side[0]: layout.pop(side) for side in ("left", "right", "bottom")}, layout.pop("summary")
+    layout = sizes | {"title": title, "summary": summary} | defaults | look
+    margin = {side[0]: layout.pop(side) for side in ("left", "right", "bottom")}
+    text = layout.pop("summary")
     inner = layout["width"] - margin["l"] - margin["r"]
-    entries = [45 + 7 * len(drawn.name) for drawn in (*figure.data, *figure.layout.shapes)
-               if drawn.name and drawn.showlegend is not False]
-    rows = bool(entries) if sum(entries) <= inner else -(-len(entries) // max(1, inner // max(entries)))
-    caption = textwrap.wrap(text, int(inner / 6.5))
-    margin["t"] = 48 + 17 * len(caption) + 20 * rows
+    lines = caption_lines(text, inner)
+    legend = LEGEND_ROW * _legend_rows(figure, inner)
+    margin["t"] = 48 + 17 * len(lines) + legend
     figure.update_layout(template=TEMPLATE, margin=margin, meta={"summary": text}, **layout)
-    return figure.add_annotation(text="<br>".join(map(html.escape, caption)), name="summary", align="left",
-                                 x=0, y=1, xref="paper", yref="paper", xanchor="left", yanchor="bottom",
-                                 yshift=6 + 20 * rows, borderpad=0, showarrow=False)
+    return figure.add_annotation(
+        text="<br>".join(lines),
+        name="summary",
+        align="left",
+        x=0,
+        y=1,
+        xref="paper",
+        yref="paper",
+        xanchor="left",
+        yanchor="bottom",
+        yshift=6 + legend,
+        borderpad=0,
+        showarrow=False,
+    )
 
 
-def summary(figure: go.Figure) -> str:
-    """What a figure of this package shows, in one line; empty for other figures."""
-    return (figure.layout.meta or {}).get("summary", "")
+def caption_lines(text: str, width: Number) -> list[str]:
+    """Break a caption into the lines that fit a plot of this width (pixels), as HTML."""
+    letters = int(width / 6.5)
+    return [html.escape(line) for line in textwrap.wrap(text, letters)]
+
+
+def _legend_rows(figure: Figure, width: Number) -> int:
+    """Estimate how many rows the legend takes above a plot of this width (pixels)."""
+    entries = []
+    for drawn in (*figure.data, *figure.layout.shapes):
+        if drawn.name and drawn.showlegend is not False:
+            entries.append(45 + 7 * len(drawn.name))
+    if sum(entries) <= width:
+        return min(1, len(entries))
+    # In several rows all entries are as wide as the widest.
+    columns = max(1, width // max(entries))
+    return -(-len(entries) // columns)
+
+
+def summary(figure: Figure) -> str:
+    """Return what a figure of this package shows, in one line; empty for other figures."""
+    meta = figure.layout.meta or {}
+    return meta.get("summary", "")
 
 
 def array(values: Any) -> np.ndarray:
-    """A tensor on any device, an array or a list as a float64 array."""
-    return np.asarray(values.detach().cpu().double() if isinstance(values, Tensor) else values, float)
+    """Convert a tensor on any device, an array or a list to a float64 array."""
+    if isinstance(values, Tensor):
+        values = values.detach().cpu().double()
+    return np.asarray(values, float)
 
 
-def vectors(values: Vectors, what: str, dim: int | None = None) -> np.ndarray:
-    """Checked rows in float64. Raises ValueError for a wrong shape, no rows, NaN or infinity."""
+def check_vectors(values: Vectors, what: str, dim: int | None = None) -> np.ndarray:
+    """Check the vectors of a figure and convert them to float64.
+
+    Args:
+        values: vectors (N, D), at least one.
+        what: what they are, for the messages.
+        dim: the D that they must have; None allows any.
+
+    Raises:
+        ValueError: for another shape, no vectors, and NaN or infinity in any of them.
+    """
     rows = array(values)
     if rows.ndim != 2 or not rows.size or dim not in (None, rows.shape[1]):
-        raise ValueError(f"{what} must be rows of shape ({dim or 'D'},), at least one; it is {rows.shape}")
-    if bad := np.count_nonzero(~np.isfinite(rows).all(axis=1)):
+        raise ValueError(
+            f"{what} must be rows of shape ({dim or 'D'},), at least one; it is {rows.shape}"
+        )
+    bad = np.count_nonzero(~np.isfinite(rows).all(axis=1))
+    if bad:
         raise ValueError(f"{what} has NaN or infinity in {bad} of its {len(rows)} rows")
     return rows
 
 
+def check_numbers(values: Any, count: int, what: str) -> np.ndarray:
+    """Convert the numbers of `count` codes to float64.
+
+    Raises:
+        ValueError: for another number of them.
+    """
+    numbers = array(values)
+    if numbers.shape != (count,):
+        raise ValueError(f"{count} codes need as many {what}, not {numbers.shape}")
+    return numbers
+
+
+def check_images(images: Images, what: str) -> Float[Tensor, "n 3 H W"]:
+    """Check the images of a figure and convert them to float32 RGB on the CPU.
+
+    Args:
+        images: (n, C, H, W) in [-1, 1], at least one, with C 1 (gray) or 3.
+        what: what they are, for the messages.
+
+    Raises:
+        ValueError: for another shape, no images, and NaN or infinity in any of them.
+    """
+    tiles = torch.as_tensor(images).detach().cpu().float()
+    if tiles.ndim != 4 or tiles.shape[1] not in (1, 3) or not tiles.numel():
+        shape = tuple(tiles.shape)
+        raise ValueError(f"{what} must have the shape (n, 1 or 3, H, W), n from 1, not {shape}")
+    bad = int((~tiles.isfinite()).sum())
+    if bad:
+        raise ValueError(f"{what} has {bad} values that are NaN or infinite")
+    return tiles.expand(-1, 3, -1, -1)
+
+
 def named(values: Any, name: str = "codes") -> dict[str, Any]:
-    """A dictionary, its keys as text; anything else as the only value of one. Raises ValueError if empty."""
-    if isinstance(values, dict) and not values:
+    """Return a dictionary with its keys as text, or anything else under the given name.
+
+    Raises:
+        ValueError: for an empty dictionary.
+    """
+    if not isinstance(values, dict):
+        return {name: values}
+    if not values:
         raise ValueError("there is nothing to draw: the dictionary is empty")
-    return {str(key): one for key, one in values.items()} if isinstance(values, dict) else {name: values}
-
-
-def thin(count: int, what: str, limit: int = 20_000) -> tuple[np.ndarray, str]:
-    """Which of `count` points to draw, at most `limit`, by a fixed seed, and a sentence that says so."""
-    if count <= limit:
-        return np.arange(count), ""
-    rows = np.random.default_rng(0).choice(count, limit, replace=False)
-    return np.sort(rows), f" {limit:,} of {count:,} {what} are drawn."
+    return {str(key): value for key, value in values.items()}

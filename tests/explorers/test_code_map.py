@@ -6,7 +6,10 @@ import torch
 from plotly.callbacks import Points
 
 from arcvq import VQVAE, CosineQuantizer, ImageData, ImageSplit
+from arcvq.analysis.projections import pca
 from arcvq.explorers import CodeMap
+from arcvq.explorers.code_map_figure import with_patch
+from arcvq.figures import code_map
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -48,6 +51,16 @@ def test_the_chosen_code_is_ringed_and_decoded(explorer, parts):
     assert int(ring.customdata[0][0]) == 17 and explorer.figure.layout.xaxis9.title.text == "code 17, decoded"
     wanted = (model.decode(torch.full((1, 3, 3), 17))[0, 0] + 1) * 127.5
     assert np.allclose(np.asarray(image.z)[..., 0], wanted, atol=0.51)
+
+
+@pytest.mark.parametrize("dim", [2, 3])
+def test_a_patch_stands_beside_a_map_of_two_or_three_axes(dim):
+    patch = torch.linspace(-1, 1, 16).reshape(1, 4, 4)
+    figure = with_patch(code_map(pca(torch.randn(6, 5), dim)), patch, "code 3")
+    image = figure.data[3]
+    assert image.type == "image" and np.asarray(image.z).shape == (4, 4, 3)
+    assert np.asarray(image.z)[0, 0, 0] == 0 and np.asarray(image.z)[3, 3, 0] == 255
+    assert figure.layout.xaxis9.title.text == "code 3"
 
 
 def test_a_click_chooses_the_code_under_it(explorer):

@@ -29,7 +29,7 @@ from arcvq.explorers.sampling_figure import (
     TOKENS,
     sampling_picture,
 )
-from arcvq.figures.image_grids import BLANK
+from arcvq.figures.parts import BLANK
 from arcvq.figures.theme import BLUE, VERMILLION
 from arcvq.priors import PixelCNN, TransformerPrior, complete, fingerprint, sample
 

@@ -2,22 +2,26 @@ import numpy as np
 import pytest
 import torch
 
-from arcvq.analysis.projections import exact, pca
-from arcvq.figures import code_map, code_maps, projected_sphere, summary, token_map, with_patch
+from arcvq.analysis.projections import pca
+from arcvq.figures import code_map, code_maps, summary, token_map
 
 CODES = torch.randn(6, 5, generator=torch.Generator().manual_seed(0))
 USAGE = torch.tensor([1, 0, 100, 1000, 0, 10])
 
 
 def rows(trace):
-    return np.stack([trace[axis] for axis in ("xyz" if trace.type == "scatter3d" else "xy")], axis=1)
+    return np.stack(
+        [trace[axis] for axis in ("xyz" if trace.type == "scatter3d" else "xy")], axis=1
+    )
 
 
 @pytest.mark.parametrize("dim", [2, 3])
 def test_codes_are_drawn_where_the_projection_puts_them_with_its_trust(dim):
     seen = pca(CODES, dim)
     figure = code_map(seen)
-    assert np.allclose(rows(figure.data[0]), seen.points, atol=1e-6) and seen.trust in summary(figure)
+    assert np.allclose(rows(figure.data[0]), seen.points, atol=1e-6) and seen.trust in summary(
+        figure
+    )
     assert [trace.type for trace in figure.data] == ["scatter" if dim == 2 else "scatter3d"] * 3
 
 
@@ -35,8 +39,13 @@ def test_usage_is_logarithmic_and_unused_codes_are_hollow():
 
 
 def test_the_pointer_shows_index_and_numbers():
-    figure = code_map(pca(CODES[2:]), USAGE[2:], log=True, hover={"norm": CODES[2:].norm(dim=1)},
-                      indices=np.arange(2, 6))
+    figure = code_map(
+        pca(CODES[2:]),
+        USAGE[2:],
+        log=True,
+        hover={"norm": CODES[2:].norm(dim=1)},
+        indices=np.arange(2, 6),
+    )
     table = np.asarray(figure.data[0].customdata)
     assert np.allclose(table[:, 0], [2, 3, 5]) and np.allclose(table[:, 1], [100, 1000, 10])
     assert np.allclose(table[:, 2], CODES.norm(dim=1)[[2, 3, 5]])
@@ -44,15 +53,24 @@ def test_the_pointer_shows_index_and_numbers():
     assert template.startswith("code: ") and "norm: " in template and "usage (tokens): " in template
 
 
-def test_classes_have_a_colour_each_and_codes_without_one_are_hollow():
+def test_classes_have_a_color_each_and_codes_without_one_are_hollow():
     owners = np.array([0, 1, 9, -1, 0, 2])
     names = [f"class {n}" for n in range(10)]
     solid, hollow, _ = code_map(pca(CODES), owners, label="class", classes=names).data
     assert list(solid.marker.color) == [0, 1, 9, 0, 2] and len(hollow.x) == 1
-    scale = dict((round(edge, 3), colour) for edge, colour in solid.marker.colorscale[::2])
+    scale = dict((round(edge, 3), color) for edge, color in solid.marker.colorscale[::2])
     assert len(set(scale.values())) == 10 and list(solid.marker.colorbar.ticktext) == names
-    more = code_map(pca(CODES), np.array([0, 10, 11, 20, 1, 2]), classes=[str(n) for n in range(30)]).data[0]
-    assert list(more.marker.symbol) == ["circle", "diamond", "diamond", "square", "circle", "circle"]
+    more = code_map(
+        pca(CODES), np.array([0, 10, 11, 20, 1, 2]), classes=[str(n) for n in range(30)]
+    ).data[0]
+    assert list(more.marker.symbol) == [
+        "circle",
+        "diamond",
+        "diamond",
+        "square",
+        "circle",
+        "circle",
+    ]
 
 
 def test_the_chosen_code_is_ringed_by_its_index():
@@ -61,7 +79,7 @@ def test_the_chosen_code_is_ringed_by_its_index():
     assert len(code_map(pca(CODES), chosen=None).data[2].x) == 0
 
 
-def test_every_colouring_sets_the_same_properties_so_that_a_live_figure_can_change():
+def test_every_coloring_sets_the_same_properties_so_that_a_live_figure_can_change():
     def keys(figure):
         marker = figure.data[0].marker.to_plotly_json()
         return set(marker), set(marker["colorbar"]) - {"tickvals", "ticktext"}
@@ -75,45 +93,24 @@ def test_every_colouring_sets_the_same_properties_so_that_a_live_figure_can_chan
 
 def test_at_most_20000_codes_are_drawn_and_it_says_so():
     figure = code_map(pca(torch.randn(20_100, 2)))
-    assert len(figure.data[0].x) == 20_000 and "20,000 of 20,100 codes are drawn." in summary(figure)
+    assert len(figure.data[0].x) == 20_000 and "20,000 of 20,100 codes are drawn." in summary(
+        figure
+    )
 
 
 def test_a_map_of_512_codes_is_small():
-    assert len(code_map(pca(torch.randn(512, 8), 3), torch.arange(512), log=True).to_json()) < 60_000
-
-
-def test_a_patch_stands_beside_the_map():
-    patch = torch.linspace(-1, 1, 16).reshape(1, 4, 4)
-    for dim in (2, 3):
-        figure = with_patch(code_map(pca(CODES, dim)), patch, "code 3")
-        image = figure.data[3]
-        assert image.type == "image" and np.asarray(image.z).shape == (4, 4, 3)
-        assert np.asarray(image.z)[0, 0, 0] == 0 and np.asarray(image.z)[3, 3, 0] == 255
-        assert figure.layout.xaxis9.title.text == "code 3"
-
-
-def test_the_sphere_keeps_true_norms_and_drawn_directions():
-    norms = CODES.norm(dim=1)
-    seen = pca(CODES, sphere=True)
-    figure = projected_sphere(seen, norms, USAGE, radius=3.0)
-    used = next(trace for trace in figure.data if trace.name == "used codes")
-    assert np.allclose(np.linalg.norm(rows(used), axis=1), norms[USAGE > 0], atol=1e-5)
-    assert np.allclose(rows(used), seen.points[USAGE > 0] * norms[USAGE > 0, None].numpy(), atol=1e-5)
-    assert seen.trust in summary(figure) and "radius is 3" in summary(figure)
-    assert figure.layout.scene.xaxis.title.text == "axis 1"
-
-
-def test_without_norms_codes_are_on_the_unit_sphere():
-    figure = projected_sphere(exact(torch.randn(9, 3)))
-    assert np.allclose(np.linalg.norm(rows(figure.data[0]), axis=1), 1, atol=1e-5)
-    assert any(trace.name == "unit sphere" for trace in figure.data)
+    assert (
+        len(code_map(pca(torch.randn(512, 8), 3), torch.arange(512), log=True).to_json()) < 60_000
+    )
 
 
 def test_maps_side_by_side_share_one_scale_of_usage():
     seen = {"a": pca(CODES), "b": pca(CODES[:3])}
     figure = code_maps(seen, {"a": USAGE, "b": USAGE[:3]})
     solid = [trace for trace in figure.data if trace.name == "codes"]
-    assert [trace.marker.cmax for trace in solid] == [3, 3] and [len(trace.x) for trace in solid] == [4, 2]
+    assert [trace.marker.cmax for trace in solid] == [3, 3] and [
+        len(trace.x) for trace in solid
+    ] == [4, 2]
     assert "a: 6 codes" in summary(figure) and "b: 3 codes" in summary(figure)
 
 
@@ -127,14 +124,31 @@ def test_token_maps_show_each_index_in_its_place():
     assert figure.layout.coloraxis.colorbar.title.text == "norm"
 
 
-@pytest.mark.parametrize(("call", "words"), [
-    (lambda: code_map(pca(CODES), USAGE[:3]), r"6 codes need as many numbers of 'usage \(tokens\)', not \(3,\)"),
-    (lambda: code_map(pca(CODES), USAGE, classes=["a"]), "classes reach from 0 to 1000; allowed are -1 to 0"),
-    (lambda: projected_sphere(pca(CODES)), r"\(PCA\) is a map, not a sphere"),
-    (lambda: projected_sphere(pca(CODES, sphere=True), torch.ones(2)), "6 codes need as many norms"),
-    (lambda: code_maps({"a": pca(CODES)}, {"b": USAGE}), "projections of a need the usage of the same, not b"),
-    (lambda: token_map(torch.zeros(2, 1, 4, 4), torch.zeros(1, 2, 2, dtype=torch.int64)), "2 images need as many"),
-    (lambda: token_map(torch.zeros(1, 1, 4, 4), torch.full((1, 2, 2), 7), torch.ones(3)), "reach from 7 to 7")])
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (
+            lambda: code_map(pca(CODES), USAGE[:3]),
+            r"6 codes need as many numbers of 'usage \(tokens\)', not \(3,\)",
+        ),
+        (
+            lambda: code_map(pca(CODES), USAGE, classes=["a"]),
+            "classes reach from 0 to 1000; allowed are -1 to 0",
+        ),
+        (
+            lambda: code_maps({"a": pca(CODES)}, {"b": USAGE}),
+            "projections of a need the usage of the same, not b",
+        ),
+        (
+            lambda: token_map(torch.zeros(2, 1, 4, 4), torch.zeros(1, 2, 2, dtype=torch.int64)),
+            "2 images need as many",
+        ),
+        (
+            lambda: token_map(torch.zeros(1, 1, 4, 4), torch.full((1, 2, 2), 7), torch.ones(3)),
+            "reach from 7 to 7",
+        ),
+    ],
+)
 def test_what_does_not_fit_gets_one_clear_sentence(call, words, unchecked):
     with pytest.raises(ValueError, match=words):
         call()

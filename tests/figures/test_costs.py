@@ -9,20 +9,33 @@ def table():
     rows = pd.DataFrame(sizes, columns=["num_codes", "count"])
     entries = rows.num_codes * rows["count"]
     whole = entries.where(entries < 1e7)  # NaN above
-    return rows.assign(floor=1e-9 * entries, loss=1.5e-9 * entries, memory=20.0, plain=6e-9 * whole,
-                       plain_memory=3e-5 * whole)
+    return rows.assign(
+        floor=1e-9 * entries,
+        loss=1.5e-9 * entries,
+        memory=20.0,
+        plain=6e-9 * whole,
+        plain_memory=3e-5 * whole,
+    )
 
 
 def test_time_and_memory_are_drawn_over_latents_and_over_codes():
     figure = cost_picture(table())
-    times = {trace.xaxis: list(trace.x) for trace in figure.data if trace.name == "streaming" and trace.yaxis in "y y2"}
+    times = {
+        trace.xaxis: list(trace.x)
+        for trace in figure.data
+        if trace.name == "streaming" and trace.yaxis in "y y2"
+    }
     assert times == {"x": [1_000, 10_000, 100_000], "x2": [64, 512, 4_096]}
     over_n = next(trace for trace in figure.data if trace.name == "streaming")
     assert list(over_n.y) == pytest.approx([0.768, 7.68, 76.8])  # ms
     assert all(figure.layout[axis].type == "log" for axis in ("xaxis", "xaxis4", "yaxis", "yaxis4"))
     assert "1.50 to 1.50 times its floor" in summary(figure) and "4.0 times" in summary(figure)
     assert [figure.layout[axis].title.text for axis in ("xaxis", "xaxis2", "yaxis", "yaxis3")] == [
-        "latents N (codes K = 512)", "codes K (latents N = 10,000)", "time (ms)", "memory (MiB)"]
+        "latents N (codes K = 512)",
+        "codes K (latents N = 10,000)",
+        "time (ms)",
+        "memory (MiB)",
+    ]
 
 
 def test_an_empty_table_is_told():

@@ -13,7 +13,9 @@ from arcvq.figures import image_grid, reconstruction_grid, summary
 
 def pixels(figure):
     kind, data = re.fullmatch(r"data:image/(png|jpeg);base64,(.*)", figure.data[0].source).groups()
-    return kind, torch.tensor(np.asarray(Image.open(io.BytesIO(base64.b64decode(data))))).movedim(2, 0)
+    return kind, torch.tensor(np.asarray(Image.open(io.BytesIO(base64.b64decode(data))))).movedim(
+        2, 0
+    )
 
 
 def test_a_grid_is_one_png_with_every_pixel_enlarged_by_a_whole_number():
@@ -25,10 +27,12 @@ def test_a_grid_is_one_png_with_every_pixel_enlarged_by_a_whole_number():
     expected = ((images + 1) * 127.5).round()
     for n in range(5):
         top, left = n // 3 * 116, n % 3 * 116
-        tile = sheet[0, top:top + 112, left:left + 112]
-        assert (tile == expected[n, 0].repeat_interleave(scale, 0).repeat_interleave(scale, 1)).all()
+        tile = sheet[0, top : top + 112, left : left + 112]
+        assert (
+            tile == expected[n, 0].repeat_interleave(scale, 0).repeat_interleave(scale, 1)
+        ).all()
     gap = sheet[0, 113, 0]
-    assert gap > 240 and (sheet[:, 116:, 2 * 116:] == gap).all()  # the sixth is blank
+    assert gap > 240 and (sheet[:, 116:, 2 * 116 :] == gap).all()  # the sixth is blank
 
 
 def test_pixels_are_not_blurred_and_square_on_the_screen():
@@ -57,12 +61,23 @@ def test_a_photograph_is_made_smaller_and_the_summary_says_so():
     figure = image_grid(torch.rand(2, 3, 400, 600) * 2 - 1, columns=2, width=600)
     kind, sheet = pixels(figure)
     assert kind == "jpeg" and sheet.shape[2] <= 552 and figure.layout.width <= 600
-    assert "Shown at 45% of the size" in summary(figure) and "2 images of 400 x 600 pixels" in summary(figure)
+    assert "Shown at 45% of the size" in summary(
+        figure
+    ) and "2 images of 400 x 600 pixels" in summary(figure)
 
 
 def test_a_grid_of_digits_is_a_few_kilobytes():
-    blob = torch.exp(-torch.cdist(torch.cartesian_prod(torch.arange(28.0), torch.arange(28.0)),
-                                  torch.full((1, 2), 14.0)).reshape(28, 28) / 5) * 2 - 1
+    blob = (
+        torch.exp(
+            -torch.cdist(
+                torch.cartesian_prod(torch.arange(28.0), torch.arange(28.0)),
+                torch.full((1, 2), 14.0),
+            ).reshape(28, 28)
+            / 5
+        )
+        * 2
+        - 1
+    )
     assert len(image_grid(blob.expand(16, 1, 28, 28)).to_json()) < 15_000
 
 
@@ -71,11 +86,13 @@ def test_reconstructions_stand_below_the_originals_with_psnr_and_errors():
     figure = reconstruction_grid(images, {"plain": images + 0.2, "samp": images.clone()}, columns=4)
     labels = figure.layout.yaxis.ticktext
     assert labels[0] == "original" and labels[2] == labels[4] == "error"
-    assert labels[1] == f"<b>plain</b><br>{10 * math.log10(4 / 0.04):.1f} dB" and "inf dB" in labels[3]
+    assert (
+        labels[1] == f"<b>plain</b><br>{10 * math.log10(4 / 0.04):.1f} dB" and "inf dB" in labels[3]
+    )
     assert "images: 10" in summary(figure) and "plain 20.0 dB" in summary(figure)
     _, sheet = pixels(figure)
     assert sheet.shape[1] == 5 * 112 + 4 * 4 and sheet.shape[2] == 4 * 112 + 3 * 4
-    rows = [sheet[:, r * 116:r * 116 + 112] for r in range(5)]
+    rows = [sheet[:, r * 116 : r * 116 + 112] for r in range(5)]
     assert (rows[0] == rows[3]).all() and not (rows[0] == rows[1]).all()
     assert rows[4][0, 5, 5] < 5  # no error is the dark end of the scale
     middles = figure.layout.yaxis.tickvals
@@ -98,15 +115,30 @@ def test_one_photograph_keeps_a_moderate_size():
     assert figure.layout.height < 1100 and len(figure.to_json()) < 250_000
 
 
-@pytest.mark.parametrize(("call", "words"), [
-    (lambda: image_grid(torch.zeros(0, 1, 8, 8)), r"images must have the shape .* not \(0, 1, 8, 8\)"),
-    (lambda: image_grid(torch.zeros(8, 8)), r"not \(8, 8\)"),
-    (lambda: image_grid(torch.zeros(2, 2, 8, 8)), "1 or 3"),
-    (lambda: image_grid(torch.full((1, 1, 2, 2), torch.nan)), "images has 12 values|images has 4 values"),
-    (lambda: image_grid(torch.zeros(2, 1, 8, 8), columns=0), "columns 0"),
-    (lambda: image_grid(torch.zeros(2, 1, 8, 8), titles=["one"]), "1 titles must be 0 or 2"),
-    (lambda: reconstruction_grid(torch.zeros(2, 1, 8, 8), {}), "nothing to draw"),
-    (lambda: reconstruction_grid(torch.zeros(2, 1, 8, 8), {"plain": torch.zeros(3, 1, 8, 8)}), "shape")])
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (
+            lambda: image_grid(torch.zeros(0, 1, 8, 8)),
+            r"images must have the shape .* not \(0, 1, 8, 8\)",
+        ),
+        (lambda: image_grid(torch.zeros(8, 8)), r"not \(8, 8\)"),
+        (lambda: image_grid(torch.zeros(2, 2, 8, 8)), "1 or 3"),
+        (
+            lambda: image_grid(torch.full((1, 1, 2, 2), torch.nan)),
+            "images has 12 values|images has 4 values",
+        ),
+        (lambda: image_grid(torch.zeros(2, 1, 8, 8), columns=0), "columns 0"),
+        (lambda: image_grid(torch.zeros(2, 1, 8, 8), titles=["one"]), "1 titles must be 0 or 2"),
+        (lambda: reconstruction_grid(torch.zeros(2, 1, 8, 8), {}), "nothing to draw"),
+        (
+            lambda: reconstruction_grid(
+                torch.zeros(2, 1, 8, 8), {"plain": torch.zeros(3, 1, 8, 8)}
+            ),
+            "shape",
+        ),
+    ],
+)
 def test_bad_images_get_one_clear_sentence(call, words, unchecked):
     with pytest.raises(ValueError, match=words):
         call()

@@ -5,12 +5,19 @@ import pytest
 import torch
 from torch.nn.functional import normalize
 
-from arcvq.figures import gradient_circle, gradient_sphere, sphere, summary
+from arcvq.analysis.projections import exact, pca
+from arcvq.figures import gradient_circle, gradient_sphere, projected_sphere, sphere, summary
 from arcvq.samp import arc_margin_loss
 
 
+CODES = torch.randn(6, 5, generator=torch.Generator().manual_seed(0))
+USAGE = torch.tensor([1, 0, 100, 1000, 0, 10])
+
+
 def rows(trace):
-    return np.stack([trace[axis] for axis in ("xyz" if trace.type == "scatter3d" else "xy")], axis=1)
+    return np.stack(
+        [trace[axis] for axis in ("xyz" if trace.type == "scatter3d" else "xy")], axis=1
+    )
 
 
 def named(figure, part):
@@ -51,12 +58,15 @@ def test_a_ball_far_outside_is_named_and_does_not_shrink_the_codes():
     assert "the ball's radius is 6,974, beyond the picture" in summary(figure)
 
 
-def test_usage_is_coloured_on_a_log_scale_and_unused_codes_are_hollow():
+def test_usage_is_colored_on_a_log_scale_and_unused_codes_are_hollow():
     codes, usage = torch.randn(4, 3), torch.tensor([1, 0, 100, 1000])
     figure = sphere(codes, usage=usage)
     unused = named(figure, "unused codes")
     used = next(trace for trace in figure.data if trace.name == "used codes")
-    assert np.allclose(used.marker.color, [0, 2, 3]) and (used.marker.cmin, used.marker.cmax) == (0, 3)
+    assert np.allclose(used.marker.color, [0, 2, 3]) and (used.marker.cmin, used.marker.cmax) == (
+        0,
+        3,
+    )
     assert list(used.marker.colorbar.ticktext) == ["1", "10", "100", "1,000"]
     assert "tokens" in used.marker.colorbar.title.text
     assert unused.marker.symbol == "circle-open" and np.allclose(rows(unused), codes[1:2])
@@ -66,7 +76,9 @@ def test_usage_is_coloured_on_a_log_scale_and_unused_codes_are_hollow():
 def test_latents_are_drawn_and_thinned():
     figure = sphere(torch.randn(5, 3), latents=torch.randn(30_000, 3))
     assert len(rows(named(figure, "latents"))) == 20_000
-    assert "20,000 of 30,000 latents are drawn." in summary(figure) and len(figure.to_json()) < 450_000
+    assert (
+        "20,000 of 30,000 latents are drawn." in summary(figure) and len(figure.to_json()) < 450_000
+    )
 
 
 def test_a_sphere_of_512_codes_is_small():
@@ -74,12 +86,36 @@ def test_a_sphere_of_512_codes_is_small():
     assert len(figure.to_json()) < 60_000
 
 
+def test_the_sphere_keeps_true_norms_and_drawn_directions():
+    norms = CODES.norm(dim=1)
+    seen = pca(CODES, sphere=True)
+    figure = projected_sphere(seen, norms, USAGE, radius=3.0)
+    used = next(trace for trace in figure.data if trace.name == "used codes")
+    assert np.allclose(np.linalg.norm(rows(used), axis=1), norms[USAGE > 0], atol=1e-5)
+    assert np.allclose(
+        rows(used), seen.points[USAGE > 0] * norms[USAGE > 0, None].numpy(), atol=1e-5
+    )
+    assert seen.trust in summary(figure) and "radius is 3" in summary(figure)
+    assert figure.layout.scene.xaxis.title.text == "axis 1"
+
+
+def test_without_norms_codes_are_on_the_unit_sphere():
+    figure = projected_sphere(exact(torch.randn(9, 3)))
+    assert np.allclose(np.linalg.norm(rows(figure.data[0]), axis=1), 1, atol=1e-5)
+    assert any(trace.name == "unit sphere" for trace in figure.data)
+
+
 @pytest.mark.parametrize(("draw", "dim"), [(gradient_circle, 2), (gradient_sphere, 3)])
 def test_arrows_go_along_the_negative_gradient_and_the_longest_is_0_3(draw, dim):
     latents, code, gradients = scene(dim)
     figure = draw(latents, code, gradients, margin=0.2)
-    arrows = np.concatenate([rows(trace) for trace in figure.data
-                             if trace.type != "surface" and trace.mode == "lines+markers"])
+    arrows = np.concatenate(
+        [
+            rows(trace)
+            for trace in figure.data
+            if trace.type != "surface" and trace.mode == "lines+markers"
+        ]
+    )
     starts, ends, gaps = arrows[::3], arrows[1::3], arrows[2::3]
     assert np.isnan(gaps).all() and len(starts) == 12
     order = [int(np.abs(latents.numpy() - start).sum(axis=1).argmin()) for start in starts]
@@ -105,25 +141,60 @@ def test_caps_lie_at_theta_of_the_top_k_and_theta_plus_margin(draw, dim):
 
 def test_the_circle_is_round():
     figure = gradient_circle(*scene(2))
-    assert figure.layout.yaxis.scaleanchor == "x" and figure.layout.xaxis.range == figure.layout.yaxis.range
+    assert (
+        figure.layout.yaxis.scaleanchor == "x"
+        and figure.layout.xaxis.range == figure.layout.yaxis.range
+    )
 
 
 def test_a_long_code_and_vanishing_gradients_can_be_drawn():
     latents, code, _ = scene(3)
     figure = gradient_sphere(latents, 5 * code, torch.zeros(12, 3), top_k=50)
-    assert np.allclose(rows(named(figure, "code")), code, atol=1e-5) and "12 nearest" in str(figure.data)
+    assert np.allclose(rows(named(figure, "code")), code, atol=1e-5) and "12 nearest" in str(
+        figure.data
+    )
 
 
-@pytest.mark.parametrize(("call", "words"), [
-    (lambda: sphere(torch.zeros(0, 3)), r"codes must be rows of shape \(3,\), at least one; it is \(0, 3\)"),
-    (lambda: sphere(torch.zeros(5, 64)), r"codes must be rows of shape \(3,\).*\(5, 64\)"),
-    (lambda: sphere(torch.full((5, 3), torch.nan)), "codes has NaN or infinity in 5 of its 5 rows"),
-    (lambda: sphere(torch.ones(5, 3), latents=torch.ones(5, 2)), "latents must be rows"),
-    (lambda: sphere(torch.ones(5, 3), usage=torch.ones(4, dtype=torch.int64)), "5 codes need as many usage"),
-    (lambda: gradient_circle(torch.ones(5, 3), torch.ones(2), torch.ones(5, 2)), "latents must be rows of"),
-    (lambda: gradient_circle(torch.ones(5, 2), torch.ones(2), torch.ones(4, 2)), "5 latents need as many"),
-    (lambda: gradient_sphere(torch.ones(5, 3), torch.zeros(3), torch.ones(5, 3)), "a code that is not zero"),
-    (lambda: gradient_sphere(torch.ones(5, 3), torch.ones(3), torch.ones(5, 3), top_k=0), "top_k from 1")])
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (
+            lambda: sphere(torch.zeros(0, 3)),
+            r"codes must be rows of shape \(3,\), at least one; it is \(0, 3\)",
+        ),
+        (lambda: sphere(torch.zeros(5, 64)), r"codes must be rows of shape \(3,\).*\(5, 64\)"),
+        (
+            lambda: sphere(torch.full((5, 3), torch.nan)),
+            "codes has NaN or infinity in 5 of its 5 rows",
+        ),
+        (lambda: sphere(torch.ones(5, 3), latents=torch.ones(5, 2)), "latents must be rows"),
+        (
+            lambda: sphere(torch.ones(5, 3), usage=torch.ones(4, dtype=torch.int64)),
+            "5 codes need as many usage",
+        ),
+        (lambda: projected_sphere(pca(CODES)), r"\(PCA\) is a map, not a sphere"),
+        (
+            lambda: projected_sphere(pca(CODES, sphere=True), torch.ones(2)),
+            "6 codes need as many norms",
+        ),
+        (
+            lambda: gradient_circle(torch.ones(5, 3), torch.ones(2), torch.ones(5, 2)),
+            "latents must be rows of",
+        ),
+        (
+            lambda: gradient_circle(torch.ones(5, 2), torch.ones(2), torch.ones(4, 2)),
+            "5 latents need as many",
+        ),
+        (
+            lambda: gradient_sphere(torch.ones(5, 3), torch.zeros(3), torch.ones(5, 3)),
+            "a code that is not zero",
+        ),
+        (
+            lambda: gradient_sphere(torch.ones(5, 3), torch.ones(3), torch.ones(5, 3), top_k=0),
+            "top_k from 1",
+        ),
+    ],
+)
 def test_bad_points_get_one_clear_sentence(call, words, unchecked):
     with pytest.raises(ValueError, match=words):
         call()

@@ -6,35 +6,35 @@ import pytest
 import torch
 
 from arcvq.figures import METHOD_COLORS, PALETTE, TEMPLATE, colors, finish, summary
-from arcvq.figures.theme import named, thin, vectors
+from arcvq.figures.theme import check_vectors, named
 
 
-def luminance(colour):
-    red, green, blue = (int(colour[i:i + 2], 16) / 255 for i in (1, 3, 5))
+def luminance(color):
+    red, green, blue = (int(color[i : i + 2], 16) / 255 for i in (1, 3, 5))
     return 0.2126 * red + 0.7152 * green + 0.0722 * blue
 
 
-def test_every_method_has_its_own_colour_of_the_palette():
+def test_every_method_has_its_own_color_of_the_palette():
     assert {"plain", "ema", "cosine", "cvq", "samp"} <= set(METHOD_COLORS)
     assert len(set(METHOD_COLORS.values())) == len(METHOD_COLORS)
     assert set(METHOD_COLORS.values()) - set(PALETTE) == {METHOD_COLORS["random"]}
 
 
-def test_a_method_keeps_its_colour_beside_any_others():
+def test_a_method_keeps_its_color_beside_any_others():
     for names in itertools.permutations(["samp", "plain", "something", "cvq"]):
         chosen = colors(names)
         assert all(chosen[name] == METHOD_COLORS[name] for name in ("samp", "plain", "cvq"))
         assert len(set(chosen.values())) == 4
 
 
-def test_variants_of_a_method_are_told_apart_and_the_first_has_its_colour():
+def test_variants_of_a_method_are_told_apart_and_the_first_has_its_color():
     chosen = colors(["SAMP, per step", "SAMP scaled", "Plain"])
     assert chosen["SAMP, per step"] == METHOD_COLORS["samp"] != chosen["SAMP scaled"]
     assert chosen["Plain"] == METHOD_COLORS["plain"]
     assert list(chosen) == ["SAMP, per step", "SAMP scaled", "Plain"]
 
 
-def test_more_names_than_colours_still_get_one_each():
+def test_more_names_than_colors_still_get_one_each():
     assert len(colors([f"run {n}" for n in range(20)])) == 20
 
 
@@ -57,7 +57,11 @@ def test_look_goes_before_what_the_figure_chose():
     look = {"title": "Mine", "summary": "Own words.", "width": 500, "xaxis_title": "x"}
     figure = finish(go.Figure(), look, "Title", "Text", height=300)
     assert (figure.layout.title.text, summary(figure)) == ("Mine", "Own words.")
-    assert (figure.layout.width, figure.layout.height, figure.layout.xaxis.title.text) == (500, 300, "x")
+    assert (figure.layout.width, figure.layout.height, figure.layout.xaxis.title.text) == (
+        500,
+        300,
+        "x",
+    )
 
 
 def test_long_captions_and_legends_push_the_plot_down_so_that_nothing_overlaps():
@@ -66,36 +70,46 @@ def test_long_captions_and_legends_push_the_plot_down_so_that_nothing_overlaps()
     assert long.layout.margin.t - short.layout.margin.t == 17 * lines > 0
     traces = [go.Scatter(y=[1], name=f"a long name {i}") for i in range(30)]
     few, many = (finish(go.Figure(traces[:n]), {}, "T", "t") for n in (2, 30))
-    assert many.layout.margin.t > few.layout.margin.t > finish(go.Figure(), {}, "T", "t").layout.margin.t
+    assert (
+        many.layout.margin.t
+        > few.layout.margin.t
+        > finish(go.Figure(), {}, "T", "t").layout.margin.t
+    )
 
 
 def test_summary_of_a_foreign_figure_is_empty():
     assert summary(go.Figure()) == ""
 
 
-@pytest.mark.parametrize("values", [
-    [[1, 2]], np.ones((1, 2), np.float32), torch.ones(1, 2, dtype=torch.bfloat16),
-    torch.nn.Parameter(torch.ones(1, 2))])
+@pytest.mark.parametrize(
+    "values",
+    [
+        [[1, 2]],
+        np.ones((1, 2), np.float32),
+        torch.ones(1, 2, dtype=torch.bfloat16),
+        torch.nn.Parameter(torch.ones(1, 2)),
+    ],
+)
 def test_vectors_become_float64_rows(values, unchecked):
-    rows = vectors(values, "codes")
+    rows = check_vectors(values, "codes")
     assert rows.dtype == np.float64 and rows.shape == (1, 2)
 
 
-@pytest.mark.parametrize(("values", "words"), [
-    (torch.ones(3), r"codes must be rows of shape \(3,\), at least one; it is \(3,\)"),
-    (torch.ones(4, 2), r"it is \(4, 2\)"), (torch.ones(0, 3), r"it is \(0, 3\)"),
-    (torch.tensor([[0, 0, 0], [1, torch.nan, 1], [torch.inf, 0, 0]]), "NaN or infinity in 2 of its 3 rows")])
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        (torch.ones(3), r"codes must be rows of shape \(3,\), at least one; it is \(3,\)"),
+        (torch.ones(4, 2), r"it is \(4, 2\)"),
+        (torch.ones(0, 3), r"it is \(0, 3\)"),
+        (
+            torch.tensor([[0, 0, 0], [1, torch.nan, 1], [torch.inf, 0, 0]]),
+            "NaN or infinity in 2 of its 3 rows",
+        ),
+    ],
+)
 def test_vectors_refuse_what_cannot_be_drawn(values, words, unchecked):
     with pytest.raises(ValueError, match=words):
-        vectors(values, "codes", 3)
-
-
-def test_thin_keeps_up_to_20000_points_and_says_when_it_does_not():
-    rows, note = thin(20_000, "latents")
-    assert len(rows) == 20_000 and note == ""
-    rows, note = thin(50_000, "latents")
-    assert len(set(rows)) == 20_000 and (np.diff(rows) > 0).all() and rows.max() < 50_000
-    assert note == " 20,000 of 50,000 latents are drawn." and (rows == thin(50_000, "latents")[0]).all()
+        check_vectors(values, "codes", 3)
 
 
 def test_named_refuses_an_empty_dictionary():

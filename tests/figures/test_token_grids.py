@@ -19,7 +19,9 @@ def test_every_map_is_a_panel_on_one_scale_with_the_first_row_on_top():
 
 @pytest.mark.parametrize("maps", [{"a": torch.ones(2, 3), "b": torch.ones(3, 2)}, torch.ones(2, 0)])
 def test_maps_of_different_or_no_shape_are_refused(maps):
-    with pytest.raises(ValueError, match=r"maps must be grids \(h, w\) of one shape, h and w from 1; they are"):
+    with pytest.raises(
+        ValueError, match=r"maps must be grids \(h, w\) of one shape, h and w from 1; they are"
+    ):
         place_maps(maps, "bits", "T", "Text.")
     with pytest.raises(ValueError, match="nothing to draw"):
         place_maps({}, "bits", "T", "Text.")
@@ -32,15 +34,21 @@ def test_a_mask_picture_shows_shares_leaves_what_is_not_seen_grey_and_frames_the
     good, leaky = (panel.z for panel in figure.data)
     assert np.allclose(good, [[25, np.nan, 50], [25, np.nan, np.nan]], equal_nan=True)
     assert np.nansum(leaky) == 100 and leaky[1, 2] == 25
-    assert [(frame.x0, frame.x1, frame.y0, frame.y1) for frame in figure.layout.shapes] == [(0.5, 1.5, 0.5, 1.5)] * 2
+    assert [(frame.x0, frame.x1, frame.y0, frame.y1) for frame in figure.layout.shapes] == [
+        (0.5, 1.5, 0.5, 1.5)
+    ] * 2
     assert {frame.line.color for frame in figure.layout.shapes} == {VERMILLION}
-    assert summary(figure) == ("For the token at row 1, column 1 (from 0, framed): good sees 3 of 4 earlier places and "
-                               "0 of the other 2; leaky sees 3 of 4 earlier places and 1 of the other 2.")
+    assert summary(figure) == (
+        "For the token at row 1, column 1 (from 0, framed): good sees 3 of 4 earlier places and "
+        "0 of the other 2; leaky sees 3 of 4 earlier places and 1 of the other 2."
+    )
 
 
 def test_the_first_place_sees_nothing():
     figure = mask_picture(torch.zeros(2, 2), (0, 0), width=500)
-    assert np.isnan(figure.data[0].z).all() and "prior sees 0 of 0 earlier places" in summary(figure)
+    assert np.isnan(figure.data[0].z).all() and "prior sees 0 of 0 earlier places" in summary(
+        figure
+    )
     assert figure.layout.width == 500
 
 

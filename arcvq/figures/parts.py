@@ -1,0 +1,242 @@
+"""What several figures share: points, arrows, balls, axes, scales of colors, sheets of images."""
+
+import base64
+import io
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Float, UInt8
+from numpy import cos, pi, sin
+from numpy.linalg import norm, svd
+from PIL import Image
+from plotly.colors import sample_colorscale
+from plotly.graph_objects import Figure
+from torch import Tensor
+from torch.nn.functional import pad
+
+from arcvq.figures.theme import GRAY, ORANGE, SKY, Number
+from arcvq.images import to_uint8
+
+Rows = Float[np.ndarray, "_n _D"]  # points or directions, with D 2 or 3 where they are drawn
+Direction = Float[np.ndarray, " _D"]
+Pixels = UInt8[np.ndarray, "_height _width 3"]
+
+COMPONENTS = ("component 1", "component 2", "component 3")
+BLANK = 0.975  # the gray of the paper, on the scale of images
+
+
+def thin(count: int, what: str, limit: int = 20_000) -> tuple[np.ndarray, str]:
+    """Choose which of `count` points to draw, always the same ones.
+
+    Returns:
+        The indices of at most `limit` points in order, and a sentence for the caption that says
+        so, empty if all are drawn.
+    """
+    if count <= limit:
+        return np.arange(count), ""
+    rows = np.random.default_rng(0).choice(count, limit, replace=False)
+    return np.sort(rows), f" {limit:,} of {count:,} {what} are drawn."
+
+
+def measured(history: pd.DataFrame, column: str) -> Float[np.ndarray, "2 n"]:
+    """Return steps and values of a column, without the rows where it was not measured (NaN)."""
+    seen = history.reindex(columns=["step", column]).dropna().to_numpy(float)
+    rows, _ = thin(len(seen), "rows")
+    return seen[rows].T
+
+
+def name_once(figure: Figure) -> None:
+    """Keep the first entry of each name in the legend."""
+    seen = set()
+    for trace in figure.data:
+        trace.showlegend = trace.name not in seen
+        seen.add(trace.name)
+
+
+def square_panels(figure: Figure) -> None:
+    """Give both axes of each panel one scale."""
+    figure.for_each_yaxis(lambda axis: axis.update(scaleanchor=axis.anchor, constrain="domain"))
+
+
+def add_points(figure: Figure, rows: Rows, name: str, mode: str = "markers", **style: Any) -> None:
+    """Draw points in 2 or 3 dimensions, or a line through them; named ones are in the legend."""
+    axes = dict(zip("xyz", rows.astype(np.float32).T, strict=False))
+    add = figure.add_scatter3d if "z" in axes else figure.add_scatter
+    add(**axes, name=name, mode=mode, showlegend=bool(name), **style)
+
+
+def ball_surface() -> Float[np.ndarray, "3 17 33"]:
+    """Return x, y and z of the unit sphere, at 17 polar angles by 33 turns around the axis."""
+    polar = np.linspace(0, pi, 17)[:, None]
+    around = np.linspace(0, 2 * pi, 33)
+    x = sin(polar) * cos(around)
+    y = sin(polar) * sin(around)
+    z = cos(polar) + 0 * around
+    return np.stack([x, y, z]).astype(np.float32)
+
+
+def add_ball(figure: Figure, radius: Number, name: str) -> None:
+    """Draw a translucent ball around the origin, with rings; a named one is in the legend."""
+    x, y, z = radius * ball_surface()
+    rings = {"show": True, "start": -radius, "end": radius, "size": radius / 3, "color": GRAY}
+    figure.add_surface(
+        x=x,
+        y=y,
+        z=z,
+        name=name,
+        showlegend=bool(name),
+        opacity=0.14,
+        colorscale=[SKY, SKY],
+        showscale=False,
+        contours_z=rings,
+        lighting={"ambient": 1, "diffuse": 0, "specular": 0},
+        hoverinfo="skip",
+    )
+
+
+def add_circle(figure: Figure) -> None:
+    """Draw the unit circle."""
+    figure.add_shape(type="circle", x0=-1, x1=1, y0=-1, y1=1, line_color=GRAY, layer="between")
+
+
+def normals(code: Direction) -> Rows:
+    """Return the directions at right angles to a unit vector: (1, 2) or (2, 3)."""
+    return svd(code[None])[2][1:]
+
+
+def cap(code: Direction, angle: Number) -> Rows:
+    """Outline the directions within `angle` (radians) of a unit vector.
+
+    Returns:
+        In 2 dimensions an arc and the rays to its ends; in 3 dimensions a ring, just above the
+        unit sphere.
+    """
+    across, up = normals(code)[[0, -1]]
+    turn = np.linspace(-1, 1, 91)[:, None]
+    if len(code) == 2:
+        arc = cos(turn * angle) * code + sin(turn * angle) * across
+        return np.pad(arc, ((1, 1), (0, 0)))
+    ring = cos(turn * pi) * across + sin(turn * pi) * up
+    return 1.004 * (cos(angle) * code + sin(angle) * ring)
+
+
+def add_cap(
+    figure: Figure, code: Direction, angle: Number, name: str, dash: str, **style: Any
+) -> None:
+    """Draw the outline of a `cap`."""
+    line = {"color": ORANGE, "width": 2 * len(code) - 2, "dash": dash}
+    add_points(figure, cap(code, angle), name, "lines", line=line, **style)
+
+
+def arrow_lines(starts: Rows, moves: Rows) -> tuple[Rows, np.ndarray]:
+    """Return three points for each arrow: start, tip and a gap; and the sizes of their markers.
+
+    Only tips have a marker, as the head of the arrow, and only those of arrows that are longer.
+    """
+    dim = starts.shape[1]
+    gaps = np.full_like(starts, np.nan)
+    points = np.stack([starts, starts + moves, gaps], axis=1)
+    longer = norm(moves, axis=1) > 0.02
+    sizes = np.outer(longer, [0, 11 if dim == 2 else 3, 0])
+    return points.reshape(-1, dim), sizes.ravel()
+
+
+def add_arrows(figure: Figure, starts: Rows, moves: Rows, color: str, **style: Any) -> None:
+    """Draw arrows from `starts` along `moves`; in 3 dimensions their heads are diamonds."""
+    points, sizes = arrow_lines(starts, moves)
+    dim = starts.shape[1]
+    marker: dict[str, Any] = {"color": color, "size": sizes, "symbol": "diamond"}
+    if dim == 2:
+        marker |= {"symbol": "arrow", "angleref": "previous"}
+    line = {"color": color, "width": dim}
+    add_points(figure, points, "", "lines+markers", marker=marker, line=line, **style)
+
+
+def set_scene(
+    figure: Figure,
+    extent: Number | None,
+    *,
+    names: Sequence[str] = COMPONENTS,
+    eye: Sequence[Number] | np.ndarray = (1.3, 1.3, 0.8),
+    zoom: Number = 1.15,
+    **axis: Any,
+) -> None:
+    """Give 3-D scenes axes of one scale and no perspective, so that a sphere looks like one.
+
+    Args:
+        figure: the figure, whose scenes all get the same axes.
+        extent: each axis reaches from -extent to extent; None: as far as the data.
+        names: titles of the axes.
+        eye: where the camera stands.
+        zoom: size of the cube of the axes.
+        **axis: more properties of all three axes.
+    """
+    axis |= {"showbackground": False, "nticks": 5}
+    aspect: dict[str, Any] = {"aspectmode": "data"}
+    if extent is not None:
+        axis["range"] = [-extent, extent]
+        aspect = {"aspectmode": "manual", "aspectratio": dict.fromkeys("xyz", zoom)}
+    x, y, z = ({"title": name, **axis} for name in names)
+    camera = {"eye": dict(zip("xyz", eye, strict=True)), "projection": {"type": "orthographic"}}
+    figure.update_scenes(xaxis=x, yaxis=y, zaxis=z, camera=camera, **aspect)
+
+
+def color_bar(label: str, **more: Any) -> dict[str, Any]:
+    """Return a slim color bar with its label on the right."""
+    return {"title": {"text": label, "side": "right"}, "thickness": 12, **more}
+
+
+def usage_scale(most: Number, label: str = "usage (tokens)", **bar: Any) -> dict[str, Any]:
+    """Return what a marker needs to show log10 of a usage up to `most` by color, with its bar."""
+    top = math.ceil(math.log10(max(10, most)))
+    powers = list(range(top + 1))
+    names = [f"{10**power:,}" for power in powers]
+    colorbar = color_bar(label, tickmode="array", tickvals=powers, ticktext=names, **bar)
+    return {"colorscale": "Viridis_r", "cmin": 0, "cmax": top, "colorbar": colorbar}
+
+
+def inferno(shares: Float[Tensor, "*n H W"]) -> Float[Tensor, "*n 3 H W"]:
+    """Turn numbers from 0 to 1 (and above, drawn as 1) into images by the color scale Inferno."""
+    scale = torch.tensor(sample_colorscale("Inferno", 64, colortype="tuple")).float() * 2 - 1
+    return scale[(shares * 63).clamp(max=63).long()].movedim(-1, -3)
+
+
+def to_pixels(image: Float[Tensor, "C H W"]) -> Pixels:
+    """Convert an image in [-1, 1], gray or RGB, to RGB pixels."""
+    return to_uint8(image).expand(3, -1, -1).movedim(0, -1).numpy()
+
+
+def tile_sheet(
+    tiles: Float[Tensor, "n C H W"], columns: int, frame: tuple[int, ...] = (1, 1, 1, 1)
+) -> Pixels:
+    """Lay out images row by row as one picture.
+
+    Args:
+        tiles: images in [-1, 1], with C 1 (gray) or 3.
+        columns: images in a row; places without an image are blank.
+        frame: blank pixels on the left, right, top and bottom of each image.
+    """
+    from torchvision.utils import make_grid  # takes a second to import
+
+    framed = pad(tiles, frame, value=BLANK)
+    rows = max(1, math.ceil(len(framed) / columns))
+    blank = framed.new_full((rows * columns - len(framed), *framed.shape[1:]), BLANK)
+    return to_pixels(make_grid(torch.cat([framed, blank]), nrow=columns, padding=0))
+
+
+def image_source(pixels: Pixels, kind: str = "png", **options: Any) -> str:
+    """Encode pixels as a data URI, for the `source` of a plotly image.
+
+    Args:
+        pixels: RGB.
+        kind: "png" or "jpeg".
+        **options: settings of Pillow's encoder.
+    """
+    stream = io.BytesIO()
+    Image.fromarray(pixels).save(stream, kind, **options)
+    data = base64.b64encode(stream.getvalue()).decode()
+    return f"data:image/{kind};base64,{data}"
