@@ -10,7 +10,7 @@ from arcvq.figures.curves import bars, history_curves, lines, schedule_curves
 from arcvq.figures.experiment_results import ablation_panels, measure_panels, schedule_map
 from arcvq.figures.gradient_curves import feedback_picture, gradient_angles, gradient_norms
 from arcvq.figures.image_grids import image_grid, reconstruction_grid
-from arcvq.figures.sphere import gradient_circle, gradient_sphere, projected_sphere, sphere
+from arcvq.figures.sphere import margin_gradients, projected_sphere, sphere
 from arcvq.figures.sweep_map import sweep_map
 from arcvq.figures.theme import METHOD_COLORS, PALETTE, TEMPLATE, colors, finish, summary
 from arcvq.figures.token_grids import mask_picture, place_maps
@@ -29,12 +29,11 @@ __all__ = [
     "feedback_picture",
     "finish",
     "gradient_angles",
-    "gradient_circle",
     "gradient_norms",
-    "gradient_sphere",
     "history_curves",
     "image_grid",
     "lines",
+    "margin_gradients",
     "mask_picture",
     "measure_panels",
     "norm_against_usage",

@@ -4,14 +4,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import pandas as pd
+import torch
 from jaxtyping import Int, Real
 from plotly.graph_objects import Figure
 from plotly.subplots import make_subplots
 
 from arcvq.analysis.projections import Projection
 from arcvq.figures.parts import (
-    Rows,
     add_points,
     color_bar,
     set_scene,
@@ -33,6 +32,7 @@ from arcvq.figures.theme import (
     check_numbers,
     finish,
 )
+from arcvq.runtime.checks import check_range
 
 Values = Real[Array, " _K"]
 CLASSES = (*PALETTE, "#8C510A", "#A6A6A0")  # two more, so that ten classes differ
@@ -75,40 +75,36 @@ def code_map(
     """
     points = projection.points
     count, axes = points.shape
-    numbers = np.arange(count) if indices is None else array(indices)
+    numbers = np.arange(count) if indices is None else indices
     values = np.ones(count) if color is None else array(color)
-    columns = {"code": numbers, label: values, **(hover or {})}
-    table = pd.DataFrame(
-        {
-            name: check_numbers(column, count, f"numbers of {name!r}")
-            for name, column in columns.items()
-        }
-    )
+    shown = {"code": numbers, label: values, **(hover or {})}
+    table = {name: check_numbers(column, count, name) for name, column in shown.items()}
     if color is None or classes:
         del table[label]
-    if classes and not -1 <= values.min() <= values.max() < len(classes):
-        raise ValueError(
-            f"classes reach from {values.min():.0f} to {values.max():.0f}; allowed are -1 to "
-            f"{len(classes) - 1}, one for each name"
-        )
-    empty = (values < 0) if classes else (values <= 0) & log
     rows, note = thin(count, "codes")
+    empty = (values < 0) if classes else (values <= 0) & log
     solid = rows[~empty[rows]]
-    hollow = rows[empty[rows]]
 
     size = 8 if axes == 2 else 4
     marker = {"size": size, "symbol": "circle", "opacity": 0.85, "color": BLUE}
     if color is not None:
         marker |= _shades(values[solid], label, log, classes)
-    figure = Figure()
-    _add_codes(figure, points, table, solid, "codes", marker)
-    marker = {"size": size - 1, "symbol": "circle-open", "opacity": 0.6, "color": GRAY}
     name = "no class" if classes else f"{label.split(' (')[0]} 0"
-    _add_codes(figure, points, table, hollow, name, marker)
-    ring = np.flatnonzero(numbers == chosen)
-    line = {"width": 3}
-    marker = {"size": 2 * size, "symbol": "circle-open", "line": line, "color": VERMILLION}
-    _add_codes(figure, points, table, ring, f"code {chosen}", marker)
+    hollow = {"size": size - 1, "symbol": "circle-open", "opacity": 0.6, "color": GRAY}
+    ring = {"size": 2 * size, "symbol": "circle-open", "color": VERMILLION, "line": {"width": 3}}
+    groups = (
+        ("codes", solid, marker),
+        (name, rows[empty[rows]], hollow),
+        (f"code {chosen}", np.flatnonzero(numbers == chosen), ring),
+    )
+    data = np.column_stack([*table.values()]).astype(np.float32)
+    lines = [f"{label}: %{{customdata[{place}]:,.4~g}}" for place, label in enumerate(table)]
+    template = "<br>".join(lines) + "<extra></extra>"
+    figure = Figure()
+    for name, group, marker in groups:
+        style = {"marker": marker, "customdata": data[group], "hovertemplate": template}
+        add_points(figure, points[group], name, **style)
+        figure.data[-1].showlegend = len(group) > 0
 
     # One scale for all axes, since gaps in different directions are compared.
     layout = {"width": 760, "height": 640}
@@ -124,43 +120,25 @@ def code_map(
 
 def _shades(values: np.ndarray, label: str, log: bool, classes: Sequence[str]) -> dict[str, Any]:
     """Return the marker properties that show numbers or classes by color."""
+    style: dict[str, Any] = {"color": values, "colorscale": "Viridis_r"}
     if log:
-        scale = usage_scale(values.max(initial=1), label, len=0.8)
-        return {"color": np.log10(values), **scale}
-    if not classes:
-        bar = color_bar(label, len=0.8, tickmode="auto")
-        ends = {"cmin": float(values.min()), "cmax": float(values.max()) + 1e-9}
-        return {"color": values, "colorscale": "Viridis_r", "colorbar": bar, **ends}
-    # A scale of steps: each color begins where the last one ends.
-    count = len(classes)
-    edges = np.linspace(0, 1, count + 1).repeat(2)[1:-1]
-    scale = list(zip(edges, np.resize(CLASSES, count).repeat(2), strict=True))
-    ticks = {"tickmode": "array", "tickvals": np.arange(count), "ticktext": classes}
-    bar = color_bar(label, len=0.8, **ticks)
-    symbols = np.resize(np.repeat(SYMBOLS, len(CLASSES)), count)[values.astype(int)]
-    ends = {"cmin": -0.5, "cmax": count - 0.5}
-    return {"color": values, "colorscale": scale, "colorbar": bar, "symbol": symbols, **ends}
-
-
-def _add_codes(
-    figure: Figure,
-    points: Rows,
-    table: pd.DataFrame,
-    rows: np.ndarray,
-    name: str,
-    marker: dict[str, Any],
-) -> None:
-    """Draw some of the codes; the pointer shows their rows of the table."""
-    lines = [f"{label}: %{{customdata[{place}]:,.4~g}}" for place, label in enumerate(table)]
-    add_points(
-        figure,
-        points[rows],
-        name,
-        marker=marker,
-        customdata=table.iloc[rows].to_numpy(np.float32),
-        hovertemplate="<br>".join(lines) + "<extra></extra>",
-    )
-    figure.data[-1].showlegend = len(rows) > 0
+        style |= usage_scale(values.max(initial=1), label, len=0.8)
+        style["color"] = np.log10(values)
+    elif classes:
+        count = len(classes)
+        numbers = values.astype(int)
+        check_range(torch.tensor(numbers), count, "classes")
+        # A scale of steps: each color begins where the last one ends.
+        edges = np.linspace(0, 1, count + 1).repeat(2)[1:-1]
+        steps = np.resize(CLASSES, count).repeat(2)
+        style["colorscale"] = list(zip(edges, steps, strict=True))
+        style["symbol"] = np.resize(SYMBOLS, 1 + count // 10)[numbers // 10]
+        ticks = {"tickmode": "array", "tickvals": np.arange(count), "ticktext": classes}
+        style |= {"cmin": -0.5, "cmax": count - 0.5, "colorbar": color_bar(label, len=0.8, **ticks)}
+    else:
+        style |= {"cmin": float(values.min()), "cmax": float(values.max()) + 1e-9}
+        style["colorbar"] = color_bar(label, len=0.8, tickmode="auto")
+    return style
 
 
 def code_maps(
@@ -180,9 +158,9 @@ def code_maps(
         ValueError: for names or counts that do not fit.
     """
     if projections.keys() != usage.keys():
-        books = ", ".join(projections)
+        names = ", ".join(projections)
         raise ValueError(
-            f"projections of {books} need the usage of the same, not {', '.join(usage)}"
+            f"projections of {names} need the usage of the same, not {', '.join(usage)}"
         )
     figure = make_subplots(1, len(projections), horizontal_spacing=0.04)
     text = []
@@ -190,15 +168,16 @@ def code_maps(
         codes, unused, _ = code_map(projection, usage[name], log=True).data
         figure.add_trace(codes, 1, column)
         figure.add_trace(unused, 1, column)
-        figure.update_xaxes(title_text=name, constrain="domain", col=column)
+        figure.update_xaxes(title_text=name, col=column)
         kept = f"nearest kept {projection.neighbors_kept:.0%}"
         text.append(f"{name}: {len(projection.points)} codes, {kept}")
     most = max(array(counts).max() for counts in usage.values())
     figure.update_traces(marker=usage_scale(most, len=0.8), selector={"name": "codes"})
     figure.update_traces(showlegend=False, marker_showscale=False)
     figure.data[0].marker.showscale = True
-    figure.update_xaxes(showticklabels=False, ticks="")
-    figure.update_yaxes(showticklabels=False, ticks="")
+    bare = {"showticklabels": False, "ticks": ""}
+    figure.update_xaxes(bare)
+    figure.update_yaxes(bare)
     square_panels(figure)
     summary = f"{'; '.join(text)}. Scales differ from map to map."
     return finish(figure, look, "Maps side by side", summary, left=24, height=400)
@@ -228,32 +207,30 @@ def token_map(
         ValueError: for grids and images of different number, and for an index without a value.
     """
     tiles = check_images(images, "images")
-    grids = array(indices).astype(int)
+    grids = torch.as_tensor(indices).cpu()
     if len(tiles) != len(grids) or grids.ndim != 3:
-        raise ValueError(
-            f"{len(tiles)} images need as many grids (h, w) of indices, not {grids.shape}"
-        )
-    numbers = np.arange(grids.max() + 1) if values is None else array(values)
-    if grids.min() < 0 or grids.max() >= len(numbers):
-        found = f"indices reach from {grids.min()} to {grids.max()}"
-        raise ValueError(f"{found}; values stand for 0 to {len(numbers) - 1}")
+        found = tuple(grids.shape)
+        raise ValueError(f"{len(tiles)} images need as many grids (h, w) of indices, not {found}")
+    numbers = np.arange(int(grids.max()) + 1) if values is None else array(values)
+    check_range(grids, len(numbers))
 
-    shown = grids[:8]
-    figure = make_subplots(2, len(shown), horizontal_spacing=0.01, vertical_spacing=0.03)
+    shown = grids[:8].numpy()
+    count, high, wide = shown.shape
+    figure = make_subplots(2, count, horizontal_spacing=0.01, vertical_spacing=0.03)
     hover = "row %{y}, column %{x}<br>code %{customdata}<extra></extra>"
-    cells = {"coloraxis": "coloraxis", "xgap": 1, "ygap": 1, "hovertemplate": hover}
+    style = {"coloraxis": "coloraxis", "xgap": 1, "ygap": 1, "hovertemplate": hover}
     for column, grid in enumerate(shown, start=1):
         pixels = to_pixels(tiles[column - 1])
         figure.add_image(z=pixels, hoverinfo="skip", row=1, col=column)
-        figure.add_heatmap(z=numbers[grid], customdata=grid, row=2, col=column, **cells)
+        figure.add_heatmap(z=numbers[grid], customdata=grid, row=2, col=column, **style)
     figure.update_xaxes(visible=False, constrain="domain")
     figure.update_yaxes(visible=False, autorange="reversed")
     square_panels(figure)
     shades = "Turbo" if values is None else "Viridis_r"
     scale = {"colorscale": shades, "colorbar": color_bar(label, len=0.5, y=0.25)}
-    _, high, wide = grids.shape
     text = (
-        f"{len(shown)} of {len(tiles)} images and the codes of their {high} x {wide} places; "
+        f"{count} of {len(tiles)} images and the codes of their {high} x {wide} places; "
         f"{len(np.unique(shown))} different codes."
     )
-    return finish(figure, look, "Tokens", text, height=380, coloraxis=scale, bottom=16, left=24)
+    layout = {"height": 380, "bottom": 16, "left": 24, "coloraxis": scale}
+    return finish(figure, look, "Tokens", text, **layout)

@@ -10,6 +10,7 @@ from plotly.subplots import make_subplots
 
 from arcvq.figures.parts import measured, name_once, thin
 from arcvq.figures.theme import DOTTED, LOG, array, colored, colors, finish, named
+from arcvq.runtime.checks import check_whole
 from arcvq.schedules import Schedule
 
 UNITS = {
@@ -178,8 +179,7 @@ def schedule_curves(
     Raises:
         ValueError: for no schedules, or steps below 1.
     """
-    if steps < 1:
-        raise ValueError(f"steps is {steps}; it must be at least 1")
+    check_whole(1, steps=steps)
     x = np.linspace(0, steps, 201)
     ys = {}
     ends = []

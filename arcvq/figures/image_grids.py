@@ -13,6 +13,7 @@ from torch.nn.functional import interpolate
 from arcvq.figures.parts import color_bar, image_source, inferno, tile_sheet
 from arcvq.figures.theme import Images, Number, check_images, finish, named
 from arcvq.metrics import psnr
+from arcvq.runtime.checks import check_whole
 
 TILE = 112  # pixels of an enlarged image, at most
 GAP = 4  # pixels between tiles
@@ -40,8 +41,11 @@ def image_grid(
     """
     tiles = check_images(images, "images")
     count, _, high, wide = tiles.shape
-    if columns < 1 or len(titles) not in (0, count):
-        raise ValueError(f"columns {columns} is from 1; {len(titles)} titles must be 0 or {count}")
+    check_whole(1, columns=columns)
+    if len(titles) not in (0, count):
+        raise ValueError(
+            f"{len(titles)} titles do not fit {count} images; give none or one for each"
+        )
     columns = min(columns, count)
     text = f"{count} images of {high} x {wide} pixels."
     return _sheet_figure(tiles, columns, look, "Images", text, titles=titles)
@@ -66,23 +70,26 @@ def reconstruction_grid(
     """
     images = check_images(images, "images")
     columns = max(1, min(columns, len(images)))
-    made = {name: check_images(other, name) for name, other in named(reconstructions).items()}
-    scores = {name: f"{psnr(other, images):.1f} dB" for name, other in made.items()}
-    errors = {name: (other - images).abs().mean(1) for name, other in made.items()}
-    largest = np.quantile(torch.stack([*errors.values()]), 0.998)
-    top = max(0.1, math.ceil(10 * largest) / 10)
-
     labels = ["original"]
-    rows = [images]
-    for name in made:
-        labels += [f"<b>{name}</b><br>{scores[name]}", "error"]
-        rows += [made[name], inferno(errors[name] / top)]
-    tiles = torch.cat([row[:columns] for row in rows])
-    told = ", ".join(f"{name} {score}" for name, score in scores.items())
-    text = f"PSNR (images: {len(images)}): {told}."
+    scores = []
+    made = []
+    errors = []
+    for name, other in named(reconstructions).items():
+        other = check_images(other, name)
+        score = f"{psnr(other, images):.1f} dB"
+        labels += [f"<b>{name}</b><br>{score}", "error"]
+        scores.append(f"{name} {score}")
+        made.append(other[:columns])
+        errors.append((other - images).abs().mean(1))
+    top = max(0.1, math.ceil(10 * np.quantile(torch.stack(errors), 0.998)) / 10)
+
+    rows = [images[:columns]]
+    for other, error in zip(made, errors, strict=True):
+        rows += [other, inferno(error[:columns] / top)]
+    text = f"PSNR (images: {len(images)}): {', '.join(scores)}."
     look = {"width": min(900, 180 + 240 * columns)} | look
     title = "Originals and reconstructions"
-    figure = _sheet_figure(tiles, columns, look, title, text, labels=labels, right=84)
+    figure = _sheet_figure(torch.cat(rows), columns, look, title, text, labels=labels, right=84)
 
     label = "absolute error (pixels are -1 to 1)"
     bar = color_bar(label, nticks=5, len=1, x=1, xpad=12, ypad=0)

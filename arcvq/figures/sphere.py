@@ -1,6 +1,5 @@
 """Codes in the ball, and latents around a code with the way the margin loss moves them."""
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -11,7 +10,6 @@ from plotly.graph_objects import Figure
 from arcvq.analysis.projections import Projection
 from arcvq.figures.parts import (
     COMPONENTS,
-    Direction,
     add_arrows,
     add_ball,
     add_cap,
@@ -36,12 +34,12 @@ from arcvq.figures.theme import (
     check_numbers,
     check_vectors,
     finish,
+    summary,
 )
+from arcvq.runtime.checks import check_whole
 
 Code = Float[Array, " _D"]
 SCENE = {"width": 640, "height": 580, "left": 24, "bottom": 8}  # pixels
-BALL = "ball of radius M(t)"
-GRADIENTS = "How the margin loss moves latents"
 
 
 def sphere(
@@ -69,66 +67,11 @@ def sphere(
         ValueError: for codes or latents that are not rows of 3 finite numbers, and a usage of
             another length than the codes.
     """
-    figure = Figure()
-    text = _draw_ball(figure, codes, latents, radius, usage)
-    return finish(figure, look, "Codes in the ball", text, **SCENE)
-
-
-def projected_sphere(
-    projection: Projection,
-    norms: Float[Array, " _K"] | None = None,
-    usage: Counts | None = None,
-    radius: Number | None = None,
-    **look: Any,
-) -> Figure:
-    """Draw codes of many dimensions at their projected directions and at their true norms.
-
-    Args:
-        projection: directions (K, 3), of `arcvq.analysis.projections.on_sphere`.
-        norms: (K,), the distances from the center; by default the codes are on the unit sphere.
-        usage: (K,), as in `sphere`.
-        radius: the radius M(t) of the ball, as in `sphere`.
-        **look: title, summary, width, height, or properties of the layout.
-
-    Returns:
-        The figure, with the trust in the projection as caption.
-
-    Raises:
-        ValueError: for a projection onto a map, and norms of another length than the codes.
-    """
-    directions = projection.points
-    if not projection.sphere:
-        raise ValueError(
-            f"this projection ({projection.method}) is a map, not a sphere; make one with on_sphere"
-        )
-    codes = directions
-    ball = BALL
-    if norms is not None:
-        codes = directions * check_numbers(norms, len(directions), "norms")[:, None]
-    elif radius is None:
-        radius = 1
-        ball = "unit sphere"
-    names = COMPONENTS if projection.method == "exact" else ("axis 1", "axis 2", "axis 3")
-    figure = Figure()
-    text = _draw_ball(figure, codes, None, radius, usage, ball, names)
-    title = f"Codes on the sphere: {projection.method}"
-    return finish(figure, look, title, f"{projection.trust} {text}", **SCENE)
-
-
-def _draw_ball(
-    figure: Figure,
-    codes: Vectors,
-    latents: Vectors | None,
-    radius: Number | None,
-    usage: Counts | None,
-    ball: str = BALL,
-    names: Sequence[str] = COMPONENTS,
-) -> str:
-    """Draw codes, latents and a ball on axes of these names; return the caption."""
     codes = check_vectors(codes, "codes", 3)
     counts = np.ones(len(codes))
     if usage is not None:
-        counts = check_numbers(usage, len(codes), "usage counts")
+        counts = check_numbers(usage, len(codes), "usage")
+    figure = Figure()
     norms = norm(codes, axis=1)
     extent = norms.max()
     rows, note = thin(len(codes), "codes")
@@ -157,15 +100,57 @@ def _draw_ball(
         text += f"; the ball's radius is {radius:,.4g}"
         if radius <= 2 * extent:
             extent = max(extent, radius)
-            add_ball(figure, radius, ball)
+            add_ball(figure, radius, "ball of radius M(t)")
         else:
             text += ", beyond the picture"
-    set_scene(figure, 1.02 * max(extent, 1e-9), names=names, visible=True)
-    figure.update_layout(legend_itemsizing="constant")
-    return f"{text}.{note}"
+    set_scene(figure, 1.02 * max(extent, 1e-9), visible=True)
+    layout = {"legend_itemsizing": "constant", **SCENE}
+    return finish(figure, look, "Codes in the ball", f"{text}.{note}", **layout)
 
 
-def gradient_circle(
+def projected_sphere(
+    projection: Projection,
+    norms: Float[Array, " _K"] | None = None,
+    usage: Counts | None = None,
+    radius: Number | None = None,
+    **look: Any,
+) -> Figure:
+    """Draw codes of many dimensions at their projected directions and at their true norms.
+
+    Args:
+        projection: directions (K, 3), of `arcvq.analysis.projections.on_sphere`.
+        norms: (K,), the distances from the center; by default the codes are on the unit sphere.
+        usage: (K,), as in `sphere`.
+        radius: the radius M(t) of the ball, as in `sphere`.
+        **look: title, summary, width, height, or properties of the layout.
+
+    Returns:
+        The figure, with the trust in the projection as caption.
+
+    Raises:
+        ValueError: for a projection onto a map, and norms of another length than the codes.
+    """
+    codes = projection.points
+    if not projection.sphere:
+        raise ValueError(
+            f"this projection ({projection.method}) is a map, not a sphere; make one with on_sphere"
+        )
+    ball = {"radius": radius, "usage": usage}
+    if norms is not None:
+        codes = codes * check_numbers(norms, len(codes), "norms")[:, None]
+    elif radius is None:
+        ball["radius"] = 1.0
+    text = f"{projection.trust} {summary(sphere(codes, **ball))}"
+    words = {"title": f"Codes on the sphere: {projection.method}", "summary": text}
+    figure = sphere(codes, **ball, **words | look)
+    if norms is None and radius is None:
+        figure.update_traces(name="unit sphere", selector={"type": "surface"})
+    if projection.method != "exact":
+        figure.update_scenes(xaxis_title="axis 1", yaxis_title="axis 2", zaxis_title="axis 3")
+    return figure
+
+
+def margin_gradients(
     latents: Vectors,
     code: Code,
     gradients: Vectors,
@@ -174,16 +159,16 @@ def gradient_circle(
     top_k: int = 3,
     **look: Any,
 ) -> Figure:
-    """Draw how the margin loss of one code moves latents on the unit circle.
+    """Draw how the margin loss of one code moves latents on the unit circle or the unit sphere.
 
     Arrows follow the negative gradient; the longest is 0.3 long. θ is the angle of the latent that
     is the `top_k`-th nearest to the code. The loss counts the latents within θ as `margin` farther
     from the code, so that it pushes others beyond θ + margin; both angles are drawn.
 
     Args:
-        latents: (N, 2).
-        code: (2,); drawn at norm 1.
-        gradients: (N, 2), of the loss at the latents.
+        latents: (N, D), with D 2 (circle) or 3 (sphere).
+        code: (D,); drawn at norm 1.
+        gradients: (N, D), of the loss at the latents.
         margin: radians; drawn in degrees.
         top_k: how many latents the loss pulls to the code.
         **look: title, summary, width, height, or properties of the layout.
@@ -192,53 +177,19 @@ def gradient_circle(
         The figure.
 
     Raises:
-        ValueError: for vectors that are not rows of 2 finite numbers, gradients of another number
-            than the latents, a code of norm zero, and top_k below 1.
+        ValueError: for another D, vectors that are not finite, gradients of another number than
+            the latents, a code of norm zero, and top_k below 1.
     """
-    figure = Figure()
-    _, extent, text = _draw_gradients(figure, latents, code, gradients, margin, top_k, dim=2)
-    add_circle(figure)
-    axis = {"range": [-1.05 * extent, 1.05 * extent], "constrain": "domain"}
-    figure.update_xaxes(axis, title_text=COMPONENTS[0])
-    figure.update_yaxes(axis, title_text=COMPONENTS[1], scaleanchor="x")
-    return finish(figure, look, GRADIENTS, text, width=640, height=690)
-
-
-def gradient_sphere(
-    latents: Vectors,
-    code: Code,
-    gradients: Vectors,
-    *,
-    margin: Number = 0.1,
-    top_k: int = 3,
-    **look: Any,
-) -> Figure:
-    """Draw `gradient_circle` on the unit sphere, for latents (N, 3) around one code (3,)."""
-    figure = Figure()
-    unit, extent, text = _draw_gradients(figure, latents, code, gradients, margin, top_k, dim=3)
-    add_ball(figure, 1, "")
-    eye = 2 * unit + 0.6 * normals(unit)[0]  # the code faces the reader, somewhat to the side
-    set_scene(figure, 1.02 * extent, eye=eye, zoom=1.8, visible=False)
-    return finish(figure, look, GRADIENTS, text, **SCENE)
-
-
-def _draw_gradients(
-    figure: Figure,
-    latents: Vectors,
-    code: Code,
-    gradients: Vectors,
-    margin: Number,
-    top_k: int,
-    dim: int,
-) -> tuple[Direction, Number, str]:
-    """Draw code, latents, arrows and angles; return the unit code, half the width, the caption."""
+    unit = array(code)
+    dim = 3 if len(unit) == 3 else 2
+    unit = check_vectors(unit[None], "code", dim)[0]
     latents = check_vectors(latents, "latents", dim)
     gradients = check_vectors(gradients, "gradients", dim)
-    unit = check_vectors(array(code)[None], "code", dim)[0]
-    if len(latents) != len(gradients) or not unit.any() or top_k < 1:
+    check_whole(1, top_k=top_k)
+    if len(latents) != len(gradients) or not unit.any():
         raise ValueError(
-            f"{len(latents)} latents need as many gradients (not {len(gradients)}), a code that "
-            f"is not zero ({unit}) and top_k from 1 ({top_k})"
+            f"{len(latents)} latents need as many gradients (not {len(gradients)}) and a code "
+            f"that is not zero (not {unit})"
         )
     unit = unit / norm(unit)
     longest = norm(gradients, axis=1).max()
@@ -251,17 +202,36 @@ def _draw_gradients(
     theta = np.arccos(np.clip(cosines[near[-1]], -1, 1))
     wider = theta + margin
     told = f"θ = {np.degrees(theta):.1f}°"
+
+    figure = Figure()
     add_cap(figure, unit, theta, told, "solid")
     add_cap(figure, unit, wider, f"θ + margin = {np.degrees(wider):.1f}°", "dash")
     for group, name, color in ((near, "nearest", VERMILLION), (far, "other", BLUE)):
         add_arrows(figure, latents[group], moves[group], color)
         marker = {"color": color, "size": 10 - 2 * dim}
         add_points(figure, latents[group], f"{len(group)} {name} latents", marker=marker)
-    diamond = {"size": 18 - 4 * dim, "symbol": "diamond", "color": BLACK}
-    add_points(figure, unit[None], "code", marker=diamond)
+    marker = {"size": 18 - 4 * dim, "symbol": "diamond", "color": BLACK}
+    add_points(figure, unit[None], "code", marker=marker)
 
+    extent = max(1.0, np.abs(latents).max(), np.abs(latents + moves).max())
+    if dim == 2:
+        layout = {"width": 640, "height": 690}
+        _frame_circle(figure, 1.05 * extent)
+    else:
+        layout = SCENE
+        add_ball(figure, 1, "")
+        eye = 2 * unit + 0.6 * normals(unit)[0]  # the code faces the reader, a bit to the side
+        set_scene(figure, 1.02 * extent, eye=eye, zoom=1.8, visible=False)
     text = (
         f"Arrows follow the negative gradient (longest {longest:.2g}); {len(near)} of "
         f"{len(latents)} latents lie within {told} of the code.{note}"
     )
-    return unit, max(1.0, np.abs(latents).max(), np.abs(latents + moves).max()), text
+    return finish(figure, look, "How the margin loss moves latents", text, **layout)
+
+
+def _frame_circle(figure: Figure, extent: Number) -> None:
+    """Draw the unit circle on axes of one scale."""
+    add_circle(figure)
+    axis = {"range": [-extent, extent], "constrain": "domain"}
+    figure.update_xaxes(axis, title_text=COMPONENTS[0])
+    figure.update_yaxes(axis, title_text=COMPONENTS[1], scaleanchor="x")

@@ -2,6 +2,7 @@
 
 import html
 import itertools
+import math
 import re
 import textwrap
 from collections.abc import Collection
@@ -13,6 +14,8 @@ from jaxtyping import Float, Int
 from plotly.graph_objects import Figure
 from plotly.graph_objs.layout import Template
 from torch import Tensor
+
+from arcvq.runtime.checks import check_finite
 
 Number = int | float
 Array = Tensor | np.ndarray
@@ -153,15 +156,13 @@ def caption_lines(text: str, width: Number) -> list[str]:
 
 def _legend_rows(figure: Figure, width: Number) -> int:
     """Estimate how many rows the legend takes above a plot of this width (pixels)."""
-    entries = []
-    for drawn in (*figure.data, *figure.layout.shapes):
-        if drawn.name and drawn.showlegend is not False:
-            entries.append(45 + 7 * len(drawn.name))
-    if sum(entries) <= width:
-        return min(1, len(entries))
-    # In several rows all entries are as wide as the widest.
-    columns = max(1, width // max(entries))
-    return -(-len(entries) // columns)
+    drawn = [*figure.data, *figure.layout.shapes]
+    names = [one.name for one in drawn if one.name and one.showlegend is not False]
+    widths = [45 + 7 * len(name) for name in names]
+    if sum(widths) <= width:
+        return min(1, len(widths))
+    columns = max(1, width // max(widths))  # in rows, all entries are as wide as the widest
+    return math.ceil(len(widths) / columns)
 
 
 def summary(figure: Figure) -> str:
@@ -190,12 +191,9 @@ def check_vectors(values: Vectors, what: str, dim: int | None = None) -> np.ndar
     """
     rows = array(values)
     if rows.ndim != 2 or not rows.size or dim not in (None, rows.shape[1]):
-        raise ValueError(
-            f"{what} must be rows of shape ({dim or 'D'},), at least one; it is {rows.shape}"
-        )
-    bad = np.count_nonzero(~np.isfinite(rows).all(axis=1))
-    if bad:
-        raise ValueError(f"{what} has NaN or infinity in {bad} of its {len(rows)} rows")
+        found = f"at least one; it is {rows.shape}"
+        raise ValueError(f"{what} must be rows of shape ({dim or 'D'},), {found}")
+    check_finite(torch.from_numpy(rows), what)
     return rows
 
 
@@ -207,7 +205,7 @@ def check_numbers(values: Any, count: int, what: str) -> np.ndarray:
     """
     numbers = array(values)
     if numbers.shape != (count,):
-        raise ValueError(f"{count} codes need as many {what}, not {numbers.shape}")
+        raise ValueError(f"{count} codes need as many numbers of {what!r}, not {numbers.shape}")
     return numbers
 
 
@@ -225,9 +223,7 @@ def check_images(images: Images, what: str) -> Float[Tensor, "n 3 H W"]:
     if tiles.ndim != 4 or tiles.shape[1] not in (1, 3) or not tiles.numel():
         shape = tuple(tiles.shape)
         raise ValueError(f"{what} must have the shape (n, 1 or 3, H, W), n from 1, not {shape}")
-    bad = int((~tiles.isfinite()).sum())
-    if bad:
-        raise ValueError(f"{what} has {bad} values that are NaN or infinite")
+    check_finite(tiles, what)
     return tiles.expand(-1, 3, -1, -1)
 
 

@@ -60,12 +60,11 @@ def place_maps(
 
 def _check_grids(grids: dict[str, np.ndarray]) -> None:
     """Raise ValueError for grids that are empty or not of one shape."""
-    shape, *others = {grid.shape for grid in grids.values()}
-    if others or len(shape) != 2 or not all(shape):
-        found = ", ".join(f"{name} {grid.shape}" for name, grid in grids.items())
-        raise ValueError(
-            f"maps must be grids (h, w) of one shape, h and w from 1; they are {found}"
-        )
+    shapes = {grid.shape for grid in grids.values()}
+    shape = shapes.pop()
+    if shapes or len(shape) != 2 or not all(shape):
+        found = [grid.shape for grid in grids.values()]
+        raise ValueError(f"maps must be grids (h, w) of one shape, h and w from 1; they are {found}")
 
 
 def mask_picture(

@@ -133,7 +133,7 @@ def test_token_maps_show_each_index_in_its_place():
         ),
         (
             lambda: code_map(pca(CODES), USAGE, classes=["a"]),
-            "classes reach from 0 to 1000; allowed are -1 to 0",
+            "classes reach from 0 to 1000; they must be from 0 to 0",
         ),
         (
             lambda: code_maps({"a": pca(CODES)}, {"b": USAGE}),
