@@ -118,7 +118,7 @@ def projected_sphere(
     """Draw codes of many dimensions at their projected directions and at their true norms.
 
     Args:
-        projection: directions (K, 3), of `arcvq.analysis.projections.on_sphere`.
+        projection: directions (K, 3), of `arcvq.analysis.projections` with sphere=True.
         norms: (K,), the distances from the center; by default the codes are on the unit sphere.
         usage: (K,), as in `sphere`.
         radius: the radius M(t) of the ball, as in `sphere`.
@@ -132,9 +132,8 @@ def projected_sphere(
     """
     codes = projection.points
     if not projection.sphere:
-        raise ValueError(
-            f"this projection ({projection.method}) is a map, not a sphere; make one with on_sphere"
-        )
+        found = f"this projection ({projection.method}) is a map, not a sphere"
+        raise ValueError(f"{found}; make one with sphere=True")
     ball = {"radius": radius, "usage": usage}
     if norms is not None:
         codes = codes * check_numbers(norms, len(codes), "norms")[:, None]

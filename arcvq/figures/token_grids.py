@@ -64,7 +64,9 @@ def _check_grids(grids: dict[str, np.ndarray]) -> None:
     shape = shapes.pop()
     if shapes or len(shape) != 2 or not all(shape):
         found = [grid.shape for grid in grids.values()]
-        raise ValueError(f"maps must be grids (h, w) of one shape, h and w from 1; they are {found}")
+        raise ValueError(
+            f"maps must be grids (h, w) of one shape, h and w from 1; they are {found}"
+        )
 
 
 def mask_picture(

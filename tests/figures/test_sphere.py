@@ -165,7 +165,7 @@ def test_a_long_code_and_vanishing_gradients_can_be_drawn():
         (lambda: sphere(torch.zeros(5, 64)), r"codes must be rows of shape \(3,\).*\(5, 64\)"),
         (
             lambda: sphere(torch.full((5, 3), torch.nan)),
-            "15 of 15 values of the codes are NaN or infinite",
+            "codes has NaN or infinity in 5 of its 5 rows",
         ),
         (lambda: sphere(torch.ones(5, 3), latents=torch.ones(5, 2)), "latents must be rows"),
         (

@@ -103,7 +103,7 @@ def test_vectors_become_float64_rows(values, unchecked):
         (torch.ones(0, 3), r"it is \(0, 3\)"),
         (
             torch.tensor([[0, 0, 0], [1, torch.nan, 1], [torch.inf, 0, 0]]),
-            "2 of 9 values of the codes are NaN",
+            "NaN or infinity in 2 of its 3 rows",
         ),
     ],
 )
