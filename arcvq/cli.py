@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
-# Commands import what they need when they run: `arcvq --help` does not wait for PyTorch.
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # a command imports what it needs when it runs
     from arcvq.experiments import Experiment
     from arcvq.runs.settings import RunSettings
 
@@ -404,12 +403,12 @@ def _package_checks() -> Iterator[Check]:
 def _machine_checks() -> Iterator[Check]:
     """Device and precision that "auto" means here, and the folder of the notebooks."""
     from arcvq.reports.notebook_files import notebooks_folder
-    from arcvq.runtime.devices import choose_device, choose_precision, device_name
+    from arcvq.runtime.devices import choose_device, choose_precision, device_name, dtype_name
 
     device = choose_device()
     precision = choose_precision("auto", device)
     yield Check("device", device_name(device))
-    yield Check("precision", str(precision).removeprefix("torch."))
+    yield Check("precision", dtype_name(precision))
     try:
         yield Check("notebooks", str(notebooks_folder()))
     except FileNotFoundError as error:
