@@ -64,8 +64,8 @@ def test_the_wheel_holds_the_whole_package_and_the_command(tmp_path):
         command = wheel.read(next(name for name in wheel.namelist() if name.endswith("entry_points.txt"))).decode()
     kinds = (".py", ".css", ".js", ".j2", ".typed")
     files = {str(p.relative_to(ROOT)) for p in (ROOT / "arcvq").rglob("*") if p.suffix in kinds}
-    assert inside == files and {"arcvq/reports/report.css", "arcvq/explorers/web/playground.js"} <= inside
-    assert "arcvq = arcvq.cli:main" in command
+    assert inside == files and {"arcvq/reports/templates/report.css", "arcvq/explorers/web/playground.js"} <= inside
+    assert "arcvq = arcvq.__main__:main" in command
 
 
 TARGETS = {
