@@ -467,14 +467,12 @@ class CodebookGeometry:
         pandas = extra_import("pandas")
         return pandas.DataFrame(self._rows(), columns=["name", "value", "unit"], dtype=object)
 
-    def _rows(self) -> list[tuple[str, Any, str]]:
-        rows = []
+    def _rows(self) -> Iterator[tuple]:
         for name, value in asdict(self).items():
             unit = UNITS.get(name, "")
             if unit == "degrees" and value is not None:
                 value = math.degrees(value)
-            rows.append((name, value, unit))
-        return rows
+            yield name, value, unit
 
     def __str__(self) -> str:
         lines = []

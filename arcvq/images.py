@@ -432,12 +432,11 @@ def _list_image_files(folder: Path) -> tuple[list[Path], list[str], list[str]]:
     top = {file.parts[0] for file in in_folders}
     if "train" in top and top <= PART_FOLDERS.keys():
         files = in_folders  # loose files beside the parts belong to none of them
-        parts = [PART_FOLDERS[file.parts[0]] for file in files]
-        within_part = [file.relative_to(file.parts[0]) for file in files]
+        placed = files
     else:
-        parts = ["train"] * len(files)
-        within_part = files
-    labels = [file.parts[0] if len(file.parts) > 1 else "all" for file in within_part]
+        placed = ["train" / file for file in files]
+    parts = [PART_FOLDERS[file.parts[0]] for file in placed]
+    labels = [file.parts[1] if len(file.parts) > 2 else "all" for file in placed]
     return files, parts, labels
 
 

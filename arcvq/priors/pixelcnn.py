@@ -11,7 +11,7 @@ for the horizontal one, and then no convolution looks down or right.
 from typing import Any, NamedTuple
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
@@ -28,8 +28,8 @@ def gate(maps: Float[Tensor, "B two_C h w"]) -> Float[Tensor, "B C h w"]:
 class GatedLayer(nn.Module):
     """A layer of both stacks; its biases depend on the label (equation 4).
 
-    The convolutions do not pad at the top and at the left. The caller does: in one pass with
-    zeros, and in sampling with the rows and columns that came before.
+    The convolutions do not pad at the top and at the left. The caller does: with zeros for whole
+    grids, and in sampling with the rows and columns that came before.
 
     Args:
         width: C, the channels of either stack.
@@ -49,9 +49,7 @@ class GatedLayer(nn.Module):
         self.mix = nn.Conv2d(width, width, 1)
         self.biases = nn.Embedding(labels, 4 * width)
 
-    def down(
-        self, rows: Float[Tensor, "B C padded_n w"], labels: Int[Tensor, " B"]
-    ) -> tuple[Tensor, Tensor]:
+    def down(self, rows: Float[Tensor, "B C padded_n w"], labels: Tensor) -> tuple[Tensor, Tensor]:
         """Compute the next n rows of the vertical stack.
 
         Args:
@@ -61,8 +59,8 @@ class GatedLayer(nn.Module):
         Returns:
             The rows (B, C, n, w), and their contribution to the horizontal stack (B, 2 C, n, w).
         """
-        biases = self.biases(labels)[..., None, None]
-        vertical, horizontal = biases.chunk(2, dim=1)
+        # One bias a channel, the same at all places.
+        vertical, horizontal = self.biases(labels)[..., None, None].chunk(2, dim=1)
         maps = self.vertical(rows) + vertical
         return gate(maps), self.across(maps) + horizontal
 
@@ -131,9 +129,11 @@ class PixelCNN(NetworkPrior):
 
     def features(self, embedded, labels):
         labels = self.label_rows(labels, len(embedded))
-        # A shift by one row, and one by one column: no place sees its own token.
-        rows = pad(embedded[:, :-1], (0, 0, 0, 0, 1, 0)).permute(0, 3, 1, 2)
-        columns = pad(embedded[:, :, :-1], (0, 0, 1, 0)).permute(0, 3, 1, 2)
+        # Shifted by one row and by one column, so that no place sees its own token.
+        above = pad(embedded[:, :-1], (0, 0, 0, 0, 1, 0))
+        left = pad(embedded[:, :, :-1], (0, 0, 1, 0))
+        rows = above.permute(0, 3, 1, 2)
+        columns = left.permute(0, 3, 1, 2)
         for layer in self.layers:
             rows, from_above = layer.down(pad(rows, (0, 0, self.reach, 0)), labels)
             columns = layer.right(pad(columns, (self.reach, 0)), from_above)
@@ -155,12 +155,12 @@ class PixelCNN(NetworkPrior):
         row, column = divmod(state.position, self.grid[1])
         if column == 0:
             self._start_row(state, row)
+        # Left of the first column there is no token, and above the first row there is no row.
         left = state.tokens[:, row, column - 1, None]
         pixel = self._embed_row(left, present=column > 0)
         for layer, cache in zip(self.layers, state.cache, strict=True):
-            cache.columns[..., self.reach + column] = pixel[..., 0]
-            seen = cache.columns[..., column : self.reach + column + 1]
-            pixel = layer.right(seen, cache.from_above[..., column : column + 1])
+            seen = self._store(pixel, cache.columns, column, dim=3)
+            pixel = layer.right(seen, cache.from_above.narrow(3, column, 1))
         return self.tokens.logits(self.head(pixel)[..., 0, 0])
 
     def _start_row(self, state: State, row: int) -> None:
@@ -168,9 +168,13 @@ class PixelCNN(NetworkPrior):
         labels = self.label_rows(state.labels, len(state.tokens))
         above = self._embed_row(state.tokens[:, row - 1], present=row > 0)
         for layer, cache in zip(self.layers, state.cache, strict=True):
-            cache.rows[:, :, self.reach + row] = above[:, :, 0]
-            seen = cache.rows[:, :, row : self.reach + row + 1]
+            seen = self._store(above, cache.rows, row, dim=2)
             above, cache.from_above[:] = layer.down(seen, labels)
+
+    def _store(self, maps: Tensor, cache: Tensor, position: int, dim: int) -> Tensor:
+        """Put a row or column into a cache; return it with the `reach` ones before it."""
+        cache.narrow(dim, self.reach + position, 1).copy_(maps)
+        return cache.narrow(dim, position, self.reach + 1)
 
     def _embed_row(self, tokens: Tensor, present: bool) -> Tensor:
         """Tokens (B, n) of one row as maps (B, C, 1, n); zeros beyond the edge of the grid."""
