@@ -5,6 +5,7 @@ import io
 import pickle
 import socket
 import urllib.error
+from itertools import chain
 
 import numpy as np
 import pytest
@@ -312,27 +313,30 @@ def test_an_unknown_device_is_refused():
 # Files of torchvision, and their download
 
 
-def idx_files(n_train=40, n_test=10):
-    """The four files of MNIST, small: name -> bytes; every image has one value in all its pixels."""
+def idx_header(*shape):
+    """The header of a file of unsigned bytes in MNIST's format."""
+    return bytes([0, 0, 8, len(shape)]) + np.array(shape, ">i4").tobytes()
+
+
+def idx_files():
+    """The four files of MNIST, small: every image has one value in all its pixels."""
     files = {}
-    for prefix, n, first in (("train", n_train, 0), ("t10k", n_test, 100)):
-        pixels = np.repeat(np.arange(first, first + n, dtype=np.uint8), 28 * 28)
-        shape = np.array([n, 28, 28], ">i4").tobytes()
-        files[f"{prefix}-images-idx3-ubyte"] = bytes([0, 0, 8, 3]) + shape + pixels.tobytes()
-        files[f"{prefix}-labels-idx1-ubyte"] = (
-            bytes([0, 0, 8, 1]) + shape[:4] + (bytes(range(10)) * n)[:n]
-        )
+    for prefix, count, first in (("train", 40, 0), ("t10k", 10, 100)):
+        pixels = np.repeat(np.arange(first, first + count, dtype=np.uint8), 28 * 28)
+        labels = np.arange(count, dtype=np.uint8) % 10
+        files[f"{prefix}-images-idx3-ubyte"] = idx_header(count, 28, 28) + pixels.tobytes()
+        files[f"{prefix}-labels-idx1-ubyte"] = idx_header(count) + labels.tobytes()
     return files
 
 
 @pytest.fixture
 def archives(monkeypatch):
     """The same files packed, as a server would send them; torchvision knows their checksums."""
-    packed = {
-        f"{name}.gz": gzip.compress(content, mtime=0) for name, content in idx_files().items()
-    }
-    sums = [(name, hashlib.md5(content).hexdigest()) for name, content in packed.items()]
-    monkeypatch.setattr(datasets.MNIST, "resources", sums)
+    packed = {}
+    for name, content in idx_files().items():
+        packed[f"{name}.gz"] = gzip.compress(content, mtime=0)
+    checksums = [(name, hashlib.md5(content).hexdigest()) for name, content in packed.items()]
+    monkeypatch.setattr(datasets.MNIST, "resources", checksums)
     return packed
 
 
@@ -362,13 +366,14 @@ def put(folder, files):
 
 
 def check_mnist(data):
-    numbers = {part: getattr(data, part).images[:, 0, 0, 0].tolist() for part in PARTS}
-    assert numbers["test"] == list(range(100, 110))
-    assert sorted(numbers["train"] + numbers["validation"]) == list(range(40))
-    assert len(numbers["validation"]) == 4
-    for part, offset in zip(PARTS, (0, 0, 100), strict=True):
-        assert getattr(data, part).labels.tolist() == [(n - offset) % 10 for n in numbers[part]]
-        assert getattr(data, part).images.shape[1:] == (1, 28, 28)
+    numbers = [split.images[:, 0, 0, 0].tolist() for split in splits_of(data)]
+    train, validation, test = numbers
+    assert test == list(range(100, 110))
+    assert sorted(train + validation) == list(range(40))
+    assert len(validation) == 4
+    for split, own in zip(splits_of(data), numbers, strict=True):
+        assert split.labels.tolist() == [number % 10 for number in own]
+        assert split.images.shape[1:] == (1, 28, 28)
     assert data.classes == tuple("0123456789")
 
 
@@ -376,7 +381,14 @@ def test_mnist_opens_from_its_files_without_a_download(tmp_path, server):
     put(tmp_path / "MNIST" / "raw", idx_files())
     before = sorted(tmp_path.rglob("*"))
     check_mnist(load_images("mnist", root=tmp_path, device="cpu"))
-    assert server[1] == [] and sorted(tmp_path.rglob("*")) == before
+    assert server[1] == []
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_data_sets_are_kept_in_the_folder_that_the_environment_names(tmp_path, server, monkeypatch):
+    put(tmp_path / "MNIST" / "raw", idx_files())
+    monkeypatch.setenv("ARCVQ_DATA", str(tmp_path))
+    check_mnist(load_images("mnist", device="cpu"))
 
 
 def test_mnist_is_downloaded_when_it_is_missing(tmp_path, server, archives):
@@ -403,30 +415,36 @@ def test_packed_files_put_there_by_hand_are_unpacked(tmp_path, server, archives)
     assert server[1] == []
 
 
+MNIST_ARCHIVES = ", ".join(
+    [
+        "MNIST/raw/train-images-idx3-ubyte.gz",
+        "MNIST/raw/train-labels-idx1-ubyte.gz",
+        "MNIST/raw/t10k-images-idx3-ubyte.gz",
+        "MNIST/raw/t10k-labels-idx1-ubyte.gz",
+    ]
+)
+
+
 @pytest.mark.parametrize(
     "name, files",
     [
-        (
-            "mnist",
-            "MNIST/raw/train-images-idx3-ubyte.gz, MNIST/raw/train-labels-idx1-ubyte.gz, "
-            "MNIST/raw/t10k-images-idx3-ubyte.gz, MNIST/raw/t10k-labels-idx1-ubyte.gz",
-        ),
+        ("mnist", MNIST_ARCHIVES),
         ("fashion_mnist", "FashionMNIST/raw/train-images-idx3-ubyte.gz, "),
         ("kmnist", "KMNIST/raw/train-images-idx3-ubyte.gz, "),
         ("cifar10", "cifar-10-python.tar.gz"),
     ],
 )
 def test_without_a_network_the_error_says_which_file_goes_where(tmp_path, server, name, files):
+    folder = tmp_path / "data"
     with pytest.raises(FileNotFoundError) as caught:
-        load_images(name, root=tmp_path / "data", device="cpu")
+        load_images(name, root=folder, device="cpu")
     message = str(caught.value)
-    assert message.startswith(
-        f"{name} is missing or broken and could not be downloaded: put {files}"
-    )
-    assert (
-        message.endswith(f"(packed or unpacked) into {tmp_path / 'data'}") and "\n" not in message
-    )
-    assert server[1] and socket.getdefaulttimeout() is None
+    beginning = f"{name} is missing or broken and could not be downloaded: put {files}"
+    assert message.startswith(beginning)
+    assert message.endswith(f"(packed or unpacked) into {folder}")
+    assert "\n" not in message
+    assert server[1]
+    assert socket.getdefaulttimeout() is None
 
 
 @pytest.mark.parametrize("damage", ["second file missing", "second file cut short"])
@@ -437,35 +455,33 @@ def test_a_download_that_breaks_off_leaves_nothing_behind(tmp_path, server, arch
         server[0][second] = archives[second][:-9]
     with pytest.raises(FileNotFoundError, match="could not be downloaded"):
         load_images("mnist", root=tmp_path, device="cpu")
-    assert any(url.endswith(second) for url in server[1]) and list(tmp_path.iterdir()) == []
+    assert any(url.endswith(second) for url in server[1])
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_cifar_images_keep_their_channels_and_rows(tmp_path, server, monkeypatch):
     pixels = np.random.default_rng(0).integers(0, 256, (60, 3, 32, 32), dtype=np.uint8)
-
-    def batch(name, rows):
-        return name, pickle.dumps(
-            {"data": pixels[rows].reshape(-1, 3072), "labels": [i % 10 for i in rows]}
-        )
-
-    names = [str(i) * 2 for i in range(10)]
-    files = dict([batch("data_batch_1", range(50)), batch("test_batch", range(50, 60))])
-    files["batches.meta"] = pickle.dumps({"label_names": names})
-    put(tmp_path / "cifar-10-batches-py", files)
-    sums = {name: hashlib.md5(content).hexdigest() for name, content in files.items()}
-    monkeypatch.setattr(datasets.CIFAR10, "train_list", [["data_batch_1", sums["data_batch_1"]]])
-    monkeypatch.setattr(datasets.CIFAR10, "test_list", [["test_batch", sums["test_batch"]]])
-    monkeypatch.setattr(
-        datasets.CIFAR10, "meta", datasets.CIFAR10.meta | {"md5": sums["batches.meta"]}
-    )
-    data = load_images("cifar10", root=str(tmp_path), device="cpu")
-    assert torch.equal(data.test.images, torch.from_numpy(pixels[50:])) and data.classes == tuple(
-        names
-    )
-    found = {
-        image.numpy().tobytes() for split in (data.train, data.validation) for image in split.images
+    classes = [str(i) * 2 for i in range(10)]
+    labels = [i % 10 for i in range(60)]
+    contents = {
+        "data_batch_1": {"data": pixels[:50].reshape(50, 3072), "labels": labels[:50]},
+        "test_batch": {"data": pixels[50:].reshape(10, 3072), "labels": labels[50:]},
+        "batches.meta": {"label_names": classes},
     }
-    assert found == {image.tobytes() for image in pixels[:50]} and len(data.validation) == 5
+    files = {name: pickle.dumps(content) for name, content in contents.items()}
+    put(tmp_path / "cifar-10-batches-py", files)
+    checksums = {name: hashlib.md5(content).hexdigest() for name, content in files.items()}
+    for attribute, name in (("train_list", "data_batch_1"), ("test_list", "test_batch")):
+        monkeypatch.setattr(datasets.CIFAR10, attribute, [[name, checksums[name]]])
+    meta = datasets.CIFAR10.meta | {"md5": checksums["batches.meta"]}
+    monkeypatch.setattr(datasets.CIFAR10, "meta", meta)
+
+    data = load_images("cifar10", root=str(tmp_path), device="cpu")
+    assert torch.equal(data.test.images, torch.from_numpy(pixels[50:]))
+    assert data.classes == tuple(classes)
+    assert len(data.validation) == 5
+    known = distinct(data.train) | distinct(data.validation)
+    assert known == {image.tobytes() for image in pixels[:50]}
 
 
 # Folders of image files
@@ -489,18 +505,16 @@ def test_class_folders_are_divided_without_overlap(tmp_path):
     for i in range(40):
         save(tmp_path / ("cat" if i < 20 else "bird") / f"{i:02}.png", (i, 255, 9))
     data = load_folder(tmp_path)
-    assert data.classes == ("bird", "cat") and data.channels == 3 and data.size == (32, 32)
-    found = [reds(getattr(data, part)) for part in PARTS]
-    assert [len(part) for part in found] == [32, 4, 4] and sorted(np.concatenate(found)) == list(
-        range(40)
-    )
-    for part, numbers in zip(PARTS, found, strict=True):
-        labels = getattr(data, part).labels.tolist()
-        assert labels == [int(i < 20) for i in numbers] and 2 * sum(labels) == len(labels)
+    assert (data.classes, data.channels, data.size) == (("bird", "cat"), 3, (32, 32))
+    found = [reds(split) for split in splits_of(data)]
+    assert [len(numbers) for numbers in found] == [32, 4, 4]
+    assert sorted(chain(*found)) == list(range(40))
     assert found[0] != sorted(found[0])
-    assert torch.equal(
-        data.test.images[0, :, 5, 6], torch.tensor([found[2][0], 255, 9], dtype=torch.uint8)
-    )
+    for split, numbers in zip(splits_of(data), found, strict=True):
+        labels = split.labels.tolist()
+        assert labels == [int(i < 20) for i in numbers]
+        assert 2 * sum(labels) == len(labels)
+    assert data.test.images[0, :, 5, 6].tolist() == [found[2][0], 255, 9]
 
 
 def test_a_folder_gives_the_same_data_in_whatever_order_the_system_lists_its_files(
@@ -528,15 +542,15 @@ def test_folders_behind_links_are_followed(tmp_path):
 
 
 def test_three_loose_files_are_enough_and_two_are_not(tmp_path):
-    for i, name in enumerate(["a.PNG", "b.bmp"]):
-        save(tmp_path / name, (i, 0, 99))
-    with pytest.raises(
-        ValueError, match="has 2 images to divide into train, validation, test, too few"
-    ):
+    save(tmp_path / "a.PNG", (0, 0, 99))
+    save(tmp_path / "b.bmp", (1, 0, 99))
+    message = "has 2 images to divide into train, validation, test, too few"
+    with pytest.raises(ValueError, match=message):
         load_folder(tmp_path)
     save(tmp_path / "c.webp", (2, 0, 99), lossless=True)
     data = load_folder(tmp_path)
-    assert [len(getattr(data, part)) for part in PARTS] == [1, 1, 1] and data.classes == ("all",)
+    assert [len(split) for split in splits_of(data)] == [1, 1, 1]
+    assert data.classes == ("all",)
 
 
 @pytest.mark.parametrize("held", [{"test", "val"}, {"test", "validation"}, {"test"}, {"val"}])
@@ -547,18 +561,18 @@ def test_parts_that_a_folder_has_are_kept_and_the_others_come_from_train(tmp_pat
         save(tmp_path / part / "b" / "0.png", (100 + i, 0, 99))
     save(tmp_path / "overview.png", (255, 0, 0))
     data = load_folder(tmp_path)
-    assert data.classes == ("a", "b") and all(
-        255 not in reds(getattr(data, part)) for part in PARTS
-    )
+    assert data.classes == ("a", "b")
+    numbers = {part: reds(getattr(data, part)) for part in PARTS}
     if "test" in held:
-        assert reds(data.test) == [100] and data.test.labels.tolist() == [1]
+        assert numbers["test"] == [100]
+        assert data.test.labels.tolist() == [1]
     if held - {"test"}:
-        assert reds(data.validation) == [100 + len(held) - 1]
+        assert numbers["validation"] == [100 + len(held) - 1]
+    # A tenth of the 20 images of `train` for each part that is missing, and no loose image
     missing = 2 - len(held)
-    assert len(data.train) == 20 - 2 * missing
-    assert len(
-        set(reds(data.train)) | set(reds(data.validation)) | set(reds(data.test))
-    ) == 20 + len(held)
+    assert len(numbers["train"]) == 20 - 2 * missing
+    expected = {*range(20), *range(100, 100 + len(held))}
+    assert set(chain(*numbers.values())) == expected
 
 
 def test_a_class_called_train_is_no_part(tmp_path):
@@ -582,10 +596,10 @@ def test_the_shorter_side_is_resized_and_the_centre_kept(tmp_path):
         wide.save(tmp_path / f"{i}.png")
     data = load_folder(tmp_path, size=16)
     assert data.size == (16, 16)
-    image = data.train.images[
-        0, :, :, 1:-1
-    ]  # the outermost columns take in a little of what was cut away
-    assert (image[2] == 255).all() and (image[0] == 0).all()
+    # The outermost columns take in a little of what was cut away.
+    image = data.train.images[0, :, :, 1:-1]
+    assert (image[2] == 255).all()
+    assert (image[0] == 0).all()
 
 
 def test_a_photo_taken_with_a_turned_camera_stands_upright(tmp_path):
@@ -617,22 +631,27 @@ def test_grey_is_found_out_or_forced(tmp_path, modes, grey, channels):
         assert reds(data.test) == [round(0.299 * 200 + 0.587 * 100 + 0.114 * 50)]
 
 
-@pytest.mark.parametrize("fault", ["no image", "cut short", "16 bits"])
-def test_a_file_that_cannot_be_read_is_named(tmp_path, fault):
+def save_broken(path, fault):
+    if fault == "16 bits":
+        save(path, 1000, (64, 64), "I;16")
+    elif fault == "cut short":
+        save(path, (9, 9, 9), (64, 64))
+        path.write_bytes(path.read_bytes()[:90])
+    else:
+        path.write_bytes(b"no image")
+
+
+@pytest.mark.parametrize(
+    "fault, reason",
+    [("no image", "."), ("cut short", "."), ("16 bits", ".*only 8 bits a channel")],
+)
+def test_a_file_that_cannot_be_read_is_named(tmp_path, fault, reason):
     for i in range(4):
         save(tmp_path / f"{i}.png", (i, 0, 99), size=(64, 64))
-    broken = tmp_path / "broken.png"
-    save(
-        broken,
-        1000 if fault == "16 bits" else (9, 9, 9),
-        (64, 64),
-        "I;16" if fault == "16 bits" else "RGB",
-    )
-    if fault != "16 bits":
-        broken.write_bytes(b"no image" if fault == "no image" else broken.read_bytes()[:90])
-    with pytest.raises(ValueError, match=r"broken\.png cannot be read as an image: .") as caught:
+    save_broken(tmp_path / "broken.png", fault)
+    message = rf"broken\.png cannot be read as an image: {reason}"
+    with pytest.raises(ValueError, match=message):
         load_folder(tmp_path)
-    assert fault != "16 bits" or "only 8 bits a channel" in str(caught.value)
 
 
 def test_a_missing_and_an_empty_folder_are_told_apart(tmp_path):
