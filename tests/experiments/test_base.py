@@ -12,32 +12,67 @@ import torch
 
 import arcvq
 from arcvq.experiments.base import Experiment, Variant, run_experiment
+from arcvq.samp import SAMP
 from arcvq.training import evaluate
 from tests.strokes import IMAGES
 from tests.strokes import SMALL as BASE
 
+CHECKOUT = str(Path(__file__).parents[2])
 
-def psnr(run, settings, images, root):
-    return [{"psnr": evaluate(run.model, images.test)["psnr"]}]
+
+def psnr(run, settings, data, root):
+    return [{"psnr": evaluate(run.model, data.test)["psnr"]}]
 
 
 def rates(base):
-    return [Variant(f"lr {lr}", dataclasses.replace(base, lr=lr), {"axis": "lr", "value": lr}) for lr in (1e-3, 3e-3)]
+    variants = []
+    for lr in (1e-3, 3e-3):
+        settings = dataclasses.replace(base, lr=lr)
+        variants.append(Variant(f"lr {lr}", settings, {"axis": "lr", "value": lr}))
+    return variants
+
+
+def codebook_distance(run, first, data):
+    moved = run.model.quantizer.codebook - first.model.quantizer.codebook
+    return {"distance": moved.norm().item()}
+
+
+class Counting:
+    """Measures, and remembers the seeds that it measured."""
+
+    def __init__(self):
+        self.seeds = []
+
+    def __call__(self, run, settings, data, root):
+        self.seeds.append(settings.seed)
+        return psnr(run, settings, data, root)
 
 
 RATES = Experiment("rates", "Which rate?", rates, psnr, table=lambda rows: rows)
 
 
 def run(out, experiment=RATES, base=BASE, **options):
-    usual = {"seeds": 2, "out": out, "root": out and out / "data", "device": "cpu", "workers": 1, "progress": False}
+    usual = {
+        "seeds": 2,
+        "out": out,
+        "root": out and out / "data",
+        "device": "cpu",
+        "workers": 1,
+        "progress": False,
+    }
     return run_experiment(experiment, base, IMAGES, **usual | options)
 
 
 def test_every_variant_and_seed_has_a_row_that_says_all_about_it(tmp_path):
     rows = run(tmp_path)
-    assert [*zip(rows.variant, rows.seed, strict=True)] == [("lr 0.001", 0), ("lr 0.001", 1), ("lr 0.003", 0),
-                                                            ("lr 0.003", 1)]
-    assert set(rows.value) == set(rows.lr) == {1e-3, 3e-3} and rows.psnr.nunique() == 4
+    assert [*zip(rows.variant, rows.seed, strict=True)] == [
+        ("lr 0.001", 0),
+        ("lr 0.001", 1),
+        ("lr 0.003", 0),
+        ("lr 0.003", 1),
+    ]
+    assert set(rows.value) == set(rows.lr) == {1e-3, 3e-3}
+    assert rows.psnr.nunique() == 4
     first = rows.iloc[0]
     assert (first.experiment, first.data, first.device.split()[0]) == ("rates", "strokes", "cpu")
     assert (first.torch, first.precision, first.steps) == (torch.__version__, "float32", BASE.steps)
@@ -47,90 +82,106 @@ def test_every_variant_and_seed_has_a_row_that_says_all_about_it(tmp_path):
 
 def test_what_was_measured_is_only_read_and_more_seeds_are_added(tmp_path):
     first = run(tmp_path, seeds=1)
-    measured = []
-    counting = dataclasses.replace(RATES, measure=lambda *a: measured.append(a[1].seed) or psnr(*a))
-    again = run(tmp_path, counting, seeds=1)
+    counting = Counting()
+    experiment = dataclasses.replace(RATES, measure=counting)
+    again = run(tmp_path, experiment, seeds=1)
     pd.testing.assert_frame_equal(first, again)
-    assert measured == []
-    more = run(tmp_path, counting, seeds=3)
-    assert sorted(measured) == [1, 1, 2, 2] and len(more) == 6
+    assert counting.seeds == []
+    more = run(tmp_path, experiment, seeds=3)
+    assert sorted(counting.seeds) == [1, 1, 2, 2]
+    assert len(more) == 6
 
 
 def cut(path):
     path.write_bytes(path.read_bytes()[:200])
 
 
-@pytest.mark.parametrize("damage", [
-    cut,
-    lambda path: pd.read_parquet(path).drop(columns="run").to_parquet(path),
-    lambda path: pd.read_parquet(path).iloc[:0].to_parquet(path),
-], ids=["cut", "no name", "no row"])
+@pytest.mark.parametrize(
+    "damage",
+    [
+        cut,
+        lambda path: pd.read_parquet(path).drop(columns="run").to_parquet(path),
+        lambda path: pd.read_parquet(path).iloc[:0].to_parquet(path),
+    ],
+    ids=["cut", "no name", "no row"],
+)
 def test_a_damaged_row_is_measured_again_and_said(tmp_path, damage):
     first = run(tmp_path)
     path = tmp_path / "rows" / "lr-0.001-seed-1.parquet"
     damage(path)
-    with pytest.warns(UserWarning, match="lr-0.001-seed-1.parquet is damaged; its run is measured again"):
+    message = "lr-0.001-seed-1.parquet is damaged; its run is measured again"
+    with pytest.warns(UserWarning, match=message):
         again = run(tmp_path)
     pd.testing.assert_frame_equal(first, again)
 
 
 def test_a_run_that_fails_says_so_in_its_row_the_grid_goes_on_and_it_is_tried_again(tmp_path):
-    def measure(run, settings, images, root):
-        if settings.lr == 3e-3 and settings.seed == 0 and not (tmp_path / "memory").exists():
-            raise torch.cuda.OutOfMemoryError("CUDA out of memory.\nTried to allocate 2 GiB")
-        return psnr(run, settings, images, root)
+    memory = tmp_path / "memory"
 
-    rows = run(tmp_path, dataclasses.replace(RATES, measure=measure))
+    def measure(run, settings, data, root):
+        if settings.lr == 3e-3 and settings.seed == 0 and not memory.exists():
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory.\nTried to allocate 2 GiB")
+        return psnr(run, settings, data, root)
+
+    experiment = dataclasses.replace(RATES, measure=measure)
+    rows = run(tmp_path, experiment)
     assert rows.error.isna().tolist() == [True, True, False, True]
     assert rows.error[2] == "OutOfMemoryError: CUDA out of memory. Tried to allocate 2 GiB"
     assert rows.psnr.isna().tolist() == [False, False, True, False]
-    (tmp_path / "memory").touch()
-    rows = run(tmp_path, dataclasses.replace(RATES, measure=measure))
-    assert rows.psnr.notna().all() and ("error" not in rows or rows.error.isna().all())
+    memory.touch()
+    rows = run(tmp_path, experiment)
+    assert rows.psnr.notna().all()
+    assert "error" not in rows or rows.error.isna().all()
 
 
 def test_a_run_that_cannot_be_trained_has_its_reason_in_its_row(tmp_path):
     def variants(base):
-        return [Variant("good", base), Variant("too large", dataclasses.replace(base, batch_size=999))]
+        too_large = dataclasses.replace(base, batch_size=999)
+        return [Variant("good", base), Variant("too large", too_large)]
 
     rows = run(tmp_path, dataclasses.replace(RATES, variants=variants), seeds=1)
     assert rows.variant.tolist() == ["good", "too large"]
-    assert rows.error[1] == "ValueError: batch_size is 999; it must be at most 32, the training images"
+    reason = "ValueError: batch_size is 999; it must be at most 32, the training images"
+    assert rows.error[1] == reason
 
 
 def test_runs_are_compared_with_the_run_of_the_first_seed(tmp_path):
-    def difference(run, first, images):
-        return {"apart": (run.model.quantizer.codebook - first.model.quantizer.codebook).norm().item()}
-
-    rows = run(tmp_path, dataclasses.replace(RATES, compare=difference), seeds=3)
-    assert rows.apart.isna().tolist() == [True, False, False] * 2
-    assert (rows.apart.dropna() > 0).all()
+    comparing = dataclasses.replace(RATES, compare=codebook_distance)
+    rows = run(tmp_path, comparing, seeds=3)
+    assert rows.distance.isna().tolist() == [True, False, False] * 2
+    assert (rows.distance.dropna() > 0).all()
     (tmp_path / "rows" / "lr-0.001-seed-2.parquet").unlink()
-    again = run(tmp_path, dataclasses.replace(RATES, compare=difference), seeds=3)
+    again = run(tmp_path, comparing, seeds=3)
     pd.testing.assert_frame_equal(rows, again)  # also where the first seed's row is only read
 
 
 def test_equal_settings_are_measured_once_and_stand_in_each_line(tmp_path):
-    measured = []
-    twice = dataclasses.replace(RATES, variants=lambda base: [Variant("one", base), Variant("other", base)],
-                                measure=lambda *a: measured.append(1) or psnr(*a))
+    def variants(base):
+        return [Variant("one", base), Variant("other", base)]
+
+    counting = Counting()
+    twice = dataclasses.replace(RATES, variants=variants, measure=counting)
     rows = run(tmp_path, twice, seeds=1)
-    assert rows.variant.tolist() == ["one", "other"] and rows.psnr.nunique() == 1 and measured == [1]
+    assert rows.variant.tolist() == ["one", "other"]
+    assert rows.psnr.nunique() == 1
+    assert counting.seeds == [0]
 
 
 def test_a_row_of_a_variant_that_meant_something_else_is_measured_again(tmp_path):
+    def longer_rates(base):
+        return rates(dataclasses.replace(base, steps=8))
+
     run(tmp_path, seeds=1)
-    longer = dataclasses.replace(RATES, variants=lambda base: [dataclasses.replace(
-        one, settings=dataclasses.replace(one.settings, steps=8)) for one in rates(base)])
+    longer = dataclasses.replace(RATES, variants=longer_rates)
     assert run(tmp_path, longer, seeds=1).steps.tolist() == [8, 8]
 
 
 def test_rows_of_runs_that_an_older_package_trained_are_measured_again(tmp_path, monkeypatch):
     run(tmp_path, seeds=1)
     monkeypatch.setattr("arcvq.runs.settings.FORMAT", arcvq.runs.settings.FORMAT + 1)
-    measured = []
-    run(tmp_path, dataclasses.replace(RATES, measure=lambda *a: measured.append(1) or psnr(*a)), seeds=1)
-    assert measured == [1, 1]
+    counting = Counting()
+    run(tmp_path, dataclasses.replace(RATES, measure=counting), seeds=1)
+    assert counting.seeds == [0, 0]
 
 
 def test_a_run_whose_folder_is_damaged_says_so_in_its_row(tmp_path):
@@ -138,44 +189,61 @@ def test_a_run_whose_folder_is_damaged_says_so_in_its_row(tmp_path):
     cut(tmp_path / "data" / "runs" / name / "model.safetensors")
     (tmp_path / "rows" / "lr-0.001-seed-0.parquet").unlink()
     rows = run(tmp_path)
-    assert rows.error.notna().tolist() == [True, False, False, False] and "cannot be opened" in rows.error[0]
+    assert rows.error.notna().tolist() == [True, False, False, False]
+    assert "cannot be opened" in rows.error[0]
 
 
 def test_where_the_first_seed_failed_the_others_wait_for_it(tmp_path):
-    def difference(run, first, images):
-        return {"apart": (run.model.quantizer.codebook - first.model.quantizer.codebook).norm().item()}
-
-    comparing = dataclasses.replace(RATES, compare=difference)
+    comparing = dataclasses.replace(RATES, compare=codebook_distance)
+    earlier = tmp_path / "earlier" / "data"
     name = run(tmp_path / "earlier", seeds=1).run[0]
-    model = tmp_path / "earlier" / "data" / "runs" / name / "model.safetensors"
+    model = earlier / "runs" / name / "model.safetensors"
     whole = model.read_bytes()
     cut(model)
-    rows = run(tmp_path / "now", comparing, root=tmp_path / "earlier" / "data")
+    rows = run(tmp_path / "now", comparing, root=earlier)
     assert rows.error.notna().tolist() == [True, True, False, False]
-    assert rows.error[1].startswith("RuntimeError: the run of seed 0, to compare with, failed: the model in")
+    assert rows.error[1].startswith(
+        "RuntimeError: the run of seed 0, to compare with, failed: the model in"
+    )
     model.write_bytes(whole)
-    rows = run(tmp_path / "now", comparing, root=tmp_path / "earlier" / "data")
-    assert rows.apart.isna().tolist() == [True, False] * 2
+    rows = run(tmp_path / "now", comparing, root=earlier)
+    assert rows.distance.isna().tolist() == [True, False] * 2
 
 
 def test_an_experiment_may_train_itself_and_give_a_course_of_rows(tmp_path):
-    def course(run, settings, images, root):
+    def course(run, settings, data, root):
         assert run is None
         return [{"step": step, "value_there": settings.lr * step} for step in range(3)]
 
     rows = run(tmp_path, dataclasses.replace(RATES, measure=course, trained=False), seeds=1)
-    assert rows.step.tolist() == [0, 1, 2] * 2 and not (tmp_path / "data").exists()
+    assert rows.step.tolist() == [0, 1, 2] * 2
+    assert not (tmp_path / "data").exists()
 
 
 def test_results_of_other_settings_keep_their_folder(tmp_path):
     run(tmp_path, seeds=1)
     before = (tmp_path / "rates.parquet").read_bytes()
-    with pytest.raises(ValueError, match=r"holds results of other settings \(steps was 6 and is now 7\); name another"):
+    message = r"holds results of other settings \(steps was 6 and is now 7\); name another"
+    with pytest.raises(ValueError, match=message):
         run(tmp_path, base=dataclasses.replace(BASE, steps=7))
     with pytest.raises(ValueError, match="experiment was 'rates' and is now 'others'"):
         run(tmp_path, dataclasses.replace(RATES, name="others"))
     assert (tmp_path / "rates.parquet").read_bytes() == before
     assert json.loads((tmp_path / "experiment.json").read_text())["steps"] == 6
+
+
+@pytest.mark.parametrize("form", [dict, json.dumps], ids=["nested", "earlier text"])
+def test_a_folder_goes_on_whose_description_holds_the_settings_of_samp_in_either_form(
+    tmp_path, form
+):
+    base = dataclasses.replace(BASE, samp=SAMP.for_run(BASE.steps))
+    first = run(tmp_path, base=base, seeds=1)
+    path = tmp_path / "experiment.json"
+    written = json.loads(path.read_text())
+    path.write_text(json.dumps(written | {"samp": form(base.samp.config())}))
+    pd.testing.assert_frame_equal(run(tmp_path, base=base, seeds=1), first)
+    with pytest.raises(ValueError, match=r"samp was .* and is now None"):
+        run(tmp_path, seeds=1)
 
 
 @pytest.mark.parametrize("text", ["{", "[1]", "7"])
@@ -188,18 +256,22 @@ def test_a_folder_whose_description_is_damaged_is_left_alone(tmp_path, text):
 
 def test_a_folder_with_other_files_is_left_alone(tmp_path):
     (tmp_path / "index.html").write_text("a report")
-    with pytest.raises(ValueError, match="holds files, but none of an experiment; name another folder"):
+    message = "holds files, but none of an experiment; name another folder"
+    with pytest.raises(ValueError, match=message):
         run(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["index.html"]
-    (tmp_path / "killed").mkdir()
-    (tmp_path / "killed" / ".experiment.json.7.draft").touch()  # left by a call that was killed at its first file
-    assert len(run(tmp_path / "killed", seeds=1)) == 2
+
+
+def test_a_folder_with_nothing_but_the_draft_of_a_killed_call_is_free_to_use(tmp_path):
+    (tmp_path / ".experiment.json.7.draft").touch()
+    assert len(run(tmp_path, seeds=1)) == 2
 
 
 def test_wrong_requests_are_told_before_anything_is_written(tmp_path):
     with pytest.raises(ValueError, match="seeds is 0; it must be at least 1"):
         run(tmp_path, seeds=0)
-    with pytest.raises(ValueError, match=r"variant 'lr 5' is unknown; rates has lr 0\.001, lr 0\.003"):
+    message = r"variant 'lr 5' is unknown; rates has lr 0\.001, lr 0\.003"
+    with pytest.raises(ValueError, match=message):
         run(tmp_path, only=["lr 5"])
     assert not [*tmp_path.iterdir()]
 
@@ -228,15 +300,19 @@ if __name__ == "__main__":
 
 def test_killed_at_some_moment_and_started_again_it_ends_with_the_same_table(tmp_path):
     """The process is killed without warning once two rows stand, in the middle of the next runs."""
-    script, killed = tmp_path / "script.py", tmp_path / "killed"
-    script.write_text(SCRIPT.format(checkout=str(Path(__file__).parents[2]), out=str(killed)))
-    process, deadline = subprocess.Popen([sys.executable, script], start_new_session=True), time.monotonic() + 300
+    script = tmp_path / "script.py"
+    killed = tmp_path / "killed"
+    script.write_text(SCRIPT.format(checkout=CHECKOUT, out=str(killed)))
+    process = subprocess.Popen([sys.executable, script], start_new_session=True)
+    deadline = time.monotonic() + 300
     while len([*killed.glob("rows/*.parquet")]) < 2:
-        assert process.poll() is None and time.monotonic() < deadline, "it ended or stood still before it was killed"
+        running = process.poll() is None and time.monotonic() < deadline
+        assert running, "it ended or stood still before it was killed"
         time.sleep(0.02)
     process.send_signal(signal.SIGKILL)
     process.wait()
-    assert not (killed / "rates.parquet").exists() and len([*killed.glob("data/runs/*/run.json")]) < 6
+    assert not (killed / "rates.parquet").exists()
+    assert len([*killed.glob("data/runs/*/run.json")]) < 6
     subprocess.run([sys.executable, script], check=True, timeout=300)
     whole = run(tmp_path / "whole", base=dataclasses.replace(BASE, steps=300), seeds=3)
     pd.testing.assert_frame_equal(pd.read_parquet(killed / "rates.parquet"), whole)
@@ -258,14 +334,17 @@ def measure(*_):
     time.sleep(300)
 
 if __name__ == "__main__":
-    run(Path({out!r}), dataclasses.replace(RATES, variants=variants, measure=measure), seeds=1, workers=2)
+    experiment = dataclasses.replace(RATES, variants=variants, measure=measure)
+    run(Path({out!r}), experiment, seeds=1, workers=2)
 """
 
 
 def test_ctrl_c_while_a_run_is_measured_ends_the_runs_that_train_meanwhile(tmp_path):
-    script, out = tmp_path / "script.py", tmp_path / "out"
-    script.write_text(ENDLESS.format(checkout=str(Path(__file__).parents[2]), out=str(out)))
-    process, deadline = subprocess.Popen([sys.executable, script], stderr=subprocess.DEVNULL), time.monotonic() + 120
+    script = tmp_path / "script.py"
+    out = tmp_path / "out"
+    script.write_text(ENDLESS.format(checkout=CHECKOUT, out=str(out)))
+    process = subprocess.Popen([sys.executable, script], stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
     while not (out / "measuring").exists() or len([*out.glob("data/runs/*/checkpoint.pt")]) < 3:
         assert process.poll() is None and time.monotonic() < deadline
         time.sleep(0.1)

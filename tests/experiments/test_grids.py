@@ -20,10 +20,13 @@ def by_name(variants):
     return {variant.name: variant for variant in variants}
 
 
-@pytest.mark.parametrize("module", [paper_table, ablations, schedule_study], ids=lambda module: module.__name__)
+@pytest.mark.parametrize(
+    "module", [paper_table, ablations, schedule_study], ids=lambda module: module.__name__
+)
 def test_variants_differ_and_can_all_be_built(module):
     base = dataclasses.replace(BASE, num_codes=16)
-    variants = by_name(module.variants(base)).values()
+    variants = module.variants(base)
+    by_name(variants)
     for variant in variants:
         if variant.settings.num_codes <= 1024:
             variant.settings.model(IMAGES)
@@ -33,25 +36,31 @@ def test_variants_differ_and_can_all_be_built(module):
 
 def test_the_papers_table_holds_every_quantizer_and_each_half_of_samp():
     found = by_name(paper_table.variants(BASE))
-    assert {variant.settings.quantizer for variant in found.values()} == set(KINDS) - {"cosine_ema"}
+    quantizers = {variant.settings.quantizer for variant in found.values()}
+    assert quantizers == set(KINDS) - {"cosine_ema"}
     scaled = SAMP.for_run(BASE.steps)
     assert found["SAMP"].settings.samp == scaled
     assert found["BBNR alone"].settings.samp == dataclasses.replace(scaled, weight=None)
     assert found["margin alone"].settings.samp == dataclasses.replace(scaled, radius=None)
-    assert {dataclasses.replace(v.settings, quantizer="samp", samp=None) for v in found.values()} == {BASE}
+    for variant in found.values():
+        assert dataclasses.replace(variant.settings, quantizer="samp", samp=None) == BASE
 
 
 def test_an_ablation_changes_one_thing_and_holds_the_papers_own_value():
-    samp, found = SAMP.for_run(BASE.steps), ablations.variants(BASE)
-    names = by_name(found)
+    samp = SAMP.for_run(BASE.steps)
+    base = dataclasses.replace(BASE, samp=samp)
+    found = ablations.variants(BASE)
     for axis in ablations.ABLATION_AXES:
-        values = [variant.settings for variant in found if variant.facts["axis"] == axis]
-        changed = {name for one in values for name in ("samp", "beta", "num_codes", "dim")
-                   if getattr(one, name) != getattr(dataclasses.replace(BASE, samp=samp), name)}
-        assert changed == {{"beta": "beta", "codes": "num_codes", "dim": "dim"}.get(axis, "samp")}, axis
-    own = [names[name].settings.samp for name in ("margin 0.1", "scale 5", "top_k 3", "alpha 8.85", "gamma0 1",
-                                                  "lambda 14.75", "both halves")]
-    assert set(own) == {samp}
+        field = {"beta": "beta", "codes": "num_codes", "dim": "dim"}.get(axis, "samp")
+        for variant in found:
+            if variant.facts["axis"] == axis:
+                value = getattr(variant.settings, field)
+                assert variant.settings == dataclasses.replace(base, **{field: value})
+
+    names = by_name(found)
+    own = "margin 0.1, scale 5, top_k 3, alpha 8.85, gamma0 1, lambda 14.75, both halves"
+    for name in own.split(", "):
+        assert names[name].settings.samp == samp
     assert names["alpha 3"].settings.samp.radius.value(BASE.steps) == pytest.approx(math.exp(3))
     assert names["gamma0 3"].settings.samp.weight.value(0) == 3.0
 
@@ -60,13 +69,11 @@ def test_schedules_know_their_run_but_for_the_papers_rates():
     found = schedule_study.variants(dataclasses.replace(BASE, steps=400))
     assert {variant.settings.steps for variant in found} == {100, 400, 1600}
     for variant in found:
-        samp, steps = variant.settings.samp, variant.settings.steps
-        other = {"radius": samp.weight, "weight": samp.radius}[variant.facts["half"]]
-        scaled = SAMP.for_run(steps)
-        assert other == {"radius": scaled.weight, "weight": scaled.radius}[variant.facts["half"]]
-    per_step = {variant.settings.samp.radius for variant in found if variant.facts == {
-        "half": "radius", "schedule": "exponential per step"}}
-    assert per_step == {Exponential(3e-4)}
+        scaled = SAMP.for_run(variant.settings.steps)
+        other_half = {"radius": "weight", "weight": "radius"}[variant.facts["half"]]
+        assert getattr(variant.settings.samp, other_half) == getattr(scaled, other_half)
+        if variant.facts == {"half": "radius", "schedule": "exponential per step"}:
+            assert variant.settings.samp.radius == Exponential(3e-4)
 
 
 def test_a_row_measures_the_test_images_and_the_codebook(tmp_path):
@@ -77,35 +84,58 @@ def test_a_row_measures_the_test_images_and_the_codebook(tmp_path):
     assert row["psnr"] == pytest.approx(psnr(outputs, originals), abs=1e-5)
     assert row["l1"] == pytest.approx((outputs - originals).abs().mean().item(), abs=1e-6)
     assert row["codes_used"] == run.model.encode(originals).unique().numel()
-    assert math.isnan(row["ssim"]) and math.isnan(row["lpips"]) and row["classifier_frechet"] >= 0  # 8x8 pixels
-    assert 0 < row["min_angle"] < 180 and row["step_milliseconds"] > 0
+    assert math.isnan(row["ssim"]) and math.isnan(row["lpips"])  # of 8x8 pixels
+    assert row["classifier_frechet"] >= 0
+    assert 0 < row["min_angle"] < 180
+    assert row["step_milliseconds"] > 0
 
 
 def test_a_model_without_codes_has_no_figures_of_codes(tmp_path):
     settings = dataclasses.replace(BASE, quantizer="continuous")
     run = train(settings, IMAGES, root=tmp_path, device="cpu", progress=False)
     (row,) = reconstruction(run, settings, IMAGES, tmp_path)
-    assert math.isnan(row["codes_used"]) and math.isnan(row["perplexity"]) and row["psnr"] > 0
+    assert math.isnan(row["codes_used"]) and math.isnan(row["perplexity"])
+    assert row["psnr"] > 0
 
 
 def test_the_papers_table_runs_on_every_quantizer(tmp_path):
-    rows = run_experiment(paper_table.PAPER_TABLE, dataclasses.replace(BASE, num_codes=16), IMAGES, seeds=1, out=tmp_path,
-                          root=tmp_path, device="cpu", workers=1, progress=False)
-    assert "error" not in rows and rows.variant.tolist() == [*paper_table.PAPER_QUANTIZERS]
+    rows = run_experiment(
+        paper_table.PAPER_TABLE,
+        dataclasses.replace(BASE, num_codes=16),
+        IMAGES,
+        seeds=1,
+        out=tmp_path,
+        root=tmp_path,
+        device="cpu",
+        workers=1,
+        progress=False,
+    )
+    assert "error" not in rows
+    assert rows.variant.tolist() == [*paper_table.PAPER_QUANTIZERS]
     mismatches = rows.mismatch.dropna()
-    assert len(mismatches) >= 5 and mismatches.str.startswith("rotation trick: K and D match").any()
+    assert len(mismatches) >= 5
+    assert mismatches.str.startswith("rotation trick: K and D match").any()
     table = paper_table.table(rows)
-    assert table.quantizer.tolist() == [*paper_table.PAPER_QUANTIZERS] and table["gap closed"][0] == "1.00"
+    assert table.quantizer.tolist() == [*paper_table.PAPER_QUANTIZERS]
+    assert table["gap closed"][0] == "1.00"
 
 
 def test_the_steadiest_schedule_comes_first_with_the_lengths_at_which_it_is_level_with_the_best():
-    psnr = {"near": (19.9, 29.9), "best once": (20.0, 25.0), "best late": (18.0, 30.0)}
-    rows = pd.DataFrame([{"half": "radius", "schedule": name, "steps": steps, "seed": seed, "psnr": value + 0.2 * seed}
-                         for name, values in psnr.items() for steps, value in zip((100, 400), values, strict=True)
-                         for seed in range(2)])
+    means = pd.DataFrame(
+        {"near": [19.9, 29.9], "best once": [20.0, 25.0], "best late": [18.0, 30.0]},
+        index=pd.Index([100, 400], name="steps"),
+    )
+    seed_0 = means.melt(var_name="schedule", value_name="psnr", ignore_index=False).reset_index()
+    seed_0 = seed_0.assign(half="radius", seed=0)
+    rows = pd.concat([seed_0, seed_0.assign(seed=1, psnr=seed_0.psnr + 0.2)])
+
     found = schedule_study.steadiness(rows, "radius")
     assert [*found.index] == ["near", "best late", "best once"]
-    assert [*found.behind] == pytest.approx([0.1, 2.0, 5.0]) and [*found.level] == [2, 1, 1]
-    part = schedule_study.steadiness(rows[(rows.schedule != "near") | (rows.steps == 400)], "radius")
-    assert [*part.index] == ["best late", "best once", "near"] and math.isnan(part.behind["near"])  # it lacks a length
-    assert schedule_study.steadiness(rows[rows.seed == 0], "radius").level.eq(0).all()
+    assert [*found.behind] == pytest.approx([0.1, 2.0, 5.0])
+    assert [*found.level] == [2, 1, 1]
+    assert schedule_study.steadiness(seed_0, "radius").level.eq(0).all()
+
+    lacks_a_length = rows[(rows.schedule != "near") | (rows.steps == 400)]
+    part = schedule_study.steadiness(lacks_a_length, "radius")
+    assert [*part.index] == ["best late", "best once", "near"]
+    assert math.isnan(part.behind["near"])

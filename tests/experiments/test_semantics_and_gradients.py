@@ -1,4 +1,5 @@
 import dataclasses
+import itertools
 import math
 
 import numpy as np
@@ -18,9 +19,10 @@ BASE = dataclasses.replace(strokes.SMALL, steps=20, lr=1e-2)
 
 
 def bars(count, seed):
-    """Noise with the left half (class 0) or the lower half (class 1) bright, so that tokens tell of the class."""
+    """Noise, bright on the left (class 0) or below (class 1), so that tokens tell of the class."""
     generator = torch.Generator().manual_seed(seed)
-    pixels, labels = torch.randint(0, 60, (count, 1, 8, 8), generator=generator), torch.arange(count) % 2
+    pixels = torch.randint(0, 60, (count, 1, 8, 8), generator=generator)
+    labels = torch.arange(count) % 2
     pixels[labels == 0, :, :, :4] += 190
     pixels[labels == 1, :, 4:] += 190
     return ImageSplit(pixels.to(torch.uint8), labels)
@@ -34,9 +36,34 @@ def settings_of(module, name, seed):
     return dataclasses.replace(variant.settings, seed=seed)
 
 
+def model_of(variant, seed, folder):
+    settings = settings_of(semantics_study, variant, seed)
+    return train(settings, IMAGES, root=folder, device="cpu", progress=False).model
+
+
+def runs_in(rows):
+    """Variant and seed of each run, in the order of the rows."""
+    return [*rows.groupby(["variant", "seed"], sort=False).groups]
+
+
+def known(rows, pattern):
+    """All numbers in the columns whose names match."""
+    return rows.filter(regex=pattern).stack().dropna()
+
+
 def rows_of(experiment, names, folder):
-    return run_experiment(experiment, BASE, IMAGES, seeds=len(SEEDS), out=folder, only=names, root=folder, device="cpu",
-                          workers=1, progress=False)
+    return run_experiment(
+        experiment,
+        BASE,
+        IMAGES,
+        seeds=len(SEEDS),
+        out=folder,
+        only=names,
+        root=folder,
+        device="cpu",
+        workers=1,
+        progress=False,
+    )
 
 
 @pytest.fixture(scope="module")
@@ -48,82 +75,106 @@ def meanings(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def courses(tmp_path_factory):
-    return rows_of(gradient_study.GRADIENTS, ["plain VQ", "SAMP in a narrow ball"], tmp_path_factory.mktemp("gradients"))
+    return rows_of(
+        gradient_study.GRADIENTS,
+        ["plain VQ", "SAMP in a narrow ball"],
+        tmp_path_factory.mktemp("gradients"),
+    )
 
 
 def test_each_run_has_one_row_of_what_its_codes_tell_within_its_range(meanings):
     rows, _ = meanings
     assert "error" not in rows
-    assert [*zip(rows.variant, rows.seed, strict=True)] == [(name, seed) for name in ("CVQ", "SAMP") for seed in SEEDS]
-    assert set(semantics_study.TITLES) <= set(rows) and rows[[*semantics_study.MEASURES]].notna().all(axis=None)
+    assert len(rows) == 4
+    assert runs_in(rows) == [*itertools.product(("CVQ", "SAMP"), SEEDS)]
+    assert set(semantics_study.TITLES) <= set(rows)
+    described = [name for name in semantics_study.TITLES if name not in semantics_study.AGREEMENT]
+    assert rows[described].notna().all(axis=None)
+
     information = rows.filter(regex="(?<!mutual)_information")
-    bits = math.log2(BASE.num_codes)  # the chance level is taken off, so that less than nothing may be left
-    assert information.shape[1] == 6 and information.abs().le(bits).all(axis=None)
+    # The level of chance is subtracted, so that less than nothing may be left.
+    assert information.abs().le(math.log2(BASE.num_codes)).all(axis=None)
+    assert information.shape[1] == 6
     assert 0.1 < rows.class_information.max() <= 1
-    shares = rows.filter(regex="purity|probe|replacement|^agreement").stack().dropna()
-    assert shares.between(0, 1).all() and (rows.probe_pixels == 1).all()
+    assert known(rows, "purity|probe|replacement|^agreement").between(0, 1).all()
+    assert (rows.probe_pixels == 1).all()
 
 
 def test_psnr_and_codes_are_those_of_the_test_images(meanings):
     rows, folder = meanings
     for _, row in rows.iterrows():
-        run = train(settings_of(semantics_study, row.variant, row.seed), IMAGES, root=folder, device="cpu", progress=False)
-        found = evaluate(run.model, IMAGES.test)
-        assert (row.psnr, row.codes_used) == (pytest.approx(found["psnr"], abs=1e-4), found["codes_used"])
+        found = evaluate(model_of(row.variant, row.seed, folder), IMAGES.test)
+        assert row.psnr == pytest.approx(found["psnr"], abs=1e-4)
+        assert row.codes_used == found["codes_used"]
 
 
 def test_the_second_seed_is_compared_with_the_first_of_its_variant(meanings):
     rows, folder = meanings
-    assert rows.loc[rows.seed == 0, [*semantics_study.AGREEMENT]].isna().all(axis=None)
+    columns = [*semantics_study.AGREEMENT]
+    assert rows.loc[rows.seed == 0, columns].isna().all(axis=None)
     tests = IMAGES.test.batch(torch.arange(len(IMAGES.test)))
     for _, row in rows[rows.seed == 1].iterrows():
-        first, second = (train(settings_of(semantics_study, row.variant, seed), IMAGES, root=folder, device="cpu",
-                               progress=False).model for seed in SEEDS)
-        assert row[[*semantics_study.AGREEMENT]].to_dict() == pytest.approx(stability(second, first, tests))
-        assert -1 <= row.adjusted_mutual_information <= 1 and row.agreement < 1
+        first, second = (model_of(row.variant, seed, folder) for seed in SEEDS)
+        assert row[columns].to_dict() == pytest.approx(stability(second, first, tests))
+        assert -1 <= row.adjusted_mutual_information <= 1
+        assert row.agreement < 1
 
 
 def test_the_table_of_meanings_has_a_text_for_each_measure_and_quantizer(meanings):
     texts = semantics_study.table(meanings[0])
-    assert [*texts] == ["measure", "CVQ", "SAMP"] and [*texts.measure] == [*semantics_study.TITLES.values()]
+    assert [*texts] == ["measure", "CVQ", "SAMP"]
+    assert [*texts.measure] == [*semantics_study.TITLES.values()]
     assert texts.map(lambda text: isinstance(text, str) and text != "").all(axis=None)
 
 
 def test_images_of_one_class_tell_nothing_of_classes(meanings, tmp_path):
     settings = settings_of(semantics_study, "SAMP", 0)
     run = train(settings, IMAGES, root=meanings[1], device="cpu", progress=False)
-    splits = {name: dataclasses.replace(split, labels=torch.zeros_like(split.labels))
-              for name in ("train", "validation", "test") for split in [getattr(IMAGES, name)]}
-    (row,) = semantics_study.measure(run, settings, dataclasses.replace(IMAGES, **splits, classes=("bar",)), tmp_path)
-    missing = {name for name, value in row.items() if math.isnan(value)}
-    assert missing == {name for name in row if name.startswith(("class", "purity", "probe", "replacement"))}
+    splits = {}
+    for name in ("train", "validation", "test"):
+        split = getattr(IMAGES, name)
+        splits[name] = dataclasses.replace(split, labels=torch.zeros_like(split.labels))
+    one_class = dataclasses.replace(IMAGES, **splits, classes=("bar",))
+    (row,) = semantics_study.measure(run, settings, one_class, tmp_path)
+    missing = [name for name, value in row.items() if math.isnan(value)]
+    of_classes = ("class", "purity", "probe", "replacement")
+    assert missing == [name for name in row if name.startswith(of_classes)]
 
 
 def test_the_compared_quantizers_are_those_of_the_papers_table():
-    assert [one.name for one in semantics_study.variants(BASE)] == [*semantics_study.COMPARED]
-    assert [one.name for one in gradient_study.variants(BASE)] == [*gradient_study.COMPARED, "SAMP in a narrow ball"]
+    names = [variant.name for variant in semantics_study.variants(BASE)]
+    assert names == [*semantics_study.COMPARED]
+    names = [variant.name for variant in gradient_study.variants(BASE)]
+    assert names == [*gradient_study.COMPARED, gradient_study.HELD]
 
 
 def test_a_course_has_a_row_for_each_look_within_its_range(courses):
     assert "error" not in courses
-    runs = courses.groupby(["variant", "seed"], sort=False)
-    assert [*runs.groups] == [(name, seed) for name in ("plain VQ", "SAMP in a narrow ball") for seed in SEEDS]
-    assert all([*run.step] == [*range(1, BASE.steps + 1)] for _, run in runs)
-    assert courses.filter(like="angle_").stack().dropna().between(0, 180).all()
-    assert courses.filter(regex="share_radial|margin_pull|codes_on_ball").stack().dropna().between(0, 1).all()
-    assert courses.filter(like="correlation").stack().dropna().between(-1, 1).all()
-    assert courses.filter(like="_at_").stack().dropna().ge(0).all()
+    assert runs_in(courses) == [*itertools.product(("plain VQ", gradient_study.HELD), SEEDS)]
+    for _, run in courses.groupby(["variant", "seed"]):
+        assert [*run.step] == [*range(1, BASE.steps + 1)]
+    assert known(courses, "angle_").between(0, 180).all()
+    assert known(courses, "share_radial|margin_pull|codes_on_ball").between(0, 1).all()
+    assert known(courses, "correlation").between(-1, 1).all()
+    assert known(courses, "_at_").ge(0).all()
     assert courses.codes_with_gradient.between(1, BASE.num_codes).all()
     plain = courses.variant == "plain VQ"
-    assert (courses.margin_at_latents.isna() == plain).all() and (courses.radius.isna() == plain).all()
+    assert (courses.margin_at_latents.isna() == plain).all()
+    assert (courses.radius.isna() == plain).all()
 
 
 @pytest.mark.parametrize("name", ["plain VQ", "SAMP in a narrow ball"])
 def test_a_course_is_the_history_of_its_settings_on_a_batch(courses, name):
-    history = gradient_history(settings_of(gradient_study, name, 1), IMAGES, device="cpu", probe_images=BASE.batch_size,
-                               progress=False)
+    history = gradient_history(
+        settings_of(gradient_study, name, 1),
+        IMAGES,
+        device="cpu",
+        probe_images=BASE.batch_size,
+        progress=False,
+    )
     rows = courses[(courses.variant == name) & (courses.seed == 1)]
-    np.testing.assert_allclose(rows[[*history]].to_numpy(float), history.to_numpy(float), rtol=1e-4, atol=1e-7)
+    found = rows[[*history]].to_numpy(float)
+    np.testing.assert_allclose(found, history.to_numpy(float), rtol=1e-4, atol=1e-7)
 
 
 def test_the_narrow_ball_grows_to_its_radius(courses):
@@ -146,10 +197,12 @@ def test_the_table_of_courses_has_a_line_of_texts_for_each_stage(courses):
 
 @pytest.mark.parametrize("steps", [-400, 0, 1, 3])
 def test_schedules_refuse_runs_too_short_for_a_quarter_of_them(steps):
-    with pytest.raises(ValueError, match=f"steps is {steps}; it must be at least 4: the shortest of the runs has 0.25"):
+    message = f"steps is {steps}; it must be at least 4: the shortest of the runs has 0.25"
+    with pytest.raises(ValueError, match=message):
         schedule_study.variants(dataclasses.replace(BASE, steps=steps))
 
 
 def test_the_shortest_schedules_have_lengths_and_names_of_their_own():
     found = schedule_study.variants(dataclasses.replace(BASE, steps=4))
-    assert {one.settings.steps for one in found} == {1, 4, 16} and len({one.name for one in found}) == len(found) == 57
+    assert {variant.settings.steps for variant in found} == {1, 4, 16}
+    assert len({variant.name for variant in found}) == len(found) == 57

@@ -17,31 +17,93 @@ from arcvq.figures.experiment_results import (
 )
 from arcvq.figures.theme import summary
 
-PAPER = pd.DataFrame([
-    {"experiment": "paper", "variant": name, "seed": seed, "psnr": level + seed, "codes_used": codes,
-     "perplexity": codes / 2, "data": "mnist"}
-    for name, level, codes in (("continuous", 30.0, np.nan), ("plain VQ", 22.0, 40), ("SAMP", 24.0, 200))
-    for seed in range(3)])
-ABLATIONS = pd.DataFrame([
-    {"experiment": "ablations", "variant": f"{axis} {value:g}", "axis": axis, "value": float(value), "seed": seed,
-     "psnr": 20 + place + seed / 10, "codes_used": 10 * place}
-    for axis, (_, values) in ABLATION_AXES.items() for place, value in enumerate(values) for seed in range(2)]
-    + [{"experiment": "ablations", "variant": name, "axis": "part", "value": np.nan, "seed": 0, "psnr": 21.0,
-        "codes_used": 5} for name in ("BBNR alone", "both halves")])
-SCHEDULES = pd.DataFrame([
-    {"experiment": "schedules", "half": half, "schedule": name, "steps": steps, "seed": 0, "psnr": psnr}
-    for half in ("radius", "weight")
-    for name, steps, psnr in (("constant", 100, 20.0), ("constant", 400, 24.0), ("linear", 100, 19.5),
-                              ("linear", 400, 25.0), ("per step", 100, 15.0), ("per step", 400, 24.5))])
+PAPER = pd.DataFrame(
+    [
+        {
+            "experiment": "paper",
+            "variant": name,
+            "seed": seed,
+            "psnr": level + seed,
+            "codes_used": codes,
+            "perplexity": codes / 2,
+            "data": "mnist",
+        }
+        for name, level, codes in (
+            ("continuous", 30.0, np.nan),
+            ("plain VQ", 22.0, 40),
+            ("SAMP", 24.0, 200),
+        )
+        for seed in range(3)
+    ]
+)
+ABLATIONS = pd.DataFrame(
+    [
+        {
+            "experiment": "ablations",
+            "variant": f"{axis} {value:g}",
+            "axis": axis,
+            "value": float(value),
+            "seed": seed,
+            "psnr": 20 + place + seed / 10,
+            "codes_used": 10 * place,
+        }
+        for axis, (_, values) in ABLATION_AXES.items()
+        for place, value in enumerate(values)
+        for seed in range(2)
+    ]
+    + [
+        {
+            "experiment": "ablations",
+            "variant": name,
+            "axis": "part",
+            "value": np.nan,
+            "seed": 0,
+            "psnr": 21.0,
+            "codes_used": 5,
+        }
+        for name in ("BBNR alone", "both halves")
+    ]
+)
+SCHEDULES = pd.DataFrame(
+    [
+        {
+            "experiment": "schedules",
+            "half": half,
+            "schedule": name,
+            "steps": steps,
+            "seed": 0,
+            "psnr": psnr,
+        }
+        for half in ("radius", "weight")
+        for name, steps, psnr in (
+            ("constant", 100, 20.0),
+            ("constant", 400, 24.0),
+            ("linear", 100, 19.5),
+            ("linear", 400, 25.0),
+            ("per step", 100, 15.0),
+            ("per step", 400, 24.5),
+        )
+    ]
+)
 
 
 def test_panels_show_every_run_and_the_mean_with_its_interval():
     figure = measure_panels(PAPER, ("psnr", "codes_used"))
     dots, means = figure.data[0], figure.data[1]
-    assert len(dots.x) == 9 and [*means.x] == [31.0, 23.0, 25.0] and [*means.y] == ["continuous", "plain VQ", "SAMP"]
-    assert [*means.error_x.array] == [1.0, 1.0, 1.0] and [*means.error_x.arrayminus] == [1.0, 1.0, 1.0]
+    assert (
+        len(dots.x) == 9
+        and [*means.x] == [31.0, 23.0, 25.0]
+        and [*means.y] == ["continuous", "plain VQ", "SAMP"]
+    )
+    assert [*means.error_x.array] == [1.0, 1.0, 1.0] and [*means.error_x.arrayminus] == [
+        1.0,
+        1.0,
+        1.0,
+    ]
     assert [*figure.layout.yaxis.categoryarray] == ["SAMP", "plain VQ", "continuous"]
-    assert "Largest PSNR (dB): continuous, 31" in summary(figure) and "up to 3 runs" in summary(figure)
+    assert "Largest PSNR (dB): continuous, 31" in summary(figure) and "up to 3 runs" in summary(
+        figure
+    )
     with pytest.raises(ValueError, match="column 'lpips' is unknown"):
         measure_panels(PAPER, ["lpips"])
 
@@ -58,7 +120,10 @@ def test_each_axis_of_the_ablations_has_a_panel_with_its_values_in_order():
 def test_a_map_of_schedules_tells_the_steadiest_and_colours_the_distance_to_the_best():
     figure = schedule_map(SCHEDULES, "radius")
     heat = figure.data[0]
-    assert [*heat.y] == ["per step", "constant", "linear"] and [*heat.x] == ["100 steps", "400 steps"]
+    assert [*heat.y] == ["per step", "constant", "linear"] and [*heat.x] == [
+        "100 steps",
+        "400 steps",
+    ]
     assert np.allclose(np.array(heat.z), [[5.0, 0.5], [0.0, 1.0], [0.5, 0.0]])
     assert [*heat.text[2]] == ["19.50", "25.00"]
     assert "Never far from the best of its column: linear, at most 0.50 below" in summary(figure)
@@ -71,7 +136,12 @@ def test_every_experiment_has_its_pictures(rows, count):
 
 
 STORED = sorted(path.stem for path in RESULTS.glob("*.parquet"))
-NOT_ALWAYS = ("value", "agreement", "agreement_chance", "adjusted_mutual_information")  # columns of some runs alone
+NOT_ALWAYS = (
+    "value",
+    "agreement",
+    "agreement_chance",
+    "adjusted_mutual_information",
+)  # columns of some runs alone
 table = functools.cache(stored)
 
 
@@ -80,9 +150,15 @@ def part(rows, variants, seeds, failed=()):
     runs = []
     for key, run in rows.groupby(["variant", "seed"], sort=False):
         if key[0] in variants and key[1] in seeds:
-            runs.append(run.loc[run.index[:1], :"python"].assign(error="ValueError: no") if key in failed else run)
+            runs.append(
+                run.loc[run.index[:1], :"python"].assign(error="ValueError: no")
+                if key in failed
+                else run
+            )
     found = pd.concat(runs, ignore_index=True)
-    return found.drop(columns=[name for name in NOT_ALWAYS if name in found and found[name].isna().all()])
+    return found.drop(
+        columns=[name for name in NOT_ALWAYS if name in found and found[name].isna().all()]
+    )
 
 
 def headings(rows):
@@ -90,11 +166,15 @@ def headings(rows):
     good = rows[rows.error.isna()] if "error" in rows else rows
     if good.empty:
         return []
-    return {"paper": ["Quantizers"] * any(good.variant != "continuous"),
-            "ablations": ["PSNR (dB)", "codes used"],
-            "schedules": [f"The {half}" for half in ("radius", "weight") if half in set(good.get("half", ()))],
-            "semantics": ["What codes tell"], "gradients": ["Sizes", "Angles", "Norms and usage"]
-            }[good.experiment.iloc[0]]
+    return {
+        "paper": ["Quantizers"] * any(good.variant != "continuous"),
+        "ablations": ["PSNR (dB)", "codes used"],
+        "schedules": [
+            f"The {half}" for half in ("radius", "weight") if half in set(good.get("half", ()))
+        ],
+        "semantics": ["What codes tell"],
+        "gradients": ["Sizes", "Angles", "Norms and usage"],
+    }[good.experiment.iloc[0]]
 
 
 def check_pictures(rows):
@@ -121,15 +201,31 @@ def test_any_part_of_an_experiment_has_its_pictures(name, data):
 
 
 @pytest.mark.filterwarnings("error")
-@pytest.mark.parametrize("name, variants", [
-    ("paper-mnist", ["continuous"]), ("paper-mnist", ["SAMP"]), ("paper-mnist", ["continuous", "SAMP"]),
-    ("ablations-digits", ["both halves"]), ("ablations-digits", ["margin 0.1"]),
-    ("schedules-digits", ["radius: no ball, 100 steps"]), ("schedules-digits", ["weight: linear, 400 steps"]),
-    ("semantics-mnist", ["SAMP"]), ("gradients-digits", ["plain VQ"]), ("gradients-digits", ["SAMP"])])
+@pytest.mark.parametrize(
+    "name, variants",
+    [
+        ("paper-mnist", ["continuous"]),
+        ("paper-mnist", ["SAMP"]),
+        ("paper-mnist", ["continuous", "SAMP"]),
+        ("ablations-digits", ["both halves"]),
+        ("ablations-digits", ["margin 0.1"]),
+        ("schedules-digits", ["radius: no ball, 100 steps"]),
+        ("schedules-digits", ["weight: linear, 400 steps"]),
+        ("semantics-mnist", ["SAMP"]),
+        ("gradients-digits", ["plain VQ"]),
+        ("gradients-digits", ["SAMP"]),
+    ],
+)
 def test_a_variant_alone_has_its_pictures_with_one_seed_with_all_and_after_failures(name, variants):
     rows = table(name)
     first, *others = seeds = [*rows.seed.unique()]
-    for some, failed in ((seeds, []), ([first], []), (seeds, [first]), (seeds, others), (seeds, seeds)):
+    for some, failed in (
+        (seeds, []),
+        ([first], []),
+        (seeds, [first]),
+        (seeds, others),
+        (seeds, seeds),
+    ):
         check_pictures(part(rows, variants, some, [(variants[0], seed) for seed in failed]))
 
 
@@ -146,15 +242,23 @@ def test_captions_count_the_runs_and_compare_only_where_there_is_something_to_co
     assert "up to 2 runs" in summary(ablation_panels(ABLATIONS))
     assert "mean of 1 run." in summary(schedule_map(SCHEDULES, "radius"))
     alone = ABLATIONS[ABLATIONS.variant == "both halves"].drop(columns="value")
-    assert summary(ablation_panels(alone)) == "Each point: mean (95% interval, bootstrap over seeds), 1 run."
+    assert (
+        summary(ablation_panels(alone))
+        == "Each point: mean (95% interval, bootstrap over seeds), 1 run."
+    )
 
 
 def test_a_schedule_that_lacks_a_length_has_an_empty_place_in_the_map():
     rows = SCHEDULES[~((SCHEDULES.schedule == "linear") & (SCHEDULES.steps == 400))]
     figure = schedule_map(rows, "weight")
     assert figure.data[0].y[0] == "linear" and figure.data[0].text[0] == ["19.50", ""]
-    assert "best of its column: constant, at most 0.50 below; farthest: per step, 5.00 below" in summary(figure)
+    assert (
+        "best of its column: constant, at most 0.50 below; farthest: per step, 5.00 below"
+        in summary(figure)
+    )
 
 
 def test_a_map_without_any_figure_names_no_schedule():
-    assert "best of its column" not in summary(schedule_map(SCHEDULES.assign(psnr=np.nan), "weight"))
+    assert "best of its column" not in summary(
+        schedule_map(SCHEDULES.assign(psnr=np.nan), "weight")
+    )

@@ -8,11 +8,18 @@ from arcvq.figures.gradient_curves import feedback_picture, gradient_angles, gra
 
 def history(margin):
     step = np.arange(10, 50, 10)
-    return pd.DataFrame({
-        "step": step, "reconstruction_at_latents": 1 / step, "commitment_at_latents": 0.1 / step,
-        "margin_at_latents": 10.0 ** -step if margin else np.nan,
-        "angle_reconstruction_commitment": 100.0, "angle_reconstruction_margin": 90.5 if margin else np.nan,
-        "norm_usage_correlation": 0.5, "codes_with_gradient": step})
+    return pd.DataFrame(
+        {
+            "step": step,
+            "reconstruction_at_latents": 1 / step,
+            "commitment_at_latents": 0.1 / step,
+            "margin_at_latents": 10.0**-step if margin else np.nan,
+            "angle_reconstruction_commitment": 100.0,
+            "angle_reconstruction_margin": 90.5 if margin else np.nan,
+            "norm_usage_correlation": 0.5,
+            "codes_with_gradient": step,
+        }
+    )
 
 
 HISTORIES = {"plain": history(False), "samp": history(True)}
@@ -21,13 +28,28 @@ HISTORIES = {"plain": history(False), "samp": history(True)}
 def test_norms_have_a_panel_for_each_history_with_the_terms_it_has_on_one_log_scale():
     figure = gradient_norms(HISTORIES)
     drawn = [(trace.xaxis, trace.name) for trace in figure.data]
-    assert drawn == [("x", "reconstruction"), ("x", "commitment"), ("x2", "reconstruction"), ("x2", "commitment"),
-                     ("x2", "margin")]
-    assert [trace.name for trace in figure.data if trace.showlegend] == ["reconstruction", "commitment", "margin"]
+    assert drawn == [
+        ("x", "reconstruction"),
+        ("x", "commitment"),
+        ("x2", "reconstruction"),
+        ("x2", "commitment"),
+        ("x2", "margin"),
+    ]
+    assert [trace.name for trace in figure.data if trace.showlegend] == [
+        "reconstruction",
+        "commitment",
+        "margin",
+    ]
     assert list(figure.data[4].y) == list(HISTORIES["samp"].margin_at_latents)
     assert figure.data[0].line.color == figure.data[2].line.color != figure.data[1].line.color
-    assert figure.layout.yaxis.type == figure.layout.yaxis2.type == "log" and figure.layout.yaxis2.matches == "y"
-    assert (figure.layout.xaxis.title.text, figure.layout.xaxis2.title.text) == ("step<br>plain", "step<br>samp")
+    assert (
+        figure.layout.yaxis.type == figure.layout.yaxis2.type == "log"
+        and figure.layout.yaxis2.matches == "y"
+    )
+    assert (figure.layout.xaxis.title.text, figure.layout.xaxis2.title.text) == (
+        "step<br>plain",
+        "step<br>samp",
+    )
     assert "plain: reconstruction 0.1 to 0.025, commitment 0.01 to 0.0025; samp:" in summary(figure)
     assert "margin 1e-10 to 1e-40" in summary(figure)
 
@@ -36,25 +58,40 @@ def test_angles_are_in_degrees_on_one_scale_with_a_line_at_90():
     figure = gradient_angles(HISTORIES)
     drawn = [(trace.xaxis, trace.name, trace.y[0]) for trace in figure.data]
     assert drawn == [("x", "plain", 100), ("x", "samp", 100), ("x2", "samp", 90.5)]
-    assert {(line.yref, line.y0, line.y1) for line in figure.layout.shapes} == {("y", 90, 90), ("y2", 90, 90)}
-    assert figure.layout.yaxis2.matches == "y" and figure.layout.yaxis2.title.text == "reconstruction to margin (°)"
-    assert "to commitment: plain 100°, samp 100°; reconstruction to margin: samp 90.5°" in summary(figure)
+    assert {(line.yref, line.y0, line.y1) for line in figure.layout.shapes} == {
+        ("y", 90, 90),
+        ("y2", 90, 90),
+    }
+    assert (
+        figure.layout.yaxis2.matches == "y"
+        and figure.layout.yaxis2.title.text == "reconstruction to margin (°)"
+    )
+    assert "to commitment: plain 100°, samp 100°; reconstruction to margin: samp 90.5°" in summary(
+        figure
+    )
 
 
 def test_an_angle_that_no_history_has_gets_no_panel():
     figure = gradient_angles(HISTORIES["plain"], title="Another title")
-    assert len(figure.data) == len(figure.layout.shapes) == 1 and figure.layout.title.text == "Another title"
+    assert (
+        len(figure.data) == len(figure.layout.shapes) == 1
+        and figure.layout.title.text == "Another title"
+    )
     assert "margin" not in summary(figure)
 
 
 def test_the_feedback_has_a_colour_for_each_history_in_both_panels():
     figure = feedback_picture(HISTORIES)
     assert [(trace.xaxis, trace.line.color) for trace in figure.data] == [
-        (axis, METHOD_COLORS[name]) for axis in ("x", "x2") for name in ("plain", "samp")]
+        (axis, METHOD_COLORS[name]) for axis in ("x", "x2") for name in ("plain", "samp")
+    ]
     assert list(figure.data[3].y) == [10, 20, 30, 40] and set(figure.data[0].y) == {0.5}
     titles = figure.layout.yaxis.title.text, figure.layout.yaxis2.title.text
     assert titles == ("rank correlation of norm and usage", "codes with a gradient (codes)")
-    assert "norm and usage: plain 0.5, samp 0.5; codes with a gradient: plain 25, samp 25" in summary(figure)
+    assert (
+        "norm and usage: plain 0.5, samp 0.5; codes with a gradient: plain 25, samp 25"
+        in summary(figure)
+    )
 
 
 @pytest.mark.parametrize("figure", [gradient_norms, gradient_angles, feedback_picture])
