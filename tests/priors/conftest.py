@@ -3,18 +3,16 @@ import torch
 
 from arcvq.priors import PixelCNN, TransformerPrior
 
-MAKERS = {
-    "pixelcnn": lambda **changes: PixelCNN(**{"num_codes": 5, "grid": (3, 4), "width": 8, "layers": 3, **changes}),
-    "transformer": lambda **changes: TransformerPrior(
-        **{"num_codes": 5, "grid": (3, 4), "width": 8, "layers": 2, "heads": 4, **changes}
-    ),
+SMALL = {
+    PixelCNN: {"num_codes": 5, "grid": (3, 4), "width": 8, "layers": 3},
+    TransformerPrior: {"num_codes": 5, "grid": (3, 4), "width": 8, "layers": 2, "heads": 4},
 }
 
 
-@pytest.fixture(params=MAKERS)
+@pytest.fixture(params=SMALL, ids=lambda cls: cls.__name__)
 def make(request):
     """Makes a small prior of either kind; keywords change its settings."""
-    return MAKERS[request.param]
+    return lambda **changes: request.param(**(SMALL[request.param] | changes))
 
 
 @pytest.fixture(params=["free", "tied"])

@@ -1,4 +1,6 @@
 import math
+from collections import Counter, defaultdict
+from itertools import chain
 
 import pytest
 import torch
@@ -16,30 +18,54 @@ from tests.priors.markov import markov_grids
 
 
 def plain_witten_bell(counts, shorter):
-    kinds = max(1, sum(count > 0 for count in counts))
-    return [(count + kinds * q) / (sum(counts) + kinds) for count, q in zip(counts, shorter, strict=True)]
+    different = max(1, sum(count > 0 for count in counts))
+    total = sum(counts) + different
+    return [(count + different * q) / total for count, q in zip(counts, shorter, strict=True)]
 
 
 def test_smoothing_is_witten_and_bells_formula():
-    counts, shorter = [3, 0, 1, 0], [0.1, 0.2, 0.3, 0.4]
+    counts = [3, 0, 1, 0]
+    shorter = [0.1, 0.2, 0.3, 0.4]
     expected = plain_witten_bell(counts, shorter)
     found = witten_bell(torch.tensor([counts, [0] * 4]), torch.tensor(shorter))
-    assert found[0].tolist() == pytest.approx(expected) and sum(expected) == pytest.approx(1)
-    assert found[1].tolist() == pytest.approx(shorter), "a context never seen falls back on the shorter one"
+    assert found[0].tolist() == pytest.approx(expected)
+    assert sum(expected) == pytest.approx(1)
+    assert found[1].tolist() == pytest.approx(shorter), "a context never seen falls back"
 
 
-@pytest.mark.parametrize("cls, context", [
-    (HistogramPrior, lambda grid, place: place), (BigramPrior, lambda grid, place: grid[place - 1] if place else None),
-])
-def test_bits_are_those_of_counting_by_hand(cls, context):
-    tokens, others = (torch.randint(4, (n, 2, 3), generator=torch.Generator().manual_seed(n)) for n in (9, 3))
-    grids = tokens.flatten(1).tolist()
-    total = [sum(token == code for grid in grids for token in grid) for code in range(4)]
-    alone, bits = plain_witten_bell(total, [0.25] * 4), 0.0
-    for other in others.flatten(1).tolist():
+def place_in_grid(grid, place):
+    return place
+
+
+def token_before(grid, place):
+    return grid[place - 1] if place else None
+
+
+def plain_bits(grids, others, context, codes=4):
+    """Bits of other grids when counting is done by hand."""
+    total = Counter(chain(*grids))
+    after = defaultdict(Counter)
+    for grid in grids:
+        for place, token in enumerate(grid):
+            after[context(grid, place)][token] += 1
+
+    alone = plain_witten_bell([total[code] for code in range(codes)], [1 / codes] * codes)
+    bits = 0.0
+    for other in others:
         for place, token in enumerate(other):
-            after = [grid[i] for grid in grids for i in range(6) if context(grid, i) == context(other, place)]
-            bits -= math.log2(plain_witten_bell([after.count(code) for code in range(4)], alone)[token])
+            counts = after[context(other, place)]
+            chances = plain_witten_bell([counts[code] for code in range(codes)], alone)
+            bits -= math.log2(chances[token])
+    return bits
+
+
+@pytest.mark.parametrize(
+    "cls, context", [(HistogramPrior, place_in_grid), (BigramPrior, token_before)]
+)
+def test_bits_are_those_of_counting_by_hand(cls, context):
+    tokens = torch.randint(4, (9, 2, 3), generator=torch.Generator().manual_seed(9))
+    others = torch.randint(4, (3, 2, 3), generator=torch.Generator().manual_seed(3))
+    bits = plain_bits(tokens.flatten(1).tolist(), others.flatten(1).tolist(), context)
     prior = cls(4, (2, 3))
     assert bits_per_token(prior, others) == pytest.approx(2), "uniform before counting"
     assert bits_per_token(prior.count(tokens), others) == pytest.approx(bits / 18, abs=1e-5)
@@ -59,5 +85,8 @@ def test_the_truth_beats_both_on_grids_with_memory():
 
 def test_baselines_are_counted_and_not_fitted_by_steps():
     split = TokenSplit(torch.zeros(4, 2, 2, dtype=torch.int64), torch.zeros(4, dtype=torch.int64))
-    with pytest.raises(ValueError, match="HistogramPrior has nothing to learn by steps; fit it with its method count"):
+    with pytest.raises(
+        ValueError,
+        match="HistogramPrior has nothing to learn by steps; fit it with its method count",
+    ):
         fit_tokens(HistogramPrior(4, (2, 2)), TokenData(split, split), steps=1)

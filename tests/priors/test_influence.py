@@ -5,27 +5,31 @@ from arcvq.priors import influence
 
 
 def test_influence_is_the_mean_length_of_the_gradient_as_finite_differences_find_it(make, kind):
-    prior, width, place = make(**kind).double(), 8, (1, 2)
+    prior = make(**kind).double()
     tokens = torch.randint(5, (2, 3, 4))
+    place = (1, 2)
     embedded = prior.tokens.embed(tokens).detach()
 
-    def logs(embedded):
-        chances = prior.tokens.logits(prior.features(embedded, None))[:, *place].softmax(-1)
-        return chances.gather(1, tokens[:, *place, None])[:, 0].log()
+    def log_probabilities(embedded):
+        logits = prior.tokens.logits(prior.features(embedded, None))[:, *place]
+        return logits.log_softmax(-1).gather(1, tokens[:, *place, None])[:, 0].detach()
 
-    slopes = torch.zeros(2, 3, 4, width, dtype=torch.float64)
-    for index in range(3 * 4 * width):
-        nudge = torch.zeros(3 * 4 * width, dtype=torch.float64).index_fill(0, torch.tensor(index), 1e-6)
-        nudge = nudge.view(3, 4, width)
-        slopes.view(2, -1)[:, index] = (logs(embedded + nudge) - logs(embedded - nudge)).detach() / 2e-6
-    found = influence(prior, tokens, place)
-    torch.testing.assert_close(found, slopes.square().sum(-1).sqrt().mean(0), rtol=1e-4, atol=1e-7)
+    slopes = torch.zeros(2, 3 * 4 * 8, dtype=torch.float64)
+    for index in range(3 * 4 * 8):
+        nudge = torch.zeros(3 * 4 * 8, dtype=torch.float64)
+        nudge[index] = 1e-6
+        nudge = nudge.view(3, 4, 8)
+        change = log_probabilities(embedded + nudge) - log_probabilities(embedded - nudge)
+        slopes[:, index] = change / 2e-6
+    expected = slopes.view(2, 3, 4, 8).norm(dim=-1).mean(0)
+    torch.testing.assert_close(influence(prior, tokens, place), expected, rtol=1e-4, atol=1e-7)
     assert all(parameter.grad is None for parameter in prior.parameters())
 
 
 def test_wrong_places_tokens_and_labels_are_refused(make):
     prior = make(classes=2)
-    tokens, labels = torch.zeros(1, 3, 4, dtype=torch.int64), torch.tensor([1])
+    tokens = torch.zeros(1, 3, 4, dtype=torch.int64)
+    labels = torch.tensor([1])
     for place in ((3, 0), (0, 4), (-1, 0)):
         with pytest.raises(ValueError, match="it must lie in the grid, 3 rows by 4 columns"):
             influence(prior, tokens, place, labels)

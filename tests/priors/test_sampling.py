@@ -18,7 +18,8 @@ from arcvq.priors import (
 from arcvq.quantizers import SphericalQuantizer
 from arcvq.vqvae import VQVAE
 
-EMPTY, FULL = torch.zeros(3, 4, dtype=torch.bool), torch.ones(3, 4, dtype=torch.bool)
+EMPTY = torch.zeros(3, 4, dtype=torch.bool)
+FULL = torch.ones(3, 4, dtype=torch.bool)
 
 
 def seeded(seed=0):
@@ -41,11 +42,13 @@ def model():
 
 
 def test_the_likelihood_of_a_sampling_pass_is_that_of_one_forward_pass(prior):
-    logs = torch.zeros(7)
-    for step in sampling_steps(prior, torch.zeros(7, 3, 4, dtype=torch.int64), EMPTY, generator=seeded()):
-        token = step.tokens[:, step.position[0], step.position[1]]
-        logs += step.probabilities.gather(1, token[:, None])[:, 0].log()
-    torch.testing.assert_close(prior.log_likelihood(step.tokens), logs, atol=1e-4, rtol=0)
+    expected = torch.zeros(7)
+    nothing = torch.zeros(7, 3, 4, dtype=torch.int64)
+    for step in sampling_steps(prior, nothing, EMPTY, generator=seeded()):
+        token = step.tokens[:, *step.position]
+        expected += step.probabilities.gather(1, token[:, None])[:, 0].log()
+    found = prior.log_likelihood(step.tokens)
+    torch.testing.assert_close(found, expected, atol=1e-4, rtol=0)
     assert torch.equal(step.tokens, sample_tokens(prior, 7, generator=seeded()))
 
 
@@ -77,23 +80,34 @@ def test_images_are_decoded_tokens_and_depend_on_the_seed(prior, model, monkeypa
 
 
 def test_batches_are_no_larger_than_asked(prior, monkeypatch):
-    sizes, start = [], type(prior).start
-    monkeypatch.setattr(type(prior), "start", lambda self, batch, labels=None: (
-        sizes.append(batch), start(self, batch, labels))[1])
-    assert len(sample_tokens(prior, 8, batch_size=3)) == 8 and sizes == [3, 3, 2]
+    sizes = []
+    start = type(prior).start
+
+    def recorded(self, batch, labels=None):
+        sizes.append(batch)
+        return start(self, batch, labels)
+
+    monkeypatch.setattr(type(prior), "start", recorded)
+    assert len(sample_tokens(prior, 8, batch_size=3)) == 8
+    assert sizes == [3, 3, 2]
 
 
 def test_each_token_costs_one_pass_at_most(prior, monkeypatch):
-    passes, next_logits = [], type(prior).next_logits
-    monkeypatch.setattr(type(prior), "next_logits", lambda self, state: (
-        passes.append(state.position), next_logits(self, state))[1])
+    positions = []
+    next_logits = type(prior).next_logits
+
+    def recorded(self, state):
+        positions.append(state.position)
+        return next_logits(self, state)
+
+    monkeypatch.setattr(type(prior), "next_logits", recorded)
     sample_tokens(prior, 5)
-    assert passes == list(range(12))
-    passes.clear()
+    assert positions == list(range(12))
+    positions.clear()
     mask = FULL.clone()
     mask[1, 1] = False
     complete_tokens(prior, torch.zeros(5, 3, 4, dtype=torch.int64), mask)
-    assert passes == list(range(6)), "nothing is computed after the last open place"
+    assert positions == list(range(6)), "nothing is computed after the last open place"
 
 
 def test_samples_have_the_priors_distribution():
@@ -102,26 +116,33 @@ def test_samples_have_the_priors_distribution():
     drawn = sample_tokens(prior, 20_000, generator=seeded(1), batch_size=20_000)
     for place in range(2):
         shares = torch.bincount(drawn[:, 0, place], minlength=3) / 20_000
-        torch.testing.assert_close(shares, prior.table[place].exp(), atol=0.011, rtol=0)  # 3 standard deviations
+        torch.testing.assert_close(
+            shares, prior.table[place].exp(), atol=0.011, rtol=0
+        )  # 3 standard deviations
 
 
-def test_the_probabilities_are_the_formula_of_temperature_top_k_and_top_p():
-    logits = torch.tensor([[2.0, 1.0, 0.0, -1.0, 1.5]])
-    chances = torch.tensor([2.0, 1.0, 0.0, -1.0, 1.5]).double()
+CHOICES = [  # options, and the codes that they keep, of shares .455, .167, .062, .023 and .276
+    ({}, range(5)),
+    ({"temperature": 0.3}, range(5)),
+    ({"temperature": 1e-30}, [0]),
+    ({"top_k": 2}, [0, 4]),
+    ({"top_k": 5, "top_p": 1.0}, range(5)),
+    ({"top_p": 1e-9}, [0]),
+    ({"top_p": 0.40}, [0]),
+    ({"top_p": 0.75}, [0, 4, 1]),
+    ({"top_k": 3, "top_p": 0.8, "temperature": 2.0}, [0, 4, 1]),
+]
 
-    def expected(kept, temperature=1.0):
-        weights = (chances / temperature).exp() * torch.tensor([code in kept for code in range(5)])
-        return (weights / weights.sum()).float()[None]
 
-    everything = range(5)
-    for options, answer in [
-        ({}, expected(everything)), ({"temperature": 0.3}, expected(everything, 0.3)),
-        ({"top_k": 2}, expected([0, 4])), ({"top_k": 5, "top_p": 1.0}, expected(everything)),
-        ({"top_p": 0.40}, expected([0])), ({"top_p": 0.75}, expected([0, 4, 1])),  # shares .455 .276 .167 .062 .023
-        ({"top_k": 3, "top_p": 0.8, "temperature": 2.0}, expected([0, 4, 1], 2.0)),
-        ({"temperature": 1e-30}, expected([0])), ({"top_p": 1e-9}, expected([0])),
-    ]:
-        torch.testing.assert_close(next_probabilities(logits, **options), answer, msg=str(options))
+@pytest.mark.parametrize("options, kept", CHOICES)
+def test_the_probabilities_are_the_formula_of_temperature_top_k_and_top_p(options, kept):
+    logits = [2.0, 1.0, 0.0, -1.0, 1.5]
+    weights = torch.zeros(1, 5, dtype=torch.float64)
+    for code in kept:
+        weights[0, code] = math.exp((logits[code] - 2) / options.get("temperature", 1.0))
+    expected = (weights / weights.sum()).float()
+    found = next_probabilities(torch.tensor([logits]), **options)
+    torch.testing.assert_close(found, expected)
 
 
 def test_top_p_of_1_keeps_codes_however_unlikely():
@@ -138,63 +159,90 @@ def test_a_code_of_chance_zero_is_never_drawn_and_the_others_in_proportion():
     uniform = torch.cat([torch.arange(1000) / 1000, torch.tensor([0.0, 1 - 2**-24])])
     drawn = sampling.draw(probabilities.expand(1002, 6), uniform)
     counts = torch.bincount(drawn[:1000], minlength=6)
-    assert counts.tolist() == pytest.approx([0, 250, 0, 750, 0, 0], abs=1) and drawn[-2:].tolist() == [1, 3]
-    tiny = torch.full((1, 512), 1e-9)
-    assert sampling.draw(torch.cat([tiny, torch.zeros(1, 9)], 1), torch.tensor([1 - 2**-24])).item() == 511
+    assert counts.tolist() == pytest.approx([0, 250, 0, 750, 0, 0], abs=1)
+    assert drawn[-2:].tolist() == [1, 3]
+
+
+def test_the_largest_uniform_number_draws_the_last_possible_code():
+    probabilities = torch.cat([torch.full((1, 512), 1e-9), torch.zeros(1, 9)], dim=1)
+    assert sampling.draw(probabilities, torch.tensor([1 - 2**-24])).item() == 511
 
 
 def test_a_low_temperature_takes_the_likeliest_token_each_time(prior):
     tokens = sample_tokens(prior, 3, temperature=1e-6)
-    assert torch.equal(tokens, prior(tokens).argmax(-1)) and torch.equal(tokens, sample_tokens(prior, 3, top_k=1))
+    assert torch.equal(tokens, prior(tokens).argmax(-1))
+    assert torch.equal(tokens, sample_tokens(prior, 3, top_k=1))
 
 
 def test_given_tokens_stay_and_the_rest_follow_them(prior):
     given = torch.randint(5, (40, 3, 4))
     mask = torch.rand(40, 3, 4) < 0.5
     drawn = complete_tokens(prior, given, mask, generator=seeded())
-    assert torch.equal(drawn[mask], given[mask]) and not torch.equal(drawn, given)
-    logs = prior(drawn).log_softmax(-1)
-    top = complete_tokens(prior, given, mask, top_k=1)
-    assert torch.equal(top, torch.where(mask, given, prior(top).argmax(-1))) and logs.isfinite().all()
+    assert torch.equal(drawn[mask], given[mask])
+    assert not torch.equal(drawn, given)
+    likeliest = complete_tokens(prior, given, mask, top_k=1)
+    expected = torch.where(mask, given, prior(likeliest).argmax(-1))
+    assert torch.equal(likeliest, expected)
 
 
 def test_nothing_given_samples_and_everything_given_reconstructs(prior, model):
     images = torch.rand(5, 1, 12, 16) * 2 - 1
     torch.testing.assert_close(complete(model, prior, images, FULL), model.reconstruct(images))
     sampled = sample(model, prior, 5, generator=seeded())
-    torch.testing.assert_close(complete(model, prior, images, EMPTY, generator=seeded()), sampled)
+    redrawn = complete(model, prior, images, EMPTY, generator=seeded())
+    torch.testing.assert_close(redrawn, sampled)
     one_each = torch.stack([FULL, EMPTY, EMPTY, EMPTY, FULL])
     mixed = complete(model, prior, images, one_each, generator=seeded())
     torch.testing.assert_close(mixed[[0, 4]], model.reconstruct(images)[[0, 4]])
     torch.testing.assert_close(mixed[1:4], sampled[1:4])
 
 
-def test_labels_reach_the_prior_one_each_or_one_for_all(make, model, unchecked):
+def test_labels_reach_the_prior_one_each_or_one_for_all(make):
     prior = make(classes=3)
     for parameter in prior.parameters():
-        torch.nn.init.normal_(parameter, std=0.5)
+        torch.nn.init.normal_(parameter)
     options = {"temperature": 1e-6, "batch_size": 2}
     each = [sample_tokens(prior, 1, labels=label, **options)[0] for label in range(3)]
+    assert len({tuple(tokens.flatten().tolist()) for tokens in each}) > 1
     together = sample_tokens(prior, 5, labels=torch.tensor([0, 1, 2, 1, 0]), **options)
     assert torch.equal(together, torch.stack([each[0], each[1], each[2], each[1], each[0]]))
-    assert len({tuple(tokens.flatten().tolist()) for tokens in each}) > 1
-    for labels, message in [(None, "labels are missing"), (3, "labels reach from 3 to 3; they must be from 0 to 2"),
-                            (torch.tensor([0, 1]), r"labels have shape \(2,\); they must be \(5,\)")]:
-        with pytest.raises(ValueError, match=message):
-            sample_tokens(prior, 5, labels=labels)
-    with pytest.raises(ValueError, match="labels were given, and this prior was made without classes"):
+
+
+@pytest.mark.parametrize(
+    "labels, message",
+    [
+        (None, "labels are missing"),
+        (3, "labels reach from 3 to 3; they must be from 0 to 2"),
+        (torch.tensor([0, 1]), r"labels have shape \(2,\); they must be \(5,\)"),
+    ],
+)
+def test_labels_that_do_not_fit_are_refused(make, unchecked, labels, message):
+    with pytest.raises(ValueError, match=message):
+        sample_tokens(make(classes=3), 5, labels=labels)
+
+
+def test_labels_for_a_prior_without_classes_are_refused(make, model):
+    message = "labels were given, and this prior was made without classes"
+    with pytest.raises(ValueError, match=message):
         sample(model, make(), 2, labels=1)
 
 
-@pytest.mark.parametrize("change, message", [
-    ({"n": 0}, "n is 0; it must be a whole number from 1"), ({"n": -3}, "n is -3"),
-    ({"temperature": 0.0}, "temperature is 0.0; it must be a finite number above 0"),
-    ({"temperature": -1.0}, "temperature is -1.0"), ({"temperature": math.nan}, "temperature is nan"),
-    ({"temperature": math.inf}, "temperature is inf"), ({"top_k": 0}, "top_k is 0; it must be from 1 to 5"),
-    ({"top_k": 6}, "top_k is 6; it must be from 1 to 5"),
-    ({"top_p": 0.0}, "top_p is 0.0; it must be above 0 and at most 1"), ({"top_p": 1.5}, "top_p is 1.5"),
-    ({"top_p": math.nan}, "top_p is nan"),
-])
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"n": 0}, "n is 0; it must be a whole number from 1"),
+        ({"n": -3}, "n is -3"),
+        ({"temperature": 0.0}, "temperature is 0.0; it must be a finite number above 0"),
+        ({"temperature": -1.0}, "temperature is -1.0"),
+        ({"temperature": math.nan}, "temperature is nan"),
+        ({"temperature": math.inf}, "temperature is inf"),
+        ({"top_k": 0}, "top_k is 0; it must be from 1 to 5"),
+        ({"top_k": 6}, "top_k is 6; it must be from 1 to 5"),
+        ({"top_p": 0.0}, "top_p is 0.0; it must be above 0 and at most 1"),
+        ({"top_p": 1.5}, "top_p is 1.5"),
+        ({"top_p": math.nan}, "top_p is nan"),
+    ],
+)
 def test_choices_out_of_range_are_refused_before_anything_is_drawn(prior, model, change, message):
     state = torch.get_rng_state()
     with pytest.raises(ValueError, match=message):
@@ -207,15 +255,23 @@ def test_a_batch_of_no_grid_is_refused(prior):
         sample_tokens(prior, 2, batch_size=0)
 
 
-def test_masks_and_images_that_do_not_fit_are_refused(prior, model, unchecked):
+@pytest.mark.parametrize("mask", [EMPTY[:2], EMPTY.float(), EMPTY.expand(3, 3, 4)])
+def test_masks_that_do_not_fit_are_refused(prior, model, unchecked, mask):
+    message = r"mask is torch\.\w+ \(.*\); it must be torch\.bool \(3, 4\)"
+    with pytest.raises(ValueError, match=message):
+        complete(model, prior, torch.zeros(2, 1, 12, 16), mask)
+
+
+def test_images_that_do_not_fit_are_refused(prior, model, unchecked):
     images = torch.zeros(2, 1, 12, 16)
-    for mask in (EMPTY[:2], EMPTY.float(), EMPTY.expand(3, 3, 4)):
-        with pytest.raises(ValueError, match=r"mask is torch\.\w+ \(.*\); it must be torch\.bool \(3, 4\)"):
-            complete(model, prior, images, mask)
-    with pytest.raises(ValueError, match=r"tokens have shape \(2, 3, 3\); this prior takes \(B, 3, 4\)"):
+    message = r"tokens have shape \(2, 3, 3\); this prior takes \(B, 3, 4\)"
+    with pytest.raises(ValueError, match=message):
         complete(model, prior, images[..., :12], EMPTY)
     with pytest.raises(ValueError, match="n is 0"):
         complete(model, prior, images[:0], EMPTY)
+
+
+def test_given_tokens_that_do_not_fit_are_refused(prior):
     with pytest.raises(ValueError, match="tokens reach from 5 to 5; they must be from 0 to 4"):
         complete_tokens(prior, torch.full((2, 3, 4), 5), EMPTY)
 
@@ -225,6 +281,7 @@ def test_a_prior_of_another_model_is_refused(prior, model):
     sample(model, prior, 1)
     with torch.no_grad():
         model.quantizer.codebook[0] += 0.1
-    for call in (lambda: sample(model, prior, 1), lambda: complete(model, prior, torch.zeros(1, 1, 12, 16), EMPTY)):
-        with pytest.raises(ValueError, match="the prior belongs to another codebook"):
-            call()
+    with pytest.raises(ValueError, match="the prior belongs to another codebook"):
+        sample(model, prior, 1)
+    with pytest.raises(ValueError, match="the prior belongs to another codebook"):
+        complete(model, prior, torch.zeros(1, 1, 12, 16), EMPTY)
