@@ -33,11 +33,17 @@ def write_tables() -> None:
     for path, picture in zip(stored, pictures, strict=True):
         data, _, table = path.read_text().partition("\n\n")
         study = path.stem.partition("-")[0].capitalize()
-        page = f"# {study}: {data}\n\n![Measures of {path.stem}]({picture.name})\n\n{table}"
+        image = f"![Measures of {path.stem}]({picture.name})"
+        page = f"# {study}: {data}\n\n{image}\n\n{keep_intervals(table)}"
         target = HERE / "tables" / path.name
         if not target.exists() or target.read_text() != page:
             target.write_text(page)
         shutil.copy2(picture, HERE / "tables" / picture.name)
+
+
+def keep_intervals(text: str) -> str:
+    """Let `24.1 (23.9 to 24.3)` not be broken into lines, which would make tall tables."""
+    return re.sub(r"(\S+) (\(\S+) to (\S+\))", "\\1\u00a0\\2\u00a0to\u00a0\\3", text)
 
 
 def _fresh_folder(name: str, files: set[str]) -> set[str]:
@@ -119,7 +125,7 @@ def escape_marks(app, what, name, obj, options, lines: list[str]) -> None:
 def link_tables(app, page: str, source: list[str]) -> None:
     """Let the results link to the pages of their tables; in the repository they link to files."""
     if page == "results":
-        source[0] = source[0].replace("../data/results/", "tables/")
+        source[0] = keep_intervals(source[0].replace("../data/results/", "tables/"))
 
 
 def skip_fields(app, what, name, obj, skip, options) -> bool | None:
@@ -127,15 +133,8 @@ def skip_fields(app, what, name, obj, skip, options) -> bool | None:
     return True if type(obj).__name__ == "_tuplegetter" else None
 
 
-def name_bases(app, name, obj, options, bases: list) -> None:
-    """Say nothing of the base class that all classes have."""
-    if bases == [object]:
-        bases.clear()
-
-
 def setup(app) -> None:
     app.connect("autodoc-skip-member", skip_fields)
-    app.connect("autodoc-process-bases", name_bases)
     app.connect("source-read", link_tables)
     # Before napoleon (priority 500), which writes marks of its own.
     app.connect("autodoc-process-docstring", escape_marks, priority=400)
