@@ -33,7 +33,7 @@ def test_every_public_module_has_a_place_in_the_api_reference():
     modules = {".".join(path.with_suffix("").parts) for path in files if path.stem[0] != "_"}
     pages = "\n".join(page.read_text("utf-8") for page in (DOCS / "api").glob("*.md"))
     documented = set(re.findall(r"automodule:: (\S+)", pages))
-    assert documented == modules - {"arcvq.cli"}  # its page lists the commands
+    assert modules - documented == {"arcvq.cli"}  # its page lists the commands
 
 
 def test_every_command_is_on_its_page():
