@@ -82,16 +82,22 @@ def code_map(
     if color is None or classes:
         del table[label]
     rows, note = thin(count, "codes")
-    empty = (values < 0) if classes else (values <= 0) & log
+    name = f"{label.split(' (')[0]} 0"
+    empty = np.zeros(count, bool)
+    if classes:
+        name = "no class"
+        empty = values < 0
+    elif log:
+        empty = values <= 0
     solid = rows[~empty[rows]]
 
     size = 8 if axes == 2 else 4
     marker = {"size": size, "symbol": "circle", "opacity": 0.85, "color": BLUE}
     if color is not None:
         marker |= _shades(values[solid], label, log, classes)
-    name = "no class" if classes else f"{label.split(' (')[0]} 0"
     hollow = {"size": size - 1, "symbol": "circle-open", "opacity": 0.6, "color": GRAY}
     ring = {"size": 2 * size, "symbol": "circle-open", "color": VERMILLION, "line": {"width": 3}}
+    # Always three traces, some of them empty, so that a live figure can change them in place.
     groups = (
         ("codes", solid, marker),
         (name, rows[empty[rows]], hollow),
@@ -102,8 +108,8 @@ def code_map(
     template = "<br>".join(lines) + "<extra></extra>"
     figure = Figure()
     for name, group, marker in groups:
-        style = {"marker": marker, "customdata": data[group], "hovertemplate": template}
-        add_points(figure, points[group], name, **style)
+        style: dict[str, Any] = {"marker": marker, "customdata": data[group]}
+        add_points(figure, points[group], name, hovertemplate=template, **style)
         figure.data[-1].showlegend = len(group) > 0
 
     # One scale for all axes, since gaps in different directions are compared.
@@ -136,6 +142,7 @@ def _shades(values: np.ndarray, label: str, log: bool, classes: Sequence[str]) -
         ticks = {"tickmode": "array", "tickvals": np.arange(count), "ticktext": classes}
         style |= {"cmin": -0.5, "cmax": count - 0.5, "colorbar": color_bar(label, len=0.8, **ticks)}
     else:
+        # Equal ends would leave plotly to choose the range.
         style |= {"cmin": float(values.min()), "cmax": float(values.max()) + 1e-9}
         style["colorbar"] = color_bar(label, len=0.8, tickmode="auto")
     return style
@@ -169,9 +176,11 @@ def code_maps(
         figure.add_trace(codes, 1, column)
         figure.add_trace(unused, 1, column)
         figure.update_xaxes(title_text=name, col=column)
-        kept = f"nearest kept {projection.neighbors_kept:.0%}"
-        text.append(f"{name}: {len(projection.points)} codes, {kept}")
+        count = len(projection.points)
+        kept = projection.neighbors_kept
+        text.append(f"{name}: {count} codes, nearest kept {kept:.0%}")
     most = max(array(counts).max() for counts in usage.values())
+    # One scale for all maps, and one bar beside the first.
     figure.update_traces(marker=usage_scale(most, len=0.8), selector={"name": "codes"})
     figure.update_traces(showlegend=False, marker_showscale=False)
     figure.data[0].marker.showscale = True
@@ -228,9 +237,10 @@ def token_map(
     square_panels(figure)
     shades = "Turbo" if values is None else "Viridis_r"
     scale = {"colorscale": shades, "colorbar": color_bar(label, len=0.5, y=0.25)}
+    different = len(np.unique(shown))
     text = (
         f"{count} of {len(tiles)} images and the codes of their {high} x {wide} places; "
-        f"{len(np.unique(shown))} different codes."
+        f"{different} different codes."
     )
     layout = {"height": 380, "bottom": 16, "left": 24, "coloraxis": scale}
     return finish(figure, look, "Tokens", text, **layout)

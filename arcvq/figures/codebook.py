@@ -52,22 +52,25 @@ def angle_histogram(codebooks: Codebooks, dim: int | None = None, **look: Any) -
     text = []
     for name, book, color in colored(codebooks):
         codes = torch.from_numpy(check_vectors(book, f"codebook {name!r}"))
-        codes = codes[codes.any(dim=1)]
+        codes = codes[codes.any(dim=1)]  # a zero code has no direction
         if len(codes) < 2:
             found = f"{len(codes)} codes with a direction"
             raise ValueError(f"codebook {name!r} has {found}; an angle needs 2")
+        # All pairs of 2,048 codes are two million angles; the smallest is over all codes.
         rows, note = thin(len(codes), "codes", limit=2048)
         angles = geometry.pairwise_angles(codes[rows]).rad2deg()
-        share, _ = np.histogram(angles, bins, density=True)
+        share, _ = np.histogram(angles.numpy(), bins, density=True)
         _add_staircase(figure, bins, 100 * share, name, color)
         smallest = np.degrees(geometry.min_angle(codes))
         bound = np.degrees(geometry.best_min_angle_bound(*codes.shape))
         figure.add_vline(x=smallest, line={"color": color, "dash": "dash", "width": 1.5})
+        # Codebooks of one dimension share a curve of random directions.
         bounds[dim or codes.shape[1]] = bound
         text.append(f"{name} {smallest:.1f}° of {bound:.1f}°.{note}")
+    radians = torch.from_numpy(np.radians(degrees))
     for size, bound in bounds.items():
-        density = geometry.random_angle_density(torch.from_numpy(np.radians(degrees)), size)
-        percent = np.radians(100 * density)
+        density = geometry.random_angle_density(radians, size)
+        percent = np.radians(100 * density.numpy())
         name = f"random, D = {size}"
         figure.add_scatter(x=degrees, y=percent, name=name, mode="lines", line_color=GRAY)
         figure.add_vline(x=bound, line=DOTTED, name=f"bound, D = {size}", showlegend=True)
@@ -168,14 +171,13 @@ def norm_against_usage(codebook: Vectors, counts: Counts, **look: Any) -> Figure
         over_used = geometry.norm_usage_correlation(codes[used], usage[used])
 
     figure = Figure()
-    norms = codes.norm(dim=1)
+    # A log axis has no 0: unused codes stand at half a token.
+    places = torch.stack([usage.clamp(min=0.5), codes.norm(dim=1)], dim=1).numpy()
     rows, note = thin(len(codes), "codes")
-    marker = {"size": 7, "color": BLUE, "opacity": 0.6}
     for name, symbol, group in (("used", "circle", used), ("unused", "circle-open", ~used)):
         shown = rows[group[rows]]
-        # A log axis has no 0: unused codes stand at half a token.
-        places = np.stack([usage[shown].clip(0.5), norms[shown]], axis=1)
-        add_points(figure, places, f"{name} codes", text=shown, marker=marker | {"symbol": symbol})
+        marker = {"size": 7, "color": BLUE, "opacity": 0.6, "symbol": symbol}
+        add_points(figure, places[shown], f"{name} codes", text=shown, marker=marker)
     powers = [10**power for power in range(len(f"{usage.max():.0f}") + 1)]
     figure.update_xaxes(
         title_text="usage (tokens)",
@@ -201,6 +203,7 @@ def _add_staircase(
 ) -> None:
     """Draw a translucent histogram without its empty ends; bars would hide each other."""
     first, last = np.flatnonzero(heights)[[0, -1]]
+    # From the floor up at the first bin, and down to it after the last.
     x = edges[[first, *range(first, last + 2)]]
     y = [floor, *heights[first : last + 1], floor]
     line = {"color": color, "shape": "hv", "width": 1.5}

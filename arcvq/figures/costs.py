@@ -45,11 +45,14 @@ def cost_picture(table: pd.DataFrame, **look: Any) -> Figure:
     figure.update_xaxes(LOG, dtick=1, tickformat="~s")  # powers of ten: more would overlap
 
     ratio = table.loss / table.floor
+    slower = (table.plain / table.loss).max()
+    memory = table.memory.max()
+    whole = table.plain_memory.max()
     text = (
         f"The streaming loss takes {ratio.min():.2f} to {ratio.max():.2f} times its floor, and "
-        f"holds at most {table.memory.max():,.0f} MiB beside inputs and gradient; the whole "
-        f"matrix, where it was tried, holds up to {table.plain_memory.max():,.0f} MiB and takes "
-        f"up to {(table.plain / table.loss).max():.1f} times as long as the streaming loss."
+        f"holds at most {memory:,.0f} MiB beside inputs and gradient; the whole matrix, where it "
+        f"was tried, holds up to {whole:,.0f} MiB and takes up to {slower:.1f} times as long as "
+        "the streaming loss."
     )
     return finish(figure, look, "What the margin loss costs", text, height=640)
 

@@ -56,8 +56,11 @@ def lines(
     x = array(x)
     rows, note = thin(len(x), "points of each curve")
     mode = "lines+markers" if markers else "lines"
-    curves = {name: array(y) for name, y in named(ys).items()}
-    levels = {name: curves.pop(name) for name in list(curves) if not curves[name].ndim}
+    curves: dict[str, np.ndarray] = {}
+    levels: dict[str, np.ndarray] = {}
+    for name, y in named(ys).items():
+        kind = curves if np.ndim(y) else levels
+        kind[name] = array(y)
     figure = Figure()
     for name, y, color in colored(curves):
         if y.shape != x.shape:
@@ -94,6 +97,7 @@ def bars(values: Mapping[str, Any], y_title: str, title: str, summary: str, **lo
     text = [f"{height:,.4g}" for height in y]
     figure = Figure()
     figure.add_bar(x=names, y=y, marker_color=shades, width=0.5)
+    # As text of their own: labels of bars can be cut off at the top.
     figure.add_scatter(x=names, y=y, text=text, mode="text", textposition="top center")
     figure.update_yaxes(title_text=y_title, rangemode="tozero")
     return finish(figure, look, title, summary, showlegend=False)
@@ -147,6 +151,7 @@ def _add_column(figure: Figure, histories: dict[str, pd.DataFrame], column: str,
     for name, history, color in colored(histories):
         x, y = measured(history, column)
         if len(x):
+            # Few points are easier to see with markers.
             mode = "lines" if len(x) >= 12 else "lines+markers"
             style = {"name": name, "legendgroup": name, "mode": mode, "line_color": color}
             figure.add_scatter(x=x, y=y, row=1, col=panel, **style)

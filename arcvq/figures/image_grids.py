@@ -81,6 +81,7 @@ def reconstruction_grid(
         scores.append(f"{name} {score}")
         made.append(other[:columns])
         errors.append((other - images).abs().mean(1))
+    # A few outliers may saturate, so that the other errors can be told apart.
     top = max(0.1, math.ceil(10 * np.quantile(torch.stack(errors), 0.998)) / 10)
 
     rows = [images[:columns]]
@@ -112,6 +113,7 @@ def _sheet_figure(
     """Draw tiles as one picture, pixel for pixel, with titles above tiles or labels of rows."""
     left = 92 if labels else 24
     head = 18 if titles else 0
+    # Pixels for a tile, if the sheet is to fill the width.
     room = (look.get("width", 900) - left - right) / columns - GAP
     kind = "png" if tiles.shape[3] <= TILE else "jpeg"  # a photograph as PNG is very large
     tiles, scale = _fit(tiles, room)
@@ -135,6 +137,7 @@ def _sheet_figure(
     figure.update_xaxes(visible=False, range=[0, across])
     figure.update_yaxes(range=[down, 0], showgrid=False, showline=False, **rows)
 
+    # The axes are as large as the sheet, so that a pixel of it is a pixel of the screen.
     width = max(480, left + across + right)
     margins = {"left": left, "right": width - left - across, "bottom": 16}
     finish(figure, look | {"width": width}, title, text, **margins)
@@ -148,6 +151,7 @@ def _fit(tiles: Tensor, room: Number) -> tuple[Tensor, Number]:
     if scale < 1:
         mode = "area"
     else:
+        # A whole number, so that all pixels are equally large.
         scale = max(1, int(min(room, TILE) / wide))
         mode = "nearest"
     size = [max(1, round(scale * side)) for side in tiles.shape[2:]]

@@ -38,6 +38,7 @@ def thin(count: int, what: str, limit: int = 20_000) -> tuple[np.ndarray, str]:
     """
     if count <= limit:
         return np.arange(count), ""
+    # A fixed seed: the same figure twice shows the same points.
     rows = np.random.default_rng(0).choice(count, limit, replace=False)
     return np.sort(rows), f" {limit:,} of {count:,} {what} are drawn."
 
@@ -64,6 +65,7 @@ def square_panels(figure: Figure) -> None:
 
 def add_points(figure: Figure, rows: Rows, name: str, mode: str = "markers", **style: Any) -> None:
     """Draw points in 2 or 3 dimensions, or a line through them; named ones are in the legend."""
+    # float32 is enough for a screen and halves the size of a stored figure.
     axes = dict(zip("xyz", rows.astype(np.float32).T, strict=False))
     add = figure.add_scatter3d if "z" in axes else figure.add_scatter
     add(**axes, name=name, mode=mode, showlegend=bool(name), **style)
@@ -82,6 +84,7 @@ def ball_surface() -> Float[np.ndarray, "3 17 33"]:
 def add_ball(figure: Figure, radius: Number, name: str) -> None:
     """Draw a translucent ball around the origin, with rings; a named one is in the legend."""
     x, y, z = radius * ball_surface()
+    # Without rings a flat, translucent ball looks like a disc.
     rings = {"show": True, "start": -radius, "end": radius, "size": radius / 3, "color": GRAY}
     figure.add_surface(
         x=x,
@@ -120,6 +123,7 @@ def cap(code: Direction, angle: Number) -> Rows:
     if len(code) == 2:
         arc = cos(turn * angle) * code + sin(turn * angle) * across
         return np.pad(arc, ((1, 1), (0, 0)))
+    # Just above the shell, which would hide parts of it.
     ring = cos(turn * pi) * across + sin(turn * pi) * up
     return 1.004 * (cos(angle) * code + sin(angle) * ring)
 
@@ -141,6 +145,7 @@ def arrow_lines(starts: Rows, moves: Rows) -> tuple[Rows, np.ndarray]:
     gaps = np.full_like(starts, np.nan)
     points = np.stack([starts, starts + moves, gaps], axis=1)
     longer = norm(moves, axis=1) > 0.02
+    # A marker for start, tip and gap; only the tip has a size.
     sizes = np.outer(longer, [0, 11 if dim == 2 else 3, 0])
     return points.reshape(-1, dim), sizes.ravel()
 
@@ -151,6 +156,7 @@ def add_arrows(figure: Figure, starts: Rows, moves: Rows, color: str, **style: A
     dim = starts.shape[1]
     marker: dict[str, Any] = {"color": color, "size": sizes, "symbol": "diamond"}
     if dim == 2:
+        # Only plots of two dimensions can turn a symbol along a line.
         marker |= {"symbol": "arrow", "angleref": "previous"}
     line = {"color": color, "width": dim}
     add_points(figure, points, "", "lines+markers", marker=marker, line=line, **style)
@@ -181,6 +187,7 @@ def set_scene(
         axis["range"] = [-extent, extent]
         aspect = {"aspectmode": "manual", "aspectratio": dict.fromkeys("xyz", zoom)}
     x, y, z = ({"title": name, **axis} for name in names)
+    # Perspective would make equal distances look unequal.
     camera = {"eye": dict(zip("xyz", eye, strict=True)), "projection": {"type": "orthographic"}}
     figure.update_scenes(xaxis=x, yaxis=y, zaxis=z, camera=camera, **aspect)
 
@@ -222,10 +229,10 @@ def tile_sheet(
     """
     from torchvision.utils import make_grid  # takes a second to import
 
-    framed = pad(tiles, frame, value=BLANK)
-    rows = max(1, math.ceil(len(framed) / columns))
-    blank = framed.new_full((rows * columns - len(framed), *framed.shape[1:]), BLANK)
-    return to_pixels(make_grid(torch.cat([framed, blank]), nrow=columns, padding=0))
+    # make_grid fills the last row, but not a row that is shorter than the sheet.
+    missing = max(0, columns - len(tiles))
+    framed = pad(tiles, (*frame, 0, 0, 0, missing), value=BLANK)
+    return to_pixels(make_grid(framed, nrow=columns, padding=0, pad_value=BLANK))
 
 
 def image_source(pixels: Pixels, kind: str = "png", **options: Any) -> str:

@@ -84,6 +84,7 @@ def sphere(
         note += thinned
         add_points(figure, latents[shown], "latents", marker={"size": 2, "color": SKY})
 
+    # Unused codes have no place on a log scale.
     used = rows[counts[rows] > 0]
     marker: dict[str, Any] = {"size": 5, "color": BLUE}
     if usage is not None:
@@ -96,6 +97,7 @@ def sphere(
         text += f", {total} used, {len(codes) - total} unused (hollow)"
     add_points(figure, codes[used], "used codes", text=used, marker=marker)
 
+    # A ball far outside would shrink the codes to a dot.
     if radius is not None:
         text += f"; the ball's radius is {radius:,.4g}"
         if radius <= 2 * extent:
@@ -134,15 +136,18 @@ def projected_sphere(
     if not projection.sphere:
         found = f"this projection ({projection.method}) is a map, not a sphere"
         raise ValueError(f"{found}; make one with sphere=True")
-    ball = {"radius": radius, "usage": usage}
     if norms is not None:
-        codes = codes * check_numbers(norms, len(codes), "norms")[:, None]
-    elif radius is None:
-        ball["radius"] = 1.0
-    text = f"{projection.trust} {summary(sphere(codes, **ball))}"
-    words = {"title": f"Codes on the sphere: {projection.method}", "summary": text}
-    figure = sphere(codes, **ball, **words | look)
-    if norms is None and radius is None:
+        lengths = check_numbers(norms, len(codes), "norms")
+        codes = codes * lengths[:, None]
+    unit = norms is None and radius is None
+    if unit:
+        radius = 1.0
+    # The caption is that of `sphere`, after the trust in the directions.
+    text = summary(sphere(codes, radius=radius, usage=usage))
+    title = f"Codes on the sphere: {projection.method}"
+    words = {"title": title, "summary": f"{projection.trust} {text}"}
+    figure = sphere(codes, radius=radius, usage=usage, **words | look)
+    if unit:
         figure.update_traces(name="unit sphere", selector={"type": "surface"})
     if projection.method != "exact":
         figure.update_scenes(xaxis_title="axis 1", yaxis_title="axis 2", zaxis_title="axis 3")
@@ -193,10 +198,12 @@ def margin_gradients(
     unit = unit / norm(unit)
     longest = norm(gradients, axis=1).max()
     rows, note = thin(len(latents), "latents")
-    latents = latents[rows]
+    starts: np.ndarray = latents[rows]
     moves = -0.3 * gradients[rows] / max(longest, 1e-12)
 
-    cosines = latents @ unit / np.maximum(norm(latents, axis=1), 1e-12)
+    # The loss sees directions only, so the nearest latents are those by angle.
+    lengths = np.maximum(norm(starts, axis=1), 1e-12)
+    cosines = starts @ unit / lengths
     near, far = np.split(np.argsort(-cosines), [top_k])
     theta = np.arccos(np.clip(cosines[near[-1]], -1, 1))
     wider = theta + margin
@@ -206,13 +213,14 @@ def margin_gradients(
     add_cap(figure, unit, theta, told, "solid")
     add_cap(figure, unit, wider, f"θ + margin = {np.degrees(wider):.1f}°", "dash")
     for group, name, color in ((near, "nearest", VERMILLION), (far, "other", BLUE)):
-        add_arrows(figure, latents[group], moves[group], color)
+        add_arrows(figure, starts[group], moves[group], color)
         marker = {"color": color, "size": 10 - 2 * dim}
-        add_points(figure, latents[group], f"{len(group)} {name} latents", marker=marker)
+        add_points(figure, starts[group], f"{len(group)} {name} latents", marker=marker)
     marker = {"size": 18 - 4 * dim, "symbol": "diamond", "color": BLACK}
     add_points(figure, unit[None], "code", marker=marker)
 
-    extent = max(1.0, np.abs(latents).max(), np.abs(latents + moves).max())
+    places = np.concatenate([starts, starts + moves])
+    extent = max(1.0, np.abs(places).max())
     if dim == 2:
         layout = {"width": 640, "height": 690}
         _frame_circle(figure, 1.05 * extent)
@@ -223,7 +231,7 @@ def margin_gradients(
         set_scene(figure, 1.02 * extent, eye=eye, zoom=1.8, visible=False)
     text = (
         f"Arrows follow the negative gradient (longest {longest:.2g}); {len(near)} of "
-        f"{len(latents)} latents lie within {told} of the code.{note}"
+        f"{len(starts)} latents lie within {told} of the code.{note}"
     )
     return finish(figure, look, "How the margin loss moves latents", text, **layout)
 

@@ -89,10 +89,12 @@ def colors(names: Collection[str]) -> dict[str, str]:
     """
     chosen: dict[str, str] = {}
     for name in names:
+        # "SAMP, per step" is a variant of "samp".
         method = re.split(r"\W", name.lower())[0]
         color = METHOD_COLORS.get(method)
         if color and color not in chosen.values():
             chosen[name] = color
+    # Begins again when a figure has more names than there are colors.
     free = itertools.cycle(color for color in PALETTE if color not in chosen.values())
     return {name: chosen.get(name) or next(free) for name in names}
 
@@ -127,6 +129,7 @@ def finish(
     layout = sizes | {"title": title, "summary": summary} | defaults | look
     margin = {side[0]: layout.pop(side) for side in ("left", "right", "bottom")}
     text = layout.pop("summary")
+    # The plot begins below title, caption and legend, however many rows they take.
     inner = layout["width"] - margin["l"] - margin["r"]
     lines = caption_lines(text, inner)
     legend = LEGEND_ROW * _legend_rows(figure, inner)
@@ -150,7 +153,7 @@ def finish(
 
 def caption_lines(text: str, width: Number) -> list[str]:
     """Break a caption into the lines that fit a plot of this width (pixels), as HTML."""
-    letters = int(width / 6.5)
+    letters = int(width / 6.5)  # a letter is about 6.5 pixels wide
     return [html.escape(line) for line in textwrap.wrap(text, letters)]
 
 
@@ -158,6 +161,7 @@ def _legend_rows(figure: Figure, width: Number) -> int:
     """Estimate how many rows the legend takes above a plot of this width (pixels)."""
     drawn = [*figure.data, *figure.layout.shapes]
     names = [one.name for one in drawn if one.name and one.showlegend is not False]
+    # Each entry is a symbol and the letters of its name.
     widths = [45 + 7 * len(name) for name in names]
     if sum(widths) <= width:
         return min(1, len(widths))
@@ -221,6 +225,7 @@ def check_images(images: Images, what: str) -> Float[Tensor, "n 3 H W"]:
     Raises:
         ValueError: for another shape, no images, and NaN or infinity in any of them.
     """
+    # Detached, since a model's output may still have its graph.
     tiles = torch.as_tensor(images).detach().cpu().float()
     if tiles.ndim != 4 or tiles.shape[1] not in (1, 3) or not tiles.numel():
         shape = tuple(tiles.shape)

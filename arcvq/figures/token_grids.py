@@ -48,6 +48,7 @@ def place_maps(
             col=column,
         )
         figure.update_xaxes(title_text=name, constrain="domain", col=column)
+    # Rows count from the top, as in an image.
     bare = {"showgrid": False, "showticklabels": False, "ticks": ""}
     figure.update_xaxes(bare)
     figure.update_yaxes(bare, autorange="reversed")
@@ -102,10 +103,13 @@ def mask_picture(
             raise ValueError(
                 f"the influence of {name} must be from 0 everywhere; its least is {least}"
             )
-        total = grid.sum() or 1
-        shares[name] = np.where(grid > 0, 100 * grid / total, np.nan)
+        # NaN is drawn in gray: a place without influence differs from one with little.
+        looked = grid > 0
+        percent = 100 * grid / (grid.sum() or 1)
+        shares[name] = np.where(looked, percent, np.nan)
+        # What comes before the place in raster order may be seen, the rest must not.
         order = row * grid.shape[1] + column
-        earlier, later = np.split(grid.flatten() > 0, [order])
+        earlier, later = np.split(looked.flatten(), [order])
         seen.append(
             f"{name} sees {earlier.sum()} of {earlier.size} earlier places and {later.sum()} of "
             f"the other {later.size}"
