@@ -8,7 +8,7 @@ STAMP := .venv/.installed
 # JupyterLab refuses to start as root unless told, as in a container.
 AS_ROOT := $(if $(filter 0,$(shell id -u)),--allow-root)
 
-.PHONY: help run lab test browser lint notebooks clean
+.PHONY: help run lab test browser lint docs notebooks clean
 .DEFAULT_GOAL := help
 
 help:
@@ -16,7 +16,8 @@ help:
 	@echo "make lab        open JupyterLab at the first notebook"
 	@echo "make test       run the tests, the notebooks among them"
 	@echo "make browser    run only the tests in a real browser; screenshots go to build/screenshots (needs Chromium or Chrome)"
-	@echo "make lint       check style, types and the direction of imports"
+	@echo "make lint       check style, format, types and the direction of imports"
+	@echo "make docs       build the documentation site in build/docs"
 	@echo "make notebooks  run the stored notebooks again, with stills of their figures (needs Chromium or Chrome)"
 	@echo "make clean      delete reports and caches (not .venv, not data/)"
 
@@ -27,7 +28,7 @@ $(STAMP): pyproject.toml constraints.txt
 	  'Python lacks its venv module; on Debian and Ubuntu: sudo apt install python3-venv' >&2; exit 1; }
 	@echo 'Installing into .venv; PyTorch is large, so this takes a minute or more, once.'
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[kit,test]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[kit,docs,test]'
 	@touch $@
 
 run: $(STAMP)
@@ -45,12 +46,17 @@ browser: $(STAMP)
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
+
+docs: $(STAMP)
+	$(BIN)/sphinx-build -W --keep-going -q docs build/docs
+	@echo 'The site is in build/docs; its first page is build/docs/index.html.'
 
 notebooks: $(STAMP)
 	$(BIN)/python tools/regenerate_notebooks.py $(ARGS)
 
 clean:
-	rm -rf output build dist *.egg-info .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+	rm -rf output build dist docs/notebooks docs/tables *.egg-info .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
 	find arcvq tests tools notebooks -name __pycache__ -o -name .ipynb_checkpoints | xargs rm -rf

@@ -70,7 +70,7 @@ def test_the_wheel_holds_the_whole_package_and_the_command(tmp_path):
 
 TARGETS = {
     "run": "arcvq run", "lab": "jupyter lab", "test": "-m pytest", "lint": "ruff check", "notebooks": "regenerate",
-    "browser": "pytest tests/browser",
+    "browser": "pytest tests/browser", "docs": "sphinx-build",
 }
 
 
@@ -121,7 +121,7 @@ def test_make_alone_says_what_there_is():
 
 
 def test_ci_calls_what_the_readme_says():
-    assert {"make lint", "make test"} <= set((ROOT / ".ci" / "run").read_text().splitlines())
+    assert {"make lint", "make docs", "make test"} <= set((ROOT / ".ci" / "run").read_text().splitlines())
     workflow = yaml.safe_load((ROOT / ".github" / "workflows" / "ci.yml").read_text())
     assert {"run": ".ci/run"} in workflow["jobs"]["test"]["steps"]
     assert os.access(ROOT / ".ci" / "run", os.X_OK)
