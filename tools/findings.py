@@ -121,7 +121,8 @@ def halves(rows: pd.DataFrame) -> str:
     stop_gradient = verdict(rows, "SAMP", "SAMP without stop-gradient")
     return (
         f"Adding the ball that bounds norms (BBNR) without the margin loss: {ball}; with the "
-        f"margin loss: {ball_and_margin}. Adding the stop-gradient to the margin loss: {stop_gradient}."
+        f"margin loss: {ball_and_margin}. Adding the stop-gradient to the margin loss: "
+        f"{stop_gradient}."
     )
 
 

@@ -1,79 +1,119 @@
-"""Gradients of the terms of the loss over training: their sizes, their angles, and the feedback of norm and usage."""
+"""Gradients of the terms of the loss over training: sizes, angles, and how norm feeds usage."""
 
 import textwrap
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeAlias
 
 import pandas as pd
-import plotly.graph_objects as go
+from plotly.graph_objects import Figure
 from plotly.subplots import make_subplots
 
 from arcvq.figures.curves import history_curves
+from arcvq.figures.parts import measured, name_once
 from arcvq.figures.theme import DOTTED, LOG, colors, finish, named
 
 TERMS = ("reconstruction", "commitment", "margin")
+Histories: TypeAlias = Mapping[str, pd.DataFrame] | pd.DataFrame  # of `gradient_history`, by name
 
 
-def gradient_norms(histories: Mapping[str, pd.DataFrame] | pd.DataFrame, **look: Any) -> go.Figure:
-    """The norm of each term's gradient at the latents over steps, on a log scale: a panel for each history.
+def gradient_norms(histories: Histories, **look: Any) -> Figure:
+    """Draw the norm of each term's gradient at the latents over the steps, on a log scale.
 
-    histories: of `arcvq.analysis.gradients.gradient_history`, by name.
-    """
-    histories, chosen, text = named(histories, "run"), colors(TERMS), []
-    figure = make_subplots(1, len(histories), shared_yaxes=True, horizontal_spacing=0.03)
-    for panel, (name, history) in enumerate(histories.items(), start=1):
-        first = []
-        for term in TERMS:
-            seen = history[["step", f"{term}_at_latents"]].dropna().to_numpy(float)
-            if len(seen):
-                new = all(trace.name != term for trace in figure.data)
-                figure.add_scatter(x=seen[:, 0], y=seen[:, 1], name=term, line_color=chosen[term], mode="lines",
-                                   legendgroup=term, showlegend=new, row=1, col=panel)
-                first.append(f"{term} {seen[0, 1]:.2g} to {seen[-1, 1]:.2g}")
-        figure.update_xaxes(title_text="<br>".join(["step", *textwrap.wrap(name, 16)]), col=panel)
-        text.append(f"{name}: {', '.join(first)}")
-    figure.update_yaxes(**LOG | {"tickformat": ".0e"}).update_yaxes(title_text="gradient at the latents (norm)", col=1)
-    summary = f"From the first look to the last, {'; '.join(text)}."
-    return finish(figure, look, "How hard each term of the loss pulls the latents", summary, height=440,
-                  bottom=90, width=max(900, 170 * len(histories)))
+    Args:
+        histories: what `arcvq.analysis.gradients.gradient_history` returned, by name; each has a
+            panel.
+        **look: title, summary, width, height, or properties of the layout.
 
-
-def gradient_angles(histories: Mapping[str, pd.DataFrame] | pd.DataFrame, **look: Any) -> go.Figure:
-    """The angles of the reconstruction's gradient to the other two at the latents (degrees) over steps.
-
-    The dotted line is 90 degrees, where unrelated gradients are too: below it two terms help each other, above it they
-    are opposed. A term that no history has gets no panel.
+    Raises:
+        ValueError: for no histories.
     """
     histories = named(histories, "run")
-    columns = {f"angle_reconstruction_{term}": f"reconstruction to {term} (°)" for term in TERMS[1:]}
-    text = {"title": "Do the terms of the loss agree at the latents?",
-            "summary": _means(histories, columns, "°") + " Below 90° (dotted) they agree, above it they are opposed."}
-    figure = _panels(histories, columns, **text | look)
+    shades = colors(TERMS)
+    figure = make_subplots(1, len(histories), shared_yaxes=True, horizontal_spacing=0.03)
+    text = []
+    for panel, (name, history) in enumerate(histories.items(), start=1):
+        ends = []
+        for term in TERMS:
+            x, y = measured(history, f"{term}_at_latents")
+            if len(x):
+                style = {"mode": "lines", "line_color": shades[term], "legendgroup": term}
+                figure.add_scatter(x=x, y=y, name=term, row=1, col=panel, **style)
+                ends.append(f"{term} {y[0]:.2g} to {y[-1]:.2g}")
+        text.append(f"{name}: {', '.join(ends)}")
+        title = ["step", *textwrap.wrap(name, 16)]
+        figure.update_xaxes(title_text="<br>".join(title), col=panel)
+    name_once(figure)
+    figure.update_yaxes(**LOG | {"tickformat": ".0e"})
+    figure.update_yaxes(title_text="gradient at the latents (norm)", col=1)
+    return finish(
+        figure,
+        look,
+        "How hard each term of the loss pulls the latents",
+        f"From the first look to the last, {'; '.join(text)}.",
+        height=440,
+        bottom=90,
+        width=max(900, 170 * len(histories)),
+    )
+
+
+def gradient_angles(histories: Histories, **look: Any) -> Figure:
+    """Draw the angles between the reconstruction's gradient and the other two at the latents.
+
+    A dotted line marks 90 degrees, the angle of unrelated gradients: below it two terms help each
+    other, above it they are opposed. A term that no history has gets no panel.
+
+    Args:
+        histories: what `arcvq.analysis.gradients.gradient_history` returned, by name.
+        **look: title, summary, width, height, or properties of the layout.
+
+    Raises:
+        ValueError: for no histories.
+    """
+    columns = {
+        f"angle_reconstruction_{term}": f"reconstruction to {term} (°)" for term in TERMS[1:]
+    }
+    look = {"title": "Do the terms of the loss agree at the latents?"} | look
+    note = " Below 90° (dotted) they agree, above it they are opposed."
+    figure = _mean_panels(histories, columns, "°", note, look)
     return figure.update_yaxes(matches="y").add_hline(y=90, line=DOTTED)
 
 
-def feedback_picture(histories: Mapping[str, pd.DataFrame] | pd.DataFrame, **look: Any) -> go.Figure:
-    """The rank correlation of norm and usage over the codes in use, and how many codes get a gradient, over steps."""
+def feedback_picture(histories: Histories, **look: Any) -> Figure:
+    """Draw the rank correlation of norm and usage, and how many codes get a gradient.
+
+    The correlation is over the codes in use.
+
+    Args:
+        histories: what `arcvq.analysis.gradients.gradient_history` returned, by name.
+        **look: title, summary, width, height, or properties of the layout.
+
+    Raises:
+        ValueError: for no histories.
+    """
+    columns = {
+        "norm_usage_correlation": "rank correlation of norm and usage",
+        "codes_with_gradient": "codes with a gradient (codes)",
+    }
+    look = {"title": "Do the long codes win, and who learns?"} | look
+    return _mean_panels(histories, columns, "", "", look).update_yaxes(rangemode="tozero", col=2)
+
+
+def _mean_panels(
+    histories: Histories, columns: dict[str, str], unit: str, note: str, look: dict[str, Any]
+) -> Figure:
+    """`history_curves` of the columns that some history has, with their means in the caption."""
     histories = named(histories, "run")
-    columns = {"norm_usage_correlation": "rank correlation of norm and usage",
-               "codes_with_gradient": "codes with a gradient (codes)"}
-    text = {"title": "Do the long codes win, and who learns?", "summary": _means(histories, columns)}
-    return _panels(histories, columns, **text | look).update_yaxes(rangemode="tozero", col=2)
+    means = pd.DataFrame(
+        {name: history.mean(numeric_only=True) for name, history in histories.items()}
+    )
+    means = means.reindex([*columns]).dropna(how="all")
+    text = []
+    for column, line in means.iterrows():
+        listed = [f"{name} {mean:.3g}{unit}" for name, mean in line.dropna().items()]
+        text.append(f"{columns[column].split(' (')[0]}: {', '.join(listed)}")
 
-
-def _panels(histories: dict[str, pd.DataFrame], columns: dict[str, str], **look: Any) -> go.Figure:
-    """`history_curves` of the columns that a history has values of, with these titles of their axes."""
-    seen = [column for column in columns if any(history[column].notna().any() for history in histories.values())]
-    figure = history_curves(histories, seen, **look)
-    for panel, column in enumerate(seen, start=1):
+    caption = f"Means over the run, {'; '.join(text)}.{note}"
+    figure = history_curves(histories, [*means.index], **{"summary": caption} | look)
+    for panel, column in enumerate(means.index, start=1):
         figure.update_yaxes(title_text=columns[column], col=panel)
     return figure
-
-
-def _means(histories: dict[str, pd.DataFrame], columns: dict[str, str], unit: str = "") -> str:
-    """The mean of each column over all looks, in a sentence."""
-    found = [f"{title.split(' (')[0]}: " + ", ".join(f"{name} {mean:.3g}{unit}" for name, mean in means.items())
-             for column, title in columns.items()
-             if (means := {name: history[column].mean() for name, history in histories.items()
-                           if history[column].notna().any()})]
-    return f"Means over the run, {'; '.join(found)}."

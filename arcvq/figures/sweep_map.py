@@ -1,72 +1,136 @@
-"""What a sweep found: a heat map over two settings, a line over one, or the table itself."""
+"""Figures of a sweep: a map over two settings, a line over one, or the table itself."""
 
 import numpy as np
 import pandas as pd
-import plotly.graph_objects as go
+from pandas.api.typing import SeriesGroupBy
+from plotly.graph_objects import Figure
 
 from arcvq.experiments.sweep import SWEEP_AXES
 from arcvq.figures.curves import UNITS
+from arcvq.figures.parts import color_bar
 from arcvq.figures.theme import BLACK, BLUE, GRAY, VERMILLION, finish
 
-TITLES = UNITS | SWEEP_AXES | {"min_angle": "minimum angle (°)", "usage": "usage (share of codes)",
-                         "seconds": "training time (s)"}
+TITLES = {
+    **UNITS,
+    **SWEEP_AXES,
+    "min_angle": "minimum angle (°)",
+    "usage": "usage (share of codes)",
+    "seconds": "training time (s)",
+}
 
 
-def sweep_map(table: pd.DataFrame, measure: str = "psnr", x: str | None = None, y: str | None = None,
-              **look) -> go.Figure:
-    """The mean of a measure at each point of a sweep's grid, over seeds and over what is neither x nor y.
+def sweep_map(
+    table: pd.DataFrame, measure: str = "psnr", x: str | None = None, y: str | None = None, **look
+) -> Figure:
+    """Draw the mean of a measure over the points of a sweep's grid.
 
-    table: of `arcvq.experiments.sweep`. x, y: axes; by default the two with the most values. With one axis that
-    varies a line with the least and greatest seed is drawn. Missing values stay empty. Raises ValueError for an
-    unknown measure or axis, for a measure without any value, and when nothing varies.
+    The mean is taken over seeds, and over the axes that are not drawn. Two axes make a map, in
+    which missing values stay empty; a single axis that varies makes a line.
+
+    Args:
+        table: rows of the experiment `arcvq.experiments.sweep`.
+        measure: a column of the table.
+        x: an axis of the sweep; by default the one with the most values.
+        y: another one; by default the one with the next most values.
+        **look: title, summary, width, height, or properties of the layout.
+
+    Returns:
+        The figure; its caption tells the largest value and where it is.
+
+    Raises:
+        ValueError: for an unknown measure or axis, a measure without any value, or a table in
+            which nothing varies.
     """
-    for name in (measure, x, y):
-        if name is not None and name not in table:
+    for name in filter(None, (measure, x, y)):
+        if name not in table:
             raise ValueError(f"the table has no column {name!r}; it has {', '.join(table)}")
     if table[measure].isna().all():
         raise ValueError(f"{measure} is missing in all {len(table)} rows of the table")
-    varying = sorted(_varying(table), key=lambda name: -table[name].nunique())
+    varying = [name for name in SWEEP_AXES if table[name].nunique() > 1]
+    varying.sort(key=lambda name: -table[name].nunique())
     free = (name for name in varying if name not in (x, y))
-    x, y = x or next(free, None), y or next(free, None)
-    if x is None:
-        raise ValueError(f"nothing varies in this table of {len(table)} rows; a sweep needs an axis with two values")
+    axes = [name for name in (x or next(free, None), y or next(free, None)) if name]
+    if not axes:
+        raise ValueError(
+            f"nothing varies in this table of {len(table)} rows; a sweep needs an axis with two "
+            "values"
+        )
+
+    runs = table.groupby(axes)[measure]
     title = TITLES.get(measure, measure.replace("_", " "))
-    runs = f"{len(table):,} runs" + (f", {table.seed.nunique()} seeds" if table.seed.nunique() > 1 else "")
-    figure, text = _line(table, measure, x, title) if y is None else _heat(table, measure, x, y, title)
-    return finish(figure, look, title[0].upper() + title[1:], f"{text} {runs}.", width=760, height=460)
+    means = runs.mean()
+    best = np.atleast_1d(means.idxmax())
+    if len(axes) == 1:
+        figure = _draw_line(runs, title)
+        note = "; bars reach from the least to the greatest seed"
+    else:
+        means = means.unstack(0)
+        figure = _draw_map(means, title)
+        note = ""
+    figure.update_xaxes(title_text=SWEEP_AXES[axes[0]])
+
+    values = means.to_numpy()
+    place = " and ".join(f"{axis} {value:g}" for axis, value in zip(axes, best, strict=True))
+    text = f"Largest {np.nanmax(values):.4g} at {place}, smallest {np.nanmin(values):.4g}{note}."
+    missing = np.isnan(values).sum()
+    if missing:
+        text += f" {missing} of {values.size} points are missing."
+    text += f" {len(table):,} runs, {table.seed.nunique()} seeds."
+    return finish(figure, look, title[0].upper() + title[1:], text, width=760, height=460)
 
 
-def _varying(table: pd.DataFrame) -> list[str]:
-    return [name for name in SWEEP_AXES if table[name].nunique() > 1]
+def _draw_line(runs: SeriesGroupBy, title: str) -> Figure:
+    """Draw the means over one axis, with bars over the seeds."""
+    means = runs.mean()
+    bars = error_bars(means, runs.min(), runs.max(), GRAY)
+    style = {"mode": "lines+markers", "line_color": BLUE, "marker_color": BLACK}
+    figure = Figure()
+    figure.add_scatter(x=means.index, y=means, error_y=bars, **style)
+    return figure.update_yaxes(title_text=title)
 
 
-def _heat(table, measure, x, y, title):
-    means = table.pivot_table(measure, y, x, aggfunc="mean", dropna=False)
-    values = means.to_numpy(float)
-    texts = [["" if np.isnan(value) else f"{value:.4g}" for value in line] for line in values]
-    across, up = ([f"{value:g}" for value in axis] for axis in (means.columns, means.index))
-    bar = {"title": {"text": title, "side": "right"}}
-    figure = go.Figure(go.Heatmap(x=across, y=up, z=values, text=texts, texttemplate="%{text}", colorscale="Cividis",
-                                  hoverongaps=False, xgap=1, ygap=1, colorbar=bar))
+def _draw_map(means: pd.DataFrame, title: str) -> Figure:
+    """Draw the means over two axes, with the largest marked."""
+    labeled = means.rename(columns="{:g}".format, index="{:g}".format)
+    figure = value_map(labeled, "{:.4g}", title)
+    figure.update_yaxes(title_text=SWEEP_AXES[means.index.name])
+
+    values = means.to_numpy()
     row, column = np.unravel_index(np.nanargmax(values), values.shape)
-    figure.add_shape(x0=column - 0.48, x1=column + 0.48, y0=row - 0.48, y1=row + 0.48, name="largest", showlegend=True,
-                     line={"color": VERMILLION, "width": 4})
-    figure.update_xaxes(title_text=SWEEP_AXES[x], type="category").update_yaxes(title_text=SWEEP_AXES[y], type="category")
-    return figure, (f"Largest {values[row, column]:.4g} at {x} {across[column]} and {y} {up[row]}, smallest "
-                    f"{np.nanmin(values):.4g}.{_missing(values)}")
+    cell = {"x0": column - 0.48, "x1": column + 0.48, "y0": row - 0.48, "y1": row + 0.48}
+    line = {"color": VERMILLION, "width": 4}
+    return figure.add_shape(cell, name="largest", showlegend=True, line=line)
 
 
-def _line(table, measure, x, title):
-    found = table.groupby(x)[measure].agg(["mean", "min", "max"])
-    spread = {"type": "data", "array": found["max"] - found["mean"], "arrayminus": found["mean"] - found["min"],
-              "color": GRAY}
-    figure = go.Figure(go.Scatter(x=found.index, y=found["mean"], error_y=spread, mode="lines+markers",
-                                  line_color=BLUE, marker_color=BLACK))
-    figure.update_xaxes(title_text=SWEEP_AXES[x]).update_yaxes(title_text=title)
-    return figure, (f"Largest mean {found['mean'].max():.4g} at {x} {found['mean'].idxmax():g}; bars reach from the "
-                    f"least to the greatest seed.{_missing(found['mean'].to_numpy())}")
+def value_map(values: pd.DataFrame, text_format: str, label: str, **style) -> Figure:
+    """Draw a table as colored cells with their values written in them; NaN stays empty.
+
+    Args:
+        values: the table; its index and columns are the labels of the axes.
+        text_format: how a value is written, such as "{:.2f}".
+        label: title of the scale of colors.
+        **style: properties of the plotly heat map; `z` colors the cells by other values.
+    """
+    texts = values.map(text_format.format).replace("nan", "")
+    figure = Figure()
+    figure.add_heatmap(
+        x=[*values.columns],
+        y=[*values.index],
+        z=values.to_numpy(),
+        text=texts.to_numpy().tolist(),
+        texttemplate="%{text}",
+        colorscale="Cividis",
+        colorbar=color_bar(label),
+        hoverongaps=False,
+        xgap=2,
+        ygap=2,
+    )
+    figure.update_traces(style)
+    return figure.update_xaxes(type="category").update_yaxes(type="category")
 
 
-def _missing(values: np.ndarray) -> str:
-    missing = int(np.isnan(values).sum())
-    return f" {missing} of {values.size} points are missing." if missing else ""
+def error_bars(means: pd.Series, low: pd.Series, high: pd.Series, color: str = BLACK) -> dict:
+    """Describe error bars from `low` to `high`; where these are NaN, there is none."""
+    above = (high - means).fillna(0)
+    below = (means - low).fillna(0)
+    return {"type": "data", "array": above, "arrayminus": below, "color": color, "thickness": 1.5}

@@ -1,4 +1,5 @@
 import functools
+import itertools
 
 import numpy as np
 import pandas as pd
@@ -17,93 +18,71 @@ from arcvq.figures.experiment_results import (
 )
 from arcvq.figures.theme import summary
 
-PAPER = pd.DataFrame(
-    [
-        {
-            "experiment": "paper",
-            "variant": name,
-            "seed": seed,
-            "psnr": level + seed,
-            "codes_used": codes,
-            "perplexity": codes / 2,
-            "data": "mnist",
-        }
-        for name, level, codes in (
-            ("continuous", 30.0, np.nan),
-            ("plain VQ", 22.0, 40),
-            ("SAMP", 24.0, 200),
-        )
-        for seed in range(3)
-    ]
-)
-ABLATIONS = pd.DataFrame(
-    [
-        {
-            "experiment": "ablations",
-            "variant": f"{axis} {value:g}",
-            "axis": axis,
-            "value": float(value),
-            "seed": seed,
-            "psnr": 20 + place + seed / 10,
-            "codes_used": 10 * place,
-        }
-        for axis, (_, values) in ABLATION_AXES.items()
-        for place, value in enumerate(values)
-        for seed in range(2)
-    ]
-    + [
-        {
-            "experiment": "ablations",
-            "variant": name,
-            "axis": "part",
-            "value": np.nan,
-            "seed": 0,
-            "psnr": 21.0,
-            "codes_used": 5,
-        }
-        for name in ("BBNR alone", "both halves")
-    ]
-)
-SCHEDULES = pd.DataFrame(
-    [
-        {
-            "experiment": "schedules",
-            "half": half,
-            "schedule": name,
-            "steps": steps,
-            "seed": 0,
-            "psnr": psnr,
-        }
-        for half in ("radius", "weight")
-        for name, steps, psnr in (
-            ("constant", 100, 20.0),
-            ("constant", 400, 24.0),
-            ("linear", 100, 19.5),
-            ("linear", 400, 25.0),
-            ("per step", 100, 15.0),
-            ("per step", 400, 24.5),
-        )
-    ]
-)
+
+def row(experiment, variant, seed=0, **columns):
+    return {"experiment": experiment, "variant": variant, "seed": seed, **columns}
+
+
+def paper_rows():
+    rows = []
+    for name, level, codes in (
+        ("continuous", 30.0, np.nan),
+        ("plain VQ", 22.0, 40),
+        ("SAMP", 24.0, 200),
+    ):
+        measures = {"codes_used": codes, "perplexity": codes / 2, "data": "mnist"}
+        for seed in range(3):
+            rows.append(row("paper", name, seed, psnr=level + seed, **measures))
+    return pd.DataFrame(rows)
+
+
+def ablation_rows():
+    """Two seeds of each value, one of two parts."""
+    rows = []
+    for axis, (_, values) in ABLATION_AXES.items():
+        for place, value in enumerate(values):
+            point = {"axis": axis, "value": float(value), "codes_used": 10 * place}
+            for seed in range(2):
+                psnr = 20 + place + seed / 10
+                rows.append(row("ablations", f"{axis} {value:g}", seed, psnr=psnr, **point))
+    for name in ("BBNR alone", "both halves"):
+        point = {"axis": "part", "value": np.nan, "codes_used": 5}
+        rows.append(row("ablations", name, psnr=21.0, **point))
+    return pd.DataFrame(rows)
+
+
+def schedule_rows():
+    psnr = {
+        ("constant", 100): 20.0,
+        ("constant", 400): 24.0,
+        ("linear", 100): 19.5,
+        ("linear", 400): 25.0,
+        ("per step", 100): 15.0,
+        ("per step", 400): 24.5,
+    }
+    rows = []
+    for half, (name, steps) in itertools.product(("radius", "weight"), psnr):
+        point = {"half": half, "schedule": name, "steps": steps}
+        rows.append(row("schedules", f"{half}: {name}", psnr=psnr[name, steps], **point))
+    return pd.DataFrame(rows)
+
+
+PAPER = paper_rows()
+ABLATIONS = ablation_rows()
+SCHEDULES = schedule_rows()
 
 
 def test_panels_show_every_run_and_the_mean_with_its_interval():
     figure = measure_panels(PAPER, ("psnr", "codes_used"))
-    dots, means = figure.data[0], figure.data[1]
-    assert (
-        len(dots.x) == 9
-        and [*means.x] == [31.0, 23.0, 25.0]
-        and [*means.y] == ["continuous", "plain VQ", "SAMP"]
-    )
-    assert [*means.error_x.array] == [1.0, 1.0, 1.0] and [*means.error_x.arrayminus] == [
-        1.0,
-        1.0,
-        1.0,
-    ]
+    dots, means, *_ = figure.data
+    assert len(dots.x) == 9
+    assert [*means.x] == [31.0, 23.0, 25.0]
+    assert [*means.y] == ["continuous", "plain VQ", "SAMP"]
+    assert [*means.error_x.array] == [1.0, 1.0, 1.0]
+    assert [*means.error_x.arrayminus] == [1.0, 1.0, 1.0]
     assert [*figure.layout.yaxis.categoryarray] == ["SAMP", "plain VQ", "continuous"]
-    assert "Largest PSNR (dB): continuous, 31" in summary(figure) and "up to 3 runs" in summary(
-        figure
-    )
+    assert "Largest PSNR (dB): continuous, 31" in summary(figure)
+    assert "up to 3 runs" in summary(figure)
     with pytest.raises(ValueError, match="column 'lpips' is unknown"):
         measure_panels(PAPER, ["lpips"])
 
@@ -117,48 +96,54 @@ def test_each_axis_of_the_ablations_has_a_panel_with_its_values_in_order():
     assert "differ most over codes 5" in summary(figure)
 
 
-def test_a_map_of_schedules_tells_the_steadiest_and_colours_the_distance_to_the_best():
+def test_a_map_of_schedules_tells_the_steadiest_and_colors_the_distance_to_the_best():
     figure = schedule_map(SCHEDULES, "radius")
     heat = figure.data[0]
-    assert [*heat.y] == ["per step", "constant", "linear"] and [*heat.x] == [
-        "100 steps",
-        "400 steps",
-    ]
+    assert [*heat.y] == ["per step", "constant", "linear"]
+    assert [*heat.x] == ["100 steps", "400 steps"]
     assert np.allclose(np.array(heat.z), [[5.0, 0.5], [0.0, 1.0], [0.5, 0.0]])
     assert [*heat.text[2]] == ["19.50", "25.00"]
     assert "Never far from the best of its column: linear, at most 0.50 below" in summary(figure)
 
 
-@pytest.mark.parametrize("rows, count", [(PAPER, 1), (ABLATIONS, 2), (SCHEDULES, 2)])
+SWEEP = pd.DataFrame(
+    [
+        row("sweep", "a", margin=0.0, scale=5.0, top_k=3, radius=2.0, weight=1.0, psnr=20.0),
+        row("sweep", "b", margin=0.3, scale=5.0, top_k=3, radius=2.0, weight=1.0, psnr=21.0),
+    ]
+).assign(codes_used=8)
+
+
+@pytest.mark.parametrize("rows, count", [(PAPER, 1), (ABLATIONS, 2), (SCHEDULES, 2), (SWEEP, 2)])
 def test_every_experiment_has_its_pictures(rows, count):
     found = pictures(rows)
-    assert len(found) == count and all(summary(figure) for _, _, figure in found)
+    assert len(found) == count
+    assert all(summary(figure) for _, _, figure in found)
+
+
+def test_points_of_a_sweep_that_failed_are_missing_in_its_maps():
+    failed = SWEEP.assign(error=[None, "ValueError: no"], psnr=[20.0, None], codes_used=[8, None])
+    for _, _, figure in pictures(failed):
+        assert "1 of 2 points are missing" in summary(figure)
 
 
 STORED = sorted(path.stem for path in RESULTS.glob("*.parquet"))
-NOT_ALWAYS = (
-    "value",
-    "agreement",
-    "agreement_chance",
-    "adjusted_mutual_information",
-)  # columns of some runs alone
+# Columns that only some runs have.
+NOT_ALWAYS = ("value", "agreement", "agreement_chance", "adjusted_mutual_information")
 table = functools.cache(stored)
 
 
 def part(rows, variants, seeds, failed=()):
-    """What `run_experiment` gives for some variants and seeds, where these (variant, seed) failed."""
+    """What `run_experiment` gives for some variants and seeds, where some of these runs failed."""
     runs = []
     for key, run in rows.groupby(["variant", "seed"], sort=False):
+        if key in failed:
+            run = run.loc[run.index[:1], :"python"].assign(error="ValueError: no")
         if key[0] in variants and key[1] in seeds:
-            runs.append(
-                run.loc[run.index[:1], :"python"].assign(error="ValueError: no")
-                if key in failed
-                else run
-            )
+            runs.append(run)
     found = pd.concat(runs, ignore_index=True)
-    return found.drop(
-        columns=[name for name in NOT_ALWAYS if name in found and found[name].isna().all()]
-    )
+    empty = [name for name in NOT_ALWAYS if name in found and found[name].isna().all()]
+    return found.drop(columns=empty)
 
 
 def headings(rows):
@@ -166,15 +151,16 @@ def headings(rows):
     good = rows[rows.error.isna()] if "error" in rows else rows
     if good.empty:
         return []
+    experiment = good.experiment.iloc[0]
+    if experiment == "paper":
+        return ["Quantizers"] if any(good.variant != "continuous") else []
+    if experiment == "schedules":
+        return [f"The {half}" for half in ("radius", "weight") if half in set(good.half)]
     return {
-        "paper": ["Quantizers"] * any(good.variant != "continuous"),
         "ablations": ["PSNR (dB)", "codes used"],
-        "schedules": [
-            f"The {half}" for half in ("radius", "weight") if half in set(good.get("half", ()))
-        ],
         "semantics": ["What codes tell"],
         "gradients": ["Sizes", "Angles", "Norms and usage"],
-    }[good.experiment.iloc[0]]
+    }[experiment]
 
 
 def check_pictures(rows):
@@ -196,7 +182,7 @@ def test_any_part_of_an_experiment_has_its_pictures(name, data):
     rows = table(name)
     variants = data.draw(st.sets(st.sampled_from([*rows.variant.unique()]), min_size=1, max_size=6))
     seeds = data.draw(st.sets(st.sampled_from([*rows.seed.unique()]), min_size=1))
-    runs = [(variant, seed) for variant in sorted(variants) for seed in sorted(seeds)]
+    runs = [*itertools.product(sorted(variants), sorted(seeds))]
     check_pictures(part(rows, variants, seeds, data.draw(st.sets(st.sampled_from(runs)))))
 
 
@@ -218,7 +204,8 @@ def test_any_part_of_an_experiment_has_its_pictures(name, data):
 )
 def test_a_variant_alone_has_its_pictures_with_one_seed_with_all_and_after_failures(name, variants):
     rows = table(name)
-    first, *others = seeds = [*rows.seed.unique()]
+    seeds = [*rows.seed.unique()]
+    first, *others = seeds
     for some, failed in (
         (seeds, []),
         ([first], []),
@@ -242,23 +229,19 @@ def test_captions_count_the_runs_and_compare_only_where_there_is_something_to_co
     assert "up to 2 runs" in summary(ablation_panels(ABLATIONS))
     assert "mean of 1 run." in summary(schedule_map(SCHEDULES, "radius"))
     alone = ABLATIONS[ABLATIONS.variant == "both halves"].drop(columns="value")
-    assert (
-        summary(ablation_panels(alone))
-        == "Each point: mean (95% interval, bootstrap over seeds), 1 run."
-    )
+    text = "Each point: mean (95% interval, bootstrap over seeds), 1 run."
+    assert summary(ablation_panels(alone)) == text
 
 
 def test_a_schedule_that_lacks_a_length_has_an_empty_place_in_the_map():
     rows = SCHEDULES[~((SCHEDULES.schedule == "linear") & (SCHEDULES.steps == 400))]
     figure = schedule_map(rows, "weight")
-    assert figure.data[0].y[0] == "linear" and figure.data[0].text[0] == ["19.50", ""]
-    assert (
-        "best of its column: constant, at most 0.50 below; farthest: per step, 5.00 below"
-        in summary(figure)
-    )
+    assert figure.data[0].y[0] == "linear"
+    assert [*figure.data[0].text[0]] == ["19.50", ""]
+    text = "best of its column: constant, at most 0.50 below; farthest: per step, 5.00 below"
+    assert text in summary(figure)
 
 
 def test_a_map_without_any_figure_names_no_schedule():
-    assert "best of its column" not in summary(
-        schedule_map(SCHEDULES.assign(psnr=np.nan), "weight")
-    )
+    figure = schedule_map(SCHEDULES.assign(psnr=np.nan), "weight")
+    assert "best of its column" not in summary(figure)

@@ -1,3 +1,5 @@
+import itertools
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -58,40 +60,31 @@ def test_angles_are_in_degrees_on_one_scale_with_a_line_at_90():
     figure = gradient_angles(HISTORIES)
     drawn = [(trace.xaxis, trace.name, trace.y[0]) for trace in figure.data]
     assert drawn == [("x", "plain", 100), ("x", "samp", 100), ("x2", "samp", 90.5)]
-    assert {(line.yref, line.y0, line.y1) for line in figure.layout.shapes} == {
-        ("y", 90, 90),
-        ("y2", 90, 90),
-    }
-    assert (
-        figure.layout.yaxis2.matches == "y"
-        and figure.layout.yaxis2.title.text == "reconstruction to margin (°)"
-    )
-    assert "to commitment: plain 100°, samp 100°; reconstruction to margin: samp 90.5°" in summary(
-        figure
-    )
+    levels = [(line.yref, line.y0, line.y1) for line in figure.layout.shapes]
+    assert levels == [("y", 90, 90), ("y2", 90, 90)]
+    assert figure.layout.yaxis2.matches == "y"
+    assert figure.layout.yaxis2.title.text == "reconstruction to margin (°)"
+    text = "to commitment: plain 100°, samp 100°; reconstruction to margin: samp 90.5°"
+    assert text in summary(figure)
 
 
 def test_an_angle_that_no_history_has_gets_no_panel():
     figure = gradient_angles(HISTORIES["plain"], title="Another title")
-    assert (
-        len(figure.data) == len(figure.layout.shapes) == 1
-        and figure.layout.title.text == "Another title"
-    )
+    assert len(figure.data) == len(figure.layout.shapes) == 1
+    assert figure.layout.title.text == "Another title"
     assert "margin" not in summary(figure)
 
 
-def test_the_feedback_has_a_colour_for_each_history_in_both_panels():
+def test_the_feedback_has_a_color_for_each_history_in_both_panels():
     figure = feedback_picture(HISTORIES)
-    assert [(trace.xaxis, trace.line.color) for trace in figure.data] == [
-        (axis, METHOD_COLORS[name]) for axis in ("x", "x2") for name in ("plain", "samp")
-    ]
+    shades = [METHOD_COLORS["plain"], METHOD_COLORS["samp"]]
+    drawn = [(trace.xaxis, trace.line.color) for trace in figure.data]
+    assert drawn == [*itertools.product(("x", "x2"), shades)]
     assert list(figure.data[3].y) == [10, 20, 30, 40] and set(figure.data[0].y) == {0.5}
-    titles = figure.layout.yaxis.title.text, figure.layout.yaxis2.title.text
-    assert titles == ("rank correlation of norm and usage", "codes with a gradient (codes)")
-    assert (
-        "norm and usage: plain 0.5, samp 0.5; codes with a gradient: plain 25, samp 25"
-        in summary(figure)
-    )
+    assert figure.layout.yaxis.title.text == "rank correlation of norm and usage"
+    assert figure.layout.yaxis2.title.text == "codes with a gradient (codes)"
+    text = "norm and usage: plain 0.5, samp 0.5; codes with a gradient: plain 25, samp 25"
+    assert text in summary(figure)
 
 
 @pytest.mark.parametrize("figure", [gradient_norms, gradient_angles, feedback_picture])
