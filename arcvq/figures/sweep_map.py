@@ -75,7 +75,8 @@ def sweep_map(
     missing = np.isnan(values).sum()
     if missing:
         text += f" {missing} of {values.size} points are missing."
-    text += f" {len(table):,} runs, {table.seed.nunique()} seeds."
+    seeds = table.seed.nunique()
+    text += f" {len(table):,} runs, {seeds} seeds." if seeds > 1 else f" {len(table):,} runs."
     return finish(figure, look, title[0].upper() + title[1:], text, width=760, height=460)
 
 
