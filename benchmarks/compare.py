@@ -1,4 +1,4 @@
-"""The README's table: plain VQ, cosine, CVQ and SAMP on the built-in data, several seeds, measured on test images.
+"""The table of docs/speed.md: plain VQ, cosine, CVQ and SAMP on the built-in data, several seeds, measured on test images.
 
     python -m benchmarks.compare --datasets digits photos --seeds 3 --steps 400
     python -m benchmarks.compare --datasets plain_digits --codes 256 --dim 32 --steps 1440 --out few_images

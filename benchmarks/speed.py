@@ -146,7 +146,7 @@ def step_table(found: dict) -> list[str]:
 
 
 def markdown(found: dict[str, Any]) -> str:
-    """The tables of README and speed.md."""
+    """The tables of docs/speed.md."""
     many = found["many"]
     ratio = many["together"] / many["alone"]
     sentence = (f"{many['settings']} settings of the quick profile together: {many['together']:.0f} s, one alone: "

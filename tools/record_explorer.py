@@ -86,10 +86,11 @@ class Film:
         for frame in range(1, frames + 1):
             share = frame / frames
             eased = share * share * (3 - 2 * share)
-            self._place(start_x + (x - start_x) * eased, start_y + (y - start_y) * eased)
+            self.place(start_x + (x - start_x) * eased, start_y + (y - start_y) * eased)
             self.shoot()
 
-    def _place(self, x: float, y: float) -> None:
+    def place(self, x: float, y: float) -> None:
+        """Put the mouse at (x, y) at once."""
         self.position = (x, y)
         self.page.mouse.move(x, y)
         self.page.evaluate(PLACE_POINTER, [x, y])
@@ -110,7 +111,7 @@ class Film:
 def play(film: Film) -> None:
     """Start the playground, turn the spheres, spread the latents over more clusters."""
     button_x, button_y = film.middle("button.arcvq-play")
-    film._place(button_x + 160, button_y + 60)
+    film.place(button_x + 160, button_y + 60)
     film.move(button_x, button_y, 6)
     film.shoot(2)
     film.playing = True
