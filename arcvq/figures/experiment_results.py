@@ -35,29 +35,28 @@ def pictures(rows: pd.DataFrame) -> list[tuple[str, str, Figure]]:
         Heading, text and figure of each; none that no run is there for.
     """
     experiment = rows.experiment.iloc[0]
-    every_row = rows
-    rows = finished(rows)
-    if rows.empty:
+    good = finished(rows)
+    if good.empty:
         return []
     figures: dict[str, Figure] = {}
     if experiment == "paper":
-        figures = _quantizer_panels(rows)
+        figures = _quantizer_panels(good)
     elif experiment == "ablations":
         for name in ("psnr", "codes_used"):
-            figures[MEASURE_TITLES[name]] = ablation_panels(rows, name)
+            figures[MEASURE_TITLES[name]] = ablation_panels(good, name)
     elif experiment == "schedules":
-        for half in sorted(rows.half.unique()):
-            figures[f"The {half}"] = schedule_map(rows, half)
+        for half in sorted(good.half.unique()):
+            figures[f"The {half}"] = schedule_map(good, half)
     elif experiment == "semantics":
-        known = [name for name in MEANINGS if name in rows and rows[name].notna().any()]
-        titles = {name: TITLES[name].split(" (")[0] for name in known}
-        figures["What codes tell"] = measure_panels(rows, titles)
+        known = good.dropna(axis="columns", how="all")
+        titles = {name: TITLES[name].split(" (")[0] for name in MEANINGS if name in known}
+        figures["What codes tell"] = measure_panels(good, titles)
     elif experiment == "sweep":
-        figures["Reconstruction"] = sweep_map(every_row)
-        figures["Codes used"] = sweep_map(every_row, "codes_used")
+        figures["Reconstruction"] = sweep_map(rows)
+        figures["Codes used"] = sweep_map(rows, "codes_used")
     elif experiment == "gradients":
-        first_seeds = rows.groupby("variant").seed.transform("min")
-        courses = rows[rows.seed == first_seeds].groupby("variant", sort=False)
+        first_seeds = good.groupby("variant").seed.transform("min")
+        courses = good[good.seed == first_seeds].groupby("variant", sort=False)
         histories = dict([*courses])
         figures["Sizes"] = gradient_norms(histories)
         figures["Angles"] = gradient_angles(histories)
@@ -107,11 +106,11 @@ def measure_panels(
     figure = make_subplots(1, len(measures), shared_yaxes=True, horizontal_spacing=0.03)
     for panel, (name, title) in enumerate(measures.items(), start=1):
         place = {"mode": "markers", "row": 1, "col": panel}
-        dots = {"color": GRAY, "size": 5, "opacity": 0.5}
-        figure.add_scatter(x=rows[name], y=rows.variant, marker=dots, **place)
-        marks = {"color": shades, "size": 9}
+        faint = {"color": GRAY, "size": 5, "opacity": 0.5}
+        figure.add_scatter(x=rows[name], y=rows.variant, marker=faint, **place)
         bars = error_bars(table[name], table[f"{name}_low"], table[f"{name}_high"])
-        figure.add_scatter(x=table[name], y=names, marker=marks, error_x=bars, **place)
+        strong = {"color": shades, "size": 9}
+        figure.add_scatter(x=table[name], y=names, marker=strong, error_x=bars, **place)
         figure.update_xaxes(title_text=title, nticks=5, col=panel)
     figure.update_yaxes(categoryorder="array", categoryarray=names[::-1], type="category")
 
@@ -211,8 +210,8 @@ def schedule_map(rows: pd.DataFrame, half: str, measure: str = "psnr", **look) -
     means = means.loc[behind.index[::-1]]  # the last line is drawn on top
     means = means.rename(columns="{:,} steps".format)
     label = f"{title}: below the best of the column"
-    distance = (means.max() - means).to_numpy()
-    figure = value_map(means, "{:.2f}", label, z=distance, reversescale=True)
+    below = means.max() - means
+    figure = value_map(means, "{:.2f}", label, z=below.to_numpy(), reversescale=True)
 
     text = f"{title}, mean of {_count_runs(table)}."
     behind = behind.dropna()
