@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from jaxtyping import Float, Int
 from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import mse_loss
 from tqdm.auto import tqdm
 
@@ -99,20 +99,26 @@ class Recording:
             )
 
 
-class Optimization(NamedTuple):
-    """How a model is optimized.
+@dataclasses.dataclass(frozen=True)
+class Optimization:
+    """How long and how fast a model learns.
 
     Attributes:
         steps: Number of optimizer steps, from 1.
         batch_size: Training examples a step, from 1.
         lr: Learning rate, above 0.
-        seed: Seed of the order of the examples.
+        seed: Seed of the order of the examples and of what is drawn while training.
     """
 
     steps: int
     batch_size: int
     lr: float
     seed: int
+
+    def __post_init__(self):
+        check_whole(1, steps=self.steps, batch_size=self.batch_size)
+        if not 0 < self.lr < math.inf:
+            raise ValueError(f"lr is {self.lr}; it must be a finite number above 0")
 
 
 class Snapshot(NamedTuple):
@@ -250,56 +256,66 @@ def batch_indices(
 class TrainingSession:
     """A training from its start, or from its checkpoint, to its end.
 
-    A subclass sets `settings` and `optimizer` and defines `advance`, `log`, `state`, `restore` and
-    `run`; it may define `snapshot` and `settle`. The methods here call them at the right steps.
+    The subclasses `VQVAESession` and `PriorSession` define what differs: `advance` takes a step,
+    `measure` gives a row of the history, `state` and `restore` say what a checkpoint holds besides
+    the model and its optimizer, and `run` gives the result. The methods here call them in turn.
 
     Args:
-        optimization: Steps, batch size, learning rate and seed.
+        model: The model, which is trained in place.
         examples: Number of training examples.
+        optimization: Steps, batch size, learning rate and seed.
         compute: Device and precision.
         recording: What is kept while the training runs.
 
     Attributes:
-        settings: What decides the result, seed included. A checkpoint belongs to its settings.
-        device: Where the model is.
+        model: The model, on the device.
+        optimizer: Its optimizer.
+        settings: What decides the result; a checkpoint belongs to it. Subclasses add to it.
+        device: The device.
         step: Optimizer steps done.
         rows: The rows of the history so far.
     """
 
-    DESCRIPTION = "train"  # of the progress bar
+    MODEL = "model"  # what checkpoints call it
     EXAMPLES = "images"  # what a batch consists of
-    SHOWN: tuple[str, ...]  # columns of the history beside the progress bar
     VALIDATIONS = 5  # in a run, by default
-    settings: dict[str, Any]
-    optimizer: torch.optim.Optimizer
+    SHOWN: tuple[str, ...]  # columns of the history that the progress bar shows
+    OPTIMIZER: Any = torch.optim.Adam
 
     def __init__(
-        self, optimization: Optimization, examples: int, compute: Compute, recording: Recording
+        self,
+        model: Any,
+        examples: int,
+        optimization: Optimization,
+        compute: Compute,
+        recording: Recording,
     ):
-        self.steps, self.batch_size, lr, self.seed = optimization
-        self.log_every = recording.log_every or max(1, self.steps // 50)
-        self.validate_every = recording.validate_every or max(1, self.steps // self.VALIDATIONS)
+        batch_size = optimization.batch_size
+        if batch_size > examples:
+            raise ValueError(
+                f"batch_size is {batch_size}; it must be at most {examples}, "
+                f"the training {self.EXAMPLES}"
+            )
+        self.steps = steps = optimization.steps
+        self.log_every = recording.log_every or max(1, steps // 50)
+        self.validate_every = recording.validate_every or max(1, steps // self.VALIDATIONS)
         check_whole(
             1,
-            steps=self.steps,
-            batch_size=self.batch_size,
             log_every=self.log_every,
             validate_every=self.validate_every,
             snapshots=recording.snapshots,
         )
-        if self.batch_size > examples:
-            limit = f"at most {examples}, the training {self.EXAMPLES}"
-            raise ValueError(f"batch_size is {self.batch_size}; it must be {limit}")
-        if not 0 < lr < math.inf:
-            raise ValueError(f"lr is {lr}; it must be a finite number above 0")
-
-        self.device = choose_device(compute.device)
-        self.dtype = choose_precision(compute.precision, self.device)
-        in_bfloat16 = self.dtype == torch.bfloat16
-        self.autocast = torch.autocast(self.device.type, torch.bfloat16, enabled=in_bfloat16)
+        self.optimization = optimization
         self.recording = recording
-        folder = recording.folder
-        self.checkpoint = Path(folder) / "checkpoint.pt" if folder else None
+        self.device = choose_device(compute.device)
+        dtype = choose_precision(compute.precision, self.device)
+        in_bfloat16 = dtype == torch.bfloat16
+        self.autocast = torch.autocast(self.device.type, torch.bfloat16, enabled=in_bfloat16)
+        self.settings: dict[str, Any] = {**vars(optimization), "precision": dtype_name(dtype)}
+        self.model = model.to(self.device)
+        learned = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        fused = self.device.type in ("cpu", "cuda")
+        self.optimizer = self.OPTIMIZER(learned, lr=optimization.lr, fused=fused)
         self.step = 0
         self.rows: list[Row] = []
         self.began = time.perf_counter()
@@ -329,12 +345,20 @@ class TrainingSession:
 
     def settle(self) -> None:
         """Bring the model into the state in which it is handed over."""
+        self.model.eval()
+
+    def next_indices(self, count: int) -> Int[Tensor, " batch_size"]:
+        """Which of `count` training examples the next step sees."""
+        optimization = self.optimization
+        return batch_indices(
+            count, optimization.batch_size, optimization.seed, self.step, self.device
+        )
 
     def train(self) -> Any:
         """Go through the steps that are left and return the run."""
         cuda_devices = [self.device] if self.device.type == "cuda" else []
         with torch.random.fork_rng(cuda_devices), HeldInterrupt() as interrupt:
-            torch.manual_seed(self.seed)
+            torch.manual_seed(self.optimization.seed)
             self.start()
             with self._progress_bar() as bar:
                 for _ in range(self.step, self.steps):
@@ -352,23 +376,28 @@ class TrainingSession:
 
     def start(self) -> None:
         """Begin at step 0, or where the checkpoint stands."""
-        if self.recording.resume and self.checkpoint and from_first(self.checkpoint.exists()):
-            state = load_checkpoint(self.checkpoint, self.settings)
+        if self.recording.resume and from_first(self._checkpoint().exists()):
+            state = load_checkpoint(self._checkpoint(), self.settings)
             self.step = state["step"]
             self.rows = state["history"]
             self.began -= state["seconds"]
+            self.model.load_state_dict(state[self.MODEL])
             self.optimizer.load_state_dict(state["optimizer"])
             self.restore(state)
         else:
             self.snapshot()
             self.save()  # a folder that cannot be written is found before the work is done
 
+    def _checkpoint(self) -> Path:
+        """The file of the checkpoint, where there is a folder."""
+        return Path(self.recording.folder or "") / "checkpoint.pt"
+
     def _progress_bar(self) -> tqdm:
         """A bar of all steps, shown by the first process alone."""
         return tqdm(
             total=self.steps,
             initial=self.step,
-            desc=self.DESCRIPTION,
+            desc="train",
             unit="step",
             mininterval=0.5,
             disable=not self.recording.progress or rank() > 0,
@@ -379,17 +408,18 @@ class TrainingSession:
 
         Raises KeyboardInterrupt after Ctrl-C.
         """
-        recording = self.recording
-        if self.step * recording.snapshots % self.steps < recording.snapshots:
+        snapshots = self.recording.snapshots
+        if self.step * snapshots % self.steps < snapshots:
             self.snapshot()  # before the row, which starts the counts of the codes anew
         validating = self.step % self.validate_every == 0 or self.step == self.steps
         logging = validating or self.step % self.log_every == 0
         ending = False
         if logging:
-            row = self.measure(validating)
+            row = {"step": self.step, **self.measure(validating)}
             self.rows.append(row)
             bar.set_postfix({name: row[name] for name in self.SHOWN}, refresh=False)
-            ending = any_rank(bool(recording.on_log and recording.on_log(self.run())))
+            on_log = self.recording.on_log
+            ending = any_rank(bool(on_log and on_log(self.run())))
         # Several processes agree on Ctrl-C only where they wait for each other anyway.
         interrupted = (logging or world_size() == 1) and any_rank(interrupt.asked)
         if validating or ending or interrupted:
@@ -400,16 +430,16 @@ class TrainingSession:
 
     def save(self) -> None:
         """Write the checkpoint, where there is a folder for it; the first process does."""
-        if self.checkpoint is None or rank() > 0:
-            return
-        common = {
-            "settings": self.settings,
-            "step": self.step,
-            "seconds": self.elapsed(),
-            "history": self.rows,
-            "optimizer": self.optimizer.state_dict(),
-        }
-        save_checkpoint(self.checkpoint, common | self.state())
+        if self.recording.folder and rank() == 0:
+            common = {
+                "settings": self.settings,
+                "step": self.step,
+                "seconds": self.elapsed(),
+                "history": self.rows,
+                self.MODEL: self.model.state_dict(),
+                "optimizer": self.optimizer.state_dict(),
+            }
+            save_checkpoint(self._checkpoint(), common | self.state())
 
     def elapsed(self) -> float:
         """Seconds of training, those of earlier sessions included."""
@@ -417,9 +447,8 @@ class TrainingSession:
 
     def _farewell(self) -> str:
         """What Ctrl-C answers."""
-        kept = "not saved, since there is no folder"
-        if self.recording.folder:
-            kept = f"saved in {self.recording.folder}; resume=True goes on"
+        folder = self.recording.folder
+        kept = f"saved in {folder}; resume=True goes on" if folder else "not saved without a folder"
         return f"stopped at step {self.step} of {self.steps}, {kept}"
 
 
@@ -448,49 +477,45 @@ class VQVAESession(TrainingSession):
         compute: Compute,
         recording: Recording,
     ):
-        super().__init__(optimization, len(data.train), compute, recording)
-        processes = world_size()
-        if self.batch_size % processes:
-            limit = f"divisible by {processes}, the number of processes"
-            raise ValueError(f"batch_size is {self.batch_size}; it must be {limit}")
-        if compute.cuda_graph and (self.device.type != "cuda" or processes > 1):
-            found = f"cuda_graph is True on {self.device} with {processes} processes"
-            raise ValueError(f"{found}; it needs CUDA and one process")
         model.check_images(data.train.batch(torch.zeros(1, dtype=torch.int64)))
+        super().__init__(model, len(data.train), optimization, compute, recording)
+        processes = world_size()
+        if optimization.batch_size % processes:
+            raise ValueError(
+                f"batch_size is {optimization.batch_size}; it must be divisible by {processes}, "
+                "the number of processes"
+            )
+        self.cuda_graph = compute.cuda_graph
+        if self.cuda_graph and (self.device.type != "cuda" or processes > 1):
+            raise ValueError(
+                f"cuda_graph is True on {self.device} with {processes} processes; "
+                "it needs CUDA and one process"
+            )
 
         quantizer = model.quantizer
+        quantizer.reset_usage()
         if isinstance(quantizer, SphericalQuantizer) and quantizer.samp is None:
             quantizer.samp = SAMP.for_run(self.steps)
-        self.settings = {
+        self.settings |= {
             "model": model.config(),
             "data": data.name,
             "images": data.fingerprint,
-            **optimization._asdict(),
-            "precision": dtype_name(self.dtype),
         }
         self.data = data.to(self.device)
-        self.model = model.to(self.device).to(memory_format=torch.channels_last)
+        self.model.to(memory_format=torch.channels_last)
         self.parallel_model = parallel(self.model)
-        self.optimizer = torch.optim.Adam(
-            learned_parameters(self.model),
-            lr=optimization.lr,
-            fused=self.device.type in ("cpu", "cuda"),
-            capturable=compute.cuda_graph,
-        )
         self.snapshots: dict[int, Snapshot] = {}
-        quantizer.reset_usage()
         self.learn: Callable[[Tensor], None] = self._learn
-        if compute.cuda_graph:
+        if self.cuda_graph:
+            self.optimizer.param_groups[0]["capturable"] = True
             # The settings of SAMP are constants in the recording.
             self.learn = CapturedStep(self._learn, lambda: getattr(quantizer, "samp", None))
 
     def advance(self) -> None:
         self.model.train()
-        images = self.data.train
-        indices = batch_indices(len(images), self.batch_size, self.seed, self.step, self.device)
-        own_indices = indices.chunk(world_size())[rank()]
-        batch = images.batch(own_indices)
-        self.batch = batch.contiguous(memory_format=torch.channels_last)
+        own_indices = self.next_indices(len(self.data.train)).chunk(world_size())[rank()]
+        images = self.data.train.batch(own_indices)
+        self.batch = images.contiguous(memory_format=torch.channels_last)
         self.learn(self.batch)
         self.step += 1
 
@@ -508,7 +533,7 @@ class VQVAESession(TrainingSession):
 
     def measure(self, validating: bool) -> Row:
         quantizer = self.model.quantizer
-        row = {"step": self.step, **self._losses_of_step()}
+        row = self._losses_of_step()
         row["codes_used"] = int((quantizer.counts > 0).sum())
         row["perplexity"] = float(perplexity(quantizer.counts))
         row |= self._schedule_values()
@@ -574,7 +599,6 @@ class VQVAESession(TrainingSession):
 
     def state(self) -> dict[str, Any]:
         state = {
-            "model": self.model.state_dict(),
             "snapshots": {step: tuple(snapshot) for step, snapshot in self.snapshots.items()},
             "generator": torch.get_rng_state(),
         }
@@ -583,24 +607,15 @@ class VQVAESession(TrainingSession):
         return state
 
     def restore(self, state: dict[str, Any]) -> None:
-        self.model.load_state_dict(state["model"])
         self.snapshots = {step: Snapshot(*kept) for step, kept in state["snapshots"].items()}
-        # The run may have begun without a CUDA graph, or with one.
-        self.optimizer.param_groups[0]["capturable"] = self.optimizer.defaults["capturable"]
+        # The run may have begun on a CPU, or without a CUDA graph.
+        self.optimizer.param_groups[0]["capturable"] = self.cuda_graph
         torch.set_rng_state(state["generator"])
         if self.device.type == "cuda" and "cuda_generator" in state:
             torch.cuda.set_rng_state(state["cuda_generator"], self.device)
 
-    def settle(self) -> None:
-        self.model.eval()
-
     def run(self) -> Run:
         return Run(self.model, list(self.rows), dict(self.snapshots), self.settings, self.elapsed())
-
-
-def learned_parameters(model: nn.Module) -> list[nn.Parameter]:
-    """The parameters that training may change."""
-    return [parameter for parameter in model.parameters() if parameter.requires_grad]
 
 
 def _decibels(error: float) -> float:

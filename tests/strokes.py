@@ -1,16 +1,25 @@
-"""The smallest data and settings that train: random 8x8 images, for tests in which only the way of training matters."""
+"""The smallest data and settings that train: random 8x8 images, where only the way matters."""
 
 import torch
 
 from arcvq.images import ImageData, ImageSplit
 from arcvq.runs.settings import RunSettings
 
-SMALL = RunSettings(dataset="strokes", num_codes=8, dim=4, hidden=8, residual_hidden=4, steps=6, batch_size=8,
-                    precision="float32")
+SMALL = RunSettings(
+    dataset="strokes",
+    num_codes=8,
+    dim=4,
+    hidden=8,
+    residual_hidden=4,
+    steps=6,
+    batch_size=8,
+    precision="float32",
+)
 
 
 def split(count, seed):
-    pixels = torch.randint(0, 256, (count, 1, 8, 8), generator=torch.Generator().manual_seed(seed))
+    generator = torch.Generator().manual_seed(seed)
+    pixels = torch.randint(0, 256, (count, 1, 8, 8), generator=generator)
     return ImageSplit(pixels.to(torch.uint8), torch.arange(count) % 2)
 
 

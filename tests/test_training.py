@@ -133,7 +133,7 @@ def test_a_resumed_run_ends_with_the_same_bits(kind, images, tmp_path, monkeypat
 
 def test_ctrl_c_without_a_folder_says_that_nothing_is_kept(images, monkeypatch):
     interrupt_at(3, monkeypatch)
-    message = "stopped at step 3 of 12, not saved, since there is no folder"
+    message = "stopped at step 3 of 12, not saved without a folder"
     with pytest.raises(KeyboardInterrupt, match=message):
         short(images)
 

@@ -2,11 +2,12 @@
 
     python tools/make_pretrained.py digits mnist --root FOLDER_WITH_MNIST
 
-A run that was begun before goes on; its card leaves out the device, which a run does not keep. The figures are those of
-the test images, straight from tensors.
+A run that was begun before goes on; its card leaves out the device, which a run does not keep. The
+figures are those of the test images, straight from tensors.
 """
 
 import argparse
+import json
 import math
 from pathlib import Path
 
@@ -15,35 +16,48 @@ from arcvq.geometry import describe
 from arcvq.runs.pretrained import FOLDER, write_pretrained
 from arcvq.runs.settings import run_folder
 from arcvq.runtime.devices import choose_device, device_name
-from arcvq.runtime.files import data_root
 
-LENGTHS = {"digits": 3160, "mnist": 6320}  # steps: 40 and 15 passes over the training images
+STEPS = {"digits": 3160, "mnist": 6320}  # 40 and 15 passes over the training images
 
 
-def make(name: str, root: Path) -> None:
+def figures(model: arcvq.VQVAE, data: arcvq.ImageData) -> dict[str, float]:
+    """What the card says of a model: measures of the test images and of the codebook."""
+    measured = arcvq.evaluate(model, data.test, ssim=True)
+    geometry = describe(model.quantizer.codebook.detach().cpu())
+    rounded = {name: round(float(value), 4) for name, value in measured.items()}
+    rounded["min_angle_degrees"] = round(math.degrees(geometry.min_angle), 2)
+    rounded["norm_mean"] = round(geometry.norm_mean, 3)
+    return rounded
+
+
+def make(name: str, root: Path | None) -> None:
     """Train one model, or open it if it was trained before, and write it with its card."""
-    steps = LENGTHS[name]
+    steps = STEPS[name]
     samp = arcvq.SAMP.for_run(steps)
-    settings = arcvq.RunSettings(dataset=name, steps=steps, hidden=64, residual_hidden=16, samp=samp)
-    images = arcvq.load_images(name, root=root)
+    settings = arcvq.RunSettings(
+        dataset=name, steps=steps, hidden=64, residual_hidden=16, samp=samp
+    )
+    data = arcvq.load_images(name, root=root)
     device = choose_device()
-    known = [] if run_folder(settings, images, root, device).exists() else [device_name(device)]
-    run = arcvq.train(settings, images, root=root)
-    measured = arcvq.evaluate(run.model, images.test, ssim=True)
-    shape = describe(run.model.quantizer.codebook.detach().cpu())
-    figures = {key: round(float(value), 4) for key, value in measured.items()}
-    figures |= {"min_angle_degrees": round(math.degrees(shape.min_angle), 2), "norm_mean": round(shape.norm_mean, 3)}
-    write_pretrained(FOLDER / name, run.model, {
+    begun = run_folder(settings, data, root, device).exists()
+    run = arcvq.train(settings, data, root=root)
+
+    machine = [] if begun else [device_name(device)]
+    machine += [run.settings["precision"], f"{run.seconds:.0f} s of training"]
+    card = {
         "command": f"python tools/make_pretrained.py {name}",
-        "data": f"{images.name}, {len(images.train):,} training images",
-        "machine": ", ".join([*known, run.settings["precision"], f"{run.seconds:.0f} s of training"]),
-        "settings": settings.plain(), "figures": figures})
+        "data": f"{data.name}, {len(data.train):,} training images",
+        "machine": ", ".join(machine),
+        "settings": settings.config() | {"samp": json.dumps(samp.config())},
+        "figures": figures(run.model, data),
+    }
+    write_pretrained(FOLDER / name, run.model, card)
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("names", nargs="+", choices=LENGTHS)
-    parser.add_argument("--root", type=Path, default=data_root(), help="where data sets and runs are kept")
+    parser.add_argument("names", nargs="+", choices=STEPS)
+    parser.add_argument("--root", type=Path, help="where data sets and runs are kept")
     options = parser.parse_args()
     for name in options.names:
         make(name, options.root)

@@ -120,8 +120,7 @@ def run_experiment(
         "format": RESULTS_FORMAT,
         "experiment": experiment.name,
         "images": data.fingerprint,
-        **base.plain(),
-        "samp": base.samp and base.samp.config(),
+        **base.config(),
     }
     _claim(folder, claim)
 

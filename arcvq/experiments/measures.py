@@ -50,7 +50,7 @@ def run_facts(settings: RunSettings, data: ImageData, device: torch.device) -> d
     samp = settings.samp
     precision = choose_precision(settings.precision, device)
     return {
-        **settings.plain(),
+        **settings.config(),
         "samp": None if samp is None else json.dumps(samp.config()),
         "precision": str(precision).removeprefix("torch."),
         "run": run_name(settings, data, device),

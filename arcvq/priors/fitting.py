@@ -15,7 +15,7 @@ from torch.nn.functional import cross_entropy
 from arcvq.images import ImageData, ImageSplit
 from arcvq.ops.blockwise import BLOCK
 from arcvq.priors.base import Prior
-from arcvq.runtime.devices import choose_device, dtype_name
+from arcvq.runtime.devices import choose_device
 from arcvq.runtime.fingerprint import fingerprint
 from arcvq.runtime.history import Row, history_table, read_record, write_record
 from arcvq.schedules import Cosine, WarmUp
@@ -24,8 +24,6 @@ from arcvq.training import (
     Optimization,
     Recording,
     TrainingSession,
-    batch_indices,
-    learned_parameters,
 )
 from arcvq.vqvae import VQVAE
 
@@ -144,14 +142,6 @@ def bits_per_token(
     return nats / math.log(2) / tokens.numel()
 
 
-def bits_per_image(
-    prior: Prior, tokens: Int[Tensor, "n h w"], labels: Int[Tensor, " n"] | None = None
-) -> float:
-    """The prior's mean cost of a grid in bits: h * w times `bits_per_token`."""
-    height, width = prior.grid
-    return bits_per_token(prior, tokens, labels) * height * width
-
-
 def fit_prior(prior: Prior, model: VQVAE, data: ImageData, **options: Any) -> PriorRun:
     """Fit a prior to the tokens of a model's training images; the model stays as it is.
 
@@ -219,7 +209,7 @@ def fit_tokens(
 
 def _check_tokens(prior: Prior, tokens: TokenData) -> None:
     """Raise ValueError for a prior that cannot be fitted by steps, or not to these tokens."""
-    if not learned_parameters(prior):
+    if not any(parameter.requires_grad for parameter in prior.parameters()):
         name = type(prior).__name__
         raise ValueError(f"{name} has nothing to learn by steps; fit it with its method count")
     for name, split in (("training", tokens.train), ("validation", tokens.validation)):
@@ -234,10 +224,11 @@ class PriorSession(TrainingSession):
     Nothing in it is random but the weights at the start, which the caller has drawn.
     """
 
-    DESCRIPTION = "fit"
+    MODEL = "prior"
     EXAMPLES = "grids"
     VALIDATIONS = 10
     SHOWN = ("bits_per_token", "validation_bits_per_token")
+    OPTIMIZER = torch.optim.AdamW
 
     def __init__(
         self,
@@ -248,23 +239,17 @@ class PriorSession(TrainingSession):
         recording: Recording,
     ):
         _check_tokens(prior, tokens)
-        super().__init__(optimization, len(tokens.train.tokens), compute, recording)
         if compute.cuda_graph:
             raise ValueError("cuda_graph is True; only fit can record its step")
+        super().__init__(prior, len(tokens.train.tokens), optimization, compute, recording)
         self.log_every = self.validate_every
-        self.settings = {
+        self.settings |= {
             "prior": prior.config(),
             "tokens": fingerprint(*tokens.train, *tokens.validation),
-            **optimization._asdict(),
             "validate_every": self.validate_every,
-            "precision": dtype_name(self.dtype),
         }
-        self.prior = prior.to(self.device)
         self.tokens = tokens.train.to(self.device)
         self.validation = tokens.validation.to(self.device)
-        self.optimizer = torch.optim.AdamW(
-            learned_parameters(prior), fused=self.device.type in ("cpu", "cuda")
-        )
         self.warm_up = WarmUp(0.0, 1.0, max(1, self.steps // 10))
         self.decay = Cosine(optimization.lr, 0.0, self.steps)
         # Of training since the last row: the sum of the loss over steps, and their number.
@@ -275,21 +260,20 @@ class PriorSession(TrainingSession):
 
     def _labels(self, split: TokenSplit) -> Tensor | None:
         """The labels that the prior is given."""
-        return split.labels if self.prior.classes else None
+        return split.labels if self.model.classes else None
 
     def advance(self) -> None:
-        self.prior.train()
-        count = len(self.tokens.tokens)
-        indices = batch_indices(count, self.batch_size, self.seed, self.step, self.device)
+        self.model.train()
+        indices = self.next_indices(len(self.tokens.tokens))
         batch = TokenSplit(self.tokens.tokens[indices], self.tokens.labels[indices])
         lr = self.warm_up.value(self.step + 1) * self.decay.value(self.step)
         self.optimizer.param_groups[0]["lr"] = lr
         with self.autocast:
-            logits = self.prior.predict(batch.tokens, self._labels(batch))
+            logits = self.model.predict(batch.tokens, self._labels(batch))
         loss = cross_entropy(logits.float().flatten(0, 2), batch.tokens.flatten())
         self.optimizer.zero_grad()
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(self.prior.parameters(), 1.0)
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         self.optimizer.step()
         self.nats += loss.detach()
         self.summed += 1
@@ -297,10 +281,10 @@ class PriorSession(TrainingSession):
 
     def measure(self, validating: bool) -> Row:
         """A row of the history; keeps the weights if they are the best so far."""
-        self.prior.eval()
+        self.model.eval()
         bits = self.nats.item() / self.summed / math.log(2)
         validation_bits = bits_per_token(
-            self.prior, self.validation.tokens, self._labels(self.validation)
+            self.model, self.validation.tokens, self._labels(self.validation)
         )
         if not math.isfinite(bits + validation_bits):
             raise FloatingPointError(
@@ -309,10 +293,9 @@ class PriorSession(TrainingSession):
         self.nats.zero_()
         self.summed = 0
         if validation_bits < self.best_bits:
-            self.best = copy.deepcopy(self.prior.state_dict())
+            self.best = copy.deepcopy(self.model.state_dict())
             self.best_bits = validation_bits
         return {
-            "step": self.step,
             "bits_per_token": bits,
             "validation_bits_per_token": validation_bits,
             "lr": self.optimizer.param_groups[0]["lr"],
@@ -320,7 +303,6 @@ class PriorSession(TrainingSession):
 
     def state(self) -> dict[str, Any]:
         return {
-            "prior": self.prior.state_dict(),
             "nats": self.nats,
             "summed": self.summed,
             "best": self.best,
@@ -328,15 +310,14 @@ class PriorSession(TrainingSession):
         }
 
     def restore(self, state: dict[str, Any]) -> None:
-        self.prior.load_state_dict(state["prior"])
         self.nats.copy_(state["nats"])
         self.summed = state["summed"]
         self.best = state["best"]
         self.best_bits = state["best_bits"]
 
     def settle(self) -> None:
-        self.prior.load_state_dict(self.best)
-        self.prior.eval()
+        self.model.load_state_dict(self.best)
+        super().settle()
 
     def run(self) -> PriorRun:
-        return PriorRun(self.prior, list(self.rows), self.settings, self.elapsed())
+        return PriorRun(self.model, list(self.rows), self.settings, self.elapsed())

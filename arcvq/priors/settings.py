@@ -1,4 +1,4 @@
-"""Fitted priors by name of their settings: fitted once, opened ever after."""
+"""Settings of a prior, and `train_prior`, which fits each prior once and opens it from then on."""
 
 import dataclasses
 from pathlib import Path
@@ -7,33 +7,52 @@ from typing import Any
 import torch
 
 from arcvq.images import ImageData
-from arcvq.priors.base import NetworkPrior, fingerprint
+from arcvq.priors.base import NetworkPrior
 from arcvq.priors.fitting import PriorRun, fit_prior
 from arcvq.priors.pixelcnn import PixelCNN
 from arcvq.priors.tokens import match_parameters, parameter_count
 from arcvq.priors.transformer import TransformerPrior
-from arcvq.runs.settings import PROFILES
+from arcvq.runs.settings import check_profile
 from arcvq.runtime.devices import choose_device, choose_precision
 from arcvq.runtime.files import safe_name
+from arcvq.runtime.fingerprint import fingerprint
 from arcvq.runtime.store import digest_of, kept_path
 from arcvq.training import Compute, Recording, Run
 from arcvq.vqvae import VQVAE
 
-FORMAT = 1  # raised when a change of the code changes what fitting gives
-PRIORS: dict[str, type[PixelCNN] | type[TransformerPrior]] = {"pixelcnn": PixelCNN, "transformer": TransformerPrior}
-SIZES = {  # width and layers; a PixelCNN sees a grid of 7 columns whole from 6 layers on
+PRIOR_FORMAT = 1  # raised when a change of the code changes what fitting gives
+PRIORS: dict[str, type[PixelCNN] | type[TransformerPrior]] = {
+    "pixelcnn": PixelCNN,
+    "transformer": TransformerPrior,
+}
+# Width and layers. A PixelCNN sees a whole grid of 7 columns from 6 layers on.
+SIZES = {
     "pixelcnn": {"quick": (48, 6), "standard": (64, 8), "paper": (128, 15)},
     "transformer": {"quick": (64, 3), "standard": (128, 4), "paper": (256, 8)},
+}
+FITTING: dict[str, dict[str, Any]] = {
+    "quick": {},
+    "standard": {"steps": 3000, "batch_size": 64, "lr": 3e-3},
+    "paper": {"steps": 30_000, "batch_size": 256, "lr": 1e-3},
 }
 
 
 @dataclasses.dataclass(frozen=True)
 class PriorSettings:
-    """Everything that decides what fitting gives, but the model, the images and the machine.
+    """Everything that decides the result of fitting, except for the model, data and machine.
 
-    kind: a name in `PRIORS`. tied: tie the tokens to the codebook; the network is then widened until it has as many
-    parameters as the free one of this width, as nearly as it goes. conditional: give the prior the images' labels.
-    The other fields are those of the prior and of `fit_tokens`.
+    Args:
+        kind: A name in `PRIORS`.
+        tied: Tie the tokens to the codebook (see `TiedTokens`). The network is then widened until
+            it has about as many parameters as the free one of this width.
+        conditional: Give the prior the labels of the images.
+        width: Channels of the network.
+        layers: Layers of the network.
+        steps: Number of optimizer steps.
+        batch_size: Grids a step.
+        lr: The highest learning rate.
+        seed: Seed of the weights and of the order of the grids.
+        precision: "auto", "float32" or "bfloat16"; see `Compute`.
     """
 
     kind: str = "pixelcnn"
@@ -53,69 +72,90 @@ class PriorSettings:
 
     @classmethod
     def for_profile(cls, profile: str, **changes: Any) -> "PriorSettings":
-        """Settings of a size: "quick" (seconds on two cores), "standard" (minutes), "paper" (a GPU's)."""
-        if profile not in PROFILES:
-            raise ValueError(f"profile {profile!r} is unknown; known are {', '.join(PROFILES)}")
-        fields: dict[str, dict[str, Any]] = {
-            "quick": {},
-            "standard": {"steps": 3000, "batch_size": 64, "lr": 3e-3},
-            "paper": {"steps": 30_000, "batch_size": 256, "lr": 1e-3},
-        }
-        settings = cls(**{**fields[profile], **changes})
-        width, layers = SIZES[settings.kind][profile]
-        return dataclasses.replace(settings, width=changes.get("width", width), layers=changes.get("layers", layers))
+        """Settings of a certain size.
 
-    def prior(self, model: VQVAE, images: ImageData) -> NetworkPrior:
-        """The prior before fitting, drawn from the seed; the caller's generator stays put."""
-        height, width = images.size
+        Args:
+            profile: "quick" (seconds on two cores), "standard" (minutes) or "paper" (for a GPU).
+            **changes: Fields that differ from the profile.
+        """
+        check_profile(profile)
+        kind = cls(**changes).kind
+        width, layers = SIZES[kind][profile]
+        return cls(**{"width": width, "layers": layers} | FITTING[profile] | changes)
+
+    def config(self) -> dict[str, Any]:
+        """The settings as a plain dict, for `from_config` and JSON."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> "PriorSettings":
+        """Build the settings that `config` describes."""
+        return cls(**config)
+
+    def prior(self, model: VQVAE, data: ImageData) -> NetworkPrior:
+        """The prior before fitting, drawn from the seed; the caller's generator stays as it is."""
+        height, width = data.size
         grid = (height // model.downsample, width // model.downsample)
-        classes = len(images.classes) if self.conditional else 0
+        classes = len(data.classes) if self.conditional else 0
         codebook = model.quantizer.codebook.detach().cpu()
 
-        def build(width: int, tied: bool = False) -> NetworkPrior:
-            return PRIORS[self.kind](len(codebook), grid, classes, codebook if tied else None, width=width,
-                                     layers=self.layers)
+        def build(width: int, codes: torch.Tensor | None = None) -> NetworkPrior:
+            network = PRIORS[self.kind]
+            return network(len(codebook), grid, classes, codes, width=width, layers=self.layers)
 
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.seed)
             if not self.tied:
                 return build(self.width)
-            with torch.device("meta"):
-                parameters = parameter_count(build(self.width))
-            return match_parameters(lambda width: build(width, tied=True), parameters, multiple=4)
+            with torch.device("meta"):  # nothing is allocated and nothing drawn
+                free = parameter_count(build(self.width))
+            return match_parameters(lambda width: build(width, codebook), free, multiple=4)
 
-    def digest(self, model: VQVAE, images: ImageData, dtype: torch.dtype) -> str:
-        """A short name for these settings on the tokens of this model; another name for any other."""
-        tokens = fingerprint(*model.encoder.parameters(), model.quantizer.codebook) + images.fingerprint
-        fields = {**dataclasses.asdict(self), "precision": str(dtype), "tokens": tokens, "format": FORMAT}
-        return digest_of(fields)
+    def digest(self, model: VQVAE, data: ImageData, dtype: torch.dtype) -> str:
+        """A short name for the prior of these settings over these tokens in this precision."""
+        encoder = fingerprint(*model.encoder.parameters(), model.quantizer.codebook)
+        facts = {
+            "precision": str(dtype),
+            "tokens": encoder + data.fingerprint,
+            "format": PRIOR_FORMAT,
+        }
+        return digest_of(self.config() | facts)
 
 
 def train_prior(
     settings: PriorSettings,
     run: Run,
-    images: ImageData,
+    data: ImageData,
     *,
     root: str | Path | None = None,
     device: str | torch.device = "auto",
     progress: bool = True,
 ) -> PriorRun:
-    """The prior of these settings over the run's tokens: opened from `root`/priors if fitted before, else fitted there.
+    """Fit the prior of these settings to the tokens of a run, or open it if it was fitted before.
 
-    images: those that the run was trained on, or others of their size. A fit that was stopped goes on. Raises what
-    `fit_prior` raises.
+    Args:
+        settings: The settings.
+        run: The run of the model.
+        data: The data set that the model was trained on, or another of its image size.
+        root: Where priors are kept, below priors; see `data_root`. A fit that was stopped goes on
+            from its checkpoint.
+        device: The device; see `Compute`.
+        progress: Whether to show a progress bar.
+
+    Returns:
+        The run of the prior, with the prior on the device. Raises what `fit_prior` raises.
     """
     device = choose_device(device)
-    digest = settings.digest(run.model, images, choose_precision(settings.precision, device))
-    folder = kept_path(root, "priors", f"{safe_name(images.name)}-{settings.kind}-{digest}")
+    digest = settings.digest(run.model, data, choose_precision(settings.precision, device))
+    folder = kept_path(root, "priors", f"{safe_name(data.name)}-{settings.kind}-{digest}")
     if (folder / "run.json").is_file():
         fitted = PriorRun.load(folder)
         fitted.prior.to(device)
         return fitted
     return fit_prior(
-        settings.prior(run.model, images),
+        settings.prior(run.model, data),
         run.model,
-        images,
+        data,
         steps=settings.steps,
         batch_size=settings.batch_size,
         lr=settings.lr,

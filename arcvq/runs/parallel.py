@@ -1,4 +1,10 @@
-"""Many training runs at once: a run on each core, some on each GPU, or on a Ray cluster."""
+"""Train many runs at once: one on each core, several on each GPU, or on a Ray cluster.
+
+`train_as_completed` gives each run when it is finished, `train_many` all of them in their order.
+Each run is what `train` would give alone with one thread. How the runs are spread is in
+`_one_by_one`, `_in_processes` and `_on_ray`, which train and keep each run and tell its error, if
+there was one.
+"""
 
 import dataclasses
 import multiprocessing
@@ -7,11 +13,11 @@ import signal
 import tempfile
 import threading
 import time
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from contextlib import closing, contextmanager
-from functools import partial
+from contextlib import closing
 from itertools import chain
+from operator import methodcaller
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +26,8 @@ from tqdm.auto import tqdm
 
 from arcvq.images import ImageData, load_images
 from arcvq.runs.settings import RunSettings, run_folder, train
-from arcvq.runtime.devices import choose_device, choose_precision, threads_kept
+from arcvq.runtime.devices import choose_device, choose_precision, dtype_name, threads_kept
+from arcvq.runtime.extras import extra_import
 from arcvq.runtime.files import data_root, write_whole
 from arcvq.training import Run
 
@@ -29,34 +36,32 @@ Outcome = tuple[RunSettings, Exception | None]
 
 
 def train_many(
-    settings: Sequence[RunSettings],
-    images: ImageData | None = None,
-    *,
-    root: str | Path | None = None,
-    device: str | torch.device = "auto",
-    workers: int | None = None,
-    ray: str | None = None,
-    progress: bool = True,
+    settings: Sequence[RunSettings], data: ImageData | None = None, **options: Any
 ) -> list[Run]:
-    """The runs of these settings, in their order, as `train` gives each alone with one thread, several at a time.
+    """Train several runs at a time.
 
-    images: the data of all of them; else each setting's `dataset` is loaded, once. Finished runs are kept under
-    `root`/runs and only opened the next time. workers: processes, from 1; by default one for each core, or four for
-    each GPU, over all GPUs. ray: the address of a Ray cluster, "auto", or "local" to start one here; its machines
-    need arcvq but no common disk.
+    When runs fail, the others still finish. After Ctrl-C all workers stop; what they have done is
+    kept. As with all processes of Python, a script calls this under `if __name__ == "__main__":`.
 
-    When runs fail, the others still finish, and RuntimeError names the first that failed. Ctrl-C stops all workers;
-    what they have done is kept. Raises ValueError for no workers, ImportError without ray where it is asked for. As
-    with all processes of Python, a script calls this under `if __name__ == "__main__":`.
+    Args:
+        settings: The settings of each run.
+        data: The data set of all of them; see `train_as_completed`.
+        **options: The keyword arguments of `train_as_completed`.
+
+    Returns:
+        The runs in the order of their settings.
+
+    Raises:
+        RuntimeError: If runs failed; names the first one.
     """
-    outcomes = train_as_completed(settings, images, root=root, device=device, workers=workers, ray=ray, progress=progress)
+    outcomes = train_as_completed(settings, data, **options)
     runs = dict(without_failures(outcomes, settings))
     return [runs[one] for one in settings]
 
 
 def train_as_completed(
     settings: Sequence[RunSettings],
-    images: ImageData | None = None,
+    data: ImageData | None = None,
     *,
     root: str | Path | None = None,
     device: str | torch.device = "auto",
@@ -64,129 +69,182 @@ def train_as_completed(
     ray: str | None = None,
     progress: bool = True,
 ) -> Generator[tuple[RunSettings, Run | Exception]]:
-    """What `train_many` gives, each run as soon as it is there, or why it failed; those trained before come first.
+    """Train several runs at a time and yield each as soon as it is finished.
 
-    While other processes train, this one computes with one thread.
+    Runs that were trained before come first. While other processes train, this one computes with
+    one thread. Closing the generator stops the training.
+
+    Args:
+        settings: The settings of each run; equal ones are trained once.
+        data: The data set of all of them. If None, each `dataset` is loaded once.
+        root: Where data sets and runs are kept; see `train`.
+        device: The device. `"cuda"` stands for all GPUs.
+        workers: Number of processes; by default one for each core, or four for each GPU.
+        ray: Address of a Ray cluster, "auto" for the one at hand, "local" to start one here. Its
+            machines need arcvq, but no common disk.
+        progress: Whether to show a progress bar.
+
+    Yields:
+        The settings with their run, or with the reason why it failed.
+
+    Raises:
+        ValueError: If there are no workers.
+        ModuleNotFoundError: If Ray is asked for and is not installed.
     """
     if workers is not None and workers < 1:
         raise ValueError(f"workers is {workers}; it must be at least 1")
-    root, device = data_root(root), choose_device(device)
-    names = {one.dataset for one in settings}
-    data = {name: images.to("cpu") if images else load_images(name, root, "cpu") for name in names}
+    batch = _Batch.load(settings, data, root, device)
     unique = dict.fromkeys(settings)
-    waiting = [one for one in unique if not (run_folder(one, data[one.dataset], root, device) / "run.json").is_file()]
-    there = ((one, None) for one in unique if one not in waiting)
-    # Closed at once where this ends early: a generator that an exception's traceback still holds would train on.
-    with (closing(_outcomes(waiting, data, root, device, workers, ray)) as trained,
-          tqdm(total=len(unique), desc="runs", unit="run", disable=not progress) as bar):
-        for one, error in chain(there, trained):
-            yield one, error or _opened(one, data[one.dataset], root, device)
+    waiting = [one for one in unique if not (batch.folder(one) / "run.json").is_file()]
+    finished = ((one, None) for one in unique if one not in waiting)
+    # Closed where this ends early: a generator that a traceback still holds would train on.
+    with (
+        closing(_train_all(batch, waiting, workers, ray)) as trained,
+        tqdm(total=len(unique), desc="runs", unit="run", disable=not progress) as bar,
+    ):
+        for one, error in chain(finished, trained):
+            yield one, error or batch.try_to_train(one)
             bar.update()
-
-
-def _opened(settings: RunSettings, images: ImageData, root: Path, device: torch.device) -> Run | Exception:
-    """The finished run, or why it cannot be opened."""
-    try:
-        return train(settings, images, root=root, device=device, progress=False)
-    except Exception as error:
-        return error
 
 
 def without_failures(
     outcomes: Generator[tuple[RunSettings, Run | Exception]], settings: Sequence[RunSettings]
 ) -> Generator[tuple[RunSettings, Run]]:
-    """The runs among these outcomes; then RuntimeError that names the first that failed, if one did."""
-    failed, unique = [], set(settings)
+    """Yield the runs among outcomes of `train_as_completed`, and then raise if some failed.
+
+    Args:
+        outcomes: The outcomes.
+        settings: The settings of all runs, from which the message tells the failed one apart.
+
+    Raises:
+        RuntimeError: Names the first run that failed.
+    """
+    failures = []
     with closing(outcomes):
         for one, run in outcomes:
             if isinstance(run, Exception):
-                failed.append((one, run))
+                failures.append((one, run))
             else:
                 yield one, run
-    if failed:
-        one, error = failed[0]
-        raise RuntimeError(f"{len(failed)} of {len(unique)} runs failed, the others are kept; the run with "
-                           f"{_differences(one, settings)}: {error}") from error
-
-
-def _outcomes(settings, data, root, device, workers, address) -> Generator[Outcome]:
-    """Trains each setting; gives it back with its error, if there was one."""
-    places = _places(device)
-    workers = min(workers or len(places), len(settings))
-    if address is not None and settings:
-        return _on_ray(settings, data, root, device, address)
-    if workers > 1:
-        return _in_processes(settings, data, root, [str(place) for place in places], workers)
-    return _one_by_one(settings, data, root, device)
-
-
-def _places(device: torch.device) -> list[torch.device]:
-    """A device for each run that goes on at the same time."""
-    if device.type == "cuda":
-        count = torch.cuda.device_count() if device.index is None else 1
-        return [torch.device("cuda", device.index or number) for _ in range(RUNS_PER_GPU) for number in range(count)]
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return [device] * (cores if device.type == "cpu" else 1)
+    if failures:
+        one, error = failures[0]
+        raise RuntimeError(
+            f"{len(failures)} of {len(set(settings))} runs failed, the others are kept; "
+            f"the run with {_differences(one, settings)}: {error}"
+        ) from error
 
 
 def _differences(one: RunSettings, settings: Sequence[RunSettings]) -> str:
-    """What sets a run apart from the others."""
-    fields = [field.name for field in dataclasses.fields(one)]
-    apart = [name for name in fields if any(getattr(other, name) != getattr(one, name) for other in settings)]
-    return ", ".join(f"{name}={getattr(one, name)!r}" for name in apart or ["quantizer", "seed"])
+    """The fields in which a run differs from others."""
+    fields = vars(one)
+    apart = set()
+    for other in settings:
+        apart |= {name for name, value in vars(other).items() if value != fields[name]}
+    names = [name for name in fields if name in apart] or ["quantizer", "seed"]
+    return ", ".join(f"{name}={getattr(one, name)!r}" for name in names)
 
 
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """What the caller does with finished runs must not take the cores of those that go on."""
-    with threads_kept():
-        torch.set_num_threads(1)
-        yield
+@dataclasses.dataclass(frozen=True)
+class _Batch:
+    """What the runs of one call have in common: data by name, the folder for all, the device."""
 
+    data: dict[str, ImageData]
+    root: Path
+    device: torch.device
 
-def _one_by_one(settings, data, root, device) -> Generator[Outcome]:
-    for one in settings:
+    @classmethod
+    def load(cls, settings, data, root, device) -> "_Batch":
+        names = {one.dataset for one in settings}
+        by_name = {
+            name: data.to("cpu") if data else load_images(name, root, "cpu") for name in names
+        }
+        return cls(by_name, data_root(root), choose_device(device))
+
+    def folder(self, settings: RunSettings) -> Path:
+        return run_folder(settings, self.data[settings.dataset], self.root, self.device)
+
+    def train(self, settings: RunSettings) -> Run:
+        """Train a run here, or open it."""
+        data = self.data[settings.dataset]
+        return train(settings, data, root=self.root, device=self.device, progress=False)
+
+    def try_to_train(self, settings: RunSettings) -> Run | Exception:
+        """The run, or why it cannot be trained or opened."""
         try:
-            train(one, data[one.dataset], root=root, device=device, progress=False)
-            yield one, None
+            return self.train(settings)
         except Exception as error:
-            yield one, error
+            return error
 
 
-def _in_processes(settings, data, root, places, workers) -> Generator[Outcome]:
-    """Each process has one thread: on few cores, threads of several processes mostly wait for each other."""
+def _train_all(
+    batch: _Batch, settings: list[RunSettings], workers: int | None, ray: str | None
+) -> Generator[Outcome]:
+    """Train each run in the way that fits."""
+    places = places_of(batch.device)
+    workers = min(workers or len(places), len(settings))
+    if ray is not None and settings:
+        return _on_ray(batch, settings, ray)
+    if workers > 1:
+        return _in_processes(batch, settings, places, workers)
+    return _one_by_one(batch, settings)
+
+
+def places_of(device: torch.device) -> list[torch.device]:
+    """A device for each run that may go on at the same time: of each core, or each GPU's four."""
+    if device.type == "cuda":
+        numbers = range(torch.cuda.device_count()) if device.index is None else [device.index]
+        return [torch.device("cuda", number) for number in numbers] * RUNS_PER_GPU
+    if device.type != "cpu":
+        return [device]
+    has_affinity = hasattr(os, "sched_getaffinity")
+    return [device] * (len(os.sched_getaffinity(0)) if has_affinity else os.cpu_count() or 1)
+
+
+def _one_by_one(batch: _Batch, settings: list[RunSettings]) -> Generator[Outcome]:
+    for one in settings:
+        run = batch.try_to_train(one)
+        yield one, run if isinstance(run, Exception) else None
+
+
+def _in_processes(
+    batch: _Batch, settings: list[RunSettings], places: list[torch.device], workers: int
+) -> Generator[Outcome]:
+    """Train in processes of one thread each: threads of several mostly wait for each other."""
     context = multiprocessing.get_context("forkserver" if hasattr(os, "fork") else "spawn")
     context.set_forkserver_preload(["arcvq.runs.parallel"])
-    stop, free = context.Event(), context.SimpleQueue()
+    stop = context.Event()
+    free = context.SimpleQueue()
     for number in range(workers):
         free.put(places[number % len(places)])
-    with _one_thread(), ProcessPoolExecutor(workers, context, _prepare, (data, stop, free)) as pool:
+    initial = (batch, stop, free)
+    with threads_kept(1), ProcessPoolExecutor(workers, context, _begin_worker, initial) as pool:
         try:
-            runs = {pool.submit(_train, one, root): one for one in settings}
-            for run in as_completed(runs):
-                error = run.exception()
-                yield runs[run], error if isinstance(error, Exception) else None
+            futures = {pool.submit(_train_in_worker, one): one for one in settings}
+            for future in as_completed(futures):
+                error = future.exception()
+                yield futures[future], error if isinstance(error, Exception) else None
         except BaseException:
             stop.set()
             pool.shutdown(cancel_futures=True)
             raise
 
 
-_worker: dict[str, Any] = {}  # of a worker process: its data, its device, and the event that stops it
+_worker: dict[str, Any] = {}  # of a worker process: its batch, and the event that stops it
 
 
-def _prepare(data: dict[str, ImageData], stop: Any, free: Any) -> None:
-    """Begin a worker: out of the terminal's reach, so that Ctrl-C comes from the parent alone."""
+def _begin_worker(batch: _Batch, stop: Any, free: Any) -> None:
+    """Begin a worker process, out of the terminal's reach: Ctrl-C comes from the parent alone."""
     if hasattr(os, "setsid"):
         os.setsid()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # but while `fit` listens
-    _worker.update(data=data, stop=stop, place=free.get())  # one GPU each: a process holds memory on all it touches
+    # One GPU for each worker: a process holds memory on all that it touches.
+    _worker.update(batch=dataclasses.replace(batch, device=free.get()), stop=stop)
     torch.set_num_threads(1)
     threading.Thread(target=_watch, args=(stop,), daemon=True).start()
 
 
 def _watch(stop: Any) -> None:
-    """End with the parent, even if it was killed, or when it says so."""
+    """End this worker with its parent, even if that was killed, or when the parent says so."""
     parent = multiprocessing.parent_process()
     while not stop.wait(1):
         if parent and not parent.is_alive():
@@ -196,59 +254,54 @@ def _watch(stop: Any) -> None:
         time.sleep(5)
 
 
-def _train(settings: RunSettings, root: Path) -> None:
+def _train_in_worker(settings: RunSettings) -> None:
     if not _worker["stop"].is_set():
-        train(settings, _worker["data"][settings.dataset], root=root, device=_worker["place"], progress=False)
+        _worker["batch"].train(settings)
 
 
-def _on_ray(settings, data, root, device, address) -> Generator[Outcome]:
-    try:
-        import ray
-    except ImportError as error:
-        raise ImportError("ray is not installed: pip install ray") from error
-    started = not ray.is_initialized()
-    if started:
+def _on_ray(batch: _Batch, settings: list[RunSettings], address: str) -> Generator[Outcome]:
+    """Train on the machines of a Ray cluster and fetch the files of each run."""
+    ray = extra_import("ray", extra="ray")
+    on_gpu = batch.device.type == "cuda"
+    starting = not ray.is_initialized()
+    if starting:
         ray.init(address=address, include_dashboard=False, log_to_driver=False)
-    runs: dict[Any, RunSettings] = {}
+    tasks: dict[Any, RunSettings] = {}
     try:
-        train_there = ray.remote(num_cpus=1, num_gpus=1 / RUNS_PER_GPU if device.type == "cuda" else 0)(_train_away)
-        shared = {name: ray.put(images) for name, images in data.items()}
+        remote = ray.remote(num_cpus=1, num_gpus=1 / RUNS_PER_GPU if on_gpu else 0)
+        train_there = remote(_train_away)
+        shared = {name: ray.put(data) for name, data in batch.data.items()}
         for one in settings:
-            runs[train_there.remote(one, shared[one.dataset], device.type, _precision(one, device))] = one
-        with _one_thread():
-            while runs:
-                (done,), _ = ray.wait(list(runs))
-                one = runs.pop(done)
+            # A run elsewhere has the precision of this machine, so that its name fits.
+            dtype = choose_precision(one.precision, batch.device)
+            there = dataclasses.replace(one, precision=dtype_name(dtype))
+            tasks[train_there.remote(there, shared[one.dataset], batch.device.type)] = one
+        with threads_kept(1):
+            while tasks:
+                (done,), _ = ray.wait(list(tasks))
+                one = tasks.pop(done)
                 try:
-                    _keep(ray.get(done), run_folder(one, data[one.dataset], root, device))
+                    _keep(ray.get(done), batch.folder(one))
                     yield one, None
                 except Exception as error:
                     yield one, error
     finally:
-        for run in runs:
-            ray.cancel(run)
-        if started:
+        for task in tasks:
+            ray.cancel(task)
+        if starting:
             ray.shutdown()
 
 
-def _precision(settings: RunSettings, device: torch.device) -> str:
-    """The precision by name, so that a run elsewhere has that of this machine."""
-    return str(choose_precision(settings.precision, device)).removeprefix("torch.")
-
-
-def _train_away(settings: RunSettings, images: ImageData, device: str, precision: str) -> dict[str, bytes]:
+def _train_away(settings: RunSettings, data: ImageData, device: str) -> dict[str, bytes]:
     """The files of a finished run."""
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as root:
-        train(dataclasses.replace(settings, precision=precision), images, root=root, device=device, progress=False)
+        train(settings, data, root=root, device=device, progress=False)
         (folder,) = (Path(root) / "runs").iterdir()
         return {file.name: file.read_bytes() for file in folder.iterdir()}
 
 
 def _keep(files: dict[str, bytes], folder: Path) -> None:
-    for name in sorted(files, key=lambda name: name == "run.json"):  # last, as it says that the run is finished
-        write_whole(folder / name, partial(_write, content=files[name]))
-
-
-def _write(path: Path, content: bytes) -> None:
-    path.write_bytes(content)
+    """Write the files of a run, run.json last, which says that the run is finished."""
+    for name in sorted(files, key=lambda name: name == "run.json"):
+        write_whole(folder / name, methodcaller("write_bytes", files[name]))

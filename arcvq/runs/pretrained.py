@@ -1,4 +1,4 @@
-"""Trained models that come with the checkout, each with a card that says how it was made and how good it is."""
+"""Trained models that come with the checkout, each with a card: how it was made, how good it is."""
 
 import hashlib
 import json
@@ -6,53 +6,82 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from arcvq.runtime.files import CHECKOUT, write_whole
+from arcvq.runtime.files import CHECKOUT, write_text
 from arcvq.vqvae import VQVAE
 
 FOLDER = CHECKOUT / "data" / "checkpoints"
-WEIGHTS, CARD = "model.safetensors", "card.json"
+WEIGHTS = "model.safetensors"
+CARD = "card.json"
+PAGE_HEADER = """---
+license: mit
+library_name: arcvq
+---
+
+"""
 
 
 def load(name: str) -> VQVAE:
-    """A model that comes with arcvq, in evaluation mode: "digits" or "mnist", 28x28 grey, K 512, D 64, with SAMP.
+    """Open a model that comes with arcvq, in evaluation mode.
 
-    Raises FileNotFoundError for a name that is not there, ValueError where the card does not belong to the weights.
+    Args:
+        name: "digits" or "mnist": grey images of 28x28 pixels, K = 512, D = 64, trained with SAMP.
+
+    Raises:
+        FileNotFoundError: If there is no model of this name.
+        ValueError: If the card belongs to other weights.
     """
     card(name)
     return VQVAE.from_pretrained(FOLDER / name)
 
 
 def card(name: str) -> dict[str, Any]:
-    """How a model was made (`settings`, `command`, `machine`) and its `figures` on test images; raises as `load`."""
+    """How a model was made (`settings`, `command`, `machine`) and its `figures` on test images.
+
+    Raises as `load` does.
+    """
     folder = FOLDER / name
     if not (folder / CARD).is_file():
-        known = ", ".join(sorted(path.parent.name for path in FOLDER.glob(f"*/{CARD}"))) or "none; see a checkout"
+        names = sorted(path.parent.name for path in FOLDER.glob(f"*/{CARD}"))
+        known = ", ".join(names) or "none; see a checkout"
         raise FileNotFoundError(f"there is no pretrained model {name!r}; there are {known}")
     facts = json.loads((folder / CARD).read_text())
-    if facts.get("sha256") != (found := _digest(folder / WEIGHTS)):
-        raise ValueError(f"the card of {folder} was written for other weights: sha256 {facts.get('sha256')}, the file "
-                         f"has {found}; fetch both again")
+    found = _sha256(folder / WEIGHTS)
+    if facts.get("sha256") != found:
+        raise ValueError(
+            f"the card of {folder} was written for other weights: sha256 {facts.get('sha256')}, "
+            f"the file has {found}; fetch both again"
+        )
     return facts
 
 
 def write_pretrained(folder: Path, model: VQVAE, facts: Mapping[str, Any]) -> None:
-    """Write the model and, last, its card with these facts: card.json to read by code, README.md to read by eye."""
+    """Write a model with its card: README.md to read by eye and, last, card.json to read by code.
+
+    Args:
+        folder: The folder; its name is that of the model.
+        model: The model.
+        facts: What the card says, by the names of its lines or, where a fact is a mapping, tables.
+    """
     model.save_pretrained(folder)
-    known = {**facts, "sha256": _digest(folder / WEIGHTS)}
-    write_whole(folder / "README.md", lambda path: path.write_text(_page(folder.name, known)))
-    write_whole(folder / CARD, lambda path: path.write_text(json.dumps(known, indent=2) + "\n"))
+    facts = {**facts, "sha256": _sha256(folder / WEIGHTS)}
+    write_text(folder / "README.md", _page(folder.name, facts))
+    write_text(folder / CARD, json.dumps(facts, indent=2) + "\n")
 
 
-def _digest(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else "nothing, as it is missing"
+def _sha256(path: Path) -> str:
+    """The checksum of a file."""
+    if not path.is_file():
+        return "nothing, as it is missing"
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def _page(name: str, facts: Mapping[str, Any]) -> str:
-    lines = ["---", "license: mit", "library_name: arcvq", "---", "", f"# {name}", ""]
-    for key, value in facts.items():
-        if isinstance(value, Mapping):
-            lines += [f"## {key}", "", "| | |", "|---|---|", *(f"| {line} | {told} |" for line, told in value.items())]
-            lines += [""]
+    """The card in Markdown, with the header of a model on the Hugging Face hub."""
+    parts = [f"# {name}\n"]
+    for title, fact in facts.items():
+        if isinstance(fact, Mapping):
+            lines = [f"| {key} | {value} |\n" for key, value in fact.items()]
+            parts.append(f"## {title}\n\n| | |\n|---|---|\n" + "".join(lines))
         else:
-            lines += [f"{key}: `{value}`", ""]
-    return "\n".join(lines)
+            parts.append(f"{title}: `{fact}`\n")
+    return PAGE_HEADER + "\n".join(parts)

@@ -1,4 +1,4 @@
-"""Trained runs by name of their settings: trained once, opened ever after."""
+"""Settings of a training run, and `train`, which trains each run once and opens it from then on."""
 
 import dataclasses
 import json
@@ -19,19 +19,42 @@ from arcvq.samp import SAMP
 from arcvq.training import Compute, Recording, Run, fit
 from arcvq.vqvae import VQVAE
 
-FORMAT = 4  # raised when a change of the code changes what training gives
-KINDS = QUANTIZERS | {"samp_undetached": UndetachedQuantizer} | BASELINES
-PROFILES = ("quick", "standard", "paper")
+RUN_FORMAT = 4  # raised when a change of the code changes what training gives
+ALL_QUANTIZERS = QUANTIZERS | {"samp_undetached": UndetachedQuantizer} | BASELINES
+PROFILES: dict[str, dict[str, Any]] = {
+    "quick": {"hidden": 32, "residual_hidden": 8, "steps": 160, "batch_size": 32, "lr": 3e-3},
+    "standard": {"steps": 3000},
+    "paper": {
+        "hidden": 128,
+        "residual_hidden": 32,
+        "steps": 29_500,
+        "batch_size": 1024,
+        "lr": 3e-4,
+    },
+}
 
 
 @dataclasses.dataclass(frozen=True)
 class RunSettings:
-    """Everything that decides what a training run gives, but the machine.
+    """Everything that decides the result of a training run, except for the machine.
 
-    quantizer: a name in `QUANTIZERS` or `BASELINES`, or "samp_undetached" (SAMP without stop-gradient). samp: settings
-    of the prior for those two; None scales the paper's to the run. beta: the weight of the commitment loss; baselines
-    have their own. train_images: use the first so many training images; None for all. The other fields are those of
-    `VQVAE` and `fit`.
+    Args:
+        dataset: Name of the data set, for `load_images`.
+        quantizer: A name in `ALL_QUANTIZERS`: one of ours, a baseline, or "samp_undetached", which
+            is SAMP without its stop-gradient.
+        samp: Settings of SAMP, for the two quantizers that have it. None for those of the paper,
+            scaled to the length of the run.
+        num_codes: Number of codes, K.
+        dim: Dimensions of a code, D.
+        hidden: See `VQVAE`.
+        residual_hidden: See `VQVAE`.
+        steps: Number of optimizer steps.
+        batch_size: Images a step.
+        lr: Learning rate.
+        seed: Seed of the weights and of the training.
+        precision: "auto", "float32" or "bfloat16"; see `Compute`.
+        train_images: Train on only so many of the training images; None for all.
+        beta: Weight of the commitment loss. Baselines have their own.
     """
 
     dataset: str = "digits"
@@ -50,85 +73,120 @@ class RunSettings:
     beta: float = 0.25
 
     def __post_init__(self):
-        if self.quantizer not in KINDS:
-            raise ValueError(f"quantizer {self.quantizer!r} is unknown; known are {', '.join(KINDS)}")
+        if self.quantizer not in ALL_QUANTIZERS:
+            known = ", ".join(ALL_QUANTIZERS)
+            raise ValueError(f"quantizer {self.quantizer!r} is unknown; known are {known}")
         if self.quantizer in BASELINES and self.beta != 0.25:
-            raise ValueError(f"beta is {self.beta}; {self.quantizer!r} has a commitment weight of its own")
+            own = f"{self.quantizer!r} has a commitment weight of its own"
+            raise ValueError(f"beta is {self.beta}; {own}")
 
     @classmethod
     def for_profile(cls, profile: str, **changes: Any) -> "RunSettings":
-        """Settings of a size: "quick" (about 5 s on two cores), "standard" (a minute or more), "paper" (a GPU's)."""
-        sizes: dict[str, dict[str, Any]] = {
-            "quick": {"hidden": 32, "residual_hidden": 8, "steps": 160, "batch_size": 32, "lr": 3e-3},
-            "standard": {"steps": 3000},
-            "paper": {"hidden": 128, "residual_hidden": 32, "steps": 29_500, "batch_size": 1024, "lr": 3e-4},
-        }
-        if profile not in sizes:
-            raise ValueError(f"profile {profile!r} is unknown; known are {', '.join(PROFILES)}")
-        return cls(**{**sizes[profile], **changes})
+        """Settings of a certain size.
 
-    def model(self, images: ImageData) -> VQVAE:
-        """The untrained model, drawn from the seed; the caller's generator stays put."""
+        Args:
+            profile: "quick" (about 5 s on two cores), "standard" (a minute or more) or "paper" (the
+                sizes of the paper, for a GPU).
+            **changes: Fields that differ from the profile.
+        """
+        check_profile(profile)
+        return cls(**PROFILES[profile] | changes)
+
+    def config(self) -> dict[str, Any]:
+        """The settings as a plain dict, for `from_config` and JSON."""
+        return vars(self) | {"samp": self.samp.config() if self.samp else None}
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> "RunSettings":
+        """Build the settings that `config` describes."""
+        samp = config["samp"]
+        return cls(**config | {"samp": SAMP.from_config(samp) if samp else None})
+
+    def model(self, data: ImageData) -> VQVAE:
+        """The untrained model, drawn from the seed; the caller's generator stays as it is."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.seed)
-            own = {} if self.quantizer in BASELINES else {"beta": self.beta}
-            quantizer = KINDS[self.quantizer](self.num_codes, self.dim, **own)
+            beta = {} if self.quantizer in BASELINES else {"beta": self.beta}
+            quantizer = ALL_QUANTIZERS[self.quantizer](self.num_codes, self.dim, **beta)
             if isinstance(quantizer, SphericalQuantizer):
                 quantizer.samp = self.samp
-            return VQVAE(images.channels, quantizer, hidden=self.hidden, residual_hidden=self.residual_hidden)
+            return VQVAE(
+                data.channels,
+                quantizer,
+                hidden=self.hidden,
+                residual_hidden=self.residual_hidden,
+            )
 
-    def subset(self, images: ImageData) -> ImageData:
-        """The images that the run sees: the first `train_images` for training, where that is a number."""
-        return images if self.train_images is None else images.subset(train=self.train_images)
+    def subset(self, data: ImageData) -> ImageData:
+        """The data that the run sees, with `train_images` training images if that is a number."""
+        return data if self.train_images is None else data.subset(train=self.train_images)
 
-    def plain(self) -> dict[str, Any]:
-        """The settings as numbers and texts, samp as JSON."""
-        return {**dataclasses.asdict(self), "samp": json.dumps(self.samp.config()) if self.samp else None}
+    def digest(self, data: ImageData, dtype: torch.dtype) -> str:
+        """A short name for the run of these settings on these images in this precision."""
+        facts = {
+            **self.config(),
+            "samp": json.dumps(self.samp.config()) if self.samp else None,
+            "precision": str(dtype),
+            "pixels": data.fingerprint,
+            "format": RUN_FORMAT,
+        }
+        return digest_of(facts)
 
-    def digest(self, images: ImageData, dtype: torch.dtype) -> str:
-        """A short name for these settings on these pixels in this precision; another name for any other."""
-        fields = self.plain() | {"precision": str(dtype), "pixels": images.fingerprint, "format": FORMAT}
-        return digest_of(fields)
+
+def check_profile(profile: str) -> None:
+    """Raise ValueError for a profile that is not one of `PROFILES`."""
+    if profile not in PROFILES:
+        raise ValueError(f"profile {profile!r} is unknown; known are {', '.join(PROFILES)}")
 
 
-def run_name(settings: RunSettings, images: ImageData, device: torch.device) -> str:
-    """What the run of these settings is called in tables and as a folder: DATA-QUANTIZER-DIGEST."""
-    images = settings.subset(images)
-    digest = settings.digest(images, choose_precision(settings.precision, device))
-    return f"{safe_name(images.name)}-{settings.quantizer}-{digest}"
+def run_name(settings: RunSettings, data: ImageData, device: torch.device) -> str:
+    """What a run is called in tables, and as a folder: DATA-QUANTIZER-DIGEST."""
+    data = settings.subset(data)
+    digest = settings.digest(data, choose_precision(settings.precision, device))
+    return f"{safe_name(data.name)}-{settings.quantizer}-{digest}"
 
 
 def run_folder(
-    settings: RunSettings, images: ImageData, root: str | Path | None, device: torch.device
+    settings: RunSettings, data: ImageData, root: str | Path | None, device: torch.device
 ) -> Path:
-    """Where the run of these settings is kept; it holds run.json once it is finished."""
-    return kept_path(root, "runs", run_name(settings, images, device))
+    """Where a run is kept. Its folder holds run.json once the run is finished."""
+    return kept_path(root, "runs", run_name(settings, data, device))
 
 
 def train(
     settings: RunSettings,
-    images: ImageData | None = None,
+    data: ImageData | None = None,
     *,
     root: str | Path | None = None,
     device: str | torch.device = "auto",
     progress: bool = True,
 ) -> Run:
-    """The run of these settings: opened from `root`/runs if it was trained before, else trained and kept there.
+    """Train the run of these settings, or open it if it was trained before.
 
-    images: the data, when it is loaded already; else `settings.dataset` is. A run that was stopped goes on. Raises
-    what `load_images` and `fit` raise.
+    Args:
+        settings: The settings.
+        data: The data set, if it is loaded already; else `settings.dataset` is loaded.
+        root: Where data sets and runs are kept; see `data_root`. The run is kept below runs. One
+            that was stopped goes on from its checkpoint.
+        device: The device; see `Compute`.
+        progress: Whether to show a progress bar.
+
+    Returns:
+        The run, with its model on the device. Raises what `load_images` and `fit` raise.
     """
     device = choose_device(device)
-    with first_rank_first():
-        images = images or load_images(settings.dataset, root=root, device=device)
-    images, folder = settings.subset(images), run_folder(settings, images, root, device)
+    if data is None:
+        with first_rank_first():
+            data = load_images(settings.dataset, root, device)
+    data = settings.subset(data)
+    folder = run_folder(settings, data, root, device)
     if from_first((folder / "run.json").is_file()):
         run = Run.load(folder)
         run.model.to(device)
         return run
     return fit(
-        settings.model(images),
-        images,
+        settings.model(data),
+        data,
         steps=settings.steps,
         batch_size=settings.batch_size,
         lr=settings.lr,

@@ -1,1 +1,1 @@
-"""Devices, processes, files and checkpoints."""
+"""Devices, processes, files, checkpoints and kept results."""

@@ -1,4 +1,7 @@
-"""A training step on CUDA recorded once as a CUDA graph and replayed, so that the host launches it in one call."""
+"""A training step on CUDA that is recorded once as a CUDA graph and then replayed.
+
+The host then launches the whole step in one call instead of one for each kernel.
+"""
 
 from collections.abc import Callable
 from typing import Any
@@ -7,43 +10,54 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-WARM_UP = 3  # steps before the recording, in which kernels are compiled and optimiser states made
+WARM_UP = 3  # steps before the recording: kernels are compiled and optimizer states made in them
 
 
 class CapturedStep:
-    """Calls `step(batch)`, from the fourth time on by replaying its recording; all batches must have one shape.
+    """Calls `step(batch)`, from the fourth call on by replaying its recording.
 
-    `step` must not read a value of the device, and what it leaves behind (losses, buffers) must be tensors: after a
-    replay they are the same tensors with new values. `signature()` gives what else decides the recording, numbers
-    for instance that stand in it as constants; when it changes, the step is recorded anew. Follows PyTorch's
-    notes on whole-network capture. Raises RuntimeError when the device forbids to record something.
+    Follows PyTorch's notes on whole-network capture. All batches must have one shape.
+
+    Args:
+        step: The step. It must not read a value of the device. What it leaves behind (losses,
+            buffers) must be tensors; after a replay they are the same tensors with new values.
+        signature: Gives what else the recording depends on, such as numbers that are constants in
+            it. When it changes, the step is recorded anew.
+
+    Raises:
+        RuntimeError: If the device forbids to record something.
     """
 
-    def __init__(self, step: Callable[[Float[Tensor, "B C H W"]], None], signature: Callable[[], object]):
-        self.step, self.signature = step, signature
+    def __init__(
+        self, step: Callable[[Float[Tensor, "B C H W"]], None], signature: Callable[[], object]
+    ):
+        self.step = step
+        self.signature = signature
         self.calls = 0
         self.graph: Any = None
 
     def __call__(self, batch: Float[Tensor, "B C H W"]) -> None:
         self.calls += 1
         if self.calls <= WARM_UP:
-            return self.beside(batch)
-        if self.graph is None or self.recorded != self.signature():
-            self.record(batch)
-        self.batch.copy_(batch)
+            self._warm_up(batch)
+            return
+        if self.graph is None or self.recorded_signature != self.signature():
+            self._record(batch)
+        self.recorded_batch.copy_(batch)
         self.graph.replay()
 
-    def beside(self, batch: Tensor) -> None:
-        """One step on a stream of its own, as PyTorch asks of the steps before a recording."""
+    def _warm_up(self, batch: Tensor) -> None:
+        """Take the step on a stream of its own, as PyTorch asks of steps before a recording."""
         stream = torch.cuda.Stream()
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
             self.step(batch)
         torch.cuda.current_stream().wait_stream(stream)
 
-    def record(self, batch: Tensor) -> None:
-        """Record the step; nothing of it is done yet."""
-        self.recorded, self.batch = self.signature(), batch.clone()
+    def _record(self, batch: Tensor) -> None:
+        """Record the step, which does none of its work yet."""
+        self.recorded_signature = self.signature()
+        self.recorded_batch = batch.clone()
         self.graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(self.graph):
-            self.step(self.batch)
+            self.step(self.recorded_batch)

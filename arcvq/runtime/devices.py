@@ -1,4 +1,4 @@
-"""Which device to use, what it is, and in which precision it is fastest."""
+"""Which device to use, what it is called, and in which precision it is fastest."""
 
 import platform
 from collections.abc import Iterator
@@ -8,9 +8,13 @@ import torch
 
 
 def choose_device(device: str | torch.device = "auto") -> torch.device:
-    """The device to work on: `"auto"` takes CUDA, then MPS, then the CPU.
+    """Choose the device to work on.
 
-    Raises ValueError for a device that PyTorch does not know or that this machine lacks.
+    Args:
+        device: A device, or `"auto"` for CUDA, then MPS, then the CPU.
+
+    Raises:
+        ValueError: If PyTorch does not know the device, or this machine lacks it.
     """
     if device == "auto":
         if torch.cuda.is_available():
@@ -19,26 +23,36 @@ def choose_device(device: str | torch.device = "auto") -> torch.device:
     try:
         chosen = torch.device(device)
         torch.empty(0, device=chosen)
-    except Exception as error:
-        raise ValueError(f"device {str(device)!r} cannot be used here; use 'auto', {_available()}") from error
+    except Exception as error:  # of many types
+        known = ", ".join(repr(name) for name in _available())
+        raise ValueError(
+            f"device {str(device)!r} cannot be used here; use 'auto', or one of {known}"
+        ) from error
     return chosen
 
 
-def _available() -> str:
+def _available() -> list[str]:
+    """The devices of this machine."""
     names = ["cpu"]
-    names += [f"cuda:{i}" for i in range(torch.cuda.device_count())] if torch.cuda.is_available() else []
-    names += ["mps"] if torch.backends.mps.is_available() else []
-    return "or one of " + ", ".join(repr(name) for name in names)
+    if torch.cuda.is_available():
+        names += [f"cuda:{number}" for number in range(torch.cuda.device_count())]
+    if torch.backends.mps.is_available():
+        names.append("mps")
+    return names
 
 
 def device_name(device: str | torch.device) -> str:
-    """A device with the name of its hardware, as "cuda (NVIDIA H100 80GB HBM3)" or "cpu (x86_64)"."""
-    cuda = torch.device(device).type == "cuda"
-    return f"{device} ({torch.cuda.get_device_name(torch.device(device)) if cuda else platform.machine()})"
+    """A device with the name of its hardware: "cuda (NVIDIA H100 80GB HBM3)" or "cpu (x86_64)"."""
+    if torch.device(device).type == "cuda":
+        return f"{device} ({torch.cuda.get_device_name(device)})"
+    return f"{device} ({platform.machine()})"
 
 
 def has_fast_bfloat16(device: torch.device) -> bool:
-    """True where bfloat16 arithmetic is quicker than float32: AMX or AVX512-bf16 on a CPU, Ampere or later on CUDA."""
+    """Whether bfloat16 arithmetic is faster than float32.
+
+    It is on a CPU with AMX or AVX512-bf16, and on CUDA from the Ampere generation on.
+    """
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device)[0] >= 8
     if device.type == "cpu":
@@ -47,9 +61,14 @@ def has_fast_bfloat16(device: torch.device) -> bool:
 
 
 def choose_precision(precision: str, device: torch.device) -> torch.dtype:
-    """The dtype for autocast: `"auto"` takes bfloat16 where it is quicker, else float32.
+    """Choose the dtype for autocast.
 
-    Raises ValueError for a name other than auto, float32, bfloat16.
+    Args:
+        precision: "float32", "bfloat16", or "auto" for bfloat16 where it is faster.
+        device: The device.
+
+    Raises:
+        ValueError: For another precision.
     """
     if precision == "auto":
         return torch.bfloat16 if has_fast_bfloat16(device) else torch.float32
@@ -64,10 +83,15 @@ def dtype_name(dtype: torch.dtype) -> str:
 
 
 @contextmanager
-def threads_kept() -> Iterator[None]:
-    """At the end torch computes with as many threads as before, whatever was set meanwhile."""
-    threads = torch.get_num_threads()
+def threads_kept(count: int | None = None) -> Iterator[None]:
+    """A context after which torch has as many threads as before, whatever was set meanwhile.
+
+    Args:
+        count: The number of threads inside; None for those there are.
+    """
+    before = torch.get_num_threads()
     try:
+        torch.set_num_threads(count or before)
         yield
     finally:
-        torch.set_num_threads(threads)
+        torch.set_num_threads(before)

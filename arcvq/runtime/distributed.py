@@ -1,7 +1,15 @@
-"""One model trained by many processes (torch.distributed), each with its share of every batch.
+"""One model trained by several processes (torch.distributed), each with its share of every batch.
 
-A rank is one process. Without a group of processes there is one rank, number 0, and nothing here communicates. All
-ranks must call the same functions in the same order.
+What changes with several processes:
+
+- Each process, called a rank, takes its share of a batch (`arcvq.training`), and gradients become
+  their mean over the ranks (`parallel`).
+- What a quantizer knows of a batch is that of all ranks: counts and averages (`sum_`), latents to
+  draw from (`gather`), and the margin loss (`gathered_margin`), whose codes the ranks divide.
+- The first rank writes files (`rank`), and the ranks decide alike (`any_rank`, `from_first`).
+
+Without a group of processes there is one rank, number 0, and nothing here communicates. All ranks
+must call the same functions in the same order.
 """
 
 import os
@@ -18,16 +26,27 @@ from torch.nn.parallel import DistributedDataParallel
 
 @contextmanager
 def process_group(device: torch.device) -> Iterator[torch.device]:
-    """Join the processes that `torchrun` started, leave them at the end, also after an error; alone, do nothing.
+    """Join the processes that `torchrun` started, and leave them at the end, also after an error.
 
-    Gives the device to work on: of the GPUs the one that LOCAL_RANK names (by NCCL), else the CPU (by gloo). Raises
-    ValueError for another kind of device.
+    Without `torchrun` nothing happens.
+
+    Args:
+        device: A device of the kind to work on.
+
+    Yields:
+        The device to work on: the GPU that LOCAL_RANK names (ranks then talk by NCCL), or the CPU
+        (by gloo).
+
+    Raises:
+        ValueError: If the device is neither a CPU nor CUDA.
     """
     if "RANK" not in os.environ:
         yield device
         return
     if device.type not in ("cpu", "cuda"):
-        raise ValueError(f"device {str(device)!r} cannot be used by many processes; use 'cpu' or 'cuda'")
+        raise ValueError(
+            f"device {str(device)!r} cannot be used by many processes; use 'cpu' or 'cuda'"
+        )
     if device.type == "cuda":
         device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
         torch.cuda.set_device(device)
@@ -41,7 +60,7 @@ def process_group(device: torch.device) -> Iterator[torch.device]:
 
 
 def world_size() -> int:
-    """How many ranks there are, from 1."""
+    """Number of ranks, from 1."""
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
@@ -51,14 +70,14 @@ def rank() -> int:
 
 
 def sum_(tensor: Shaped[Tensor, "*shape"]) -> Shaped[Tensor, "*shape"]:
-    """The sum over all ranks, in place."""
+    """Sum a tensor over all ranks, in place."""
     if world_size() > 1:
         dist.all_reduce(tensor)
     return tensor
 
 
 def any_rank(flag: bool) -> bool:
-    """True where it is true for at least one rank. Waits for all ranks."""
+    """Whether the flag is true on at least one rank. Waits for all ranks."""
     flags = [flag] * world_size()
     if world_size() > 1:
         dist.all_gather_object(flags, flag)
@@ -66,7 +85,7 @@ def any_rank(flag: bool) -> bool:
 
 
 def from_first(value: Any) -> Any:
-    """What rank 0 has, on all ranks, so that they decide alike."""
+    """The value of rank 0, on all ranks."""
     values = [value]
     if world_size() > 1:
         dist.broadcast_object_list(values)
@@ -81,7 +100,7 @@ def barrier() -> None:
 
 @contextmanager
 def first_rank_first() -> Iterator[None]:
-    """Rank 0 does what is inside, and then the others, who find the files that it wrote."""
+    """A context that rank 0 goes through before the others, who then find the files it wrote."""
     if rank() > 0:
         barrier()
     try:
@@ -92,10 +111,11 @@ def first_rank_first() -> Iterator[None]:
 
 
 def parallel(model: nn.Module) -> nn.Module:
-    """The model to call in training: its gradients become their mean over all ranks (DistributedDataParallel).
+    """The model to call in training (DistributedDataParallel).
 
-    So the mean over the ranks of the loss is what they minimise. Parameters and buffers become rank 0's at once; the
-    owner of a buffer must keep it equal from then on.
+    Its gradients become their mean over all ranks, so that the ranks minimize the mean of their
+    losses. Parameters and buffers become those of rank 0 at once; afterwards the owner of a buffer
+    must keep it equal on all ranks.
     """
     if world_size() == 1:
         return model
@@ -105,10 +125,14 @@ def parallel(model: nn.Module) -> nn.Module:
 
 
 def gather(rows: Float[Tensor, "N D"]) -> Float[Tensor, "M D"]:
-    """The rows of all ranks in their order, with gradient to this rank's own; M is N times the ranks.
+    """The rows of all ranks in their order, with gradient to the rows of this rank.
 
-    All ranks must have as many. On the CPU ValueError is raised where they have not; on a GPU the check would wait
-    for the device, and TORCH_DISTRIBUTED_DEBUG=DETAIL makes PyTorch do it.
+    Args:
+        rows: The rows of this rank. All ranks must have as many.
+
+    Raises:
+        ValueError: If they have not, on the CPU. On a GPU this check would wait for the device;
+            TORCH_DISTRIBUTED_DEBUG=DETAIL makes PyTorch do it.
     """
     if world_size() == 1:
         return rows
@@ -121,7 +145,7 @@ def gather(rows: Float[Tensor, "N D"]) -> Float[Tensor, "M D"]:
 
 
 class _Gather(torch.autograd.Function):
-    """Rows of all ranks; backward sums what all ranks say about the rows of each."""
+    """The rows of all ranks; backward sums what all ranks say about the rows of each."""
 
     @staticmethod
     def forward(ctx, rows):
@@ -138,8 +162,10 @@ class _Gather(torch.autograd.Function):
 
 
 def own_codes(count: int) -> slice:
-    """The codes, of `count`, that this rank works on: shares differ by at most one, and may be empty."""
-    return slice(rank() * count // world_size(), (rank() + 1) * count // world_size())
+    """The codes that this rank works on, of `count`; shares differ by one at most."""
+    first = rank() * count // world_size()
+    end = (rank() + 1) * count // world_size()
+    return slice(first, end)
 
 
 def gathered_margin(
@@ -147,11 +173,16 @@ def gathered_margin(
     codebook: Float[Tensor, "K D"],
     loss: Callable[[Tensor, Tensor], Tensor],
 ) -> Float[Tensor, ""]:
-    """`loss(latents, codebook)`, a mean over codes, with the latents of all ranks; each rank does its share of codes.
+    """A margin loss over the latents of all ranks, each of which does its share of the codes.
 
-    The mean over the ranks of the result is the loss, and so is its gradient as DistributedDataParallel takes it: a
-    rank gives back the sum over its codes times the number of ranks, divided by K. All ranks must have as many
-    latents (see `gather`) and the same codebook.
+    The mean of the result over the ranks is the loss, and so is its gradient with `parallel`: a
+    rank gives the sum over its codes, times the number of ranks, divided by K.
+
+    Args:
+        latents: The latents of this rank. All ranks must have as many.
+        codebook: The codebook, the same on all ranks.
+        loss: `loss(latents, codes)`, a mean over codes.
     """
-    own = codebook[own_codes(len(codebook))]
-    return loss(gather(latents), own) * (len(own) * world_size() / len(codebook))
+    codes = codebook[own_codes(len(codebook))]
+    share = len(codes) * world_size() / len(codebook)
+    return loss(gather(latents), codes) * share

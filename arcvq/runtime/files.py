@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all, and the folder where data sets and results are kept."""
+"""Files that are written whole or not at all, and the folder of data sets and results."""
 
 import os
 import re

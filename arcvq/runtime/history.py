@@ -3,7 +3,6 @@
 import csv
 import io
 import json
-import math
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -43,10 +42,5 @@ def read_record(folder: Path) -> dict[str, Any]:
 
 
 def _number(text: str) -> int | float:
-    """The number in a cell, an int where it is written as one."""
-    if not text:
-        return math.nan
-    try:
-        return int(text)
-    except ValueError:
-        return float(text)
+    """The number in a cell; counts are ints, as they are in the rows of a run."""
+    return int(text) if text.isdecimal() else float(text or "nan")

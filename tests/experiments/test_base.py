@@ -178,7 +178,7 @@ def test_a_row_of_a_variant_that_meant_something_else_is_measured_again(tmp_path
 
 def test_rows_of_runs_that_an_older_package_trained_are_measured_again(tmp_path, monkeypatch):
     run(tmp_path, seeds=1)
-    monkeypatch.setattr("arcvq.runs.settings.FORMAT", arcvq.runs.settings.FORMAT + 1)
+    monkeypatch.setattr("arcvq.runs.settings.RUN_FORMAT", arcvq.runs.settings.RUN_FORMAT + 1)
     counting = Counting()
     run(tmp_path, dataclasses.replace(RATES, measure=counting), seeds=1)
     assert counting.seeds == [0, 0]

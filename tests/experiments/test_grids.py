@@ -8,7 +8,7 @@ import torch
 from arcvq.experiments import ablations, paper_table, run_experiment, schedule_study
 from arcvq.experiments.measures import reconstruction
 from arcvq.metrics import psnr
-from arcvq.runs.settings import KINDS, train
+from arcvq.runs.settings import ALL_QUANTIZERS, train
 from arcvq.samp import SAMP
 from arcvq.schedules import Exponential
 from tests.strokes import IMAGES
@@ -37,7 +37,7 @@ def test_variants_differ_and_can_all_be_built(module):
 def test_the_papers_table_holds_every_quantizer_and_each_half_of_samp():
     found = by_name(paper_table.variants(BASE))
     quantizers = {variant.settings.quantizer for variant in found.values()}
-    assert quantizers == set(KINDS) - {"cosine_ema"}
+    assert quantizers == set(ALL_QUANTIZERS) - {"cosine_ema"}
     scaled = SAMP.for_run(BASE.steps)
     assert found["SAMP"].settings.samp == scaled
     assert found["BBNR alone"].settings.samp == dataclasses.replace(scaled, weight=None)

@@ -11,7 +11,6 @@ from arcvq.priors import (
     PriorRun,
     TokenData,
     TokenSplit,
-    bits_per_image,
     bits_per_token,
     encode_split,
     fit_prior,
@@ -84,7 +83,7 @@ def test_the_history_says_what_was_measured_and_the_best_weights_are_kept(
 ):
     def spoil(session):
         if session.step > 8:
-            for parameter in session.prior.parameters():
+            for parameter in session.model.parameters():
                 parameter.data.add_(1)
 
     after_each_step(spoil, monkeypatch)
@@ -163,7 +162,6 @@ def test_bits_are_the_likelihood_in_base_two_however_it_is_split(small, tokens, 
     assert bits_per_token(prior, grids) == pytest.approx(expected, abs=1e-6)
     monkeypatch.setattr(fitting, "BLOCK", 5 * 3 * 16)
     assert bits_per_token(prior, grids) == pytest.approx(expected, abs=1e-6)
-    assert bits_per_image(prior, grids) == pytest.approx(16 * expected, abs=1e-5)
     with pytest.raises(ValueError, match="there are no tokens; at least one grid is needed"):
         bits_per_token(prior, grids[:0])
 
@@ -220,7 +218,7 @@ def test_a_loss_that_is_not_finite_ends_the_fit_and_the_checkpoint_survives(
 ):
     def diverge(session):
         if session.step == 6:
-            next(session.prior.parameters()).data.fill_(math.nan)
+            next(session.model.parameters()).data.fill_(math.nan)
 
     message = "at step 8 the loss is not finite; a smaller lr may help"
     with monkeypatch.context() as patches:

@@ -135,12 +135,12 @@ def test_ray_gives_the_runs_that_this_machine_gives(tmp_path):
 
 def test_a_missing_ray_is_told_in_a_sentence(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
-    with pytest.raises(ImportError, match="ray is not installed: pip install ray"):
+    with pytest.raises(ImportError, match=r"ray is not installed; it comes with pip install 'arcvq\[ray\]'"):
         train_many([SMALL], IMAGES, root=tmp_path, device="cpu", ray="local", progress=False)
 
 
 def test_every_gpu_gets_several_runs(monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    places = [str(place) for place in parallel._places(torch.device("cuda"))]
+    places = [str(place) for place in parallel.places_of(torch.device("cuda"))]
     assert places[:2] == ["cuda:0", "cuda:1"] and len(places) == 2 * parallel.RUNS_PER_GPU
-    assert {str(place) for place in parallel._places(torch.device("cuda", 1))} == {"cuda:1"}
+    assert {str(place) for place in parallel.places_of(torch.device("cuda", 1))} == {"cuda:1"}

@@ -72,7 +72,7 @@ def tool(monkeypatch):
     images = replace(IMAGES, train=split, validation=split, test=split)
     monkeypatch.setattr(arcvq, "load_images", lambda name, root: images)
     monkeypatch.setattr(tool, "choose_device", lambda: torch.device("cpu"))
-    monkeypatch.setitem(tool.LENGTHS, "digits", 2)
+    monkeypatch.setitem(tool.STEPS, "digits", 2)
     return tool
 
 

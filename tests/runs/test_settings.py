@@ -1,4 +1,5 @@
 import dataclasses
+import json
 import subprocess
 import sys
 
@@ -6,60 +7,108 @@ import pytest
 import torch
 
 from arcvq.runs import settings
-from arcvq.runs.settings import RunSettings, run_folder, train
+from arcvq.runs.settings import RunSettings, run_folder, run_name, train
 from arcvq.samp import SAMP
-from tests.test_training import images  # noqa: F401  (the fixture)
+from tests.strokes import IMAGES, SMALL
 
-TINY = RunSettings(num_codes=8, dim=4, hidden=8, residual_hidden=4, steps=4, batch_size=8, precision="float32")
+OPTIONS = {"device": "cpu", "progress": False}
+CPU = torch.device("cpu")
 
 
-def test_the_same_settings_are_trained_once_and_others_anew(images, tmp_path, monkeypatch):  # noqa: F811
-    fits = []
-    monkeypatch.setattr(settings, "fit", lambda *a, fit=settings.fit, **k: fits.append(1) or fit(*a, **k))
-    first = train(TINY, images, root=tmp_path, device="cpu", progress=False)
-    again = train(TINY, images, root=tmp_path, device="cpu", progress=False)
-    assert len(fits) == 1 and torch.equal(first.model.quantizer.codebook, again.model.quantizer.codebook)
-    changes = [{"lr": 2e-3}, {"seed": 1}, {"quantizer": "plain"}, {"samp": SAMP(margin=0.2)}, {"train_images": 32}]
-    for count, change in enumerate(changes, start=2):
-        train(dataclasses.replace(TINY, **change), images, root=tmp_path, device="cpu", progress=False)
-        assert len(fits) == count, change
-    pixels = images.train.images.clone()
+@pytest.fixture
+def fits(monkeypatch):
+    """One entry for each call of `fit`."""
+    calls = []
+    fit = settings.fit
+
+    def counted(*args, **options):
+        calls.append(1)
+        return fit(*args, **options)
+
+    monkeypatch.setattr(settings, "fit", counted)
+    return calls
+
+
+def test_the_same_settings_are_trained_once(tmp_path, fits):
+    first = train(SMALL, IMAGES, root=tmp_path, **OPTIONS)
+    again = train(SMALL, IMAGES, root=tmp_path, **OPTIONS)
+    assert len(fits) == 1
+    assert torch.equal(first.model.quantizer.codebook, again.model.quantizer.codebook)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"lr": 2e-3},
+        {"seed": 1},
+        {"quantizer": "plain"},
+        {"samp": SAMP(margin=0.2)},
+        {"train_images": 16},
+    ],
+)
+def test_other_settings_are_trained_anew(change, tmp_path, fits):
+    train(SMALL, IMAGES, root=tmp_path, **OPTIONS)
+    train(dataclasses.replace(SMALL, **change), IMAGES, root=tmp_path, **OPTIONS)
+    assert len(fits) == 2
+
+
+def test_other_pixels_are_another_run():
+    pixels = IMAGES.train.images.clone()
     pixels[0, 0, 0, 0] += 1
-    other = dataclasses.replace(images, train=dataclasses.replace(images.train, images=pixels))
-    train(TINY, other, root=tmp_path, device="cpu", progress=False)
-    assert len(fits) == len(changes) + 2, "other pixels are another run"
+    changed = dataclasses.replace(IMAGES.train, images=pixels)
+    other = dataclasses.replace(IMAGES, train=changed)
+    assert run_name(SMALL, other, CPU) != run_name(SMALL, IMAGES, CPU)
 
 
-def test_the_seed_alone_decides_the_model(images):  # noqa: F811
+def test_the_names_of_runs_are_those_that_earlier_versions_gave():
+    assert run_name(SMALL, IMAGES, CPU) == "strokes-samp-66694b94f043"
+    with_samp = dataclasses.replace(SMALL, samp=SAMP.for_run(6))
+    assert run_name(with_samp, IMAGES, CPU) == "strokes-samp-137c19e9951d"
+
+
+@pytest.mark.parametrize("samp", [None, SAMP.for_run(6), SAMP(radius=None)])
+def test_settings_come_back_from_json(samp):
+    told = dataclasses.replace(SMALL, samp=samp)
+    assert RunSettings.from_config(json.loads(json.dumps(told.config()))) == told
+
+
+def test_the_seed_alone_decides_the_model():
     torch.manual_seed(1)
-    first = TINY.model(images)
+    first = SMALL.model(IMAGES)
     torch.manual_seed(2)
-    assert all(torch.equal(a, b) for a, b in zip(first.parameters(), TINY.model(images).parameters(), strict=True))
+    second = SMALL.model(IMAGES)
+    for one, other in zip(first.parameters(), second.parameters(), strict=True):
+        assert torch.equal(one, other)
 
 
 def test_profiles_change_the_size_alone():
-    assert RunSettings.for_profile("paper").steps == 29_500 and RunSettings.for_profile("paper").hidden == 128
+    paper = RunSettings.for_profile("paper")
+    assert (paper.steps, paper.hidden) == (29_500, 128)
     assert RunSettings.for_profile("quick", steps=7, quantizer="ema").steps == 7
-    with pytest.raises(ValueError, match="profile 'huge' is unknown; known are quick, standard, paper"):
+    with pytest.raises(
+        ValueError, match="profile 'huge' is unknown; known are quick, standard, paper"
+    ):
         RunSettings.for_profile("huge")
     with pytest.raises(ValueError, match="quantizer 'cubic' is unknown; known are plain"):
         RunSettings(quantizer="cubic")
 
 
-def test_beta_goes_to_our_quantizers_and_is_refused_for_baselines(images):  # noqa: F811
-    assert dataclasses.replace(TINY, beta=0.5).model(images).quantizer.beta == 0.5
+def test_beta_goes_to_our_quantizers_and_is_refused_for_baselines():
+    assert dataclasses.replace(SMALL, beta=0.5).model(IMAGES).quantizer.beta == 0.5
     with pytest.raises(ValueError, match=r"beta is 0\.5; 'fsq' has a commitment weight of its own"):
-        dataclasses.replace(TINY, quantizer="fsq", beta=0.5)
+        dataclasses.replace(SMALL, quantizer="fsq", beta=0.5)
 
 
 def test_importing_arcvq_brings_nothing_heavy():
-    heavy = "umap torchmetrics plotly ipywidgets papermill nbconvert sklearn torchvision numba matplotlib"
+    heavy = "umap torchmetrics plotly ipywidgets papermill nbconvert sklearn torchvision numba"
     code = f"import sys, arcvq; print([name for name in '{heavy}'.split() if name in sys.modules])"
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert result.stdout.strip() == "[]"
 
 
-def test_a_folder_deep_in_the_disk_gets_a_short_name(images, tmp_path):  # noqa: F811
-    deep = dataclasses.replace(images, name="folder:/" + "long/" * 60 + "x" * 200)
-    folder = run_folder(dataclasses.replace(TINY, dataset=deep.name), deep, tmp_path, torch.device("cpu"))
-    assert folder.parent == tmp_path / "runs" and folder.name.startswith("folder-xxx") and len(folder.name) < 100
+def test_a_folder_deep_in_the_disk_gets_a_short_name(tmp_path):
+    deep = dataclasses.replace(IMAGES, name="folder:/" + "long/" * 60 + "x" * 200)
+    folder = run_folder(SMALL, deep, tmp_path, CPU)
+    assert folder.parent == tmp_path / "runs"
+    assert folder.name.startswith("folder-xxx")
+    assert len(folder.name) < 120
