@@ -18,16 +18,16 @@ def test_a_package_that_is_there_is_imported():
         ("ray", "ray", r"pip install 'arcvq\[ray\]'$"),
     ],
 )
-def test_a_missing_package_is_named_with_the_extra_that_brings_it(name, extra, message, monkeypatch):
+def test_a_missing_package_is_named_with_its_extra(name, extra, message, monkeypatch):
     monkeypatch.setitem(sys.modules, name, None)
     with pytest.raises(ModuleNotFoundError, match=message):
         extra_import(name, extra)
 
 
-def test_what_a_package_lacks_itself_is_not_blamed_on_it(monkeypatch, tmp_path):
+def test_what_a_package_lacks_itself_is_named(monkeypatch, tmp_path):
     (tmp_path / "broken_package.py").write_text("import package_that_nobody_has\n")
     monkeypatch.syspath_prepend(tmp_path)
-    with pytest.raises(ModuleNotFoundError, match="No module named 'package_that_nobody_has'"):
+    with pytest.raises(ModuleNotFoundError, match="^package_that_nobody_has is not"):
         extra_import("broken_package")
 
 
