@@ -1,14 +1,39 @@
-"""Measurements that are no tests: each module is one command and writes what it measured to benchmarks/results/."""
+"""Measurements that are no tests. Each module is a command and writes to benchmarks/results/."""
 
 import platform
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import torch
+
+from arcvq.runtime.files import write_text
 
 RESULTS = Path(__file__).parent / "results"
 
 
 def machine() -> str:
-    """The device, the versions and the threads that a figure was measured with, in one line."""
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU ({platform.machine()})"
-    return f"{device}, {torch.get_num_threads()} threads, torch {torch.__version__}, Python {platform.python_version()}"
+    """The device, the threads and the versions that something was measured with, in one line."""
+    device = f"CPU ({platform.machine()})"
+    if torch.cuda.is_available():
+        device = torch.cuda.get_device_name()
+    threads = torch.get_num_threads()
+    versions = f"torch {torch.__version__}, Python {platform.python_version()}"
+    return f"{device}, {threads} threads, {versions}"
+
+
+def markdown_table(titles: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A table in Markdown."""
+    lines = [markdown_row(titles), "|---" * len(titles) + "|"]
+    lines += [markdown_row(row) for row in rows]
+    return "\n".join(lines)
+
+
+def markdown_row(cells: Sequence[str]) -> str:
+    """One line of a table in Markdown."""
+    return f"| {' | '.join(cells)} |"
+
+
+def write_report(name: str, text: str) -> None:
+    """Print a text and write it to a file among the results."""
+    write_text(RESULTS / name, text)
+    print(text)

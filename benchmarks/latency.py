@@ -1,70 +1,94 @@
-"""Key press to picture in a real browser: each explorer against bare FigureWidgets of the same size.
+"""Key press to picture in a browser: each explorer against bare FigureWidgets of the same size.
 
     python -m benchmarks.latency
 
-Median of 20 presses on a slider in JupyterLab, from the key to plotly's `plotly_afterplot`, in turns with two bare
-figures in the same notebook, for 512 and 4,096 points. `same picture` is a FigureWidget with the very traces and
-layout of the explorer, whose callback only assigns to the arrays that the explorer moves, and to the title. `one
-scatter3d` draws the same points and nothing else: no ball, no curves, no text. Needs Chromium or Chrome.
+Median of 20 presses on a slider in JupyterLab, from the key to plotly's `plotly_afterplot`, taking
+turns with two bare figures in the same notebook, for 512 and 4,096 points. "Same picture" is a
+FigureWidget with the traces and the layout of the explorer, whose callback only assigns to the
+title and to the arrays that the explorer moves. "One scatter3d" draws the same points and nothing
+else. Needs Chromium or Chrome.
 """
 
 import argparse
 import statistics
 from importlib.metadata import version
+from typing import NamedTuple
 
-from arcvq.runtime.files import write_whole
-from benchmarks import RESULTS, machine
-from tests.browser.lab import Notebook, browser, jupyter_lab, open_notebook
+from playwright.sync_api import Browser
 
-COUNTS = (512, 4096)
-BARE = """
-import ipywidgets, numpy as np, plotly.graph_objects as go
-from arcvq.figures.moving import changed
+from benchmarks import machine, markdown_row, markdown_table, write_report
+from tests.browser.lab import Lab, Notebook, browser, jupyter_lab, open_notebook
 
-before, start = explorer.values(), explorer.settings()
-setattr(explorer, {name!r}, getattr(explorer, {name!r}) + {step})
-arrays = [path.split("/") for path in changed(explorer.values(), before) if path[-2:] in ("/x", "/y", "/z")]
-same, one = go.FigureWidget(explorer.picture()), go.FigureWidget(go.Scatter3d(mode="markers", marker_size=3))
-explorer.reset()
-original = {{(int(trace), axis): np.array(same.data[int(trace)][axis], np.float32) for trace, axis in arrays}}
-rows = np.random.default_rng(0).normal(size=({count}, 3)).astype(np.float32)
+COUNTS = (512, 4096)  # points
 
-def bare(figure, name, values, titled):
-    figure.add_class(f"arcvq-{{name}}-figure")
+MARGIN_CELL = """
+import torch
+from arcvq.explorers import MarginExplorer
+
+explorer = MarginExplorer(torch.randn({count}, 3), torch.randn(3))
+explorer
+"""
+RADIUS_CELL = """
+import torch
+from arcvq.explorers import RadiusExplorer
+
+explorer = RadiusExplorer(torch.randn({count}, 3))
+explorer
+"""
+REPLAY_CELL = """
+import torch
+import arcvq
+from arcvq.explorers import TrainingReplay
+from arcvq.training import Run, Snapshot
+
+quantizer = arcvq.SphericalQuantizer({count}, 3, arcvq.SAMP.for_run(100))
+model = arcvq.VQVAE(1, quantizer, hidden=4, residual_hidden=2)
+measures = {{"codes_used": 1, "perplexity": 1.0, "psnr": 10.0}}
+rows = [{{"step": step, **measures}} for step in range(100)]
+snapshots = {{}}
+for step in range(100):
+    snapshots[step] = Snapshot(torch.randn({count}, 3), torch.randint(0, 9, ({count},)))
+explorer = TrainingReplay(Run(model, rows, snapshots, {{}}, 1.0), step=20)
+explorer
+"""
+# Two bare figures, each with a slider that scales its points.
+BARE_CELL = """
+import ipywidgets
+import numpy as np
+import plotly.graph_objects as go
+
+def bare(figure, name, columns, titled):
     slider = ipywidgets.FloatSlider(1.0, min=0.5, max=2.0, step=0.005)
     slider.add_class(f"arcvq-{{name}}")
 
     def move(change):
         with figure.batch_update():
-            for (trace, axis), column in values.items():
+            for (trace, axis), column in columns.items():
                 figure.data[trace][axis] = column * np.float32(change["new"])
             if titled:
                 figure.layout.title.text = str(change["new"])
 
     slider.observe(move, "value")
     move({{"new": 1.0}})
-    return ipywidgets.VBox([slider, figure])
+    return ipywidgets.VBox([slider, figure]).add_class(f"arcvq-{{name}}-figure")
 
-points = dict(zip(((0, axis) for axis in "xyz"), rows.T))
-ipywidgets.VBox([bare(same, "same", original, True), bare(one, "one", points, False)])
-"""
-RUN = """
-import pandas as pd, torch, arcvq
-from arcvq.training import Run, Snapshot
+# What the explorer moves: the coordinates that a change of its setting changes.
+before = explorer.values()
+setattr(explorer, {setting!r}, explorer.{setting} + {step})
+moved = explorer.values()
+explorer.reset()
+same = go.FigureWidget(explorer.picture())
+original = {{}}
+for path, value in moved.items():
+    trace, _, axis = path.partition("/")
+    if axis in ("x", "y", "z") and not np.array_equal(value, before.get(path)):
+        original[int(trace), axis] = np.array(same.data[int(trace)][axis], np.float32)
 
-shots = {{step: Snapshot(torch.randn({count}, 3), torch.randint(0, 9, ({count},))) for step in range(100)}}
-history = pd.DataFrame({{"step": range(100), "codes_used": 1, "perplexity": 1.0, "psnr": 10.0}})
-run = Run(arcvq.VQVAE(1, arcvq.SphericalQuantizer({count}, 3, arcvq.SAMP.for_run(100)), hidden=4, residual_hidden=2),
-          history.to_dict("records"), shots, {{}}, 1.0)
+one = go.FigureWidget(go.Scatter3d(mode="markers", marker_size=3))
+points = np.random.default_rng(0).normal(size=(3, {count})).astype(np.float32)
+columns = {{(0, "x"): points[0], (0, "y"): points[1], (0, "z"): points[2]}}
+ipywidgets.VBox([bare(same, "same", original, True), bare(one, "one", columns, False)])
 """
-EXPLORERS = {  # its slider, how far the setting moves, and the cell that makes it
-    "MarginExplorer, margin": ("margin", 0.05, "import torch\nfrom arcvq.explorers import MarginExplorer\n"
-                               "explorer = MarginExplorer(torch.randn({count}, 3), torch.randn(3))\nexplorer"),
-    "RadiusExplorer, step": ("step", 60, "import torch\nfrom arcvq.explorers import RadiusExplorer\n"
-                             "explorer = RadiusExplorer(torch.randn({count}, 3))\nexplorer"),
-    "TrainingReplay, step": ("step", 1, RUN + "from arcvq.explorers import TrainingReplay\n"
-                             "explorer = TrainingReplay(run, step=20)\nexplorer"),
-}
 WAIT = """([figure, handle]) => new Promise((done, failed) => {
     const start = performance.now();
     setTimeout(() => failed(new Error('no redraw within 20 s')), 20000);
@@ -73,8 +97,32 @@ WAIT = """([figure, handle]) => new Promise((done, failed) => {
 })"""
 
 
+class Measured(NamedTuple):
+    """An explorer to measure.
+
+    Attributes:
+        title: Its name in the table.
+        setting: The setting whose slider is pressed.
+        step: How far the setting is moved to see what it changes.
+        cell: The notebook cell that makes it.
+    """
+
+    title: str
+    setting: str
+    step: float
+    cell: str
+
+
+EXPLORERS = (
+    Measured("MarginExplorer, margin", "margin", 0.05, MARGIN_CELL),
+    Measured("RadiusExplorer, step", "step", 60, RADIUS_CELL),
+    Measured("TrainingReplay, step", "step", 1, REPLAY_CELL),
+)
+TITLES = ["explorer", "points", "explorer (ms)", "same picture (ms)", "ratio"]
+
+
 def latency(notebook: Notebook, slider: str, figure: str) -> float:
-    """Milliseconds from the key to the end of the redraw."""
+    """Milliseconds from a key press on a slider to the end of the redraw."""
     plot = notebook.figure(figure=figure)
     handle = notebook.page.locator(f".{slider} .noUi-handle").first
     handle.focus()
@@ -82,37 +130,51 @@ def latency(notebook: Notebook, slider: str, figure: str) -> float:
 
 
 def compare(notebook: Notebook, slider: str, presses: int) -> list[float]:
-    """Medians of the explorer, the same picture bare, and one bare scatter3d, pressed in turns."""
-    pairs = ((f"arcvq-{slider}", ".arcvq-figure"), ("arcvq-same", ".arcvq-same-figure"),
-             ("arcvq-one", ".arcvq-one-figure"))
-    times = [[latency(notebook, *pair) for pair in pairs] for _ in range(presses + 2)][2:]  # the first two warm up
-    return [statistics.median(column) for column in zip(*times, strict=True)]
+    """Medians of the explorer, the same picture and one scatter3d, pressed in turns."""
+    pairs = {
+        f"arcvq-{slider}": ".arcvq-figure",
+        "arcvq-same": ".arcvq-same-figure",
+        "arcvq-one": ".arcvq-one-figure",
+    }
+    rounds = []
+    for _ in range(presses + 2):
+        rounds.append([latency(notebook, *pair) for pair in pairs.items()])
+    measured = zip(*rounds[2:], strict=True)  # the first two warm up
+    return [statistics.median(times) for times in measured]
+
+
+def measure(lab: Lab, chromium: Browser, explorer: Measured, count: int, presses: int) -> list[str]:
+    """A row of the table."""
+    context = chromium.new_context(viewport={"width": 1300, "height": 2600})
+    cell = explorer.cell.format(count=count)
+    bare = BARE_CELL.format(count=count, setting=explorer.setting, step=explorer.step)
+    notebook = open_notebook(lab, context.new_page(), cell, bare)
+    own, same, one = compare(notebook, explorer.setting, presses)
+    context.close()
+    lab.end_kernels()
+    times = [f"{own:.0f}", f"{same:.0f}", f"{own / same:.2f}", f"{one:.0f}", f"{own / one:.2f}"]
+    return [explorer.title, f"{count:,}", *times]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--presses", type=int, default=20)
     options = parser.parse_args()
-    lines = ["| explorer | points | explorer (ms) | same picture (ms) | ratio | one scatter3d (ms) | ratio |",
-             "|---" * 7 + "|"]
+
+    rows = []
     with browser() as chromium, jupyter_lab({"OMP_NUM_THREADS": "1"}) as lab:
         for count in COUNTS:
-            for name, (setting, step, cell) in EXPLORERS.items():
-                context = chromium.new_context(viewport={"width": 1300, "height": 2600})
-                bare = BARE.format(count=count, name=setting, step=step)
-                notebook = open_notebook(lab, context.new_page(), cell.format(count=count), bare)
-                own, same, one = compare(notebook, setting, options.presses)
-                context.close()
-                lab.end_kernels()
-                lines.append(f"| {name} | {count:,} | {own:.0f} | {same:.0f} | {own / same:.2f} | {one:.0f} | "
-                             f"{own / one:.2f} |")
-                print(lines[-1], flush=True)
-        name = f"Chromium {chromium.version}"
-    note = (f"Median of {options.presses} presses. "
-            f"{machine()}, {name}, plotly {version('plotly')}, JupyterLab {version('jupyterlab')}.")
-    text = "\n".join(lines) + f"\n\n{note}\n"
-    write_whole(RESULTS / "latency.md", lambda path: path.write_text(text))
-    print(text)
+            for explorer in EXPLORERS:
+                rows.append(measure(lab, chromium, explorer, count, options.presses))
+                print(markdown_row(rows[-1]), flush=True)
+        chromium_version = chromium.version
+    versions = f"plotly {version('plotly')}, JupyterLab {version('jupyterlab')}"
+    note = (
+        f"Median of {options.presses} presses. {machine()}, Chromium {chromium_version}, "
+        f"{versions}."
+    )
+    table = markdown_table([*TITLES, "one scatter3d (ms)", "ratio"], rows)
+    write_report("latency.md", f"{table}\n\n{note}\n")
 
 
 if __name__ == "__main__":

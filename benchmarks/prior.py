@@ -1,10 +1,11 @@
-"""What a tokenizer is worth to a prior: plain VQ, cosine, CVQ and SAMP on MNIST, the same class-conditional prior.
+"""What a tokenizer is worth to a prior: plain VQ, cosine, CVQ and SAMP on MNIST, the same prior.
 
     python -m benchmarks.prior --data FOLDER_WITH_MNIST --seeds 3
 
-Every tokenizer trains alike (K 512, D 64, hidden 48, batch 128, Adam 1e-3), and so does every prior. Samples are
-measured in the features of a classifier of our own against test images; the last row puts validation images in place
-of samples, the mark to meet. Runs and priors are kept under data/: a stopped command goes on.
+Every tokenizer is trained in the same way (K 512, D 64, hidden 48, batch 128, Adam 1e-3), and so is
+every class-conditional prior. Samples are compared with test images in the features of a
+classifier. The last row has validation images in place of samples: the mark to meet. Runs and
+priors are kept, so that a stopped command goes on.
 """
 
 import argparse
@@ -17,53 +18,82 @@ from arcvq.analysis.classifier import Classifier, train_classifier
 from arcvq.analysis.sample_quality import describe_samples, usage_distance
 from arcvq.priors import PriorSettings, bits_per_token, encode_split, train_prior
 from arcvq.runtime.files import write_whole
-from benchmarks import RESULTS, machine
-from benchmarks.compare import METHODS
+from benchmarks import RESULTS, machine, markdown_table, write_report
 
-TRAINING = 10_000  # training images that samples are held against, the first so many
-MEASURES = {"psnr": ("PSNR of the tokenizer (dB)", 2), "codes_used": ("codes used", 0),
-            "bits": ("bits per token", 2), "bits_per_image": ("bits per image", 0),
-            "frechet_distance": ("Frechet distance", 1), "precision": ("precision", 3), "recall": ("recall", 3),
-            "label_agreement": ("label agreement", 3), "near_copies": ("near copies", 3),
-            "usage_distance": ("usage distance", 3)}
-
-
-def describe(images: ImageData, classifier: Classifier, generated: torch.Tensor, labels: torch.Tensor) -> dict:
-    """The figures of merit of images made for these labels."""
-    first = torch.arange(TRAINING)
-    return dict(describe_samples(classifier, real=images.test.batch(torch.arange(len(generated))), generated=generated,
-                                 train=images.train.batch(first), labels=labels))
-
-
-def measure(method: str, seed: int, images: ImageData, classifier: Classifier, options: argparse.Namespace
-            ) -> dict:
-    """One tokenizer, its prior and its samples."""
-    run = train(RunSettings(dataset="mnist", quantizer=method, seed=seed, steps=options.steps), images,
-                device=options.device)
-    settings = PriorSettings.for_profile("quick", kind=options.kind, conditional=True, seed=seed,
-                                         steps=options.prior_steps, batch_size=64)
-    prior = train_prior(settings, run, images, device=options.device).prior
-    test, known = (encode_split(run.model, part) for part in (images.test, images.train.first(TRAINING)))
-    labels = torch.arange(options.samples, device=prior.device) % len(images.classes)
-    generated = sample(run.model, prior, options.samples, labels=labels,
-                       generator=torch.Generator().manual_seed(seed))
-    bits = bits_per_token(prior, test.tokens, test.labels)
-    distance = usage_distance(run.model.encode(generated), known.tokens, run.model.quantizer.num_codes)
-    return {"method": method, "seed": seed, **evaluate(run.model, images.test), "bits": bits,
-            "bits_per_image": bits * test.tokens[0].numel(), **describe(images, classifier, generated, labels),
-            "usage_distance": distance}
+TRAINING_IMAGES = 10_000  # that samples are compared with, the first ones
+METHODS = {"plain": "plain VQ", "cosine": "cosine", "cvq": "CVQ", "samp": "SAMP"}
+TITLES = {
+    "psnr": "PSNR of the tokenizer (dB)",
+    "codes_used": "codes used",
+    "bits": "bits per token",
+    "bits_per_image": "bits per image",
+    "frechet_distance": "Frechet distance",
+    "precision": "precision",
+    "recall": "recall",
+    "label_agreement": "label agreement",
+    "near_copies": "near copies",
+    "usage_distance": "usage distance",
+}
+DECIMALS = {"psnr": 2, "codes_used": 0, "bits": 2, "bits_per_image": 0, "frechet_distance": 1}
 
 
-def markdown(table: pd.DataFrame, mark: dict) -> str:
+def describe(
+    data: ImageData, classifier: Classifier, generated: torch.Tensor, labels: torch.Tensor
+) -> dict[str, float]:
+    """The measures of images that were made for these labels."""
+    measures = describe_samples(
+        classifier,
+        real=data.test.batch(torch.arange(len(generated))),
+        generated=generated,
+        train=data.train.batch(torch.arange(TRAINING_IMAGES)),
+        labels=labels,
+    )
+    return measures.to_dict()
+
+
+def measure(
+    method: str, seed: int, data: ImageData, classifier: Classifier, options: argparse.Namespace
+) -> dict[str, float | str]:
+    """Train one tokenizer and its prior, and measure both and the samples."""
+    settings = RunSettings("mnist", method, seed=seed, steps=options.steps)
+    run = train(settings, data, device=options.device)
+    prior_settings = PriorSettings.for_profile(
+        "quick",
+        kind=options.kind,
+        conditional=True,
+        seed=seed,
+        steps=options.prior_steps,
+        batch_size=64,
+    )
+    prior = train_prior(prior_settings, run, data, device=options.device).prior
+
+    labels = torch.arange(options.samples, device=prior.device) % len(data.classes)
+    generator = torch.Generator().manual_seed(seed)
+    generated = sample(run.model, prior, options.samples, labels=labels, generator=generator)
+    test = encode_split(run.model, data.test)
+    known = encode_split(run.model, data.train.first(TRAINING_IMAGES))
+    tokens = run.model.encode(generated)
+
+    row = {"method": method, "seed": seed}
+    row |= evaluate(run.model, data.test)
+    row |= describe(data, classifier, generated, labels)
+    row["bits"] = bits_per_token(prior, test.tokens, test.labels)
+    row["bits_per_image"] = row["bits"] * test.tokens[0].numel()
+    row["usage_distance"] = usage_distance(tokens, known.tokens, run.model.quantizer.num_codes)
+    return row
+
+
+def markdown(rows: pd.DataFrame, mark: dict[str, float]) -> str:
     """Mean and standard deviation over the seeds, a line for each tokenizer, and the mark."""
-    lines = ["| tokenizer | " + " | ".join(title for title, _ in MEASURES.values()) + " |",
-             "|---" * (1 + len(MEASURES)) + "|"]
-    for method, rows in table.groupby("method", sort=False):
-        cells = [f"{rows[name].mean():.{digits}f} ± {rows[name].std():.{digits}f}"
-                 for name, (_, digits) in MEASURES.items()]
-        lines.append(f"| {METHODS[method]} | {' | '.join(cells)} |")
-    cells = [f"{mark[name]:.{digits}f}" if name in mark else "" for name, (_, digits) in MEASURES.items()]
-    return "\n".join([*lines, f"| validation images | {' | '.join(cells)} |"])
+    lines = []
+    for method, group in rows.groupby("method", sort=False):
+        cells = [METHODS[method]]
+        for name in TITLES:
+            decimals = DECIMALS.get(name, 3)
+            cells.append(f"{group[name].mean():.{decimals}f} ± {group[name].std():.{decimals}f}")
+        lines.append(cells)
+    last = [f"{mark[name]:.{DECIMALS.get(name, 3)}f}" if name in mark else "" for name in TITLES]
+    return markdown_table(["tokenizer", *TITLES.values()], [*lines, ["validation images", *last]])
 
 
 def main() -> None:
@@ -76,23 +106,27 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=1000)
     parser.add_argument("--device", default="auto")
     options = parser.parse_args()
-    images = load_images("mnist", options.data, options.device)
-    classifier = train_classifier(images, device=options.device)
+
+    data = load_images("mnist", options.data, options.device)
+    classifier = train_classifier(data, device=options.device)
     rows = []
     for seed in range(options.seeds):
         for method in METHODS:
-            rows.append(measure(method, seed, images, classifier, options))
-            print({name: round(float(rows[-1][name]), 3) for name in MEASURES}, method, seed, flush=True)
-    held = images.validation.first(options.samples)
-    mark = describe(images, classifier, held.batch(torch.arange(len(held))), held.labels)
+            rows.append(measure(method, seed, data, classifier, options))
+            print(rows[-1], flush=True)
+
+    held_out = data.validation.first(options.samples)
+    images = held_out.batch(torch.arange(len(held_out)))
+    mark = describe(data, classifier, images, held_out.labels)
     table = pd.DataFrame(rows)
-    note = (f"MNIST, {options.steps} steps of the tokenizer, {options.prior_steps} of a class-conditional "
-            f"{options.kind}, {options.samples} samples, {options.seeds} seeds, mean ± standard deviation; classifier "
-            f"features (accuracy {classifier.accuracy:.1%}); {machine()}")
-    text = f"{markdown(table, mark)}\n\n{note}\n"
-    write_whole(RESULTS / "prior.csv", lambda path: table.to_csv(path, index=False))
-    write_whole(RESULTS / "prior.md", lambda path: path.write_text(text))
-    print(text)
+    write_whole(RESULTS / "prior.csv", lambda draft: table.to_csv(draft, index=False))
+    note = (
+        f"MNIST, {options.steps} steps of the tokenizer, {options.prior_steps} of a "
+        f"class-conditional {options.kind}, {options.samples} samples, {options.seeds} seeds, "
+        f"mean ± standard deviation; classifier features (accuracy {classifier.accuracy:.1%}); "
+        f"{machine()}"
+    )
+    write_report("prior.md", f"{markdown(table, mark)}\n\n{note}\n")
 
 
 if __name__ == "__main__":

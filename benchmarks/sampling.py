@@ -1,36 +1,38 @@
-"""How fast priors sample: 1,000 grids of 49 tokens, K 512, with their caches and with everything computed anew.
+"""How fast priors sample: 1,000 grids of 49 tokens, with their caches and without.
 
     python -m benchmarks.sampling
 
-Priors of the quick profile's size and of the standard one, untrained (that changes no time), one after the other in
-one process. For comparison, the last column is a single forward pass over all tokens at once.
+Priors of the sizes of the quick and the standard profile, untrained (which does not change the
+time), K 512, one after the other in one process. The last column is a single forward pass over all
+tokens at once, for comparison.
 """
 
 import argparse
 import time
 from collections.abc import Callable
+from functools import partial
 
 import torch
 
 from arcvq.priors import PRIORS, Prior, sample_tokens
 from arcvq.priors.settings import SIZES
 from arcvq.runtime.devices import choose_device
-from arcvq.runtime.files import write_whole
-from benchmarks import RESULTS, machine
+from benchmarks import machine, markdown_row, markdown_table, write_report
 
-CODES, GRID = 512, (7, 7)
+CODES = 512
+GRID = (7, 7)
+TITLES = ["prior", "size", "cached (s)", "computed anew (s)", "ratio", "one forward pass (s)"]
 
 
-def anew(prior: Prior) -> Prior:
-    """The same prior without its cache: the base class computes all tokens for each new one."""
-    def without_cache(name: str) -> Callable:
-        return getattr(Prior, name).__get__(prior)
-
-    prior.start, prior.next_logits = without_cache("start"), without_cache("next_logits")
+def without_cache(prior: Prior) -> Prior:
+    """Make a prior compute all tokens for each new one, as the base class does."""
+    prior.start = partial(Prior.start, prior)
+    prior.next_logits = partial(Prior.next_logits, prior)
     return prior
 
 
 def seconds(action: Callable[[], object], device: torch.device) -> float:
+    """How long an action takes on a device."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     start = time.perf_counter()
@@ -40,28 +42,39 @@ def seconds(action: Callable[[], object], device: torch.device) -> float:
     return time.perf_counter() - start
 
 
+@torch.no_grad()
+def predict(prior: Prior, tokens: torch.Tensor) -> None:
+    """One forward pass over all tokens."""
+    for batch in tokens.split(256):
+        prior(batch)
+
+
+def measure(kind: str, size: str, samples: int, device: torch.device) -> list[str]:
+    """A row of the table."""
+    width, layers = SIZES[kind][size]
+    prior = PRIORS[kind](CODES, GRID, width=width, layers=layers).eval().to(device)
+    tokens = sample_tokens(prior, 64)[:1].expand(samples, *GRID)  # which also warms up
+    cached = seconds(partial(sample_tokens, prior, samples), device)
+    forward = seconds(partial(predict, prior, tokens), device)
+    anew = seconds(partial(sample_tokens, without_cache(prior), samples), device)
+    times = [f"{cached:.2f}", f"{anew:.1f}", f"{anew / cached:.1f}", f"{forward:.2f}"]
+    return [kind, size, *times]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--samples", type=int, default=1000)
     parser.add_argument("--device", default="auto")
     options = parser.parse_args()
     device = choose_device(options.device)
-    lines = ["| prior | size | cached (s) | computed anew (s) | ratio | one forward pass (s) |", "|---" * 6 + "|"]
-    for kind, build in PRIORS.items():
+
+    rows = []
+    for kind in PRIORS:
         for size in ("quick", "standard"):
-            width, layers = SIZES[kind][size]
-            prior = build(CODES, GRID, width=width, layers=layers).eval().to(device)
-            tokens = sample_tokens(prior, 64)  # warm-up
-            cached = seconds(lambda prior=prior: sample_tokens(prior, options.samples), device)
-            tokens = tokens[:1].expand(options.samples, *GRID)
-            with torch.no_grad():
-                floor = seconds(lambda prior=prior, tokens=tokens: [prior(some) for some in tokens.split(256)], device)
-            whole = seconds(lambda prior=prior: sample_tokens(anew(prior), options.samples), device)
-            lines.append(f"| {kind} | {size} | {cached:.2f} | {whole:.1f} | {whole / cached:.1f} | {floor:.2f} |")
-            print(lines[-1], flush=True)
-    text = "\n".join(lines) + f"\n\n{options.samples} grids of 49 tokens, K {CODES}; {machine()}\n"
-    write_whole(RESULTS / "sampling.md", lambda path: path.write_text(text))
-    print(text)
+            rows.append(measure(kind, size, options.samples, device))
+            print(markdown_row(rows[-1]), flush=True)
+    note = f"{options.samples} grids of 49 tokens, K {CODES}; {machine()}"
+    write_report("sampling.md", f"{markdown_table(TITLES, rows)}\n\n{note}\n")
 
 
 if __name__ == "__main__":
