@@ -52,7 +52,7 @@ class Quantized(NamedTuple):
 
 def at_least_float32(tensor: Tensor) -> Tensor:
     """Return half precision as float32, and float32 and float64 as they are."""
-    return tensor if tensor.dtype == torch.float64 else tensor.float()
+    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
 
 
 class Quantizer(nn.Module):
@@ -67,6 +67,9 @@ class Quantizer(nn.Module):
         beta: Weight of the commitment loss, at least 0.
 
     Attributes:
+        metric: What "nearest" means: "euclidean" distance or "cosine", the angle.
+        trainable: Whether the optimizer moves the codebook.
+        kinds: Every subclass by its name.
         codebook: (K, D) the codes.
         counts: (K,) how often training has chosen each code since `reset_usage`.
         batch_counts: (K,) the same for the last training batch alone.
@@ -74,7 +77,8 @@ class Quantizer(nn.Module):
     """
 
     metric = "euclidean"
-    kinds: ClassVar[dict[str, type["Quantizer"]]] = {}  # every subclass by its name
+    trainable = True
+    kinds: ClassVar[dict[str, type["Quantizer"]]] = {}
     codebook: Tensor
     counts: Tensor
     batch_counts: Tensor
@@ -91,13 +95,13 @@ class Quantizer(nn.Module):
         self.num_codes = num_codes
         self.dim = dim
         self.beta = beta
-        self.codebook = nn.Parameter(self.initial_codebook())
+        self.codebook = nn.Parameter(self.initial_codebook(), requires_grad=self.trainable)
         no_counts = torch.zeros(num_codes, dtype=torch.int64)
         self.register_buffer("counts", no_counts)
         self.register_buffer("step", torch.zeros((), dtype=torch.int64))
         self.register_buffer("batch_counts", no_counts.clone(), persistent=False)
 
-    def initial_codebook(self) -> Float[Tensor, "K D"]:
+    def initial_codebook(self) -> Tensor:
         """Draw the first codes: uniform in +-1/K, all near the origin, as plain VQ-VAEs start."""
         limit = 1 / self.num_codes
         return torch.empty(self.num_codes, self.dim).uniform_(-limit, limit)
@@ -126,13 +130,11 @@ class Quantizer(nn.Module):
             losses=terms,
         )
 
-    def quantize(
-        self, latents: Float[Tensor, "N D"]
-    ) -> tuple[Float[Tensor, "N D"], Int[Tensor, " N"], Tensor, dict[str, Tensor]]:
-        """Do the work of `forward` on flat latents, in their precision and without checks.
+    def quantize(self, latents: Tensor) -> tuple[Tensor, Tensor, Tensor, dict[str, Tensor]]:
+        """Do the work of `forward` on flat latents (N, D), in their precision and without checks.
 
         Returns:
-            Codes with their gradient, indices, the loss and its terms.
+            Codes (N, D) with their gradient, indices (N,), the loss and its terms.
         """
         codebook = self.codebook.to(latents.dtype)
         indices = nearest_code(latents, codebook, self.metric)
@@ -146,10 +148,8 @@ class Quantizer(nn.Module):
         codes = codes.detach() + (latents - latents.detach())
         return codes, indices, loss, terms
 
-    def compute_loss(
-        self, latents: Float[Tensor, "N D"], codes: Float[Tensor, "N D"]
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Compute the VQ loss of flat latents and their codes.
+    def compute_loss(self, latents: Tensor, codes: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """Compute the VQ loss of flat latents and their codes, both (N, D).
 
         Returns:
             The weighted sum, and its terms without weight and gradient.
@@ -161,8 +161,8 @@ class Quantizer(nn.Module):
         terms = {"codebook": codebook_loss.detach(), "commitment": commitment_loss.detach()}
         return loss, terms
 
-    def observe(self, latents: Float[Tensor, "N D"], indices: Int[Tensor, " N"]) -> None:
-        """Take note of a training batch: here, count the codes that it chose."""
+    def observe(self, latents: Tensor, indices: Tensor) -> None:
+        """Take note of a training batch, (N, D) and (N,): here, count the codes that it chose."""
         counts = torch.zeros_like(self.counts).index_add_(0, indices, torch.ones_like(indices))
         self.batch_counts = sum_(counts)  # over all processes
         self.counts += self.batch_counts
@@ -219,8 +219,9 @@ class Quantizer(nn.Module):
         fields = dict(config)
         kind = fields.pop("kind", None)
         if kind not in Quantizer.kinds:
-            known = ", ".join(Quantizer.kinds)
-            raise ValueError(f"quantizer {kind!r} is unknown; known are {known}")
+            raise ValueError(
+                f"quantizer {kind!r} is unknown; known are {', '.join(Quantizer.kinds)}"
+            )
         samp = fields.get("samp")
         if isinstance(samp, str):  # earlier versions wrote these settings as a JSON text
             samp = json.loads(samp)
@@ -234,8 +235,9 @@ class Quantizer(nn.Module):
         In training, values are not looked at, since that would wait for the device.
         """
         if latents.ndim != 4 or latents.shape[1] != self.dim:
-            shape = tuple(latents.shape)
-            raise ValueError(f"latents have shape {shape}; they must be (B, {self.dim}, h, w)")
+            raise ValueError(
+                f"latents have shape {tuple(latents.shape)}; they must be (B, {self.dim}, h, w)"
+            )
         if not self.training:
             check_finite(latents, "latents")
 
@@ -260,6 +262,7 @@ class EMAQuantizer(Quantizer):
         decay: Decay of the averages per step, in [0, 1).
     """
 
+    trainable = False
     sizes: Tensor  # (K,) average number of latents of each code
     sums: Tensor  # (K, D) average sum of these latents
     batch_sums: Tensor  # (K, D) sum of the latents of the last batch
@@ -268,7 +271,6 @@ class EMAQuantizer(Quantizer):
         super().__init__(num_codes, dim, beta)
         _check_decay(decay)
         self.decay = decay
-        self.codebook.requires_grad_(False)
         self.register_buffer("sizes", torch.ones(num_codes))
         self.register_buffer("sums", self.codebook.detach().clone())
         self.register_buffer("batch_sums", torch.zeros(num_codes, dim), persistent=False)
@@ -361,7 +363,7 @@ class SphericalQuantizer(CosineQuantizer):
         if radius is not None:
             project_to_ball_(self.codebook, radius.value(self.step, self.batch_usage()))
 
-    def batch_usage(self) -> Float[Tensor, ""]:
+    def batch_usage(self) -> Tensor:
         """Return the share of codes that the last training batch chose.
 
         N latents cannot choose more than N codes, so it is the share of the smaller of K and N.
@@ -397,8 +399,7 @@ class OnlineClusteredQuantizer(CosineQuantizer):
         self.register_buffer("shares", torch.zeros(num_codes))
         self.register_buffer("anchors", torch.zeros(num_codes, dim), persistent=False)
 
-    def initial_codebook(self):
-        return Quantizer.initial_codebook(self)
+    initial_codebook = Quantizer.initial_codebook
 
     def observe(self, latents, indices):
         super().observe(latents, indices)
@@ -410,11 +411,11 @@ class OnlineClusteredQuantizer(CosineQuantizer):
             anchors[own_codes(self.num_codes)] = drawn.to(anchors.dtype)
             self.anchors = sum_(anchors)
 
-    def draw_anchors(self, latents: Float[Tensor, "N D"]) -> Int[Tensor, " own"]:
-        """Draw one of the latents i for each code j of this process by softmax_i(cos(z_i, e_j)).
+    def draw_anchors(self, latents: Tensor) -> Tensor:
+        """Draw a latent for each code j of this process, each z_i by softmax_i(cos(z_i, e_j)).
 
         Returns:
-            Indices of the drawn latents.
+            Places of the drawn ones among the latents (N, D).
         """
         own = own_codes(self.num_codes)
         directions = normalize(latents, dim=1)
@@ -450,9 +451,7 @@ class ContinuousQuantizer(Quantizer):
     An autoencoder with it shows the quality that quantizers can at best come near to.
     """
 
-    def __init__(self, num_codes: int, dim: int, beta: float = 0.25):
-        super().__init__(num_codes, dim, beta)
-        self.codebook.requires_grad_(False)
+    trainable = False
 
     def forward(self, latents):
         self.check_latents(latents)

@@ -12,8 +12,8 @@ The functions here work on plain tensors. `arcvq.quantizers.SphericalQuantizer` 
 right moments of training, with the settings that a `SAMP` holds.
 """
 
-import dataclasses
 import math
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -30,7 +30,7 @@ PAPER_RADIUS = Exponential(3e-4)
 PAPER_WEIGHT = Exponential(-5e-4)
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclass(frozen=True)
 class SAMP:
     """Settings of the prior. The defaults are the paper's for MNIST and CIFAR-10.
 
@@ -91,8 +91,7 @@ class SAMP:
 def check_margin_settings(margin: float, scale: float, top_k: int) -> None:
     """Raise ValueError where a setting of the margin loss is out of range (see `SAMP`)."""
     if not 0 <= margin < math.pi / 2:
-        allowed = "it must be at least 0 and below pi/2 = 1.5708"
-        raise ValueError(f"margin is {margin} rad; {allowed}")
+        raise ValueError(f"margin is {margin} rad; it must be at least 0 and below pi/2 = 1.5708")
     if not 0 < scale < math.inf:
         raise ValueError(f"scale is {scale}; it must be a finite number above 0")
     check_whole(1, top_k=top_k)
@@ -173,8 +172,9 @@ def arc_margin_loss(
     """
     check_margin_settings(margin, scale, top_k)
     if latents.shape[1] != codebook.shape[1]:
-        found = f"latents have D = {latents.shape[1]} but the codebook has D = {codebook.shape[1]}"
-        raise ValueError(found)
+        raise ValueError(
+            f"latents have D = {latents.shape[1]} but the codebook has D = {codebook.shape[1]}"
+        )
     # The paper's stop-gradient: the loss moves the latents only. Without it every batch would drag
     # the codes along (`arcvq.baselines.reference.UndetachedQuantizer` shows that).
     return ops.margin_loss(latents, codebook.detach(), margin, scale, top_k)

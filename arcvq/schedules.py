@@ -9,8 +9,8 @@ To add a schedule, derive a frozen dataclass directly from `Schedule` and define
 is found by its name when a saved config is opened, and its fields are what the config holds.
 """
 
-import dataclasses
 import math
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
@@ -51,7 +51,7 @@ def _cos(angle: Number) -> float | Tensor:
     return angle.float().cos() if isinstance(angle, Tensor) else math.cos(angle)
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclass(frozen=True)
 class Schedule:
     """Base class of all schedules; a subclass defines `value`.
 
@@ -61,7 +61,7 @@ class Schedule:
 
     def __post_init__(self):
         name = type(self).__name__
-        for field, number in dataclasses.asdict(self).items():
+        for field, number in asdict(self).items():
             if not math.isfinite(number):
                 raise ValueError(f"{field} of {name} is {number}; it must be a finite number")
             if field in ("steps", "period") and number <= 0:
@@ -81,13 +81,13 @@ class Schedule:
 
     def times(self, factor: float) -> "Schedule":
         """Return the schedule whose value is `factor` times this one's at every step."""
-        fields = dataclasses.asdict(self)
+        fields = asdict(self)
         scaled = {name: factor * fields[name] for name in VALUE_FIELDS if name in fields}
-        return dataclasses.replace(self, **scaled)
+        return replace(self, **scaled)
 
     def config(self) -> dict[str, Any]:
         """Return class name ("kind") and fields as a plain dict for `from_config`."""
-        return {"kind": type(self).__name__, **dataclasses.asdict(self)}
+        return {"kind": type(self).__name__, **asdict(self)}
 
     @staticmethod
     def from_config(config: dict[str, Any]) -> "Schedule":
@@ -107,11 +107,10 @@ class Schedule:
         try:
             return kinds[kind](**fields)
         except TypeError as error:
-            message = f"schedule {kind} cannot be made from {fields}: {error}"
-            raise ValueError(message) from None
+            raise ValueError(f"schedule {kind} cannot be made from {fields}: {error}") from None
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclass(frozen=True)
 class Constant(Schedule):
     """The same value at every step.
 
@@ -127,7 +126,7 @@ class Constant(Schedule):
         return self.level
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclass(frozen=True)
 class Exponential(Schedule):
     """Exponential growth or decay: start * exp(rate * step).
 
@@ -157,15 +156,16 @@ class Exponential(Schedule):
             ValueError: Where |rate * step| is above 80, beyond which an exponential stands still.
         """
         if not abs(rate * step) <= MAX_EXPONENT:
-            limit = f"|rate * step| must be at most {MAX_EXPONENT:g}"
-            raise ValueError(f"rate is {rate} at step {step}; {limit}")
+            raise ValueError(
+                f"rate is {rate} at step {step}; |rate * step| must be at most {MAX_EXPONENT:g}"
+            )
         return cls(rate, value / math.exp(rate * step))
 
     def value(self, step, usage=None):
         return self.start * bounded_exp(self.rate * step)
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclass(frozen=True)
 class WarmUp(Schedule):
     """Linear warm-up: a straight line from `start` to `end`, then constant.
 
@@ -183,7 +183,7 @@ class WarmUp(Schedule):
         return self.start + (self.end - self.start) * _clip(step / self.steps)
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclass(frozen=True)
 class Cosine(Schedule):
     """Cosine annealing: half a cosine wave from `start` to `end`, then constant.
 
@@ -202,7 +202,7 @@ class Cosine(Schedule):
         return self.end + (self.start - self.end) * (1 + _cos(angle)) / 2
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclass(frozen=True)
 class Oscillating(Schedule):
     """Cosine wave between two values, which starts at the higher one.
 
@@ -221,7 +221,7 @@ class Oscillating(Schedule):
         return self.low + (self.high - self.low) * (1 + _cos(angle)) / 2
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclass(frozen=True)
 class Adaptive(Schedule):
     """Feedback from usage: `high` while no code is used, `low` once enough are, linear in between.
 

@@ -1,8 +1,8 @@
 """The paper's autoencoder around any quantizer: encode, decode, reconstruct, save and load."""
 
 import json
-import os
 import tempfile
+from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,6 +18,26 @@ from arcvq.runtime.checks import check_finite, check_whole
 
 # Format of saved models, to be raised when an older version would misread them.
 MODEL_FORMAT = 1
+
+# Layers of the authors' network, in the order of those of a `VQVAE`.
+OFFICIAL_LAYERS = (
+    "_encoder._conv_1",
+    "_encoder._conv_2",
+    "_encoder._conv_3",
+    "_encoder._residual_stack._layers.0._block.1",
+    "_encoder._residual_stack._layers.0._block.3",
+    "_encoder._residual_stack._layers.1._block.1",
+    "_encoder._residual_stack._layers.1._block.3",
+    "_pre_vq_conv",
+    "_vq_vae.embedding",
+    "_decoder._conv_1",
+    "_decoder._residual_stack._layers.0._block.1",
+    "_decoder._residual_stack._layers.0._block.3",
+    "_decoder._residual_stack._layers.1._block.1",
+    "_decoder._residual_stack._layers.1._block.3",
+    "_decoder._conv_trans_1",
+    "_decoder._conv_trans_2",
+)
 
 
 class VQVAEOutput(NamedTuple):
@@ -48,11 +68,6 @@ class Residual(nn.Module):
     def forward(self, x):
         x = relu(x)
         return x + self.mix(relu(self.conv(x)))
-
-
-def _residual_stack(hidden: int, residual_hidden: int, layers: int) -> list[nn.Module]:
-    """Residual layers and a last ReLU."""
-    return [*(Residual(hidden, residual_hidden) for _ in range(layers)), nn.ReLU()]
 
 
 def _widths(hidden: int, downsample: int) -> list[int]:
@@ -108,26 +123,33 @@ class VQVAE(
 
     def _build_encoder(self, dim: int) -> nn.Sequential:
         """(B, C, H, W) to (B, D, h, w)."""
-        layers: list[nn.Module] = []
+        network = nn.Sequential()
         channels = self.image_channels
         for width in _widths(self.hidden, self.downsample):
-            layers += [nn.Conv2d(channels, width, 4, stride=2, padding=1), nn.ReLU()]
+            network.append(nn.Conv2d(channels, width, 4, stride=2, padding=1))
+            network.append(nn.ReLU())
             channels = width
-        layers += [nn.Conv2d(channels, channels, 3, padding=1)]
-        layers += _residual_stack(channels, self.residual_hidden, self.residual_layers)
-        layers += [nn.Conv2d(channels, dim, 1)]
-        return nn.Sequential(*layers)
+        network.append(nn.Conv2d(channels, channels, 3, padding=1))
+        network.extend(self._residual_stack())
+        network.append(nn.Conv2d(channels, dim, 1))
+        return network
 
     def _build_decoder(self, dim: int) -> nn.Sequential:
         """(B, D, h, w) to (B, C, H, W): the encoder in reverse."""
         *widths, channels = _widths(self.hidden, self.downsample)
-        layers: list[nn.Module] = [nn.Conv2d(dim, channels, 3, padding=1)]
-        layers += _residual_stack(channels, self.residual_hidden, self.residual_layers)
+        network = nn.Sequential(nn.Conv2d(dim, channels, 3, padding=1))
+        network.extend(self._residual_stack())
         for width in reversed(widths):
-            layers += [nn.ConvTranspose2d(channels, width, 4, stride=2, padding=1), nn.ReLU()]
+            network.append(nn.ConvTranspose2d(channels, width, 4, stride=2, padding=1))
+            network.append(nn.ReLU())
             channels = width
-        layers += [nn.ConvTranspose2d(channels, self.image_channels, 4, stride=2, padding=1)]
-        return nn.Sequential(*layers)
+        network.append(nn.ConvTranspose2d(channels, self.image_channels, 4, stride=2, padding=1))
+        return network
+
+    def _residual_stack(self) -> list[nn.Module]:
+        """Residual layers and a last ReLU."""
+        layers = (Residual(self.hidden, self.residual_hidden) for _ in range(self.residual_layers))
+        return [*layers, nn.ReLU()]
 
     def forward(self, images: Float[Tensor, "B C H W"]) -> VQVAEOutput:
         """Pass images through encoder, quantizer and decoder, as training does.
@@ -179,13 +201,15 @@ class VQVAE(
         """Raise ValueError for images of a shape or type that the network cannot take."""
         shape = tuple(images.shape)
         if images.ndim != 4 or shape[1] != self.image_channels:
-            allowed = f"(B, {self.image_channels}, H, W)"
-            raise ValueError(f"images have shape {shape}; they must be {allowed}")
-        _, _, height, width = shape
+            raise ValueError(
+                f"images have shape {shape}; they must be (B, {self.image_channels}, H, W)"
+            )
+        height, width = shape[2:]
         factor = self.downsample
-        if height % factor or width % factor or 0 in (height, width):
-            found = f"images are {height}x{width} pixels"
-            raise ValueError(f"{found}; both must be multiples of {factor}")
+        if height % factor or width % factor or height * width == 0:
+            raise ValueError(
+                f"images are {height}x{width} pixels; both must be multiples of {factor}"
+            )
         if not images.is_floating_point():
             raise ValueError(f"images are {images.dtype}; they must be floating point in [-1, 1]")
 
@@ -216,7 +240,7 @@ class VQVAE(
             raise ValueError(f"it is not of format {MODEL_FORMAT}, the one that this arcvq reads")
         return cls(quantizer=Quantizer.from_config(fields.pop("quantizer")), **fields)
 
-    def save_pretrained(self, save_directory: str | os.PathLike, **kwargs) -> str | None:
+    def save_pretrained(self, save_directory: str | Path, **kwargs) -> str | None:
         """Save the model as model.safetensors, config.json and a model card (README.md).
 
         Each file is written whole or not at all. Other arguments are those of
@@ -227,11 +251,11 @@ class VQVAE(
         with tempfile.TemporaryDirectory(dir=folder) as draft:
             result = super().save_pretrained(draft, config=self.config(), **kwargs)
             for file in Path(draft).iterdir():
-                os.replace(file, folder / file.name)
+                file.replace(folder / file.name)
         return result
 
     @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike, **kwargs) -> "VQVAE":
+    def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **kwargs) -> "VQVAE":
         """Load a model that `save_pretrained` saved, in evaluation mode.
 
         Args:
@@ -249,8 +273,9 @@ class VQVAE(
 
         for name in ("config.json", "model.safetensors"):
             if not (folder / name).is_file():
-                needed = "a model is config.json and model.safetensors"
-                raise FileNotFoundError(f"{folder} holds no {name}; {needed}")
+                raise FileNotFoundError(
+                    f"{folder} holds no {name}; a model is config.json and model.safetensors"
+                )
         try:
             config = json.loads((folder / "config.json").read_text())
             with torch.random.fork_rng(devices=[]):  # its new weights are not kept
@@ -262,7 +287,7 @@ class VQVAE(
         return model.eval()
 
     @classmethod
-    def from_official(cls, path: str | os.PathLike) -> "VQVAE":
+    def from_official(cls, path: str | Path) -> "VQVAE":
         """Load a checkpoint of the authors' code (a plain state dict), in evaluation mode.
 
         The sizes of the model are read off the weights.
@@ -276,8 +301,9 @@ class VQVAE(
         except FileNotFoundError:
             raise
         except Exception as error:
-            problem = "cannot be read as a checkpoint of the authors' code"
-            raise ValueError(f"{path} {problem}: {error}") from error
+            raise ValueError(
+                f"{path} cannot be read as a checkpoint of the authors' code: {error}"
+            ) from error
 
         problem = f"{path} is no checkpoint of the authors' code"
         try:
@@ -286,46 +312,14 @@ class VQVAE(
             quantizer = SphericalQuantizer(*state["_vq_vae.embedding.weight"].shape)
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"{problem}: {error} is missing") from error
+        model = cls(channels, quantizer, hidden=2 * width, residual_hidden=residual_hidden)
 
-        in_encoder = [name for name in state if name.startswith("_encoder.")]
-        layers = sum(name.endswith("_block.1.weight") for name in in_encoder)
-        model = cls(channels, quantizer, 2 * width, residual_hidden, residual_layers=layers)
-
-        names = _official_names(layers)
-        strange = sorted(set(names) ^ set(state))
+        theirs = [f"{layer}.{kind}" for layer, kind in product(OFFICIAL_LAYERS, ("weight", "bias"))]
+        theirs.remove("_vq_vae.embedding.bias")  # a codebook has none
+        strange = sorted(set(theirs) ^ set(state))
         if strange:
             raise ValueError(f"{problem}: missing or unknown {', '.join(strange)}")
-        ours = [name for name, _ in model.named_parameters()]
-        weights = {name: state[official] for name, official in zip(ours, names, strict=True)}
-        model.load_state_dict(weights, strict=False)  # the counts of the quantizer are not there
+        ours = (name for name, _ in model.named_parameters())
+        weights = {name: state[official] for name, official in zip(ours, theirs, strict=True)}
+        model.load_state_dict(weights, strict=False)  # usage counts are not among them
         return model.eval()
-
-
-def _official_names(residual_layers: int) -> list[str]:
-    """Names of the authors' weights, in the order of the parameters of a `VQVAE`."""
-
-    def residual_stack(part: str) -> list[str]:
-        modules = []
-        for layer in range(residual_layers):
-            block = f"{part}._residual_stack._layers.{layer}._block"
-            modules += [f"{block}.1", f"{block}.3"]
-        return modules
-
-    modules = [
-        "_encoder._conv_1",
-        "_encoder._conv_2",
-        "_encoder._conv_3",
-        *residual_stack("_encoder"),
-        "_pre_vq_conv",
-        "_vq_vae.embedding",
-        "_decoder._conv_1",
-        *residual_stack("_decoder"),
-        "_decoder._conv_trans_1",
-        "_decoder._conv_trans_2",
-    ]
-    names = []
-    for module in modules:
-        names.append(f"{module}.weight")
-        if module != "_vq_vae.embedding":
-            names.append(f"{module}.bias")
-    return names

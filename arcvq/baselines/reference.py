@@ -3,40 +3,33 @@
 from torch.nn.functional import mse_loss, normalize, one_hot
 
 from arcvq.ops import reference
-from arcvq.quantizers import Quantized, SphericalQuantizer
+from arcvq.quantizers import SphericalQuantizer
 
 
 class PlainSphericalQuantizer(SphericalQuantizer):
     """SAMP as one writes it first: with whole matrices and a one-hot lookup.
 
     It takes the same training steps as `SphericalQuantizer` and shows what that one saves in time
-    and memory. It works in one process, and not for latents of half precision.
+    and memory. It works in one process.
     """
 
-    def forward(self, latents):
+    def quantize(self, latents):
         samp = self.active_samp()
-        grid = latents.permute(0, 2, 3, 1)
-        flat = grid.reshape(-1, self.dim)
-
-        cosines = normalize(flat, dim=1) @ normalize(self.codebook, dim=1).T
+        cosines = normalize(latents, dim=1) @ normalize(self.codebook, dim=1).T
         indices = cosines.argmax(1)
-        chosen = one_hot(indices, self.num_codes).to(flat.dtype)
+        chosen = one_hot(indices, self.num_codes).to(latents.dtype)
         codes = chosen @ self.codebook
         self.counts += chosen.sum(0).long()
 
         margin_loss = reference.margin_loss(
-            flat, self.codebook.detach(), samp.margin, samp.scale, samp.top_k
+            latents, self.codebook.detach(), samp.margin, samp.scale, samp.top_k
         )
         weight = samp.weight.value(self.step) if samp.weight else 0.0
-        vq_loss = mse_loss(codes, flat.detach()) + self.beta * mse_loss(flat, codes.detach())
+        vq_loss = mse_loss(codes, latents.detach()) + self.beta * mse_loss(latents, codes.detach())
+        loss = vq_loss + weight * margin_loss
 
-        codes = flat + (codes - flat).detach()  # straight-through gradient
-        return Quantized(
-            codes=codes.reshape(grid.shape).permute(0, 3, 1, 2),
-            indices=indices.reshape(grid.shape[:3]),
-            loss=vq_loss + weight * margin_loss,
-            losses={"margin": margin_loss.detach()},
-        )
+        codes = latents + (codes - latents).detach()  # straight-through gradient
+        return codes, indices, loss, {"margin": margin_loss.detach()}
 
 
 class UndetachedQuantizer(SphericalQuantizer):

@@ -11,7 +11,7 @@ from types import ModuleType
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.functional import embedding
 
@@ -51,13 +51,15 @@ class Baseline(Quantizer, ABC):
         """Make the module of the package."""
 
     @abstractmethod
-    def call(
-        self, latents: Float[Tensor, "1 N D"]
-    ) -> tuple[Float[Tensor, "1 N D"], Int[Tensor, "1 N"], Tensor, dict[str, Tensor]]:
-        """Call the module: return codes with their gradient, indices, the loss and its terms."""
+    def call(self, latents: Tensor) -> tuple[Tensor, Tensor, Tensor, dict[str, Tensor]]:
+        """Call the module on latents (1, N, D).
 
-    def codes(self) -> Float[Tensor, "K D"]:
-        """Compute all codes, with gradient to what they are computed from."""
+        Returns:
+            Codes (1, N, D) with their gradient, indices (1, N), the loss and its terms.
+        """
+
+    def codes(self) -> Tensor:
+        """Compute all codes (K, D), with gradient to what they are computed from."""
         return self.method.codebook
 
     @property
@@ -106,11 +108,14 @@ class ImplicitQuantizer(Baseline):
 
     @property
     def mismatch(self):
+        dim = self.dim
         components = self.method.codebook_dim
         layers = "no layers are needed"
         if self.method.has_projections:
-            sizes = f"{self.dim} x {components} and {components} x {self.dim}"
-            layers = f"two linear layers, {sizes}, lead there and back"
+            layers = (
+                f"two linear layers, {dim} x {components} and {components} x {dim}, "
+                "lead there and back"
+            )
         return f"{self.name}: {self.num_codes} codes of {components} components; {layers}"
 
 
@@ -151,8 +156,9 @@ def fsq_levels(num_codes: int) -> list[int]:
         ValueError: Below 4 codes.
     """
     if num_codes < 4:
-        least = "FSQ needs at least 4, one component of 4 levels"
-        raise ValueError(f"num_codes is {num_codes}; {least}")
+        raise ValueError(
+            f"num_codes is {num_codes}; FSQ needs at least 4, one component of 4 levels"
+        )
     choices: list[tuple[int, ...]] = []
     for components in range(1, math.ceil(math.log(num_codes, 4)) + 1):
         choices += combinations_with_replacement((8, 7, 6, 5, 4), components)
@@ -177,8 +183,9 @@ class LookupFreeQuantizer(ImplicitQuantizer):
 
     def build(self, package):
         if self.num_codes < 2 or self.num_codes.bit_count() > 1:
-            allowed = f"{self.name} needs a power of two from 2"
-            raise ValueError(f"num_codes is {self.num_codes}; {allowed}")
+            raise ValueError(
+                f"num_codes is {self.num_codes}; {self.name} needs a power of two from 2"
+            )
         return package.LFQ(
             dim=self.dim,
             codebook_size=self.num_codes,
@@ -188,16 +195,17 @@ class LookupFreeQuantizer(ImplicitQuantizer):
 
     def call(self, latents):
         if self.training and world_size() > 1:
-            found = f"{self.name} is trained by {world_size()} processes"
-            raise ValueError(f"{found}; it can be trained by one only")
+            raise ValueError(
+                f"{self.name} is trained by {world_size()} processes; it can be trained by one only"
+            )
         (codes, indices, loss), terms = self.method(latents, return_loss_breakdown=True)
-        losses = {}
-        if self.training:
-            losses["sample_entropy"] = terms.per_sample_entropy
-            losses["codebook_entropy"] = terms.batch_entropy
-            if self.commitment:
-                losses["commitment"] = terms.commitment
-        return codes, indices, loss, losses
+        losses = {
+            "sample_entropy": terms.per_sample_entropy,
+            "codebook_entropy": terms.batch_entropy,
+        }
+        if self.commitment:
+            losses["commitment"] = terms.commitment
+        return codes, indices, loss, losses if self.training else {}
 
 
 class BinarySphericalQuantizer(LookupFreeQuantizer):
@@ -221,9 +229,10 @@ class SimVQQuantizer(Baseline):
 
     @property
     def mismatch(self):
-        table = f"a frozen {self.num_codes} x {self.dim} table"
-        matrix = f"a learned {self.dim} x {self.dim} matrix"
-        return f"SimVQ: K and D match; the codes are {table} times {matrix}"
+        return (
+            f"SimVQ: K and D match; the codes are a frozen {self.num_codes} x {self.dim} table "
+            f"times a learned {self.dim} x {self.dim} matrix"
+        )
 
     def build(self, package):
         return package.SimVQ(

@@ -19,19 +19,12 @@ from arcvq.ops import blockwise, triton
 TINY = 1e-12
 
 
-def margin_loss(
-    latents: Float[Tensor, "N D"],
-    codebook: Float[Tensor, "K D"],
-    margin: float,
-    scale: float,
-    top_k: int,
-) -> Float[Tensor, ""]:
+def margin_loss(latents, codebook, margin, scale, top_k):
     """Compute the ArcCosine Additive Margin loss; its gradient goes to the latents alone.
 
-    The settings are those of `arcvq.samp.arc_margin_loss`, which checks them. Half precision is
-    raised to float32, and the result is float64 only for float64 latents.
+    Arguments and result are those of `arcvq.samp.arc_margin_loss`, which checks them.
     """
-    result_dtype = torch.float64 if latents.dtype == torch.float64 else torch.float32
+    result_dtype = torch.promote_types(latents.dtype, torch.float32)
     # The error of a logit is that of its cosine times the scale: float32 keeps 1e-6 of the loss up
     # to scales of about 32. (MPS has no float64.)
     exact = scale > blockwise.SAFE_SCALE and latents.device.type != "mps"
@@ -77,7 +70,6 @@ def loss_and_gradient(
     top_k: int,
     *,
     with_gradient: bool = True,
-    form: ModuleType | None = None,
 ) -> tuple[Float[Tensor, ""], Float[Tensor, "N D"] | None]:
     """Compute the margin loss and its gradient to the latents in one pass.
 
@@ -85,15 +77,14 @@ def loss_and_gradient(
         latents: Latents, N from 1.
         codebook: Codes of the same dtype, K from 1.
         margin: Angular margin in radians.
-        scale: Scale of the cosines; at most `blockwise.SAFE_SCALE` for `triton`.
+        scale: Scale of the cosines; above `blockwise.SAFE_SCALE` not for float32 on a GPU.
         top_k: Latents that each code pulls, from 1 to N.
         with_gradient: Whether the gradient is wanted.
-        form: `blockwise` or `triton`; None for the fastest that takes these rows.
 
     Returns:
         The loss, and the gradient or None.
     """
-    form = form or _fastest_form(latents, codebook)
+    form = _fastest_form(latents, codebook)
     latents = latents.contiguous()
     norms = torch.linalg.vector_norm(latents, dim=1)
     inverse = torch.where(norms > TINY, 1 / norms, 0.0)  # a row of zeros has no direction
@@ -109,8 +100,6 @@ def nearest_code(
     latents: Float[Tensor, "N D"],
     codebook: Float[Tensor, "K D"],
     metric: str = "cosine",
-    *,
-    form: ModuleType | None = None,
 ) -> Int[Tensor, " N"]:
     """Find the nearest code of each latent.
 
@@ -118,7 +107,6 @@ def nearest_code(
         latents: Rows to look up.
         codebook: The codes, of the same dtype.
         metric: "cosine" for the smallest angle, "euclidean" for the smallest distance.
-        form: `blockwise` or `triton`; None for the fastest that takes these rows.
 
     Returns:
         The index of the nearest code; of equally near codes the lowest.
@@ -128,7 +116,7 @@ def nearest_code(
     """
     if metric not in ("cosine", "euclidean"):
         raise ValueError(f"metric {metric!r} is unknown; use 'cosine' or 'euclidean'")
-    form = form or _fastest_form(latents, codebook)
+    form = _fastest_form(latents, codebook)
     with torch.no_grad(), torch.autocast(latents.device.type, enabled=False):
         if metric == "cosine":  # the norm of a latent makes no difference
             return form.best_scores(latents, normalize(codebook, dim=1), bias=None)

@@ -22,6 +22,7 @@ from arcvq.ops.blockwise import pull_nearest
 try:
     import triton.language as tl
     from triton import jit
+    from triton.language import constexpr
 except (
     ImportError
 ):  # there is no Triton for macOS and Windows: `usable` says no, no kernel is called
@@ -56,9 +57,9 @@ def usable(latents: Tensor, codebook: Tensor) -> bool:
         and latents.is_cuda
         and latents.device == codebook.device
         and latents.dtype == codebook.dtype == torch.float32
-        and 1 <= latents.shape[1] <= WIDEST
-        and len(latents) > 0
-        and len(codebook) > 0
+        and latents.shape[1] <= WIDEST
+        and latents.numel() > 0
+        and codebook.numel() > 0
         and torch.version.hip is None
         and torch.cuda.get_device_capability(latents.device) >= (8, 0)
     )
@@ -70,17 +71,15 @@ def sum_losses(latents, inverse, codes, margin, scale, top_k, gradient):
     Beside its arguments it holds `GROUP` bytes, or what a single code needs.
     """
     count, dim = latents.shape
-    total = latents.new_zeros(())
-    for group in codes.split(group_rows(len(codes), count, dim, top_k)):
-        total += _group_loss(latents, inverse, group, margin, scale, top_k, gradient)
-    return total
+    groups = codes.split(group_rows(len(codes), count, dim, top_k))
+    return sum(
+        _group_loss(latents, inverse, group, margin, scale, top_k, gradient) for group in groups
+    )
 
 
 def through_normalization_(gradient, latents, inverse, num_codes):
     """As `arcvq.ops.blockwise.through_normalization_`."""
-    _launch(
-        tangent_kernel, math.ceil(len(latents) / LATENTS), latents, inverse, gradient, num_codes
-    )
+    _launch(tangent_kernel, latents, inverse, gradient, num_codes)
 
 
 def best_scores(latents, codes, bias):
@@ -89,9 +88,8 @@ def best_scores(latents, codes, bias):
     codes = codes.contiguous()
     if bias is None:
         bias = codes.new_zeros(len(codes))
-    best = torch.empty(len(latents), dtype=torch.int64, device=latents.device)
-    programs = math.ceil(len(latents) / LATENTS)
-    _launch(best_kernel, programs, latents, codes, bias, best, len(codes), CODES=CODES)
+    best = latents.new_empty(len(latents), dtype=torch.int64)
+    _launch(best_kernel, latents, codes, bias, best, len(codes), CODES=CODES)
     return best
 
 
@@ -126,20 +124,8 @@ def _group_loss(latents, inverse, codes, margin, scale, top_k, gradient):
     if gradient is not None:
         push = scale * lost / others.clamp_min(torch.finfo(others.dtype).tiny)
         bits = _bits(nearest, len(latents))
-        programs = math.ceil(len(latents) / LATENTS)
         half = CODES // 2  # two products take more registers than one
-        _launch(
-            push_kernel,
-            programs,
-            latents,
-            steep,
-            codes,
-            push,
-            bits,
-            gradient,
-            len(codes),
-            CODES=half,
-        )
+        _launch(push_kernel, latents, steep, codes, push, bits, gradient, len(codes), CODES=half)
     return loss
 
 
@@ -151,10 +137,8 @@ def _nearest_and_others(latents, steep, codes, top_k):
     """
     chunks = math.ceil(len(latents) / CHUNK)
     peaks, sums = codes.new_empty(2, len(codes), chunks)
-    programs = math.ceil(len(codes) / CODES) * chunks
     _launch(
         scan_kernel,
-        programs,
         latents,
         steep,
         codes,
@@ -162,6 +146,7 @@ def _nearest_and_others(latents, steep, codes, top_k):
         sums,
         chunks,
         len(codes),
+        programs=math.ceil(len(codes) / CODES) * chunks,
         CODES=CODES,
         CHUNK=CHUNK,
     )
@@ -170,7 +155,15 @@ def _nearest_and_others(latents, steep, codes, top_k):
     per_code = chosen.shape[1]
     logits = codes.new_empty(len(codes), per_code * CHUNK)
     _launch(
-        logits_kernel, chosen.numel(), latents, steep, codes, chosen, logits, per_code, CHUNK=CHUNK
+        logits_kernel,
+        latents,
+        steep,
+        codes,
+        chosen,
+        logits,
+        per_code,
+        programs=chosen.numel(),
+        CHUNK=CHUNK,
     )
 
     places = logits.topk(top_k, dim=1, sorted=False).indices
@@ -183,17 +176,21 @@ def _nearest_and_others(latents, steep, codes, top_k):
 def _bits(nearest, count):
     """Bits (N / 32, group) in int32, one for each latent: set where it is a nearest of the code."""
     codes = len(nearest)
-    bits = torch.zeros(math.ceil(count / 32), codes, dtype=torch.int32, device=nearest.device)
-    code = torch.arange(codes, device=nearest.device)[:, None]
-    words = nearest // 32 * codes + code
-    marks = torch.ones_like(nearest, dtype=torch.int32) << (nearest % 32).int()
+    code = torch.arange(codes, device=nearest.device)
+    words = nearest // 32 * codes + code[:, None]
+    marks = 1 << (nearest % 32).int()
+    bits = nearest.new_zeros(math.ceil(count / 32), codes, dtype=torch.int32)
     bits.view(-1).index_add_(0, words.flatten(), marks.flatten())  # no bit twice: a sum is a union
     return bits
 
 
-def _launch(kernel, programs, latents, *arguments, **sizes):
-    """Run `programs` programs of a kernel, which takes the latents first and their number last."""
+def _launch(kernel, latents, *arguments, programs=None, **sizes):
+    """Run a kernel, which takes the latents first and their number last.
+
+    There are as many programs as tiles of latents, unless their number is given.
+    """
     count, dim = latents.shape
+    programs = programs or math.ceil(count / LATENTS)
     # A tile has a power of two of columns, and a tensor core takes at least 16.
     width = max(16, 1 << (dim - 1).bit_length())
     sizes |= {"DIM": dim, "WIDTH": width, "LATENTS": LATENTS, "num_warps": 4 if width <= 128 else 8}
@@ -207,7 +204,7 @@ def _launch(kernel, programs, latents, *arguments, **sizes):
 
 @jit
 @no_type_check
-def _tile_rows(LATENTS: tl.constexpr):
+def _tile_rows(LATENTS: constexpr):
     """Numbers of the latents in this program's tile."""
     return tl.program_id(0).to(tl.int64) * LATENTS + tl.arange(0, LATENTS)
 
@@ -221,7 +218,7 @@ def _entries(vector, places, count):
 
 @jit
 @no_type_check
-def _cells(rows, count, columns, DIM: tl.constexpr):
+def _cells(rows, count, columns, DIM: constexpr):
     """Places of rows and columns in a matrix (count, DIM), and which of them lie inside it."""
     places = rows.to(tl.int64)[:, None] * DIM + columns[None, :]
     inside = (rows < count)[:, None] & (columns < DIM)[None, :]
@@ -230,7 +227,7 @@ def _cells(rows, count, columns, DIM: tl.constexpr):
 
 @jit
 @no_type_check
-def _load(matrix, rows, count, columns, DIM: tl.constexpr):
+def _load(matrix, rows, count, columns, DIM: constexpr):
     """Rows and columns of a matrix (count, DIM), zero outside it."""
     places, inside = _cells(rows, count, columns, DIM)
     return tl.load(matrix + places, mask=inside, other=0.0)
@@ -245,14 +242,14 @@ def _products(
     right,
     right_rows,
     right_count,
-    DIM: tl.constexpr,
-    WIDTH: tl.constexpr,
+    DIM: constexpr,
+    WIDTH: constexpr,
 ):
     """Inner products of rows of two matrices, nearly in float32.
 
     tf32x3 runs on tensor cores, with three products of parts of the numbers.
     """
-    SLICE: tl.constexpr = min(WIDTH, 32)  # whole rows would not fit in the registers
+    SLICE: constexpr = min(WIDTH, 32)  # whole rows would not fit in the registers
     products = tl.zeros((left_rows.shape[0], right_rows.shape[0]), tl.float32)
     for start in range(0, WIDTH, SLICE):
         columns = start + tl.arange(0, SLICE)
@@ -273,11 +270,11 @@ def scan_kernel(
     chunks,
     num_codes,
     count,
-    DIM: tl.constexpr,
-    WIDTH: tl.constexpr,
-    LATENTS: tl.constexpr,
-    CODES: tl.constexpr,
-    CHUNK: tl.constexpr,
+    DIM: constexpr,
+    WIDTH: constexpr,
+    LATENTS: constexpr,
+    CODES: constexpr,
+    CHUNK: constexpr,
 ):
     """Largest logit and sum of exp(logit) of a chunk of latents for a tile of codes.
 
@@ -311,10 +308,10 @@ def logits_kernel(
     logits,
     per_code,
     count,
-    DIM: tl.constexpr,
-    WIDTH: tl.constexpr,
-    LATENTS: tl.constexpr,
-    CHUNK: tl.constexpr,
+    DIM: constexpr,
+    WIDTH: constexpr,
+    LATENTS: constexpr,
+    CHUNK: constexpr,
 ):
     """Logits of one code and one of the chunks that were chosen for it.
 
@@ -344,10 +341,10 @@ def push_kernel(
     gradient,
     num_codes,
     count,
-    DIM: tl.constexpr,
-    WIDTH: tl.constexpr,
-    LATENTS: tl.constexpr,
-    CODES: tl.constexpr,
+    DIM: constexpr,
+    WIDTH: constexpr,
+    LATENTS: constexpr,
+    CODES: constexpr,
 ):
     """Push of all codes on a tile of latents, but of those codes whose nearest latents they are.
 
@@ -384,14 +381,15 @@ def tangent_kernel(
     gradient,
     num_codes,
     count,
-    DIM: tl.constexpr,
-    WIDTH: tl.constexpr,
-    LATENTS: tl.constexpr,
+    DIM: constexpr,
+    WIDTH: constexpr,
+    LATENTS: constexpr,
 ):
     """The work of `through_normalization_` for a tile of latents."""
     rows = _tile_rows(LATENTS)
-    places, inside = _cells(rows, count, tl.arange(0, WIDTH), DIM)
-    tile = tl.load(latents + places, mask=inside, other=0.0)
+    columns = tl.arange(0, WIDTH)
+    tile = _load(latents, rows, count, columns, DIM)
+    places, inside = _cells(rows, count, columns, DIM)
     slope = tl.load(gradient + places, mask=inside, other=0.0)
     factor = _entries(inverse, rows, count)
     along = tl.sum(tile * slope, 1) * factor * factor
@@ -408,10 +406,10 @@ def best_kernel(
     chosen,
     num_codes,
     count,
-    DIM: tl.constexpr,
-    WIDTH: tl.constexpr,
-    LATENTS: tl.constexpr,
-    CODES: tl.constexpr,
+    DIM: constexpr,
+    WIDTH: constexpr,
+    LATENTS: constexpr,
+    CODES: constexpr,
 ):
     """The code with the largest score for each of a tile of latents; of equal ones the lowest."""
     rows = _tile_rows(LATENTS)

@@ -1,17 +1,11 @@
-from functools import partial
-
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from arcvq import ops
-from arcvq.ops import blockwise
+from arcvq.ops import blockwise, loss_and_gradient, nearest_code
 from tests.oracles import whole_matrix_loss
-
-loss_and_gradient = partial(ops.loss_and_gradient, form=blockwise)
-nearest_code = partial(ops.nearest_code, form=blockwise)
 
 
 def random(count, dim):

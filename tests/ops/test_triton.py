@@ -10,25 +10,30 @@ import subprocess
 import sys
 import weakref
 from collections import Counter
-from functools import partial
 
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from arcvq import ops
-from arcvq.ops import blockwise, triton
+from arcvq.ops import loss_and_gradient, nearest_code, triton
 from tests.oracles import whole_matrix_loss
 
 KERNELS = ("scan_kernel", "logits_kernel", "push_kernel", "tangent_kernel", "best_kernel")
-loss_and_gradient = partial(ops.loss_and_gradient, form=triton)
-nearest_code = partial(ops.nearest_code, form=triton)
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 DEVICE = "cpu" if INTERPRETED else "cuda"
 on_gpu = pytest.mark.skipif(INTERPRETED or not torch.cuda.is_available(), reason="needs a CUDA GPU")
 runs = pytest.mark.skipif(
     not INTERPRETED and not torch.cuda.is_available(), reason="needs CUDA or the interpreter"
 )
+
+
+usable = triton.usable
+
+
+@pytest.fixture(autouse=True)
+def float32_goes_to_the_kernels(monkeypatch):
+    """On the interpreter's and on meta tensors too; float64 rows go to `blockwise`."""
+    monkeypatch.setattr(triton, "usable", lambda latents, codebook: latents.dtype == torch.float32)
 
 
 @pytest.mark.skipif(INTERPRETED, reason="runs already")
@@ -124,17 +129,17 @@ def test_a_latent_without_direction_gets_no_gradient_and_moves_nothing_else():
     latents[7] = 0
     latents[8] = 1e-13
     codebook = random(5, 4)
-    compare_with_blockwise(latents, codebook)
+    compare_with_float64(latents, codebook)
     _, gradient = loss_and_gradient(latents, codebook, 0.1, 5.0, 3)
     assert not gradient[7:9].any()
     assert gradient[9].any()
 
 
-def compare_with_blockwise(latents, codebook):
+def compare_with_float64(latents, codebook):
     loss, gradient = loss_and_gradient(latents, codebook, 0.1, 5.0, 3)
-    expected, slope = ops.loss_and_gradient(latents, codebook, 0.1, 5.0, 3, form=blockwise)
-    assert torch.allclose(loss, expected)
-    assert torch.allclose(gradient, slope, atol=1e-7)
+    expected, slope = loss_and_gradient(latents.double(), codebook.double(), 0.1, 5.0, 3)
+    assert torch.allclose(loss.double(), expected)
+    assert torch.allclose(gradient.double(), slope, atol=1e-7)
 
 
 @runs
@@ -144,14 +149,14 @@ def compare_with_blockwise(latents, codebook):
 def test_rows_apart_in_memory_are_read_as_they_are(part):
     latents = part(random(90, 90))
     codebook = part(random(90, 90))
-    compare_with_blockwise(latents, codebook)
+    compare_with_float64(latents, codebook)
     for metric in ("cosine", "euclidean"):
         chosen = nearest_code(latents, codebook, metric)
-        assert torch.equal(chosen, ops.nearest_code(latents, codebook, metric, form=blockwise))
+        assert torch.equal(chosen, nearest_in_float64(latents, codebook, metric))
 
 
 def nearest_in_float64(latents, codebook, metric="cosine"):
-    return ops.nearest_code(latents.double(), codebook.double(), metric, form=blockwise)
+    return nearest_code(latents.double(), codebook.double(), metric)
 
 
 LOOKUPS = [(1, 1, 1), (100, 150, 3), (65, 64, 20), (64, 65, 64), (3, 40, 256)]
@@ -252,18 +257,18 @@ def test_memory_stays_within_256_mib_and_no_value_is_asked_for_at_the_largest_si
 
 
 def test_only_float32_rows_on_a_gpu_are_usable():
-    assert not triton.usable(torch.randn(4, 3), torch.randn(5, 3))
+    assert not usable(torch.randn(4, 3), torch.randn(5, 3))
 
 
 @on_gpu
 def test_which_rows_on_a_gpu_are_usable():
     rows = torch.randn(4, 3, device="cuda")
-    assert triton.usable(rows, rows) == (torch.cuda.get_device_capability() >= (8, 0))
+    assert usable(rows, rows) == (torch.cuda.get_device_capability() >= (8, 0))
     for unusable in (rows.double(), rows[:, :0], rows.repeat(1, 100)):
-        assert not triton.usable(unusable, unusable)
+        assert not usable(unusable, unusable)
     for codes in (rows.cpu(), rows.double(), rows[:0]):
-        assert not triton.usable(rows, codes)
-        assert not triton.usable(codes, rows)
+        assert not usable(rows, codes)
+        assert not usable(codes, rows)
 
 
 class Compiling:
@@ -349,9 +354,7 @@ def test_large_sizes_on_a_gpu_equal_the_operations_in_float64(count, num_codes, 
     latents = random(count, dim)
     codebook = random(num_codes, dim)
     loss, gradient = loss_and_gradient(latents, codebook, 0.1, 5.0, top_k)
-    expected, slope = ops.loss_and_gradient(
-        latents.double(), codebook.double(), 0.1, 5.0, top_k, form=blockwise
-    )
+    expected, slope = loss_and_gradient(latents.double(), codebook.double(), 0.1, 5.0, top_k)
     assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
     right = ((gradient - slope).abs() <= 1e-5 * slope.abs().max()).all(1)
     same = nearest_code(latents, codebook) == nearest_in_float64(latents, codebook)
