@@ -78,7 +78,7 @@ class Quantizer(nn.Module):
 
     metric = "euclidean"
     trainable = True
-    kinds: ClassVar[dict[str, type["Quantizer"]]] = {}
+    kinds: ClassVar[dict[str, Any]] = {}
     codebook: Tensor
     counts: Tensor
     batch_counts: Tensor
@@ -127,7 +127,7 @@ class Quantizer(nn.Module):
             codes=codes.reshape(grid.shape).movedim(-1, 1),
             indices=indices.reshape(grid.shape[:-1]),
             loss=loss,
-            losses=terms,
+            losses={name: term.detach() for name, term in terms.items()},
         )
 
     def quantize(self, latents: Tensor) -> tuple[Tensor, Tensor, Tensor, dict[str, Tensor]]:
@@ -139,6 +139,7 @@ class Quantizer(nn.Module):
         codebook = self.codebook.to(latents.dtype)
         indices = nearest_code(latents, codebook, self.metric)
         if self.training:
+            # Before the loss, whose weight may depend on the usage of this batch.
             with torch.no_grad():
                 self.observe(latents.detach(), indices)
         codes = embedding(indices, codebook)
@@ -152,19 +153,19 @@ class Quantizer(nn.Module):
         """Compute the VQ loss of flat latents and their codes, both (N, D).
 
         Returns:
-            The weighted sum, and its terms without weight and gradient.
+            The weighted sum, and its terms without their weights.
         """
         # The codebook learns from the first term alone, the encoder from the second alone.
         codebook_loss = mse_loss(codes, latents.detach())
         commitment_loss = mse_loss(latents, codes.detach())
         loss = codebook_loss + self.beta * commitment_loss
-        terms = {"codebook": codebook_loss.detach(), "commitment": commitment_loss.detach()}
-        return loss, terms
+        return loss, {"codebook": codebook_loss, "commitment": commitment_loss}
 
     def observe(self, latents: Tensor, indices: Tensor) -> None:
         """Take note of a training batch, (N, D) and (N,): here, count the codes that it chose."""
         counts = torch.zeros_like(self.counts).index_add_(0, indices, torch.ones_like(indices))
-        self.batch_counts = sum_(counts)  # over all processes
+        # Summed over all processes, so that the buffers stay equal in all of them.
+        self.batch_counts = sum_(counts)
         self.counts += self.batch_counts
 
     @torch.no_grad()
@@ -182,8 +183,8 @@ class Quantizer(nn.Module):
         self.check_latents(latents)
         check_finite(latents, "latents")
         grid = at_least_float32(latents).movedim(1, -1)
-        codebook = self.codebook.to(grid.dtype)
-        indices = nearest_code(grid.reshape(-1, self.dim), codebook, self.metric)
+        rows = grid.reshape(-1, self.dim)
+        indices = nearest_code(rows, self.codebook.to(rows.dtype), self.metric)
         return indices.reshape(grid.shape[:-1])
 
     @torch.no_grad()
@@ -277,7 +278,7 @@ class EMAQuantizer(Quantizer):
 
     def compute_loss(self, latents, codes):
         commitment_loss = mse_loss(latents, codes.detach())
-        return self.beta * commitment_loss, {"commitment": commitment_loss.detach()}
+        return self.beta * commitment_loss, {"commitment": commitment_loss}
 
     def observe(self, latents, indices):
         super().observe(latents, indices)
@@ -289,6 +290,7 @@ class EMAQuantizer(Quantizer):
         super().after_step()
         self.sizes.lerp_(self.batch_counts.to(self.sizes.dtype), 1 - self.decay)
         self.sums.lerp_(self.batch_sums, 1 - self.decay)
+        # Laplace smoothing: no code has size 0, and the sizes still add up to the total.
         total = self.sizes.sum()
         epsilon = 1e-5
         smoothed = (self.sizes + epsilon) / (total + self.num_codes * epsilon) * total
@@ -298,7 +300,7 @@ class EMAQuantizer(Quantizer):
         return {**super().config(), "decay": self.decay}
 
 
-def _check_decay(decay: float) -> None:
+def _check_decay(decay):
     """Raise ValueError for a decay that is not in [0, 1)."""
     if not 0 <= decay < 1:
         raise ValueError(f"decay is {decay}; it must be at least 0 and below 1")
@@ -352,9 +354,8 @@ class SphericalQuantizer(CosineQuantizer):
             partial(arc_margin_loss, margin=samp.margin, scale=samp.scale, top_k=samp.top_k),
         )
         weight = samp.weight.value(self.step, self.batch_usage())
-        return loss + weight * margin_loss, {**terms, "margin": margin_loss.detach()}
+        return loss + weight * margin_loss, {**terms, "margin": margin_loss}
 
-    @torch.no_grad()
     def after_step(self):
         # The ball comes after the optimizer step and has the radius M(t) for t steps done, this one
         # included. So the codes are inside it whenever they are used or saved.
@@ -412,10 +413,12 @@ class OnlineClusteredQuantizer(CosineQuantizer):
             self.anchors = sum_(anchors)
 
     def draw_anchors(self, latents: Tensor) -> Tensor:
-        """Draw a latent for each code j of this process, each z_i by softmax_i(cos(z_i, e_j)).
+        """Draw an anchor among the latents (N, D) for each code of this process.
+
+        For code j, latent i is drawn with probability softmax_i(cos(z_i, e_j)).
 
         Returns:
-            Places of the drawn ones among the latents (N, D).
+            Places of the anchors among the latents.
         """
         own = own_codes(self.num_codes)
         directions = normalize(latents, dim=1)

@@ -211,7 +211,7 @@ def rescale_codes_(
     check_range(indices, num_codes)
     directions = normalize(codebook.float(), dim=1)
     lengths = (latents.float() * directions[indices]).sum(1)  # of the latents along their codes
-    sums = torch.zeros_like(directions[:, 0]).index_add_(0, indices, lengths)
+    sums = directions.new_zeros(num_codes).index_add_(0, indices, lengths)
     norms = sums / torch.bincount(indices, minlength=num_codes).clamp_min(1)
     if max_norm is not None:
         norms = norms.clamp(max=max_norm)

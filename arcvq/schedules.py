@@ -39,14 +39,14 @@ def bounded_exp(exponent: Number) -> float | Tensor:
     return math.exp(min(max(exponent, -MAX_EXPONENT), MAX_EXPONENT))
 
 
-def _clip(share: Number) -> float | Tensor:
+def _clip(share):
     """Hold a share within [0, 1]."""
     if isinstance(share, Tensor):
         return share.float().clamp(0.0, 1.0)
     return min(max(share, 0.0), 1.0)
 
 
-def _cos(angle: Number) -> float | Tensor:
+def _cos(angle):
     """Cosine of a number or a tensor."""
     return angle.float().cos() if isinstance(angle, Tensor) else math.cos(angle)
 

@@ -70,7 +70,7 @@ class Residual(nn.Module):
         return x + self.mix(relu(self.conv(x)))
 
 
-def _widths(hidden: int, downsample: int) -> list[int]:
+def _widths(hidden, downsample):
     """Channels at each halving of the image: [C] for 2, [C/2, C] for 4, [C/4, C/2, C] for 8."""
     halvings = downsample.bit_length() - 1
     return [hidden >> place for place in reversed(range(halvings))]
@@ -121,7 +121,7 @@ class VQVAE(
         self.quantizer = quantizer
         self.decoder = self._build_decoder(quantizer.dim)
 
-    def _build_encoder(self, dim: int) -> nn.Sequential:
+    def _build_encoder(self, dim):
         """(B, C, H, W) to (B, D, h, w)."""
         network = nn.Sequential()
         channels = self.image_channels
@@ -134,7 +134,7 @@ class VQVAE(
         network.append(nn.Conv2d(channels, dim, 1))
         return network
 
-    def _build_decoder(self, dim: int) -> nn.Sequential:
+    def _build_decoder(self, dim):
         """(B, D, h, w) to (B, C, H, W): the encoder in reverse."""
         *widths, channels = _widths(self.hidden, self.downsample)
         network = nn.Sequential(nn.Conv2d(dim, channels, 3, padding=1))
@@ -146,7 +146,7 @@ class VQVAE(
         network.append(nn.ConvTranspose2d(channels, self.image_channels, 4, stride=2, padding=1))
         return network
 
-    def _residual_stack(self) -> list[nn.Module]:
+    def _residual_stack(self):
         """Residual layers and a last ReLU."""
         layers = (Residual(self.hidden, self.residual_hidden) for _ in range(self.residual_layers))
         return [*layers, nn.ReLU()]
@@ -277,9 +277,8 @@ class VQVAE(
                     f"{folder} holds no {name}; a model is config.json and model.safetensors"
                 )
         try:
-            config = json.loads((folder / "config.json").read_text())
-            with torch.random.fork_rng(devices=[]):  # its new weights are not kept
-                model = cls.from_config(config)
+            with torch.random.fork_rng(devices=[]):  # the new weights are not kept
+                model = cls.from_config(json.loads((folder / "config.json").read_text()))
             load_model(model, str(folder / "model.safetensors"))
         except Exception as error:
             reason = " ".join(str(error).split())
@@ -319,7 +318,7 @@ class VQVAE(
         strange = sorted(set(theirs) ^ set(state))
         if strange:
             raise ValueError(f"{problem}: missing or unknown {', '.join(strange)}")
-        ours = (name for name, _ in model.named_parameters())
-        weights = {name: state[official] for name, official in zip(ours, theirs, strict=True)}
+        parameters = dict(model.named_parameters())
+        weights = {ours: state[name] for ours, name in zip(parameters, theirs, strict=True)}
         model.load_state_dict(weights, strict=False)  # usage counts are not among them
         return model.eval()

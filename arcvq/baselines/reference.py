@@ -29,7 +29,7 @@ class PlainSphericalQuantizer(SphericalQuantizer):
         loss = vq_loss + weight * margin_loss
 
         codes = latents + (codes - latents).detach()  # straight-through gradient
-        return codes, indices, loss, {"margin": margin_loss.detach()}
+        return codes, indices, loss, {"margin": margin_loss}
 
 
 class UndetachedQuantizer(SphericalQuantizer):

@@ -6,7 +6,7 @@ Importing the package takes seconds, so that happens when the first of these qua
 
 import math
 from abc import ABC, abstractmethod
-from itertools import combinations_with_replacement
+from itertools import chain, combinations_with_replacement
 from types import ModuleType
 from typing import Any
 
@@ -80,7 +80,7 @@ class Baseline(Quantizer, ABC):
         # The bracket is exactly zero, so these are the very codes that `lookup` returns, with the
         # gradient that the package gives them.
         codes = embedding(indices, self.codebook.detach()) + (passed - passed.detach())[0]
-        return codes, indices, loss, {name: term.detach() for name, term in terms.items()}
+        return codes, indices, loss, terms
 
     def encode(self, latents):
         training = self.training
@@ -159,9 +159,10 @@ def fsq_levels(num_codes: int) -> list[int]:
         raise ValueError(
             f"num_codes is {num_codes}; FSQ needs at least 4, one component of 4 levels"
         )
-    choices: list[tuple[int, ...]] = []
-    for components in range(1, math.ceil(math.log(num_codes, 4)) + 1):
-        choices += combinations_with_replacement((8, 7, 6, 5, 4), components)
+    sizes = range(1, math.ceil(math.log(num_codes, 4)) + 1)  # numbers of components
+    choices = chain.from_iterable(
+        combinations_with_replacement((8, 7, 6, 5, 4), size) for size in sizes
+    )
     return list(min(choices, key=lambda levels: abs(math.prod(levels) - num_codes)))
 
 

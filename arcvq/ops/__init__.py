@@ -6,8 +6,6 @@ functions here are what both have in common; they pick the form. `reference` has
 paper writes it, to read and to compare with.
 """
 
-from types import ModuleType
-
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -62,29 +60,21 @@ class _MarginLoss(torch.autograd.Function):
         return gradient.mul_(grad_output), None, None, None, None
 
 
-def loss_and_gradient(
-    latents: Float[Tensor, "N D"],
-    codebook: Float[Tensor, "K D"],
-    margin: float,
-    scale: float,
-    top_k: int,
-    *,
-    with_gradient: bool = True,
-) -> tuple[Float[Tensor, ""], Float[Tensor, "N D"] | None]:
+def loss_and_gradient(latents, codebook, margin, scale, top_k, *, with_gradient=True):
     """Compute the margin loss and its gradient to the latents in one pass.
 
     Args:
-        latents: Latents, N from 1.
-        codebook: Codes of the same dtype, K from 1.
+        latents: Latents (N, D), N from 1.
+        codebook: Codes (K, D) of the same dtype, K from 1.
         margin: Angular margin in radians.
         scale: Scale of the cosines; above `blockwise.SAFE_SCALE` not for float32 on a GPU.
         top_k: Latents that each code pulls, from 1 to N.
         with_gradient: Whether the gradient is wanted.
 
     Returns:
-        The loss, and the gradient or None.
+        The loss, and the gradient (N, D) or None.
     """
-    form = _fastest_form(latents, codebook)
+    form = triton if triton.usable(latents, codebook) else blockwise
     latents = latents.contiguous()
     norms = torch.linalg.vector_norm(latents, dim=1)
     inverse = torch.where(norms > TINY, 1 / norms, 0.0)  # a row of zeros has no direction
@@ -116,14 +106,9 @@ def nearest_code(
     """
     if metric not in ("cosine", "euclidean"):
         raise ValueError(f"metric {metric!r} is unknown; use 'cosine' or 'euclidean'")
-    form = _fastest_form(latents, codebook)
+    form = triton if triton.usable(latents, codebook) else blockwise
     with torch.no_grad(), torch.autocast(latents.device.type, enabled=False):
         if metric == "cosine":  # the norm of a latent makes no difference
             return form.best_scores(latents, normalize(codebook, dim=1), bias=None)
         # |z - e|^2 is smallest where <z, e> - |e|^2 / 2 is largest.
         return form.best_scores(latents, codebook, bias=codebook.square().sum(1) / -2)
-
-
-def _fastest_form(latents: Tensor, codebook: Tensor) -> ModuleType:
-    """The module that takes these rows fastest."""
-    return triton if triton.usable(latents, codebook) else blockwise

@@ -39,9 +39,9 @@ def sum_losses(latents, inverse, codes, margin, scale, top_k, gradient):
         top_k: Latents that each code pulls, from 1 to N.
         gradient: Where to add the gradient to the normalized latents (N, D); or None.
     """
-    total = latents.new_zeros(())
     size = _codes_per_block(len(codes), latents, top_k)
     memory = latents.new_empty(size, len(latents))
+    total = 0
     for block in codes.split(size):
         weights = memory[: len(block)]
         total += _block_loss(latents, inverse, block, weights, margin, scale, top_k, gradient)
@@ -68,26 +68,31 @@ def _block_loss(latents, inverse, codes, weights, margin, scale, top_k, gradient
     peaks = _fill_weights(latents, inverse, codes * scale, weights, chunk, exponential=safe)
     nearest = _nearest(weights, peaks, chunk, top_k)
 
-    # The sums are over the others, i not in N_j.
-    weights.scatter_(1, nearest, 0.0 if safe else -math.inf)
-    shift = codes.new_zeros(())
-    if not safe:
-        lowest = torch.finfo(weights.dtype).min
-        shift = weights.amax(1).clamp_min(lowest)  # it would be -inf if there are no others
-        weights.sub_(shift[:, None]).exp_()
+    # From here on the weights are those of the others, i not in N_j.
+    info = torch.finfo(weights.dtype)
+    shift = 0.0
+    if safe:
+        weights.scatter_(1, nearest, 0.0)
+    else:
+        weights.scatter_(1, nearest, -math.inf)
+        shift = weights.amax(1)
+        shift.clamp_min_(info.min)  # it is -inf where there are no others
+        weights.sub_(shift[:, None])
+        weights.exp_()
     others = weights.sum(1)
 
     log_others = others.log() + shift
     loss, lost = pull_nearest(latents, inverse, codes, nearest, log_others, margin, scale, gradient)
     if gradient is not None:
-        push = scale * lost / others.clamp_min(torch.finfo(others.dtype).tiny)
+        push = scale * lost / others.clamp_min(info.tiny)
         gradient.addmm_(weights.T, codes * push[:, None])
     return loss
 
 
-def _chunk_size(count: int, top_k: int) -> int:
+def _chunk_size(count, top_k):
     """Latents in a chunk, so that there are about as many chunks as latents in `top_k` of them."""
-    return min(CHUNK, max(16, 1 << round(math.log2(count / top_k) / 2)))
+    power = round(math.log2(count / top_k) / 2)
+    return min(CHUNK, max(16, 1 << power))
 
 
 def _fill_weights(latents, inverse, codes, weights, chunk, exponential):
@@ -95,16 +100,20 @@ def _fill_weights(latents, inverse, codes, weights, chunk, exponential):
 
     Returns the largest logit of each chunk of latents, (block, chunks).
     """
-    width = max(chunk, TILE // len(codes) // chunk * chunk)
+    width = TILE // len(codes)
+    width = max(chunk, width // chunk * chunk)
     peaks = []
     for start in range(0, len(latents), width):
         end = start + width
+        rows = latents[start:end]
         logits = weights[:, start:end]
-        torch.mm(codes, latents[start:end].T, out=logits)
+        torch.mm(codes, rows.T, out=logits)
         logits.mul_(inverse[start:end])
-        whole = logits.shape[1] // chunk * chunk  # latents in whole chunks
-        peaks.append(logits[:, :whole].unflatten(1, (-1, chunk)).amax(2))
-        if whole < logits.shape[1]:
+        count = logits.shape[1]
+        whole = count // chunk * chunk  # latents in whole chunks
+        chunks = logits[:, :whole].unflatten(1, (-1, chunk))
+        peaks.append(chunks.amax(2))
+        if whole < count:
             peaks.append(logits[:, whole:].amax(1, keepdim=True))
         if exponential:
             logits.exp_()
@@ -117,9 +126,11 @@ def _nearest(weights, peaks, chunk, top_k):
     They lie in the k chunks with the largest peaks, so only these are searched.
     """
     count = weights.shape[1]
-    chunks = peaks.topk(min(top_k, peaks.shape[1]), dim=1, sorted=False).indices
+    searched = min(top_k, peaks.shape[1])
+    chunks = peaks.topk(searched, dim=1, sorted=False).indices
+    starts = chunks[..., None] * chunk
     offsets = torch.arange(chunk, device=chunks.device)
-    places = (chunks[..., None] * chunk + offsets).flatten(1)
+    places = (starts + offsets).flatten(1)
     if count % chunk == 0:
         found = weights.gather(1, places)
     else:  # the last chunk reaches beyond the latents
@@ -146,7 +157,8 @@ def pull_nearest(latents, inverse, codes, nearest, log_others, margin, scale, gr
     Returns:
         The sum, and for each code the part of the softmax that its nearest latents do not hold.
     """
-    directions = latents[nearest] * inverse[nearest][..., None]
+    factors = inverse[nearest]
+    directions = latents[nearest] * factors[..., None]
     logits, slope = _margin_logits(directions, codes[:, None], margin, scale)
     # For each code the loss is -log(p) of the part p that its nearest latents hold of the softmax,
     # p = sigmoid(-gap).
@@ -154,8 +166,8 @@ def pull_nearest(latents, inverse, codes, nearest, log_others, margin, scale, gr
     lost = torch.sigmoid(gap)
     if gradient is not None:
         pull = -lost[:, None] * logits.softmax(1) * slope
-        along_codes = pull[..., None] * codes[:, None]
-        gradient.index_add_(0, nearest.flatten(), along_codes.flatten(0, 1))
+        pull_along_codes = pull[..., None] * codes[:, None]
+        gradient.index_add_(0, nearest.flatten(), pull_along_codes.flatten(0, 1))
     return softplus(gap).sum(), lost
 
 
@@ -170,15 +182,16 @@ def _margin_logits(directions, codes, margin, scale):
     cosine = (along.square() - apart.square()) / 4
     sine = apart * along / 2
 
-    logit = cosine * math.cos(margin) - sine * math.sin(margin)
-    floor = torch.finfo(
-        directions.dtype
-    ).eps  # keeps the slope finite where latent and code coincide
-    slope = math.cos(margin) + cosine / sine.clamp_min(floor) * math.sin(margin)
+    cos_margin = math.cos(margin)
+    sin_margin = math.sin(margin)
+    logit = cosine * cos_margin - sine * sin_margin
+    floor = torch.finfo(sine.dtype).eps  # keeps the slope finite where latent and code coincide
+    cotangent = cosine / sine.clamp_min(floor)
+    slope = cos_margin + cotangent * sin_margin
 
     # Where theta + margin > pi the cosine would rise again: go on falling in a straight line.
-    beyond = cosine < -math.cos(margin)
-    logit = torch.where(beyond, cosine + math.cos(margin) - 1, logit)
+    beyond = cosine < -cos_margin
+    logit = torch.where(beyond, cosine + cos_margin - 1, logit)
     slope = slope.masked_fill(beyond, 1.0)
     return scale * logit, scale * slope
 
@@ -188,17 +201,21 @@ def through_normalization_(gradient, latents, inverse, num_codes):
 
     Of a gradient to z / |z| the tangent part, divided by |z|, reaches z.
     """
-    size = max(1, TILE // 16 // latents.shape[1])
+    dim = latents.shape[1]
+    size = max(1, TILE // 16 // dim)
     parts = zip(gradient.split(size), latents.split(size), inverse.split(size), strict=True)
     for part, rows, scale in parts:
-        along = (part * rows).sum(1).mul_(scale.square())
-        part.addcmul_(rows, along[:, None], value=-1).mul_(scale[:, None] / num_codes)
+        along = (part * rows).sum(1)
+        along *= scale.square()
+        part.addcmul_(rows, along[:, None], value=-1)
+        part *= scale[:, None] / num_codes
 
 
 def best_scores(latents, codes, bias):
     """Find the code with the largest <z, code> + bias for each latent z; None for no bias."""
     best = []
-    for block in latents.split(max(1, TILE // len(codes))):
+    size = max(1, TILE // len(codes))
+    for block in latents.split(size):
         scores = block @ codes.T if bias is None else torch.addmm(bias, block, codes.T)
         best.append(scores.max(1).indices)
     return torch.cat(best)

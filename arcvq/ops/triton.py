@@ -52,17 +52,15 @@ def usable(latents: Tensor, codebook: Tensor) -> bool:
     They take float32 rows, at least one of each, with D from 1 to 256, on one NVIDIA GPU whose
     tensor cores take float32 (from Ampere on).
     """
-    return (
-        tl is not None
-        and latents.is_cuda
-        and latents.device == codebook.device
-        and latents.dtype == codebook.dtype == torch.float32
-        and latents.shape[1] <= WIDEST
-        and latents.numel() > 0
-        and codebook.numel() > 0
-        and torch.version.hip is None
-        and torch.cuda.get_device_capability(latents.device) >= (8, 0)
-    )
+    if tl is None or torch.version.hip is not None or not latents.is_cuda:
+        return False
+    if latents.device != codebook.device:
+        return False
+    if not latents.dtype == codebook.dtype == torch.float32:
+        return False
+    if latents.shape[1] > WIDEST or latents.numel() == 0 or codebook.numel() == 0:
+        return False
+    return torch.cuda.get_device_capability(latents.device) >= (8, 0)
 
 
 def sum_losses(latents, inverse, codes, margin, scale, top_k, gradient):
@@ -93,14 +91,14 @@ def best_scores(latents, codes, bias):
     return best
 
 
-def group_rows(num_codes: int, count: int, dim: int, top_k: int) -> int:
+def group_rows(num_codes, count, dim, top_k):
     """Codes in a group: groups of equal size that take at most `GROUP` bytes, if one code can."""
     most = max(1, GROUP // bytes_per_code(count, dim, top_k))
     groups = math.ceil(num_codes / most)
     return math.ceil(num_codes / groups)
 
 
-def bytes_per_code(count: int, dim: int, top_k: int) -> int:
+def bytes_per_code(count, dim, top_k):
     """Bytes held at once for each code of a group, where there are `count` latents."""
     chunks = math.ceil(count / CHUNK)
     chosen = min(top_k, chunks)
@@ -167,7 +165,8 @@ def _nearest_and_others(latents, steep, codes, top_k):
     )
 
     places = logits.topk(top_k, dim=1, sorted=False).indices
-    nearest = chosen.gather(1, places // CHUNK) * CHUNK + places % CHUNK
+    first = chosen.gather(1, places // CHUNK) * CHUNK
+    nearest = first + places % CHUNK
     others_in_chosen = logits.scatter_(1, places, -math.inf).exp_().sum(1)
     others_elsewhere = sums.scatter_(1, chosen, 0.0).sum(1)
     return nearest, others_in_chosen + others_elsewhere
@@ -288,14 +287,16 @@ def scan_kernel(
     total = tl.zeros((CODES,), tl.float32)
     for start in range(0, CHUNK, LATENTS):
         rows = chunk.to(tl.int64) * CHUNK + start + tl.arange(0, LATENTS)
+        inside = rows < count
         logits = _products(codes, code, num_codes, latents, rows, count, DIM, WIDTH)
         logits *= _entries(steep, rows, count)[None, :]
-        logits = tl.where((rows < count)[None, :], logits, -float("inf"))
+        logits = tl.where(inside[None, :], logits, -float("inf"))
         peak = tl.maximum(peak, tl.max(logits, 1))
         total += tl.sum(tl.exp(logits), 1)
     place = code.to(tl.int64) * chunks + chunk
-    tl.store(peaks + place, peak, mask=code < num_codes)
-    tl.store(sums + place, total, mask=code < num_codes)
+    exists = code < num_codes
+    tl.store(peaks + place, peak, mask=exists)
+    tl.store(sums + place, total, mask=exists)
 
 
 @jit
@@ -324,8 +325,9 @@ def logits_kernel(
     for start in range(0, CHUNK, LATENTS):
         offsets = start + tl.arange(0, LATENTS)
         rows = chunk * CHUNK + offsets
-        products = tl.sum(_load(latents, rows, count, columns, DIM) * code[None, :], 1)
-        found = products * _entries(steep, rows, count)
+        tile = _load(latents, rows, count, columns, DIM)
+        found = tl.sum(tile * code[None, :], 1)
+        found *= _entries(steep, rows, count)
         found = tl.where(rows < count, found, -float("inf"))
         tl.store(logits + program * CHUNK + offsets, found)
 
@@ -357,13 +359,15 @@ def push_kernel(
     for first in range(0, num_codes, CODES):
         code = first + tl.arange(0, CODES)
         logits = _products(latents, rows, count, codes, code, num_codes, DIM, WIDTH) * factor
-        weights = tl.exp(logits) * _entries(push, code, num_codes)[None, :]
+        weights = tl.exp(logits)
+        weights *= _entries(push, code, num_codes)[None, :]
 
         # Leave out the nearest latents, whose bits are set.
         words = bits + (rows // 32)[:, None] * num_codes + code[None, :]
         inside = (rows < count)[:, None] & (code < num_codes)[None, :]
         word = tl.load(words, mask=inside, other=0)
-        among = (word >> (rows % 32).to(tl.int32)[:, None]) & 1
+        bit = (rows % 32).to(tl.int32)
+        among = (word >> bit[:, None]) & 1
         weights = tl.where(among == 0, weights, 0.0)
 
         directions = _load(codes, code, num_codes, columns, DIM)
@@ -417,8 +421,9 @@ def best_kernel(
     index = tl.zeros((LATENTS,), tl.int64)
     for first in range(0, num_codes, CODES):
         code = first + tl.arange(0, CODES)
+        offset = tl.load(bias + code, mask=code < num_codes, other=-float("inf"))
         scores = _products(latents, rows, count, codes, code, num_codes, DIM, WIDTH)
-        scores += tl.load(bias + code, mask=code < num_codes, other=-float("inf"))[None, :]
+        scores += offset[None, :]
         score, place = tl.max(scores, 1, return_indices=True)
         index = tl.where(score > best, first + place, index)
         best = tl.maximum(best, score)
