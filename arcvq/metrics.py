@@ -1,6 +1,6 @@
 """Measures of how close reconstructed images are to their originals.
 
-Images are (B, C, H, W) and by default lie in [-1, 1].
+Images are (B, C, H, W) and lie in [-1, 1].
 """
 
 import math
@@ -12,34 +12,27 @@ from torch import Tensor
 
 from arcvq.runtime.extras import extra_import
 
+DATA_RANGE = 2.0  # the largest minus the smallest value that a pixel can take
 SSIM_WINDOW = 11  # pixels: a Gaussian of standard deviation 1.5 (Wang et al. 2004)
 VGG_URL = "https://download.pytorch.org/models/vgg16-397923af.pth"
 
 
-def psnr(
-    images: Float[Tensor, "B C H W"], reference: Float[Tensor, "B C H W"], data_range: float = 2.0
-) -> float:
+def psnr(images: Float[Tensor, "B C H W"], reference: Float[Tensor, "B C H W"]) -> float:
     """Return the peak signal-to-noise ratio in dB, taken over all pixels at once.
 
-    It is 10 log10(data_range^2 / mean squared error), which is not the mean of each image's PSNR.
+    It is 10 log10(2^2 / mean squared error), which is not the mean of each image's PSNR. Equal
+    images give inf.
 
     Args:
         images: The reconstructions.
         reference: The originals.
-        data_range: The largest minus the smallest value that a pixel can take.
-
-    Returns:
-        The ratio; inf for equal images.
     """
     images, reference = _to_float64(images, reference)
-    _check_data_range(data_range)
     error = (images - reference).square().mean().item()
-    return 10 * math.log10(data_range**2 / error) if error else math.inf
+    return 10 * math.log10(DATA_RANGE**2 / error) if error else math.inf
 
 
-def ssim(
-    images: Float[Tensor, "B C H W"], reference: Float[Tensor, "B C H W"], data_range: float = 2.0
-) -> float:
+def ssim(images: Float[Tensor, "B C H W"], reference: Float[Tensor, "B C H W"]) -> float:
     """Return the mean structural similarity of the images (Wang et al. 2004), at most 1.
 
     The means of batches, weighted by their sizes, average to that of all images. The arithmetic
@@ -48,10 +41,8 @@ def ssim(
     Args:
         images: The reconstructions, at least 11x11 pixels, the size of the window.
         reference: The originals.
-        data_range: The largest minus the smallest value that a pixel can take.
     """
     images, reference = _to_float64(images, reference)
-    _check_data_range(data_range)
     height, width = images.shape[2:]
     if min(height, width) < SSIM_WINDOW:
         raise ValueError(
@@ -60,7 +51,7 @@ def ssim(
         )
     torchmetrics = extra_import("torchmetrics.functional.image")
     similarity = torchmetrics.structural_similarity_index_measure(
-        images, reference, data_range=float(data_range)
+        images, reference, data_range=DATA_RANGE
     )
     return similarity.item()
 
@@ -116,8 +107,3 @@ def _to_float64(images: Tensor, reference: Tensor) -> Tensor:
     if pair.device.type == "mps":  # MPS has no float64
         pair = pair.cpu()
     return pair.double()
-
-
-def _check_data_range(data_range: float) -> None:
-    if not 0 < data_range < math.inf:
-        raise ValueError(f"data_range must be positive and finite, got {data_range}")
