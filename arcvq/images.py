@@ -221,14 +221,18 @@ def load_images(
 def hold_out(split: ImageSplit, tenths: int) -> list[ImageSplit]:
     """Hold out tenths of a split, chosen at random, but always alike.
 
+    Args:
+        split: The images to divide.
+        tenths: How many tenths to hold out.
+
     Returns:
         The rest, followed by each tenth. All are in random order, and every tenth has its share
         of each class.
     """
     order = torch.randperm(len(split), generator=torch.Generator().manual_seed(SEED))
     by_class = order[split.labels[order].argsort(stable=True)]
-    # The images are dealt in that order, in turn, to ten hands. (Of a permutation, argsort gives
-    # the inverse: the rank of each image.)
+    # In this order the images are dealt, in turn, to ten hands. Of a permutation, argsort gives
+    # the inverse: the place of each image in the order.
     hands = by_class.argsort()[order] % 10
     rest = split.select(order[hands >= tenths])
     return [rest, *(split.select(order[hands == hand]) for hand in range(tenths))]
@@ -344,14 +348,18 @@ def _load_photos() -> ImageData:
 def _load_torchvision(name: str, root: Path) -> ImageData:
     dataset = getattr(extra_import("torchvision").datasets, TORCHVISION_CLASSES[name])
     try:
-        opened = dataset(root, train=True)
+        known, unseen = _open_torchvision(dataset, root)
     except Exception:  # torchvision raises many types for absent and for broken files
         _download(name, dataset, root)
-        opened = dataset(root, train=True)
-    train, validation = hold_out(_torchvision_split(opened), 1)
-    test = _torchvision_split(dataset(root, train=False))
-    classes = tuple(label.split(" - ")[0] for label in opened.classes)  # MNIST has "0 - zero"
+        known, unseen = _open_torchvision(dataset, root)
+    train, validation = hold_out(_torchvision_split(known), 1)
+    test = _torchvision_split(unseen)
+    classes = tuple(label.split(" - ")[0] for label in known.classes)  # MNIST has "0 - zero"
     return ImageData(name, train, validation, test, classes)
+
+
+def _open_torchvision(dataset: Any, root: Path) -> tuple[Any, Any]:
+    return dataset(root, train=True), dataset(root, train=False)
 
 
 def _torchvision_split(opened: Any) -> ImageSplit:
@@ -388,7 +396,7 @@ def _download(name: str, dataset: Any, root: Path) -> None:
 
 
 def _move_files(source: Path, target: Path) -> None:
-    for file in source.rglob("*"):
+    for file in sorted(source.rglob("*")):
         if file.is_file():
             moved = target / file.relative_to(source)
             moved.parent.mkdir(parents=True, exist_ok=True)

@@ -73,6 +73,7 @@ def lpips(images: Float[Tensor, "B C H W"], reference: Float[Tensor, "B C H W"])
     pretrained_weights(VGG_URL, "LPIPS")
     torchmetrics = extra_import("torchmetrics.image.lpip")
     distance = torchmetrics.LearnedPerceptualImagePatchSimilarity("vgg").to(pair.device)
+    # In batches, because the features of VGG need much memory.
     for batch in pair.expand(-1, -1, 3, -1, -1).split(64, dim=1):
         distance.update(*batch)
     return distance.compute().item()

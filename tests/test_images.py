@@ -399,9 +399,10 @@ def test_mnist_is_downloaded_when_it_is_missing(tmp_path, server, archives):
     assert {path.name for path in (tmp_path / "new").iterdir()} == {"MNIST"}
 
 
-def test_a_broken_file_is_replaced_by_a_download(tmp_path, server, archives):
+@pytest.mark.parametrize("file", ["train-images-idx3-ubyte", "t10k-images-idx3-ubyte"])
+def test_a_broken_file_is_replaced_by_a_download(tmp_path, server, archives, file):
     files = idx_files()
-    files["train-images-idx3-ubyte"] = files["train-images-idx3-ubyte"][:999]
+    files[file] = files[file][:999]
     put(tmp_path / "MNIST" / "raw", files)
     with pytest.raises(FileNotFoundError, match="mnist is missing or broken"):
         load_images("mnist", root=tmp_path, device="cpu")

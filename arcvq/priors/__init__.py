@@ -1,4 +1,4 @@
-"""Priors over the tokens of a VQ-VAE: fit one, measure it in bits, draw images from it and complete images with it."""
+"""Priors over the tokens of a VQ-VAE: fit, measure in bits, draw and complete images."""
 
 from arcvq.priors.base import NetworkPrior, Prior, State
 from arcvq.priors.counting import BigramPrior, HistogramPrior

@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 def check_whole(minimum: int, **numbers: Any) -> None:
-    """Raise ValueError if a number is not whole or is below `minimum`; its keyword names it in the message."""
+    """Raise ValueError, naming it, for a number that is not whole or is below `minimum`."""
     for name, number in numbers.items():
         is_whole = isinstance(number, int) and not isinstance(number, bool)
         if not is_whole or number < minimum:
