@@ -51,7 +51,7 @@ lint: $(STAMP)
 	$(BIN)/lint-imports --no-logo
 
 docs: $(STAMP)
-	$(BIN)/sphinx-build -W --keep-going -q docs build/docs
+	$(BIN)/sphinx-build -W --keep-going -q -d build/doctrees docs build/docs
 	@echo 'The site is in build/docs; its first page is build/docs/index.html.'
 
 notebooks: $(STAMP)

@@ -1,4 +1,4 @@
-"""arcvq: spherical vector quantization with SAMP (ArcVQ-VAE, arXiv 2605.13517), to learn and to use.
+"""Spherical vector quantization with SAMP (ArcVQ-VAE, arXiv 2605.13517), to learn and to use.
 
 The quantizers, the model and `fit` are loaded at once and need little more than PyTorch. Everything
 else (kept runs, priors, figures, explorers, experiments) is loaded when it is first used.
