@@ -15,7 +15,7 @@ from arcvq.experiments import EXPERIMENTS
 from arcvq.experiments.stored_results import RESULTS, stored
 from arcvq.experiments.tables import data_title, markdown
 from arcvq.figures.experiment_results import pictures
-from arcvq.runtime.files import write_whole
+from arcvq.runtime.files import write_text
 
 PAGE = Path(__file__).parents[1] / "docs" / "results.md"
 LINKS = "../data/results"  # from the page to the tables and pictures
@@ -58,19 +58,15 @@ def main() -> None:
     """Write the files of every stored table, then the page."""
     for path in sorted(RESULTS.glob("*.parquet")):
         name = path.stem
-        _write(path.with_suffix(".md"), table_file(name))
+        write_text(path.with_suffix(".md"), table_file(name))
         _, _, figure = pictures(stored(name))[0]
         picture = figure.to_image(format="png")
-        write_whole(path.with_suffix(".png"), lambda draft, png=picture: draft.write_bytes(png))
+        path.with_suffix(".png").write_bytes(picture)
         print(name)
 
     before, _, rest = PAGE.read_text().partition(START)
     _, _, after = rest.partition(END)
-    _write(PAGE, before + section() + after)
-
-
-def _write(path: Path, text: str) -> None:
-    write_whole(path, lambda draft: draft.write_text(text))
+    write_text(PAGE, before + section() + after)
 
 
 if __name__ == "__main__":
