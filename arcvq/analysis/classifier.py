@@ -6,13 +6,13 @@ import math
 from pathlib import Path
 
 import torch
-from jaxtyping import Float, Int, Real
+from jaxtyping import Float, Int
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from tqdm.auto import tqdm
 
-from arcvq.analysis.sample_quality import as_uint8, label_agreement
+from arcvq.analysis.sample_quality import Images, as_uint8, label_agreement
 from arcvq.images import ImageData, to_float
 from arcvq.runtime.devices import choose_device
 from arcvq.runtime.files import safe_name, write_text, write_whole
@@ -66,7 +66,7 @@ class Classifier(nn.Module):
         """The logits of images in [-1, 1]."""
         return self.head(self.body(images))
 
-    def features(self, images: Real[Tensor, "N C H W"]) -> Float[Tensor, "N 64"]:
+    def features(self, images: Images) -> Float[Tensor, "N 64"]:
         """The layer before the logits, from 0.
 
         Args:
@@ -74,7 +74,7 @@ class Classifier(nn.Module):
         """
         return self._in_batches(self.body, images)
 
-    def predict(self, images: Real[Tensor, "N C H W"]) -> Int[Tensor, " N"]:
+    def predict(self, images: Images) -> Int[Tensor, " N"]:
         """The most likely label of each image; see `features` for the images."""
         return self._in_batches(self, images).argmax(dim=1)
 
@@ -128,7 +128,7 @@ def train_classifier(
         data: Images of two or more classes.
         root: See `data_root`. The classifier is kept in its folder classifiers.
         device: Where to train, and where the result lies.
-        seed: Of the weights and of the order of the images.
+        seed: The seed of the weights and of the order of the images.
         progress: Whether to show a progress bar.
 
     Raises:

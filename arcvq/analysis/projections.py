@@ -225,7 +225,7 @@ def clusters(codes: Codes, count: int = 8, seed: int = 0) -> Int[np.ndarray, " _
     Args:
         codes: The codebook.
         count: The number of clusters; fewer if there are fewer different directions.
-        seed: Of the random initialization.
+        seed: The seed of the random initialization.
 
     Returns:
         The cluster of each code, by size: 0 is the largest.

@@ -106,7 +106,7 @@ def precision_recall(
     Args:
         real: Features of real images.
         generated: Features of generated images.
-        neighbors: K, from 1 to one less than the size of the smaller set.
+        neighbors: The k above, from 1 to one less than the size of the smaller set.
     """
     real, generated = _as_float64(real, generated)
     most = min(len(real), len(generated)) - 1

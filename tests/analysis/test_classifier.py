@@ -32,13 +32,16 @@ def test_it_learns_the_labels_and_its_accuracy_is_counted_on_the_test_images(
     right = (trained.predict(images.test.images) == images.test.labels).double().mean().item()
     assert trained.accuracy == right > 0.9
     assert label_agreement(trained, images.test.images, images.test.labels) == right
-    assert not trained.training and trained.classes == images.classes
+    assert not trained.training
+    assert trained.classes == images.classes
 
 
 def test_features_are_the_layer_before_the_logits(images, brief, tmp_path):
     trained = train(images, tmp_path)
     features = trained.features(images.test.images)
-    assert features.shape == (64, 64) and (features >= 0).all() and not features.requires_grad
+    assert features.shape == (64, 64)
+    assert (features >= 0).all()
+    assert not features.requires_grad
     head = trained.head
     logits = features.double() @ head.weight.double().T + head.bias.double()
     torch.testing.assert_close(
@@ -94,7 +97,8 @@ def test_a_folder_without_its_last_file_is_trained_again(images, brief, tmp_path
     facts.unlink()
     with pytest.raises(FileNotFoundError):
         Classifier.load(facts.parent)
-    assert train(images, tmp_path).accuracy > 0.9 and facts.is_file()
+    assert train(images, tmp_path).accuracy > 0.9
+    assert facts.is_file()
 
 
 def test_validation_chooses_the_weights_and_test_images_have_no_say(
@@ -121,7 +125,8 @@ def test_validation_chooses_the_weights_and_test_images_have_no_say(
 def test_images_of_any_size_from_four_pixels_are_read(channels, size):
     model = Classifier((channels, size, size + 1), tuple("abcde"))
     pictures = torch.rand(3, channels, size, size + 1)
-    assert model(pictures).shape == (3, 5) and model.body(pictures).shape == (3, 64)
+    assert model(pictures).shape == (3, 5)
+    assert model.body(pictures).shape == (3, 64)
 
 
 def test_one_class_is_refused_in_one_sentence(images, tmp_path):
@@ -152,7 +157,8 @@ def test_real_images_score_better_than_blurred_ones_and_those_better_than_noise(
     images, brief, tmp_path
 ):
     trained = train(images, tmp_path)
-    real, train_images = images.test.images, images.train.images
+    real = images.test.images
+    train_images = images.train.images
     blurred = torch.nn.functional.avg_pool2d(
         to_float(images.validation.images), 3, stride=1, padding=1
     )
@@ -166,10 +172,10 @@ def test_real_images_score_better_than_blurred_ones_and_those_better_than_noise(
         for name, generated in samples.items()
     }
     distances = [table["frechet_distance"] for table in tables.values()]
-    assert distances == sorted(distances) and distances[1] > 2 * distances[0]
+    assert distances == sorted(distances)
+    assert distances[1] > 2 * distances[0]
     assert tables["new"].name == f"classifier features (accuracy {trained.accuracy:.1%})"
     copies = describe_samples(trained, real=real, generated=train_images[:64], train=train_images)
-    assert (
-        copies["near_copies"] == copies["pixel_nearer"] == 1 and copies["pixel_median_ratio"] == 0
-    )
+    assert copies["near_copies"] == copies["pixel_nearer"] == 1
+    assert copies["pixel_median_ratio"] == 0
     assert tables["new"]["near_copies"] < 0.1

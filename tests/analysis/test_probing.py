@@ -3,7 +3,6 @@ import itertools
 import math
 from collections import Counter
 
-import pandas as pd
 import pytest
 import torch
 from hypothesis import given, settings
@@ -49,11 +48,12 @@ def entropy(values):
 @given(PAIRS)
 def test_mutual_information_is_the_sum_over_the_table_of_counts(pairs):
     codes, values = columns(pairs)
-    share, of_code, of_value = (Counter(each) for each in (pairs, codes.tolist(), values.tolist()))
-    wanted = sum(
-        n / len(pairs) * math.log2(n * len(pairs) / of_code[a] / of_value[b])
-        for (a, b), n in share.items()
-    )
+    of_code = Counter(codes.tolist())
+    of_value = Counter(values.tolist())
+    wanted = 0.0
+    for (code, value), count in Counter(pairs).items():
+        by_chance = of_code[code] * of_value[value] / len(pairs)
+        wanted += count / len(pairs) * math.log2(count / by_chance)
     assert mutual_information(codes, values) == pytest.approx(wanted, abs=1e-12)
 
 
@@ -74,14 +74,16 @@ def test_equal_values_give_the_entropy_under_any_numbers_and_crossed_ones_nothin
     assert mutual_information(*crossed.unbind(1)) == pytest.approx(0, abs=1e-12)
 
 
-def test_values_independent_of_many_codes_seem_to_be_told_by_them_and_the_chance_level_takes_that_off():
-    codes, values = torch.randint(500, (4000,)), torch.randint(10, (4000,))
+def test_the_chance_level_takes_off_what_many_codes_seem_to_tell_of_independent_values():
+    codes = torch.randint(500, (4000,))
+    values = torch.randint(10, (4000,))
     assert mutual_information(codes, values) > 0.5
     assert excess_information(codes, values) == pytest.approx(0, abs=0.03)
 
 
 def test_the_chance_level_of_information_is_the_known_bias_of_the_plug_in_estimate():
-    codes, values = torch.randint(100, (20_000,)), torch.randint(10, (20_000,))
+    codes = torch.randint(100, (20_000,))
+    values = torch.randint(10, (20_000,))
     bias = (100 - 1) * (10 - 1) / (2 * 20_000 * math.log(2))  # Miller 1955
     assert chance(mutual_information, codes, values) == pytest.approx(bias, rel=0.05)
     told = codes // 10
@@ -89,11 +91,9 @@ def test_the_chance_level_of_information_is_the_known_bias_of_the_plug_in_estima
 
 
 def test_chance_is_the_same_for_a_seed_and_leaves_the_generator_of_the_caller_alone():
-    codes, values, state = (
-        torch.randint(50, (300,)),
-        torch.randint(10, (300,)),
-        torch.get_rng_state(),
-    )
+    codes = torch.randint(50, (300,))
+    values = torch.randint(10, (300,))
+    state = torch.get_rng_state()
     assert excess_information(codes, values) == excess_information(codes, values)
     assert torch.equal(torch.get_rng_state(), state)
 
@@ -101,9 +101,8 @@ def test_chance_is_the_same_for_a_seed_and_leaves_the_generator_of_the_caller_al
 def test_tokens_of_one_image_share_its_value_and_stay_together_when_values_are_shuffled():
     codes = torch.arange(4)[:, None, None].expand(4, 10, 10)
     assert mutual_information(codes, torch.arange(4)) == pytest.approx(2)
-    assert excess_information(codes, torch.arange(4)) == pytest.approx(0), (
-        "4 images cannot show more than chance"
-    )
+    # 4 images cannot show more than chance.
+    assert excess_information(codes, torch.arange(4)) == pytest.approx(0)
 
 
 def test_purity_is_1_for_codes_of_one_class_and_the_share_of_the_largest_class_else():
@@ -118,23 +117,24 @@ def test_purity_is_1_for_codes_of_one_class_and_the_share_of_the_largest_class_e
 @given(PAIRS)
 def test_agreement_is_that_of_the_best_of_all_matchings(pairs):
     codes, others = columns(pairs)
-    renamed = (torch.tensor(names)[codes] for names in itertools.permutations(range(6)))
-    assert agreement(codes, others) == pytest.approx(
-        max((other == others).double().mean().item() for other in renamed)
-    )
+    shares = []
+    for names in itertools.permutations(range(6)):
+        renamed = torch.tensor(names)[codes]
+        shares.append((renamed == others).double().mean().item())
+    assert agreement(codes, others) == pytest.approx(max(shares))
 
 
 def test_no_tokens_are_refused():
     with pytest.raises(ValueError, match=r"shape \(0, 7, 7\); at least one token"):
-        mutual_information(
-            torch.zeros(0, 7, 7, dtype=torch.int64), torch.zeros(0, dtype=torch.int64)
-        )
+        mutual_information(torch.zeros(0, 7, 7).long(), torch.zeros(0).long())
 
 
 def bar(width, length=40, lean=0.0, size=64):
-    """A white upright bar in the middle of a black image, sheared to the right by `lean` pixels a row."""
-    y, x = torch.meshgrid(*2 * [torch.arange(float(size)) - (size - 1) / 2], indexing="ij")
-    inside = ((width / 2 - (x + lean * y).abs()) + 0.5).clamp(0, 1) * (y.abs() < length / 2)
+    """A white upright bar on black, sheared to the right by `lean` pixels a row."""
+    x = torch.arange(float(size)) - (size - 1) / 2
+    y = x[:, None]
+    across = (width / 2 - (x + lean * y).abs() + 0.5).clamp(0, 1)
+    inside = across * (y.abs() < length / 2)
     return (2 * inside - 1)[None, None]
 
 
@@ -148,9 +148,8 @@ def test_stroke_width_of_a_bar_is_area_over_half_its_outline(width, turned):
 
 def test_stroke_width_is_that_across_a_leaning_stroke_and_at_the_border_of_the_image():
     across = 6 * math.cos(math.atan(1))  # of a bar that is 6 wide in each row
-    assert stroke_width(bar(6, length=44, lean=1.0, size=72)).item() == pytest.approx(
-        across, rel=0.1
-    )
+    leaning = bar(6, length=44, lean=1.0, size=72)
+    assert stroke_width(leaning).item() == pytest.approx(across, rel=0.1)
     assert stroke_width(torch.ones(1, 1, 30, 30)).item() == pytest.approx(15, rel=0.03)
     assert stroke_width(-torch.ones(1, 1, 30, 30)).item() == 0
 
@@ -177,28 +176,27 @@ def test_patch_gray_is_the_mean_of_the_pixels_of_a_token():
 
 
 @pytest.mark.parametrize("degrees", range(0, 180, 15))
-def test_edge_direction_is_the_way_along_which_grey_stays_equal(degrees):
-    down, right = torch.meshgrid(*2 * [torch.arange(24.0)], indexing="ij")
+def test_edge_direction_is_the_way_along_which_gray_stays_equal(degrees):
+    right = torch.arange(24.0)
+    down = right[:, None]
     angle = math.radians(degrees)
-    across = right * math.sin(angle) + down * math.cos(
-        angle
-    )  # right angles to (cos, sin) with y upwards
-    for grey, off in (
-        (0.1 * across, 0.01),
-        ((0.5 * across).sin(), 12),
-    ):  # a wave is not resolved as well as a ramp
-        found = edge_direction(grey[None, None].expand(1, 3, -1, -1), (3, 6))
-        assert found.shape == (1, 3, 6) and (found >= 0).all() and (found < 180).all()
+    # At right angles to (cos, sin) with y upward.
+    across = right * math.sin(angle) + down * math.cos(angle)
+    ramp = 0.1 * across
+    wave = (0.5 * across).sin()  # which is not resolved as well
+    for gray, off in ((ramp, 0.01), (wave, 12)):
+        found = edge_direction(gray[None, None].expand(1, 3, -1, -1), (3, 6))
+        assert found.shape == (1, 3, 6)
+        assert (found >= 0).all()
+        assert (found < 180).all()
         assert ((found - degrees + 90) % 180 - 90).abs().max() < off
 
 
 def test_an_edge_between_two_patches_belongs_to_neither():
     halves = torch.ones(1, 1, 8, 8)
     halves[..., 4:] = -1
-    assert (
-        edge_direction(halves, (2, 2)).isnan().all()
-        and (edge_direction(halves, (2, 1)) == 90).all()
-    )
+    assert edge_direction(halves, (2, 2)).isnan().all()
+    assert (edge_direction(halves, (2, 1)) == 90).all()
 
 
 def test_flat_and_dotted_patches_have_no_edge_direction():
@@ -211,34 +209,37 @@ def test_quantile_bins_are_eighths_and_equal_values_share_one():
     values = torch.randperm(800).float()
     assert torch.equal(quantile_bins(values), values.long() // 100)
     mostly = torch.cat([torch.zeros(600), torch.arange(1.0, 201)])
-    assert (
-        len(quantile_bins(mostly)[:600].unique()) == 1 and len(quantile_bins(mostly).unique()) == 3
-    )
+    assert len(quantile_bins(mostly)[:600].unique()) == 1
+    assert len(quantile_bins(mostly).unique()) == 3
 
 
 def test_a_linear_probe_reads_what_is_linear_on_any_scale_and_nothing_else():
-    features, labels = torch.randn(600, 5), torch.arange(600) % 3
-    assert linear_probe(features[:400], labels[:400], features[400:], labels[400:]) < 0.5
+    labels = torch.arange(600) % 3
+
+    def accuracy(features):
+        return linear_probe(features[:400], labels[:400], features[400:], labels[400:])
+
+    features = torch.randn(600, 5)
+    assert accuracy(features) < 0.5
     features[:, 0] += 1000 + 6 * labels.eq(1)
     features[:, 1] += 6 * labels.eq(2)
-    features = features * torch.tensor(
-        [1e3, 1e-3, 1, 1, 0]
-    )  # a component that is always 0 does no harm
-    assert linear_probe(features[:400], labels[:400], features[400:], labels[400:]) > 0.95
+    scales = torch.tensor([1e3, 1e-3, 1, 1, 0])  # a component that is always 0 does no harm
+    assert accuracy(features * scales) > 0.95
 
 
 class Levels(nn.Module):
-    """Latents (B, 1, h, w) of the mean grey of each patch."""
+    """Latents (B, 1, h, w) of the mean gray of each patch."""
 
     def forward(self, images):
         return nn.functional.avg_pool2d(images.mean(1, keepdim=True), 4)
 
 
-def grey_model(levels, channels=1):
-    """A model whose codes are grey levels and whose decoder paints them."""
+def gray_model(levels, channels=1):
+    """A model whose codes are gray levels and whose decoder paints them."""
     model = VQVAE(channels, EuclideanQuantizer(len(levels), 1), hidden=4, residual_hidden=1)
     model.quantizer.codebook.data = torch.tensor(levels)[:, None]
-    model.encoder, model.decoder = Levels(), nn.Upsample(scale_factor=4)
+    model.encoder = Levels()
+    model.decoder = nn.Upsample(scale_factor=4)
     return model.eval()
 
 
@@ -254,31 +255,29 @@ class Brightness:
         return (images.flatten(1).mean(1) > 0).long()
 
 
-def plain(*greys):
-    return torch.tensor(greys).view(-1, 1, 1, 1).expand(-1, 1, 8, 8)
+def plain(*grays):
+    return torch.tensor(grays).view(-1, 1, 1, 1).expand(-1, 1, 8, 8)
 
 
 def test_replacing_a_code_puts_the_nearest_code_in_use_in_its_place():
-    # Codes of one component have the angles 0 and pi: code 2 is not used, 0 and 1 are nearest to each other.
-    model = grey_model([-0.9, -0.5, -0.7, 0.5])
+    # Codes of one component have the angles 0 and pi. Code 2 is not used, so 0 and 1 are nearest
+    # to each other.
+    model = gray_model([-0.9, -0.5, -0.7, 0.5])
     effect = replacement_effect(model, plain(-0.9, -0.5, -0.5, 0.5), Brightness())
     # dark stays dark under 0 <-> 1, and the bright code gives way to a dark one
-    assert effect.mean == pytest.approx(1 / 3) and effect.largest == 1 and effect.code == 3
+    assert effect.mean == pytest.approx(1 / 3)
+    assert effect.largest == 1
+    assert effect.code == 3
 
 
 def test_near_is_meant_by_angle():
     model = VQVAE(1, EuclideanQuantizer(3, 2), hidden=4, residual_hidden=1)
-    model.quantizer.codebook.data = torch.tensor(
-        [[0.1, 1], [-0.1, 0.6], [3, 1.5]]
-    )  # the long one is far in angle
-    model.encoder, model.decoder = (
-        nn.Sequential(Levels(), nn.Conv2d(1, 2, 1)),
-        nn.Upsample(scale_factor=4),
-    )
-    model.encoder[1].weight.data, model.encoder[1].bias.data = (
-        torch.tensor([3.0, 0]).view(2, 1, 1, 1),
-        torch.eye(2)[1],
-    )
+    # The long one is far in angle.
+    model.quantizer.codebook.data = torch.tensor([[0.1, 1], [-0.1, 0.6], [3, 1.5]])
+    model.encoder = nn.Sequential(Levels(), nn.Conv2d(1, 2, 1))
+    model.decoder = nn.Upsample(scale_factor=4)
+    model.encoder[1].weight.data = torch.tensor([3.0, 0]).view(2, 1, 1, 1)
+    model.encoder[1].bias.data = torch.eye(2)[1]
     reader = Brightness()
     reader.predict = lambda images: (images[:, 0].flatten(1).mean(1) > 0).long()
     assert replacement_effect(model, plain(0.03, -0.2, 1.0), reader).mean == pytest.approx(2 / 3)
@@ -287,18 +286,21 @@ def test_near_is_meant_by_angle():
 def test_only_images_that_hold_the_code_are_counted_and_all_places_of_it_change():
     images = torch.cat([plain(0.2), plain(-0.4, -0.4, -0.4)])
     images[1, :, :, :4] = 0.2  # half bright: reads as dark
-    effect = replacement_effect(grey_model([0.2, -0.4]), images, Brightness())
+    effect = replacement_effect(gray_model([0.2, -0.4]), images, Brightness())
     # code 0 in images 0 and 1: the first turns dark. code 1 in images 1 to 3: all turn bright.
-    assert (
-        effect.mean == pytest.approx((1 / 2 + 1) / 2) and effect.largest == 1 and effect.code == 1
-    )
+    assert effect.mean == pytest.approx((1 / 2 + 1) / 2)
+    assert effect.largest == 1
+    assert effect.code == 1
 
 
 def test_replacing_changes_nothing_for_a_decoder_that_ignores_codes_and_is_undefined_for_one_code():
-    model, images = grey_model([-0.5, 0.5]), plain(-0.5, 0.5, 0.5)
+    model = gray_model([-0.5, 0.5])
+    images = plain(-0.5, 0.5, 0.5)
     assert replacement_effect(model, images, Brightness()).largest == 1
     alone = replacement_effect(model, plain(0.5), Brightness())
-    assert math.isnan(alone.mean) and math.isnan(alone.largest) and alone.code == 1
+    assert math.isnan(alone.mean)
+    assert math.isnan(alone.largest)
+    assert alone.code == 1
     model.decoder = nn.Sequential(nn.Upsample(scale_factor=4), nn.Threshold(10, 1))
     assert replacement_effect(model, images, Brightness())[:2] == (0, 0)
 
@@ -311,7 +313,8 @@ def test_a_model_with_its_own_codes_in_another_order_is_stable_and_one_with_othe
     other = copy.deepcopy(model)
     other.quantizer.codebook.data = model.quantizer.codebook[torch.randperm(16)]
     same = stability(model, other, images)
-    assert same["agreement"] == 1 and same["adjusted_mutual_information"] == pytest.approx(1)
+    assert same["agreement"] == 1
+    assert same["adjusted_mutual_information"] == pytest.approx(1)
     assert 1 / 16 < same["agreement_chance"] < 0.6
     other.quantizer.codebook.data = torch.randn(16, 4).double()
     assert stability(model, other, images)["agreement"] < 0.8
@@ -329,40 +332,39 @@ def split(count, channels, classes):
 
 
 def data(channels=1, classes=2):
-    return ImageData(
-        "bars", *(split(n, channels, classes) for n in (120, 10, 80)), tuple("ab"[:classes])
-    )
+    splits = [split(count, channels, classes) for count in (120, 10, 80)]
+    return ImageData("bars", *splits, tuple("ab"[:classes]))
 
 
 def run(channels=1):
     levels = torch.linspace(-1, 1, 16).tolist()
-    return Run(grey_model(levels, channels), [], {}, {}, 0.0)
+    return Run(gray_model(levels, channels), [], {}, {}, 0.0)
 
 
 def test_describing_a_run_gives_a_number_for_each_measure():
     found = describe_codes(run(), data(), Brightness())
-    assert list(found) == list(MEASURES) and all(math.isfinite(value) for value in found.values())
+    assert list(found) == list(MEASURES)
+    assert all(math.isfinite(value) for value in found.values())
     assert found["grey_information"] > 1.5 > found["edge_information"]
-    assert all(
-        found[f"probe_{name}"] > 0.95 for name in ("pixels", "latents", "bag_of_codes", "codes")
-    )
-    assert found["class_information"] > 0.2 and found["purity"] > found["purity_chance"] + 0.1
+    for name in ("pixels", "latents", "bag_of_codes", "codes"):
+        assert found[f"probe_{name}"] > 0.95
+    assert found["class_information"] > 0.2
+    assert found["purity"] > found["purity_chance"] + 0.1
     assert 0 <= found["replacement_mean"] <= found["replacement_max"] <= 1
 
 
-def fixed(greys, labels):
-    """Images of 2 x 2 patches with these greys (n, 2, 2) and some noise, in all three parts."""
-    images = greys.repeat_interleave(4, 1).repeat_interleave(4, 2) + 0.1 * torch.randn(
-        len(greys), 8, 8
-    )
-    part = ImageSplit(((images[:, None].clamp(-1, 1) + 1) * 127.5).to(torch.uint8), labels)
+def fixed(grays, labels):
+    """Images of 2 x 2 patches with these grays (n, 2, 2) and some noise, in all three parts."""
+    patches = grays.repeat_interleave(4, 1).repeat_interleave(4, 2)
+    images = patches + 0.1 * torch.randn(len(grays), 8, 8)
+    pixels = (images[:, None].clamp(-1, 1) + 1) * 127.5
+    part = ImageSplit(pixels.to(torch.uint8), labels)
     return ImageData("fixed", part, part, part, ("a", "b"))
 
 
 def test_codes_of_one_place_each_tell_the_position_and_nothing_of_the_class():
-    images = fixed(
-        torch.tensor([[-0.8, -0.26], [0.26, 0.8]]).expand(200, 2, 2), torch.randint(2, (200,))
-    )
+    grays = torch.tensor([[-0.8, -0.26], [0.26, 0.8]]).expand(200, 2, 2)
+    images = fixed(grays, torch.randint(2, (200,)))
     found = describe_codes(run(), images, None)
     assert found["position_information"] == pytest.approx(2, abs=0.1)
     assert found["class_information"] == pytest.approx(0, abs=0.01)
@@ -374,23 +376,20 @@ def test_codes_of_one_place_each_tell_the_position_and_nothing_of_the_class():
 def test_counts_of_codes_do_not_know_where_they_stand():
     labels = torch.arange(200) % 2
     left = torch.tensor([[0.5, -0.5], [0.5, -0.5]])
-    found = describe_codes(
-        run(), fixed(torch.where(labels[:, None, None] == 0, left, -left), labels), None
-    )
-    assert (
-        found["probe_bag_of_codes"] < 0.8 and found["probe_pixels"] == found["probe_latents"] == 1
-    )
-    assert found["probe_codes"] == 1 and found["purity"] < 0.7
+    grays = torch.where(labels[:, None, None] == 0, left, -left)
+    found = describe_codes(run(), fixed(grays, labels), None)
+    assert found["probe_bag_of_codes"] < 0.8
+    assert found["probe_pixels"] == found["probe_latents"] == 1
+    assert found["probe_codes"] == 1
+    assert found["purity"] < 0.7
 
 
 def test_measures_that_images_do_not_have_are_missing():
     def missing(found):
         return {name for name, value in found.items() if math.isnan(value)}
 
-    strokes, replacement = (
-        {"stroke_width_information", "slant_information"},
-        {"replacement_mean", "replacement_max"},
-    )
+    strokes = {"stroke_width_information", "slant_information"}
+    replacement = {"replacement_mean", "replacement_max"}
     of_class = {name for name in MEASURES if name.startswith(("class", "purity", "probe"))}
     assert missing(describe_codes(run(), data(classes=1), None)) == of_class | replacement
     assert missing(describe_codes(run(3), data(channels=3), Brightness())) == strokes
@@ -399,13 +398,12 @@ def test_measures_that_images_do_not_have_are_missing():
 def test_images_without_an_edge_lack_the_information_on_edges_alone():
     def flat(count):
         labels = torch.arange(count) % 2
-        greys = torch.where(
-            labels == 0, torch.randint(0, 120, (count,)), torch.randint(130, 256, (count,))
-        )
-        return ImageSplit(greys.to(torch.uint8).view(-1, 1, 1, 1).repeat(1, 1, 8, 8), labels)
+        dark = torch.randint(0, 120, (count,))
+        bright = torch.randint(130, 256, (count,))
+        grays = torch.where(labels == 0, dark, bright).to(torch.uint8)
+        return ImageSplit(grays.view(-1, 1, 1, 1).repeat(1, 1, 8, 8), labels)
 
-    found = describe_codes(
-        run(), ImageData("flat", flat(120), flat(10), flat(80), ("a", "b")), Brightness()
-    )
+    images = ImageData("flat", flat(120), flat(10), flat(80), ("a", "b"))
+    found = describe_codes(run(), images, Brightness())
     assert [name for name, value in found.items() if math.isnan(value)] == ["edge_information"]
     assert found["class_information"] > 0.5

@@ -9,7 +9,9 @@ def test_side_by_side_gives_a_positive_time_for_each_action_in_each_round():
     times = side_by_side(
         {"one": lambda: calls.append(1), "two": lambda: calls.append(2)}, repeats=3
     )
-    assert calls == [1, 2] * 4 and times.shape == (3, 2) and (times > 0).all(axis=None)
+    assert calls == [1, 2] * 4
+    assert times.shape == (3, 2)
+    assert (times > 0).all(axis=None)
 
 
 def test_peak_memory_counts_what_lives_at_once_and_not_what_was_there():
@@ -27,7 +29,6 @@ def test_peak_memory_counts_what_lives_at_once_and_not_what_was_there():
 
 def test_the_streaming_loss_holds_less_than_the_plain_one_and_costs_are_positive():
     table = margin_costs([(64, 20_000), (128, 300)], dim=8, repeats=1)
-    assert list(table.num_codes) == [64, 128] and (
-        table[["floor", "loss", "plain", "lookup"]] > 0
-    ).all(axis=None)
+    assert list(table.num_codes) == [64, 128]
+    assert (table[["floor", "loss", "plain", "lookup"]] > 0).all(axis=None)
     assert 0 < table.memory[0] < table.plain_memory[0] / 3

@@ -1,6 +1,8 @@
+import itertools
 import math
 import subprocess
 import sys
+from functools import partial
 
 import numpy as np
 import pytest
@@ -21,36 +23,32 @@ from arcvq.analysis.projections import (
     umap_angles,
 )
 
-EASY = [
-    lambda codes: pca(codes),
-    lambda codes: pca(codes, 3),
-    lambda codes: pca(codes, sphere=True),
-    lambda codes: stereographic(codes),
-]
+CODES = torch.ones(3, 4)
+TOKENS = torch.full((1, 2, 2), 9)
+EASY = [pca, partial(pca, dim=3), partial(pca, sphere=True), stereographic]
 
 
 def angles(rows):
+    """The angles of all pairs of rows."""
     units = rows / np.linalg.norm(rows, axis=1, keepdims=True)
-    return np.array(
-        [
-            math.acos(np.clip(units[i] @ units[j], -1, 1))
-            for i in range(len(units))
-            for j in range(i + 1, len(units))
-        ]
-    )
+    pairs = itertools.combinations(units, 2)
+    return np.array([math.acos(np.clip(one @ other, -1, 1)) for one, other in pairs])
 
 
 def blobs(groups=4, each=15, dim=16):
-    centres = 5 * torch.randn(groups, dim)
-    return centres.repeat_interleave(each, 0) + torch.randn(groups * each, dim)
+    centers = 5 * torch.randn(groups, dim)
+    return centers.repeat_interleave(each, 0) + torch.randn(groups * each, dim)
 
 
 def test_three_dimensions_are_exact():
     codes = torch.randn(40, 3) * torch.rand(40, 1)
     seen = exact(codes)
     assert np.allclose(seen.points, codes / codes.norm(dim=1, keepdim=True), atol=1e-6)
-    assert seen.method == "exact" and seen.sphere and seen.angle_correlation == pytest.approx(1)
-    assert seen.neighbors_kept == 1 and "exact" in seen.trust
+    assert seen.method == "exact"
+    assert seen.sphere
+    assert seen.angle_correlation == pytest.approx(1)
+    assert seen.neighbors_kept == 1
+    assert "exact" in seen.trust
 
 
 def test_fewer_dimensions_are_exact_too_and_more_are_refused():
@@ -71,14 +69,15 @@ def test_pca_is_the_best_flat_shadow_of_the_directions_through_the_origin():
 
 def test_pca_on_the_sphere_has_unit_rows():
     seen = pca(torch.randn(30, 8), sphere=True)
-    assert np.allclose(np.linalg.norm(seen.points, axis=1), 1) and seen.points.shape == (30, 3)
+    assert np.allclose(np.linalg.norm(seen.points, axis=1), 1)
+    assert seen.points.shape == (30, 3)
 
 
 def test_stereographic_distance_is_tan_of_half_the_angle_to_the_mean_in_any_dimension():
     codes = torch.randn(50, 10).double() + 0.5
     units = directions(codes)
-    centre = units.sum(0) / np.linalg.norm(units.sum(0))
-    wanted = [math.tan(math.acos(unit @ centre) / 2) for unit in units]
+    center = units.sum(0) / np.linalg.norm(units.sum(0))
+    wanted = [math.tan(math.acos(unit @ center) / 2) for unit in units]
     assert np.allclose(np.linalg.norm(stereographic(codes).points, axis=1), wanted, atol=1e-6)
 
 
@@ -97,15 +96,15 @@ def test_the_pole_itself_stays_on_the_map():
 
 def test_angle_correlation_is_spearmans_of_angles_on_the_sphere_and_of_distances_on_a_map():
     codes = torch.randn(25, 6).double()
-    ball, flat = pca(codes, sphere=True), pca(codes)
-    apart = [
-        np.linalg.norm(flat.points[i] - flat.points[j]) for i in range(25) for j in range(i + 1, 25)
-    ]
+    ball = pca(codes, sphere=True)
+    flat = pca(codes)
+    pairs = itertools.combinations(flat.points, 2)
+    apart = [np.linalg.norm(one - other) for one, other in pairs]
     true = angles(codes.numpy())
-    assert ball.angle_correlation == pytest.approx(
-        spearmanr(true, angles(ball.points))[0], abs=1e-6
-    )
-    assert flat.angle_correlation == pytest.approx(spearmanr(true, apart)[0], abs=1e-6)
+    of_angles = spearmanr(true, angles(ball.points)).statistic
+    of_distances = spearmanr(true, apart).statistic
+    assert ball.angle_correlation == pytest.approx(of_angles, abs=1e-6)
+    assert flat.angle_correlation == pytest.approx(of_distances, abs=1e-6)
 
 
 def test_the_correlation_of_a_sample_of_pairs_is_near_that_of_all(monkeypatch):
@@ -113,26 +112,32 @@ def test_the_correlation_of_a_sample_of_pairs_is_near_that_of_all(monkeypatch):
     whole = pca(codes, sphere=True).angle_correlation
     monkeypatch.setattr(projections, "MAX_PAIRS", 5000)
     sample = pca(codes, sphere=True).angle_correlation
-    assert sample != whole and sample == pytest.approx(whole, abs=0.05)
+    assert sample != whole
+    assert sample == pytest.approx(whole, abs=0.05)
 
 
 def test_neighbors_kept_is_the_shared_part_of_the_five_nearest():
     codes = torch.randn(30, 6).double()
-    seen, units, kept = pca(codes), directions(codes), 0
-    for i in range(30):
-        near = [
-            set(np.argsort(np.linalg.norm(rows - rows[i], axis=1))[1:6])
-            for rows in (units, seen.points)
-        ]
-        kept += len(near[0] & near[1])
+    seen = pca(codes)
+    units = directions(codes)
+
+    def nearest(rows, code):
+        order = np.argsort(np.linalg.norm(rows - rows[code], axis=1))
+        return set(order[1:6])  # the first is the code itself
+
+    kept = 0
+    for code in range(30):
+        kept += len(nearest(units, code) & nearest(seen.points, code))
     assert seen.neighbors_kept == pytest.approx(kept / 150)
 
 
 def test_random_places_are_trusted_little_and_said_so():
     codes = torch.randn(300, 6)
     seen = assess(codes, torch.randn(300, 3))
-    assert abs(seen.angle_correlation) < 0.05 and seen.neighbors_kept < 0.05
-    assert "Angles cannot be read off" in seen.words and "Angles cannot be read off" in seen.trust
+    assert abs(seen.angle_correlation) < 0.05
+    assert seen.neighbors_kept < 0.05
+    assert "Angles cannot be read off" in seen.words
+    assert "Angles cannot be read off" in seen.trust
 
 
 def test_umap_keeps_groups_together_and_a_seed_gives_the_same_bits(tmp_path):
@@ -141,14 +146,16 @@ def test_umap_keeps_groups_together_and_a_seed_gives_the_same_bits(tmp_path):
         umap_angles(codes, seed=seed, root=tmp_path / folder, progress=False)
         for seed, folder in ((0, "a"), (0, "b"), (1, "c"))
     )
-    assert np.array_equal(one.points, other.points) and not np.array_equal(one.points, third.points)
+    assert np.array_equal(one.points, other.points)
+    assert not np.array_equal(one.points, third.points)
     gaps = np.linalg.norm(one.points[:, None] - one.points[None], axis=2) + 1e9 * np.eye(60)
     assert (gaps.argmin(axis=1) // 15 == np.arange(60) // 15).all()
-    assert one.points.shape == (60, 2) and one.variance_share is None
+    assert one.points.shape == (60, 2)
+    assert one.variance_share is None
 
 
 def test_umap_leaves_torch_its_threads(tmp_path):
-    """In a process of its own, for numba sets them once."""
+    """This takes a process of its own, since numba sets them once."""
     script = f"""
 import numpy as np, torch
 from arcvq.analysis.projections import umap_angles
@@ -157,17 +164,15 @@ assert torch.get_num_threads() == 1  # which torch settles at its first use of t
 umap_angles(np.random.default_rng(0).normal(size=(60, 8)), root={str(tmp_path)!r}, progress=False)
 print(torch.get_num_threads())
 """
-    assert (
-        subprocess.run(
-            [sys.executable, "-c", script], capture_output=True, text=True, check=True
-        ).stdout
-        == "1\n"
-    )
+    command = [sys.executable, "-c", script]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout == "1\n"
 
 
 def test_umap_on_the_sphere_has_unit_rows_and_three_dimensions_work(tmp_path):
     seen = umap_angles(blobs(), sphere=True, root=tmp_path, progress=False)
-    assert np.allclose(np.linalg.norm(seen.points, axis=1), 1, atol=1e-6) and seen.sphere
+    assert np.allclose(np.linalg.norm(seen.points, axis=1), 1, atol=1e-6)
+    assert seen.sphere
     assert umap_angles(blobs(), 3, root=tmp_path, progress=False).points.shape == (60, 3)
 
 
@@ -176,14 +181,19 @@ def test_the_second_visit_computes_nothing_and_does_not_even_import_umap(tmp_pat
     first = umap_angles(codes, root=tmp_path, progress=False)
     (file,) = (tmp_path / "projections").iterdir()
     np.save(tmp_path / "codes.npy", codes.numpy())
-    script = (
-        "import sys, numpy as np; from arcvq.analysis.projections import umap_angles; "
-        f"seen = umap_angles(np.load(r'{tmp_path / 'codes.npy'}'), root=r'{tmp_path}', progress=False); "
-        f"assert 'umap' not in sys.modules and 'numba' not in sys.modules; "
-        f"np.save(r'{tmp_path / 'seen.npy'}', seen.points)"
-    )
+    script = f"""
+import sys
+import numpy as np
+from arcvq.analysis.projections import umap_angles
+codes = np.load(r'{tmp_path / "codes.npy"}')
+seen = umap_angles(codes, root=r'{tmp_path}', progress=False)
+assert 'umap' not in sys.modules
+assert 'numba' not in sys.modules
+np.save(r'{tmp_path / "seen.npy"}', seen.points)
+"""
     subprocess.run([sys.executable, "-c", script], check=True)
-    assert np.array_equal(np.load(tmp_path / "seen.npy"), first.points) and file.suffix == ".npy"
+    assert np.array_equal(np.load(tmp_path / "seen.npy"), first.points)
+    assert file.suffix == ".npy"
 
 
 def test_settings_have_files_of_their_own_and_a_damaged_file_is_computed_again(tmp_path):
@@ -215,20 +225,22 @@ def test_a_cache_that_cannot_be_written_costs_a_warning_not_the_picture(tmp_path
     ids=["four", "equal", "zero", "D = 1", "one"],
 )
 def test_umap_of_too_few_directions_falls_back_on_principal_axes_and_says_so(codes, tmp_path):
-    for seen in (umap_angles(codes, root=tmp_path), umap_angles(codes, sphere=True, root=tmp_path)):
-        assert seen.method == "PCA" and "UMAP needs 5 directions" in seen.trust
-        assert np.isfinite(seen.points).all() and len(seen.points) == len(codes)
+    for sphere in (False, True):
+        seen = umap_angles(codes, sphere=sphere, root=tmp_path)
+        assert seen.method == "PCA"
+        assert "UMAP needs 5 directions" in seen.trust
+        assert np.isfinite(seen.points).all()
+        assert len(seen.points) == len(codes)
     assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("dim", [2, 3])
 def test_umap_of_five_codes_works(dim, tmp_path):
-    assert np.isfinite(
-        umap_angles(torch.randn(5, 8), dim, root=tmp_path, progress=False).points
-    ).all()
-    assert np.isfinite(
-        umap_angles(torch.randn(5, 2), sphere=True, root=tmp_path, progress=False).points
-    ).all()
+    options = {"root": tmp_path, "progress": False}
+    flat = umap_angles(torch.randn(5, 8), dim, **options)
+    assert np.isfinite(flat.points).all()
+    sphere = umap_angles(torch.randn(5, 2), sphere=True, **options)
+    assert np.isfinite(sphere.points).all()
 
 
 @settings(max_examples=25, deadline=None)
@@ -243,8 +255,10 @@ def test_any_finite_codebook_gets_finite_places_and_a_trust(count, dim, power, z
     codes[: count * zeros] = 0
     for project in EASY:
         seen = project(codes)
-        assert np.isfinite(seen.points).all() and len(seen.points) == count
-        assert 0 <= seen.neighbors_kept <= 1 and seen.words in seen.trust
+        assert np.isfinite(seen.points).all()
+        assert len(seen.points) == count
+        assert 0 <= seen.neighbors_kept <= 1
+        assert seen.words in seen.trust
         assert seen.angle_correlation is None or -1 - 1e-9 <= seen.angle_correlation <= 1 + 1e-9
 
 
@@ -268,27 +282,13 @@ def test_codes_on_a_gpu_are_read():
 @pytest.mark.parametrize(
     ("call", "words"),
     [
-        (
-            lambda: pca(torch.ones(0, 4)),
-            r"codes have the shape \(0, 4\); they must be \(K, D\), both from 1",
-        ),
-        (
-            lambda: pca(torch.tensor([[1.0, math.nan], [1, 1]])),
-            "1 of 4 values of the codes are NaN or infinite",
-        ),
-        (lambda: pca(torch.ones(3, 4), 4), "dim is 4; a picture has 2 or 3"),
-        (
-            lambda: umap_angles(torch.ones(3, 4), neighbors=1),
-            "neighbors is 1; it must be a whole number from 2",
-        ),
-        (lambda: assess(torch.ones(3, 4), torch.ones(2, 3)), "there are 2 points for 3 codes"),
-        (lambda: clusters(torch.ones(3, 4), 0), "count is 0"),
-        (
-            lambda: dominant_classes(
-                torch.full((1, 2, 2), 9), torch.zeros(1, dtype=torch.int64), 5
-            ),
-            "reach from 9 to 9",
-        ),
+        (lambda: pca(torch.ones(0, 4)), r"codes have the shape \(0, 4\); they must be \(K, D\)"),
+        (lambda: pca(torch.tensor([[1, math.nan]])), "1 of 2 values of the codes are NaN"),
+        (lambda: pca(CODES, 4), "dim is 4; a picture has 2 or 3"),
+        (lambda: umap_angles(CODES, neighbors=1), "neighbors is 1; it must be a whole number"),
+        (lambda: assess(CODES, torch.ones(2, 3)), "there are 2 points for 3 codes"),
+        (lambda: clusters(CODES, 0), "count is 0"),
+        (lambda: dominant_classes(TOKENS, torch.zeros(1).long(), 5), "reach from 9 to 9"),
     ],
 )
 def test_bad_input_gets_one_clear_sentence(call, words, unchecked):
@@ -299,7 +299,9 @@ def test_bad_input_gets_one_clear_sentence(call, words, unchecked):
 def test_clusters_find_groups_and_the_largest_is_0():
     codes = torch.cat([blobs(1, 5), blobs(1, 20), blobs(1, 10)])
     labels = clusters(codes, 3)
-    assert set(labels[5:25]) == {0} and set(labels[25:]) == {1} and set(labels[:5]) == {2}
+    assert set(labels[5:25]) == {0}
+    assert set(labels[25:]) == {1}
+    assert set(labels[:5]) == {2}
     assert set(clusters(torch.ones(4, 3), 8)) == {0}
 
 

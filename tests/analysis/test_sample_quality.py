@@ -1,4 +1,4 @@
-import dataclasses
+import itertools
 import math
 
 import numpy as np
@@ -12,37 +12,31 @@ from torch import nn
 from arcvq.analysis import sample_quality
 from arcvq.analysis.sample_quality import (
     NearestTraining,
+    as_uint8,
     describe_samples,
     frechet_distance,
     inception_fid,
     label_agreement,
     nearest_training,
     precision_recall,
-    as_uint8,
     usage_distance,
 )
 from arcvq.images import to_float
 
 
 def points(count, dim=3, seed=0, shift=0.0):
-    return (
-        torch.randn(count, dim, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-        + shift
-    )
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(count, dim, generator=generator, dtype=torch.float64) + shift
 
 
 def pictures(count, seed=0, channels=1, size=8):
-    return torch.randint(
-        0,
-        256,
-        (count, channels, size, size),
-        dtype=torch.uint8,
-        generator=torch.Generator().manual_seed(seed),
-    )
+    generator = torch.Generator().manual_seed(seed)
+    shape = (count, channels, size, size)
+    return torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator)
 
 
 class Means:
-    """A reader whose features are the means of the rows of an image, and whose label is the brighter half."""
+    """A classifier whose features are the means of rows, and whose label is the brighter half."""
 
     accuracy = 0.75
 
@@ -61,32 +55,36 @@ def root(matrix):
 
 
 def plain_frechet(a, b):
-    a, b = a.double().numpy(), b.double().numpy()
-    s, t = np.atleast_2d(np.cov(a, rowvar=False)), np.atleast_2d(np.cov(b, rowvar=False))
+    a = a.double().numpy()
+    b = b.double().numpy()
+    s = np.atleast_2d(np.cov(a, rowvar=False))
+    t = np.atleast_2d(np.cov(b, rowvar=False))
     cross = root(root(s) @ t @ root(s))
-    return ((a.mean(0) - b.mean(0)) ** 2).sum() + np.trace(s) + np.trace(t) - 2 * np.trace(cross)
+    means = ((a.mean(0) - b.mean(0)) ** 2).sum()
+    return means + np.trace(s) + np.trace(t) - 2 * np.trace(cross)
 
 
-def plain_share_inside(queries, centres, neighbors):
-    """The share of queries within some centre's ball, by loops."""
+def plain_share_inside(queries, centers, neighbors):
+    """The share of queries within some center's ball, by loops."""
+    radii = []
+    for center in centers:
+        distances = sorted(math.dist(center, other) for other in centers)
+        radii.append(distances[neighbors])  # the first is that to the center itself
     inside = 0
     for query in queries:
-        for i, centre in enumerate(centres):
-            others = sorted(math.dist(centre, other) for j, other in enumerate(centres) if j != i)
-            if math.dist(query, centre) <= others[neighbors - 1]:
-                inside += 1
-                break
+        reached = zip(centers, radii, strict=True)
+        inside += any(math.dist(query, center) <= radius for center, radius in reached)
     return inside / len(queries)
 
 
 @given(st.integers(2, 40), st.integers(2, 40), st.integers(1, 6), st.sampled_from([1e-3, 1.0, 1e3]))
 @settings(max_examples=40, deadline=None)
 def test_the_frechet_distance_equals_its_formula_with_matrix_roots(n, m, dim, scale):
-    a, b = points(n, dim, 1) * scale, (points(m, dim, 2) * 1.5 + 0.3) * scale
-    assert frechet_distance(a, b) == pytest.approx(
-        plain_frechet(a, b), rel=1e-5, abs=1e-5 * scale**2
-    )
-    assert frechet_distance(a, b) == pytest.approx(frechet_distance(b, a), abs=1e-12 * scale**2)
+    a = points(n, dim, 1) * scale
+    b = (points(m, dim, 2) * 1.5 + 0.3) * scale
+    found = frechet_distance(a, b)
+    assert found == pytest.approx(plain_frechet(a, b), rel=1e-5, abs=1e-5 * scale**2)
+    assert found == pytest.approx(frechet_distance(b, a), abs=1e-12 * scale**2)
 
 
 def test_equal_sets_are_at_distance_zero_also_with_a_singular_covariance():
@@ -98,28 +96,26 @@ def test_equal_sets_are_at_distance_zero_also_with_a_singular_covariance():
 
 def test_a_shift_alone_costs_its_squared_length():
     a = points(30, 4)
-    assert frechet_distance(a, a + torch.tensor([1.0, -2.0, 0.0, 2.0])) == pytest.approx(
-        9, abs=1e-12
-    )
-    assert frechet_distance(a + 1e6, a + 1e6 + 2) == pytest.approx(16, rel=1e-9), (
-        "far from the origin as well"
-    )
+    shift = torch.tensor([1.0, -2.0, 0.0, 2.0])
+    assert frechet_distance(a, a + shift) == pytest.approx(9, abs=1e-12)
+    # Far from the origin as well.
+    assert frechet_distance(a + 1e6, a + 1e6 + 2) == pytest.approx(16, rel=1e-9)
 
 
 def test_scaled_axes_cost_the_squared_difference_of_their_deviations():
     white = points(400, 3)
     white = white - white.mean(0)
-    white = (
-        white @ torch.linalg.inv(torch.linalg.cholesky(white.T.cov())).T
-    )  # unit covariance, exactly
-    s, t = torch.tensor([1.0, 2.0, 0.0]).double(), torch.tensor([4.0, 0.5, 0.0]).double()
-    assert frechet_distance(white * s, white * t) == pytest.approx(
-        ((s - t) ** 2).sum().item(), abs=1e-10
-    )
+    factor = torch.linalg.cholesky(white.T.cov())
+    white = white @ torch.linalg.inv(factor).T  # unit covariance, exactly
+    s = torch.tensor([1.0, 2.0, 0.0]).double()
+    t = torch.tensor([4.0, 0.5, 0.0]).double()
+    expected = ((s - t) ** 2).sum().item()
+    assert frechet_distance(white * s, white * t) == pytest.approx(expected, abs=1e-10)
 
 
 def test_few_samples_alone_make_the_frechet_distance_larger():
-    few, many = (frechet_distance(points(n, 8, 1), points(n, 8, 2)) for n in (20, 2000))
+    few = frechet_distance(points(20, 8, 1), points(20, 8, 2))
+    many = frechet_distance(points(2000, 8, 1), points(2000, 8, 2))
     assert few > 10 * many > 0
 
 
@@ -128,7 +124,8 @@ def test_few_samples_alone_make_the_frechet_distance_larger():
 )
 @settings(max_examples=40, deadline=None)
 def test_precision_and_recall_equal_plain_loops(n, m, dim, neighbors, shift):
-    real, generated = points(n, dim, 1), points(m, dim, 2, shift)
+    real = points(n, dim, 1)
+    generated = points(m, dim, 2, shift)
     expected = (
         plain_share_inside(generated.tolist(), real.tolist(), neighbors),
         plain_share_inside(real.tolist(), generated.tolist(), neighbors),
@@ -141,10 +138,11 @@ def test_precision_and_recall_tell_quality_from_variety():
     assert precision_recall(real, real.clone()) == (1, 1)
     assert precision_recall(real, real + 100) == (0, 0)
     narrow = real[:1] + 1e-3 * points(200, 2, 2)  # good, and all alike
-    assert precision_recall(real, narrow)[0] == 1 and precision_recall(real, narrow)[1] < 0.05
-    wide = torch.cat(
-        [real, points(600, 2, 3, 50)]
-    )  # all there is, and three times as much that is not
+    precision, recall = precision_recall(real, narrow)
+    assert precision == 1
+    assert recall < 0.05
+    # All there is, and three times as much that is not.
+    wide = torch.cat([real, points(600, 2, 3, 50)])
     assert precision_recall(real, wide) == (0.25, 1)
 
 
@@ -154,8 +152,10 @@ def test_copies_of_a_point_that_occurs_many_times_count_as_inside():
 
 
 def test_blocks_change_nothing(monkeypatch):
-    a, b = points(100, 4, 1), points(90, 4, 2, 0.5)
-    whole, near = precision_recall(a, b), nearest_training(a, b, points(80, 4, 3))
+    a = points(100, 4, 1)
+    b = points(90, 4, 2, 0.5)
+    whole = precision_recall(a, b)
+    near = nearest_training(a, b, points(80, 4, 3))
     split = torch.Tensor.split
     monkeypatch.setattr(torch.Tensor, "split", lambda self, size: split(self, 7))
     assert precision_recall(a, b) == whole
@@ -165,35 +165,37 @@ def test_blocks_change_nothing(monkeypatch):
 @given(st.integers(2, 20), st.integers(2, 20), st.integers(2, 30), st.integers(1, 5))
 @settings(max_examples=30, deadline=None)
 def test_the_nearest_training_point_is_the_one_that_a_loop_finds(n, m, count, dim):
-    generated, held_out, train = points(n, dim, 1), points(m, dim, 2), points(count, dim, 3)
+    generated = points(n, dim, 1)
+    held_out = points(m, dim, 2)
+    train = points(count, dim, 3)
     found = nearest_training(generated, held_out, train)
     for i, point in enumerate(generated.tolist()):
         distances = [math.dist(point, other) for other in train.tolist()]
         assert found.indices[i] == int(np.argmin(distances))
         assert found.distances[i].item() == pytest.approx(min(distances), abs=1e-12)
-    expected = [
-        min(math.dist(point, other) for other in train.tolist()) for point in held_out.tolist()
-    ]
-    np.testing.assert_allclose(found.held_out, expected, atol=1e-12)
-    wins = [
-        (d < h) + (d == h) / 2 for d in found.distances.tolist() for h in found.held_out.tolist()
-    ]
+    for i, point in enumerate(held_out.tolist()):
+        nearest = min(math.dist(point, other) for other in train.tolist())
+        assert found.held_out[i].item() == pytest.approx(nearest, abs=1e-12)
+
+    pairs = itertools.product(found.distances.tolist(), found.held_out.tolist())
+    wins = [(own < held) + (own == held) / 2 for own, held in pairs]
+    ratio = np.median(found.distances) / np.median(found.held_out)
+    copies = np.mean(found.distances.numpy() < np.quantile(found.held_out, 0.01))
     assert found.nearer == pytest.approx(np.mean(wins), abs=1e-12)
-    assert found.median_ratio == pytest.approx(np.median(found.distances) / np.median(expected))
-    assert found.near_copies == pytest.approx(
-        np.mean(found.distances.numpy() < np.quantile(found.held_out, 0.01))
-    )
+    assert found.median_ratio == pytest.approx(ratio)
+    assert found.near_copies == pytest.approx(copies)
 
 
 def test_copies_of_training_data_are_told_from_new_samples():
-    train, held_out = points(2000, 4, 1), points(1000, 4, 2)
+    train = points(2000, 4, 1)
+    held_out = points(1000, 4, 2)
     copies = nearest_training(train[100:300], held_out, train)
     assert (copies.median_ratio, copies.nearer, copies.near_copies) == (0, 1, 1)
-    assert torch.equal(copies.indices, torch.arange(100, 300)) and not copies.distances.any()
+    assert torch.equal(copies.indices, torch.arange(100, 300))
+    assert not copies.distances.any()
     new = nearest_training(points(1000, 4, 3), held_out, train)
-    assert new.median_ratio == pytest.approx(1, abs=0.1) and new.nearer == pytest.approx(
-        0.5, abs=0.04
-    )
+    assert new.median_ratio == pytest.approx(1, abs=0.1)
+    assert new.nearer == pytest.approx(0.5, abs=0.04)
     assert new.near_copies == pytest.approx(0.01, abs=0.01)
     half = nearest_training(torch.cat([train[:500], points(500, 4, 3)]), held_out, train)
     assert half.near_copies == pytest.approx(0.5, abs=0.02), "the share of copies"
@@ -201,7 +203,9 @@ def test_copies_of_training_data_are_told_from_new_samples():
 
 def test_ties_count_half():
     equal = NearestTraining(torch.ones(3).double(), torch.ones(5).double(), torch.zeros(3).long())
-    assert equal.nearer == 0.5 and equal.near_copies == 0 and equal.median_ratio == 1
+    assert equal.nearer == 0.5
+    assert equal.near_copies == 0
+    assert equal.median_ratio == 1
 
 
 def test_label_agreement_is_the_share_read_as_asked(unchecked):
@@ -220,8 +224,10 @@ def test_label_agreement_is_the_share_read_as_asked(unchecked):
 @settings(max_examples=40, deadline=None)
 def test_usage_distance_equals_sums_over_codes(made, seen):
     found = usage_distance(torch.tensor(made), torch.tensor(seen).view(1, -1), 6)
-    shares = [(made.count(code) / len(made), seen.count(code) / len(seen)) for code in range(6)]
-    assert found == pytest.approx(sum(abs(a - b) for a, b in shares) / 2, abs=1e-12)
+    total = 0.0
+    for code in range(6):
+        total += abs(made.count(code) / len(made) - seen.count(code) / len(seen))
+    assert found == pytest.approx(total / 2, abs=1e-12)
 
 
 def test_usage_distance_is_zero_for_equal_shares_and_one_without_a_common_code():
@@ -235,13 +241,15 @@ def test_usage_distance_is_zero_for_equal_shares_and_one_without_a_common_code()
 
 
 def test_the_table_holds_what_the_measures_give_and_names_the_classifier():
-    real, generated, train = pictures(30, 1), pictures(25, 2) // 2, pictures(40, 3)
-    table = describe_samples(
-        Means(), real=real, generated=generated, train=train, labels=torch.ones(25).long()
-    )
+    real = pictures(30, 1)
+    generated = pictures(25, 2) // 2
+    train = pictures(40, 3)
+    labels = torch.ones(25).long()
+    table = describe_samples(Means(), real=real, generated=generated, train=train, labels=labels)
     features = [Means().features(images) for images in (generated, real, train)]
     pixels = [images.flatten(1).double() for images in (generated, real, train)]
-    near, pixel_near = nearest_training(*features), nearest_training(*pixels)
+    near = nearest_training(*features)
+    pixel_near = nearest_training(*pixels)
     precision, recall = precision_recall(features[1], features[0])
     expected = {
         "frechet_distance": frechet_distance(features[1], features[0]),
@@ -253,11 +261,10 @@ def test_the_table_holds_what_the_measures_give_and_names_the_classifier():
         "pixel_median_ratio": pixel_near.median_ratio,
         "pixel_nearer": pixel_near.nearer,
         "pixel_near_copies": pixel_near.near_copies,
-        "label_agreement": label_agreement(Means(), generated, torch.ones(25).long()),
+        "label_agreement": label_agreement(Means(), generated, labels),
     }
-    pd.testing.assert_series_equal(
-        table, pd.Series(expected, name="classifier features (accuracy 75.0%)")
-    )
+    wanted = pd.Series(expected, name="classifier features (accuracy 75.0%)")
+    pd.testing.assert_series_equal(table, wanted)
     unlabelled = describe_samples(Means(), real=real, generated=to_float(generated), train=train)
     pd.testing.assert_series_equal(unlabelled, table.drop("label_agreement"))
 
@@ -287,40 +294,36 @@ MEASURES = [frechet_distance, precision_recall, lambda a, b: nearest_training(a,
 
 @pytest.mark.parametrize("measure", MEASURES)
 def test_features_that_cannot_be_measured_are_refused_in_one_sentence(measure, unchecked):
-    with pytest.raises(
-        ValueError, match=r"2 or more rows and the same F, got \(1, 3\) and \(5, 3\)"
-    ):
+    few = r"2 or more rows and the same F, got \(1, 3\) and \(5, 3\)"
+    with pytest.raises(ValueError, match=few):
         measure(points(1), points(5))
     with pytest.raises(ValueError, match=r"the same F, got \(5, 3\) and \(5, 4\)"):
         measure(points(5), points(5, 4))
     with pytest.raises(ValueError, match=r"features must be \(N, F\).*got \(5,\)"):
         measure(points(5)[:, 0], points(5))
     broken = points(5)
-    broken[1, 0], broken[3, 2] = math.nan, math.inf
+    broken[1, 0] = math.nan
+    broken[3, 2] = math.inf
     with pytest.raises(ValueError, match=r"2 of 15 values of the features are NaN or infinite"):
         measure(broken, points(6))
 
 
 @pytest.mark.parametrize("neighbors", [0, 5, -1])
 def test_neighbors_must_be_fewer_than_the_points(neighbors):
-    with pytest.raises(
-        ValueError,
-        match=f"neighbors must be 1 to 4.* 9 real and 5 generated points, got {neighbors}",
-    ):
+    sentence = f"neighbors must be 1 to 4.* 9 real and 5 generated points, got {neighbors}"
+    with pytest.raises(ValueError, match=sentence):
         precision_recall(points(9), points(5), neighbors)
 
 
 def test_fid_says_at_once_which_package_or_weights_are_missing(monkeypatch, tmp_path):
     monkeypatch.setattr(sample_quality, "find_spec", lambda name: None)
-    with pytest.raises(
-        ModuleNotFoundError, match=r"FID needs .* not installed: pip install torch-fidelity"
-    ):
+    sentence = "FID needs .* not installed: pip install torch-fidelity"
+    with pytest.raises(ModuleNotFoundError, match=sentence):
         inception_fid(pictures(2), pictures(2))
     monkeypatch.setattr(sample_quality, "find_spec", lambda name: name)
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    with pytest.raises(
-        FileNotFoundError, match=f"FID needs weights .* curl .*{tmp_path}.*weights-inception-2015"
-    ):
+    sentence = f"FID needs weights .* curl .*{tmp_path}.*weights-inception-2015"
+    with pytest.raises(FileNotFoundError, match=sentence):
         inception_fid(pictures(2), pictures(2))
 
 
@@ -332,15 +335,16 @@ def test_fid_equals_that_of_torchmetrics_on_the_same_network(channels, monkeypat
         num_features = 4
 
         def forward(self, images):
-            assert images.dtype == torch.uint8 and images.shape[1] == 3
+            assert images.dtype == torch.uint8
+            assert images.shape[1] == 3
             return nn.functional.adaptive_avg_pool2d(images[:, 2].double() / 255, 2).flatten(1)
 
     monkeypatch.setattr(sample_quality, "inception", Toy)
-    real, generated = pictures(150, 1, channels), pictures(140, 2, channels) // 2
+    real = pictures(150, 1, channels)
+    generated = pictures(140, 2, channels) // 2
     judge = FrechetInceptionDistance(Toy(), input_img_size=(3, 8, 8))
     judge.update(real.expand(-1, 3, -1, -1), real=True)
     judge.update(generated.expand(-1, 3, -1, -1), real=False)
-    assert inception_fid(real, generated) == pytest.approx(judge.compute().item(), rel=1e-6)
-    assert inception_fid(real, to_float(generated)) == pytest.approx(
-        judge.compute().item(), rel=1e-6
-    )
+    expected = judge.compute().item()
+    assert inception_fid(real, generated) == pytest.approx(expected, rel=1e-6)
+    assert inception_fid(real, to_float(generated)) == pytest.approx(expected, rel=1e-6)
