@@ -10,58 +10,73 @@ import pytest
 import torch
 
 from arcvq.runs import parallel, settings
-from arcvq.runs.parallel import train_as_completed, train_many
+from arcvq.runs.parallel import RUNS_PER_GPU, places_of, train_as_completed, train_many
 from arcvq.runs.settings import train
 from arcvq.samp import SAMP
 from tests.strokes import IMAGES, SMALL
 
-SETTINGS = [SMALL, dataclasses.replace(SMALL, seed=1), dataclasses.replace(SMALL, quantizer="cosine"),
-            dataclasses.replace(SMALL, samp=SAMP(margin=0.3))]
+SETTINGS = [
+    SMALL,
+    dataclasses.replace(SMALL, seed=1),
+    dataclasses.replace(SMALL, quantizer="cosine"),
+    dataclasses.replace(SMALL, samp=SAMP(margin=0.3)),
+]
+OPTIONS = {"device": "cpu", "progress": False}
 
 
 def weights(run):
     return torch.cat([parameter.detach().flatten() for parameter in run.model.parameters()])
 
 
-def equal(one, other):
-    return torch.allclose(weights(one), weights(other), rtol=1e-5, atol=1e-6)
+def assert_equal(one, other):
+    torch.testing.assert_close(weights(one), weights(other), rtol=1e-5, atol=1e-6)
+
+
+def finished(root):
+    return list((root / "runs").glob("*/run.json"))
 
 
 def test_each_run_is_what_it_is_alone_in_the_order_of_the_settings(tmp_path):
-    found = train_many(SETTINGS, IMAGES, root=tmp_path / "many", device="cpu", workers=2, progress=False)
-    assert [run.settings["model"]["quantizer"]["kind"] for run in found] == [
-        "SphericalQuantizer", "SphericalQuantizer", "CosineQuantizer", "SphericalQuantizer"]
-    for one, run in zip(SETTINGS, found, strict=True):
-        assert equal(run, train(one, IMAGES, root=tmp_path / "alone", device="cpu", progress=False))
-    assert not equal(found[0], found[1])
+    runs = train_many(SETTINGS, IMAGES, root=tmp_path / "many", workers=2, **OPTIONS)
+    kinds = [run.settings["model"]["quantizer"]["kind"] for run in runs]
+    assert kinds == [*["SphericalQuantizer"] * 2, "CosineQuantizer", "SphericalQuantizer"]
+    for one, run in zip(SETTINGS, runs, strict=True):
+        assert_equal(run, train(one, IMAGES, root=tmp_path / "alone", **OPTIONS))
+    assert not torch.allclose(weights(runs[0]), weights(runs[1]))
 
 
 def test_what_was_trained_is_opened_and_no_process_started(tmp_path, monkeypatch):
-    first = train_many(SETTINGS[:2], IMAGES, root=tmp_path, device="cpu", workers=1, progress=False)
+    runs = train_many(SETTINGS[:2], IMAGES, root=tmp_path, workers=1, **OPTIONS)
     monkeypatch.setattr(settings, "fit", None)
     monkeypatch.setattr(parallel, "ProcessPoolExecutor", None)
-    again = train_many(SETTINGS[:2], IMAGES, root=tmp_path, device="cpu", workers=2, progress=False)
-    assert all(map(equal, first, again))
+    opened = train_many(SETTINGS[:2], IMAGES, root=tmp_path, workers=2, **OPTIONS)
+    for one, other in zip(runs, opened, strict=True):
+        assert_equal(one, other)
 
 
 def test_settings_given_twice_are_trained_once(tmp_path):
-    first, second = train_many([SMALL, SMALL], IMAGES, root=tmp_path, device="cpu", progress=False)
-    assert first is second and len([*(tmp_path / "runs").iterdir()]) == 1
+    first, second = train_many([SMALL, SMALL], IMAGES, root=tmp_path, **OPTIONS)
+    assert first is second
+    assert len(finished(tmp_path)) == 1
 
 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_a_run_that_fails_is_named_after_the_others_have_finished(tmp_path, workers):
     wrong = dataclasses.replace(SMALL, batch_size=999)
-    with pytest.raises(RuntimeError, match="1 of 3 runs failed, the others are kept; the run with batch_size=999, "
-                                           "seed=0: batch_size is 999; it must be at most 32"):
-        train_many([SMALL, wrong, SETTINGS[1]], IMAGES, root=tmp_path, device="cpu", workers=workers, progress=False)
-    assert len([*(tmp_path / "runs").glob("*/run.json")]) == 2
+    message = (
+        "1 of 3 runs failed, the others are kept; the run with batch_size=999, seed=0: "
+        "batch_size is 999; it must be at most 32"
+    )
+    three = [SMALL, wrong, SETTINGS[1]]
+    with pytest.raises(RuntimeError, match=message):
+        train_many(three, IMAGES, root=tmp_path, workers=workers, **OPTIONS)
+    assert len(finished(tmp_path)) == 2
 
 
 def test_no_workers_are_told_before_anything_is_trained(tmp_path):
     with pytest.raises(ValueError, match="workers is 0; it must be at least 1"):
         train_many([SMALL], IMAGES, root=tmp_path, workers=0)
-    assert not [*tmp_path.iterdir()]
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.fixture
@@ -72,15 +87,17 @@ def two_threads():
     torch.set_num_threads(threads)
 
 
-def test_runs_come_train_as_completed_beside_one_thread_and_an_early_end_stops_the_rest(tmp_path, two_threads):
+def test_runs_come_as_they_are_finished_and_closing_stops_the_rest(tmp_path, two_threads):
     long = [dataclasses.replace(SMALL, steps=100_000, seed=seed) for seed in (1, 2)]
-    finished = train_as_completed([SMALL, *long], IMAGES, root=tmp_path, device="cpu", workers=2, progress=False)
-    first, _ = next(finished)
+    runs = train_as_completed([SMALL, *long], IMAGES, root=tmp_path, workers=2, **OPTIONS)
+    first, _ = next(runs)
+    assert first == SMALL
+    assert torch.get_num_threads() == 1, "beside the workers this process takes one core"
     began = time.monotonic()
-    assert torch.get_num_threads() == 1
-    finished.close()
-    assert first == SMALL and time.monotonic() - began < 30 and torch.get_num_threads() == 2
-    assert len([*(tmp_path / "runs").glob("*/run.json")]) == 1
+    runs.close()
+    assert time.monotonic() - began < 30
+    assert torch.get_num_threads() == 2
+    assert len(finished(tmp_path)) == 1
 
 
 SCRIPT = """
@@ -92,55 +109,65 @@ from tests.strokes import IMAGES, SMALL
 
 if __name__ == "__main__":
     long = [dataclasses.replace(SMALL, steps=1_000_000, seed=seed) for seed in range(1, 4)]
-    train_many([SMALL, *long], IMAGES, root=Path({root!r}), device="cpu", workers=2, progress=False)
+    train_many(
+        [SMALL, *long], IMAGES, root=Path({root!r}), device="cpu", workers=2, progress=False
+    )
 """
 
 
 def processes(folder):
     # The workers' command lines hold the search path of modules, and so the folder of the script.
-    return subprocess.run(["pgrep", "-f", str(folder)], capture_output=True, text=True).stdout.split()
+    found = subprocess.run(["pgrep", "-f", str(folder)], capture_output=True, text=True)
+    return found.stdout.split()
+
+
+def wait_until(condition, seconds):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="sends signals")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL], ids=["ctrl-c", "killed"])
 def test_no_worker_outlives_the_program_and_what_was_finished_is_kept(tmp_path, number):
+    def one_run_is_finished_and_two_go_on():
+        assert program.poll() is None
+        checkpoints = list((tmp_path / "runs").glob("*/checkpoint.pt"))
+        return len(finished(tmp_path)) == 1 and len(checkpoints) == 3
+
     script = tmp_path / "script.py"
-    script.write_text(SCRIPT.format(checkout=str(Path(__file__).parents[2]), root=str(tmp_path)))
+    checkout = Path(__file__).parents[2]
+    script.write_text(SCRIPT.format(checkout=str(checkout), root=str(tmp_path)))
     command = [sys.executable, str(script)]
-    process = subprocess.Popen(command, stderr=subprocess.DEVNULL, start_new_session=True)
-    deadline = time.monotonic() + 60
-    while not [*(tmp_path / "runs").glob("*/run.json")] or len([*(tmp_path / "runs").glob("*/checkpoint.pt")]) < 3:
-        assert time.monotonic() < deadline and process.poll() is None
-        time.sleep(0.2)
-    assert len(processes(tmp_path)) >= 3  # the program and two workers
-    process.send_signal(number)
-    assert process.wait(timeout=30) != 0
-    deadline = time.monotonic() + 10
-    while alive := processes(tmp_path):
-        assert time.monotonic() < deadline, alive
-        time.sleep(0.2)
-    assert len([*(tmp_path / "runs").glob("*/run.json")]) == 1
+    program = subprocess.Popen(command, stderr=subprocess.DEVNULL, start_new_session=True)
+    wait_until(one_run_is_finished_and_two_go_on, seconds=60)
+    assert len(processes(tmp_path)) >= 3, "the program and two workers"
+    program.send_signal(number)
+    assert program.wait(timeout=30) != 0
+    wait_until(lambda: not processes(tmp_path), seconds=10)
+    assert len(finished(tmp_path)) == 1
 
 
 def test_ray_gives_the_runs_that_this_machine_gives(tmp_path):
-    pytest.importorskip("ray")
-    found = train_many(SETTINGS[:2], IMAGES, root=tmp_path / "ray", device="cpu", ray="local", progress=False)
-    for one, run in zip(SETTINGS, found, strict=False):
-        assert equal(run, train(one, IMAGES, root=tmp_path / "alone", device="cpu", progress=False))
-    assert len([*(tmp_path / "ray" / "runs").glob("*/run.json")]) == 2
-    import ray
-
+    ray = pytest.importorskip("ray")
+    two = SETTINGS[:2]
+    runs = train_many(two, IMAGES, root=tmp_path / "ray", ray="local", **OPTIONS)
+    for one, run in zip(two, runs, strict=True):
+        assert_equal(run, train(one, IMAGES, root=tmp_path / "alone", **OPTIONS))
+    assert len(finished(tmp_path / "ray")) == 2
     assert not ray.is_initialized()
 
 
 def test_a_missing_ray_is_told_in_a_sentence(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
-    with pytest.raises(ImportError, match=r"ray is not installed; it comes with pip install 'arcvq\[ray\]'"):
-        train_many([SMALL], IMAGES, root=tmp_path, device="cpu", ray="local", progress=False)
+    message = r"ray is not installed; it comes with pip install 'arcvq\[ray\]'"
+    with pytest.raises(ImportError, match=message):
+        train_many([SMALL], IMAGES, root=tmp_path, ray="local", **OPTIONS)
 
 
 def test_every_gpu_gets_several_runs(monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    places = [str(place) for place in parallel.places_of(torch.device("cuda"))]
-    assert places[:2] == ["cuda:0", "cuda:1"] and len(places) == 2 * parallel.RUNS_PER_GPU
-    assert {str(place) for place in parallel.places_of(torch.device("cuda", 1))} == {"cuda:1"}
+    both = [torch.device("cuda", 0), torch.device("cuda", 1)]
+    assert places_of(torch.device("cuda")) == both * RUNS_PER_GPU
+    assert places_of(both[1]) == [both[1]] * RUNS_PER_GPU

@@ -18,6 +18,7 @@ LIMIT = 4_000_000  # bytes
 
 @pytest.fixture
 def shelf(tmp_path, monkeypatch):
+    """An untrained model "strokes" in a folder of pretrained models, and that folder."""
     monkeypatch.setattr(pretrained, "FOLDER", tmp_path)
     model = SMALL.model(IMAGES).eval()
     write_pretrained(tmp_path / "strokes", model, {"command": "make", "figures": {"psnr": 20.0}})
@@ -30,15 +31,17 @@ def test_a_model_comes_back_as_it_was_with_its_card(shelf):
     assert torch.equal(load("strokes").encode(images), model.encode(images))
     assert card("strokes")["figures"] == {"psnr": 20.0}
     page = (folder / "README.md").read_text()
-    assert "command: `make`" in page and "| psnr | 20.0 |" in page
+    assert "command: `make`" in page
+    assert "| psnr | 20.0 |" in page
 
 
 def test_a_card_of_other_weights_is_told_and_nothing_is_opened(shelf):
-    _, folder = shelf
-    (folder / "model.safetensors").write_bytes((folder / "model.safetensors").read_bytes()[:-4] + b"\0\0\0\0")
-    with pytest.raises(ValueError, match=r"the card of .*strokes was written for other weights: sha256"):
+    weights = shelf[1] / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-4] + b"\0\0\0\0")
+    message = "the card of .*strokes was written for other weights: sha256"
+    with pytest.raises(ValueError, match=message):
         load("strokes")
-    (folder / "model.safetensors").unlink()
+    weights.unlink()
     with pytest.raises(ValueError, match="the file has nothing, as it is missing"):
         card("strokes")
 
@@ -51,8 +54,8 @@ def test_a_name_that_is_not_there_is_told_with_those_that_are(shelf):
 @pytest.mark.parametrize("name", ["digits", "mnist"])
 def test_what_comes_with_the_checkout_is_small_and_opens(name):
     assert sum(file.stat().st_size for file in (FOLDER / name).iterdir()) < LIMIT
-    model, facts = load(name), card(name)
-    assert tuple(model.quantizer.codebook.shape) == (512, 64) and facts["settings"]["dataset"] == name
+    assert tuple(load(name).quantizer.codebook.shape) == (512, 64)
+    assert card(name)["settings"]["dataset"] == name
 
 
 def test_the_digits_model_has_the_figures_of_its_card():
@@ -63,27 +66,29 @@ def test_the_digits_model_has_the_figures_of_its_card():
 
 
 @pytest.fixture
-def tool(monkeypatch):
-    """tools/make_pretrained.py, with two steps on 128 random images of 12 x 12 pixels in the place of the digits."""
+def tool(tmp_path, monkeypatch):
+    """tools/make_pretrained.py, with two steps on 128 random images in the place of the digits."""
     path = Path(__file__).parents[2] / "tools" / "make_pretrained.py"
     spec = importlib.util.spec_from_file_location("make_pretrained", path)
-    spec.loader.exec_module(tool := importlib.util.module_from_spec(spec))
-    split = ImageSplit(torch.randint(256, (128, 1, 12, 12), dtype=torch.uint8), torch.arange(128) % 2)
+    tool = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(tool)
+    pixels = torch.randint(256, (128, 1, 12, 12), dtype=torch.uint8)
+    split = ImageSplit(pixels, torch.arange(128) % 2)
     images = replace(IMAGES, train=split, validation=split, test=split)
     monkeypatch.setattr(arcvq, "load_images", lambda name, root: images)
     monkeypatch.setattr(tool, "choose_device", lambda: torch.device("cpu"))
     monkeypatch.setitem(tool.STEPS, "digits", 2)
+    for module in (tool, pretrained):
+        monkeypatch.setattr(module, "FOLDER", tmp_path / "shelf")
     return tool
 
 
-def test_the_device_is_on_the_card_of_a_run_that_was_trained_now_and_not_of_one_that_was_only_opened(
-        tool, tmp_path, monkeypatch):
-    monkeypatch.setattr(pretrained, "FOLDER", tmp_path / "shelf")
-    monkeypatch.setattr(tool, "FOLDER", tmp_path / "shelf")
+def test_the_device_is_on_the_card_of_a_run_that_was_trained_now_alone(tool, tmp_path):
+    device = device_name("cpu")
     tool.make("digits", tmp_path)
     trained = card("digits")
+    assert trained["machine"].startswith(f"{device}, ")
+    assert trained["machine"].endswith("s of training")
     tool.make("digits", tmp_path)
-    opened = card("digits")
-    device = device_name("cpu")
-    assert trained["machine"].startswith(f"{device}, ") and trained["machine"].endswith("s of training")
-    assert opened == trained | {"machine": trained["machine"].removeprefix(f"{device}, ")}
+    without_device = trained["machine"].removeprefix(f"{device}, ")
+    assert card("digits") == trained | {"machine": without_device}

@@ -24,7 +24,9 @@ from arcvq.training import Compute, Recording, Run, VQVAESession, fit
 from arcvq.vqvae import VQVAE
 from tests.strokes import IMAGES
 
-pytestmark = pytest.mark.skipif(not dist.is_available() or not dist.is_gloo_available(), reason="needs gloo")
+pytestmark = pytest.mark.skipif(
+    not dist.is_available() or not dist.is_gloo_available(), reason="needs gloo"
+)
 KINDS = [kind for kind in QUANTIZERS if kind != "continuous"]
 CODES = 7  # odd, so that the ranks have unequal shares
 
@@ -42,7 +44,6 @@ def short(folder=None, batch_size=8, **recorded):
     )
 
 
-
 def model(kind, num_codes=CODES):
     torch.manual_seed(3)
     quantizer = QUANTIZERS[kind](num_codes, 4)
@@ -57,7 +58,11 @@ def step(kind, num_codes=CODES):
     wrapped = distributed.parallel(whole)
     optimizer = torch.optim.SGD([p for p in whole.parameters() if p.requires_grad], lr=0.1)
     torch.manual_seed(5)  # of the draws of CVQ
-    batch = IMAGES.train.batch(torch.arange(8)).double().chunk(distributed.world_size())[distributed.rank()]
+    batch = (
+        IMAGES.train.batch(torch.arange(8))
+        .double()
+        .chunk(distributed.world_size())[distributed.rank()]
+    )
     output = wrapped(batch)
     loss = (output.reconstruction - batch).square().mean() + output.quantized.loss
     loss.backward()
@@ -73,11 +78,18 @@ def step(kind, num_codes=CODES):
 def margin(top_k):
     """The loss and its gradient to all latents, in float64; each rank has 4 of 8."""
     generator = torch.Generator().manual_seed(0)
-    latents, codebook = (torch.randn(n, 3, generator=generator, dtype=torch.float64) for n in (8, CODES))
+    latents, codebook = (
+        torch.randn(n, 3, generator=generator, dtype=torch.float64) for n in (8, CODES)
+    )
     own = latents.chunk(distributed.world_size())[distributed.rank()].clone().requires_grad_()
-    loss = distributed.gathered_margin(own, codebook, lambda z, e: arc_margin_loss(z, e, top_k=top_k))
+    loss = distributed.gathered_margin(
+        own, codebook, lambda z, e: arc_margin_loss(z, e, top_k=top_k)
+    )
     (slope,) = torch.autograd.grad(loss, own)
-    return {"loss": distributed.sum_(loss.detach().clone()) / distributed.world_size(), "gradient": slope}
+    return {
+        "loss": distributed.sum_(loss.detach().clone()) / distributed.world_size(),
+        "gradient": slope,
+    }
 
 
 def uneven():
@@ -107,6 +119,7 @@ def stopped():
 
 def interrupted(folder):
     """Ctrl-C reaches the last rank alone, in a step that is not logged; then the run goes on."""
+
     def advance(trainer, original=VQVAESession.advance):
         original(trainer)
         if trainer.step == 3 and distributed.rank() == 1:
@@ -128,17 +141,29 @@ def writes(folder):
 
 def work(rank, port, folder, begun):
     """All that a rank does; its findings go to a file."""
-    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1",
-                   "MASTER_PORT": str(port)}
+    os.environ |= {
+        "RANK": str(rank),
+        "LOCAL_RANK": str(rank),
+        "WORLD_SIZE": "2",
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+    }
     torch.set_num_threads(1)
     with contextlib.suppress(ZeroDivisionError), distributed.process_group(torch.device("cpu")):
         found = {f"step {kind}": step(kind) for kind in KINDS}
         found |= {f"one code {kind}": step(kind, 1) for kind in ("samp", "cvq")}
         found |= {f"margin {top_k}": margin(top_k) for top_k in (1, 3, 6)}
-        found["agreed"] = (distributed.from_first(rank), distributed.any_rank(rank == 1), distributed.any_rank(False))
+        found["agreed"] = (
+            distributed.from_first(rank),
+            distributed.any_rank(rank == 1),
+            distributed.any_rank(False),
+        )
         found |= {"uneven": uneven(), "odd batch": odd_batch(), "stopped": stopped()}
         found["fit"], found["writes"] = fitted(), writes(folder / "run")
-        found["resumed"], found["interrupted"] = fitted(begun, resume=True), interrupted(folder / "interrupted")
+        found["resumed"], found["interrupted"] = (
+            fitted(begun, resume=True),
+            interrupted(folder / "interrupted"),
+        )
         torch.save(found, folder / f"{rank}.pt")
         raise ZeroDivisionError
     assert distributed.world_size() == 1, "the group is left, also after an error"
@@ -155,7 +180,9 @@ def ranks(tmp_path_factory):
     """What each of two ranks found; they start once."""
     folder, begun = tmp_path_factory.mktemp("ranks"), tmp_path_factory.mktemp("begun")
     short(begun, on_log=lambda run: len(run.history) == 2)  # stops by itself
-    context = mp.start_processes(work, (free_port(), folder, begun), nprocs=2, join=False, start_method="spawn")
+    context = mp.start_processes(
+        work, (free_port(), folder, begun), nprocs=2, join=False, start_method="spawn"
+    )
     deadline = time.monotonic() + 120
     try:
         while not context.join(timeout=1):
@@ -169,7 +196,9 @@ def ranks(tmp_path_factory):
 def same(one, other, tolerance):
     assert one.keys() == other.keys()
     for name, value in one.items():
-        assert torch.allclose(value.double(), other[name].double(), rtol=tolerance, atol=tolerance), name
+        assert torch.allclose(
+            value.double(), other[name].double(), rtol=tolerance, atol=tolerance
+        ), name
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -191,11 +220,17 @@ def test_the_margin_loss_is_over_the_latents_of_all_ranks(ranks, top_k):
     alone = margin(top_k)
     for rank, found in enumerate(ranks[0]):
         # Data parallel training takes the mean over two ranks, so that each gives back twice its part.
-        same(found[f"margin {top_k}"], alone | {"gradient": 2 * alone["gradient"].chunk(2)[rank]}, 1e-12)
+        same(
+            found[f"margin {top_k}"],
+            alone | {"gradient": 2 * alone["gradient"].chunk(2)[rank]},
+            1e-12,
+        )
 
 
 def test_unequal_shares_are_told(ranks):
-    assert [found["uneven"] for found in ranks[0]] == ["the ranks have [2, 3] latents; all must have as many"] * 2
+    assert [found["uneven"] for found in ranks[0]] == [
+        "the ranks have [2, 3] latents; all must have as many"
+    ] * 2
     sentence = "batch_size is 7; it must be divisible by 2, the number of processes"
     assert [found["odd batch"] for found in ranks[0]] == [sentence] * 2
 
@@ -205,8 +240,12 @@ def test_a_whole_run_of_two_ranks_is_that_of_one_and_both_end_alike(ranks):
     for found in ranks[0]:
         same(found["fit"]["weights"], alone["weights"], 1e-5)
         for name, values in alone["history"].items():
-            assert torch.allclose(torch.tensor(found["fit"]["history"][name]), torch.tensor(values), rtol=1e-5,
-                                  equal_nan=True), name
+            assert torch.allclose(
+                torch.tensor(found["fit"]["history"][name]),
+                torch.tensor(values),
+                rtol=1e-5,
+                equal_nan=True,
+            ), name
     same(ranks[0][0]["fit"]["weights"], ranks[0][1]["fit"]["weights"], 0)
 
 
@@ -235,18 +274,43 @@ def test_ctrl_c_at_one_rank_ends_all_at_the_next_logged_step_and_the_run_goes_on
 def test_alone_nothing_communicates():
     tensor = torch.arange(3.0)
     assert (distributed.rank(), distributed.world_size()) == (0, 1)
-    assert distributed.sum_(tensor) is tensor and distributed.gather(tensor[:, None]).shape == (3, 1)
-    assert distributed.any_rank(True) and not distributed.any_rank(False) and distributed.from_first("x") == "x"
+    assert distributed.sum_(tensor) is tensor and distributed.gather(tensor[:, None]).shape == (
+        3,
+        1,
+    )
+    assert (
+        distributed.any_rank(True)
+        and not distributed.any_rank(False)
+        and distributed.from_first("x") == "x"
+    )
     layer = torch.nn.Linear(1, 1)
     assert distributed.parallel(layer) is layer
 
 
 def test_torchrun_trains_prints_once_and_leaves_a_run_to_open(tmp_path, monkeypatch):
-    small = {"steps": 4, "num_codes": 16, "dim": 4, "hidden": 8, "residual_hidden": 4, "batch_size": 8,
-             "train_images": 64, "precision": "float32"}
+    small = {
+        "steps": 4,
+        "num_codes": 16,
+        "dim": 4,
+        "hidden": 8,
+        "residual_hidden": 4,
+        "batch_size": 8,
+        "train_images": 64,
+        "precision": "float32",
+    }
     options = [f"--{name.replace('_', '-')}={value}" for name, value in small.items()]
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "arcvq",
-               "train", "--device=cpu", *options]
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc-per-node=2",
+        "-m",
+        "arcvq",
+        "train",
+        "--device=cpu",
+        *options,
+    ]
     environment = os.environ | {"ARCVQ_DATA": str(tmp_path), "OMP_NUM_THREADS": "1"}
     pipe = subprocess.PIPE
     with subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, env=environment) as process:
@@ -255,7 +319,11 @@ def test_torchrun_trains_prints_once_and_leaves_a_run_to_open(tmp_path, monkeypa
         finally:
             process.terminate()  # torchrun ends its workers with it
     assert process.returncode == 0, errors
-    assert output.count("psnr ") == 1 and output.count("s of training") == 1 and "Warning" not in errors
+    assert (
+        output.count("psnr ") == 1
+        and output.count("s of training") == 1
+        and "Warning" not in errors
+    )
     monkeypatch.setattr(settings, "fit", None)
     run = settings.train(RunSettings.for_profile("quick", **small), root=tmp_path, device="cpu")
     assert run.settings["steps"] == run.history["step"].iloc[-1] == 4

@@ -14,7 +14,9 @@ def full_disk(draft):
 def test_a_failed_write_keeps_the_earlier_file_and_leaves_no_draft(tmp_path):
     path = tmp_path / "file.txt"
     write_text(path, "first")
-    with pytest.raises(OSError, match=r"cannot be written .*No space left.*; the earlier file is kept"):
+    with pytest.raises(
+        OSError, match=r"cannot be written .*No space left.*; the earlier file is kept"
+    ):
         write_whole(path, full_disk)
     assert path.read_text() == "first"
     assert os.listdir(tmp_path) == ["file.txt"]
