@@ -27,8 +27,59 @@ from tests.strokes import IMAGES
 pytestmark = pytest.mark.skipif(
     not dist.is_available() or not dist.is_gloo_available(), reason="needs gloo"
 )
-KINDS = [kind for kind in QUANTIZERS if kind != "continuous"]
+TRAINED = [kind for kind in QUANTIZERS if kind != "continuous"]
 CODES = 7  # odd, so that the ranks have unequal shares
+
+
+def model(kind, num_codes=CODES):
+    torch.manual_seed(3)
+    quantizer = QUANTIZERS[kind](num_codes, 4)
+    if kind == "samp":
+        quantizer.samp = SAMP(radius=Adaptive(0.5, 3.0), weight=Constant(1.0))
+    return VQVAE(1, quantizer, hidden=8, residual_hidden=4)
+
+
+def own_share(tensor):
+    return tensor.chunk(distributed.world_size())[distributed.rank()]
+
+
+def mean_over_ranks(loss):
+    return distributed.sum_(loss.detach().clone()) / distributed.world_size()
+
+
+def step(kind, num_codes=CODES):
+    """Everything that one training step in float64 leaves behind; the ranks divide the batch."""
+    whole = model(kind, num_codes).double()
+    wrapped = distributed.parallel(whole)
+    learned = [parameter for parameter in whole.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.SGD(learned, lr=0.1)
+    torch.manual_seed(5)  # of the draws of CVQ
+    batch = own_share(IMAGES.train.batch(torch.arange(8)).double())
+    output = wrapped(batch)
+    loss = (output.reconstruction - batch).square().mean() + output.quantized.loss
+    loss.backward()
+
+    found = {"loss": mean_over_ranks(loss)}
+    for name, parameter in whole.named_parameters():
+        if parameter.grad is not None:
+            found[f"gradient of {name}"] = parameter.grad.clone()
+    optimizer.step()
+    whole.quantizer.after_step()
+    after = whole.state_dict() | dict(whole.named_buffers())  # some buffers are not saved
+    return found | {f"after the step, {name}": value for name, value in after.items()}
+
+
+def margin(top_k):
+    """The loss and its gradient to all latents, in float64; each rank has 4 of 8."""
+    generator = torch.Generator().manual_seed(0)
+    latents = torch.randn(8, 3, generator=generator, dtype=torch.float64)
+    codebook = torch.randn(CODES, 3, generator=generator, dtype=torch.float64)
+    own = own_share(latents).clone().requires_grad_()
+    loss = distributed.gathered_margin(
+        own, codebook, lambda latents, codes: arc_margin_loss(latents, codes, top_k=top_k)
+    )
+    (slope,) = torch.autograd.grad(loss, own)
+    return {"loss": mean_over_ranks(loss), "gradient": slope}
 
 
 def short(folder=None, batch_size=8, **recorded):
@@ -44,72 +95,24 @@ def short(folder=None, batch_size=8, **recorded):
     )
 
 
-def model(kind, num_codes=CODES):
-    torch.manual_seed(3)
-    quantizer = QUANTIZERS[kind](num_codes, 4)
-    if kind == "samp":
-        quantizer.samp = SAMP(radius=Adaptive(0.5, 3.0), weight=Constant(1.0))
-    return VQVAE(1, quantizer, hidden=8, residual_hidden=4)
-
-
-def step(kind, num_codes=CODES):
-    """Everything that one step of training in float64 leaves behind; the batch is divided among the ranks."""
-    whole = model(kind, num_codes).double()
-    wrapped = distributed.parallel(whole)
-    optimizer = torch.optim.SGD([p for p in whole.parameters() if p.requires_grad], lr=0.1)
-    torch.manual_seed(5)  # of the draws of CVQ
-    batch = (
-        IMAGES.train.batch(torch.arange(8))
-        .double()
-        .chunk(distributed.world_size())[distributed.rank()]
-    )
-    output = wrapped(batch)
-    loss = (output.reconstruction - batch).square().mean() + output.quantized.loss
-    loss.backward()
-    gradients = {name: p.grad.clone() for name, p in whole.named_parameters() if p.grad is not None}
-    optimizer.step()
-    whole.quantizer.after_step()
-    found = {"loss": distributed.sum_(loss.detach().clone()) / distributed.world_size()}
-    found |= {f"gradient of {name}": value for name, value in gradients.items()}
-    after = whole.state_dict() | dict(whole.named_buffers())  # some buffers are not saved
-    return found | {f"after the step, {name}": value for name, value in after.items()}
-
-
-def margin(top_k):
-    """The loss and its gradient to all latents, in float64; each rank has 4 of 8."""
-    generator = torch.Generator().manual_seed(0)
-    latents, codebook = (
-        torch.randn(n, 3, generator=generator, dtype=torch.float64) for n in (8, CODES)
-    )
-    own = latents.chunk(distributed.world_size())[distributed.rank()].clone().requires_grad_()
-    loss = distributed.gathered_margin(
-        own, codebook, lambda z, e: arc_margin_loss(z, e, top_k=top_k)
-    )
-    (slope,) = torch.autograd.grad(loss, own)
-    return {
-        "loss": distributed.sum_(loss.detach().clone()) / distributed.world_size(),
-        "gradient": slope,
-    }
-
-
-def uneven():
-    try:
-        distributed.gather(torch.ones(2 + distributed.rank(), 3))
-    except ValueError as error:
-        return str(error)
-
-
-def fitted(folder=None, **changes):
-    run = short(folder, **changes)
+def fitted(folder=None, **recorded):
+    run = short(folder, **recorded)
     weights = {name: value.clone() for name, value in run.model.state_dict().items()}
     return {"history": run.history.to_dict("list"), "weights": weights}
 
 
+def refusal(action):
+    with pytest.raises(ValueError) as caught:
+        action()
+    return str(caught.value)
+
+
+def uneven():
+    return refusal(lambda: distributed.gather(torch.ones(2 + distributed.rank(), 3)))
+
+
 def odd_batch():
-    try:
-        fitted(batch_size=7)
-    except ValueError as error:
-        return str(error)
+    return refusal(lambda: short(batch_size=7))
 
 
 def stopped():
@@ -119,23 +122,23 @@ def stopped():
 
 def interrupted(folder):
     """Ctrl-C reaches the last rank alone, in a step that is not logged; then the run goes on."""
+    original = VQVAESession.advance
 
-    def advance(trainer, original=VQVAESession.advance):
-        original(trainer)
-        if trainer.step == 3 and distributed.rank() == 1:
+    def advance(session):
+        original(session)
+        if session.step == 3 and distributed.rank() == 1:
             os.kill(os.getpid(), signal.SIGINT)
 
-    with mock.patch.object(VQVAESession, "advance", advance):
-        try:
-            fitted(folder, validate_every=6)
-        except KeyboardInterrupt as stop:
-            return {"sentence": str(stop), **fitted(folder, resume=True)}
+    patch = mock.patch.object(VQVAESession, "advance", advance)
+    with patch, pytest.raises(KeyboardInterrupt) as stop:
+        short(folder, validate_every=6)
+    return {"sentence": str(stop.value), **fitted(folder, resume=True)}
 
 
 def writes(folder):
     """How many files this rank puts into place in a whole run."""
     with mock.patch("os.replace", wraps=os.replace) as replace:
-        fitted(folder)
+        short(folder)
     return replace.call_count
 
 
@@ -149,21 +152,21 @@ def work(rank, port, folder, begun):
         "MASTER_PORT": str(port),
     }
     torch.set_num_threads(1)
-    with contextlib.suppress(ZeroDivisionError), distributed.process_group(torch.device("cpu")):
-        found = {f"step {kind}": step(kind) for kind in KINDS}
+    cpu = torch.device("cpu")
+    with contextlib.suppress(ZeroDivisionError), distributed.process_group(cpu):
+        found = {f"step {kind}": step(kind) for kind in TRAINED}
         found |= {f"one code {kind}": step(kind, 1) for kind in ("samp", "cvq")}
         found |= {f"margin {top_k}": margin(top_k) for top_k in (1, 3, 6)}
-        found["agreed"] = (
-            distributed.from_first(rank),
-            distributed.any_rank(rank == 1),
-            distributed.any_rank(False),
-        )
-        found |= {"uneven": uneven(), "odd batch": odd_batch(), "stopped": stopped()}
-        found["fit"], found["writes"] = fitted(), writes(folder / "run")
-        found["resumed"], found["interrupted"] = (
-            fitted(begun, resume=True),
-            interrupted(folder / "interrupted"),
-        )
+        found["first"] = distributed.from_first(rank)
+        found["any"] = distributed.any_rank(rank == 1)
+        found["none"] = distributed.any_rank(False)
+        found["uneven"] = uneven()
+        found["odd batch"] = odd_batch()
+        found["stopped"] = stopped()
+        found["fit"] = fitted()
+        found["writes"] = writes(folder / "run")
+        found["resumed"] = fitted(begun, resume=True)
+        found["interrupted"] = interrupted(folder / "interrupted")
         torch.save(found, folder / f"{rank}.pt")
         raise ZeroDivisionError
     assert distributed.world_size() == 1, "the group is left, also after an error"
@@ -176,13 +179,18 @@ def free_port():
 
 
 @pytest.fixture(scope="module")
-def ranks(tmp_path_factory):
+def folder(tmp_path_factory):
+    """Where the ranks leave their findings and runs."""
+    return tmp_path_factory.mktemp("ranks")
+
+
+@pytest.fixture(scope="module")
+def ranks(folder, tmp_path_factory):
     """What each of two ranks found; they start once."""
-    folder, begun = tmp_path_factory.mktemp("ranks"), tmp_path_factory.mktemp("begun")
+    begun = tmp_path_factory.mktemp("begun")
     short(begun, on_log=lambda run: len(run.history) == 2)  # stops by itself
-    context = mp.start_processes(
-        work, (free_port(), folder, begun), nprocs=2, join=False, start_method="spawn"
-    )
+    arguments = (free_port(), folder, begun)
+    context = mp.start_processes(work, arguments, nprocs=2, join=False, start_method="spawn")
     deadline = time.monotonic() + 120
     try:
         while not context.join(timeout=1):
@@ -190,99 +198,91 @@ def ranks(tmp_path_factory):
     finally:
         for process in context.processes:
             process.kill()
-    return [torch.load(folder / f"{rank}.pt") for rank in (0, 1)], folder
+    return [torch.load(folder / f"{rank}.pt") for rank in (0, 1)]
 
 
-def same(one, other, tolerance):
+def assert_same(one, other, tolerance):
     assert one.keys() == other.keys()
     for name, value in one.items():
-        assert torch.allclose(
-            value.double(), other[name].double(), rtol=tolerance, atol=tolerance
-        ), name
+        close = torch.allclose(value.double(), other[name].double(), tolerance, tolerance)
+        assert close, name
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", TRAINED)
 def test_two_ranks_take_the_step_of_one(ranks, kind):
     """Loss, gradients, codebook, counts, averages and anchors."""
     alone = step(kind)
-    for found in ranks[0]:
-        same(found[f"step {kind}"], alone, 1e-10)
+    for found in ranks:
+        assert_same(found[f"step {kind}"], alone, 1e-10)
 
 
 @pytest.mark.parametrize("kind", ["samp", "cvq"])
 def test_one_code_is_work_for_one_rank_only(ranks, kind):
-    for found in ranks[0]:
-        same(found[f"one code {kind}"], step(kind, 1), 1e-10)
+    for found in ranks:
+        assert_same(found[f"one code {kind}"], step(kind, 1), 1e-10)
 
 
 @pytest.mark.parametrize("top_k", [1, 3, 6])  # a rank has four latents
 def test_the_margin_loss_is_over_the_latents_of_all_ranks(ranks, top_k):
     alone = margin(top_k)
-    for rank, found in enumerate(ranks[0]):
-        # Data parallel training takes the mean over two ranks, so that each gives back twice its part.
-        same(
-            found[f"margin {top_k}"],
-            alone | {"gradient": 2 * alone["gradient"].chunk(2)[rank]},
-            1e-12,
-        )
+    for found, gradient in zip(ranks, alone["gradient"].chunk(2), strict=True):
+        # Training takes the mean over two ranks, so that each gives back twice its part.
+        assert_same(found[f"margin {top_k}"], alone | {"gradient": 2 * gradient}, 1e-12)
 
 
 def test_unequal_shares_are_told(ranks):
-    assert [found["uneven"] for found in ranks[0]] == [
-        "the ranks have [2, 3] latents; all must have as many"
-    ] * 2
-    sentence = "batch_size is 7; it must be divisible by 2, the number of processes"
-    assert [found["odd batch"] for found in ranks[0]] == [sentence] * 2
+    for found in ranks:
+        assert found["uneven"] == "the ranks have [2, 3] latents; all must have as many"
+        divisible = "batch_size is 7; it must be divisible by 2, the number of processes"
+        assert found["odd batch"] == divisible
 
 
 def test_a_whole_run_of_two_ranks_is_that_of_one_and_both_end_alike(ranks):
     alone = fitted()
-    for found in ranks[0]:
-        same(found["fit"]["weights"], alone["weights"], 1e-5)
+    for found in ranks:
+        assert_same(found["fit"]["weights"], alone["weights"], 1e-5)
         for name, values in alone["history"].items():
-            assert torch.allclose(
-                torch.tensor(found["fit"]["history"][name]),
-                torch.tensor(values),
-                rtol=1e-5,
-                equal_nan=True,
-            ), name
-    same(ranks[0][0]["fit"]["weights"], ranks[0][1]["fit"]["weights"], 0)
+            same = torch.tensor(found["fit"]["history"][name])
+            close = torch.allclose(same, torch.tensor(values), rtol=1e-5, equal_nan=True)
+            assert close, name
+    assert_same(ranks[0]["fit"]["weights"], ranks[1]["fit"]["weights"], 0)
 
 
-def test_only_rank_0_writes(ranks):
-    found, folder = ranks
-    assert found[0]["writes"] > 3 and found[1]["writes"] == 0
-    same(dict(Run.load(folder / "run").model.state_dict()), found[0]["fit"]["weights"], 1e-6)
+def test_only_rank_0_writes(ranks, folder):
+    assert ranks[0]["writes"] > 3
+    assert ranks[1]["writes"] == 0
+    written = Run.load(folder / "run").model.state_dict()
+    assert_same(dict(written), ranks[0]["fit"]["weights"], 1e-6)
 
 
 def test_two_ranks_go_on_from_the_checkpoint_of_one(ranks):
-    for found in ranks[0]:
-        same(found["resumed"]["weights"], fitted()["weights"], 1e-5)
+    for found in ranks:
+        assert_same(found["resumed"]["weights"], fitted()["weights"], 1e-5)
 
 
-def test_a_stop_that_one_rank_wants_stops_all(ranks):
-    assert [found["stopped"] for found in ranks[0]] == [1, 1]
-    assert [found["agreed"] for found in ranks[0]] == [(0, True, False)] * 2
+def test_the_ranks_decide_alike(ranks):
+    for found in ranks:
+        assert found["first"] == 0
+        assert found["any"]
+        assert not found["none"]
+        assert found["stopped"] == 1, "a stop that one rank wants stops all"
 
 
 def test_ctrl_c_at_one_rank_ends_all_at_the_next_logged_step_and_the_run_goes_on(ranks):
-    for found in ranks[0]:
+    for found in ranks:
         assert found["interrupted"]["sentence"].startswith("stopped at step 4 of 6, saved in")
-        same(found["interrupted"]["weights"], found["fit"]["weights"], 1e-6)
+        assert_same(found["interrupted"]["weights"], found["fit"]["weights"], 1e-6)
 
 
 def test_alone_nothing_communicates():
     tensor = torch.arange(3.0)
-    assert (distributed.rank(), distributed.world_size()) == (0, 1)
-    assert distributed.sum_(tensor) is tensor and distributed.gather(tensor[:, None]).shape == (
-        3,
-        1,
-    )
-    assert (
-        distributed.any_rank(True)
-        and not distributed.any_rank(False)
-        and distributed.from_first("x") == "x"
-    )
+    assert distributed.rank() == 0
+    assert distributed.world_size() == 1
+    assert distributed.sum_(tensor) is tensor
+    assert distributed.gather(tensor[:, None]).shape == (3, 1)
+    assert distributed.any_rank(True)
+    assert not distributed.any_rank(False)
+    assert distributed.from_first("x") == "x"
     layer = torch.nn.Linear(1, 1)
     assert distributed.parallel(layer) is layer
 
@@ -299,18 +299,8 @@ def test_torchrun_trains_prints_once_and_leaves_a_run_to_open(tmp_path, monkeypa
         "precision": "float32",
     }
     options = [f"--{name.replace('_', '-')}={value}" for name, value in small.items()]
-    command = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--standalone",
-        "--nproc-per-node=2",
-        "-m",
-        "arcvq",
-        "train",
-        "--device=cpu",
-        *options,
-    ]
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    command = [*torchrun, "--nproc-per-node=2", "-m", "arcvq", "train", "--device=cpu", *options]
     environment = os.environ | {"ARCVQ_DATA": str(tmp_path), "OMP_NUM_THREADS": "1"}
     pipe = subprocess.PIPE
     with subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, env=environment) as process:
@@ -319,11 +309,10 @@ def test_torchrun_trains_prints_once_and_leaves_a_run_to_open(tmp_path, monkeypa
         finally:
             process.terminate()  # torchrun ends its workers with it
     assert process.returncode == 0, errors
-    assert (
-        output.count("psnr ") == 1
-        and output.count("s of training") == 1
-        and "Warning" not in errors
-    )
+    assert output.count("psnr ") == 1
+    assert output.count("s of training") == 1
+    assert "Warning" not in errors
     monkeypatch.setattr(settings, "fit", None)
-    run = settings.train(RunSettings.for_profile("quick", **small), root=tmp_path, device="cpu")
+    told = RunSettings.for_profile("quick", **small)
+    run = settings.train(told, root=tmp_path, device="cpu")
     assert run.settings["steps"] == run.history["step"].iloc[-1] == 4

@@ -27,7 +27,7 @@ def test_a_missing_package_is_named_with_its_extra(name, extra, message, monkeyp
 def test_what_a_package_lacks_itself_is_named(monkeypatch, tmp_path):
     (tmp_path / "broken_package.py").write_text("import package_that_nobody_has\n")
     monkeypatch.syspath_prepend(tmp_path)
-    with pytest.raises(ModuleNotFoundError, match="^package_that_nobody_has is not"):
+    with pytest.raises(ModuleNotFoundError, match=r"^package_that_nobody_has is not"):
         extra_import("broken_package")
 
 
@@ -40,5 +40,5 @@ def test_the_folder_of_a_package_is_found_without_importing_it(monkeypatch, tmp_
 
 def test_the_folder_of_a_missing_package_is_answered_with_the_extra_that_brings_it(monkeypatch):
     monkeypatch.setitem(sys.modules, "sklearn", None)
-    with pytest.raises(ModuleNotFoundError, match="^scikit-learn is not installed; it comes with"):
+    with pytest.raises(ModuleNotFoundError, match=r"^scikit-learn is not installed; it comes with"):
         extra_folder("sklearn")
