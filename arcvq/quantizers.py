@@ -203,8 +203,12 @@ class Quantizer(nn.Module):
 
     def config(self) -> dict[str, Any]:
         """Return what `from_config` needs to build this quantizer again, without its weights."""
-        kind = type(self).__name__
-        return {"kind": kind, "num_codes": self.num_codes, "dim": self.dim, "beta": self.beta}
+        return {
+            "kind": type(self).__name__,
+            "num_codes": self.num_codes,
+            "dim": self.dim,
+            "beta": self.beta,
+        }
 
     @staticmethod
     def from_config(config: dict[str, Any]) -> "Quantizer":

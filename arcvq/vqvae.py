@@ -13,6 +13,8 @@ from safetensors.torch import load_model
 from torch import Tensor, nn
 from torch.nn.functional import relu
 
+# Imported so that a saved model with one of these quantizers can be opened.
+from arcvq.baselines import reference, vector_quantize_pytorch  # noqa: F401
 from arcvq.quantizers import Quantized, Quantizer, SphericalQuantizer
 from arcvq.runtime.checks import check_finite, check_whole
 

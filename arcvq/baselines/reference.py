@@ -51,7 +51,7 @@ class UndetachedQuantizer(SphericalQuantizer):
             self.codebook,
             samp.margin,
             samp.scale,
-            top_k=min(samp.top_k, len(latents)),
+            min(samp.top_k, len(latents)),
         )
         weight = samp.weight.value(self.step, self.batch_usage())
         return loss + weight * (moving - moving.detach()), terms
