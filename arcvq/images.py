@@ -102,7 +102,7 @@ class ImageData:
         name: The name that `load_images` takes.
         train: In random order, so that its first n images are a fair sample.
         validation: For choices made during training.
-        test: For results.
+        test: For final numbers only.
         classes: The names of the classes.
     """
 
@@ -188,9 +188,9 @@ def load_images(
         name: One of the names above.
         root: Folder of downloaded data sets; by default `arcvq.runtime.files.data_root()`.
         device: Where the pixels are kept; "auto" takes a GPU if there is one.
-        size: Of a folder's images: the shorter side is resized to this many pixels, a multiple of
+        size: For `folder:PATH` only: the shorter side is resized to this many pixels, a multiple of
             8, and the center is kept.
-        grey: Of a folder's images: whether to make them gray; by default they are gray if no
+        grey: For `folder:PATH` only: whether to make them gray; by default they are gray if no
             image has color.
 
     Raises:

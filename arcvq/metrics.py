@@ -35,8 +35,8 @@ def psnr(images: Float[Tensor, "B C H W"], reference: Float[Tensor, "B C H W"]) 
 def ssim(images: Float[Tensor, "B C H W"], reference: Float[Tensor, "B C H W"]) -> float:
     """Return the mean structural similarity of the images (Wang et al. 2004), at most 1.
 
-    The means of batches, weighted by their sizes, average to that of all images. The arithmetic
-    is torchmetrics'.
+    The means of batches, weighted by their sizes, average to that of all images. It is
+    computed with torchmetrics.
 
     Args:
         images: The reconstructions, at least 11x11 pixels, the size of the window.
@@ -57,7 +57,7 @@ def ssim(images: Float[Tensor, "B C H W"], reference: Float[Tensor, "B C H W"]) 
 
 
 def lpips(images: Float[Tensor, "B C H W"], reference: Float[Tensor, "B C H W"]) -> float:
-    """Return the mean learned perceptual distance of the images (Zhang et al. 2018), from 0.
+    """Return the mean learned perceptual distance of the images (Zhang et al. 2018), at least 0.
 
     It is measured by VGG-16, as in the evaluation of CVQ-VAE; AlexNet would need more than 28x28
     pixels. The arithmetic is torchmetrics'.

@@ -9,8 +9,8 @@ A quantizer works inside any training loop::
     quantizer.after_step()
 
 The arithmetic is in float32 (in float64 for float64 latents), also under autocast, so that half
-precision never changes an index. All state is in parameters and buffers. In evaluation nothing
-changes, and there is no margin loss.
+precision never changes an index. All state is in parameters and buffers. In eval mode no
+state is updated, and there is no margin loss.
 
 Where several processes train together (DistributedDataParallel), usage counts, moving averages,
 anchors and the margin loss are those of the latents of all processes. The functions of
@@ -62,8 +62,8 @@ class Quantizer(nn.Module):
     `initial_codebook`, `compute_loss`, `observe` and `after_step` as needed, or all of `quantize`.
 
     Args:
-        num_codes: Number of codes K, from 1.
-        dim: Dimension D of codes and latents, from 1.
+        num_codes: Number of codes K, at least 1.
+        dim: Dimension D of codes and latents, at least 1.
         beta: Weight of the commitment loss, at least 0.
 
     Attributes:
@@ -144,8 +144,8 @@ class Quantizer(nn.Module):
                 self.observe(latents.detach(), indices)
         codes = embedding(indices, codebook)
         loss, terms = self.compute_loss(latents, codes)
-        # Straight-through estimator. The bracket is exactly zero, so these are the very codes that
-        # `lookup` returns, while the gradient goes to the latents.
+        # Straight-through estimator. The bracket is exactly 0 for finite latents, so these are the
+        # very codes that `lookup` returns, while the gradient goes to the latents.
         codes = codes.detach() + (latents - latents.detach())
         return codes, indices, loss, terms
 
@@ -261,8 +261,8 @@ class EMAQuantizer(Quantizer):
     and the counts are Laplace-smoothed.
 
     Args:
-        num_codes: Number of codes K, from 1.
-        dim: Dimension D of codes and latents, from 1.
+        num_codes: Number of codes K, at least 1.
+        dim: Dimension D of codes and latents, at least 1.
         beta: Weight of the commitment loss, at least 0.
         decay: Decay of the averages per step, in [0, 1).
     """
@@ -329,8 +329,8 @@ class SphericalQuantizer(CosineQuantizer):
     `forward` adds the margin loss, and `after_step` keeps the codes inside the ball.
 
     Args:
-        num_codes: Number of codes K, from 1.
-        dim: Dimension D of codes and latents, from 1.
+        num_codes: Number of codes K, at least 1.
+        dim: Dimension D of codes and latents, at least 1.
         samp: Settings of the prior, where a radius or a weight of None leaves out that half. With
             None, `arcvq.fit` sets `SAMP.for_run(steps)`, and other loops get `SAMP.paper()`.
         beta: Weight of the commitment loss, at least 0.
@@ -388,8 +388,8 @@ class OnlineClusteredQuantizer(CosineQuantizer):
     is left out.
 
     Args:
-        num_codes: Number of codes K, from 1.
-        dim: Dimension D of codes and latents, from 1.
+        num_codes: Number of codes K, at least 1.
+        dim: Dimension D of codes and latents, at least 1.
         beta: Weight of the commitment loss, at least 0.
         decay: Decay of the average usage per step, in [0, 1).
     """

@@ -3,13 +3,16 @@
 SAMP has two halves:
 
 - Ball-Bounded Norm Regularization (BBNR) keeps the codes inside a ball whose radius M(t) grows
-  with the optimizer step t. Early in training all codes lie on one sphere and compete by angle
-  alone; later the ball opens and their norms may differ.
+  with the optimizer step t. Early in training no code can be longer than 1, so that none can win by
+  its norm; later the ball opens and norms may differ.
 - The ArcCosine Additive Margin (ArcMargin) loss pulls the latents nearest to each code towards that
   code, against all other latents of the batch.
 
-The functions here work on plain tensors. `arcvq.quantizers.SphericalQuantizer` calls them at the
-right moments of training, with the settings that a `SAMP` holds.
+Codes are assigned by angle throughout. SAMP is a regularizer of training; the "priors" of
+`arcvq.priors` are something else, models of the token distribution.
+
+The functions here work on plain tensors. `arcvq.quantizers.SphericalQuantizer` applies them
+during training, with the settings that a `SAMP` holds.
 """
 
 import math
@@ -37,7 +40,7 @@ class SAMP:
     Args:
         margin: Angular margin m in radians, in [0, pi/2).
         scale: Scale s of the cosines in the softmax, above 0.
-        top_k: Number of latents that each code pulls, from 1.
+        top_k: Number of latents that each code pulls (its positives), at least 1.
         radius: Radius M(t) of the ball as a schedule; None for no ball.
         weight: Weight gamma(t) of the margin loss as a schedule; None for no margin loss.
     """
@@ -106,7 +109,7 @@ def ball_radius(step: Number, growth: float = 3e-4) -> float | Tensor:
 
     Returns:
         A float for a number, a float32 tensor for a tensor. Finite for any step: the exponent is
-        held within 80, where the radius is 5.5e34.
+        clipped at 80, where the radius is 5.5e34.
     """
     return bounded_exp(growth * step)
 
@@ -149,9 +152,9 @@ def arc_margin_loss(
 ) -> Float[Tensor, ""]:
     """Compute the ArcCosine Additive Margin loss L_A of the paper.
 
-    For each code, a softmax over all latents of the batch asks that the `top_k` latents nearest to
-    it by angle stand out from the others, although their own angles are counted `margin` radians
-    larger than they are. `arcvq.ops.reference` spells the formula out.
+    For each code, the `top_k` latents nearest to it by angle are the positives of a softmax over
+    all latents of the batch. The margin is added to the angles of the positives, so that they must
+    lie closer than they would have to without it. `arcvq.ops.reference` spells the formula out.
 
     Where an angle plus the margin would pass pi, where the cosine rises again, the logit keeps
     falling along cos(theta) + cos(margin) - 1 instead. The loss is exact, and it needs less than
@@ -162,7 +165,7 @@ def arc_margin_loss(
         codebook: The codes; they get no gradient.
         margin: Angular margin m in radians, in [0, pi/2).
         scale: Scale s of the cosines, above 0. Above 32 the loss is worked out in float64.
-        top_k: Number of latents that each code pulls, from 1; all of them where there are fewer.
+        top_k: Number of positives of each code, at least 1; all latents where there are fewer.
 
     Returns:
         The mean over the codes; 0 where no other latents are left to stand out from.

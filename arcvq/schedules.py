@@ -26,7 +26,7 @@ VALUE_FIELDS = ("level", "start", "end", "low", "high")
 
 
 def bounded_exp(exponent: Number) -> float | Tensor:
-    """Return exp(exponent), with the exponent held within +-80 so that float32 can hold the result.
+    """Return exp(exponent), with the exponent clipped to +-80 so that float32 can hold the result.
 
     Args:
         exponent: A Python number or a tensor.
@@ -153,7 +153,7 @@ class Exponential(Schedule):
             rate: Growth per step.
 
         Raises:
-            ValueError: Where |rate * step| is above 80, beyond which an exponential stands still.
+            ValueError: Where |rate * step| is above 80, beyond which it saturates.
         """
         if not abs(rate * step) <= MAX_EXPONENT:
             raise ValueError(

@@ -1,8 +1,8 @@
 """Train a VQ-VAE: `fit` takes a model and data and returns a `Run`; `evaluate` measures a model.
 
-`TrainingSession` holds what every training needs, whatever the model: the loop, the progress bar,
-checkpoints, resuming and Ctrl-C. `VQVAESession` adds the step and the history of a VQ-VAE; that of
-a prior is in arcvq.priors.fitting.
+`TrainingSession` holds what every training run needs, whatever the model: the loop, the progress
+bar, checkpoints, resuming and Ctrl-C. `VQVAESession` adds the step and the history of a VQ-VAE;
+that of a prior is in arcvq.priors.fitting.
 """
 
 import dataclasses
@@ -52,14 +52,15 @@ VALIDATION_IMAGES = 256
 
 @dataclasses.dataclass(frozen=True)
 class Compute:
-    """On what a model is trained, and how exactly.
+    """Device and numerical precision of a training run.
 
     Attributes:
         device: The device. `"auto"` takes CUDA, then MPS, then the CPU.
         precision: `"float32"`, or `"bfloat16"` for autocast of the networks; the quantizer and the
             losses stay float32. `"auto"` takes bfloat16 where the device is faster with it.
-        cuda_graph: Record the training step once as a CUDA graph and replay it, which spares the
-            host the launch of each kernel. Needs CUDA and one process; not yet tried on a GPU.
+        cuda_graph: Record the training step once as a CUDA graph and replay it, which avoids
+            the overhead of launching each kernel. Needs CUDA and one process; not yet tried on a
+            GPU.
     """
 
     device: str | torch.device = "auto"
@@ -69,19 +70,19 @@ class Compute:
 
 @dataclasses.dataclass(frozen=True)
 class Recording:
-    """What is kept of a training while it runs, and who is told.
+    """Logging, checkpoints and callback of a training run.
 
     Attributes:
-        folder: Where checkpoints and the finished run are written; None for nowhere.
+        folder: Where checkpoints and the finished run are written; None to write nothing.
         resume: Go on from the checkpoint in `folder`, if there is one. The final weights are those
-            of a training without a break, on a CPU bit for bit.
+            of a run without the interruption, bit for bit on a CPU.
         log_every: Steps from one row of the history to the next; by default for 50 rows in all.
         validate_every: Steps from one validation to the next; by default for 5 in all, and for a
             prior 10. Each validation adds a row to the history and writes the checkpoint.
         snapshots: How many codebooks to keep, evenly over the run, besides the one at the start.
         progress: Whether to show a progress bar.
         on_log: Called after each new row of the history with the run so far. If it returns True,
-            the training ends there; `folder` then holds a checkpoint to resume from.
+            the run ends there; `folder` then holds a checkpoint to resume from.
     """
 
     folder: str | Path | None = None
@@ -101,11 +102,11 @@ class Recording:
 
 @dataclasses.dataclass(frozen=True)
 class Optimization:
-    """How long and how fast a model learns.
+    """Optimization hyperparameters.
 
     Attributes:
-        steps: Number of optimizer steps, from 1.
-        batch_size: Training examples a step, from 1.
+        steps: Number of optimizer steps, at least 1.
+        batch_size: Training examples a step, at least 1.
         lr: Learning rate, above 0.
         seed: Seed of the order of the examples and of what is drawn while training.
     """
@@ -122,7 +123,7 @@ class Optimization:
 
 
 class Snapshot(NamedTuple):
-    """The codebook at one step of a training.
+    """The codebook at one step of a run.
 
     Attributes:
         codebook: The codes.
@@ -135,7 +136,7 @@ class Snapshot(NamedTuple):
 
 @dataclasses.dataclass
 class Run:
-    """A trained model and how it came about.
+    """A trained model with the record of its training.
 
     Attributes:
         model: The model.
@@ -212,7 +213,7 @@ def fit(
     Args:
         model: The model, which is trained in place.
         data: The data set.
-        steps: Number of optimizer steps, from 1.
+        steps: Number of optimizer steps, at least 1.
         batch_size: Images a step, of all processes together; at most the training images.
         lr: Learning rate, above 0.
         seed: Seed of the order of the images and of what the quantizer draws.
@@ -254,7 +255,7 @@ def batch_indices(
 
 
 class TrainingSession:
-    """A training from its start, or from its checkpoint, to its end.
+    """A training run, from its start or from a checkpoint to its end.
 
     The subclasses `VQVAESession` and `PriorSession` define what differs: `advance` takes a step,
     `measure` gives a row of the history, `state` and `restore` say what a checkpoint holds besides
@@ -265,7 +266,7 @@ class TrainingSession:
         examples: Number of training examples.
         optimization: Steps, batch size, learning rate and seed.
         compute: Device and precision.
-        recording: What is kept while the training runs.
+        recording: Logging, checkpoints and callback.
 
     Attributes:
         model: The model, on the device.
@@ -404,7 +405,7 @@ class TrainingSession:
         )
 
     def _record(self, bar: tqdm, interrupt: HeldInterrupt) -> bool:
-        """Do what is due after a step; True if the listener wants to end the training.
+        """Do what is due after a step; True if `on_log` asks to end the run.
 
         Raises KeyboardInterrupt after Ctrl-C.
         """
@@ -442,25 +443,25 @@ class TrainingSession:
             save_checkpoint(self._checkpoint(), common | self.state())
 
     def elapsed(self) -> float:
-        """Seconds of training, those of earlier sessions included."""
+        """Seconds of training, earlier sessions included."""
         return time.perf_counter() - self.began
 
     def _farewell(self) -> str:
-        """What Ctrl-C answers."""
+        """The message of the KeyboardInterrupt."""
         folder = self.recording.folder
         kept = f"saved in {folder}; resume=True goes on" if folder else "not saved without a folder"
         return f"stopped at step {self.step} of {self.steps}, {kept}"
 
 
 class VQVAESession(TrainingSession):
-    """The training of a VQ-VAE: what is its own of `fit`.
+    """The training run of a VQ-VAE: the part of `fit` that is specific to it.
 
     Args:
         model: The model, which is trained in place.
         data: The data set.
         optimization: Steps, batch size, learning rate and seed.
         compute: Device and precision.
-        recording: What is kept while the training runs.
+        recording: Logging, checkpoints and callback.
 
     Attributes:
         model: The model.
@@ -636,7 +637,7 @@ def evaluate(
         ssim: Whether to measure SSIM as well, which takes longer.
 
     Returns:
-        psnr: PSNR in dB over all pixels at once; reconstructions are held within [-1, 1].
+        psnr: PSNR in dB over all pixels at once; reconstructions are clipped to [-1, 1].
         l1: Mean absolute error of images in [-1, 1].
         codes_used, usage: Number of codes that were chosen, and their share of all.
         perplexity, perplexity_ceiling: Perplexity of the codes, and the largest possible one.

@@ -18,7 +18,7 @@ from arcvq.baselines import reference, vector_quantize_pytorch  # noqa: F401
 from arcvq.quantizers import Quantized, Quantizer, SphericalQuantizer
 from arcvq.runtime.checks import check_finite, check_whole
 
-# Format of saved models, to be raised when an older version would misread them.
+# Format of saved models; bump it when older versions would misread them.
 MODEL_FORMAT = 1
 
 # Layers of the authors' network, in the order of those of a `VQVAE`.
@@ -46,7 +46,7 @@ class VQVAEOutput(NamedTuple):
     """What the forward pass of a `VQVAE` returns.
 
     Attributes:
-        reconstruction: The decoder's output, in about [-1, 1].
+        reconstruction: The decoder's output, nominally in [-1, 1], not clipped.
         latents: The encoder's output, before quantization.
         quantized: The quantizer's output.
     """
@@ -251,7 +251,7 @@ class VQVAE(
         folder = Path(save_directory)
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder) as draft:
-            result = super().save_pretrained(draft, config=self.config(), **kwargs)
+            result = super().save_pretrained(draft, **kwargs | {"config": self.config()})
             for file in Path(draft).iterdir():
                 file.replace(folder / file.name)
         return result

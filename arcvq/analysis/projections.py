@@ -26,7 +26,7 @@ from arcvq.runtime.store import kept_path
 
 Codes = Float[Tensor, "_K _D"] | Float[np.ndarray, "_K _D"]
 
-PROJECTION_FORMAT = 1  # of kept coordinates; raised when a change of the code changes them
+PROJECTION_FORMAT = 1  # of kept coordinates; bump it when the code would compute others
 MIN_UMAP_CODES = 5  # with fewer, umap-learn raises
 MAX_PAIRS = 50_000  # pairs of codes whose angles are compared
 MAX_CODES = 512  # codes whose neighbors are compared

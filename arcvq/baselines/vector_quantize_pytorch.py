@@ -27,8 +27,8 @@ class Baseline(Quantizer, ABC):
     losses are the package's; in evaluation most methods have none.
 
     Args:
-        num_codes: Number of codes K, from 1.
-        dim: Dimension D of codes and latents, from 1.
+        num_codes: Number of codes K, at least 1.
+        dim: Dimension D of codes and latents, at least 1.
 
     Attributes:
         commitment: Weight of the commitment loss.
@@ -126,7 +126,7 @@ class FiniteScalarQuantizer(ImplicitQuantizer):
 
     Args:
         num_codes: Number of codes, from 4; it becomes the nearest one that `fsq_levels` can give.
-        dim: Dimension D of the latents, from 1.
+        dim: Dimension D of the latents, at least 1.
     """
 
     def __init__(self, num_codes: int, dim: int):
@@ -175,7 +175,7 @@ class LookupFreeQuantizer(ImplicitQuantizer):
 
     Args:
         num_codes: Number of codes K, a power of two from 2.
-        dim: Dimension D of the latents, from 1.
+        dim: Dimension D of the latents, at least 1.
     """
 
     name = "LFQ"

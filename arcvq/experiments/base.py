@@ -23,7 +23,7 @@ from arcvq.runtime.files import data_root, write_text, write_whole
 from arcvq.runtime.store import digest_in
 from arcvq.training import Run
 
-RESULTS_FORMAT = 2  # of a folder of results; raised when earlier rows would no longer fit
+RESULTS_FORMAT = 2  # of a results folder; bump it when earlier rows no longer fit
 
 Rows = list[dict[str, Any]]
 Outcome = Run | Exception | None  # why a run failed, or None where `measure` trains

@@ -174,7 +174,7 @@ def schedule_curves(
 
     Args:
         schedules: schedules by name, or a single one.
-        steps: length of the run, from 1; the curves have 201 points from 0 to `steps`.
+        steps: length of the run, at least 1; the curves have 201 points from 0 to `steps`.
         y_title: title of the y-axis.
         **options: options and look of `lines`.
 

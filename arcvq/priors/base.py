@@ -22,7 +22,7 @@ from arcvq.runtime.files import write_text, write_whole
 from arcvq.runtime.fingerprint import fingerprint
 from arcvq.vqvae import VQVAE
 
-PRIOR_FORMAT = 1  # of the saved files; raised when earlier versions would misread them
+PRIOR_FORMAT = 1  # of saved priors; bump it when older versions would misread them
 
 
 Labels = Int[Tensor, " B"] | None  # one for each grid; None for a prior without classes
@@ -52,7 +52,7 @@ class Prior(nn.Module):
     it also overrides `start` and `next_logits`.
 
     Args:
-        num_codes: K, from 1.
+        num_codes: K, at least 1.
         grid: Height and width of the grids, each from 1.
         classes: How many classes the labels have; 0 for a prior without labels.
 

@@ -189,7 +189,7 @@ def fit_tokens(
     Args:
         prior: The prior, which is fitted in place.
         tokens: The tokens to learn, and those to validate with.
-        steps: Number of optimizer steps, from 1.
+        steps: Number of optimizer steps, at least 1.
         batch_size: Grids a step; at most the training grids.
         lr: The highest learning rate, above 0.
         seed: Seed of the order of the grids.

@@ -102,7 +102,7 @@ class PixelCNN(NetworkPrior):
         classes: See `Prior`.
         codebook: See `NetworkPrior`.
         width: See `NetworkPrior`.
-        layers: From 1. Each layer widens the view by kernel // 2 columns to either side, so a
+        layers: At least 1. Each layer widens the view by kernel // 2 columns to either side, so a
             grid of w columns needs (w - 1) / (kernel // 2) layers to be seen whole.
         kernel: The size of the convolutions, odd, from 3.
     """

@@ -216,7 +216,7 @@ def sample(
     Args:
         model: The model whose tokens the prior was fitted to.
         prior: The prior.
-        n: How many images, from 1.
+        n: How many images, at least 1.
         temperature: See `next_probabilities`.
         top_k: See `next_probabilities`.
         top_p: See `next_probabilities`.

@@ -20,7 +20,7 @@ from arcvq.runtime.store import digest_of, kept_path
 from arcvq.training import Compute, Recording, Run
 from arcvq.vqvae import VQVAE
 
-PRIOR_FORMAT = 1  # raised when a change of the code changes what fitting gives
+PRIOR_FORMAT = 1  # bump it when the same settings no longer fit the same prior
 PRIORS: dict[str, type[PixelCNN] | type[TransformerPrior]] = {
     "pixelcnn": PixelCNN,
     "transformer": TransformerPrior,

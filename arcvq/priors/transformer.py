@@ -82,8 +82,8 @@ class TransformerPrior(NetworkPrior):
         classes: See `Prior`.
         codebook: See `NetworkPrior`.
         width: See `NetworkPrior`.
-        layers: How many blocks, from 1.
-        heads: The heads of the attention, from 1; a divisor of the width.
+        layers: How many blocks, at least 1.
+        heads: The heads of the attention, at least 1; a divisor of the width.
     """
 
     def __init__(

@@ -19,7 +19,7 @@ from arcvq.samp import SAMP
 from arcvq.training import Compute, Recording, Run, fit
 from arcvq.vqvae import VQVAE
 
-RUN_FORMAT = 4  # raised when a change of the code changes what training gives
+RUN_FORMAT = 4  # bump it when the same settings no longer train the same model
 ALL_QUANTIZERS = QUANTIZERS | {"samp_undetached": UndetachedQuantizer} | BASELINES
 PROFILES: dict[str, dict[str, Any]] = {
     "quick": {"hidden": 32, "residual_hidden": 8, "steps": 160, "batch_size": 32, "lr": 3e-3},
@@ -51,7 +51,7 @@ class RunSettings:
         steps: Number of optimizer steps.
         batch_size: Images a step.
         lr: Learning rate.
-        seed: Seed of the weights and of the training.
+        seed: Seed of the weights, of the batches and of what the quantizer draws.
         precision: "auto", "float32" or "bfloat16"; see `Compute`.
         train_images: Train on only so many of the training images; None for all.
         beta: Weight of the commitment loss. Baselines have their own.

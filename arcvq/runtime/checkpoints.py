@@ -1,4 +1,4 @@
-"""Checkpoints: the state of a training that was stopped, to go on from later."""
+"""Checkpoints: the state of an interrupted training run, from which it can resume."""
 
 import json
 from pathlib import Path
@@ -8,11 +8,11 @@ import torch
 
 from arcvq.runtime.files import write_whole
 
-CHECKPOINT_FORMAT = 1  # raised when an older reader would misread a checkpoint
+CHECKPOINT_FORMAT = 1  # bump it when older readers would misread a checkpoint
 
 
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
-    """Write the state of a training, whole or not at all."""
+    """Write the state of a training run, whole or not at all."""
     state = {"format": CHECKPOINT_FORMAT, **state}
     write_whole(path, lambda draft: torch.save(state, draft))
 
@@ -22,10 +22,10 @@ def load_checkpoint(path: Path, settings: dict[str, Any]) -> dict[str, Any]:
 
     Args:
         path: The file.
-        settings: The settings of the training that is to go on; the checkpoint must have the same.
+        settings: The settings of the run that resumes; those of the checkpoint must be the same.
 
     Raises:
-        ValueError: If the file is damaged, of another format, or of a training with other
+        ValueError: If the file is damaged, of another format, or of a run with other
             settings; these are named with both values.
     """
     try:
@@ -56,7 +56,7 @@ def load_checkpoint(path: Path, settings: dict[str, Any]) -> dict[str, Any]:
 
 
 def _with_nested_settings(value: Any) -> Any:
-    """The settings with JSON texts in them decoded: earlier versions wrote those of SAMP so."""
+    """The settings with JSON texts in them decoded, as earlier versions wrote those of SAMP."""
     if isinstance(value, dict):
         return {name: _with_nested_settings(part) for name, part in value.items()}
     if isinstance(value, str) and value.startswith("{"):

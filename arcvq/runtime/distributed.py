@@ -60,12 +60,12 @@ def process_group(device: torch.device) -> Iterator[torch.device]:
 
 
 def world_size() -> int:
-    """Number of ranks, from 1."""
+    """Number of ranks, at least 1."""
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
 def rank() -> int:
-    """The number of this rank, from 0."""
+    """The number of this rank, at least 0."""
     return dist.get_rank() if world_size() > 1 else 0
 
 

@@ -1,4 +1,4 @@
-"""The record of a training: its history as history.csv, its settings and time as run.json."""
+"""The record of a training run: its history as history.csv, its settings and time as run.json."""
 
 import csv
 import io
@@ -22,7 +22,7 @@ def history_table(rows: list[Row]) -> "pandas.DataFrame":
 
 
 def write_record(folder: Path, rows: list[Row], settings: dict[str, Any], seconds: float) -> None:
-    """Write history.csv and then run.json, which says that the training is finished."""
+    """Write history.csv and then run.json, which says that the run is finished."""
     columns = list(dict.fromkeys(chain.from_iterable(rows)))
     text = io.StringIO()
     writer = csv.DictWriter(text, columns, lineterminator="\n")

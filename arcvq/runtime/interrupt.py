@@ -1,4 +1,4 @@
-"""Ctrl-C during a training: the step under way ends first."""
+"""Ctrl-C during a training run: the current step is completed first."""
 
 import signal
 import threading
@@ -7,8 +7,8 @@ import threading
 class HeldInterrupt:
     """A context in which the first Ctrl-C sets `asked` instead of raising KeyboardInterrupt.
 
-    A training step thus ends whole. A second Ctrl-C raises at once. Python handles signals in the
-    main thread alone; in another thread the context does nothing.
+    The current step is thus completed. A second Ctrl-C raises at once. Python handles signals in
+    the main thread alone; in another thread the context does nothing.
 
     Attributes:
         asked: Whether Ctrl-C was pressed.
