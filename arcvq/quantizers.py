@@ -101,7 +101,7 @@ class Quantizer(nn.Module):
         self.register_buffer("step", torch.zeros((), dtype=torch.int64))
         self.register_buffer("batch_counts", no_counts.clone(), persistent=False)
 
-    def initial_codebook(self) -> Tensor:
+    def initial_codebook(self) -> Float[Tensor, "K D"]:
         """Draw the first codes: uniform in +-1/K, all near the origin, as plain VQ-VAEs start."""
         limit = 1 / self.num_codes
         return torch.empty(self.num_codes, self.dim).uniform_(-limit, limit)
@@ -130,11 +130,13 @@ class Quantizer(nn.Module):
             losses={name: term.detach() for name, term in terms.items()},
         )
 
-    def quantize(self, latents: Tensor) -> tuple[Tensor, Tensor, Tensor, dict[str, Tensor]]:
-        """Do the work of `forward` on flat latents (N, D), in their precision and without checks.
+    def quantize(
+        self, latents: Float[Tensor, "N D"]
+    ) -> tuple[Float[Tensor, "N D"], Int[Tensor, " N"], Tensor, dict[str, Tensor]]:
+        """Do the work of `forward` on flat latents, in their precision and without checks.
 
         Returns:
-            Codes (N, D) with their gradient, indices (N,), the loss and its terms.
+            Codes with their gradient, indices, the loss and its terms.
         """
         codebook = self.codebook.to(latents.dtype)
         indices = nearest_code(latents, codebook, self.metric)
@@ -149,8 +151,10 @@ class Quantizer(nn.Module):
         codes = codes.detach() + (latents - latents.detach())
         return codes, indices, loss, terms
 
-    def compute_loss(self, latents: Tensor, codes: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """Compute the VQ loss of flat latents and their codes, both (N, D).
+    def compute_loss(
+        self, latents: Float[Tensor, "N D"], codes: Float[Tensor, "N D"]
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Compute the VQ loss of flat latents and their codes.
 
         Returns:
             The weighted sum, and its terms without their weights.
@@ -161,8 +165,8 @@ class Quantizer(nn.Module):
         loss = codebook_loss + self.beta * commitment_loss
         return loss, {"codebook": codebook_loss, "commitment": commitment_loss}
 
-    def observe(self, latents: Tensor, indices: Tensor) -> None:
-        """Take note of a training batch, (N, D) and (N,): here, count the codes that it chose."""
+    def observe(self, latents: Float[Tensor, "N D"], indices: Int[Tensor, " N"]) -> None:
+        """Update statistics from a training batch: here, count the codes that it chose."""
         counts = torch.zeros_like(self.counts).index_add_(0, indices, torch.ones_like(indices))
         # Summed over all processes, so that the buffers stay equal in all of them.
         self.batch_counts = sum_(counts)
@@ -368,7 +372,7 @@ class SphericalQuantizer(CosineQuantizer):
         if radius is not None:
             project_to_ball_(self.codebook, radius.value(self.step, self.batch_usage()))
 
-    def batch_usage(self) -> Tensor:
+    def batch_usage(self) -> Float[Tensor, ""]:
         """Return the share of codes that the last training batch chose.
 
         N latents cannot choose more than N codes, so it is the share of the smaller of K and N.
@@ -416,8 +420,8 @@ class OnlineClusteredQuantizer(CosineQuantizer):
             anchors[own_codes(self.num_codes)] = drawn.to(anchors.dtype)
             self.anchors = sum_(anchors)
 
-    def draw_anchors(self, latents: Tensor) -> Tensor:
-        """Draw an anchor among the latents (N, D) for each code of this process.
+    def draw_anchors(self, latents: Float[Tensor, "N D"]) -> Int[Tensor, " own"]:
+        """Draw an anchor among the latents for each code of this process.
 
         For code j, latent i is drawn with probability softmax_i(cos(z_i, e_j)).
 

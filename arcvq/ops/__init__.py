@@ -17,7 +17,13 @@ from arcvq.ops import blockwise, triton
 TINY = 1e-12
 
 
-def margin_loss(latents, codebook, margin, scale, top_k):
+def margin_loss(
+    latents: Float[Tensor, "N D"],
+    codebook: Float[Tensor, "K D"],
+    margin: float,
+    scale: float,
+    top_k: int,
+) -> Float[Tensor, ""]:
     """Compute the ArcCosine Additive Margin loss; its gradient goes to the latents alone.
 
     Arguments and result are those of `arcvq.samp.arc_margin_loss`, which checks them.
@@ -60,19 +66,27 @@ class _MarginLoss(torch.autograd.Function):
         return gradient.mul_(grad_output), None, None, None, None
 
 
-def loss_and_gradient(latents, codebook, margin, scale, top_k, *, with_gradient=True):
+def loss_and_gradient(
+    latents: Float[Tensor, "N D"],
+    codebook: Float[Tensor, "K D"],
+    margin: float,
+    scale: float,
+    top_k: int,
+    *,
+    with_gradient: bool = True,
+) -> tuple[Float[Tensor, ""], Float[Tensor, "N D"] | None]:
     """Compute the margin loss and its gradient to the latents in one pass.
 
     Args:
-        latents: Latents (N, D), N from 1.
-        codebook: Codes (K, D) of the same dtype, K from 1.
+        latents: Latents, at least one.
+        codebook: Codes of the same dtype, at least one.
         margin: Angular margin in radians.
         scale: Scale of the cosines; above `blockwise.SAFE_SCALE` not for float32 on a GPU.
         top_k: Latents that each code pulls, from 1 to N.
         with_gradient: Whether the gradient is wanted.
 
     Returns:
-        The loss, and the gradient (N, D) or None.
+        The loss, and the gradient or None.
     """
     form = triton if triton.usable(latents, codebook) else blockwise
     latents = latents.contiguous()
