@@ -144,6 +144,7 @@ def train_classifier(
     told = [CLASSIFIER_FORMAT, STEPS, PASSES, BATCH_SIZE, LR, VALIDATE_EVERY, seed]
     digest = digest_of([*told, data.fingerprint])
     folder = kept_path(root, "classifiers", f"{safe_name(data.name)}-{digest}")
+    # That file is written last, so a folder with it is complete.
     if not (folder / "classifier.json").is_file():
         _fit(data.to(device), seed, progress).save(folder)
     return Classifier.load(folder).to(device)

@@ -104,6 +104,7 @@ def term_gradients(model: VQVAE, images: Float[Tensor, "B C H W"], variance: flo
     at_codes = {}
     if quantizer.codebook.requires_grad:
         at_codes["codebook"] = mse_loss(codes, still)
+    # Only SAMP has a margin term, and only with a weight.
     samp = quantizer.active_samp() if isinstance(quantizer, SphericalQuantizer) else None
     if samp is not None and samp.weight is not None:
         weight = samp.weight.value(quantizer.step, quantizer.batch_usage())
@@ -255,6 +256,7 @@ class _GradientRecorder:
 
 def _measure_gradients(found: Gradients) -> dict[str, float]:
     """The size of each gradient, and its direction relative to others."""
+    # In float64, since these are sums over many small numbers.
     latents = found.latents.cpu().double()
     reconstruction = found.at_latents["reconstruction"].cpu().double()
     row = {}

@@ -65,6 +65,7 @@ def mutual_information(codes: Codes, values: Values) -> float:
     """
     from sklearn.metrics import mutual_info_score
 
+    # scikit-learn gives nats.
     nats = mutual_info_score(*_tokens_and_values(codes, values))
     return float(nats) / math.log(2)
 
@@ -95,6 +96,7 @@ def agreement(codes: Int[Tensor, " N"], others: Int[Tensor, " N"]) -> float:
     """
     from scipy.optimize import linear_sum_assignment
 
+    # The Hungarian method on the table of counts.
     table = _contingency_table(codes, others)
     matching = linear_sum_assignment(table, maximize=True)
     return float(table[matching].sum() / table.sum())
@@ -123,6 +125,7 @@ def _tokens_and_values(codes: Tensor, values: Tensor) -> tuple[np.ndarray, np.nd
     if not codes.numel():
         shape = tuple(codes.shape)
         raise ValueError(f"codes have the shape {shape}; at least one token is needed")
+    # All tokens of a row have the value of the row.
     repeated = values.cpu().repeat_interleave(codes[0].numel())
     return codes.flatten().cpu().numpy(), repeated.numpy()
 
@@ -192,6 +195,7 @@ def edge_direction(images: Images, grid: tuple[int, int]) -> Float[Tensor, "B h 
     round dots. Patches must be at least 2 x 2 pixels.
     """
     rows, columns = grid
+    # (B, h, rows of a patch, w, columns of a patch)
     patches = images.mean(dim=1).unflatten(1, (rows, -1)).unflatten(3, (columns, -1))
     down, right = torch.gradient(patches, dim=(2, 4))
     # Jxx - Jyy and 2 Jxy; the minus sign turns y upward.
@@ -210,6 +214,7 @@ def quantile_bins(values: Float[Tensor, " N"]) -> Values:
     Equal values share a bin, so some bins may stay empty.
     """
     values = values.cpu().double()
+    # NumPy, since torch.quantile takes at most 16 million values.
     edges = np.quantile(values.numpy(), np.linspace(0, 1, BINS + 1)[1:-1])
     return torch.bucketize(values, torch.from_numpy(edges))
 
@@ -267,6 +272,7 @@ def replacement_effect(model: VQVAE, images: Images, classifier: ImageClassifier
     """
     indices = _in_batches(model.encode, images)
     counts = usage_counts(indices, model.quantizer.num_codes)
+    # The codes in use, the most frequent first.
     num_used = int((counts > 0).sum())
     used = counts.argsort(descending=True, stable=True)[:num_used]
     if num_used < 2:
@@ -283,6 +289,7 @@ def replacement_effect(model: VQVAE, images: Images, classifier: ImageClassifier
     predictions = _in_batches(predict, indices)
     shares = []
     for code, neighbor in zip(used[:REPLACED_CODES], neighbors[:REPLACED_CODES], strict=True):
+        # Only images that contain the code are decoded again.
         containing = (indices == code).flatten(1).any(dim=1)
         original = indices[containing]
         replaced = original.where(original != code, neighbor)
@@ -362,6 +369,7 @@ def describe_codes(
         lean = quantile_bins(slant(test.pixels))
         found["stroke_width_information"] = excess_information(test.tokens, width)
         found["slant_information"] = excess_information(test.tokens, lean)
+    # With a single class there is nothing to tell and nothing to learn.
     if len(labels.unique()) > 1 and len(data.train.labels.unique()) > 1:
         found["class_information"] = excess_information(test.tokens, labels)
         found["purity"] = purity(test.tokens, labels)
@@ -390,6 +398,7 @@ def _patch_information(encoded: _Encoded) -> dict[str, float]:
     """What a token tells about its own patch and place."""
     count, height, width = encoded.tokens.shape
     grid = (height, width)
+    # Each token has a patch of its own, so here a row is a token and not an image.
     codes = encoded.tokens.flatten()
     gray = patch_gray(encoded.pixels, grid).flatten()
     position = torch.arange(height * width).repeat(count)
@@ -398,6 +407,7 @@ def _patch_information(encoded: _Encoded) -> dict[str, float]:
         "position_information": excess_information(codes, position),
     }
     direction = edge_direction(encoded.pixels, grid).flatten()
+    # Patches without a direction are left out.
     has_edge = ~direction.isnan()
     if has_edge.any():
         bins = quantile_bins(direction[has_edge])

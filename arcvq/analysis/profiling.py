@@ -173,6 +173,7 @@ def side_by_side(actions: dict[str, Action], repeats: int = 9) -> pd.DataFrame:
         device has finished.
     """
     rows = []
+    # All actions take turns in each round, so that a slow spell of the machine hits them alike.
     for _ in range(repeats + 1):
         rows.append({name: _seconds(action) for name, action in actions.items()})
     return pd.DataFrame(rows[1:])
@@ -220,6 +221,7 @@ class _TensorMemory(TorchDispatchMode):
         super().__init__()
         self.peak = 0
         self.bytes: WeakKeyDictionary = WeakKeyDictionary()
+        # What was there before counts nothing. The entry of a storage goes when the storage does.
         for tensor in given:
             self.bytes[tensor.untyped_storage()] = 0
 

@@ -80,9 +80,11 @@ def frechet_distance(features: Features, others: Features) -> float:
     features, others = _as_float64(features, others)
     mean, root = _fit_gaussian(features)
     other_mean, other_root = _fit_gaussian(others)
-    means = (mean - other_mean).square().sum()
-    traces = means + root.square().sum() + other_root.square().sum()
-    distance = traces - 2 * torch.linalg.svdvals(root @ other_root.T).sum()
+    # The sum of the squares of a root is the trace of its covariance.
+    between_means = (mean - other_mean).square().sum()
+    apart = between_means + root.square().sum() + other_root.square().sum()
+    distance = apart - 2 * torch.linalg.svdvals(root @ other_root.T).sum()
+    # Rounding can leave equal sets a little below 0.
     return max(0.0, distance.item())
 
 
@@ -171,6 +173,7 @@ class NearestTraining:
         2020, arXiv 2004.05675), over the whole space.
         """
         ordered = self.held_out.sort().values
+        # For each sample, how many held-out distances are smaller, and how many are not larger.
         below = torch.searchsorted(ordered, self.distances)
         up_to = torch.searchsorted(ordered, self.distances, right=True)
         return 1 - (below + up_to).double().mean().item() / 2 / len(ordered)
@@ -263,6 +266,7 @@ def describe_samples(
         All measures of this module but FID. The name of the series states the classifier's
         accuracy.
     """
+    # In the order in which `nearest_training` takes them.
     features = [classifier.features(images) for images in (generated, real, train)]
     device = generated.device
     pixels = [as_uint8(x).flatten(1).to(device).double() for x in (generated, real, train)]
