@@ -257,13 +257,14 @@ class _GradientRecorder:
 def _measure_gradients(found: Gradients) -> dict[str, float]:
     """The size of each gradient, and its direction relative to others."""
     # In float64, since these are sums over many small numbers.
-    latents = found.latents.cpu().double()
+    directions = normalize(found.latents.cpu().double(), dim=1)
     reconstruction = found.at_latents["reconstruction"].cpu().double()
     row = {}
     for name, gradient in found.at_latents.items():
         gradient = gradient.cpu().double()
         row[f"{name}_at_latents"] = gradient.norm().item()
-        row[f"{name}_share_radial"] = _share_radial(gradient, latents)
+        along = (gradient * directions).sum(1).square().sum()
+        row[f"{name}_share_radial"] = (along / gradient.square().sum()).item()
         row[f"angle_reconstruction_{name}"] = _angle(reconstruction, gradient)
     for name, gradient in found.at_codes.items():
         row[f"{name}_at_codes"] = gradient.cpu().double().norm().item()
@@ -275,12 +276,6 @@ def _angle(one: Tensor, other: Tensor) -> float:
     if not one.any() or not other.any():
         return math.nan
     return math.degrees(angles_to(one.reshape(1, -1), other.flatten()).item())
-
-
-def _share_radial(gradient: Tensor, latents: Tensor) -> float:
-    """The share of the squared norm that is along the latents, NaN for a gradient of zero."""
-    along = (gradient * normalize(latents, dim=1)).sum(1)
-    return (along.square().sum() / gradient.square().sum()).item()
 
 
 def _margin_pull(quantizer: Any, latents: Tensor) -> float:

@@ -118,9 +118,10 @@ def margin_costs(
         actions = _margin_actions(latents, codebook)
         row = {"num_codes": num_codes, "count": count, "dim": dim}
         row |= side_by_side(actions, repeats).median().to_dict()
-        row["memory"] = _extra_memory(actions["loss"], latents, codebook)
-        if "plain" in actions:
-            row["plain_memory"] = _extra_memory(actions["plain"], latents, codebook)
+        for name, column in (("loss", "memory"), ("plain", "plain_memory")):
+            if name in actions:
+                peak = peak_memory(actions[name], latents, codebook)
+                row[column] = (peak - latents.nbytes) / MIB
         rows.append(row)
     return pd.DataFrame(rows)
 
@@ -154,11 +155,6 @@ def _margin_actions(latents: Tensor, codebook: Tensor) -> dict[str, Action]:
     actions["lookup_floor"] = one_product
     actions["lookup"] = partial(nearest_code, still, codebook)
     return actions
-
-
-def _extra_memory(action: Action, latents: Tensor, codebook: Tensor) -> float:
-    """The peak memory in MiB beyond the inputs and the gradient."""
-    return (peak_memory(action, latents, codebook) - latents.nbytes) / MIB
 
 
 def side_by_side(actions: dict[str, Action], repeats: int = 9) -> pd.DataFrame:

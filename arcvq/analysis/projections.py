@@ -280,7 +280,7 @@ def _principal_axes(rows: np.ndarray, dim: int) -> tuple[np.ndarray, float]:
     _, values, axes = np.linalg.svd(rows, full_matrices=False)
     # The sign of an axis is arbitrary: its largest entry becomes positive.
     places = np.abs(axes).argmax(axis=1)[:, None]
-    axes = axes * np.where(np.take_along_axis(axes, places, axis=1) < 0, -1, 1)
+    axes = axes * np.sign(np.take_along_axis(axes, places, axis=1))
     squares = np.square(values)
     total = squares.sum()
     share = float(squares[:dim].sum() / total) if total > 0 else 1.0
