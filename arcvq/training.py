@@ -235,9 +235,11 @@ def fit(
     return VQVAESession(model, data, optimization, compute, recording).train()
 
 
-@lru_cache(maxsize=2)  # so that an order goes to the device once
+# Cached, so that the order of an epoch goes to the device once: of this run, and of another.
+@lru_cache(maxsize=2)
 def _epoch_order(count: int, seed: int, epoch: int, device: str | torch.device) -> Tensor:
     """All numbers below `count` in the order of this epoch."""
+    # A large prime keeps the epochs of one seed apart from those of the next.
     generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
     return torch.randperm(count, generator=generator).to(device)
 
@@ -297,7 +299,8 @@ class TrainingSession:
                 f"batch_size is {batch_size}; it must be at most {examples}, "
                 f"the training {self.EXAMPLES}"
             )
-        self.steps = steps = optimization.steps
+        steps = optimization.steps
+        self.steps = steps
         self.log_every = recording.log_every or max(1, steps // 50)
         self.validate_every = recording.validate_every or max(1, steps // self.VALIDATIONS)
         check_whole(
@@ -308,12 +311,15 @@ class TrainingSession:
         )
         self.optimization = optimization
         self.recording = recording
+        self.checkpoint = Path(recording.folder or "") / "checkpoint.pt"
         self.device = choose_device(compute.device)
         dtype = choose_precision(compute.precision, self.device)
         in_bfloat16 = dtype == torch.bfloat16
         self.autocast = torch.autocast(self.device.type, torch.bfloat16, enabled=in_bfloat16)
+        # What decides the result. Device and recording may change when a run goes on.
         self.settings: dict[str, Any] = {**vars(optimization), "precision": dtype_name(dtype)}
         self.model = model.to(self.device)
+        # Frozen codebooks, of moving averages for instance, are no parameters of the optimizer.
         learned = [parameter for parameter in model.parameters() if parameter.requires_grad]
         fused = self.device.type in ("cpu", "cuda")
         self.optimizer = self.OPTIMIZER(learned, lr=optimization.lr, fused=fused)
@@ -359,6 +365,7 @@ class TrainingSession:
         """Go through the steps that are left and return the run."""
         cuda_devices = [self.device] if self.device.type == "cuda" else []
         with torch.random.fork_rng(cuda_devices), HeldInterrupt() as interrupt:
+            # Quantizers may draw numbers; a checkpoint overwrites this state with its own.
             torch.manual_seed(self.optimization.seed)
             self.start()
             with self._progress_bar() as bar:
@@ -377,21 +384,19 @@ class TrainingSession:
 
     def start(self) -> None:
         """Begin at step 0, or where the checkpoint stands."""
-        if self.recording.resume and from_first(self._checkpoint().exists()):
-            state = load_checkpoint(self._checkpoint(), self.settings)
+        if self.recording.resume and from_first(self.checkpoint.exists()):
+            state = load_checkpoint(self.checkpoint, self.settings)
             self.step = state["step"]
             self.rows = state["history"]
+            # As if this session had begun so much earlier.
             self.began -= state["seconds"]
             self.model.load_state_dict(state[self.MODEL])
             self.optimizer.load_state_dict(state["optimizer"])
             self.restore(state)
         else:
             self.snapshot()
-            self.save()  # a folder that cannot be written is found before the work is done
-
-    def _checkpoint(self) -> Path:
-        """The file of the checkpoint, where there is a folder."""
-        return Path(self.recording.folder or "") / "checkpoint.pt"
+            # A folder that cannot be written is found now, before the work is done.
+            self.save()
 
     def _progress_bar(self) -> tqdm:
         """A bar of all steps, shown by the first process alone."""
@@ -409,9 +414,11 @@ class TrainingSession:
 
         Raises KeyboardInterrupt after Ctrl-C.
         """
+        # True so many times in a run, at even distances.
         snapshots = self.recording.snapshots
         if self.step * snapshots % self.steps < snapshots:
-            self.snapshot()  # before the row, which starts the counts of the codes anew
+            # Before the row, which starts the counts of the codes anew.
+            self.snapshot()
         validating = self.step % self.validate_every == 0 or self.step == self.steps
         logging = validating or self.step % self.log_every == 0
         ending = False
@@ -440,7 +447,7 @@ class TrainingSession:
                 self.MODEL: self.model.state_dict(),
                 "optimizer": self.optimizer.state_dict(),
             }
-            save_checkpoint(self._checkpoint(), common | self.state())
+            save_checkpoint(self.checkpoint, common | self.state())
 
     def elapsed(self) -> float:
         """Seconds of training, earlier sessions included."""
@@ -503,6 +510,7 @@ class VQVAESession(TrainingSession):
             "images": data.fingerprint,
         }
         self.data = data.to(self.device)
+        # The layout in which convolutions are fastest.
         self.model.to(memory_format=torch.channels_last)
         self.parallel_model = parallel(self.model)
         self.snapshots: dict[int, Snapshot] = {}
@@ -514,7 +522,9 @@ class VQVAESession(TrainingSession):
 
     def advance(self) -> None:
         self.model.train()
-        own_indices = self.next_indices(len(self.data.train)).chunk(world_size())[rank()]
+        indices = self.next_indices(len(self.data.train))
+        # With several processes, each takes its share of the batch.
+        own_indices = indices.chunk(world_size())[rank()]
         images = self.data.train.batch(own_indices)
         self.batch = images.contiguous(memory_format=torch.channels_last)
         self.learn(self.batch)
@@ -524,12 +534,14 @@ class VQVAESession(TrainingSession):
         """Forward pass, backward pass and update; all on the device, so that it can be recorded."""
         with self.autocast:
             output = self.parallel_model(images)
+        # Divided by the variance, the error does not depend on the contrast of the images.
         self.error = mse_loss(output.reconstruction.float(), images)
         self.loss = self.error / self.data.variance + output.quantized.loss
         self.losses = output.quantized.losses
         self.optimizer.zero_grad()
         self.loss.backward()
         self.optimizer.step()
+        # Here the ball holds the codes, and moving averages follow their latents.
         self.model.quantizer.after_step()
 
     def measure(self, validating: bool) -> Row:
@@ -547,6 +559,7 @@ class VQVAESession(TrainingSession):
 
     def _losses_of_step(self) -> Row:
         """The loss of this step and its terms; FloatingPointError if the loss is not finite."""
+        # One transfer from the device for all of them.
         values = torch.stack([self.loss.detach(), self.error.detach(), *self.losses.values()])
         means = sum_(values) / world_size()
         loss, error, *terms = means.tolist()
@@ -660,6 +673,7 @@ def evaluate(
         images = split.batch(indices).to(device).contiguous(memory_format=torch.channels_last)
         output = model(images)
         reconstruction = output.reconstruction.clamp(-1, 1)
+        # Sums over millions of pixels would lose digits in float32.
         difference = (reconstruction - images).double()
         squared_error += difference.square().sum().item()
         absolute_error += difference.abs().sum().item()

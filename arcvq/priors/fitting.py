@@ -137,6 +137,7 @@ def bits_per_token(
     for start in range(0, len(tokens), batch_size):
         some = slice(start, start + batch_size)
         some_labels = None if labels is None else labels[some].to(prior.device)
+        # ln p of each grid, in nats.
         logs = prior.log_likelihood(tokens[some].to(prior.device), some_labels)
         nats -= logs.double().sum().item()
     return nats / math.log(2) / tokens.numel()
@@ -242,6 +243,7 @@ class PriorSession(TrainingSession):
         if compute.cuda_graph:
             raise ValueError("cuda_graph is True; only fit can record its step")
         super().__init__(prior, len(tokens.train.tokens), optimization, compute, recording)
+        # A row of the history is always a validation.
         self.log_every = self.validate_every
         self.settings |= {
             "prior": prior.config(),
@@ -273,8 +275,10 @@ class PriorSession(TrainingSession):
         loss = cross_entropy(logits.float().flatten(0, 2), batch.tokens.flatten())
         self.optimizer.zero_grad()
         loss.backward()
+        # As usual for transformers, whose gradients can be large at first.
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         self.optimizer.step()
+        # Summed on the device; `measure` reads it.
         self.nats += loss.detach()
         self.summed += 1
         self.step += 1

@@ -17,7 +17,6 @@ from collections.abc import Generator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import closing
 from itertools import chain
-from operator import methodcaller
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +27,7 @@ from arcvq.images import ImageData, load_images
 from arcvq.runs.settings import RunSettings, run_folder, train
 from arcvq.runtime.devices import choose_device, choose_precision, dtype_name, threads_kept
 from arcvq.runtime.extras import extra_import
-from arcvq.runtime.files import data_root, write_whole
+from arcvq.runtime.files import data_root
 from arcvq.training import Run
 
 RUNS_PER_GPU = 4  # a small model leaves most of a GPU idle; not yet measured
@@ -93,8 +92,10 @@ def train_as_completed(
     """
     if workers is not None and workers < 1:
         raise ValueError(f"workers is {workers}; it must be at least 1")
-    batch = _Batch.load(settings, data, root, device)
     unique = dict.fromkeys(settings)
+    names = {one.dataset for one in unique}
+    loaded = {name: data.to("cpu") if data else load_images(name, root, "cpu") for name in names}
+    batch = _Batch(loaded, data_root(root), choose_device(device))
     waiting = [one for one in unique if not (batch.folder(one) / "run.json").is_file()]
     finished = ((one, None) for one in unique if one not in waiting)
     # Closed where this ends early: a generator that a traceback still holds would train on.
@@ -146,19 +147,11 @@ def _differences(one: RunSettings, settings: Sequence[RunSettings]) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class _Batch:
-    """What the runs of one call have in common: data by name, the folder for all, the device."""
+    """What the runs of one call have in common: data by its name, root folder and device."""
 
     data: dict[str, ImageData]
     root: Path
     device: torch.device
-
-    @classmethod
-    def load(cls, settings, data, root, device) -> "_Batch":
-        names = {one.dataset for one in settings}
-        by_name = {
-            name: data.to("cpu") if data else load_images(name, root, "cpu") for name in names
-        }
-        return cls(by_name, data_root(root), choose_device(device))
 
     def folder(self, settings: RunSettings) -> Path:
         return run_folder(settings, self.data[settings.dataset], self.root, self.device)
@@ -210,9 +203,11 @@ def _in_processes(
     batch: _Batch, settings: list[RunSettings], places: list[torch.device], workers: int
 ) -> Generator[Outcome]:
     """Train in processes of one thread each: threads of several mostly wait for each other."""
+    # A plain fork would copy this process with the threads of torch, and may hang.
     context = multiprocessing.get_context("forkserver" if hasattr(os, "fork") else "spawn")
     context.set_forkserver_preload(["arcvq.runs.parallel"])
     stop = context.Event()
+    # Each worker takes one device from this queue.
     free = context.SimpleQueue()
     for number in range(workers):
         free.put(places[number % len(places)])
@@ -236,7 +231,8 @@ def _begin_worker(batch: _Batch, stop: Any, free: Any) -> None:
     """Begin a worker process, out of the terminal's reach: Ctrl-C comes from the parent alone."""
     if hasattr(os, "setsid"):
         os.setsid()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # but while `fit` listens
+    # Outside of `fit`, which listens to it, Ctrl-C does nothing here.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     # One GPU for each worker: a process holds memory on all that it touches.
     _worker.update(batch=dataclasses.replace(batch, device=free.get()), stop=stop)
     torch.set_num_threads(1)
@@ -249,8 +245,9 @@ def _watch(stop: Any) -> None:
     while not stop.wait(1):
         if parent and not parent.is_alive():
             os._exit(1)
+    # `fit` ends its step and saves. Once is not enough where it has not begun to listen.
     while True:
-        os.kill(os.getpid(), signal.SIGINT)  # `fit` ends its step and saves
+        os.kill(os.getpid(), signal.SIGINT)
         time.sleep(5)
 
 
@@ -260,7 +257,7 @@ def _train_in_worker(settings: RunSettings) -> None:
 
 
 def _on_ray(batch: _Batch, settings: list[RunSettings], address: str) -> Generator[Outcome]:
-    """Train on the machines of a Ray cluster and fetch the files of each run."""
+    """Train on the machines of a Ray cluster, and save each run here."""
     ray = extra_import("ray", extra="ray")
     on_gpu = batch.device.type == "cuda"
     starting = not ray.is_initialized()
@@ -281,7 +278,7 @@ def _on_ray(batch: _Batch, settings: list[RunSettings], address: str) -> Generat
                 (done,), _ = ray.wait(list(tasks))
                 one = tasks.pop(done)
                 try:
-                    _keep(ray.get(done), batch.folder(one))
+                    ray.get(done).save(batch.folder(one))
                     yield one, None
                 except Exception as error:
                     yield one, error
@@ -292,16 +289,10 @@ def _on_ray(batch: _Batch, settings: list[RunSettings], address: str) -> Generat
             ray.shutdown()
 
 
-def _train_away(settings: RunSettings, data: ImageData, device: str) -> dict[str, bytes]:
-    """The files of a finished run."""
+def _train_away(settings: RunSettings, data: ImageData, device: str) -> Run:
+    """A run that is trained on another machine, with its model on the CPU for the way back."""
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as root:
-        train(settings, data, root=root, device=device, progress=False)
-        (folder,) = (Path(root) / "runs").iterdir()
-        return {file.name: file.read_bytes() for file in folder.iterdir()}
-
-
-def _keep(files: dict[str, bytes], folder: Path) -> None:
-    """Write the files of a run, run.json last, which says that the run is finished."""
-    for name in sorted(files, key=lambda name: name == "run.json"):
-        write_whole(folder / name, methodcaller("write_bytes", files[name]))
+        run = train(settings, data, root=root, device=device, progress=False)
+    run.model.cpu()
+    return run

@@ -123,6 +123,7 @@ class RunSettings:
 
     def digest(self, data: ImageData, dtype: torch.dtype) -> str:
         """A short name for the run of these settings on these images in this precision."""
+        # SAMP is hashed as the JSON text that earlier versions wrote, so that their runs are found.
         facts = {
             **self.config(),
             "samp": json.dumps(self.samp.config()) if self.samp else None,

@@ -74,7 +74,7 @@ def choose_precision(precision: str, device: torch.device) -> torch.dtype:
         return torch.bfloat16 if has_fast_bfloat16(device) else torch.float32
     if precision not in ("float32", "bfloat16"):
         raise ValueError(f"precision {precision!r} is unknown; use 'auto', 'float32' or 'bfloat16'")
-    return torch.float32 if precision == "float32" else torch.bfloat16
+    return getattr(torch, precision)
 
 
 def dtype_name(dtype: torch.dtype) -> str:

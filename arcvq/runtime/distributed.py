@@ -120,6 +120,7 @@ def parallel(model: nn.Module) -> nn.Module:
     if world_size() == 1:
         return model
     wrapped = DistributedDataParallel(model)
+    # Quantizers keep their buffers equal themselves, by `sum_`.
     wrapped.broadcast_buffers = False
     return wrapped
 
