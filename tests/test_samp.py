@@ -10,32 +10,35 @@ from arcvq.samp import SAMP, arc_margin_loss, ball_radius, project_to_ball_, res
 from arcvq.schedules import Constant, Exponential
 
 
+def logit_by_the_formula(angle, margin, scale, is_nearest):
+    if not is_nearest:
+        return scale * angle.cos()
+    if angle + margin > math.pi:
+        return scale * (angle.cos() + math.cos(margin) - 1)
+    return scale * torch.cos(angle + margin)
+
+
 def margin_loss_by_the_formula(latents, codebook, margin, scale, top_k):
     """The formula of the paper, code by code and latent by latent, in float64."""
-    latents, codebook = latents.double(), codebook.double().detach()
+    latents = latents.double()
     latents = latents / latents.norm(dim=1, keepdim=True)
+    codebook = codebook.double().detach()
     codebook = codebook / codebook.norm(dim=1, keepdim=True)
     losses = []
     for code in codebook:
         cosines = latents @ code
-        angles = torch.acos(cosines)
         nearest = set(cosines.argsort(descending=True)[:top_k].tolist())
-        positive, all_terms = [], []
-        for i, angle in enumerate(angles):
-            if i in nearest and angle + margin > math.pi:
-                logit = scale * (angle.cos() + math.cos(margin) - 1)
-            else:
-                logit = scale * torch.cos(angle + margin if i in nearest else angle)
-            all_terms.append(logit)
-            if i in nearest:
-                positive.append(logit)
-        losses.append(torch.stack(all_terms).logsumexp(0) - torch.stack(positive).logsumexp(0))
+        logits = []
+        for i, angle in enumerate(torch.acos(cosines)):
+            logits.append(logit_by_the_formula(angle, margin, scale, i in nearest))
+        positive = torch.stack([logits[i] for i in nearest])
+        losses.append(torch.stack(logits).logsumexp(0) - positive.logsumexp(0))
     return torch.stack(losses).mean()
 
 
 def clusters(count, dim, spread=0.05):
-    centres = torch.randn(5, dim)
-    return centres[torch.arange(count) % 5] + spread * torch.randn(count, dim)
+    centers = torch.randn(5, dim)
+    return centers[torch.arange(count) % 5] + spread * torch.randn(count, dim)
 
 
 @pytest.mark.parametrize("scale", [5.0, 10.0, 100.0])
@@ -46,7 +49,8 @@ def test_margin_loss_equals_the_formula(scale, margin, top_k, dtype, latents):
     stored = latents(200, 16).to(dtype)
     codebook = torch.randn(24, 16).to(dtype)
     # Half-precision input is held exactly by float32, where its gradient can be seen unrounded.
-    given = stored.clone().to(torch.promote_types(dtype, torch.float32)).requires_grad_()
+    result_dtype = torch.promote_types(dtype, torch.float32)
+    given = stored.clone().to(result_dtype).requires_grad_()
     exact = stored.detach().clone().double().requires_grad_()
     loss = arc_margin_loss(given, codebook, margin=margin, scale=scale, top_k=top_k)
     expected = margin_loss_by_the_formula(exact, codebook, margin, scale, top_k)
@@ -54,78 +58,107 @@ def test_margin_loss_equals_the_formula(scale, margin, top_k, dtype, latents):
     expected.backward()
     assert loss.item() == pytest.approx(expected.item(), rel=1e-6, abs=1e-9)
     assert (given.grad - exact.grad).norm() <= 1e-5 * exact.grad.norm() + 1e-9
+
     direct = arc_margin_loss(stored, codebook, margin=margin, scale=scale, top_k=top_k)
-    assert direct.item() == loss.item() and direct.dtype == torch.promote_types(dtype, torch.float32)
+    assert direct.item() == loss.item()
+    assert direct.dtype == result_dtype
 
 
-def test_margin_loss_passes_gradcheck():
+@pytest.mark.parametrize("margin, scale, top_k", [(0.1, 5.0, 3), (1.2, 20.0, 2), (0.3, 60.0, 1)])
+def test_margin_loss_passes_gradcheck(margin, scale, top_k):
     latents = torch.randn(20, 4, dtype=torch.float64, requires_grad=True)
     codebook = torch.randn(6, 4, dtype=torch.float64)
-    for margin, scale, top_k in [(0.1, 5.0, 3), (1.2, 20.0, 2), (0.3, 60.0, 1)]:
-        assert torch.autograd.gradcheck(
-            lambda z, m=margin, s=scale, k=top_k: arc_margin_loss(z, codebook, margin=m, scale=s, top_k=k), latents
-        )
+
+    def loss(latents):
+        return arc_margin_loss(latents, codebook, margin=margin, scale=scale, top_k=top_k)
+
+    assert torch.autograd.gradcheck(loss, latents)
 
 
 def test_a_second_backward_through_the_same_graph_gives_the_gradient_again():
-    latents, codebook = torch.randn(30, 4, requires_grad=True), torch.randn(6, 4)
-    loss = 2 * arc_margin_loss(latents, codebook)
+    latents = torch.randn(30, 4, requires_grad=True)
+    loss = 2 * arc_margin_loss(latents, torch.randn(6, 4))
     (first,) = torch.autograd.grad(loss, latents, retain_graph=True)
     kept = first.clone()
     (second,) = torch.autograd.grad(3 * loss, latents)
-    assert torch.equal(first, kept) and torch.allclose(second, 3 * first)
+    assert torch.equal(first, kept)
+    assert torch.allclose(second, 3 * first)
     with pytest.raises(RuntimeError, match="backward through the graph a second time"):
         torch.autograd.grad(loss, latents)
 
 
 def test_margin_loss_has_no_gradient_to_the_codebook():
-    latents, codebook = torch.randn(30, 4, requires_grad=True), torch.randn(6, 4, requires_grad=True)
+    latents = torch.randn(30, 4, requires_grad=True)
+    codebook = torch.randn(6, 4, requires_grad=True)
     arc_margin_loss(latents, codebook).backward()
-    assert codebook.grad is None and latents.grad.abs().sum() > 0
+    assert codebook.grad is None
+    assert latents.grad.abs().sum() > 0
 
 
 @settings(max_examples=25)
-@given(n=st.integers(0, 12), k=st.integers(0, 7), d=st.integers(1, 5), top_k=st.integers(1, 20),
-       margin=st.floats(0, 1.57), scale=st.floats(0.01, 1000), seed=st.integers(0, 99))
+@given(
+    n=st.integers(0, 12),
+    k=st.integers(0, 7),
+    d=st.integers(1, 5),
+    top_k=st.integers(1, 20),
+    margin=st.floats(0, 1.57),
+    scale=st.floats(0.01, 1000),
+    seed=st.integers(0, 99),
+)
 def test_margin_loss_and_gradient_are_finite_for_any_shape(n, k, d, top_k, margin, scale, seed):
     generator = torch.Generator().manual_seed(seed)
-    latents = (torch.randn(n, d, generator=generator) * 10.0 ** (seed % 7 - 3)).requires_grad_()
+    latents = torch.randn(n, d, generator=generator) * 10.0 ** (seed % 7 - 3)
     codebook = torch.randn(k, d, generator=generator)
     if n > 1 and k > 1:  # a zero latent, a zero code, and a latent that coincides with a code
-        latents.data[0] = 0
+        latents[0] = 0
         codebook[0] = 0
-        latents.data[1] = codebook[1]
+        latents[1] = codebook[1]
+    latents.requires_grad_()
     loss = arc_margin_loss(latents, codebook, margin=margin, scale=scale, top_k=top_k)
     loss.backward()
-    assert loss.item() >= 0 and math.isfinite(loss.item()) and latents.grad.isfinite().all()
+    assert 0 <= loss.item() < math.inf
+    assert latents.grad.isfinite().all()
     if n <= top_k:
-        assert loss.item() == 0 and not latents.grad.any()
+        assert loss.item() == 0
+        assert not latents.grad.any()
+
+
+def on_the_circle(angles):
+    return torch.stack([angles.cos(), angles.sin()], dim=1).requires_grad_()
+
+
+def angles_after_a_step(latents, length):
+    moved = latents.detach() - length * latents.grad
+    return torch.atan2(moved[:, 1], moved[:, 0])
 
 
 def test_margin_loss_moves_the_nearest_latents_towards_their_code():
-    codebook = torch.tensor([[1.0, 0.0]])
     angles = torch.tensor([0.5, 1.0, 2.0, 2.5])
-    latents = torch.stack([angles.cos(), angles.sin()], 1).requires_grad_()
-    arc_margin_loss(latents, codebook, top_k=1).backward()
-    moved = latents.detach() - 0.01 * latents.grad
-    change = torch.atan2(moved[:, 1], moved[:, 0]) - angles
-    assert change[0] < 0 and (change[1:] > 0).all()
+    latents = on_the_circle(angles)
+    arc_margin_loss(latents, torch.tensor([[1.0, 0.0]]), top_k=1).backward()
+    change = angles_after_a_step(latents, 0.01) - angles
+    assert change[0] < 0
+    assert (change[1:] > 0).all()
 
 
 def test_a_latent_past_the_turn_of_the_cosine_is_still_pulled():
-    """At theta = 3.1 and margin 0.5 the bare cos(theta + m) would push the nearest latent away from its code."""
-    codebook = torch.tensor([[1.0, 0.0]])
-    angles = torch.tensor([3.0, 3.1])
-    latents = torch.stack([angles.cos(), angles.sin()], 1).requires_grad_()
-    arc_margin_loss(latents, codebook, margin=0.5, top_k=1).backward()
-    moved = latents.detach() - 0.1 * latents.grad
-    assert torch.atan2(moved[0, 1], moved[0, 0]) < 3.0
+    """At theta = 3.1 and margin 0.5 the bare cos(theta + m) would push the nearest latent away."""
+    latents = on_the_circle(torch.tensor([3.0, 3.1]))
+    arc_margin_loss(latents, torch.tensor([[1.0, 0.0]]), margin=0.5, top_k=1).backward()
+    assert angles_after_a_step(latents, 0.1)[0] < 3.0
 
 
-@pytest.mark.parametrize("arguments, message", [
-    ({"margin": -0.1}, "margin is -0.1 rad"), ({"margin": 1.6}, "below pi/2"), ({"margin": math.nan}, "margin is nan"),
-    ({"scale": 0.0}, "scale is 0.0"), ({"scale": math.inf}, "scale is inf"), ({"top_k": 0}, "top_k is 0"),
-])
+OUT_OF_RANGE = [
+    ({"margin": -0.1}, "margin is -0.1 rad"),
+    ({"margin": 1.6}, "below pi/2"),
+    ({"margin": math.nan}, "margin is nan"),
+    ({"scale": 0.0}, "scale is 0.0"),
+    ({"scale": math.inf}, "scale is inf"),
+    ({"top_k": 0}, "top_k is 0"),
+]
+
+
+@pytest.mark.parametrize("arguments, message", OUT_OF_RANGE)
 def test_margin_loss_refuses_settings_out_of_range(arguments, message):
     with pytest.raises(ValueError, match=message):
         arc_margin_loss(torch.randn(4, 2), torch.randn(3, 2), **arguments)
@@ -140,15 +173,22 @@ def test_margin_loss_refuses_unequal_dimensions(unchecked):
 
 def test_ball_radius_is_the_papers_and_finite_for_any_step():
     assert ball_radius(0) == 1.0
-    assert ball_radius(29_500) == pytest.approx(math.exp(8.85)) == pytest.approx(6_974, abs=0.5)
+    assert ball_radius(29_500) == pytest.approx(math.exp(8.85))
+    assert ball_radius(29_500) == pytest.approx(6_974, abs=0.5)
     for step in (295_800, 10_000_000, 10**9):
-        assert math.isfinite(ball_radius(step)) and torch.isfinite(ball_radius(torch.tensor(step)))
+        assert math.isfinite(ball_radius(step))
+        assert torch.isfinite(ball_radius(torch.tensor(step)))
     codebook = project_to_ball_(torch.randn(4, 3), ball_radius(10_000_000))
     assert codebook.isfinite().all()
 
 
 @settings(max_examples=25)
-@given(k=st.integers(0, 9), d=st.integers(1, 6), radius=st.floats(1e-3, 1e3), seed=st.integers(0, 99))
+@given(
+    k=st.integers(0, 9),
+    d=st.integers(1, 6),
+    radius=st.floats(1e-3, 1e3),
+    seed=st.integers(0, 99),
+)
 def test_projection_holds_codes_in_the_ball_and_keeps_their_direction(k, d, radius, seed):
     codebook = torch.randn(k, d, generator=torch.Generator().manual_seed(seed)) * 10
     before = codebook.clone()
@@ -163,37 +203,42 @@ def test_projection_holds_codes_in_the_ball_and_keeps_their_direction(k, d, radi
 
 def test_projection_is_safe_at_its_ends():
     codebook = torch.tensor([[0.0, 0.0], [3.0, 4.0]])
-    assert torch.equal(project_to_ball_(codebook.clone(), math.inf), codebook)
-    assert torch.equal(project_to_ball_(codebook.clone(), torch.tensor(math.inf)), codebook)
-    assert torch.allclose(project_to_ball_(codebook.clone(), 1.0), torch.tensor([[0.0, 0.0], [0.6, 0.8]]))
+    for infinite in (math.inf, torch.tensor(math.inf)):
+        assert torch.equal(project_to_ball_(codebook.clone(), infinite), codebook)
+    expected = torch.tensor([[0.0, 0.0], [0.6, 0.8]])
+    assert torch.allclose(project_to_ball_(codebook.clone(), 1.0), expected)
     parameter = torch.nn.Parameter(codebook.clone())
     project_to_ball_(parameter, torch.tensor(2.5))
-    assert parameter.requires_grad and torch.allclose(parameter[1], torch.tensor([1.5, 2.0]))
+    assert parameter.requires_grad
+    assert torch.allclose(parameter[1], torch.tensor([1.5, 2.0]))
     for radius in (0.0, -1.0, math.nan):
         with pytest.raises(ValueError, match="radius is"):
             project_to_ball_(codebook, radius)
 
 
 def test_rescaling_gives_each_code_its_least_squares_norm():
-    codebook, latents = torch.randn(4, 3), torch.randn(200, 3) * 2
+    codebook = torch.randn(4, 3)
+    latents = torch.randn(200, 3) * 2
     indices = torch.cosine_similarity(latents[:, None], codebook[None, :3], dim=2).argmax(1)
     before = codebook.clone()
     rescale_codes_(codebook, latents, indices)
     assert torch.equal(codebook[3], before[3]), "a code without latents stays"
+    norms = torch.linspace(0, 5, 2001)
     for j in range(3):
         direction = before[j] / before[j].norm()
-        own = latents[indices == j]
-        norms = torch.linspace(0, 5, 2001)
-        errors = [(own - norm * direction).square().sum().item() for norm in norms]
-        best = norms[torch.tensor(errors).argmin()]
+        candidates = norms[:, None] * direction
+        errors = torch.cdist(latents[indices == j], candidates).square().sum(0)
+        best = norms[errors.argmin()]
         assert codebook[j].norm().item() == pytest.approx(best.item(), abs=0.003)
         assert torch.allclose(codebook[j] / codebook[j].norm(), direction, atol=1e-6)
 
 
 def test_rescaling_keeps_to_the_ball_and_checks_indices():
-    codebook, latents = torch.eye(2), torch.tensor([[5.0, 0.0], [0.0, -3.0]])
+    codebook = torch.eye(2)
+    latents = torch.tensor([[5.0, 0.0], [0.0, -3.0]])
     rescale_codes_(codebook, latents, torch.tensor([0, 1]), max_norm=2.0)
-    assert torch.equal(codebook, torch.tensor([[2.0, 0.0], [0.0, 1.0]])), "a mean below 0 leaves the code as it is"
+    expected = torch.tensor([[2.0, 0.0], [0.0, 1.0]])
+    assert torch.equal(codebook, expected), "a mean below 0 leaves the code as it is"
     with pytest.raises(ValueError, match="indices reach from 0 to 7"):
         rescale_codes_(codebook, latents, torch.tensor([0, 7]))
 
@@ -201,7 +246,8 @@ def test_rescaling_keeps_to_the_ball_and_checks_indices():
 def test_settings_hold_the_papers_values_and_scale_to_a_run():
     paper = SAMP.paper()
     assert (paper.margin, paper.scale, paper.top_k) == (0.1, 5.0, 3)
-    assert paper.radius == Exponential(3e-4) and paper.weight == Exponential(-5e-4)
+    assert paper.radius == Exponential(3e-4)
+    assert paper.weight == Exponential(-5e-4)
     for steps in (1, 400, 29_500):
         run = SAMP.for_run(steps)
         assert run.radius.value(steps) == pytest.approx(math.exp(8.85))
@@ -211,8 +257,23 @@ def test_settings_hold_the_papers_values_and_scale_to_a_run():
         SAMP.for_run(0)
 
 
-@pytest.mark.parametrize(
-    "settings", [SAMP.paper(), SAMP.for_run(100), SAMP(radius=None), SAMP(0.3, weight=Constant(0.2))]
-)
-def test_settings_config_round_trip(settings):
-    assert SAMP.from_config(json.loads(json.dumps(settings.config()))) == settings
+SETTINGS = [
+    SAMP.paper(),
+    SAMP.for_run(100),
+    SAMP(radius=None),
+    SAMP(0.3, weight=Constant(0.2)),
+]
+
+
+@pytest.mark.parametrize("samp", SETTINGS)
+def test_a_config_goes_through_json_and_back(samp):
+    config = json.loads(json.dumps(samp.config()))
+    assert SAMP.from_config(config) == samp
+
+
+def test_the_json_text_of_a_config_stays_what_it_was():
+    """Digests of runs are made from it."""
+    assert json.dumps(SAMP(0.2, 7.0, 4, Constant(2.0), None).config()) == (
+        '{"margin": 0.2, "scale": 7.0, "top_k": 4, '
+        '"radius": {"kind": "Constant", "level": 2.0}, "weight": null}'
+    )

@@ -17,38 +17,61 @@ from arcvq.schedules import (
     bounded_exp,
 )
 
-ALL = [Constant(2.0), Exponential(3e-4), Exponential(-5e-4, start=0.2), WarmUp(0.0, 1.0, 100), Cosine(1.0, 0.1, 200),
-       Oscillating(0.5, 2.0, 50), Adaptive(0.1, 1.0, 0.8)]
+ALL = [
+    Constant(2.0),
+    Exponential(3e-4),
+    Exponential(-5e-4, start=0.2),
+    WarmUp(0.0, 1.0, 100),
+    Cosine(1.0, 0.1, 200),
+    Oscillating(0.5, 2.0, 50),
+    Adaptive(0.1, 1.0, 0.8),
+]
+every_schedule = pytest.mark.parametrize(
+    "schedule", ALL, ids=lambda schedule: type(schedule).__name__
+)
 
 
-@pytest.mark.parametrize("schedule", ALL, ids=lambda schedule: type(schedule).__name__)
-class TestEverySchedule:
-    @settings(max_examples=20)
-    @given(step=st.integers(0, 10_000_000), usage=st.floats(0, 1))
-    def test_a_number_and_a_tensor_give_the_same_value(self, schedule, step, usage):
-        expected = schedule.value(step, usage)
-        got = schedule.value(torch.tensor(step), torch.tensor(usage))
-        assert isinstance(expected, float) and math.isfinite(expected)
-        assert got.dtype == torch.float32 and got.shape == ()
-        # A step of 10 million in a cosine of float32 carries about 1e-2 of its period in rounding.
-        assert float(got) == pytest.approx(expected, rel=1e-3, abs=0.1 if isinstance(schedule, Oscillating) else 1e-5)
-
-    def test_config_round_trip(self, schedule):
-        config = json.loads(json.dumps(schedule.config()))
-        assert Schedule.from_config(config) == schedule
-        assert config["kind"] == type(schedule).__name__
-
-    def test_prints_as_code(self, schedule):
-        assert eval(repr(schedule)) == schedule
+@every_schedule
+@settings(max_examples=20)
+@given(step=st.integers(0, 10_000_000), usage=st.floats(0, 1))
+def test_a_number_and_a_tensor_give_the_same_value(schedule, step, usage):
+    expected = schedule.value(step, usage)
+    assert isinstance(expected, float)
+    assert math.isfinite(expected)
+    got = schedule.value(torch.tensor(step), torch.tensor(usage))
+    assert got.dtype == torch.float32
+    assert got.shape == ()
+    # A step of 10 million in a cosine of float32 carries about 1e-2 of its period in rounding.
+    tolerance = 0.1 if isinstance(schedule, Oscillating) else 1e-5
+    assert float(got) == pytest.approx(expected, rel=1e-3, abs=tolerance)
 
 
-def test_values_follow_their_formulas():
+@every_schedule
+def test_a_config_goes_through_json_and_back(schedule):
+    config = json.loads(json.dumps(schedule.config()))
+    assert Schedule.from_config(config) == schedule
+    assert config["kind"] == type(schedule).__name__
+
+
+@every_schedule
+def test_a_schedule_prints_as_code(schedule):
+    assert eval(repr(schedule)) == schedule
+
+
+def test_exponential_warm_up_and_cosine_follow_their_formulas():
     assert Exponential(3e-4).value(1000) == pytest.approx(math.exp(0.3))
-    assert WarmUp(1.0, 3.0, 100).value(25) == 1.5 and WarmUp(1.0, 3.0, 100).value(500) == 3.0
-    assert Cosine(1.0, 0.0, 100).value(50) == pytest.approx(0.5) and Cosine(1.0, 0.0, 100).value(300) == 0.0
-    assert Oscillating(1.0, 3.0, 40).value(0) == 3.0 and Oscillating(1.0, 3.0, 40).value(20) == pytest.approx(1.0)
+    assert WarmUp(1.0, 3.0, 100).value(25) == 1.5
+    assert WarmUp(1.0, 3.0, 100).value(500) == 3.0
+    assert Cosine(1.0, 0.0, 100).value(50) == pytest.approx(0.5)
+    assert Cosine(1.0, 0.0, 100).value(300) == 0.0
+
+
+def test_oscillating_and_adaptive_follow_their_formulas():
+    assert Oscillating(1.0, 3.0, 40).value(0) == 3.0
+    assert Oscillating(1.0, 3.0, 40).value(20) == pytest.approx(1.0)
     assert Adaptive(0.0, 1.0, 0.5).value(7, usage=0.25) == pytest.approx(0.5)
-    assert Adaptive(0.0, 1.0, 0.5).value(7, usage=0.9) == 0.0 and Adaptive(0.0, 1.0, 0.5).value(7) == 1.0
+    assert Adaptive(0.0, 1.0, 0.5).value(7, usage=0.9) == 0.0
+    assert Adaptive(0.0, 1.0, 0.5).value(7) == 1.0
 
 
 def test_exponential_stays_finite_past_the_overflow_of_float32():
@@ -58,37 +81,49 @@ def test_exponential_stays_finite_past_the_overflow_of_float32():
     assert bounded_exp(-1e9) > 0
 
 
-@pytest.mark.parametrize("make, message", [
+BAD = [
     (lambda: Constant(math.nan), "level of Constant is nan"),
     (lambda: WarmUp(0.0, 1.0, 0), "steps of WarmUp is 0"),
     (lambda: Oscillating(0.0, 1.0, -5), "period of Oscillating is -5"),
     (lambda: Adaptive(0.0, 1.0, 1.5), "target of Adaptive is 1.5"),
     (lambda: Schedule.from_config({"kind": "Zigzag"}), "schedule kind 'Zigzag' is unknown"),
     (lambda: Schedule.from_config({"kind": "Constant", "height": 1}), "cannot be made from"),
-])
+]
+
+
+@pytest.mark.parametrize("make, message", BAD)
 def test_bad_input_is_refused_in_one_sentence(make, message):
     with pytest.raises(ValueError, match=message):
         make()
 
 
-@pytest.mark.parametrize("schedule", ALL, ids=lambda schedule: type(schedule).__name__)
+@every_schedule
 @pytest.mark.parametrize("factor", [0.0, 0.3, 10.0])
 def test_times_multiplies_every_value(schedule, factor):
+    product = schedule.times(factor)
     for step in (0, 7, 60, 5000):
         for usage in (None, 0.0, 0.5, 1.0):
-            product = schedule.times(factor).value(step, usage)
-            assert product == pytest.approx(factor * schedule.value(step, usage), rel=1e-12, abs=1e-15)
+            expected = factor * schedule.value(step, usage)
+            assert product.value(step, usage) == pytest.approx(expected, rel=1e-12, abs=1e-15)
 
 
-@given(step=st.integers(0, 1000), value=st.floats(1e-6, 1e6), rate=st.floats(-0.08, 0.08), later=st.integers(0, 100))
+@given(
+    step=st.integers(0, 1000),
+    value=st.floats(1e-6, 1e6),
+    rate=st.floats(-0.08, 0.08),
+    later=st.integers(0, 100),
+)
 def test_an_exponential_goes_through_a_value_and_on_at_its_rate(step, value, rate, later):
     schedule = Exponential.through(step, value, rate)
-    assert schedule.rate == rate and schedule.value(step) == pytest.approx(value, rel=1e-12)
+    assert schedule.rate == rate
+    assert schedule.value(step) == pytest.approx(value, rel=1e-12)
     if abs(rate * (step + later)) <= 80:
-        assert schedule.value(step + later) == pytest.approx(value * math.exp(rate * later), rel=1e-9)
+        expected = value * math.exp(rate * later)
+        assert schedule.value(step + later) == pytest.approx(expected, rel=1e-9)
 
 
 def test_an_exponential_that_would_stand_still_at_once_is_refused():
     Exponential.through(100, 1.0, 0.8)
-    with pytest.raises(ValueError, match=r"rate is 0\.81 at step 100; \|rate \* step\| must be at most 80"):
+    message = r"rate is 0\.81 at step 100; \|rate \* step\| must be at most 80"
+    with pytest.raises(ValueError, match=message):
         Exponential.through(100, 1.0, 0.81)
