@@ -239,7 +239,9 @@ class VQVAE(
         """
         fields = dict(config)
         if fields.pop("format", None) != MODEL_FORMAT:
-            raise ValueError(f"it is not of format {MODEL_FORMAT}, the one that this arcvq reads")
+            raise ValueError(
+                f"the config is not of format {MODEL_FORMAT}, the one that this arcvq reads"
+            )
         return cls(quantizer=Quantizer.from_config(fields.pop("quantizer")), **fields)
 
     def save_pretrained(self, save_directory: str | Path, **kwargs) -> str | None:
