@@ -6,6 +6,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.nn.functional import normalize
 
 from arcvq.baselines import vector_quantize_pytorch
 from arcvq.baselines.vector_quantize_pytorch import BASELINES, fsq_levels
@@ -51,44 +52,64 @@ def flatten(grid):
 @every_baseline
 def test_it_trains_as_the_package_does(kind):
     """Indices, codes, losses and all gradients over three steps; from the second on the averages have moved."""
-    quantizer, module = make(kind), direct(kind)
+    quantizer = make(kind)
+    module = direct(kind)
     module.load_state_dict(quantizer.method.state_dict())
     for step in range(3):
         own = (latents() + step).requires_grad_()
-        flat, weight = flatten(own.detach()).requires_grad_(), torch.randn(1, 60, 8)
+        flat = flatten(own.detach()).requires_grad_()
+        weight = torch.randn(1, 60, 8)
         quantized = quantizer(own)
-        codes, indices, *loss = module(flat)
+        our_codes = flatten(quantized.codes)
+        codes, indices, *losses = module(flat)  # FSQ has no loss
+        loss = sum(losses, torch.zeros(()))
         assert torch.equal(quantized.indices.flatten(), indices.flatten().long())
-        assert torch.allclose(flatten(quantized.codes), codes, atol=1e-5)
-        assert torch.allclose(quantized.loss, sum(loss, torch.zeros(())), atol=1e-6)
-        ((flatten(quantized.codes) * weight).sum() + quantized.loss).backward()
-        ((codes * weight).sum() + sum(loss)).backward()
-        assert own.grad.any() and torch.allclose(flatten(own.grad), flat.grad, atol=1e-5)
+        assert torch.allclose(our_codes, codes, atol=1e-5)
+        assert torch.allclose(quantized.loss, loss, atol=1e-6)
+
+        ((our_codes * weight).sum() + quantized.loss).backward()
+        ((codes * weight).sum() + loss).backward()
+        assert own.grad.any()
+        assert torch.allclose(flatten(own.grad), flat.grad, atol=1e-5)
         for ours, theirs in zip(quantizer.parameters(), module.parameters(), strict=True):
-            assert ours.grad.any() and torch.allclose(ours.grad, theirs.grad, rtol=1e-4, atol=1e-4)
+            assert ours.grad.any()
+            assert torch.allclose(ours.grad, theirs.grad, rtol=1e-4, atol=1e-4)
         quantizer.after_step()
-    assert all(torch.allclose(value, module.state_dict()[name], atol=1e-6)
-               for name, value in quantizer.method.state_dict().items())
+    expected = module.state_dict()
+    for name, value in quantizer.method.state_dict().items():
+        assert torch.allclose(value, expected[name], atol=1e-6), name
 
 
 def test_the_rotation_gradient_turns_and_scales_as_the_latent_to_its_code():
     """Fifty et al. 2025, equation 4: R = I - 2 w w' + 2 q z', times |code| / |latent|."""
-    own, weight = latents().requires_grad_(), torch.randn(60, 8, dtype=torch.float64)
+    own = latents().requires_grad_()
+    weight = torch.randn(60, 8, dtype=torch.float64)
     codes = make("rotation")(own).codes
     (flatten(codes)[0] * weight).sum().backward()
-    z, q = flatten(own.detach())[0].double(), flatten(codes.detach())[0].double()
-    scale, z, q = q.norm(dim=1) / z.norm(dim=1), z / z.norm(dim=1, keepdim=True), q / q.norm(dim=1, keepdim=True)
-    w = (z + q) / (z + q).norm(dim=1, keepdim=True)
-    rotation = torch.eye(8) - 2 * torch.einsum("ni,nj->nij", w, w) + 2 * torch.einsum("ni,nj->nij", q, z)
+
+    z = flatten(own.detach())[0].double()
+    q = flatten(codes.detach())[0].double()
+    scale = q.norm(dim=1) / z.norm(dim=1)
+    z = normalize(z, dim=1)
+    q = normalize(q, dim=1)
+    w = normalize(z + q, dim=1)
+    reflection = torch.eye(8) - 2 * torch.einsum("ni,nj->nij", w, w)
+    rotation = reflection + 2 * torch.einsum("ni,nj->nij", q, z)
     expected = scale[:, None] * torch.einsum("nij,ni->nj", rotation, weight)
     assert torch.allclose(flatten(own.grad)[0].double(), expected, atol=1e-5)
 
 
-@pytest.mark.parametrize("kind, terms", [
-    ("fsq", {}), ("lfq", {"sample_entropy": 0.1, "codebook_entropy": -0.1, "commitment": 0.25}),
-    ("bsq", {"sample_entropy": 0.1, "codebook_entropy": -0.1}), ("simvq", {"codebook": 1, "commitment": 0.25}),
-    ("rotation", {"commitment": 1}), ("cosine_ema", {"commitment": 1}),
-])
+WEIGHTS = {
+    "fsq": {},
+    "lfq": {"sample_entropy": 0.1, "codebook_entropy": -0.1, "commitment": 0.25},
+    "bsq": {"sample_entropy": 0.1, "codebook_entropy": -0.1},
+    "simvq": {"codebook": 1, "commitment": 0.25},
+    "rotation": {"commitment": 1},
+    "cosine_ema": {"commitment": 1},
+}
+
+
+@pytest.mark.parametrize("kind, terms", WEIGHTS.items())
 def test_the_loss_is_the_weighted_sum_of_its_terms(kind, terms):
     quantized = make(kind)(latents())
     assert quantized.losses.keys() == terms.keys()
@@ -102,21 +123,25 @@ def test_lookup_gives_the_very_codes_of_forward_and_encode_its_indices(kind):
     quantized = quantizer(latents())
     assert torch.equal(quantizer.lookup(quantized.indices), quantized.codes.detach())
     assert torch.equal(quantizer.encode(latents()), quantized.indices)
-    assert describe(quantizer.codebook.detach(), quantized.indices).codes_used == len(quantized.indices.unique())
+    described = describe(quantizer.codebook.detach(), quantized.indices)
+    assert described.codes_used == len(quantized.indices.unique())
 
 
 @every_baseline
 def test_training_counts_and_evaluation_changes_nothing(kind):
     quantizer = make(kind)
     quantized = quantizer(latents())
-    assert torch.equal(quantizer.counts, torch.bincount(quantized.indices.flatten(), minlength=64))
+    expected = torch.bincount(quantized.indices.flatten(), minlength=64)
+    assert torch.equal(quantizer.counts, expected)
     quantizer.after_step()
     assert quantizer.step == 1
-    before = {name: value.clone() for name, value in quantizer.eval().state_dict().items()}
+    quantizer.eval()
+    before = {name: value.clone() for name, value in quantizer.state_dict().items()}
     quantizer(latents())
     quantizer.encode(latents())
     assert not quantizer.training
-    assert all(torch.equal(value, before[name]) for name, value in quantizer.state_dict().items())
+    for name, value in quantizer.state_dict().items():
+        assert torch.equal(value, before[name]), name
 
 
 @every_baseline
@@ -124,47 +149,65 @@ def test_half_precision_changes_no_index(kind):
     quantizer = make(kind).eval()
     expected = quantizer(latents())
     with torch.autocast("cpu", torch.bfloat16):
-        found, encoded = quantizer(latents()), quantizer.encode(latents())
-    assert torch.equal(found.indices, expected.indices) and torch.equal(encoded, expected.indices)
-    assert found.codes.dtype == torch.float32 and torch.equal(found.codes, expected.codes)
+        found = quantizer(latents())
+        encoded = quantizer.encode(latents())
+    assert torch.equal(found.indices, expected.indices)
+    assert torch.equal(encoded, expected.indices)
+    assert found.codes.dtype == torch.float32
+    assert torch.equal(found.codes, expected.codes)
 
 
 @every_baseline
 @settings(max_examples=5, deadline=None)
-@given(batch=st.integers(1, 3), height=st.integers(1, 4), width=st.integers(1, 4), power=st.integers(3, 7))
+@given(
+    batch=st.integers(1, 3),
+    height=st.integers(1, 4),
+    width=st.integers(1, 4),
+    power=st.integers(3, 7),
+)
 def test_shapes(kind, batch, height, width, power):
     quantizer = make(kind, 2**power, 6)
     quantized = quantizer(latents(batch, 6, height, width))
-    assert quantized.codes.shape == (batch, 6, height, width) and quantized.indices.shape == (batch, height, width)
-    assert quantizer.codebook.shape == (quantizer.num_codes, 6) and quantized.indices.max() < quantizer.num_codes
-    assert quantized.loss.isfinite() and quantized.loss.ndim == 0
+    assert quantized.codes.shape == (batch, 6, height, width)
+    assert quantized.indices.shape == (batch, height, width)
+    assert quantizer.codebook.shape == (quantizer.num_codes, 6)
+    assert quantized.indices.max() < quantizer.num_codes
+    assert quantized.loss.isfinite()
+    assert quantized.loss.ndim == 0
 
 
 @every_baseline
 def test_a_model_with_it_learns_and_is_saved_and_opened(kind, tmp_path):
     ramp = torch.linspace(0, 255, 8).expand(64, 1, 8, 8) * torch.rand(64, 1, 1, 1)
     split = ImageSplit(ramp.to(torch.uint8), torch.zeros(64, dtype=torch.int64))
-    images = ImageData("ramps", split, split, split, ("ramp",))
-    model = RunSettings(dataset="ramps", quantizer=kind, num_codes=16, dim=4, hidden=8, residual_hidden=4).model(images)
+    data = ImageData("ramps", split, split, split, ("ramp",))
+    sizes = {"num_codes": 16, "dim": 4, "hidden": 8, "residual_hidden": 4}
+    model = RunSettings(dataset="ramps", quantizer=kind, **sizes).model(data)
     compute = Compute("cpu", "float32")
     recording = Recording(progress=False)
-    run = fit(
-        model, images, steps=40, batch_size=16, lr=1e-2, compute=compute, recording=recording
-    )
-    assert run.history.psnr.tail(5).mean() > run.history.psnr.head(5).mean() + 3
+    run = fit(model, data, steps=40, batch_size=16, lr=1e-2, compute=compute, recording=recording)
+    psnr = run.history.psnr
+    assert psnr.tail(5).mean() > psnr.head(5).mean() + 3
+
     run.model.save_pretrained(tmp_path)
-    opened, batch = VQVAE.from_pretrained(tmp_path), split.batch(torch.arange(8))
-    assert type(opened.quantizer) is BASELINES[kind] and opened.quantizer.step == 40
+    opened = VQVAE.from_pretrained(tmp_path)
+    assert type(opened.quantizer) is BASELINES[kind]
+    assert opened.quantizer.step == 40
     assert torch.equal(opened.quantizer.codebook, run.model.quantizer.codebook)
+    batch = split.batch(torch.arange(8))
     assert torch.equal(opened.reconstruct(batch), run.model.eval().reconstruct(batch))
 
 
 def test_it_is_known_without_an_import_of_its_own_and_the_package_comes_only_with_the_first():
-    code = ("import sys, arcvq; slow = 'vector_quantize_pytorch'; print(slow in sys.modules); "
-            "arcvq.Quantizer.from_config({'kind': 'SimVQQuantizer', 'num_codes': 4, 'dim': 2}); "
-            "print(slow in sys.modules)")
-    printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
-    assert printed.split() == ["False", "True"]
+    code = """
+import sys, arcvq
+print("vector_quantize_pytorch" in sys.modules)
+arcvq.Quantizer.from_config({"kind": "SimVQQuantizer", "num_codes": 4, "dim": 2})
+print("vector_quantize_pytorch" in sys.modules)
+"""
+    command = [sys.executable, "-c", code]
+    run = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert run.stdout.split() == ["False", "True"]
 
 
 @every_baseline
@@ -173,7 +216,10 @@ def test_what_differs_is_said_in_a_sentence(kind):
     assert "K and D match" in sentence or "512 codes of" in sentence
 
 
-@pytest.mark.parametrize("num_codes, levels", [(512, [8, 8, 8]), (16, [4, 4]), (1024, [8, 8, 4, 4]), (99, [5, 5, 4])])
+LEVELS = {512: [8, 8, 8], 16: [4, 4], 1024: [8, 8, 4, 4], 99: [5, 5, 4]}
+
+
+@pytest.mark.parametrize("num_codes, levels", LEVELS.items())
 def test_fsq_takes_the_nearest_size(num_codes, levels):
     assert fsq_levels(num_codes) == levels
 
@@ -182,14 +228,18 @@ def test_fsq_takes_the_nearest_size(num_codes, levels):
 @given(st.integers(4, 2**16))
 def test_the_size_that_fsq_takes_gives_the_same_levels_again(num_codes):
     levels = fsq_levels(num_codes)
-    assert fsq_levels(math.prod(levels)) == levels and set(levels) <= {4, 5, 6, 7, 8}
+    assert fsq_levels(math.prod(levels)) == levels
+    assert set(levels) <= {4, 5, 6, 7, 8}
 
 
-@pytest.mark.parametrize("kind, num_codes, sentence", [
+BAD_SIZES = [
     ("lfq", 100, "num_codes is 100; LFQ needs a power of two from 2"),
     ("bsq", 3, "num_codes is 3; BSQ on the unit sphere needs a power of two from 2"),
     ("fsq", 3, "num_codes is 3; FSQ needs at least 4"),
-])
+]
+
+
+@pytest.mark.parametrize("kind, num_codes, sentence", BAD_SIZES)
 def test_a_size_that_a_method_cannot_have_is_told(kind, num_codes, sentence):
     with pytest.raises(ValueError, match=sentence):
         make(kind, num_codes)
@@ -203,7 +253,8 @@ def test_latents_of_another_shape_are_told(kind):
 
 def test_a_missing_package_is_told_in_a_sentence(monkeypatch):
     monkeypatch.setitem(sys.modules, "vector_quantize_pytorch", None)
-    with pytest.raises(ImportError, match=r"not installed; it comes with pip install 'arcvq\[baselines\]'"):
+    message = r"not installed; it comes with pip install 'arcvq\[baselines\]'"
+    with pytest.raises(ImportError, match=message):
         make("simvq")
 
 
@@ -211,6 +262,8 @@ def test_a_missing_package_is_told_in_a_sentence(monkeypatch):
 def test_a_method_whose_package_errs_over_many_processes_refuses_to_train_there(kind, monkeypatch):
     quantizer = make(kind)
     monkeypatch.setattr(vector_quantize_pytorch, "world_size", lambda: 2)
-    with pytest.raises(ValueError, match="is trained by 2 processes; it can be trained by one only"):
+    with pytest.raises(
+        ValueError, match="is trained by 2 processes; it can be trained by one only"
+    ):
         quantizer(latents())
     assert quantizer.eval()(latents()).indices.shape == (3, 4, 5)
