@@ -55,23 +55,23 @@ def code_map(
     """Draw codes as points on a map of 2 or 3 axes, with the trust in the projection as caption.
 
     Args:
-        projection: where the K codes are drawn, of `arcvq.analysis.projections`.
+        projection: Where the K codes are drawn, of `arcvq.analysis.projections`.
         color: (K,), a number for each code, or with `classes` the number of its class; codes of no
             class (-1) are hollow.
-        label: what `color` is, with the unit.
-        log: color on a log scale, for numbers from 0; codes of 0 are hollow.
-        classes: names of the classes.
-        hover: more numbers (K,) by name to show under the pointer.
+        label: What `color` is, with the unit.
+        log: Color on a log scale, for numbers from 0; codes of 0 are hollow.
+        classes: Names of the classes.
+        hover: More numbers (K,) by name to show under the pointer.
         indices: (K,), the indices of the codes, where the projection is of some codes alone.
-        chosen: the index of a code to ring.
-        **look: title, summary, width, height, or properties of the layout.
+        chosen: The index of a code to ring.
+        **look: Title, summary, width, height, or properties of the layout.
 
     Returns:
         The figure. Its traces are the codes, the hollow codes and the ring; `customdata` begins
         with the index.
 
     Raises:
-        ValueError: for numbers or classes that do not fit the codes.
+        ValueError: For numbers or classes that do not fit the codes.
     """
     points = projection.points
     count, axes = points.shape
@@ -154,15 +154,15 @@ def code_maps(
     """Draw maps of several codebooks side by side, with usage by color on one log scale.
 
     Args:
-        projections: by name, onto 2 axes; each map has axes of its own.
-        usage: by the same names (K,), how many tokens chose each code; unused codes are hollow.
-        **look: title, summary, width, height, or properties of the layout.
+        projections: By name, onto 2 axes; each map has axes of its own.
+        usage: By the same names (K,), how many tokens chose each code; unused codes are hollow.
+        **look: Title, summary, width, height, or properties of the layout.
 
     Returns:
         The figure.
 
     Raises:
-        ValueError: for names or counts that do not fit.
+        ValueError: For names or counts that do not fit.
     """
     if projections.keys() != usage.keys():
         names = ", ".join(projections)
@@ -206,14 +206,14 @@ def token_map(
         images: (n, C, H, W) in [-1, 1], with C 1 or 3; the first 8 are drawn.
         indices: (n, h, w), the codes of their places.
         values: (K,), a number for each code that gives it its color; by default its index.
-        label: what `values` are, with the unit.
-        **look: title, summary, width, height, or properties of the layout.
+        label: What `values` are, with the unit.
+        **look: Title, summary, width, height, or properties of the layout.
 
     Returns:
         The figure.
 
     Raises:
-        ValueError: for grids and images of different number, and for an index without a value.
+        ValueError: For grids and images of different number, and for an index without a value.
     """
     tiles = check_images(images, "images")
     grids = torch.as_tensor(indices).cpu()

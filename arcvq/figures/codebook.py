@@ -34,16 +34,16 @@ def angle_histogram(codebooks: Codebooks, dim: int | None = None, **look: Any) -
     possible with as many codes in as many dimensions (`geometry.best_min_angle_bound`).
 
     Args:
-        codebooks: codes (K, D) by name, or a single codebook. Codes of norm zero have no direction
+        codebooks: Codes (K, D) by name, or a single codebook. Codes of norm zero have no direction
             and are left out; of more than 2,048 codes a sample is drawn.
-        dim: dimensions of the random directions, by default those of the codes.
-        **look: title, summary, width, height, or properties of the layout.
+        dim: Dimensions of the random directions, by default those of the codes.
+        **look: Title, summary, width, height, or properties of the layout.
 
     Returns:
         The figure, with angles in degrees.
 
     Raises:
-        ValueError: for no codebooks, codes that are not finite, and fewer than two with a norm.
+        ValueError: For no codebooks, codes that are not finite, and fewer than two with a norm.
     """
     figure = Figure()
     degrees = np.arange(181)
@@ -84,14 +84,14 @@ def norm_histogram(codebooks: Codebooks, **look: Any) -> Figure:
     """Draw how many codes have which norm.
 
     Args:
-        codebooks: codes (K, D) by name, or a single codebook.
-        **look: title, summary, width, height, or properties of the layout.
+        codebooks: Codes (K, D) by name, or a single codebook.
+        **look: Title, summary, width, height, or properties of the layout.
 
     Returns:
         The figure.
 
     Raises:
-        ValueError: for no codebooks, and codes that are not finite.
+        ValueError: For no codebooks, and codes that are not finite.
     """
     norms = {}
     text = []
@@ -114,15 +114,15 @@ def usage_bars(counts: Mapping[str, Counts] | Counts, **look: Any) -> Figure:
     """Draw the tokens of each code on a log scale, the most used code first.
 
     Args:
-        counts: how many tokens chose each code (K,), by name, or those of a single codebook.
-        **look: title, summary, width, height, or properties of the layout.
+        counts: How many tokens chose each code (K,), by name, or those of a single codebook.
+        **look: Title, summary, width, height, or properties of the layout.
 
     Returns:
         The figure: a staircase that ends where the unused codes begin. Its caption tells the
         perplexity and its ceiling min(K, tokens).
 
     Raises:
-        ValueError: for no codebooks, counts below 0, and counts without any token.
+        ValueError: For no codebooks, counts below 0, and counts without any token.
     """
     figure = Figure()
     text = []
@@ -152,15 +152,15 @@ def norm_against_usage(codebook: Vectors, counts: Counts, **look: Any) -> Figure
     """Draw the norm of each code over its usage, on a log scale that begins with the unused codes.
 
     Args:
-        codebook: codes (K, D).
-        counts: how many tokens chose each code (K,).
-        **look: title, summary, width, height, or properties of the layout.
+        codebook: Codes (K, D).
+        counts: How many tokens chose each code (K,).
+        **look: Title, summary, width, height, or properties of the layout.
 
     Returns:
         The figure. Its caption tells the rank correlations of norm and usage.
 
     Raises:
-        ValueError: for codes that are not finite, and counts of another length.
+        ValueError: For codes that are not finite, and counts of another length.
     """
     codes = torch.from_numpy(check_vectors(codebook, "codebook"))
     usage = torch.from_numpy(array(counts))

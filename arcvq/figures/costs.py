@@ -21,15 +21,15 @@ def cost_picture(table: pd.DataFrame, **look: Any) -> Figure:
     """Draw time and memory of the margin loss over latents and over codes, on log scales.
 
     Args:
-        table: rows of `arcvq.analysis.profiling.margin_costs`. Over the latents N, those with the
+        table: Rows of `arcvq.analysis.profiling.margin_costs`. Over the latents N, those with the
             commonest number of codes K are drawn, over K those with the commonest N.
-        **look: title, summary, width, height, or properties of the layout.
+        **look: Title, summary, width, height, or properties of the layout.
 
     Returns:
         The figure: time (ms) above, and below it the memory beyond inputs and gradient (MiB).
 
     Raises:
-        ValueError: for an empty table.
+        ValueError: For an empty table.
     """
     if table.empty:
         raise ValueError("the table of costs is empty; there is nothing to draw")

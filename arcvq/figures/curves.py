@@ -38,20 +38,20 @@ def lines(
 
     Args:
         x: (n,), a tensor, an array or a list.
-        ys: curves (n,) by name, with gaps at NaN; a single number is a dotted horizontal line.
-        x_title: title of the x-axis, with the unit.
-        y_title: title of the y-axis, with the unit.
-        title: title of the figure.
-        summary: what the figure shows, in one line.
-        log: the axes on a log scale: "x", "y" or "xy".
-        markers: draw the points as well.
-        **look: width, height, or properties of the layout.
+        ys: Curves (n,) by name, with gaps at NaN; a single number is a dotted horizontal line.
+        x_title: Title of the x-axis, with the unit.
+        y_title: Title of the y-axis, with the unit.
+        title: Title of the figure.
+        summary: What the figure shows, in one line.
+        log: The axes on a log scale: "x", "y" or "xy".
+        markers: Draw the points as well.
+        **look: Width, height, or properties of the layout.
 
     Returns:
         The figure, with at most 20,000 points of each curve.
 
     Raises:
-        ValueError: for no curves, or a curve of another length than x.
+        ValueError: For no curves, or a curve of another length than x.
     """
     x = array(x)
     rows, note = thin(len(x), "points of each curve")
@@ -78,17 +78,17 @@ def bars(values: Mapping[str, Any], y_title: str, title: str, summary: str, **lo
     """Draw a bar from zero for each name, with its number above it.
 
     Args:
-        values: numbers by name.
-        y_title: title of the y-axis, with the unit.
-        title: title of the figure.
-        summary: what the figure shows, in one line.
-        **look: width, height, or properties of the layout.
+        values: Numbers by name.
+        y_title: Title of the y-axis, with the unit.
+        title: Title of the figure.
+        summary: What the figure shows, in one line.
+        **look: Width, height, or properties of the layout.
 
     Returns:
         The figure.
 
     Raises:
-        ValueError: for no values.
+        ValueError: For no values.
     """
     heights = {name: float(value) for name, value in named(values).items()}
     names = list(heights)
@@ -113,17 +113,17 @@ def history_curves(
     """Draw columns of training histories over the steps, each in a panel of its own.
 
     Args:
-        runs: histories by name, or a single one; rows where a column was not measured (NaN) are
+        runs: Histories by name, or a single one; rows where a column was not measured (NaN) are
             skipped.
-        columns: the columns to draw.
-        ceiling: the number of codes K, drawn where codes are counted.
-        **look: title, summary, width, height, or properties of the layout.
+        columns: The columns to draw.
+        ceiling: The number of codes K, drawn where codes are counted.
+        **look: Title, summary, width, height, or properties of the layout.
 
     Returns:
         The figure; its caption tells the last value of each curve.
 
     Raises:
-        ValueError: for no runs, or a column that no run has values of.
+        ValueError: For no runs, or a column that no run has values of.
     """
     histories = named(runs, "run")
     figure = make_subplots(1, len(columns), horizontal_spacing=0.26 / len(columns))
@@ -173,16 +173,16 @@ def schedule_curves(
     """Draw schedules of the radius or of the weight over a run.
 
     Args:
-        schedules: schedules by name, or a single one.
-        steps: length of the run, at least 1; the curves have 201 points from 0 to `steps`.
-        y_title: title of the y-axis.
-        **options: options and look of `lines`.
+        schedules: Schedules by name, or a single one.
+        steps: Length of the run, at least 1; the curves have 201 points from 0 to `steps`.
+        y_title: Title of the y-axis.
+        **options: Options and look of `lines`.
 
     Returns:
         The figure; its caption tells the ends of each curve.
 
     Raises:
-        ValueError: for no schedules, or steps below 1.
+        ValueError: For no schedules, or steps below 1.
     """
     check_whole(1, steps=steps)
     x = np.linspace(0, steps, 201)

@@ -28,15 +28,15 @@ def image_grid(
 
     Args:
         images: (n, C, H, W) in [-1, 1], with C 1 or 3.
-        columns: images in a row, at most.
-        titles: one for each image, or none.
-        **look: title, summary, width (900 pixels), height, or properties of the layout.
+        columns: Images in a row, at most.
+        titles: One for each image, or none.
+        **look: Title, summary, width (900 pixels), height, or properties of the layout.
 
     Returns:
         The figure.
 
     Raises:
-        ValueError: for no images, another shape or NaN, `columns` below 1, and titles of another
+        ValueError: For no images, another shape or NaN, `columns` below 1, and titles of another
             number than the images.
     """
     tiles = check_images(images, "images")
@@ -57,16 +57,16 @@ def reconstruction_grid(
     """Draw originals, and below them the reconstructions of each method with their errors.
 
     Args:
-        images: the originals (n, C, H, W) in [-1, 1], with C 1 or 3.
-        reconstructions: images of the same shape by name of the method.
-        columns: how many images to draw; PSNR (dB) is over all that are given.
-        **look: title, summary, width, height, or properties of the layout.
+        images: The originals (n, C, H, W) in [-1, 1], with C 1 or 3.
+        reconstructions: Images of the same shape by name of the method.
+        columns: How many images to draw; PSNR (dB) is over all that are given.
+        **look: Title, summary, width, height, or properties of the layout.
 
     Returns:
         The figure. The absolute errors, means over the channels, are all on one color scale.
 
     Raises:
-        ValueError: for no images or reconstructions, other shapes, and NaN.
+        ValueError: For no images or reconstructions, other shapes, and NaN.
     """
     images = check_images(images, "images")
     columns = max(1, min(columns, len(images)))

@@ -174,12 +174,12 @@ def set_scene(
     """Give 3-D scenes axes of one scale and no perspective, so that a sphere looks like one.
 
     Args:
-        figure: the figure, whose scenes all get the same axes.
-        extent: each axis reaches from -extent to extent; None: as far as the data.
-        names: titles of the axes.
-        eye: where the camera stands.
-        zoom: size of the cube of the axes.
-        **axis: more properties of all three axes.
+        figure: The figure, whose scenes all get the same axes.
+        extent: Each axis reaches from -extent to extent; None: as far as the data.
+        names: Titles of the axes.
+        eye: Where the camera stands.
+        zoom: Size of the cube of the axes.
+        **axis: More properties of all three axes.
     """
     axis |= {"showbackground": False, "nticks": 5}
     aspect: dict[str, Any] = {"aspectmode": "data"}
@@ -223,9 +223,9 @@ def tile_sheet(
     """Lay out images row by row as one picture.
 
     Args:
-        tiles: images in [-1, 1], with C 1 (gray) or 3.
-        columns: images in a row; places without an image are blank.
-        frame: blank pixels on the left, right, top and bottom of each image.
+        tiles: Images in [-1, 1], with C 1 (gray) or 3.
+        columns: Images in a row; places without an image are blank.
+        frame: Blank pixels on the left, right, top and bottom of each image.
     """
     from torchvision.utils import make_grid  # takes a second to import
 
@@ -241,7 +241,7 @@ def image_source(pixels: Pixels, kind: str = "png", **options: Any) -> str:
     Args:
         pixels: RGB.
         kind: "png" or "jpeg".
-        **options: settings of Pillow's encoder.
+        **options: Settings of Pillow's encoder.
     """
     stream = io.BytesIO()
     Image.fromarray(pixels).save(stream, kind, **options)

@@ -54,17 +54,17 @@ def sphere(
     Args:
         codes: (K, 3).
         latents: (N, 3), drawn as small dots.
-        radius: the radius M(t) of the ball. A ball more than twice as large as what it holds is
+        radius: The radius M(t) of the ball. A ball more than twice as large as what it holds is
             named in the caption and not drawn.
         usage: (K,), how many tokens chose each code. It colors the codes on a log scale; unused
             codes are hollow.
-        **look: title, summary, width, height, or properties of the layout.
+        **look: Title, summary, width, height, or properties of the layout.
 
     Returns:
         The figure, with the components on axes of one scale.
 
     Raises:
-        ValueError: for codes or latents that are not rows of 3 finite numbers, and a usage of
+        ValueError: For codes or latents that are not rows of 3 finite numbers, and a usage of
             another length than the codes.
     """
     codes = check_vectors(codes, "codes", 3)
@@ -120,17 +120,17 @@ def projected_sphere(
     """Draw codes of many dimensions at their projected directions and at their true norms.
 
     Args:
-        projection: directions (K, 3), of `arcvq.analysis.projections` with sphere=True.
+        projection: Directions (K, 3), of `arcvq.analysis.projections` with sphere=True.
         norms: (K,), the distances from the center; by default the codes are on the unit sphere.
         usage: (K,), as in `sphere`.
-        radius: the radius M(t) of the ball, as in `sphere`.
-        **look: title, summary, width, height, or properties of the layout.
+        radius: The radius M(t) of the ball, as in `sphere`.
+        **look: Title, summary, width, height, or properties of the layout.
 
     Returns:
         The figure, with the trust in the projection as caption.
 
     Raises:
-        ValueError: for a projection onto a map, and norms of another length than the codes.
+        ValueError: For a projection onto a map, and norms of another length than the codes.
     """
     codes = projection.points
     if not projection.sphere:
@@ -173,15 +173,15 @@ def margin_gradients(
         latents: (N, D), with D 2 (circle) or 3 (sphere).
         code: (D,); drawn at norm 1.
         gradients: (N, D), of the loss at the latents.
-        margin: radians; drawn in degrees.
-        top_k: how many latents the loss pulls to the code.
-        **look: title, summary, width, height, or properties of the layout.
+        margin: Radians; drawn in degrees.
+        top_k: How many latents the loss pulls to the code.
+        **look: Title, summary, width, height, or properties of the layout.
 
     Returns:
         The figure.
 
     Raises:
-        ValueError: for another D, vectors that are not finite, gradients of another number than
+        ValueError: For another D, vectors that are not finite, gradients of another number than
             the latents, a code of norm zero, and top_k below 1.
     """
     unit = array(code)

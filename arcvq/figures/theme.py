@@ -103,7 +103,7 @@ def colored(values: Any, name: str = "codes") -> list[tuple[str, Any, str]]:
     """Return name, value and color of each item of a dictionary, or of a single value.
 
     Raises:
-        ValueError: for an empty dictionary.
+        ValueError: For an empty dictionary.
     """
     values = named(values, name)
     return [(key, values[key], color) for key, color in colors(values).items()]
@@ -115,12 +115,12 @@ def finish(
     """Give a figure the template, its size, a title, and a summary as the caption below the title.
 
     Args:
-        figure: the figure, with everything drawn that stands in the legend.
-        look: what the caller of the figure chose: `title`, `summary`, and whatever `defaults` may
+        figure: The figure, with everything drawn that stands in the legend.
+        look: What the caller of the figure chose: `title`, `summary`, and whatever `defaults` may
             hold.
-        title: the title, unless `look` has one.
-        summary: what the figure shows in one line, unless `look` has one; kept in `layout.meta`.
-        **defaults: width, height, left, right, bottom (pixels), and properties of the layout.
+        title: The title, unless `look` has one.
+        summary: What the figure shows in one line, unless `look` has one; kept in `layout.meta`.
+        **defaults: Width, height, left, right, bottom (pixels), and properties of the layout.
 
     Returns:
         The same figure.
@@ -186,12 +186,12 @@ def check_vectors(values: Vectors, what: str, dim: int | None = None) -> np.ndar
     """Check the vectors of a figure and convert them to float64.
 
     Args:
-        values: vectors (N, D), at least one.
-        what: what they are, for the messages.
-        dim: the D that they must have; None allows any.
+        values: Vectors (N, D), at least one.
+        what: What they are, for the messages.
+        dim: The D that they must have; None allows any.
 
     Raises:
-        ValueError: for another shape, no vectors, and NaN or infinity in any of them.
+        ValueError: For another shape, no vectors, and NaN or infinity in any of them.
     """
     rows = array(values)
     if rows.ndim != 2 or not rows.size or dim not in (None, rows.shape[1]):
@@ -207,7 +207,7 @@ def check_numbers(values: Any, count: int, what: str) -> np.ndarray:
     """Convert the numbers of `count` codes to float64.
 
     Raises:
-        ValueError: for another number of them.
+        ValueError: For another number of them.
     """
     numbers = array(values)
     if numbers.shape != (count,):
@@ -220,10 +220,10 @@ def check_images(images: Images, what: str) -> Float[Tensor, "n 3 H W"]:
 
     Args:
         images: (n, C, H, W) in [-1, 1], at least one, with C 1 (gray) or 3.
-        what: what they are, for the messages.
+        what: What they are, for the messages.
 
     Raises:
-        ValueError: for another shape, no images, and NaN or infinity in any of them.
+        ValueError: For another shape, no images, and NaN or infinity in any of them.
     """
     # Detached, since a model's output may still have its graph.
     tiles = torch.as_tensor(images).detach().cpu().float()
@@ -238,7 +238,7 @@ def named(values: Any, name: str = "codes") -> dict[str, Any]:
     """Return a dictionary with its keys as text, or anything else under the given name.
 
     Raises:
-        ValueError: for an empty dictionary.
+        ValueError: For an empty dictionary.
     """
     if not isinstance(values, dict):
         return {name: values}

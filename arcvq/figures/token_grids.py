@@ -20,17 +20,17 @@ def place_maps(
     """Draw numbers at the places of a grid, all on one color scale.
 
     Args:
-        maps: grids (h, w) by name, one for each panel, or a single one; NaN is gray.
-        label: what the numbers are, with the unit.
-        title: title of the figure.
-        summary: what the figure shows, in one line.
-        **look: width, height, or properties of the layout.
+        maps: Grids (h, w) by name, one for each panel, or a single one; NaN is gray.
+        label: What the numbers are, with the unit.
+        title: Title of the figure.
+        summary: What the figure shows, in one line.
+        **look: Width, height, or properties of the layout.
 
     Returns:
         The figure.
 
     Raises:
-        ValueError: for no maps, and maps that are empty or not of one shape.
+        ValueError: For no maps, and maps that are empty or not of one shape.
     """
     grids = {name: array(grid) for name, grid in named(maps, label).items()}
     _check_grids(grids)
@@ -76,17 +76,17 @@ def mask_picture(
     """Draw where priors look for a token: each place's share of the influence, in percent.
 
     Args:
-        influences: grids (h, w) of `arcvq.priors.influence` by name of the prior, or a single one,
+        influences: Grids (h, w) of `arcvq.priors.influence` by name of the prior, or a single one,
             all from 0. Places of no influence are gray.
-        place: row and column of the token, which is framed.
-        **look: title, summary, width, height, or properties of the layout.
+        place: Row and column of the token, which is framed.
+        **look: Title, summary, width, height, or properties of the layout.
 
     Returns:
         The figure. Its caption counts the places that each prior sees before `place` in raster
         order, and from it on, where it must see none.
 
     Raises:
-        ValueError: for no grids, grids that are empty or not of one shape, a place outside of
+        ValueError: For no grids, grids that are empty or not of one shape, a place outside of
             them, and influence below 0.
     """
     row, column = place
