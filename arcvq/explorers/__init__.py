@@ -11,5 +11,15 @@ from arcvq.explorers.radius import RadiusExplorer
 from arcvq.explorers.replay import TrainingReplay
 from arcvq.explorers.sampling import SamplingExplorer
 
-__all__ = ["CodeInspector", "CodeMap", "CollapseGame", "Explorer", "LiveTraining", "MarginExplorer", "Playground",
-           "RadiusExplorer", "SamplingExplorer", "TrainingReplay"]
+__all__ = [
+    "CodeInspector",
+    "CodeMap",
+    "CollapseGame",
+    "Explorer",
+    "LiveTraining",
+    "MarginExplorer",
+    "Playground",
+    "RadiusExplorer",
+    "SamplingExplorer",
+    "TrainingReplay",
+]

@@ -16,8 +16,10 @@ try:
     import ipywidgets as widgets
     import traitlets
 except ModuleNotFoundError as missing:
-    raise ImportError(f"arcvq.explorers needs {missing.name}, which is not installed: pip install {missing.name}",
-                      name=missing.name) from None
+    raise ImportError(
+        f"arcvq.explorers needs {missing.name}, which is not installed: pip install {missing.name}",
+        name=missing.name,
+    ) from None
 
 LOG_STEP = 0.02  # of a log slider, in powers of 10: 5%
 _COPY = """
@@ -55,16 +57,22 @@ class Explorer(widgets.VBox):
     def __init__(self, **settings: Any):
         super().__init__()
         self.add_class("arcvq-explorer")
-        self.controls = {name: self._control(name, trait) for name, trait in self.settings_traits().items()}
+        self.controls = {
+            name: self._control(name, trait) for name, trait in self.settings_traits().items()
+        }
         for name in settings:
             if name not in self.controls:
-                raise ValueError(f"{name!r} is no setting of {type(self).__name__}; it has {', '.join(self.controls)}")
+                raise ValueError(
+                    f"{name!r} is no setting of {type(self).__name__}; it has {', '.join(self.controls)}"
+                )
         for name in self.controls:  # in their order, as one may limit the next
             if name in settings:
                 setattr(self, name, settings[name])
         self._start = self._drawn = self.settings()
         picture = self.picture()
-        picture.update_layout(uirevision="kept")  # the camera and hidden traces stay as the reader left them
+        picture.update_layout(
+            uirevision="kept"
+        )  # the camera and hidden traces stay as the reader left them
         self.figure = go.FigureWidget(picture)
         self.figure._config = self.figure._config | {"displaylogo": False}
         self.figure.add_class("arcvq-figure")
@@ -72,13 +80,17 @@ class Explorer(widgets.VBox):
         reset = self.button("reset", self.reset)
         self.copy_button = CopyButton(code=self.code())
         self.buttons = widgets.HBox([reset, self.copy_button])
-        rows = widgets.Box(list(self.controls.values()), layout={"flex_flow": "row wrap", "width": "100%"})
+        rows = widgets.Box(
+            list(self.controls.values()), layout={"flex_flow": "row wrap", "width": "100%"}
+        )
         self.children = (rows, self.buttons, self.figure)
         self.observe(self._changed, names=list(self.controls))
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name in vars(self).get("controls", ()) and isinstance(value, float) and np.isnan(value):
-            raise ValueError(f"{name} of {type(self).__name__} is nan; it must be a number")  # min and max let it by
+            raise ValueError(
+                f"{name} of {type(self).__name__} is nan; it must be a number"
+            )  # min and max let it by
         super().__setattr__(name, value)
 
     @classmethod
@@ -124,15 +136,24 @@ class Explorer(widgets.VBox):
         return button
 
     def _changed(self, _: Any) -> None:
-        if self.settings() != self._drawn:  # a reset tells of each setting, when all of them are set
+        if (
+            self.settings() != self._drawn
+        ):  # a reset tells of each setting, when all of them are set
             self._drawn = self.settings()
             self.copy_button.code = self.code()
             self.redraw()
 
     def _control(self, name: str, trait: Any) -> widgets.Widget:
-        value, log, whole = getattr(self, name), trait.metadata.get("log"), isinstance(trait, traitlets.Int)
-        shown = {"description": trait.metadata["label"], "style": {"description_width": "initial"},
-                 "layout": {"width": "300px"}}
+        value, log, whole = (
+            getattr(self, name),
+            trait.metadata.get("log"),
+            isinstance(trait, traitlets.Int),
+        )
+        shown = {
+            "description": trait.metadata["label"],
+            "style": {"description_width": "initial"},
+            "layout": {"width": "300px"},
+        }
         if isinstance(trait, traitlets.Enum):
             control = widgets.Dropdown(options=trait.values, value=value, **shown)
         elif isinstance(trait, traitlets.Bool):
@@ -141,8 +162,14 @@ class Explorer(widgets.VBox):
             # The browser moves a value to the slider's grid, so the grid goes through the value at the start.
             start, ends = math.log10(value), np.log10([value / trait.min, trait.max / value])
             below, above = LOG_STEP * np.ceil(ends / LOG_STEP)
-            control = widgets.FloatLogSlider(value, min=start - below, max=start + above, step=LOG_STEP,
-                                             readout_format=",.3r" if whole else ".3r", **shown)
+            control = widgets.FloatLogSlider(
+                value,
+                min=start - below,
+                max=start + above,
+                step=LOG_STEP,
+                readout_format=",.3r" if whole else ".3r",
+                **shown,
+            )
         elif whole:
             control = widgets.IntSlider(value, trait.min, trait.max, **shown)
         else:
@@ -163,11 +190,15 @@ class Explorer(widgets.VBox):
         place: Callable[[float], float] = math.log10 if log else float
         if abs(place(value) - place(setting)) < control.step / 2:
             return setting
-        value = min(max(float(f"{value:.{3 if log else 6}g}"), trait.min), trait.max)  # 0.3, not 0.30000000000000004
+        value = min(
+            max(float(f"{value:.{3 if log else 6}g}"), trait.min), trait.max
+        )  # 0.3, not 0.30000000000000004
         return round(value) if isinstance(trait, traitlets.Int) else value
 
     def _repr_mimebundle_(self, **kwargs: Any) -> Any:
-        if os.environ.get("ARCVQ_HEADLESS"):  # no browser looks: a still says more than a widget without its kernel
+        if os.environ.get(
+            "ARCVQ_HEADLESS"
+        ):  # no browser looks: a still says more than a widget without its kernel
             return go.Figure(self.figure)._repr_mimebundle_()
         return super()._repr_mimebundle_(**kwargs)
 

@@ -33,9 +33,15 @@ class CodeMap(Explorer):
     def __init__(self, model: VQVAE, images: ImageData, dim: int = 2, **settings: Any):
         self.model, self.dim, self.classes = model, dim, images.classes
         some = torch.arange(min(IMAGES, len(images.test)))
-        indices, self.codebook = model.encode(images.test.batch(some)), model.quantizer.codebook.detach().cpu()
+        indices, self.codebook = (
+            model.encode(images.test.batch(some)),
+            model.quantizer.codebook.detach().cpu(),
+        )
         count, labels = len(self.codebook), images.test.labels[some]
-        self.usage, self.norms = geometry.usage_counts(indices.cpu(), count), geometry.norms(self.codebook)
+        self.usage, self.norms = (
+            geometry.usage_counts(indices.cpu(), count),
+            geometry.norms(self.codebook),
+        )
         self.owners = projections.dominant_classes(indices, labels, count)
         self._pointed: int | None = None
         longest = int((self.norms * (self.usage > 0)).argmax())
@@ -49,17 +55,25 @@ class CodeMap(Explorer):
     @traitlets.validate("chosen")
     def _known(self, proposal: Any) -> int:
         if not 0 <= proposal.value < len(self.codebook):
-            raise ValueError(f"the chosen code is {proposal.value}; it must be from 0 to {len(self.codebook) - 1}")
+            raise ValueError(
+                f"the chosen code is {proposal.value}; it must be from 0 to {len(self.codebook) - 1}"
+            )
         return proposal.value
 
     def code(self) -> str:
         return super().code().replace("(", f"(model, images, {self.dim}, ", 1)
 
     def picture(self) -> go.Figure:
-        rows = (self.usage > 0).nonzero()[:, 0] if self.used_only else torch.arange(len(self.codebook))
-        seen = projections.umap_angles(self.codebook[rows], self.dim, seed=self.seed, neighbors=self.neighbors)
+        rows = (
+            (self.usage > 0).nonzero()[:, 0] if self.used_only else torch.arange(len(self.codebook))
+        )
+        seen = projections.umap_angles(
+            self.codebook[rows], self.dim, seed=self.seed, neighbors=self.neighbors
+        )
         hover = {"usage": self.usage[rows], "norm": self.norms[rows]}
-        picture = figures.code_map(seen, **self._colour(rows), hover=hover, indices=rows.numpy(), chosen=self.chosen)
+        picture = figures.code_map(
+            seen, **self._colour(rows), hover=hover, indices=rows.numpy(), chosen=self.chosen
+        )
         drawn = self.chosen if self._pointed is None else self._pointed
         grid = torch.full((1, 3, 3), drawn, device=self.model.quantizer.codebook.device)
         return with_patch(picture, self.model.decode(grid)[0].cpu(), f"code {drawn}, decoded")
@@ -70,9 +84,17 @@ class CodeMap(Explorer):
         if self.colour == "norm":
             return {"color": self.norms[rows], "label": "norm of the code"}
         if self.colour == "class":
-            return {"color": self.owners[rows.numpy()], "label": "class that uses it most", "classes": self.classes}
+            return {
+                "color": self.owners[rows.numpy()],
+                "label": "class that uses it most",
+                "classes": self.classes,
+            }
         groups = projections.clusters(self.codebook[rows])
-        return {"color": groups, "label": "cluster", "classes": [str(number) for number in range(groups.max() + 1)]}
+        return {
+            "color": groups,
+            "label": "cluster",
+            "classes": [str(number) for number in range(groups.max() + 1)],
+        }
 
     def _clicked(self, trace: Any, points: Any, state: Any) -> None:
         if (code := pointed_code(trace, points)) is not None:

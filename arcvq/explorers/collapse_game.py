@@ -27,7 +27,10 @@ class CollapseGame(Explorer):
     def __init__(self, runs: Mapping[str, Run], unlocked: bool = False, **settings: Any):
         self.rounds, self.unlocked, self.guesses = rounds(runs), unlocked, dict[str, int]()
         super().__init__(**settings)
-        self.lock_button, self.next_button = self.button("lock", self.lock), self.button("next", self.next)
+        self.lock_button, self.next_button = (
+            self.button("lock", self.lock),
+            self.button("next", self.next),
+        )
         self.lock_button.description, self.next_button.description = "lock my guess", "next run"
         self.buttons.children = (self.lock_button, self.next_button, *self.buttons.children)
         self._prepare()
@@ -43,16 +46,22 @@ class CollapseGame(Explorer):
     @traitlets.validate("run")
     def _known(self, proposal: Any) -> str:
         if proposal.value not in self.rounds:
-            raise ValueError(f"run {proposal.value!r} is unknown; known are {', '.join(self.rounds)}")
+            raise ValueError(
+                f"run {proposal.value!r} is unknown; known are {', '.join(self.rounds)}"
+            )
         return proposal.value
 
     @traitlets.validate("guess")
     def _within_the_codes(self, proposal: Any) -> int:
         codes, locked = self.rounds[self.run].codes, self.guesses.get(self.run, proposal.value)
         if proposal.value != locked:
-            raise ValueError(f"the guess for run {self.run!r} is locked at {locked}; reset() forgets all guesses")
+            raise ValueError(
+                f"the guess for run {self.run!r} is locked at {locked}; reset() forgets all guesses"
+            )
         if not 0 <= proposal.value <= codes:
-            raise ValueError(f"guess is {proposal.value}; it must be from 0 to {codes}, the codes of run {self.run!r}")
+            raise ValueError(
+                f"guess is {proposal.value}; it must be from 0 to {codes}, the codes of run {self.run!r}"
+            )
         return proposal.value
 
     @property

@@ -26,7 +26,10 @@ def flat(figure: BaseFigure) -> Values:
 
     for place, trace in enumerate(figure.data):
         walk(trace.to_plotly_json(), f"{place}/")
-    walk({key: value for key, value in figure.layout.to_plotly_json().items() if key != "template"}, "layout/")
+    walk(
+        {key: value for key, value in figure.layout.to_plotly_json().items() if key != "template"},
+        "layout/",
+    )
     return found
 
 
@@ -48,27 +51,45 @@ def send(figure: BaseFigure, values: Values, shown: Values) -> None:
     parts = [path.partition("/")[::2] for path in values]
     traces = sorted({int(part) for part, _ in parts if part != "layout"})
     # Only a contiguous array can be sent as it lies in memory.
-    whole = {path: np.ascontiguousarray(value) if isinstance(value, np.ndarray) else value
-             for path, value in (shown | values).items()}
-    figure.plotly_update({key: [whole.get(f"{trace}/{key}", Undefined) for trace in traces]
-                          for key in dict.fromkeys(key for part, key in parts if part != "layout")},
-                         {key: whole[f"layout/{key}"] for part, key in parts if part == "layout"}, traces)
+    whole = {
+        path: np.ascontiguousarray(value) if isinstance(value, np.ndarray) else value
+        for path, value in (shown | values).items()
+    }
+    figure.plotly_update(
+        {
+            key: [whole.get(f"{trace}/{key}", Undefined) for trace in traces]
+            for key in dict.fromkeys(key for part, key in parts if part != "layout")
+        },
+        {key: whole[f"layout/{key}"] for part, key in parts if part == "layout"},
+        traces,
+    )
 
 
 def changed(values: Values, shown: Values) -> Values:
     """Those of `values` that differ from what is `shown`."""
-    return {path: value for path, value in values.items() if path not in shown or not _same(value, shown[path])}
+    return {
+        path: value
+        for path, value in values.items()
+        if path not in shown or not _same(value, shown[path])
+    }
 
 
 def points(trace: int, rows: np.ndarray) -> Values:
     """The coordinates of a trace from rows (n, 2) or (n, 3)."""
-    return {f"{trace}/{axis}": column for axis, column in zip("xyz", rows.astype(np.float32).T, strict=False)}
+    return {
+        f"{trace}/{axis}": column
+        for axis, column in zip("xyz", rows.astype(np.float32).T, strict=False)
+    }
 
 
 def words(title: str, summary: str, width: int) -> Values:
     """Title, summary and caption of a figure that `finish` made, for a plot `width` pixels wide."""
     caption = "<br>".join(caption_lines(summary, width))
-    return {"layout/title.text": title, "layout/meta": {"summary": summary}, "layout/annotations[0].text": caption}
+    return {
+        "layout/title.text": title,
+        "layout/meta": {"summary": summary},
+        "layout/annotations[0].text": caption,
+    }
 
 
 def _same(one: Any, other: Any) -> bool:

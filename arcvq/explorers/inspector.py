@@ -37,11 +37,16 @@ class CodeInspector(Explorer):
     def __init__(self, model: VQVAE, images: ImageData, **settings: Any):
         self.subject = subject(model, images)
         usage, norms = self.subject.usage, geometry.norms(self.subject.codebook)
-        most, longest = usage.argsort(descending=True, stable=True).tolist(), int((norms * (usage > 0)).argmax())
+        most, longest = (
+            usage.argsort(descending=True, stable=True).tolist(),
+            int((norms * (usage > 0)).argmax()),
+        )
         other = next((code for code in most if code != longest), longest)
         super().__init__(**{"chosen": longest, "other": other} | settings)
         for name in ("chosen", "other"):
-            self.controls[name].max = max(1, len(usage) - 1)  # a slider in the browser needs two ends
+            self.controls[name].max = max(
+                1, len(usage) - 1
+            )  # a slider in the browser needs two ends
             self.controls[name].disabled = len(usage) == 1
         for trace in (CODES, UNUSED):
             self.figure.data[trace].on_click(self._clicked)
@@ -50,7 +55,9 @@ class CodeInspector(Explorer):
     def _known(self, proposal: Any) -> int:
         last = len(self.subject.codebook) - 1
         if not 0 <= proposal.value <= last:
-            raise ValueError(f"{proposal.trait.name} is {proposal.value}; it must be a code, 0 to {last}")
+            raise ValueError(
+                f"{proposal.trait.name} is {proposal.value}; it must be a code, 0 to {last}"
+            )
         return proposal.value
 
     def picture(self) -> go.Figure:

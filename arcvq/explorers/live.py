@@ -25,10 +25,19 @@ from arcvq.schedules import MAX_EXPONENT, Exponential
 from arcvq.training import Compute, Recording, Run, fit
 from arcvq.vqvae import VQVAE
 
-FIT = ("batch_size", "lr", "seed", "precision", "device")  # settings that are those of `fit` and `Compute`
+FIT = (
+    "batch_size",
+    "lr",
+    "seed",
+    "precision",
+    "device",
+)  # settings that are those of `fit` and `Compute`
 EXAMPLES = 4  # validation images that are shown
 PAUSE = 0.1  # seconds between two drawings at least; a row that comes sooner is drawn with the next
-ROWS, APART = 75, 25  # rows of a short run; steps between two rows of a long one, which stops only at a row
+ROWS, APART = (
+    75,
+    25,
+)  # rows of a short run; steps between two rows of a long one, which stops only at a row
 
 
 class LiveTraining(Explorer):
@@ -48,10 +57,14 @@ class LiveTraining(Explorer):
     def __init__(self, model: VQVAE, images: ImageData, *, steps: int, **settings: Any):
         self._thread: threading.Thread | None = None
         self._halt = threading.Event()
-        self._lock = threading.RLock()  # the training draws while sliders and the browser speak in other threads
+        self._lock = (
+            threading.RLock()
+        )  # the training draws while sliders and the browser speak in other threads
         self.images, self.steps = images, steps
         self.options = {name: settings.pop(name) for name in FIT if name in settings}
-        self.examples = images.validation.first(EXAMPLES).batch(torch.arange(min(EXAMPLES, len(images.validation))))
+        self.examples = images.validation.first(EXAMPLES).batch(
+            torch.arange(min(EXAMPLES, len(images.validation)))
+        )
         self._untrained = copy.deepcopy(model)
         self.samp: Any = _own_settings(self._untrained, steps)
         self.lacks = _lacks(self.samp, steps)
@@ -59,7 +72,9 @@ class LiveTraining(Explorer):
         super().__init__(**settings)
         # ipywidgets holds back all changes while it takes a message in: one that is sent just then would be lost.
         self.figure.set_state = self._alone(self.figure.set_state)
-        growth = self.controls["growth"]  # its slider ends below the limit of 80 / steps, for it rounds
+        growth = self.controls[
+            "growth"
+        ]  # its slider ends below the limit of 80 / steps, for it rounds
         growth.max, growth.step, growth.readout_format = 75 / steps, 0.5 / steps, ".3g"
         for name, control in self.controls.items():
             control.disabled, control.layout.width = name in self.lacks, "400px"
@@ -78,7 +93,9 @@ class LiveTraining(Explorer):
     def start(self) -> None:
         """Train from step 0 in the background, with the settings as they are. Raises RuntimeError while it trains."""
         if self.running:
-            raise RuntimeError("this LiveTraining is training already; stop() it before you start() it again")
+            raise RuntimeError(
+                "this LiveTraining is training already; stop() it before you start() it again"
+            )
         self._renew()
         self.redraw()
         self._tell("Training.", training=True)
@@ -143,7 +160,9 @@ class LiveTraining(Explorer):
         if name in self.lacks and value != getattr(self, name):
             raise ValueError(f"{name} is {value}, but this quantizer has no {self.lacks[name]}")
         if name == "growth" and value > (limit := MAX_EXPONENT / self.steps):
-            raise ValueError(f"growth is {value}; in a run of {self.steps:,} steps it must be at most {limit:.3g}")
+            raise ValueError(
+                f"growth is {value}; in a run of {self.steps:,} steps it must be at most {limit:.3g}"
+            )
         return value
 
     @traitlets.observe("weight", "growth")
@@ -188,11 +207,18 @@ class LiveTraining(Explorer):
             self._look(self.run.history)
             self.redraw()
             step = self.run.history["step"].iloc[-1]
-            ended = "Finished." if step == self.steps else f"Stopped at step {step:,} of {self.steps:,}."
+            ended = (
+                "Finished."
+                if step == self.steps
+                else f"Stopped at step {step:,} of {self.steps:,}."
+            )
             self._tell(f"{ended} start begins again at step 0.", training=False)
         except Exception as error:  # shown here, and raised by `wait`
             self._error = error
-            self._tell(f'<span role="alert">Training ended: {html.escape(str(error))}</span>', training=False)
+            self._tell(
+                f'<span role="alert">Training ended: {html.escape(str(error))}</span>',
+                training=False,
+            )
 
     def _logged(self, run: Run) -> bool:
         self.run = run
@@ -205,8 +231,14 @@ class LiveTraining(Explorer):
         """Keep what the figure shows of the model as it is now."""
         codebook = self.model.quantizer.codebook.detach()
         examples = self.examples.to(codebook.device)
-        self._seen = Moment(self.steps, history, geometry.norms(codebook).double().cpu().numpy(), None,
-                            examples.cpu(), self.model.reconstruct(examples).cpu())
+        self._seen = Moment(
+            self.steps,
+            history,
+            geometry.norms(codebook).double().cpu().numpy(),
+            None,
+            examples.cpu(),
+            self.model.reconstruct(examples).cpu(),
+        )
         self._looked = time.monotonic()
 
     def _moment(self) -> Moment:
@@ -222,6 +254,7 @@ class LiveTraining(Explorer):
 
     def _alone(self, action: Callable[[Any], None]) -> Callable[[Any], None]:
         """The action, but never while the figure is drawn."""
+
         def held(argument: Any) -> None:
             with self._lock:
                 action(argument)

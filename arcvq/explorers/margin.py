@@ -23,16 +23,25 @@ class MarginExplorer(Explorer):
     scale = traitlets.Float(5.0, min=1.0, max=100.0).tag(label="scale s", log=True)
     top_k = traitlets.Int(3, min=1, max=50).tag(label="top-k")
 
-    def __init__(self, latents: Float[Tensor, "N D"] | None = None, code: Float[Tensor, " D"] | None = None,
-                 dim: int = 3, **settings):
+    def __init__(
+        self,
+        latents: Float[Tensor, "N D"] | None = None,
+        code: Float[Tensor, " D"] | None = None,
+        dim: int = 3,
+        **settings,
+    ):
         dim = next((given.shape[-1] for given in (latents, code) if given is not None), dim)
         if dim not in COUNTS:
-            raise ValueError(f"D is {dim}; the margin can be drawn on the circle (D = 2) and on the sphere (D = 3)")
+            raise ValueError(
+                f"D is {dim}; the margin can be drawn on the circle (D = 2) and on the sphere (D = 3)"
+            )
         example = randn(COUNTS[dim] + 1, dim, generator=Generator().manual_seed(1))
         self.latents = _directions(example[1:] if latents is None else latents, "latents")
         self.direction = _directions(example[:1] if code is None else code[None], "the code")[0]
         if len(self.direction) != self.latents.shape[1]:
-            raise ValueError(f"the code has D = {len(self.direction)} but the latents have D = {self.latents.shape[1]}")
+            raise ValueError(
+                f"the code has D = {len(self.direction)} but the latents have D = {self.latents.shape[1]}"
+            )
         super().__init__(**settings)
 
     def picture(self):

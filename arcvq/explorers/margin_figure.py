@@ -27,7 +27,10 @@ from arcvq.figures.theme import finish
 from arcvq.samp import arc_margin_loss
 
 Number = float | int
-ARROWS, LONGEST = 512, 0.3  # arrows of a group at most, the longest first; the length of the longest
+ARROWS, LONGEST = (
+    512,
+    0.3,
+)  # arrows of a group at most, the longest first; the length of the longest
 WIDTH, HEIGHT, SIDE = 860, 540, 24  # pixels
 THETA = np.linspace(0, np.pi, 181)
 # The traces that move, in the order in which they are drawn.
@@ -37,11 +40,19 @@ PULLED, PUSHED, NEAR, FAR, CAP, WIDER, SHIFTED, BEYOND, TURN, POSITIVES = range(
 def margin_logit(theta: Any, margin: Number) -> np.ndarray:
     """The logit at scale 1 that `arc_margin_loss` gives a positive at theta in [0, pi] (radians)."""
     theta = np.asarray(theta, float)
-    return np.where(theta > np.pi - margin, np.cos(theta) + math.cos(margin) - 1, np.cos(theta + margin))
+    return np.where(
+        theta > np.pi - margin, np.cos(theta) + math.cos(margin) - 1, np.cos(theta + margin)
+    )
 
 
-def margin_picture(latents: Float[Tensor, "N D"], code: Float[Tensor, " D"], *, margin: Number = 0.1,
-                   scale: Number = 5.0, top_k: int = 3) -> go.Figure:
+def margin_picture(
+    latents: Float[Tensor, "N D"],
+    code: Float[Tensor, " D"],
+    *,
+    margin: Number = 0.1,
+    scale: Number = 5.0,
+    top_k: int = 3,
+) -> go.Figure:
     """Unit latents around one unit code on the circle (D = 2) or sphere (D = 3); beside it the logit over theta.
 
     Arrows follow the negative gradient of this code's loss; the longest is 0.3 long. The solid cap reaches to theta,
@@ -60,20 +71,41 @@ def margin_picture(latents: Float[Tensor, "N D"], code: Float[Tensor, " D"], *, 
     add_points(figure, e[None], "code", marker=diamond)
     _circle(figure) if flat else _sphere(figure, e)
     values = margin_values(latents, code, margin=margin, scale=scale, top_k=top_k)
-    finish(figure, {}, values["layout/title.text"], values["layout/meta"]["summary"], width=WIDTH, height=HEIGHT,
-           left=SIDE, right=SIDE, legend_itemsizing="constant")
+    finish(
+        figure,
+        {},
+        values["layout/title.text"],
+        values["layout/meta"]["summary"],
+        width=WIDTH,
+        height=HEIGHT,
+        left=SIDE,
+        right=SIDE,
+        legend_itemsizing="constant",
+    )
     assign(figure, values)
     return figure
 
 
-def margin_values(latents: Float[Tensor, "N D"], code: Float[Tensor, " D"], *, margin: Number, scale: Number,
-                  top_k: int) -> Values:
+def margin_values(
+    latents: Float[Tensor, "N D"],
+    code: Float[Tensor, " D"],
+    *,
+    margin: Number,
+    scale: Number,
+    top_k: int,
+) -> Values:
     """What moves in `margin_picture`, by path."""
     leaf = latents.detach().double().requires_grad_()
     loss = arc_margin_loss(leaf, code[None].double(), margin=margin, scale=scale, top_k=top_k)
     gradient = torch.autograd.grad(loss, leaf)[0].numpy()
-    z, e, steepest = leaf.detach().numpy(), code.double().numpy(), np.linalg.norm(gradient, axis=1).max()
-    theta = 2 * np.arctan2(np.linalg.norm(z - e, axis=1), np.linalg.norm(z + e, axis=1))  # Kahan: exact near 0, pi
+    z, e, steepest = (
+        leaf.detach().numpy(),
+        code.double().numpy(),
+        np.linalg.norm(gradient, axis=1).max(),
+    )
+    theta = 2 * np.arctan2(
+        np.linalg.norm(z - e, axis=1), np.linalg.norm(z + e, axis=1)
+    )  # Kahan: exact near 0, pi
     near, far = np.split(np.argsort(theta, kind="stable"), [top_k])
     moves, limit, turn = -LONGEST * gradient / max(steepest, 1e-9), theta[near[-1]], np.pi - margin
     shown, note = thin(len(far), "other latents")
@@ -81,11 +113,17 @@ def margin_values(latents: Float[Tensor, "N D"], code: Float[Tensor, " D"], *, m
     values |= points(NEAR, z[near]) | points(FAR, z[far[shown]])
     values |= points(CAP, cap(e, limit)) | points(WIDER, cap(e, min(limit + margin, np.pi)))
     beyond = np.linspace(turn, np.pi, 31)
-    values |= {f"{SHIFTED}/y": np.cos(THETA + margin)} | _curve(BEYOND, beyond, margin_logit(beyond, margin))
-    values |= _curve(TURN, [turn, turn], [-1, 1]) | _curve(POSITIVES, theta[near], margin_logit(theta[near], margin))
-    text = (f"The {len(near)} nearest of {len(z):,} latents lie within θ = {math.degrees(limit):.1f}° of the code and "
-            f"count as {math.degrees(margin):.1f}° farther; beyond {math.degrees(turn):.1f}° θ + m has passed 180°. "
-            f"Arrows follow the negative gradient, at most {steepest:.2g} per radian.{note}")
+    values |= {f"{SHIFTED}/y": np.cos(THETA + margin)} | _curve(
+        BEYOND, beyond, margin_logit(beyond, margin)
+    )
+    values |= _curve(TURN, [turn, turn], [-1, 1]) | _curve(
+        POSITIVES, theta[near], margin_logit(theta[near], margin)
+    )
+    text = (
+        f"The {len(near)} nearest of {len(z):,} latents lie within θ = {math.degrees(limit):.1f}° of the code and "
+        f"count as {math.degrees(margin):.1f}° farther; beyond {math.degrees(turn):.1f}° θ + m has passed 180°. "
+        f"Arrows follow the negative gradient, at most {steepest:.2g} per radian.{note}"
+    )
     title = f"Loss of one code {loss.item():.4g}: margin {margin:.3g} rad, scale {scale:.3g}, top-k {top_k}"
     return values | words(title, text, WIDTH - 2 * SIDE)
 
@@ -104,24 +142,56 @@ def _arrows(trace: int, z: np.ndarray, moves: np.ndarray, group: np.ndarray) -> 
 
 def _curves(figure: go.Figure, axes: dict[str, str]) -> None:
     """The panel on the right: the logit of a positive over its angle."""
-    figure.add_scatter(x=np.degrees(THETA).tolist(), name="cos(θ + m)", mode="lines", line_color=theme.ORANGE, **axes)
-    figure.add_scatter(name="arcvq beyond it", mode="lines", line={"color": theme.GREEN, "width": 4}, **axes)
-    figure.add_scatter(name="θ + m = 180°", mode="lines+markers", line=theme.DOTTED,
-                       marker={"size": [9, 0], "color": theme.BLACK}, **axes)
-    figure.add_scatter(mode="markers", marker={"color": theme.VERMILLION, "size": 7}, showlegend=False, **axes)
-    figure.add_scatter(x=np.degrees(THETA).tolist(), y=np.cos(THETA).tolist(), name="cos θ", mode="lines",
-                       line_color=theme.GRAY, **axes)
+    figure.add_scatter(
+        x=np.degrees(THETA).tolist(),
+        name="cos(θ + m)",
+        mode="lines",
+        line_color=theme.ORANGE,
+        **axes,
+    )
+    figure.add_scatter(
+        name="arcvq beyond it", mode="lines", line={"color": theme.GREEN, "width": 4}, **axes
+    )
+    figure.add_scatter(
+        name="θ + m = 180°",
+        mode="lines+markers",
+        line=theme.DOTTED,
+        marker={"size": [9, 0], "color": theme.BLACK},
+        **axes,
+    )
+    figure.add_scatter(
+        mode="markers", marker={"color": theme.VERMILLION, "size": 7}, showlegend=False, **axes
+    )
+    figure.add_scatter(
+        x=np.degrees(THETA).tolist(),
+        y=np.cos(THETA).tolist(),
+        name="cos θ",
+        mode="lines",
+        line_color=theme.GRAY,
+        **axes,
+    )
     number = "2" if axes else ""
-    figure.layout[f"xaxis{number}"] = {"domain": [0.64, 1], "range": [0, 180], "dtick": 30, "anchor": f"y{number}",
-                                       "title_text": "angle θ to the code (degrees)"}
-    figure.layout[f"yaxis{number}"] = {"range": [-2.05, 1.05], "title_text": "logit at scale 1", "anchor": f"x{number}"}
+    figure.layout[f"xaxis{number}"] = {
+        "domain": [0.64, 1],
+        "range": [0, 180],
+        "dtick": 30,
+        "anchor": f"y{number}",
+        "title_text": "angle θ to the code (degrees)",
+    }
+    figure.layout[f"yaxis{number}"] = {
+        "range": [-2.05, 1.05],
+        "title_text": "logit at scale 1",
+        "anchor": f"x{number}",
+    }
 
 
 def _circle(figure: go.Figure) -> None:
     add_circle(figure)
     axis = {"range": [-1.3, 1.3], "constrain": "domain"}
-    figure.update_layout(xaxis={"title_text": "component 1", "domain": [0.05, 0.53], **axis},
-                         yaxis={"title_text": "component 2", "scaleanchor": "x", **axis})
+    figure.update_layout(
+        xaxis={"title_text": "component 1", "domain": [0.05, 0.53], **axis},
+        yaxis={"title_text": "component 2", "scaleanchor": "x", **axis},
+    )
 
 
 def _sphere(figure: go.Figure, e: np.ndarray) -> None:

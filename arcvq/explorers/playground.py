@@ -25,11 +25,21 @@ from arcvq.figures import theme
 IN_FLIGHT = 2  # frames on their way to the browser: one is drawn while the next is worked out, and none waits in line
 IDLE = 0.02  # seconds between two steps while no browser has ever looked
 NAMES = {"samp": "SAMP", "plain": "plain VQ"}
-CURVES = {"codes_used": "codes used", "perplexity": "perplexity (codes)", "min_angle": "smallest angle (degrees)"}
+CURVES = {
+    "codes_used": "codes used",
+    "perplexity": "perplexity (codes)",
+    "min_angle": "smallest angle (degrees)",
+}
 LOOK = {
-    "samp": theme.METHOD_COLORS["samp"], "plain": theme.METHOD_COLORS["plain"], "latents": theme.SKY,
-    "grey": theme.GRAY, "ball": theme.ORANGE, "paper": theme.PAPER, "text": theme.TEMPLATE.layout.font.color,
-    "grid": theme.TEMPLATE.layout.xaxis.gridcolor, "font": theme.TEMPLATE.layout.font.family,
+    "samp": theme.METHOD_COLORS["samp"],
+    "plain": theme.METHOD_COLORS["plain"],
+    "latents": theme.SKY,
+    "grey": theme.GRAY,
+    "ball": theme.ORANGE,
+    "paper": theme.PAPER,
+    "text": theme.TEMPLATE.layout.font.color,
+    "grid": theme.TEMPLATE.layout.xaxis.gridcolor,
+    "font": theme.TEMPLATE.layout.font.family,
 }
 
 
@@ -56,23 +66,35 @@ class Playground(Explorer):
     margin = traitlets.Float(0.1, min=0, max=1.5).tag(label="margin (rad)")
     scale = traitlets.Float(5.0, min=0.5, max=50).tag(label="scale", step=0.5)
     top_k = traitlets.Int(3, min=1, max=20).tag(label="top-k")
-    growth = traitlets.Float(0.005, min=0, max=0.03).tag(label="radius growth (per step)", step=0.001)
+    growth = traitlets.Float(0.005, min=0, max=0.03).tag(
+        label="radius growth (per step)", step=0.001
+    )
     weight = traitlets.Float(0.3, min=0, max=3).tag(label="weight", step=0.05)
     learning_rate = traitlets.Float(0.02, min=1e-3, max=0.3).tag(label="learning rate", log=True)
 
-    def __init__(self, *, num_latents: int = 256, num_codes: int = 64, seed: int = 0, **settings: Any):
+    def __init__(
+        self, *, num_latents: int = 256, num_codes: int = 64, seed: int = 0, **settings: Any
+    ):
         self._sizes = {"num_latents": num_latents, "num_codes": num_codes, "seed": seed}
         self.simulation = Simulation(num_latents=num_latents, num_codes=num_codes, seed=seed)
-        self._lock = threading.RLock()  # a widget's messages may come in another thread than the loop's
+        self._lock = (
+            threading.RLock()
+        )  # a widget's messages may come in another thread than the loop's
         self._loop = _running_loop()
         self._player: object | None = None  # the token of the task that plays
         self._sent = self._acknowledged = 0
         self._seen = False
-        widgets.VBox.__init__(self)  # not Explorer's, which makes a FigureWidget of 5 MB that nobody would see
+        widgets.VBox.__init__(
+            self
+        )  # not Explorer's, which makes a FigureWidget of 5 MB that nobody would see
         self.add_class("arcvq-explorer")
-        self.controls = {name: self._control(name, trait) for name, trait in self.settings_traits().items()}
+        self.controls = {
+            name: self._control(name, trait) for name, trait in self.settings_traits().items()
+        }
         if unknown := [name for name in settings if name not in self.controls]:
-            raise ValueError(f"{unknown[0]!r} is no setting of Playground; it has {', '.join(self.controls)}")
+            raise ValueError(
+                f"{unknown[0]!r} is no setting of Playground; it has {', '.join(self.controls)}"
+            )
         for name, value in settings.items():
             setattr(self, name, value)
         self._start = self._drawn = self.settings()
@@ -82,8 +104,12 @@ class Playground(Explorer):
         self.canvas.on_msg(self._receive)
         self.copy_button = CopyButton(code=self.code())
         actions = (self.play, self.pause, self.step, self.reset, self.restart)
-        self.buttons = widgets.HBox([*(self.button(act.__name__, act) for act in actions), self.copy_button])
-        rows = widgets.Box(list(self.controls.values()), layout={"flex_flow": "row wrap", "width": "100%"})
+        self.buttons = widgets.HBox(
+            [*(self.button(act.__name__, act) for act in actions), self.copy_button]
+        )
+        rows = widgets.Box(
+            list(self.controls.values()), layout={"flex_flow": "row wrap", "width": "100%"}
+        )
         self.children: tuple[widgets.Widget, ...] = (rows, self.buttons, self.message, self.canvas)
         self.observe(self._changed, names=list(self.controls))
         self.redraw()
@@ -103,9 +129,16 @@ class Playground(Explorer):
         """Learn step after step, as fast as the browser draws. Raises RuntimeError without an event loop."""
         loop = self._loop if self._loop and self._loop.is_running() else _running_loop()
         if loop is None:
-            raise RuntimeError("play() needs a running event loop, as notebooks have one; here use step(50)")
+            raise RuntimeError(
+                "play() needs a running event loop, as notebooks have one; here use step(50)"
+            )
         if not self.playing:
-            self._loop, self._player, self._acknowledged, self._wake = loop, object(), self._sent, asyncio.Event()
+            self._loop, self._player, self._acknowledged, self._wake = (
+                loop,
+                object(),
+                self._sent,
+                asyncio.Event(),
+            )
             self.message.value = ""
             loop.call_soon_threadsafe(self._begin, self._player)
 
@@ -153,7 +186,15 @@ class Playground(Explorer):
         """
         world = self.simulation
         curves = [np.array(learner.history).T for learner in world.learners.values()]
-        header = [self._sent, world.steps, world.num_latents, world.num_codes, curves[0].shape[1], world.radius, REACH]
+        header = [
+            self._sent,
+            world.steps,
+            world.num_latents,
+            world.num_codes,
+            curves[0].shape[1],
+            world.radius,
+            REACH,
+        ]
         parts: list[Any] = [header]
         for learner in world.learners.values():
             parts += [learner.latents, learner.codes, learner.counts]
@@ -163,26 +204,53 @@ class Playground(Explorer):
     def picture(self) -> go.Figure:
         """The present state as a plotly figure: both spheres and the curves."""
         tall = {"type": "scene", "rowspan": 3}
-        figure = make_subplots(3, 3, specs=[[tall, tall, {}], [None, None, {}], [None, None, {}]],
-                               subplot_titles=[*NAMES.values()], column_widths=[0.37, 0.37, 0.26],
-                               horizontal_spacing=0.04, vertical_spacing=0.08)
+        figure = make_subplots(
+            3,
+            3,
+            specs=[[tall, tall, {}], [None, None, {}], [None, None, {}]],
+            subplot_titles=[*NAMES.values()],
+            column_widths=[0.37, 0.37, 0.26],
+            horizontal_spacing=0.04,
+            vertical_spacing=0.08,
+        )
         for place, (name, learner) in enumerate(self.simulation.learners.items(), start=1):
             radius = self.simulation.radius if name == "samp" else None
             single = figures.sphere(learner.codes, learner.latents, radius, learner.counts)
-            single.update_traces(showlegend=False).update_traces(marker_showscale=False, selector={"type": "scatter3d"})
+            single.update_traces(showlegend=False).update_traces(
+                marker_showscale=False, selector={"type": "scatter3d"}
+            )
             figure.add_traces(single.data, rows=1, cols=place)
             scene = "scene" if place == 1 else "scene2"
-            figure.layout[scene].update(single.layout.scene.to_plotly_json() | {"domain": figure.layout[scene].domain})
+            figure.layout[scene].update(
+                single.layout.scene.to_plotly_json() | {"domain": figure.layout[scene].domain}
+            )
             table = learner.table()
             for row, (column, title) in enumerate(CURVES.items(), start=1):
                 line = {"color": LOOK[name], "dash": "solid" if name == "samp" else "dash"}
-                figure.add_scatter(x=table["step"], y=table[column], name=NAMES[name], line=line, mode="lines",
-                                   showlegend=False, row=row, col=3)
+                figure.add_scatter(
+                    x=table["step"],
+                    y=table[column],
+                    name=NAMES[name],
+                    line=line,
+                    mode="lines",
+                    showlegend=False,
+                    row=row,
+                    col=3,
+                )
                 figure.update_yaxes(title_text=title, rangemode="tozero", row=row, col=3)
         figure.update_xaxes(title_text="step", row=3, col=3)
-        figures.finish(figure, {}, "Codes learning on the sphere", self.simulation.summary(), width=1200, height=580,
-                       left=10)
-        figure.layout.annotations[-1].yshift += 20  # the names of the spheres stand below the caption
+        figures.finish(
+            figure,
+            {},
+            "Codes learning on the sphere",
+            self.simulation.summary(),
+            width=1200,
+            height=580,
+            left=10,
+        )
+        figure.layout.annotations[
+            -1
+        ].yshift += 20  # the names of the spheres stand below the caption
         figure.layout.margin.t += 20
         return figure
 
@@ -217,7 +285,9 @@ class Playground(Explorer):
     def _ended(self, task: "asyncio.Task[None]") -> None:
         if not task.cancelled() and (error := task.exception()):
             self._player = None
-            self.message.value = f'<span role="alert">Playing stopped: {html.escape(repr(error))}</span>'
+            self.message.value = (
+                f'<span role="alert">Playing stopped: {html.escape(repr(error))}</span>'
+            )
 
     def _wake_up(self) -> None:
         if self._loop and not self._loop.is_closed() and hasattr(self, "_wake"):
@@ -228,7 +298,9 @@ class Playground(Explorer):
         if "drawn" in content:
             self._acknowledged = max(self._acknowledged, int(content["drawn"]))
             self._wake_up()
-        elif "view" in content:  # a new view, or the page was loaded again: nothing is on its way to it
+        elif (
+            "view" in content
+        ):  # a new view, or the page was loaded again: nothing is on its way to it
             self._seen, self._acknowledged = True, self._sent
             self.show()
             self._wake_up()

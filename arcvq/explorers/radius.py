@@ -33,7 +33,11 @@ class RadiusExplorer(Explorer):
         snapshots = codebook.snapshots if isinstance(codebook, Run) else codebook
         if isinstance(snapshots, Mapping):
             length = max(snapshots, default=0)
-            settings = {"run_length": max(10, length), "step": length // 5} | settings if length else settings
+            settings = (
+                {"run_length": max(10, length), "step": length // 5} | settings
+                if length
+                else settings
+            )
         self.codes = _codes(_example() if snapshots is None else snapshots)
         super().__init__(**settings)
         self._limit_step()
@@ -51,21 +55,32 @@ class RadiusExplorer(Explorer):
     @traitlets.validate("step")
     def _within_the_run(self, proposal: Any) -> int:
         if proposal.value > self.run_length:
-            raise traitlets.TraitError(f"step is {proposal.value:,}; the run ends after {self.run_length:,} steps")
+            raise traitlets.TraitError(
+                f"step is {proposal.value:,}; the run ends after {self.run_length:,} steps"
+            )
         return proposal.value
 
     @traitlets.observe("run_length")
     def _limit_step(self, _: Any = None) -> None:
         if hasattr(self, "controls"):
             self.step, control = min(self.step, self.run_length), self.controls["step"]
-            with control.hold_sync():  # one message, else the browser sends the old value back, moved to the new grid
-                control.max, control.step, control.value = self.run_length, max(1, self.run_length // 100), self.step
+            with (
+                control.hold_sync()
+            ):  # one message, else the browser sends the old value back, moved to the new grid
+                control.max, control.step, control.value = (
+                    self.run_length,
+                    max(1, self.run_length // 100),
+                    self.step,
+                )
 
 
 def _example() -> Tensor:
     """512 codes of all directions whose norms, up to about 5, are those of no run."""
     generator = Generator().manual_seed(2)
-    return normalize(randn(512, 3, generator=generator), dim=1) * (0.4 + 0.4 * randn(512, 1, generator=generator)).exp()
+    return (
+        normalize(randn(512, 3, generator=generator), dim=1)
+        * (0.4 + 0.4 * randn(512, 1, generator=generator)).exp()
+    )
 
 
 def _codes(snapshots: Tensor | Mapping[int, Any]) -> Codes:
@@ -75,12 +90,21 @@ def _codes(snapshots: Tensor | Mapping[int, Any]) -> Codes:
     if not snapshots:
         raise ValueError("the run has no snapshots of its codebook; train it with snapshots=24")
     steps = sorted(snapshots)
-    books = [getattr(snapshots[step], "codebook", snapshots[step]).detach().cpu().float() for step in steps]
+    books = [
+        getattr(snapshots[step], "codebook", snapshots[step]).detach().cpu().float()
+        for step in steps
+    ]
     rows, (count, dim) = torch.cat(books), books[0].shape
     drawn = projections.exact(rows) if dim <= 3 else projections.pca(rows, 3, sphere=True)
     if zeros := int((~rows.any(dim=1)).sum()):
-        raise ValueError(f"{zeros} of {len(rows)} codes have norm 0 and so no direction to be drawn in")
+        raise ValueError(
+            f"{zeros} of {len(rows)} codes have norm 0 and so no direction to be drawn in"
+        )
     shares = np.array(steps, float) / max(steps[-1], 1)
     shares[0] = 0.0
-    note = f" Directions by PCA, {drawn.variance_share:.0%} of the variance; norms are exact." if dim > 3 else ""
+    note = (
+        f" Directions by PCA, {drawn.variance_share:.0%} of the variance; norms are exact."
+        if dim > 3
+        else ""
+    )
     return Codes(shares, torch.stack(books), drawn.points.reshape(len(steps), count, 3), note)

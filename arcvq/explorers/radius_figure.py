@@ -49,31 +49,52 @@ def last_binding(codes: Codes, radius: Exponential, run_length: int) -> float:
     return found if found <= run_length else math.inf
 
 
-def ball_picture(codes: Codes, *, growth: float, run_length: int, step: int, scaled: bool = False) -> go.Figure:
+def ball_picture(
+    codes: Codes, *, growth: float, run_length: int, step: int, scaled: bool = False
+) -> go.Figure:
     """Codes in the ball of radius M(step), their norms, and the radius per step and scaled to the run (log axis)."""
     figure, origin = go.Figure(), np.zeros((1, 3))
     add_points(figure, origin, "codes inside", marker={"color": theme.BLUE, "size": 4})
     add_points(figure, origin, "codes clipped", marker={"color": theme.VERMILLION, "size": 4})
     add_ball(figure, 1.0, "ball of radius M(t)")
     figure.add_scatter(name="free norms", mode="lines", line_color=theme.GRAY)
-    figure.add_scatter(name="norms in the ball", mode="lines", line={"color": theme.VERMILLION, "width": 3})
+    figure.add_scatter(
+        name="norms in the ball", mode="lines", line={"color": theme.VERMILLION, "width": 3}
+    )
     below = {"xaxis": "x2", "yaxis": "y2", "mode": "lines"}
     figure.add_scatter(name="M(t) per step", line_color=theme.BLUE, **below)
-    figure.add_scatter(name="M(t) scaled to the run", line={"color": theme.PURPLE, "dash": "dash"}, **below)
+    figure.add_scatter(
+        name="M(t) scaled to the run", line={"color": theme.PURPLE, "dash": "dash"}, **below
+    )
     figure.add_scatter(name="longest free code", line={"color": theme.GRAY, "shape": "hv"}, **below)
     star = {"symbol": "star", "size": 13, "color": theme.GREEN}
-    figure.add_scatter(line=theme.DOTTED, showlegend=False, marker={"size": [9, 0], "color": theme.BLACK},
-                       **below | {"mode": "lines+markers"})
+    figure.add_scatter(
+        line=theme.DOTTED,
+        showlegend=False,
+        marker={"size": [9, 0], "color": theme.BLACK},
+        **below | {"mode": "lines+markers"},
+    )
     figure.add_scatter(name="it stops binding", marker=star, **below | {"mode": "markers"})
     _axes(figure, codes)
     values = ball_values(codes, growth=growth, run_length=run_length, step=step, scaled=scaled)
-    finish(figure, {}, values["layout/title.text"], values["layout/meta"]["summary"], width=WIDTH, height=HEIGHT,
-           left=SIDE, right=SIDE, legend_itemsizing="constant")
+    finish(
+        figure,
+        {},
+        values["layout/title.text"],
+        values["layout/meta"]["summary"],
+        width=WIDTH,
+        height=HEIGHT,
+        left=SIDE,
+        right=SIDE,
+        legend_itemsizing="constant",
+    )
     assign(figure, values)
     return figure
 
 
-def ball_values(codes: Codes, *, growth: float, run_length: int, step: int, scaled: bool = False) -> Values:
+def ball_values(
+    codes: Codes, *, growth: float, run_length: int, step: int, scaled: bool = False
+) -> Values:
     """What moves in `ball_picture`, by path."""
     radius, starts = ball_schedule(growth, run_length, scaled), codes.shares * run_length
     reach, place = radius.value(step), max(0, int(np.searchsorted(starts, step, side="right")) - 1)
@@ -90,16 +111,22 @@ def ball_values(codes: Codes, *, growth: float, run_length: int, step: int, scal
     for trace, kind in ((PER_STEP, False), (SCALED, True)):
         curve = ball_schedule(growth, run_length, kind)
         values |= points(trace, np.stack([steps, [curve.value(t) for t in steps]], axis=1))
-    values |= points(LONGEST, np.stack([[*starts, run_length], [*_longest(codes), _longest(codes)[-1]]], axis=1))
+    values |= points(
+        LONGEST, np.stack([[*starts, run_length], [*_longest(codes), _longest(codes)[-1]]], axis=1)
+    )
     stop = last_binding(codes, radius, run_length)
     values |= points(NOW, np.array([[step, reach], [step, 1e-9]]))
-    values |= points(RELEASE, np.array([[stop, radius.value(stop)] if stop < math.inf else [np.nan, np.nan]]))
+    values |= points(
+        RELEASE, np.array([[stop, radius.value(stop)] if stop < math.inf else [np.nan, np.nan]])
+    )
     ends = "still binds at the end of the run"
     if stop < math.inf:
         ends = f"stops binding at step {math.ceil(stop):,}" if stop else "never binds"
-    text = (f"M({step:,}) = {reach:,.4g}{', beyond the picture' if reach > extent else ''}; the longest of "
-            f"{len(free):,} free codes has norm {before.max():.3g}. The ball {ends} ({run_length:,} steps)."
-            f"{codes.note}{note}")
+    text = (
+        f"M({step:,}) = {reach:,.4g}{', beyond the picture' if reach > extent else ''}; the longest of "
+        f"{len(free):,} free codes has norm {before.max():.3g}. The ball {ends} ({run_length:,} steps)."
+        f"{codes.note}{note}"
+    )
     title = f"Step {step:,}: {clipped.mean():.1%} of the codes are clipped"
     return values | words(title, text, WIDTH - 2 * SIDE) | {"layout/xaxis2.range": [0, run_length]}
 
@@ -116,8 +143,10 @@ def _ball(reach: float, extent: float) -> Values:
     """The shell of `figures.sphere` at this radius; hidden where it would lie outside the axes."""
     if reach > extent:
         return {f"{BALL}/visible": False}
-    return {f"{BALL}/visible": True} | {f"{BALL}/{axis}": np.float32(reach) * rows
-                                        for axis, rows in zip("xyz", UNIT_BALL, strict=True)}
+    return {f"{BALL}/visible": True} | {
+        f"{BALL}/{axis}": np.float32(reach) * rows
+        for axis, rows in zip("xyz", UNIT_BALL, strict=True)
+    }
 
 
 def _axes(figure: go.Figure, codes: Codes) -> None:
@@ -126,8 +155,19 @@ def _axes(figure: go.Figure, codes: Codes) -> None:
     figure.update_scenes(domain={"x": [0, 0.55]})
     top = math.log10(max(TOP, 2 * extent))
     figure.update_layout(
-        xaxis={"domain": [0.64, 1], "title_text": "codes, the longest first", "range": [1, max(2, count)]},
+        xaxis={
+            "domain": [0.64, 1],
+            "title_text": "codes, the longest first",
+            "range": [1, max(2, count)],
+        },
         yaxis={"domain": [0.6, 0.98], "title_text": "norm", "range": [0, 1.04 * extent]},
         xaxis2={"domain": [0.64, 1], "title_text": "step", "anchor": "y2"},
-        yaxis2=theme.LOG | {"domain": [0, 0.4], "title_text": "radius M(t)", "range": [-0.15, top], "anchor": "x2",
-                            "dtick": 1})
+        yaxis2=theme.LOG
+        | {
+            "domain": [0, 0.4],
+            "title_text": "radius M(t)",
+            "range": [-0.15, top],
+            "anchor": "x2",
+            "dtick": 1,
+        },
+    )

@@ -56,8 +56,9 @@ class TrainingReplay(Explorer):
                         scene.camera = camera
 
     def _control(self, name: str, trait: Any) -> widgets.Widget:
-        control = widgets.SelectionSlider(options=self.steps, value=self.step, description="step",
-                                          layout={"width": "600px"})
+        control = widgets.SelectionSlider(
+            options=self.steps, value=self.step, description="step", layout={"width": "600px"}
+        )
         control.add_class("arcvq-step")
         traitlets.link((self, name), (control, "value"))
         return control

@@ -39,7 +39,9 @@ class Reel:
 
     def last(self, step: int) -> int:
         """The step of the last snapshot up to `step`, or else of the first."""
-        return max((seen for seen in self.run.snapshots if seen <= step), default=min(self.run.snapshots))
+        return max(
+            (seen for seen in self.run.snapshots if seen <= step), default=min(self.run.snapshots)
+        )
 
     def codes(self, step: int) -> Float[np.ndarray, "K 3"]:
         """Where the codes are drawn: the direction as the axes show it, at the true norm from the centre."""
@@ -48,7 +50,10 @@ class Reel:
     def radius(self, step: int) -> float | None:
         """The radius M(t) of the ball at the snapshot, for a run that had one."""
         quantizer, shot = self.run.model.quantizer, self.run.snapshots[self.last(step)]
-        if not isinstance(quantizer, SphericalQuantizer) or (radius := quantizer.active_samp().radius) is None:
+        if (
+            not isinstance(quantizer, SphericalQuantizer)
+            or (radius := quantizer.active_samp().radius) is None
+        ):
             return None
         return float(radius.value(self.last(step), float((shot.counts > 0).float().mean())))
 
@@ -63,9 +68,13 @@ def reels(runs: Run | Mapping[str, Run]) -> list[Reel]:
 
 def _reel(name: str, run: Run) -> Reel:
     if not run.snapshots:
-        raise ValueError(f"run {name!r} has no snapshots of its codebook, so there is nothing to replay")
-    shots = [check_vectors(shot.codebook, f"the codebook of {name!r} at step {step}")
-             for step, shot in sorted(run.snapshots.items())]
+        raise ValueError(
+            f"run {name!r} has no snapshots of its codebook, so there is nothing to replay"
+        )
+    shots = [
+        check_vectors(shot.codebook, f"the codebook of {name!r} at step {step}")
+        for step, shot in sorted(run.snapshots.items())
+    ]
     last, extent = shots[-1], max(float(np.linalg.norm(shot, axis=1).max()) for shot in shots)
     if last.shape[1] <= 3:
         return Reel(name, run, np.eye(last.shape[1], 3), None, extent)
@@ -83,22 +92,49 @@ def _placed(codes: np.ndarray, axes: np.ndarray) -> np.ndarray:
 def replay_picture(reels: Sequence[Reel], step: int, **look: Any) -> go.Figure:
     """The codes of each run in a scene, all in one scale, and below them codes used, perplexity and PSNR over steps."""
     count = len(reels)
-    figure = make_subplots(2, 6, row_heights=[0.66, 0.34], vertical_spacing=0.08, horizontal_spacing=0.1, specs=[
-        [{"type": "scene", "colspan": 6 // count}, *[None] * (6 // count - 1)] * count,
-        [{"colspan": 2}, None] * 3])
-    most = max(1, *(int(shot.counts.max()) for reel in reels for shot in reel.run.snapshots.values()))
+    figure = make_subplots(
+        2,
+        6,
+        row_heights=[0.66, 0.34],
+        vertical_spacing=0.08,
+        horizontal_spacing=0.1,
+        specs=[
+            [{"type": "scene", "colspan": 6 // count}, *[None] * (6 // count - 1)] * count,
+            [{"colspan": 2}, None] * 3,
+        ],
+    )
+    most = max(
+        1, *(int(shot.counts.max()) for reel in reels for shot in reel.run.snapshots.values())
+    )
     for place in range(count):
         _add_codes(figure, "scene" if place == 0 else "scene2", most, place == 0)
     _add_curves(figure, reels)
     limit = 1.02 * max(max(reel.extent for reel in reels), 1e-9)
     set_scene(figure, limit, names=("", "", ""), zoom=1.35)
     values = replay_values(reels, step)
-    finish(figure, look, values["layout/title.text"], values["layout/meta"]["summary"], width=WIDTH, height=760,
-           left=60, legend_itemsizing="constant")
+    finish(
+        figure,
+        look,
+        values["layout/title.text"],
+        values["layout/meta"]["summary"],
+        width=WIDTH,
+        height=760,
+        left=60,
+        legend_itemsizing="constant",
+    )
     for place, reel in enumerate(reels):
         left, right = figure.layout["scene2" if place else "scene"].domain.x
-        figure.add_annotation(text=reel.name, x=(left + right) / 2, y=1, xref="paper", yref="paper", xanchor="center",
-                              yanchor="top", showarrow=False, font={"size": 14})
+        figure.add_annotation(
+            text=reel.name,
+            x=(left + right) / 2,
+            y=1,
+            xref="paper",
+            yref="paper",
+            xanchor="center",
+            yanchor="top",
+            showarrow=False,
+            font={"size": 14},
+        )
     return assign(figure, values)
 
 
@@ -111,10 +147,14 @@ def replay_values(reels: Sequence[Reel], step: int) -> Values:
         rows, note = thin(len(counts), "codes")
         codes, counts, radius = reel.codes(step)[rows], counts[rows], reel.radius(step)
         for trace, chosen in ((UNUSED, counts == 0), (USED, counts > 0)):
-            values |= points(3 * place + trace, codes[chosen]) | {f"{3 * place + trace}/text": rows[chosen]}
+            values |= points(3 * place + trace, codes[chosen]) | {
+                f"{3 * place + trace}/text": rows[chosen]
+            }
         values[f"{3 * place + USED}/marker.color"] = np.log10(counts[counts > 0])
         seen = radius is not None and radius <= 1.02 * limit
-        values |= {f"{3 * place + BALL}/{path}": value for path, value in _ball(radius or 1.0).items()}
+        values |= {
+            f"{3 * place + BALL}/{path}": value for path, value in _ball(radius or 1.0).items()
+        }
         values |= {f"{3 * place + BALL}/visible": seen}
         values[f"layout/annotations[{place + 1}].text"] = f"{reel.name}, step {reel.last(step):,}"
         text.append(_sentence(reel, step, counts, radius, bool(seen)) + note)
@@ -127,8 +167,11 @@ def replay_values(reels: Sequence[Reel], step: int) -> Values:
 def _sentence(reel: Reel, step: int, counts: np.ndarray, radius: float | None, seen: bool) -> str:
     row = last_row(reel.run.history, reel.last(step))
     parts = [f"{np.count_nonzero(counts)} of {len(counts)} codes used"]
-    parts += [f"{name} {row[column]:.1f}{unit}" for name, column, unit in
-              (("perplexity", "perplexity", ""), ("PSNR", "psnr", " dB")) if column in row]
+    parts += [
+        f"{name} {row[column]:.1f}{unit}"
+        for name, column, unit in (("perplexity", "perplexity", ""), ("PSNR", "psnr", " dB"))
+        if column in row
+    ]
     if radius is not None:
         parts.append(f"ball {radius:,.3g}" + ("" if seen else ", beyond the picture"))
     return f"{reel.name} {', '.join(parts)}"
@@ -139,9 +182,15 @@ def _trust(reels: Sequence[Reel]) -> str:
     drawn = [(reel.name, reel.trust) for reel in reels if reel.trust]
     if not drawn:
         return "Directions and norms are exact."
-    shares = ", ".join(f"{name} {trust.variance_share:.0%} of the variance"
-                       + (f" (rank correlation of angles {trust.angle_correlation:.2f})"
-                          if trust.angle_correlation is not None else "") for name, trust in drawn)
+    shares = ", ".join(
+        f"{name} {trust.variance_share:.0%} of the variance"
+        + (
+            f" (rank correlation of angles {trust.angle_correlation:.2f})"
+            if trust.angle_correlation is not None
+            else ""
+        )
+        for name, trust in drawn
+    )
     least = min((trust for _, trust in drawn), key=lambda trust: trust.angle_correlation or -1)
     return f"Norms are true; directions are drawn along 3 principal axes of the last step: {shares}. {least.words}"
 
@@ -154,10 +203,20 @@ def last_row(history: pd.DataFrame, step: int) -> dict[str, float]:
 
 def _add_codes(figure: go.Figure, scene: str, most: int, legend: bool) -> None:
     shades = usage_scale(most, len=0.5, y=0.7)
-    marks = ({"size": 3, "color": theme.GRAY, "symbol": "circle-open"}, {"size": 4, "showscale": legend, **shades})
+    marks = (
+        {"size": 3, "color": theme.GRAY, "symbol": "circle-open"},
+        {"size": 4, "showscale": legend, **shades},
+    )
     for name, marker in zip(("unused codes", "used codes"), marks, strict=True):
-        figure.add_scatter3d(name=name, mode="markers", marker=marker, scene=scene, showlegend=legend,
-                             legendgroup=name, hovertemplate=f"code %{{text}}<extra>{name}</extra>")
+        figure.add_scatter3d(
+            name=name,
+            mode="markers",
+            marker=marker,
+            scene=scene,
+            showlegend=legend,
+            legendgroup=name,
+            hovertemplate=f"code %{{text}}<extra>{name}</extra>",
+        )
     add_ball(figure, 1.0, "ball of radius M(t)")
     figure.data[-1].update(scene=scene, showlegend=legend, legendgroup="ball")
 
@@ -175,13 +234,30 @@ def _add_curves(figure: go.Figure, reels: Sequence[Reel]) -> None:
     for panel, column in enumerate(CURVES):
         curves = [measured(reel.run.history, column) for reel in reels]
         for reel, (x, y) in zip(reels, curves, strict=True):
-            figure.add_scatter(x=x, y=y, name=reel.name, mode="lines", line_color=chosen[reel.name],
-                               legendgroup=reel.name, showlegend=panel == 0, row=2, col=1 + 2 * panel)
+            figure.add_scatter(
+                x=x,
+                y=y,
+                name=reel.name,
+                mode="lines",
+                line_color=chosen[reel.name],
+                legendgroup=reel.name,
+                showlegend=panel == 0,
+                row=2,
+                col=1 + 2 * panel,
+            )
         heights = np.concatenate([[0.0, 1.0], *(y[np.isfinite(y)] for _, y in curves)])
         ends.append([heights.min(), 1.05 * heights.max()])
     for panel, column in enumerate(CURVES):
         place = {"row": 2, "col": 1 + 2 * panel}
-        figure.add_scatter(x=[0, 0], y=ends[panel], name="this step", mode="lines", line=theme.DOTTED,
-                           showlegend=False, hoverinfo="skip", **place)
+        figure.add_scatter(
+            x=[0, 0],
+            y=ends[panel],
+            name="this step",
+            mode="lines",
+            line=theme.DOTTED,
+            showlegend=False,
+            hoverinfo="skip",
+            **place,
+        )
         figure.update_yaxes(title_text=UNITS[column], range=ends[panel], **place)
         figure.update_xaxes(title_text="step", **place)

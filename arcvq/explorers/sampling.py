@@ -35,7 +35,11 @@ class SamplingExplorer(Explorer):
 
     def __init__(self, model: VQVAE, prior: Prior, images: ImageData, **settings: Any):
         self.sampler, places = sampler(model, prior, images), prior.grid[0] * prior.grid[1]
-        self.limits = {"top_k": (1, prior.num_codes), "label": (0, max(0, prior.classes - 1)), "position": (0, places)}
+        self.limits = {
+            "top_k": (1, prior.num_codes),
+            "label": (0, max(0, prior.classes - 1)),
+            "position": (0, places),
+        }
         super().__init__(**{"top_k": prior.num_codes, "position": places // 2} | settings)
         for name, (least, most) in self.limits.items():
             self.controls[name].max = max(least + 1, most)  # a slider in the browser needs two ends

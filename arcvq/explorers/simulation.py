@@ -43,7 +43,9 @@ def vmf_mixture(
     uniform, turn = torch.rand(2, count, generator=generator, dtype=torch.float64)
     means = normalize(torch.randn(clusters, 3, generator=generator, dtype=torch.float64), dim=1)
     kappa = max(float(concentration), 1e-12)
-    short = (-torch.log1p(uniform * math.expm1(-2 * kappa)) / kappa).clamp(0, 2)  # 1 - w, exact where w is near 1
+    short = (-torch.log1p(uniform * math.expm1(-2 * kappa)) / kappa).clamp(
+        0, 2
+    )  # 1 - w, exact where w is near 1
     across = (short * (2 - short)).sqrt()
     mean = means[torch.arange(count) % clusters]
     least = torch.nn.functional.one_hot(mean.abs().argmin(1), 3).double()
@@ -76,7 +78,9 @@ class Settings:
             if not 0 <= (number := getattr(self, name)) < math.inf:
                 raise ValueError(f"{name} is {number}; it must be a finite number from 0")
         if not 0 < self.learning_rate <= 1:
-            raise ValueError(f"learning_rate is {self.learning_rate}; it must be above 0 and at most 1")
+            raise ValueError(
+                f"learning_rate is {self.learning_rate}; it must be above 0 and at most 1"
+            )
         self.samp(1.0)
 
     def samp(self, radius: float) -> SAMP:
@@ -90,7 +94,9 @@ class Learner:
     `counts` (K,) int64: how many latents chose each code in the last step (before the first step: now).
     """
 
-    def __init__(self, quantizer: Quantizer, codes: Float[Tensor, "K 3"], data: Float[Tensor, "N 3"]):
+    def __init__(
+        self, quantizer: Quantizer, codes: Float[Tensor, "K 3"], data: Float[Tensor, "N 3"]
+    ):
         self.quantizer = quantizer
         with torch.no_grad():
             quantizer.codebook.copy_(codes)
@@ -113,12 +119,16 @@ class Learner:
 
     def loss(self, data: Float[Tensor, "N 3"]) -> Float[Tensor, ""]:
         """The quantizer's loss and the spring's."""
-        return self.quantizer(self.points[:, :, None, None]).loss + SPRING * mse_loss(self.points, data)
+        return self.quantizer(self.points[:, :, None, None]).loss + SPRING * mse_loss(
+            self.points, data
+        )
 
     def measure(self, step: int) -> None:
         """Append step, codes used, perplexity and the smallest angle (degrees) to the history."""
         angle = math.degrees(geometry.min_angle(self.codes)) if len(self.codes) > 1 else math.nan
-        self.history.append((step, int(self.counts.count_nonzero()), geometry.perplexity(self.counts), angle))
+        self.history.append(
+            (step, int(self.counts.count_nonzero()), geometry.perplexity(self.counts), angle)
+        )
 
     def table(self) -> pd.DataFrame:
         """The last `WINDOW` steps: step, codes_used, perplexity, min_angle (degrees)."""
@@ -132,7 +142,14 @@ class Simulation:
     same seed and the same changes give the same run. num_latents, num_codes: from 1.
     """
 
-    def __init__(self, settings: Settings | None = None, *, num_latents: int = 256, num_codes: int = 64, seed: int = 0):
+    def __init__(
+        self,
+        settings: Settings | None = None,
+        *,
+        num_latents: int = 256,
+        num_codes: int = 64,
+        seed: int = 0,
+    ):
         if num_codes < 1:
             raise ValueError(f"num_codes is {num_codes}; it must be a whole number from 1")
         self.settings, self.seed = settings or Settings(), seed
@@ -154,11 +171,20 @@ class Simulation:
         self.steps, self.log_radius = 0, 0.0
         self.held: tuple[str, int, tuple[float, float, float]] | None = None
         self.data = self._data()
-        draw = torch.rand(self.num_codes, 3, generator=torch.Generator().manual_seed(self.seed)) * 2 - 1
+        draw = (
+            torch.rand(self.num_codes, 3, generator=torch.Generator().manual_seed(self.seed)) * 2
+            - 1
+        )
         self.prior = SphericalQuantizer(self.num_codes, 3)
         self.samp = Learner(self.prior, normalize(draw, dim=1), self.data)
-        self.plain = Learner(EuclideanQuantizer(self.num_codes, 3), draw / self.num_codes, self.data)
-        free = [tensor for learner in self.learners.values() for tensor in (learner.points, learner.quantizer.codebook)]
+        self.plain = Learner(
+            EuclideanQuantizer(self.num_codes, 3), draw / self.num_codes, self.data
+        )
+        free = [
+            tensor
+            for learner in self.learners.values()
+            for tensor in (learner.points, learner.quantizer.codebook)
+        ]
         self.optimizer = torch.optim.Adam(free, fused=True)
 
     def change(self, settings: Settings) -> None:
@@ -180,7 +206,9 @@ class Simulation:
         self.prior.samp = self.settings.samp(self.radius)
         self.optimizer.param_groups[0]["lr"] = self.settings.learning_rate
         self.optimizer.zero_grad()
-        (self.samp.loss(self.data) + self.plain.loss(self.data)).backward()  # two losses that share no tensor
+        (
+            self.samp.loss(self.data) + self.plain.loss(self.data)
+        ).backward()  # two losses that share no tensor
         self.optimizer.step()
         for learner in self.learners.values():
             learner.quantizer.after_step()
@@ -192,9 +220,13 @@ class Simulation:
     def hold(self, name: str, code: int, position: tuple[float, float, float]) -> None:
         """Put a code of "samp" or "plain" somewhere, and keep it there until `release`. Raises ValueError."""
         if name not in self.learners or not 0 <= code < self.num_codes:
-            raise ValueError(f"there is no code {code} of {name!r}; 'samp' and 'plain' have 0 to {self.num_codes - 1}")
+            raise ValueError(
+                f"there is no code {code} of {name!r}; 'samp' and 'plain' have 0 to {self.num_codes - 1}"
+            )
         if not all(map(math.isfinite, position)) or not any(position):
-            raise ValueError(f"a code cannot be put at {position}; it needs three finite numbers, not all 0")
+            raise ValueError(
+                f"a code cannot be put at {position}; it needs three finite numbers, not all 0"
+            )
         self.held = name, code, position
         self._hold()
         learner = self.learners[name]
@@ -208,15 +240,19 @@ class Simulation:
 
     def summary(self) -> str:
         """What is to be seen, in one line."""
-        parts = [f"{name} uses {used} of {self.num_codes} codes, perplexity {perplexity:.1f}, "
-                 f"smallest angle {angle:.2g} degrees"
-                 for name, learner in (("SAMP", self.samp), ("plain VQ", self.plain))
-                 for _, used, perplexity, angle in [learner.history[-1]]]
+        parts = [
+            f"{name} uses {used} of {self.num_codes} codes, perplexity {perplexity:.1f}, "
+            f"smallest angle {angle:.2g} degrees"
+            for name, learner in (("SAMP", self.samp), ("plain VQ", self.plain))
+            for _, used, perplexity, angle in [learner.history[-1]]
+        ]
         return f"Step {self.steps}: {'; '.join(parts)}; the ball's radius is {self.radius:.3g}."
 
     def _data(self) -> Tensor:
         generator = torch.Generator().manual_seed(self.seed)
-        points = vmf_mixture(self.num_latents, self.settings.clusters, self.settings.concentration, generator)
+        points = vmf_mixture(
+            self.num_latents, self.settings.clusters, self.settings.concentration, generator
+        )
         return REACH * points.float()
 
     @torch.no_grad()

@@ -23,7 +23,10 @@ class Line(Explorer):
         self.drawn += 1
         x = np.arange(self.size, dtype=float)
         line = {"dash": "dash" if self.dashed else "solid", "color": self.colour}
-        return go.Figure(go.Scatter(x=x, y=self.slope * x, line=line), {"title": {"text": f"slope {self.slope:g}"}})
+        return go.Figure(
+            go.Scatter(x=x, y=self.slope * x, line=line),
+            {"title": {"text": f"slope {self.slope:g}"}},
+        )
 
 
 @pytest.fixture
@@ -40,19 +43,28 @@ def messages(explorer):
 def test_the_control_sets_the_trait_and_the_trait_the_control(explorer):
     assert list(explorer.controls) == ["slope", "size", "dashed", "colour"]
     explorer.slope = 0.5
-    assert explorer.controls["slope"].value == 0.5 and np.allclose(explorer.figure.data[0].y, [0, 0.5, 1, 1.5, 2])
+    assert explorer.controls["slope"].value == 0.5 and np.allclose(
+        explorer.figure.data[0].y, [0, 0.5, 1, 1.5, 2]
+    )
     explorer.controls["slope"].value = -1.0
     assert explorer.slope == -1.0 and explorer.figure.data[0].y[4] == -4
     explorer.controls["dashed"].value = True
     explorer.controls["colour"].value = "blue"
-    assert (explorer.figure.data[0].line.dash, explorer.figure.data[0].line.color) == ("dash", "blue")
+    assert (explorer.figure.data[0].line.dash, explorer.figure.data[0].line.color) == (
+        "dash",
+        "blue",
+    )
     explorer.controls["size"].value = 31.6227766
     assert explorer.size == 32 and len(explorer.figure.data[0].x) == 32
 
 
 def test_a_slider_gives_round_numbers(explorer):
     explorer.controls["slope"].value = 0.1 + 0.2
-    assert explorer.code() == "Line(slope=0.3, size=5, dashed=False, colour='red')" == explorer.copy_button.code
+    assert (
+        explorer.code()
+        == "Line(slope=0.3, size=5, dashed=False, colour='red')"
+        == explorer.copy_button.code
+    )
 
 
 def test_a_value_between_two_stops_outlives_the_stop_that_the_browser_sends_back(explorer):
@@ -81,7 +93,9 @@ def test_a_change_is_one_message_of_what_differs(explorer):
     sent = messages(explorer)
     explorer.slope = 0.25
     assert len(sent) == 1
-    assert set(sent[0]["style_data"]) == {"y"} and sent[0]["layout_data"] == {"title.text": "slope 0.25"}
+    assert set(sent[0]["style_data"]) == {"y"} and sent[0]["layout_data"] == {
+        "title.text": "slope 0.25"
+    }
     explorer.slope = 0.25
     explorer.redraw()
     assert len(sent) == 1, "nothing differs, so nothing is sent"
@@ -105,7 +119,10 @@ def test_reset_goes_to_the_settings_at_the_start():
 def test_the_camera_stays_the_readers(explorer):
     class Cube(Line):
         def picture(self):
-            scene = {"camera": {"eye": {"x": 1, "y": 1, "z": 1}}, "xaxis": {"range": [0, self.slope + 3]}}
+            scene = {
+                "camera": {"eye": {"x": 1, "y": 1, "z": 1}},
+                "xaxis": {"range": [0, self.slope + 3]},
+            }
             return go.Figure(go.Scatter3d(x=[0], y=[0], z=[0]), {"scene": scene})
 
     cube = Cube()
@@ -117,11 +134,18 @@ def test_the_camera_stays_the_readers(explorer):
     assert cube.figure.layout.uirevision == "kept"
 
 
-@pytest.mark.parametrize(("settings", "error", "words"), [
-    ({"slop": 1}, ValueError, "'slop' is no setting of Line; it has slope, size, dashed, colour"),
-    ({"slope": 7.0}, traitlets.TraitError, "slope.*Line.*2"),
-    ({"colour": "green"}, traitlets.TraitError, "colour.*Line"),
-])
+@pytest.mark.parametrize(
+    ("settings", "error", "words"),
+    [
+        (
+            {"slop": 1},
+            ValueError,
+            "'slop' is no setting of Line; it has slope, size, dashed, colour",
+        ),
+        ({"slope": 7.0}, traitlets.TraitError, "slope.*Line.*2"),
+        ({"colour": "green"}, traitlets.TraitError, "colour.*Line"),
+    ],
+)
 def test_a_wrong_setting_is_named_in_one_sentence(settings, error, words):
     with pytest.raises(error, match=words) as caught:
         Line(**settings)
@@ -129,7 +153,9 @@ def test_a_wrong_setting_is_named_in_one_sentence(settings, error, words):
 
 
 def test_it_has_the_classes_that_pages_and_tests_look_for(explorer):
-    assert "arcvq-explorer" in explorer._dom_classes and "arcvq-figure" in explorer.figure._dom_classes
+    assert (
+        "arcvq-explorer" in explorer._dom_classes and "arcvq-figure" in explorer.figure._dom_classes
+    )
     assert "arcvq-slope" in explorer.controls["slope"]._dom_classes
     assert "arcvq-reset" in explorer.buttons.children[0]._dom_classes
 
@@ -150,4 +176,7 @@ def test_a_missing_anywidget_is_one_sentence_with_the_command():
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert done.returncode == 1
     last = done.stderr.strip().splitlines()[-1]
-    assert last == "ImportError: arcvq.explorers needs anywidget, which is not installed: pip install anywidget"
+    assert (
+        last
+        == "ImportError: arcvq.explorers needs anywidget, which is not installed: pip install anywidget"
+    )

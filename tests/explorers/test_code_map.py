@@ -21,7 +21,9 @@ def folder(tmp_path_factory):
 
 @pytest.fixture
 def parts():
-    split = ImageSplit(torch.randint(0, 256, (12, 1, 16, 16), dtype=torch.uint8), torch.arange(12) % 3)
+    split = ImageSplit(
+        torch.randint(0, 256, (12, 1, 16, 16), dtype=torch.uint8), torch.arange(12) % 3
+    )
     images = ImageData("toy", split, split, split, ("a", "b", "c"))
     return VQVAE(1, CosineQuantizer(30, 8), hidden=8, residual_hidden=4).eval(), images
 
@@ -32,7 +34,9 @@ def explorer(parts):
 
 
 def shown(explorer):
-    return sorted(int(row[0]) for trace in explorer.figure.data[:2] for row in np.asarray(trace.customdata))
+    return sorted(
+        int(row[0]) for trace in explorer.figure.data[:2] for row in np.asarray(trace.customdata)
+    )
 
 
 def test_it_starts_with_the_used_codes_of_the_test_images(explorer, parts):
@@ -48,7 +52,10 @@ def test_the_chosen_code_is_ringed_and_decoded(explorer, parts):
     explorer.used_only = False
     explorer.chosen = 17
     ring, image = explorer.figure.data[2:]
-    assert int(ring.customdata[0][0]) == 17 and explorer.figure.layout.xaxis9.title.text == "code 17, decoded"
+    assert (
+        int(ring.customdata[0][0]) == 17
+        and explorer.figure.layout.xaxis9.title.text == "code 17, decoded"
+    )
     wanted = (model.decode(torch.full((1, 3, 3), 17))[0, 0] + 1) * 127.5
     assert np.allclose(np.asarray(image.z)[..., 0], wanted, atol=0.51)
 
@@ -70,8 +77,15 @@ def test_a_click_chooses_the_code_under_it(explorer):
     explorer._clicked(trace, SimpleNamespace(point_inds=[]), None)
 
 
-@pytest.mark.parametrize(("colour", "label"), [("usage", "usage (tokens)"), ("norm", "norm of the code"),
-                                               ("class", "class that uses it most"), ("cluster", "cluster")])
+@pytest.mark.parametrize(
+    ("colour", "label"),
+    [
+        ("usage", "usage (tokens)"),
+        ("norm", "norm of the code"),
+        ("class", "class that uses it most"),
+        ("cluster", "cluster"),
+    ],
+)
 def test_each_colouring_names_itself_on_the_bar(explorer, colour, label):
     explorer.colour = "norm" if colour == "usage" else "usage"
     explorer.colour = colour
@@ -93,7 +107,10 @@ def test_seed_and_neighbours_move_the_codes_and_reset_brings_them_back(explorer,
 def test_three_dimensions_work_and_the_code_says_so(parts):
     explorer = CodeMap(*parts, 3, colour="norm", chosen=4)
     assert explorer.figure.data[0].type == "scatter3d"
-    assert explorer.code().startswith("CodeMap(model, images, 3, colour='norm'") and "chosen=4" in explorer.code()
+    assert (
+        explorer.code().startswith("CodeMap(model, images, 3, colour='norm'")
+        and "chosen=4" in explorer.code()
+    )
 
 
 @pytest.mark.parametrize("chosen", [30, 2000])
@@ -110,7 +127,9 @@ def test_the_code_under_the_pointer_is_decoded_and_the_chosen_one_comes_back(exp
     title, patch = drawn()
     place = next(n for n, row in enumerate(trace.customdata) if row[0] != 4)
     explorer._point(trace, Points(point_inds=[place]), None)
-    assert drawn()[0] == f"code {int(trace.customdata[place][0])}, decoded" and not np.array_equal(drawn()[1], patch)
+    assert drawn()[0] == f"code {int(trace.customdata[place][0])}, decoded" and not np.array_equal(
+        drawn()[1], patch
+    )
     assert explorer.chosen == 4 and title == "code 4, decoded"
     explorer._point()
     assert drawn()[0] == title and np.array_equal(drawn()[1], patch)

@@ -23,7 +23,9 @@ def shown(figure, frame):
 
 
 def test_each_stop_of_the_slider_shows_what_the_explorer_shows():
-    explorer = TrainingReplay({"plain": make_run(quantizer=arcvq.EuclideanQuantizer(6, 3)), "samp": make_run()}, step=4)
+    explorer = TrainingReplay(
+        {"plain": make_run(quantizer=arcvq.EuclideanQuantizer(6, 3)), "samp": make_run()}, step=4
+    )
     figure = export.moved(explorer, "step", [0, 4, 10])
     assert explorer.step == 4
     assert figure.layout.sliders[0].active == 1

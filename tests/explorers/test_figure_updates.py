@@ -9,9 +9,15 @@ def test_a_message_is_one_and_gives_every_array_of_its_traces_whole():
     figure, found = go.FigureWidget(traces), []
     shown = flat(figure)
     figure._send_update_msg = lambda **message: found.append(message)
-    send(figure, {"0/x": np.full(3, 7.0), "1/y": np.full((3, 2), 8.0)[:, 0], "layout/title.text": "moved"}, shown)
+    send(
+        figure,
+        {"0/x": np.full(3, 7.0), "1/y": np.full((3, 2), 8.0)[:, 0], "layout/title.text": "moved"},
+        shown,
+    )
     [message] = found
-    assert message["trace_indexes"] == [0, 1] and message["relayout_data"] == {"title.text": "moved"}
+    assert message["trace_indexes"] == [0, 1] and message["relayout_data"] == {
+        "title.text": "moved"
+    }
     data = message["restyle_data"]
     assert [list(row) for row in data["x"]] == [[7, 7, 7], [1, 2, 3]]
     assert [list(row) for row in data["y"]] == [[0, 1, 2], [8, 8, 8]]

@@ -17,11 +17,17 @@ from arcvq.explorers.inspector_figure import FRAMES, PICTURE, TILES, UNIT, inspe
 
 
 def make_parts(codes=30, dim=8, channels=1, size=(16, 16), quantizer=CosineQuantizer):
-    split = ImageSplit(torch.randint(0, 256, (12, channels, *size), dtype=torch.uint8), torch.arange(12) % 3)
+    split = ImageSplit(
+        torch.randint(0, 256, (12, channels, *size), dtype=torch.uint8), torch.arange(12) % 3
+    )
     images = ImageData("toy", split, split, split, ("a", "b", "c"))
     model = VQVAE(channels, quantizer(codes, dim), hidden=8, residual_hidden=4).eval()
-    with torch.no_grad():  # untrained, it would give nearly all places one code, and all codes nearly one patch
-        for layer in (layer for layer in model.encoder.modules() if isinstance(layer, torch.nn.Conv2d)):
+    with (
+        torch.no_grad()
+    ):  # untrained, it would give nearly all places one code, and all codes nearly one patch
+        for layer in (
+            layer for layer in model.encoder.modules() if isinstance(layer, torch.nn.Conv2d)
+        ):
             layer.bias.zero_()
         for parameter in model.decoder.parameters():
             parameter.mul_(1.5)
@@ -76,7 +82,10 @@ def test_the_nearest_codes_by_angle_stand_in_order_with_their_patches(inspector,
     units = codebook / np.linalg.norm(codebook, axis=1, keepdims=True)
     angles = np.degrees(np.arccos(np.clip(units @ units[17], -1, 1)))
     wanted = [17, *[code for code in np.argsort(angles) if code != 17][:6]]
-    assert titles(inspector, "nearest") == ["<b>17</b>", *(f"{code}<br>{angles[code]:.0f}°" for code in wanted[1:])]
+    assert titles(inspector, "nearest") == [
+        "<b>17</b>",
+        *(f"{code}<br>{angles[code]:.0f}°" for code in wanted[1:]),
+    ]
     for place, code in enumerate(wanted):
         patch = parts[0].decode(torch.full((1, 3, 3), int(code)))[0]
         assert np.allclose(tile(inspector, "nearest", place, 12), bytes_of(patch), atol=0.51)
@@ -95,11 +104,14 @@ def test_the_ways_are_decoded_with_their_true_norms(inspector, parts):
         curved = turn / math.sin(angle) * ((1 - t) * a.norm() + t * b.norm())
         for strip, code in (("lerp", straight), ("slerp", curved)):
             with torch.no_grad():
-                patch = model.decoder(code.float()[None, :, None, None].expand(1, -1, 3, 3))[0].clamp(-1, 1)
+                patch = model.decoder(code.float()[None, :, None, None].expand(1, -1, 3, 3))[
+                    0
+                ].clamp(-1, 1)
             assert np.allclose(tile(inspector, strip, place, 12), bytes_of(patch), atol=0.75)
             assert titles(inspector, strip)[place].endswith(f"norm {code.norm():.2g}")
     assert [text.split("<")[0] for text in titles(inspector, "slerp")] == [
-        f"{math.degrees(angle) * place / 6:.0f}°" for place in range(7)]
+        f"{math.degrees(angle) * place / 6:.0f}°" for place in range(7)
+    ]
 
 
 def test_the_images_that_use_the_code_most_come_first_with_its_places_framed(inspector, parts):
@@ -107,10 +119,16 @@ def test_the_images_that_use_the_code_most_come_first_with_its_places_framed(ins
     code, _ = used_and_unused(inspector)
     inspector.chosen = code
     counts = counted(model, images, code)
-    order = [image for image in sorted(range(12), key=lambda image: -counts[image])[:7] if counts[image]]
+    order = [
+        image for image in sorted(range(12), key=lambda image: -counts[image])[:7] if counts[image]
+    ]
     said = [text.replace("<b>", "").replace("</b>", "") for text in titles(inspector, "images")]
-    assert said == [f"image {image}<br>{counts[image]} place{'s' * (counts[image] != 1)}" for image in order]
-    assert np.allclose(tile(inspector, "images", 0, 16), images.test.images[order[0]].permute(1, 2, 0), atol=0.51)
+    assert said == [
+        f"image {image}<br>{counts[image]} place{'s' * (counts[image] != 1)}" for image in order
+    ]
+    assert np.allclose(
+        tile(inspector, "images", 0, 16), images.test.images[order[0]].permute(1, 2, 0), atol=0.51
+    )
     lines = inspector.figure.data[FRAMES["images"]]
     points = np.array([lines.x, lines.y], float).T.reshape(-1, 3, 2)[:, :2]
     grids = (model.encode(images.test.batch(torch.tensor(order))) == code).numpy()
@@ -118,8 +136,13 @@ def test_the_images_that_use_the_code_most_come_first_with_its_places_framed(ins
     for place, grid in enumerate(grids):
         for row, column in np.argwhere(grid):
             for side in (((0, 0), (0, 1)), ((1, 0), (1, 1)), ((0, 0), (1, 0)), ((0, 1), (1, 1))):
-                wanted ^= {tuple((place, row + down, column + right) for down, right in side)}  # shared sides cancel
-    ends = [tuple((int(x), round(y / cell), round((x - int(x)) / cell)) for x, y in line) for line in points]
+                wanted ^= {
+                    tuple((place, row + down, column + right) for down, right in side)
+                }  # shared sides cancel
+    ends = [
+        tuple((int(x), round(y / cell), round((x - int(x)) / cell)) for x, y in line)
+        for line in points
+    ]
     assert len(ends) == len(set(ends)) and set(ends) == wanted
 
 
@@ -130,21 +153,34 @@ def test_the_swap_decodes_the_image_with_the_other_code_in_all_places(inspector,
     counts = counted(model, images, code)
     image = sorted(range(12), key=lambda image: -counts[image])[1]
     grid = model.encode(images.test.batch(torch.tensor([image])))
-    swapped = torch.tensor([[[other if index == code else int(index) for index in row] for row in grid[0]]])
+    swapped = torch.tensor(
+        [[[other if index == code else int(index) for index in row] for row in grid[0]]]
+    )
     before, after = model.decode(grid)[0], model.decode(swapped)[0]
     assert np.allclose(tile(inspector, "swap", 0, 16), bytes_of(before), atol=0.51)
     assert np.allclose(tile(inspector, "swap", 1, 16), bytes_of(after), atol=0.51)
     mean = float((after - before).abs().mean())
-    assert titles(inspector, "swap") == [f"image {image},<br>decoded", f"code {other} in<br>{counts[image]} places",
-                                         f"difference,<br>mean {mean:.3f}"]
-    assert f"In {counts[image]} places of image {image} it changes pixels" in summary(inspector) and mean > 0
+    assert titles(inspector, "swap") == [
+        f"image {image},<br>decoded",
+        f"code {other} in<br>{counts[image]} places",
+        f"difference,<br>mean {mean:.3f}",
+    ]
+    assert (
+        f"In {counts[image]} places of image {image} it changes pixels" in summary(inspector)
+        and mean > 0
+    )
     brightness = tile(inspector, "swap", 2, 16).sum(axis=2)
     change = (after - before).abs().mean(dim=0)
-    assert brightness.max() > brightness.min() and change.flatten()[brightness.argmax()] > change.max() - 1 / 63
+    assert (
+        brightness.max() > brightness.min()
+        and change.flatten()[brightness.argmax()] > change.max() - 1 / 63
+    )
 
 
-@pytest.mark.parametrize(("name", "value"), [("chosen", 0), ("chosen", 29), ("other", 0), ("other", 29), ("rank", 1),
-                                             ("rank", 7)])
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("chosen", 0), ("chosen", 29), ("other", 0), ("other", 29), ("rank", 1), ("rank", 7)],
+)
 def test_each_slider_to_its_ends_and_back(inspector, name, value):
     inspector.chosen, inspector.other, inspector.rank = used_and_unused(inspector)[0], 5, 3
     inspector._start = inspector.settings()
@@ -153,10 +189,12 @@ def test_each_slider_to_its_ends_and_back(inspector, name, value):
     assert getattr(inspector, name) == value
     fresh = inspector_picture(inspector.subject, **inspector.settings())
     assert [inspector.figure.data[PICTURE[strip]].source for strip in PICTURE] == [
-        fresh.data[PICTURE[strip]].source for strip in PICTURE]
+        fresh.data[PICTURE[strip]].source for strip in PICTURE
+    ]
     assert summary(inspector) == fresh.layout.meta["summary"] and inspector.code() == (
         f"CodeInspector(model, images, chosen={inspector.chosen}, other={inspector.other}, rank={inspector.rank}, "
-        "method='PCA')")
+        "method='PCA')"
+    )
     inspector.reset()
     assert {strip: inspector.figure.data[PICTURE[strip]].source for strip in PICTURE} == before
 
@@ -174,9 +212,14 @@ def test_codes_are_marked_on_the_map_and_the_map_can_be_another(inspector, monke
         inspector.method, inspector.chosen, inspector.other = method, 4, 6
         seen = project(inspector.subject.codebook)
         marks = [(trace.x[0], trace.y[0]) for trace in inspector.figure.data[2:4]]
-        assert np.allclose(marks, seen.points[[4, 6]], atol=1e-6) and seen.trust in summary(inspector)
-        shown = {int(row[0]): (x, y) for trace in inspector.figure.data[:2]
-                 for row, x, y in zip(trace.customdata, trace.x, trace.y, strict=True)}
+        assert np.allclose(marks, seen.points[[4, 6]], atol=1e-6) and seen.trust in summary(
+            inspector
+        )
+        shown = {
+            int(row[0]): (x, y)
+            for trace in inspector.figure.data[:2]
+            for row, x, y in zip(trace.customdata, trace.x, trace.y, strict=True)
+        }
         assert np.allclose([shown[code] for code in range(30)], seen.points, atol=1e-6)
 
 
@@ -190,7 +233,10 @@ def test_a_click_chooses_the_code_under_it(inspector):
 def test_an_unused_code_is_said_to_be_and_changes_nothing(inspector):
     inspector.chosen = used_and_unused(inspector)[1]
     assert f"None of 12 test images uses code {inspector.chosen}." in summary(inspector)
-    assert titles(inspector, "images") == ["none"] and titles(inspector, "swap")[2] == "difference,<br>mean 0.000"
+    assert (
+        titles(inspector, "images") == ["none"]
+        and titles(inspector, "swap")[2] == "difference,<br>mean 0.000"
+    )
     assert not len(inspector.figure.data[FRAMES["images"]].x)
     assert np.array_equal(tile(inspector, "swap", 0, 16), tile(inspector, "swap", 1, 16))
 
@@ -199,20 +245,26 @@ def test_fewer_users_than_the_rank_show_the_last_of_them(inspector, parts):
     counts = [[counted(*parts, code), code] for code in range(30)]
     users, code = next(one for one in counts if 0 < np.count_nonzero(one[0]) < 7)
     inspector.chosen, inspector.rank = code, 7
-    last = min((image for image in range(12) if users[image]), key=lambda image: (users[image], -image))
+    last = min(
+        (image for image in range(12) if users[image]), key=lambda image: (users[image], -image)
+    )
     assert titles(inspector, "swap")[0] == f"image {last},<br>decoded"
 
 
 def test_one_code_is_its_own_other():
     inspector = CodeInspector(*make_parts(codes=1))
-    assert (inspector.chosen, inspector.other) == (0, 0) and "It is the only code." in summary(inspector)
+    assert (inspector.chosen, inspector.other) == (0, 0) and "It is the only code." in summary(
+        inspector
+    )
     assert titles(inspector, "nearest") == ["<b>0</b>"]
     assert inspector.controls["chosen"].disabled and inspector.controls["chosen"].max == 1
 
 
 @pytest.mark.parametrize("dim", [1, 2])
 def test_few_dimensions_and_colour_are_shown(dim):
-    inspector = CodeInspector(*make_parts(codes=4, dim=dim, channels=3, quantizer=EuclideanQuantizer))
+    inspector = CodeInspector(
+        *make_parts(codes=4, dim=dim, channels=3, quantizer=EuclideanQuantizer)
+    )
     code = int(inspector.subject.usage.argmax())
     inspector.chosen, inspector.method = code, "UMAP"
     patch = inspector.subject.model.decode(torch.full((1, 3, 3), code))[0]
@@ -223,10 +275,18 @@ def test_few_dimensions_and_colour_are_shown(dim):
 @pytest.mark.parametrize(("size", "high"), [((8, 16), 56), ((256, 256), 112)])
 def test_wide_and_large_images_keep_their_aspect_and_stay_small(size, high):
     inspector = CodeInspector(*make_parts(size=size))
-    sheet = Image.open(io.BytesIO(base64.b64decode(inspector.figure.data[PICTURE["images"]].source.split(",")[1])))
+    sheet = Image.open(
+        io.BytesIO(base64.b64decode(inspector.figure.data[PICTURE["images"]].source.split(",")[1]))
+    )
     assert sheet.size == (7 * 116, high)
-    axis, lines = inspector.figure.layout[f"yaxis{PICTURE['images'] - 2}"], inspector.figure.data[FRAMES["images"]]
-    assert axis.range[0] == pytest.approx(high / 116) and max(y for y in lines.y if y is not None) <= high / 116 + 1e-6
+    axis, lines = (
+        inspector.figure.layout[f"yaxis{PICTURE['images'] - 2}"],
+        inspector.figure.data[FRAMES["images"]],
+    )
+    assert (
+        axis.range[0] == pytest.approx(high / 116)
+        and max(y for y in lines.y if y is not None) <= high / 116 + 1e-6
+    )
 
 
 def test_the_way_between_opposite_codes_keeps_its_norm():
@@ -235,7 +295,9 @@ def test_the_way_between_opposite_codes_keeps_its_norm():
     inspector = CodeInspector(model, images, chosen=0, other=1)
     norm = model.quantizer.codebook[0].norm()
     assert titles(inspector, "slerp") == [f"{30 * place}°<br>norm {norm:.2g}" for place in range(7)]
-    assert titles(inspector, "lerp")[3].startswith("90°<br>norm") and "180° away" in summary(inspector)
+    assert titles(inspector, "lerp")[3].startswith("90°<br>norm") and "180° away" in summary(
+        inspector
+    )
 
 
 def test_bad_input_is_named(parts, unchecked):
@@ -247,7 +309,9 @@ def test_bad_input_is_named(parts, unchecked):
     empty = ImageSplit(images.test.images[:0], images.test.labels[:0])
     with pytest.raises(ValueError, match="toy has no test images"):
         CodeInspector(model, ImageData("toy", images.train, images.train, empty, images.classes))
-    with pytest.raises(ValueError, match=r"images have shape \(12, 3, 16, 16\); they must be \(B, 1, H, W\)"):
+    with pytest.raises(
+        ValueError, match=r"images have shape \(12, 3, 16, 16\); they must be \(B, 1, H, W\)"
+    ):
         CodeInspector(model, make_parts(channels=3)[1])
 
 
@@ -258,4 +322,6 @@ def test_a_model_on_the_gpu_is_shown(parts):
     inspector = CodeInspector(model.cuda(), images)
     assert titles(inspector, "slerp") == wanted
     inspector.chosen = 3
-    assert titles(CodeInspector(model, images.to("cuda"), chosen=3), "images") == titles(inspector, "images")
+    assert titles(CodeInspector(model, images.to("cuda"), chosen=3), "images") == titles(
+        inspector, "images"
+    )

@@ -31,7 +31,9 @@ def images():
 
 def model(quantizer=None):
     torch.manual_seed(3)
-    return arcvq.VQVAE(1, quantizer or arcvq.SphericalQuantizer(CODES, 4), hidden=8, residual_hidden=4)
+    return arcvq.VQVAE(
+        1, quantizer or arcvq.SphericalQuantizer(CODES, 4), hidden=8, residual_hidden=4
+    )
 
 
 @pytest.fixture
@@ -91,26 +93,51 @@ def test_untouched_it_is_fit_and_the_model_given_stays_untrained(make, images):
     assert live.run is None and not live.running
     live.start()
     run = live.wait()
-    alone = arcvq.fit(model(), images, steps=STEPS, batch_size=8, lr=0.01, seed=4,
-                      compute=arcvq.Compute("cpu", "float32"), recording=arcvq.Recording(progress=False))
+    alone = arcvq.fit(
+        model(),
+        images,
+        steps=STEPS,
+        batch_size=8,
+        lr=0.01,
+        seed=4,
+        compute=arcvq.Compute("cpu", "float32"),
+        recording=arcvq.Recording(progress=False),
+    )
     for name, tensor in alone.model.state_dict().items():
         assert torch.equal(tensor, run.model.state_dict()[name]), name
     assert run is live.run and not live.running and run.settings == alone.settings
     assert run.history["step"].tolist() == list(range(1, STEPS + 1))
-    assert torch.equal(network.quantizer.codebook, model().quantizer.codebook) and network.quantizer.samp is None
+    assert (
+        torch.equal(network.quantizer.codebook, model().quantizer.codebook)
+        and network.quantizer.samp is None
+    )
 
 
 def test_the_figure_ends_with_every_row_and_the_codes_as_they_are(make):
     live = make()
     live.start()
     history, samp = live.wait().history, live.run.model.quantizer.samp
-    for column in ("reconstruction", "margin", "psnr", "codes_used", "perplexity", "radius", "weight"):
+    for column in (
+        "reconstruction",
+        "margin",
+        "psnr",
+        "codes_used",
+        "perplexity",
+        "radius",
+        "weight",
+    ):
         np.testing.assert_allclose(curve(live, column), history[["step", column]], rtol=1e-6)
-    np.testing.assert_allclose(curve(live, "validation_psnr"), history[["step", "validation_psnr"]].dropna(), rtol=1e-6)
+    np.testing.assert_allclose(
+        curve(live, "validation_psnr"), history[["step", "validation_psnr"]].dropna(), rtol=1e-6
+    )
     norms = np.sort(live.run.model.quantizer.codebook.detach().norm(dim=1).numpy())[::-1]
     np.testing.assert_allclose(rows(live, view.NORMS)[:, 1], norms, rtol=1e-6)
-    assert rows(live, view.RADIUS_AHEAD)[-1] == pytest.approx([STEPS, samp.radius.value(STEPS)], rel=1e-5)
-    assert live.figure.layout.title.text.startswith(f"Step {STEPS} of {STEPS}: PSNR {history['psnr'].iloc[-1]:.1f} dB")
+    assert rows(live, view.RADIUS_AHEAD)[-1] == pytest.approx(
+        [STEPS, samp.radius.value(STEPS)], rel=1e-5
+    )
+    assert live.figure.layout.title.text.startswith(
+        f"Step {STEPS} of {STEPS}: PSNR {history['psnr'].iloc[-1]:.1f} dB"
+    )
     assert "Finished." in live.message.value
 
 
@@ -120,7 +147,11 @@ def test_it_draws_while_it_trains_in_single_messages(make, gate, monkeypatch):
     live.figure.observe(lambda change: change.new and sent.append(change.new), "_py2js_update")
     live.start()
     gate(3)
-    assert live.running and len(live.run.history) == 3 and curve(live, "psnr")[:, 0].tolist() == [1, 2, 3]
+    assert (
+        live.running
+        and len(live.run.history) == 3
+        and curve(live, "psnr")[:, 0].tolist() == [1, 2, 3]
+    )
     assert live.figure.layout.title.text.startswith("Step 3 of 40")
     assert len(sent) == 3, "one for each row, and none at the start, as nothing differed"
     assert rows(live, view.RADIUS_AHEAD)[0, 0] == 3
@@ -152,7 +183,9 @@ def test_the_weight_acts_from_the_next_step(make, gate, through):
     decay = np.exp(-14.75 / STEPS * history["step"])
     factor = np.where(history["step"] <= 5, 1.0, 4.0)
     np.testing.assert_allclose(history["weight"], factor * decay, rtol=1e-5)
-    assert live.run.model.quantizer.samp.weight.value(7) == pytest.approx(4 * math.exp(-14.75 * 7 / STEPS))
+    assert live.run.model.quantizer.samp.weight.value(7) == pytest.approx(
+        4 * math.exp(-14.75 * 7 / STEPS)
+    )
 
 
 def test_the_radius_goes_on_from_where_it_is_when_its_growth_changes(make, gate):
@@ -168,7 +201,9 @@ def test_the_radius_goes_on_from_where_it_is_when_its_growth_changes(make, gate)
     history = live.wait().history
     exponent = np.cumsum([first] * 10 + [0.0] * 5 + [0.5] * (STEPS - 15))
     np.testing.assert_allclose(np.log(history["radius"]), exponent, rtol=1e-5)
-    assert (live.run.model.quantizer.codebook.norm(dim=1) <= math.exp(exponent[-1]) * (1 + 1e-5)).all()
+    assert (
+        live.run.model.quantizer.codebook.norm(dim=1) <= math.exp(exponent[-1]) * (1 + 1e-5)
+    ).all()
 
 
 def test_the_codes_are_held_by_the_steered_ball(make, gate):
@@ -177,7 +212,9 @@ def test_the_codes_are_held_by_the_steered_ball(make, gate):
     gate.open()
     norms = live.wait().model.quantizer.codebook.detach().norm(dim=1)
     assert norms.max() == pytest.approx(1.0, abs=1e-5)
-    assert rows(live, view.BALL)[:, 1].tolist() == [1.0, 1.0] and live.figure.data[view.BALL].visible
+    assert (
+        rows(live, view.BALL)[:, 1].tolist() == [1.0, 1.0] and live.figure.data[view.BALL].visible
+    )
     assert "the ball of radius 1.00 holds" in live.figure.layout.meta["summary"]
 
 
@@ -222,7 +259,9 @@ def test_it_can_be_started_again_from_the_same_start(make):
 def test_a_second_start_is_one_clear_sentence(make, gate):
     live = make()
     live.start()
-    with pytest.raises(RuntimeError, match=r"training already; stop\(\) it before you start\(\) it again$"):
+    with pytest.raises(
+        RuntimeError, match=r"training already; stop\(\) it before you start\(\) it again$"
+    ):
         live.start()
     live.buttons.children[0].click()  # a second quick click does no harm
     gate.open()
@@ -268,7 +307,10 @@ def test_an_error_of_the_training_is_shown_and_raised(make, monkeypatch):
     live.start()
     with pytest.raises(FloatingPointError, match="is nan"):
         live.wait()
-    assert "the &lt;b&gt;loss&lt;/b&gt; is nan" in live.message.value and 'role="alert"' in live.message.value
+    assert (
+        "the &lt;b&gt;loss&lt;/b&gt; is nan" in live.message.value
+        and 'role="alert"' in live.message.value
+    )
     assert not live.running and not live.buttons.children[0].disabled
     monkeypatch.undo()
     live.start()
@@ -303,7 +345,9 @@ def test_closing_stops_the_thread(make, gate):
     assert not live.running and len(live.run.history) < STEPS
 
 
-@pytest.mark.parametrize("quantizer", [arcvq.EuclideanQuantizer, arcvq.EMAQuantizer, arcvq.ContinuousQuantizer])
+@pytest.mark.parametrize(
+    "quantizer", [arcvq.EuclideanQuantizer, arcvq.EMAQuantizer, arcvq.ContinuousQuantizer]
+)
 def test_a_quantizer_without_samp_trains_and_its_sliders_are_off(make, quantizer):
     live = make(model(quantizer(CODES, 4)))
     assert live.controls["weight"].disabled and live.controls["growth"].disabled
@@ -318,11 +362,17 @@ def test_a_quantizer_without_samp_trains_and_its_sliders_are_off(make, quantizer
     live.reset()
 
 
-@pytest.mark.parametrize(("samp", "off"), [
-    (arcvq.SAMP(weight=None), ["weight"]), (arcvq.SAMP(radius=None), ["growth"]),
-    (arcvq.SAMP(radius=arcvq.WarmUp(1.0, 5.0, 20)), ["growth"]), (arcvq.SAMP(weight=arcvq.Adaptive(0.1, 1.0)), []),
-    (arcvq.SAMP(radius=arcvq.Exponential(3.0)), ["growth"]), (arcvq.SAMP(radius=arcvq.Exponential(-0.01)), ["growth"]),
-])
+@pytest.mark.parametrize(
+    ("samp", "off"),
+    [
+        (arcvq.SAMP(weight=None), ["weight"]),
+        (arcvq.SAMP(radius=None), ["growth"]),
+        (arcvq.SAMP(radius=arcvq.WarmUp(1.0, 5.0, 20)), ["growth"]),
+        (arcvq.SAMP(weight=arcvq.Adaptive(0.1, 1.0)), []),
+        (arcvq.SAMP(radius=arcvq.Exponential(3.0)), ["growth"]),
+        (arcvq.SAMP(radius=arcvq.Exponential(-0.01)), ["growth"]),
+    ],
+)
 def test_what_a_samp_lacks_cannot_be_steered_and_the_rest_can(make, samp, off):
     live = make(model(arcvq.SphericalQuantizer(CODES, 4, samp)))
     assert [name for name, control in live.controls.items() if control.disabled] == off
@@ -338,7 +388,9 @@ def test_a_value_out_of_range_is_named(make):
     live = make()
     with pytest.raises(traitlets.TraitError, match="weight"):
         live.weight = 11.0
-    with pytest.raises(ValueError, match=r"growth is 2\.1; in a run of 40 steps it must be at most 2"):
+    with pytest.raises(
+        ValueError, match=r"growth is 2\.1; in a run of 40 steps it must be at most 2"
+    ):
         live.growth = 2.1
     with pytest.raises(ValueError, match="'out' is no setting of LiveTraining"):
         make(out="somewhere")
@@ -355,7 +407,11 @@ def test_every_growth_on_the_slider_can_be_set(make):
 
 def test_a_long_run_has_a_row_every_25_steps_so_that_it_stops_soon(make, monkeypatch):
     told = []
-    monkeypatch.setattr(module, "fit", lambda *args, **settings: told.append(settings["recording"].log_every) or 1 / 0)
+    monkeypatch.setattr(
+        module,
+        "fit",
+        lambda *args, **settings: told.append(settings["recording"].log_every) or 1 / 0,
+    )
     for steps in (1, 160, 29_500):
         live = make(steps=steps)
         live.start()
@@ -366,7 +422,9 @@ def test_a_long_run_has_a_row_every_25_steps_so_that_it_stops_soon(make, monkeyp
 
 def test_a_message_of_the_browser_waits_while_the_figure_is_drawn(make):
     live, done = make(), threading.Event()
-    answer = threading.Thread(target=lambda: (live.figure.set_state({"_js2py_layoutDelta": None}), done.set()))
+    answer = threading.Thread(
+        target=lambda: (live.figure.set_state({"_js2py_layoutDelta": None}), done.set())
+    )
     with live._lock:
         answer.start()
         assert not done.wait(0.2)
@@ -391,7 +449,11 @@ def test_sliders_moved_while_it_trains_never_tear_it(make):
 def test_the_code_makes_the_same_dashboard(make, images):
     live = make(weight=2.5)
     again = eval(live.code(), {"LiveTraining": LiveTraining, "model": model(), "images": images})
-    assert again.settings() == live.settings() and again.options == live.options and again.steps == live.steps
+    assert (
+        again.settings() == live.settings()
+        and again.options == live.options
+        and again.steps == live.steps
+    )
 
 
 def test_headless_it_is_a_still_of_the_run(make, monkeypatch):
@@ -401,13 +463,18 @@ def test_headless_it_is_a_still_of_the_run(make, monkeypatch):
     monkeypatch.setenv("ARCVQ_HEADLESS", "1")
     monkeypatch.setattr("plotly.io.renderers.default", "plotly_mimetype")
     still = live._repr_mimebundle_()["application/vnd.plotly.v1+json"]
-    assert still["layout"]["title"]["text"].startswith("Step 40 of 40") and still["data"][view.TILES]["source"]
+    assert (
+        still["layout"]["title"]["text"].startswith("Step 40 of 40")
+        and still["data"][view.TILES]["source"]
+    )
 
 
 @pytest.mark.parametrize(("codes", "shape"), [(1, (1, 1, 8, 8)), (2000, (3, 3, 256, 256))])
 def test_the_figure_needs_no_widget_and_draws_one_code_and_large_images(codes, shape):
     images, norms = torch.rand(shape) * 2 - 1, np.linspace(0.5, 2.0, codes)
-    moment = view.Moment(1, pd.DataFrame(), norms, arcvq.SAMP(radius=arcvq.Exponential(1.0, 0.9)), images, -images)
+    moment = view.Moment(
+        1, pd.DataFrame(), norms, arcvq.SAMP(radius=arcvq.Exponential(1.0, 0.9)), images, -images
+    )
     figure = view.live_picture(moment)
     assert figure.data[view.NORMS].x[-1] == codes and len(figure.data[view.NORMS].x) <= 512
     assert figure.data[view.BALL].y.tolist() == pytest.approx([0.9, 0.9])
@@ -416,14 +483,23 @@ def test_the_figure_needs_no_widget_and_draws_one_code_and_large_images(codes, s
     png = base64.b64decode(figure.data[view.TILES].source.partition(",")[2])
     pixels = np.asarray(Image.open(io.BytesIO(png)).convert("RGB"), int)
     assert pixels.shape[:2] == (2 * (min(64, shape[2]) + 2), shape[0] * (min(64, shape[3]) + 2))
-    first = ((images[0, :, :: max(1, shape[2] // 64), :: max(1, shape[3] // 64)] + 1) * 127.5).round()
+    first = (
+        (images[0, :, :: max(1, shape[2] // 64), :: max(1, shape[3] // 64)] + 1) * 127.5
+    ).round()
     size = first.shape[1]
-    np.testing.assert_array_equal(pixels[1 : size + 1, 1 : size + 1], first.expand(3, -1, -1).permute(1, 2, 0))
-    np.testing.assert_allclose(pixels[size + 3 : -1, 1 : size + 1], 255 - pixels[1 : size + 1, 1 : size + 1], atol=1)
+    np.testing.assert_array_equal(
+        pixels[1 : size + 1, 1 : size + 1], first.expand(3, -1, -1).permute(1, 2, 0)
+    )
+    np.testing.assert_allclose(
+        pixels[size + 3 : -1, 1 : size + 1], 255 - pixels[1 : size + 1, 1 : size + 1], atol=1
+    )
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_it_trains_on_the_gpu(make):
     live = make(device="cuda")
     live.start()
-    assert live.wait().model.quantizer.codebook.device.type == "cuda" and len(curve(live, "psnr")) == STEPS
+    assert (
+        live.wait().model.quantizer.codebook.device.type == "cuda"
+        and len(curve(live, "psnr")) == STEPS
+    )

@@ -23,8 +23,13 @@ def by_formula(explorer):
     theta = np.arccos(np.clip(z @ e, -1, 1))
     order = np.argsort(theta)
     near, far = order[:k], order[k:]
-    logits = [math.cos(t + m) if t + m <= math.pi else math.cos(t) + math.cos(m) - 1 for t in theta[near]]
-    positive, negative = sum(math.exp(s * x) for x in logits), sum(math.exp(s * math.cos(t)) for t in theta[far])
+    logits = [
+        math.cos(t + m) if t + m <= math.pi else math.cos(t) + math.cos(m) - 1 for t in theta[near]
+    ]
+    positive, negative = (
+        sum(math.exp(s * x) for x in logits),
+        sum(math.exp(s * math.cos(t)) for t in theta[far]),
+    )
     return -math.log(positive / (positive + negative)), theta, near, far
 
 
@@ -32,8 +37,15 @@ def shown_loss(explorer):
     return float(explorer.figure.layout.title.text.split("code ")[1].split(":")[0])
 
 
-CHANGES = [("margin", 0.0), ("margin", 0.73), ("margin", 1.5), ("scale", 1.0), ("scale", 31.6), ("top_k", 1),
-           ("top_k", 17)]
+CHANGES = [
+    ("margin", 0.0),
+    ("margin", 0.73),
+    ("margin", 1.5),
+    ("scale", 1.0),
+    ("scale", 31.6),
+    ("top_k", 1),
+    ("top_k", 17),
+]
 
 
 @pytest.mark.parametrize("dim", [2, 3])
@@ -69,7 +81,9 @@ def test_caps_lie_at_theta_and_at_theta_plus_margin(dim):
 def test_arrows_follow_the_negative_gradient_and_are_tangent():
     explorer = MarginExplorer(margin=0.5, top_k=4)
     latents = explorer.latents.clone().requires_grad_()
-    arcvq.arc_margin_loss(latents, explorer.direction[None], margin=0.5, scale=5.0, top_k=4).backward()
+    arcvq.arc_margin_loss(
+        latents, explorer.direction[None], margin=0.5, scale=5.0, top_k=4
+    ).backward()
     longest = latents.grad.norm(dim=1).max()
     for trace in (view.PULLED, view.PUSHED):
         ends = rows(explorer, trace).reshape(-1, 3, 3)
@@ -79,7 +93,10 @@ def test_arrows_follow_the_negative_gradient_and_are_tangent():
             assert np.allclose(tip - start, -0.3 * latents.grad[found] / longest, atol=1e-6)
             assert abs(start @ (tip - start)) < 1e-6
     [nearest] = [tip for tip in rows(explorer, view.PULLED).reshape(-1, 3, 3)[:1, 1]]
-    assert nearest @ explorer.direction.numpy() > rows(explorer, view.PULLED)[0] @ explorer.direction.numpy()
+    assert (
+        nearest @ explorer.direction.numpy()
+        > rows(explorer, view.PULLED)[0] @ explorer.direction.numpy()
+    )
 
 
 @pytest.mark.parametrize("margin", [0.0, 0.1, 0.5, 1.5])
@@ -125,7 +142,11 @@ def test_many_latents_are_thinned_and_the_summary_says_so():
 def test_code_evaluates_to_the_settings_and_reset_goes_back():
     explorer = MarginExplorer()
     explorer.margin, explorer.scale, explorer.top_k = 0.3, 12.6, 4
-    assert explorer.code() == "arcvq.SAMP(margin=0.3, scale=12.6, top_k=4)" == explorer.copy_button.code
+    assert (
+        explorer.code()
+        == "arcvq.SAMP(margin=0.3, scale=12.6, top_k=4)"
+        == explorer.copy_button.code
+    )
     samp = eval(explorer.code())
     assert explorer.settings() == {name: getattr(samp, name) for name in explorer.controls}
     explorer.reset()
@@ -143,26 +164,43 @@ def test_a_change_is_one_message_without_points_that_stay_or_the_camera():
     assert not [key for key in sent[0]["layout_data"] if "camera" in key]
 
 
-@pytest.mark.parametrize("settings", [{}, {"margin": 1.5}, {"scale": 100.0, "top_k": 50}, {"margin": 0.0}])
+@pytest.mark.parametrize(
+    "settings", [{}, {"margin": 1.5}, {"scale": 100.0, "top_k": 50}, {"margin": 0.0}]
+)
 @pytest.mark.parametrize("dim", [2, 3])
 def test_the_caption_never_outgrows_its_place(dim, settings):
     explorer = MarginExplorer(dim=dim)
     top = explorer.figure.layout.margin.t
     for name, value in settings.items():
         setattr(explorer, name, value)
-    assert explorer.figure.layout.annotations[0].text.count("<br>") == 1 and explorer.figure.layout.margin.t == top
+    assert (
+        explorer.figure.layout.annotations[0].text.count("<br>") == 1
+        and explorer.figure.layout.margin.t == top
+    )
 
 
-@pytest.mark.parametrize(("arguments", "words"), [
-    ({"dim": 4}, "D is 4; the margin can be drawn on the circle"),
-    ({"latents": torch.randn(5, 64)}, "D is 64"),
-    ({"latents": torch.randn(5, 3), "code": torch.randn(2)}, "the code has D = 2 but the latents have D = 3"),
-    ({"latents": torch.zeros(1, 3)}, "latents: 1 of 1 rows have norm 0 and so no direction"),
-    ({"latents": torch.randn(5, 3), "code": torch.zeros(3)}, "the code: 1 of 1 rows have norm 0"),
-    ({"latents": torch.full((2, 3), math.nan)}, "latents has NaN or infinity in 2 of its 2 rows"),
-    ({"latents": torch.empty(0, 3)}, "latents must be rows"),
-    ({"margins": 1}, "'margins' is no setting of MarginExplorer"),
-])
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"dim": 4}, "D is 4; the margin can be drawn on the circle"),
+        ({"latents": torch.randn(5, 64)}, "D is 64"),
+        (
+            {"latents": torch.randn(5, 3), "code": torch.randn(2)},
+            "the code has D = 2 but the latents have D = 3",
+        ),
+        ({"latents": torch.zeros(1, 3)}, "latents: 1 of 1 rows have norm 0 and so no direction"),
+        (
+            {"latents": torch.randn(5, 3), "code": torch.zeros(3)},
+            "the code: 1 of 1 rows have norm 0",
+        ),
+        (
+            {"latents": torch.full((2, 3), math.nan)},
+            "latents has NaN or infinity in 2 of its 2 rows",
+        ),
+        ({"latents": torch.empty(0, 3)}, "latents must be rows"),
+        ({"margins": 1}, "'margins' is no setting of MarginExplorer"),
+    ],
+)
 def test_bad_input_is_one_sentence(unchecked, arguments, words):
     with pytest.raises(ValueError, match=words) as caught:
         MarginExplorer(**arguments)
@@ -183,4 +221,6 @@ def test_a_value_out_of_range_is_named_and_the_next_one_works():
 def test_the_code_given_is_drawn_by_its_direction():
     explorer = MarginExplorer(torch.randn(9, 3), torch.tensor([3.0, 0.0, 4.0]))
     [drawn] = [trace for trace in explorer.figure.data if trace.name == "code"]
-    assert np.allclose([drawn.x, drawn.y, drawn.z], normalize(torch.tensor([[3.0, 0.0, 4.0]])).T, atol=1e-6)
+    assert np.allclose(
+        [drawn.x, drawn.y, drawn.z], normalize(torch.tensor([[3.0, 0.0, 4.0]])).T, atol=1e-6
+    )

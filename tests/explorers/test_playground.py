@@ -24,8 +24,17 @@ def decoded(playground):
     sizes = [int(size) for size in [*[3 * latents, 3 * codes, codes] * 2, rows, 3 * rows, 3 * rows]]
     assert sum(sizes) == len(rest)
     parts = np.split(rest, np.cumsum(sizes)[:-1])
-    names = ["samp latents", "samp codes", "samp counts", "plain latents", "plain codes", "plain counts",
-             "steps", "samp curves", "plain curves"]
+    names = [
+        "samp latents",
+        "samp codes",
+        "samp counts",
+        "plain latents",
+        "plain codes",
+        "plain counts",
+        "steps",
+        "samp curves",
+        "plain curves",
+    ]
     header = {"number": number, "step": step, "radius": radius, "reach": reach}
     return header | dict(zip(names, parts, strict=True))
 
@@ -44,14 +53,26 @@ def test_a_frame_holds_the_state_of_the_simulation(playground):
         assert np.array_equal(frame[f"{name} codes"].reshape(-1, 3), learner.codes.numpy())
         assert np.array_equal(frame[f"{name} counts"], learner.counts.numpy())
         curves = frame[f"{name} curves"].reshape(3, -1)
-        assert np.allclose(curves, learner.table()[["codes_used", "perplexity", "min_angle"]].to_numpy().T)
+        assert np.allclose(
+            curves, learner.table()[["codes_used", "perplexity", "min_angle"]].to_numpy().T
+        )
     assert frame["steps"].tolist() == list(range(8))
     assert playground.canvas.summary == world.summary()
 
 
-@pytest.mark.parametrize(("name", "value"), [
-    ("clusters", 2), ("concentration", 150.0), ("margin", 0.4), ("scale", 20.0), ("top_k", 7), ("growth", 0.02),
-    ("weight", 2.0), ("learning_rate", 0.1)])
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("clusters", 2),
+        ("concentration", 150.0),
+        ("margin", 0.4),
+        ("scale", 20.0),
+        ("top_k", 7),
+        ("growth", 0.02),
+        ("weight", 2.0),
+        ("learning_rate", 0.1),
+    ],
+)
 def test_each_slider_changes_the_simulation_and_what_is_drawn_next(playground, name, value):
     other = Playground(num_latents=40, num_codes=12)
     playground.step(3), other.step(3)
@@ -81,14 +102,21 @@ def test_reset_returns_to_the_start_exactly(playground):
     playground.margin, playground.clusters = 0.5, 2
     playground.step(5)
     playground.reset()
-    assert playground.canvas.frame[4:] == start and playground.margin == 0.1 and playground.clusters == 6
+    assert (
+        playground.canvas.frame[4:] == start
+        and playground.margin == 0.1
+        and playground.clusters == 6
+    )
 
 
 def test_restart_keeps_the_settings(playground):
     playground.margin = 0.5
     playground.step(5)
     playground.restart()
-    assert playground.simulation.steps == 0 and playground.margin == playground.simulation.settings.margin == 0.5
+    assert (
+        playground.simulation.steps == 0
+        and playground.margin == playground.simulation.settings.margin == 0.5
+    )
 
 
 def test_the_code_makes_the_same_playground_again(playground):
@@ -132,7 +160,9 @@ def test_it_never_runs_ahead_of_the_browser():
         say(playground, view=True)
         playground.play()
         await asyncio.sleep(0.2)
-        assert playground.simulation.steps == module.IN_FLIGHT  # nothing was drawn, so no more is sent
+        assert (
+            playground.simulation.steps == module.IN_FLIGHT
+        )  # nothing was drawn, so no more is sent
         say(playground, drawn=int(decoded(playground)["number"]))
         await asyncio.sleep(0.1)
         assert playground.simulation.steps == 2 * module.IN_FLIGHT
@@ -204,21 +234,38 @@ def test_a_code_follows_the_hand_and_is_let_go(playground):
 def test_the_still_draws_the_state(playground, monkeypatch):
     playground.step(4)
     figure = playground.figure
-    for scene, learner in (("scene", playground.simulation.samp), ("scene2", playground.simulation.plain)):
-        dots = [trace for trace in figure.data if trace.type == "scatter3d" and trace.scene == scene]
-        drawn = {tuple(point) for trace in dots for point in zip(trace.x, trace.y, trace.z, strict=True)}
+    for scene, learner in (
+        ("scene", playground.simulation.samp),
+        ("scene2", playground.simulation.plain),
+    ):
+        dots = [
+            trace for trace in figure.data if trace.type == "scatter3d" and trace.scene == scene
+        ]
+        drawn = {
+            tuple(point) for trace in dots for point in zip(trace.x, trace.y, trace.z, strict=True)
+        }
         assert drawn == {tuple(row) for row in np.vstack([learner.latents, learner.codes])}
     curves = [trace for trace in figure.data if trace.type == "scatter"]
     table = playground.simulation.samp.table()
-    assert [list(trace.y) for trace in curves[:3]] == [table[name].tolist() for name in table.columns[1:]]
+    assert [list(trace.y) for trace in curves[:3]] == [
+        table[name].tolist() for name in table.columns[1:]
+    ]
     assert figure.layout.meta["summary"] == playground.simulation.summary()
     monkeypatch.setenv("ARCVQ_HEADLESS", "1")
     monkeypatch.setattr("plotly.io.renderers.default", "plotly_mimetype")
     assert "application/vnd.plotly.v1+json" in playground._repr_mimebundle_()
 
 
-@pytest.mark.parametrize("settings", [{"clusters": 1}, {"concentration": 0.0}, {"concentration": 200.0},
-                                      {"learning_rate": 0.3}, {"scale": 50.0, "margin": 1.5, "weight": 3.0}])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"clusters": 1},
+        {"concentration": 0.0},
+        {"concentration": 200.0},
+        {"learning_rate": 0.3},
+        {"scale": 50.0, "margin": 1.5, "weight": 3.0},
+    ],
+)
 def test_extremes_stay_finite(settings):
     playground = Playground(num_latents=40, num_codes=12, **settings)
     playground.step(40)

@@ -27,7 +27,10 @@ def check(explorer, free):
     out = norms > radius
     for trace, chosen in ((view.INSIDE, ~out), (view.HELD, out)):
         assert np.allclose(rows(explorer, trace), held[chosen], rtol=1e-5, atol=1e-6)
-    assert explorer.figure.layout.title.text == f"Step {explorer.step:,}: {out.mean():.1%} of the codes are clipped"
+    assert (
+        explorer.figure.layout.title.text
+        == f"Step {explorer.step:,}: {out.mean():.1%} of the codes are clipped"
+    )
     assert rows(explorer, view.BOUND)[0, 1] == pytest.approx(min(norms.max(), radius), rel=1e-5)
     assert rows(explorer, view.FREE)[-1, 1] == pytest.approx(norms.min(), rel=1e-5)
     scaled = explorer.growth * 29_500 / explorer.run_length
@@ -40,13 +43,28 @@ def check(explorer, free):
     [[x, y]] = rows(explorer, view.RELEASE)
     if stop <= explorer.run_length:
         assert (x, y) == pytest.approx((stop, norms.max()), rel=1e-4)
-        assert f"stops binding at step {math.ceil(stop):,}" in explorer.figure.layout.meta["summary"]
+        assert (
+            f"stops binding at step {math.ceil(stop):,}" in explorer.figure.layout.meta["summary"]
+        )
     else:
-        assert math.isnan(x) and "still binds at the end of the run" in explorer.figure.layout.meta["summary"]
+        assert (
+            math.isnan(x)
+            and "still binds at the end of the run" in explorer.figure.layout.meta["summary"]
+        )
 
 
-CHANGES = [("step", 0), ("step", 1777), ("step", 3000), ("growth", 1e-6), ("growth", 0.1), ("growth", 1.26e-3),
-           ("run_length", 10), ("run_length", 29_500), ("run_length", 10_000_000), ("scaled", True)]
+CHANGES = [
+    ("step", 0),
+    ("step", 1777),
+    ("step", 3000),
+    ("growth", 1e-6),
+    ("growth", 0.1),
+    ("growth", 1.26e-3),
+    ("run_length", 10),
+    ("run_length", 29_500),
+    ("run_length", 10_000_000),
+    ("scaled", True),
+]
 
 
 @pytest.mark.parametrize("through", ["trait", "slider"])
@@ -85,7 +103,12 @@ def test_the_step_stays_within_the_run():
     with pytest.raises(traitlets.TraitError, match="step is 1,001; the run ends after 1,000 steps"):
         explorer.step = 1001
     explorer.reset()
-    assert explorer.settings() == {"growth": 3e-4, "run_length": 3000, "step": 2000, "scaled": False}
+    assert explorer.settings() == {
+        "growth": 3e-4,
+        "run_length": 3000,
+        "step": 2000,
+        "scaled": False,
+    }
     assert explorer.controls["step"].max == 3000
 
 
@@ -98,7 +121,9 @@ def test_code_evaluates_to_the_same_radius():
 
 
 def test_scaled_is_the_schedule_of_the_whole_package():
-    assert view.ball_schedule(3e-4, 400, True).rate == pytest.approx(arcvq.SAMP.for_run(400).radius.rate)
+    assert view.ball_schedule(3e-4, 400, True).rate == pytest.approx(
+        arcvq.SAMP.for_run(400).radius.rate
+    )
 
 
 def test_snapshots_are_shown_at_their_share_of_the_run():
@@ -116,7 +141,9 @@ def test_with_snapshots_the_last_binding_is_that_of_any_of_them():
     codes = torch.eye(3)[None] * torch.tensor([1.0, 3.0, 2.0])[:, None, None]
     free = view.Codes(np.array([0.0, 0.5, 1.0]), codes, codes.numpy())
     radius = arcvq.Exponential(0.01)
-    assert view.last_binding(free, radius, 400) == 0, "M(200) = 7.4 is above the 3 that begins there"
+    assert view.last_binding(free, radius, 400) == 0, (
+        "M(200) = 7.4 is above the 3 that begins there"
+    )
     assert view.last_binding(free, radius, 200) == pytest.approx(100 * math.log(3))
     assert view.last_binding(free, arcvq.Exponential(1e-4), 200) == math.inf
 
@@ -139,15 +166,21 @@ def test_one_code_and_equal_codes_are_drawn():
 
 def test_short_codes_are_never_bound():
     explorer = RadiusExplorer(0.1 * torch.randn(9, 3))
-    assert "never binds" in explorer.figure.layout.meta["summary"] and "0.0%" in explorer.figure.layout.title.text
+    assert (
+        "never binds" in explorer.figure.layout.meta["summary"]
+        and "0.0%" in explorer.figure.layout.title.text
+    )
 
 
-@pytest.mark.parametrize(("codebook", "words"), [
-    (torch.zeros(2, 3), "2 of 2 codes have norm 0"),
-    (torch.empty(0, 3), "shape"),
-    (torch.full((1, 3), math.nan), "NaN"),
-    ({}, "the run has no snapshots of its codebook"),
-])
+@pytest.mark.parametrize(
+    ("codebook", "words"),
+    [
+        (torch.zeros(2, 3), "2 of 2 codes have norm 0"),
+        (torch.empty(0, 3), "shape"),
+        (torch.full((1, 3), math.nan), "NaN"),
+        ({}, "the run has no snapshots of its codebook"),
+    ],
+)
 def test_bad_input_is_one_sentence(codebook, words):
     with pytest.raises(ValueError, match=words) as caught:
         RadiusExplorer(codebook)

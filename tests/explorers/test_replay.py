@@ -16,13 +16,31 @@ STEPS = (0, 4, 10)
 
 def make_run(dim=3, codes=6, steps=STEPS, quantizer=None, shift=0.0) -> Run:
     generator = torch.Generator().manual_seed(int(10 * shift))
-    snapshots = {step: Snapshot(torch.randn(codes, dim, generator=generator) + step * shift,
-                                torch.arange(codes) * (step > 0)) for step in steps}
+    snapshots = {
+        step: Snapshot(
+            torch.randn(codes, dim, generator=generator) + step * shift,
+            torch.arange(codes) * (step > 0),
+        )
+        for step in steps
+    }
     quantizer = quantizer or arcvq.SphericalQuantizer(
-        codes, dim, arcvq.SAMP(radius=arcvq.schedules.Exponential(0.05), weight=None))
-    history = pd.DataFrame({"step": [2, 4, 6, 8, 10], "codes_used": [1, 2, 3, 4, 5], "perplexity": [1.0, 2, 3, 4, 5],
-                            "psnr": [10.0, 11, 12, 13, 14]})
-    return Run(arcvq.VQVAE(1, quantizer, hidden=4, residual_hidden=2), history.to_dict("records"), snapshots, {}, 1.0)
+        codes, dim, arcvq.SAMP(radius=arcvq.schedules.Exponential(0.05), weight=None)
+    )
+    history = pd.DataFrame(
+        {
+            "step": [2, 4, 6, 8, 10],
+            "codes_used": [1, 2, 3, 4, 5],
+            "perplexity": [1.0, 2, 3, 4, 5],
+            "psnr": [10.0, 11, 12, 13, 14],
+        }
+    )
+    return Run(
+        arcvq.VQVAE(1, quantizer, hidden=4, residual_hidden=2),
+        history.to_dict("records"),
+        snapshots,
+        {},
+        1.0,
+    )
 
 
 def traces(explorer, name):
@@ -38,9 +56,15 @@ def test_in_three_dimensions_every_code_is_drawn_where_it_was(step):
     run = make_run()
     explorer = TrainingReplay(run, step=step)
     codes, counts = run.snapshots[step].codebook.numpy(), run.snapshots[step].counts.numpy()
-    np.testing.assert_allclose(drawn(traces(explorer, "used codes")[0]), codes[counts > 0], rtol=1e-5)
-    np.testing.assert_allclose(drawn(traces(explorer, "unused codes")[0]), codes[counts == 0], rtol=1e-5)
-    np.testing.assert_allclose(traces(explorer, "used codes")[0].marker.color, np.log10(counts[counts > 0]))
+    np.testing.assert_allclose(
+        drawn(traces(explorer, "used codes")[0]), codes[counts > 0], rtol=1e-5
+    )
+    np.testing.assert_allclose(
+        drawn(traces(explorer, "unused codes")[0]), codes[counts == 0], rtol=1e-5
+    )
+    np.testing.assert_allclose(
+        traces(explorer, "used codes")[0].marker.color, np.log10(counts[counts > 0])
+    )
 
 
 @pytest.mark.parametrize("dim", [1, 2, 4, 64])
@@ -59,7 +83,11 @@ def test_the_axes_are_those_of_the_last_snapshot_at_every_step():
     for step in STEPS:
         flat = run.snapshots[step].codebook.double().numpy() @ axes.T
         shown = reels(run)[0].codes(step)
-        cosines = (flat * shown).sum(axis=1) / np.linalg.norm(flat, axis=1) / np.linalg.norm(shown, axis=1)
+        cosines = (
+            (flat * shown).sum(axis=1)
+            / np.linalg.norm(flat, axis=1)
+            / np.linalg.norm(shown, axis=1)
+        )
         np.testing.assert_allclose(np.abs(cosines), 1, rtol=1e-9)
     share = (np.square(last @ axes.T).sum()) / np.square(last).sum()
     assert f"{share:.0%} of the variance" in TrainingReplay(run).figure.layout.meta["summary"]
@@ -88,11 +116,17 @@ def test_a_step_between_snapshots_becomes_the_nearest():
 
 
 def test_two_runs_share_scale_and_camera_and_keep_their_own_steps():
-    runs = {"plain": make_run(quantizer=arcvq.EuclideanQuantizer(6, 3), shift=0.3), "samp": make_run(steps=(0, 6, 10))}
+    runs = {
+        "plain": make_run(quantizer=arcvq.EuclideanQuantizer(6, 3), shift=0.3),
+        "samp": make_run(steps=(0, 6, 10)),
+    }
     explorer = TrainingReplay(runs, step=6)
     assert explorer.steps == [0, 4, 6, 10]
     layout = explorer.figure.layout
-    assert layout.scene.xaxis.range == layout.scene2.zaxis.range and layout.scene.camera == layout.scene2.camera
+    assert (
+        layout.scene.xaxis.range == layout.scene2.zaxis.range
+        and layout.scene.camera == layout.scene2.camera
+    )
     assert [note.text for note in layout.annotations[1:]] == ["plain, step 4", "samp, step 6"]
     assert [ball.visible for ball in traces(explorer, "ball of radius M(t)")] == [False, True]
     assert layout.meta["summary"].startswith("At step 6: plain 5 of 6 codes used")
@@ -102,18 +136,26 @@ def test_two_runs_share_scale_and_camera_and_keep_their_own_steps():
 
 
 def test_the_ball_has_the_radius_of_the_step_and_goes_once_it_is_beyond_the_codes():
-    quantizer = arcvq.SphericalQuantizer(6, 3, arcvq.SAMP(radius=arcvq.schedules.Exponential(0.2), weight=None))
+    quantizer = arcvq.SphericalQuantizer(
+        6, 3, arcvq.SAMP(radius=arcvq.schedules.Exponential(0.2), weight=None)
+    )
     explorer = TrainingReplay(make_run(quantizer=quantizer), step=4)
     ball = traces(explorer, "ball of radius M(t)")[0]
     np.testing.assert_allclose(np.sqrt(ball.x**2 + ball.y**2 + ball.z**2), np.exp(0.8), rtol=1e-5)
     explorer.step = 10
-    assert not ball.visible and "ball 7.39, beyond the picture" in explorer.figure.layout.meta["summary"]
+    assert (
+        not ball.visible
+        and "ball 7.39, beyond the picture" in explorer.figure.layout.meta["summary"]
+    )
     explorer.step = 4
     assert ball.visible
 
 
 def test_the_live_figure_equals_a_fresh_picture_after_any_walk():
-    runs = {"plain": make_run(8, quantizer=arcvq.EuclideanQuantizer(6, 8), shift=0.3), "samp": make_run(8)}
+    runs = {
+        "plain": make_run(8, quantizer=arcvq.EuclideanQuantizer(6, 8), shift=0.3),
+        "samp": make_run(8),
+    }
     explorer = TrainingReplay(runs)
     for step in (0, 4, 0, 10, 4):
         explorer.step = step
@@ -147,7 +189,9 @@ def test_bad_input_is_named(unchecked):
     with pytest.raises(ValueError, match="one or two runs side by side, not 0"):
         TrainingReplay({})
     run.snapshots[4].codebook[2, 1] = torch.nan
-    with pytest.raises(ValueError, match=r"codebook of 'run' at step 4 has NaN or infinity in 1 of its 6 rows"):
+    with pytest.raises(
+        ValueError, match=r"codebook of 'run' at step 4 has NaN or infinity in 1 of its 6 rows"
+    ):
         TrainingReplay(run)
 
 
@@ -161,5 +205,7 @@ def test_a_run_without_a_history_shows_its_codes():
 def test_a_run_on_the_gpu_is_drawn():
     run = make_run()
     run.model.cuda()
-    run.snapshots = {step: Snapshot(*(tensor.cuda() for tensor in shot)) for step, shot in run.snapshots.items()}
+    run.snapshots = {
+        step: Snapshot(*(tensor.cuda() for tensor in shot)) for step, shot in run.snapshots.items()
+    }
     assert len(drawn(traces(TrainingReplay(run), "used codes")[0])) == 5

@@ -40,7 +40,9 @@ def make_parts(codes=20, channels=1, size=(16, 16), classes=3, count=12, prior=P
     model = VQVAE(channels, CosineQuantizer(codes, 6), hidden=8, residual_hidden=4).eval()
     made = prior(codes, (size[0] // 4, size[1] // 4), classes, width=8, layers=2).eval()
     with torch.no_grad():  # untrained, the encoder gives one code, and the prior is nearly uniform
-        for layer in (layer for layer in model.encoder.modules() if isinstance(layer, torch.nn.Conv2d)):
+        for layer in (
+            layer for layer in model.encoder.modules() if isinstance(layer, torch.nn.Conv2d)
+        ):
             layer.bias.zero_()
         for parameter in made.parameters():
             parameter.mul_(2.0)
@@ -82,7 +84,9 @@ def bytes_of(images):
 
 def shown(explorer):
     """The probability of each code as the map says it."""
-    rows = np.concatenate([np.asarray(explorer.figure.data[trace].customdata) for trace in (CUT, LEFT)])
+    rows = np.concatenate(
+        [np.asarray(explorer.figure.data[trace].customdata) for trace in (CUT, LEFT)]
+    )
     return rows[rows[:, 0].argsort(), 1]
 
 
@@ -90,7 +94,10 @@ def expected(explorer, parts, tokens, position):
     """softmax(logits / temperature), its top_k likeliest, of these the fewest that reach top_p: in float64."""
     row, column = divmod(position, tokens.shape[1])
     labels = torch.tensor([explorer.label]) if parts[1].classes else None
-    logits = parts[1](tokens[None], labels)[0, row, column].detach().double().numpy() / explorer.temperature
+    logits = (
+        parts[1](tokens[None], labels)[0, row, column].detach().double().numpy()
+        / explorer.temperature
+    )
     order = np.argsort(-logits, kind="stable")[: explorer.top_k]
     chances = np.zeros(len(logits))
     chances[order] = np.exp(logits[order] - logits.max())
@@ -107,12 +114,18 @@ def colours(explorer):
 
 def drawn(explorer):
     settings = explorer.settings()
-    return explorer.sampler.drawing(**{name: settings[name] for name in
-                                       ("task", "label", "seed", "temperature", "top_k", "top_p")}).tokens
+    return explorer.sampler.drawing(
+        **{
+            name: settings[name]
+            for name in ("task", "label", "seed", "temperature", "top_k", "top_p")
+        }
+    ).tokens
 
 
 def state(explorer):
-    return [explorer.figure.data[trace].source for trace in (FINISHED, MAKING, PATCHES)], shown(explorer).tolist()
+    return [explorer.figure.data[trace].source for trace in (FINISHED, MAKING, PATCHES)], shown(
+        explorer
+    ).tolist()
 
 
 def summary(explorer):
@@ -120,9 +133,19 @@ def summary(explorer):
 
 
 @pytest.mark.parametrize("prior", [PixelCNN, TransformerPrior])
-@pytest.mark.parametrize("changes", [
-    {}, {"temperature": 0.3}, {"temperature": 4.0}, {"top_k": 5}, {"top_p": 0.6}, {"label": 2}, {"seed": 7},
-    {"temperature": 0.7, "top_k": 7, "top_p": 0.8, "label": 1, "seed": 3, "position": 11}])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"temperature": 0.3},
+        {"temperature": 4.0},
+        {"top_k": 5},
+        {"top_p": 0.6},
+        {"label": 2},
+        {"seed": 7},
+        {"temperature": 0.7, "top_k": 7, "top_p": 0.8, "label": 1, "seed": 3, "position": 11},
+    ],
+)
 def test_the_map_shows_the_next_probabilities_and_the_bars_the_likeliest(prior, changes):
     parts = make_parts(prior=prior)
     explorer = SamplingExplorer(*parts)
@@ -133,11 +156,15 @@ def test_the_map_shows_the_next_probabilities_and_the_bars_the_likeliest(prior, 
     assert np.allclose(shown(explorer), chances, atol=1e-5)
     left = np.asarray(explorer.figure.data[LEFT].customdata)
     assert len(left) == np.count_nonzero(chances)
-    assert np.allclose(explorer.figure.data[LEFT].marker.color, np.log10(np.maximum(left[:, 1], 1e-4)), atol=1e-4)
+    assert np.allclose(
+        explorer.figure.data[LEFT].marker.color, np.log10(np.maximum(left[:, 1], 1e-4)), atol=1e-4
+    )
     bars, following = explorer.figure.data[BARS], int(tokens.flatten()[explorer.position])
     named = [int(name) for name in explorer.figure.layout.xaxis6.ticktext if name]
     assert len(named) == min(10, len(left)) and np.all(np.diff(bars.y) <= 0)
-    assert np.allclose(bars.y, chances[named], atol=1e-5) and np.isclose(bars.y[0], chances.max(), atol=1e-5)
+    assert np.allclose(bars.y, chances[named], atol=1e-5) and np.isclose(
+        bars.y[0], chances.max(), atol=1e-5
+    )
     assert list(bars.marker.color) == [VERMILLION if code == following else BLUE for code in named]
     assert int(explorer.figure.data[NEXT].customdata[0][0]) == following
     entropy = -sum(chance * math.log2(chance) for chance in chances if chance)
@@ -148,7 +175,13 @@ def test_the_map_shows_the_next_probabilities_and_the_bars_the_likeliest(prior, 
 
 
 def test_finished_images_are_those_that_the_prior_samples(explorer, parts):
-    explorer.temperature, explorer.top_k, explorer.top_p, explorer.label, explorer.seed = 0.8, 9, 0.9, 2, 5
+    explorer.temperature, explorer.top_k, explorer.top_p, explorer.label, explorer.seed = (
+        0.8,
+        9,
+        0.9,
+        2,
+        5,
+    )
     images = sample(parts[0], parts[1], 16, 0.8, 9, 0.9, torch.full((16,), 2), seeded(5))
     assert np.allclose(tiles(explorer), bytes_of(images), atol=0.51)
     assert explorer.figure.layout.xaxis.title.text == "16 samples of class c"
@@ -158,15 +191,28 @@ def test_finished_images_are_those_that_the_prior_samples(explorer, parts):
 def test_lower_halves_are_completed_beside_the_test_images_of_the_class(explorer, parts):
     explorer.task, explorer.label, explorer.seed = COMPLETE, 1, 4
     model, prior, images = parts
-    originals, mask = images.test.batch(torch.tensor([1, 4, 7, 10])), torch.zeros(4, 4, dtype=torch.bool)
+    originals, mask = (
+        images.test.batch(torch.tensor([1, 4, 7, 10])),
+        torch.zeros(4, 4, dtype=torch.bool),
+    )
     mask[:2] = True
-    made = complete(model, prior, originals.repeat_interleave(3, 0), mask, torch.full((12,), 1), seeded(4),
-                    temperature=1.0)
+    made = complete(
+        model,
+        prior,
+        originals.repeat_interleave(3, 0),
+        mask,
+        torch.full((12,), 1),
+        seeded(4),
+        temperature=1.0,
+    )
     seen = tiles(explorer).reshape(4, 4, 16, 16, 3)
     assert np.allclose(seen[:, 0], bytes_of(originals), atol=0.51)
     assert np.allclose(seen[:, 1:].reshape(12, 16, 16, 3), bytes_of(made), atol=0.51)
     tokens, encoded = drawn(explorer), model.encode(originals[:1])[0]
-    assert torch.equal(tokens[:2], encoded[:2]) and list(explorer.figure.data[FRAME].x[:2]) == [17.5, 35.5]
+    assert torch.equal(tokens[:2], encoded[:2]) and list(explorer.figure.data[FRAME].x[:2]) == [
+        17.5,
+        35.5,
+    ]
     explorer.position = 0
     assert "8 of 16 tokens are set" in explorer.figure.layout.title.text
     assert np.array_equal(explorer.figure.data[PLACES].z, np.repeat([1, 1, 0, 0], 4).reshape(4, 4))
@@ -174,7 +220,9 @@ def test_lower_halves_are_completed_beside_the_test_images_of_the_class(explorer
     assert colours(explorer) == [None] * 16
 
 
-def test_position_brings_the_tokens_out_one_by_one_without_sampling_again(explorer, parts, monkeypatch):
+def test_position_brings_the_tokens_out_one_by_one_without_sampling_again(
+    explorer, parts, monkeypatch
+):
     model, tokens = parts[0], drawn(explorer)
     monkeypatch.setattr("arcvq.explorers.sampling_figure.sampling_steps", None)
     for position in (0, 1, 6, 15, 16):
@@ -182,8 +230,10 @@ def test_position_brings_the_tokens_out_one_by_one_without_sampling_again(explor
         known = (torch.arange(16) < position).view(4, 4)
         text = np.array(explorer.figure.data[TOKENS].text)
         assert np.array_equal(text, np.where(known, tokens.numpy().astype(str), ""))
-        logs = [math.log10(max(1e-4, expected(explorer, parts, tokens, place)[tokens.flatten()[place]]))
-                for place in range(position)]
+        logs = [
+            math.log10(max(1e-4, expected(explorer, parts, tokens, place)[tokens.flatten()[place]]))
+            for place in range(position)
+        ]
         assert np.allclose(colours(explorer)[:position], logs, atol=1e-4)
         assert colours(explorer)[position:] == [None] * (16 - position)
         codes = model.quantizer.codebook[tokens].movedim(2, 0) * known
@@ -192,15 +242,37 @@ def test_position_brings_the_tokens_out_one_by_one_without_sampling_again(explor
         image = image.where(known.kron(torch.ones(4, 4, dtype=torch.bool)), COMING)
         assert np.allclose(picture(explorer, MAKING), bytes_of(image[None])[0], atol=0.51)
     assert explorer.figure.layout.title.text == "All 16 tokens are set"
-    assert not shown(explorer).any() and not len(explorer.figure.data[BARS].y) and not len(explorer.figure.data[NEXT].x)
-    assert np.allclose(picture(explorer, MAKING), tiles(explorer)[0])  # the whole image is the first that is finished
+    assert (
+        not shown(explorer).any()
+        and not len(explorer.figure.data[BARS].y)
+        and not len(explorer.figure.data[NEXT].x)
+    )
+    assert np.allclose(
+        picture(explorer, MAKING), tiles(explorer)[0]
+    )  # the whole image is the first that is finished
 
 
-@pytest.mark.parametrize(("name", "value"), [
-    ("temperature", 0.1), ("temperature", 10.0), ("top_k", 1), ("top_k", 20), ("top_p", 0.01), ("top_p", 1.0),
-    ("label", 0), ("label", 2), ("seed", 999), ("position", 0), ("position", 16), ("task", COMPLETE)])
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("temperature", 0.1),
+        ("temperature", 10.0),
+        ("top_k", 1),
+        ("top_k", 20),
+        ("top_p", 0.01),
+        ("top_p", 1.0),
+        ("label", 0),
+        ("label", 2),
+        ("seed", 999),
+        ("position", 0),
+        ("position", 16),
+        ("task", COMPLETE),
+    ],
+)
 def test_each_control_to_its_ends_and_back(parts, name, value):
-    explorer = SamplingExplorer(*parts, temperature=0.9, top_k=15, top_p=0.95, label=1, seed=2, position=7)
+    explorer = SamplingExplorer(
+        *parts, temperature=0.9, top_k=15, top_p=0.95, label=1, seed=2, position=7
+    )
     before = state(explorer)
     explorer.controls[name].value = value
     assert getattr(explorer, name) == pytest.approx(value)
@@ -233,7 +305,9 @@ def test_the_same_settings_give_the_same_picture_and_draw_again_another(explorer
 
 
 def test_a_change_is_one_message_that_json_can_carry(explorer):
-    json.dumps(explorer.figure.to_plotly_json(), default=lambda array: array.tolist(), allow_nan=False)
+    json.dumps(
+        explorer.figure.to_plotly_json(), default=lambda array: array.tolist(), allow_nan=False
+    )
     sent = []
     explorer.figure.observe(lambda change: change.new and sent.append(change.new), "_py2js_update")
     for name, value in (("temperature", 0.5), ("position", 3), ("task", COMPLETE)):
@@ -247,7 +321,9 @@ def test_codes_stand_where_the_projection_puts_them(explorer, monkeypatch):
         explorer.method, explorer.top_k = method, 6
         seen = project(explorer.sampler.model.quantizer.codebook)
         traces = [explorer.figure.data[trace] for trace in (CUT, LEFT, RINGS, NEXT)]
-        assert [len(trace.x) for trace in traces] == [14, 6, 6, 1] and seen.trust in summary(explorer)
+        assert [len(trace.x) for trace in traces] == [14, 6, 6, 1] and seen.trust in summary(
+            explorer
+        )
         for trace in traces:
             rows = np.asarray(trace.customdata)[:, 0].astype(int)
             assert np.allclose(np.stack([trace.x, trace.y], axis=1), seen.points[rows], atol=1e-6)
@@ -256,8 +332,13 @@ def test_codes_stand_where_the_projection_puts_them(explorer, monkeypatch):
 def test_a_prior_without_classes_has_no_label_and_completes_the_first_images():
     model, prior, images = make_parts(classes=0)
     explorer = SamplingExplorer(model, prior, images, task=COMPLETE)
-    assert explorer.controls["label"].disabled and "class" not in explorer.figure.layout.xaxis.title.text
-    assert np.allclose(tiles(explorer)[::4], bytes_of(images.test.batch(torch.arange(4))), atol=0.51)
+    assert (
+        explorer.controls["label"].disabled
+        and "class" not in explorer.figure.layout.xaxis.title.text
+    )
+    assert np.allclose(
+        tiles(explorer)[::4], bytes_of(images.test.batch(torch.arange(4))), atol=0.51
+    )
 
 
 def test_places_without_a_test_image_stay_blank():
@@ -265,7 +346,9 @@ def test_places_without_a_test_image_stay_blank():
     assert np.allclose(tiles(explorer)[12:], (BLANK + 1) * 127.5, atol=0.51)
 
 
-@pytest.mark.parametrize(("codes", "size", "channels"), [(1, (4, 4), 1), (3, (8, 16), 3), (20, (4, 132), 1)])
+@pytest.mark.parametrize(
+    ("codes", "size", "channels"), [(1, (4, 4), 1), (3, (8, 16), 3), (20, (4, 132), 1)]
+)
 def test_few_codes_flat_grids_wide_and_large_images_are_drawn(codes, size, channels):
     explorer = SamplingExplorer(*make_parts(codes=codes, size=size, channels=channels))
     for task in (COMPLETE, "sample"):
@@ -288,21 +371,31 @@ def test_the_code_makes_the_same_explorer(explorer, parts):
 def test_bad_input_is_named(parts, unchecked):
     model, prior, images = parts
     for name, value, most in (("top_k", 21, 20), ("label", 3, 2), ("position", 17, 16)):
-        with pytest.raises(ValueError, match=rf"{name} is {value}; here it must be from \d to {most}"):
+        with pytest.raises(
+            ValueError, match=rf"{name} is {value}; here it must be from \d to {most}"
+        ):
             SamplingExplorer(model, prior, images, **{name: value})
     with pytest.raises(ValueError, match="the prior has 20 codes and the model 30"):
         SamplingExplorer(make_parts(codes=30)[0], prior, images)
     with pytest.raises(ValueError, match="the prior belongs to another codebook"):
         SamplingExplorer(make_parts()[0], prior, images)
-    with pytest.raises(ValueError, match=r"images have shape \(1, 3, 16, 16\); they must be \(B, 1, H, W\)"):
+    with pytest.raises(
+        ValueError, match=r"images have shape \(1, 3, 16, 16\); they must be \(B, 1, H, W\)"
+    ):
         SamplingExplorer(model, prior, make_parts(channels=3)[2])
-    with pytest.raises(ValueError, match=r"the prior's grid is \(4, 4\) and the tokens of toy have \(2, 4\)"):
+    with pytest.raises(
+        ValueError, match=r"the prior's grid is \(4, 4\) and the tokens of toy have \(2, 4\)"
+    ):
         SamplingExplorer(model, prior, make_parts(size=(8, 16))[2])
     with pytest.raises(ValueError, match="the prior has 3 classes and toy has 2"):
-        SamplingExplorer(model, prior, ImageData("toy", images.train, images.train, images.test, ("a", "b")))
+        SamplingExplorer(
+            model, prior, ImageData("toy", images.train, images.train, images.test, ("a", "b"))
+        )
     empty = ImageSplit(images.test.images[:0], images.test.labels[:0])
     with pytest.raises(ValueError, match="toy has no test images"):
-        SamplingExplorer(model, prior, ImageData("toy", images.train, images.train, empty, images.classes))
+        SamplingExplorer(
+            model, prior, ImageData("toy", images.train, images.train, empty, images.classes)
+        )
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")

@@ -23,8 +23,11 @@ def learned():
 
 
 def state(simulation):
-    return [tensor.clone() for learner in simulation.learners.values()
-            for tensor in (learner.latents, learner.codes, learner.counts)]
+    return [
+        tensor.clone()
+        for learner in simulation.learners.values()
+        for tensor in (learner.latents, learner.codes, learner.counts)
+    ]
 
 
 @pytest.mark.parametrize("kappa", [1e-6, 0.1, 1.0, 10.0, 300.0, 1e4])
@@ -33,7 +36,9 @@ def test_a_cluster_has_the_mean_resultant_length_of_its_law(kappa):
     points = vmf_mixture(count, 1, kappa, generator())
     expected = kappa / 3 if kappa < 1e-3 else 1 / math.tanh(kappa) - 1 / kappa
     # The mean over n points scatters by about sqrt(E sin^2 / n) across and sd(w) / sqrt(n) along the mean direction.
-    assert abs(geometry.mean_resultant_length(points) - expected) < 4 * math.sqrt(max(1 - expected**2, 1e-8) / count)
+    assert abs(geometry.mean_resultant_length(points) - expected) < 4 * math.sqrt(
+        max(1 - expected**2, 1e-8) / count
+    )
 
 
 @pytest.mark.parametrize("kappa", [0.5, 30.0])
@@ -41,10 +46,16 @@ def test_cosines_to_the_mean_follow_the_law(kappa):
     points = vmf_mixture(20_000, 1, kappa, generator(1)).numpy()
     means = torch.rand(2, 20_000, generator=(same := generator(1)), dtype=torch.float64)
     del means  # the same draws as inside, to reach the draw of the mean
-    mean = torch.nn.functional.normalize(torch.randn(1, 3, generator=same, dtype=torch.float64))[0].numpy()
+    mean = torch.nn.functional.normalize(torch.randn(1, 3, generator=same, dtype=torch.float64))[
+        0
+    ].numpy()
     cosines = np.sort(points @ mean)
-    law = (np.exp(kappa * (cosines - 1)) - np.exp(-2 * kappa)) / (1 - np.exp(-2 * kappa))  # the CDF of the cosine
-    assert np.abs(law - np.linspace(0, 1, len(law))).max() < 1.7 / math.sqrt(len(law))  # Kolmogorov, p = 0.006
+    law = (np.exp(kappa * (cosines - 1)) - np.exp(-2 * kappa)) / (
+        1 - np.exp(-2 * kappa)
+    )  # the CDF of the cosine
+    assert np.abs(law - np.linspace(0, 1, len(law))).max() < 1.7 / math.sqrt(
+        len(law)
+    )  # Kolmogorov, p = 0.006
 
 
 @pytest.mark.parametrize("kappa", [0, 1e-300, 1e-9, 1e4])
@@ -65,16 +76,32 @@ def test_the_same_seed_gives_the_same_points_and_a_larger_concentration_draws_th
     assert geometry.mean_resultant_length(tight) > geometry.mean_resultant_length(loose)
 
 
-@pytest.mark.parametrize(("arguments", "message"), [
-    ((0, 1, 1.0), "count is 0"), ((5, 0, 1.0), "clusters is 0"), ((5, 1, -1.0), "concentration is -1"),
-    ((5, 1, 2e4), "concentration is 20000"), ((5, 1, math.nan), "concentration is nan")])
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((0, 1, 1.0), "count is 0"),
+        ((5, 0, 1.0), "clusters is 0"),
+        ((5, 1, -1.0), "concentration is -1"),
+        ((5, 1, 2e4), "concentration is 20000"),
+        ((5, 1, math.nan), "concentration is nan"),
+    ],
+)
 def test_wrong_numbers_of_a_mixture_are_refused(arguments, message):
     with pytest.raises(ValueError, match=message):
         vmf_mixture(*arguments, generator())
 
 
-@pytest.mark.parametrize(("name", "value"), [
-    ("margin", 1.6), ("scale", 0.0), ("top_k", 0), ("growth", -1e-3), ("weight", math.inf), ("learning_rate", 0.0)])
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("margin", 1.6),
+        ("scale", 0.0),
+        ("top_k", 0),
+        ("growth", -1e-3),
+        ("weight", math.inf),
+        ("learning_rate", 0.0),
+    ],
+)
 def test_wrong_settings_are_refused(name, value):
     with pytest.raises(ValueError, match=f"{name} is"):
         Settings(**{name: value})
@@ -94,7 +121,9 @@ def test_plain_vq_collapses_while_samp_keeps_more_codes(learned):
 
 
 def test_one_step_is_a_step_of_adam_on_the_losses_of_the_method():
-    simulation = Simulation(Settings(weight=0.0, growth=10.0, learning_rate=0.01), num_latents=8, num_codes=3)
+    simulation = Simulation(
+        Settings(weight=0.0, growth=10.0, learning_rate=0.01), num_latents=8, num_codes=3
+    )
     start, data = state(simulation), simulation.data
     simulation.step()
     for place, learner in ((0, simulation.samp), (3, simulation.plain)):
@@ -113,10 +142,16 @@ def test_one_step_is_a_step_of_adam_on_the_losses_of_the_method():
 def test_the_ball_holds_the_codes_until_it_has_grown():
     simulation = Simulation(Settings(growth=0.0))
     simulation.step(30)
-    assert simulation.samp.codes.norm(dim=1).max() <= 1 + 1e-6 and simulation.plain.codes.norm(dim=1).max() > 0.5
+    assert (
+        simulation.samp.codes.norm(dim=1).max() <= 1 + 1e-6
+        and simulation.plain.codes.norm(dim=1).max() > 0.5
+    )
     simulation.change(Settings(growth=0.05))
     simulation.step(10)
-    assert math.isclose(simulation.radius, math.exp(0.5)) and simulation.samp.codes.norm(dim=1).max() > 1.05
+    assert (
+        math.isclose(simulation.radius, math.exp(0.5))
+        and simulation.samp.codes.norm(dim=1).max() > 1.05
+    )
 
 
 def test_the_spring_brings_latents_back_when_the_margin_loss_goes():
@@ -128,8 +163,19 @@ def test_the_spring_brings_latents_back_when_the_margin_loss_goes():
     assert (simulation.samp.latents - simulation.data).norm(dim=1).mean() < pulled / 2
 
 
-@pytest.mark.parametrize("change", [{"margin": 0.5}, {"scale": 20.0}, {"top_k": 9}, {"growth": 0.03}, {"weight": 3.0},
-                                    {"learning_rate": 0.1}, {"clusters": 2}, {"concentration": 100.0}])
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"margin": 0.5},
+        {"scale": 20.0},
+        {"top_k": 9},
+        {"growth": 0.03},
+        {"weight": 3.0},
+        {"learning_rate": 0.1},
+        {"clusters": 2},
+        {"concentration": 100.0},
+    ],
+)
 def test_each_setting_changes_the_next_steps(change):
     one, other = Simulation(), Simulation()
     one.step(5), other.step(5)
@@ -149,7 +195,11 @@ def test_reset_returns_to_the_start_exactly_and_goes_the_same_way_again():
     first = Simulation()
     first.step(20)
     simulation.reset()
-    assert all(map(torch.equal, state(simulation), start)) and simulation.steps == 0 and simulation.radius == 1
+    assert (
+        all(map(torch.equal, state(simulation), start))
+        and simulation.steps == 0
+        and simulation.radius == 1
+    )
     simulation.step(20)
     assert all(map(torch.equal, state(simulation), state(first)))
 
@@ -164,9 +214,15 @@ def test_a_held_code_stays_where_it_is_until_released():
     assert simulation.samp.codes[5].norm() < 1.1
 
 
-@pytest.mark.parametrize(("arguments", "message"), [
-    (("other", 0, (1.0, 0.0, 0.0)), "no code 0 of 'other'"), (("samp", 64, (1.0, 0.0, 0.0)), "no code 64"),
-    (("samp", 0, (math.nan, 0.0, 0.0)), "cannot be put at"), (("samp", 0, (0.0, 0.0, 0.0)), "cannot be put at")])
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("other", 0, (1.0, 0.0, 0.0)), "no code 0 of 'other'"),
+        (("samp", 64, (1.0, 0.0, 0.0)), "no code 64"),
+        (("samp", 0, (math.nan, 0.0, 0.0)), "cannot be put at"),
+        (("samp", 0, (0.0, 0.0, 0.0)), "cannot be put at"),
+    ],
+)
 def test_a_code_cannot_be_held_where_there_is_none(arguments, message):
     with pytest.raises(ValueError, match=message):
         Simulation().hold(*arguments)
@@ -185,13 +241,23 @@ def test_curves_are_the_geometry_of_the_state_and_remember_a_window(learned, mon
     assert learner.counts.sum() == learned.num_latents
 
 
-@pytest.mark.parametrize("settings", [
-    Settings(clusters=1), Settings(concentration=0), Settings(concentration=1e4), Settings(learning_rate=1.0),
-    Settings(margin=1.5, scale=50.0, weight=3.0, top_k=300), Settings(growth=100.0)])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        Settings(clusters=1),
+        Settings(concentration=0),
+        Settings(concentration=1e4),
+        Settings(learning_rate=1.0),
+        Settings(margin=1.5, scale=50.0, weight=3.0, top_k=300),
+        Settings(growth=100.0),
+    ],
+)
 def test_extremes_stay_finite(settings):
     simulation = Simulation(settings)
     simulation.step(40)
-    assert all(tensor.isfinite().all() for tensor in state(simulation)) and math.isfinite(simulation.radius)
+    assert all(tensor.isfinite().all() for tensor in state(simulation)) and math.isfinite(
+        simulation.radius
+    )
 
 
 def test_one_code_and_one_latent_learn_too():
