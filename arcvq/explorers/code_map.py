@@ -2,9 +2,9 @@
 
 from typing import Any
 
-import plotly.graph_objects as go
 import torch
 import traitlets
+from plotly.graph_objects import Figure
 
 from arcvq import figures, geometry
 from arcvq.analysis import projections
@@ -17,11 +17,11 @@ IMAGES = 1000  # that usage and classes are counted on, at most
 
 
 class CodeMap(Explorer):
-    """UMAP of a model's code angles in `dim` (2 or 3) dimensions, and the chosen code as it decodes alone.
+    """UMAP of a model's code angles in `dim` (2 or 3) dimensions, and the chosen code decoded.
 
-    Usage and classes are counted on the first 1,000 test images. Click a code, or set `chosen`; the code under the
-    pointer is decoded as long as the pointer stays. `used_only` leaves out codes that no image uses. Coordinates are
-    cached: a setting that was seen before costs nothing.
+    Usage and classes are counted on the first 1,000 test images. Click a code, or set `chosen`; the
+    code under the pointer is decoded as long as the pointer stays. `used_only` leaves out codes
+    that no image uses. Coordinates are cached: a setting that was seen before costs nothing.
     """
 
     colour = traitlets.Enum(("usage", "norm", "class", "cluster"), "usage").tag(label="colour")
@@ -30,23 +30,24 @@ class CodeMap(Explorer):
     used_only = traitlets.Bool(True).tag(label="used codes only")
     chosen = traitlets.Int(0, min=0, max=2**20).tag(label="code")
 
-    def __init__(self, model: VQVAE, images: ImageData, dim: int = 2, **settings: Any):
-        self.model, self.dim, self.classes = model, dim, images.classes
-        some = torch.arange(min(IMAGES, len(images.test)))
-        indices, self.codebook = (
-            model.encode(images.test.batch(some)),
-            model.quantizer.codebook.detach().cpu(),
-        )
-        count, labels = len(self.codebook), images.test.labels[some]
-        self.usage, self.norms = (
-            geometry.usage_counts(indices.cpu(), count),
-            geometry.norms(self.codebook),
-        )
-        self.owners = projections.dominant_classes(indices, labels, count)
+    def __init__(self, model: VQVAE, data: ImageData, dim: int = 2, **settings: Any):
+        self.model = model
+        self.dim = dim
+        self.classes = data.classes
+        self.given = ("model", "images", str(dim))
+
+        some = torch.arange(min(IMAGES, len(data.test)))
+        indices = model.encode(data.test.batch(some))
+        self.codebook = model.quantizer.codebook.detach().cpu()
+        count = len(self.codebook)
+        self.usage = geometry.usage_counts(indices.cpu(), count)
+        self.norms = geometry.norms(self.codebook)
+        self.owners = projections.dominant_classes(indices, data.test.labels[some], count)
         self._pointed: int | None = None
+
         longest = int((self.norms * (self.usage > 0)).argmax())
         super().__init__(**{"chosen": longest} | settings)
-        self.controls["chosen"].max = count - 1
+        self.limit("chosen", 0, count - 1)
         for trace in self.figure.data[:2]:
             trace.on_click(self._clicked)
             trace.on_hover(self._point)
@@ -54,25 +55,22 @@ class CodeMap(Explorer):
 
     @traitlets.validate("chosen")
     def _known(self, proposal: Any) -> int:
-        if not 0 <= proposal.value < len(self.codebook):
-            raise ValueError(
-                f"the chosen code is {proposal.value}; it must be from 0 to {len(self.codebook) - 1}"
-            )
+        last = len(self.codebook) - 1
+        if not 0 <= proposal.value <= last:
+            raise ValueError(f"the chosen code is {proposal.value}; it must be from 0 to {last}")
         return proposal.value
 
-    def code(self) -> str:
-        return super().code().replace("(", f"(model, images, {self.dim}, ", 1)
-
-    def picture(self) -> go.Figure:
-        rows = (
-            (self.usage > 0).nonzero()[:, 0] if self.used_only else torch.arange(len(self.codebook))
-        )
+    def picture(self) -> Figure:
+        rows = torch.arange(len(self.codebook))
+        if self.used_only:
+            rows = rows[self.usage > 0]
         seen = projections.umap_angles(
             self.codebook[rows], self.dim, seed=self.seed, neighbors=self.neighbors
         )
         hover = {"usage": self.usage[rows], "norm": self.norms[rows]}
+        colour = self._colour(rows)
         picture = figures.code_map(
-            seen, **self._colour(rows), hover=hover, indices=rows.numpy(), chosen=self.chosen
+            seen, **colour, hover=hover, indices=rows.numpy(), chosen=self.chosen
         )
         drawn = self.chosen if self._pointed is None else self._pointed
         grid = torch.full((1, 3, 3), drawn, device=self.model.quantizer.codebook.device)
@@ -84,20 +82,15 @@ class CodeMap(Explorer):
         if self.colour == "norm":
             return {"color": self.norms[rows], "label": "norm of the code"}
         if self.colour == "class":
-            return {
-                "color": self.owners[rows.numpy()],
-                "label": "class that uses it most",
-                "classes": self.classes,
-            }
+            owners = self.owners[rows.numpy()]
+            return {"color": owners, "label": "class that uses it most", "classes": self.classes}
         groups = projections.clusters(self.codebook[rows])
-        return {
-            "color": groups,
-            "label": "cluster",
-            "classes": [str(number) for number in range(groups.max() + 1)],
-        }
+        names = [str(number) for number in range(groups.max() + 1)]
+        return {"color": groups, "label": "cluster", "classes": names}
 
     def _clicked(self, trace: Any, points: Any, state: Any) -> None:
-        if (code := pointed_code(trace, points)) is not None:
+        code = pointed_code(trace, points)
+        if code is not None:
             self.chosen = code
 
     def _point(self, trace: Any = None, points: Any = None, state: Any = None) -> None:

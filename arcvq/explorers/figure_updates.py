@@ -1,20 +1,35 @@
 """Figures that move: their values by path, so that a live figure takes only what changed.
 
-A path is "TRACE/property" or "layout/property" in plotly's own notation: "0/marker.size", "layout/title.text".
+A path is "TRACE/property" or "layout/property" in plotly's notation: "0/marker.size",
+"layout/title.text". Also here: what the figures of several explorers have in common.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from jaxtyping import Float
 from plotly.basedatatypes import BaseFigure, Undefined
+from plotly.graph_objects import Figure
 
-from arcvq.figures.theme import caption_lines
+from arcvq.figures.theme import caption_lines, finish
 
 Values = dict[str, Any]
 
+RANKS = 512  # points of a line of norms, at most
+BARE = {
+    "showgrid": False,
+    "showline": False,
+    "ticks": "",
+    "constrain": "domain",
+}
+
 
 def flat(figure: BaseFigure) -> Values:
-    """Every property of a figure by its path, but what the reader owns: the camera, and what uirevision keeps."""
+    """Return every property of a figure by its path.
+
+    What the reader owns is left out: the camera, and what uirevision keeps.
+    """
     found: Values = {}
 
     def walk(value: Any, path: str) -> None:
@@ -26,15 +41,14 @@ def flat(figure: BaseFigure) -> Values:
 
     for place, trace in enumerate(figure.data):
         walk(trace.to_plotly_json(), f"{place}/")
-    walk(
-        {key: value for key, value in figure.layout.to_plotly_json().items() if key != "template"},
-        "layout/",
-    )
+    layout = figure.layout.to_plotly_json()
+    layout.pop("template", None)
+    walk(layout, "layout/")
     return found
 
 
 def assign(figure: BaseFigure, values: Values) -> BaseFigure:
-    """Sets each value at its path."""
+    """Set each value at its path."""
     for path, value in values.items():
         part, _, key = path.partition("/")
         target = figure.layout if part == "layout" else figure.data[int(part)]
@@ -43,30 +57,28 @@ def assign(figure: BaseFigure, values: Values) -> BaseFigure:
 
 
 def send(figure: BaseFigure, values: Values, shown: Values) -> None:
-    """Sets each value at its path in a live figure that shows `shown`, all of them in one message.
+    """Set each value at its path in a live figure that shows `shown`, all of them in one message.
 
-    In a message each property stands for all of its traces. A trace of it that leaves one out loses its array in the
-    browser's memory, and plotly's Python half then fails on the answer; so what a trace does not change goes along.
+    In a message each property stands for all of its traces. A trace of it that leaves one out loses
+    its array in the browser's memory, and plotly's Python half then fails on the answer; so what a
+    trace does not change goes along.
     """
-    parts = [path.partition("/")[::2] for path in values]
-    traces = sorted({int(part) for part, _ in parts if part != "layout"})
-    # Only a contiguous array can be sent as it lies in memory.
-    whole = {
-        path: np.ascontiguousarray(value) if isinstance(value, np.ndarray) else value
-        for path, value in (shown | values).items()
-    }
-    figure.plotly_update(
-        {
-            key: [whole.get(f"{trace}/{key}", Undefined) for trace in traces]
-            for key in dict.fromkeys(key for part, key in parts if part != "layout")
-        },
-        {key: whole[f"layout/{key}"] for part, key in parts if part == "layout"},
-        traces,
-    )
+    whole = shown | values
+    paths = [path.split("/", 1) for path in values]
+    traces = sorted({int(part) for part, _ in paths if part != "layout"})
+    restyle: dict[str, list[Any]] = {}
+    relayout: Values = {}
+    for part, key in paths:
+        if part == "layout":
+            relayout[key] = _sendable(values[f"layout/{key}"])
+        else:
+            kept = (whole.get(f"{trace}/{key}", Undefined) for trace in traces)
+            restyle[key] = [_sendable(value) for value in kept]
+    figure.plotly_update(restyle, relayout, traces)
 
 
 def changed(values: Values, shown: Values) -> Values:
-    """Those of `values` that differ from what is `shown`."""
+    """Return those of `values` that differ from what is `shown`."""
     return {
         path: value
         for path, value in values.items()
@@ -75,25 +87,90 @@ def changed(values: Values, shown: Values) -> Values:
 
 
 def points(trace: int, rows: np.ndarray) -> Values:
-    """The coordinates of a trace from rows (n, 2) or (n, 3)."""
-    return {
-        f"{trace}/{axis}": column
-        for axis, column in zip("xyz", rows.astype(np.float32).T, strict=False)
-    }
+    """Return the coordinates of a trace from rows (n, 2) or (n, 3)."""
+    columns = zip("xyz", rows.astype(np.float32).T, strict=False)
+    return {f"{trace}/{axis}": column for axis, column in columns}
+
+
+def ranked(trace: int, norms: Float[np.ndarray, " K"]) -> Values:
+    """Return the line of a trace over the codes, the longest first."""
+    count = len(norms)
+    ranks = np.linspace(0, count - 1, min(RANKS, count)).round().astype(int)
+    longest_first = np.sort(norms)[::-1]
+    return points(trace, np.stack([ranks + 1, longest_first[ranks]], axis=1))
 
 
 def words(title: str, summary: str, width: int) -> Values:
-    """Title, summary and caption of a figure that `finish` made, for a plot `width` pixels wide."""
-    caption = "<br>".join(caption_lines(summary, width))
+    """Return title, summary and caption of a figure that `finish` made, `width` pixels wide."""
     return {
         "layout/title.text": title,
         "layout/meta": {"summary": summary},
-        "layout/annotations[0].text": caption,
+        "layout/annotations[0].text": "<br>".join(caption_lines(summary, width)),
     }
+
+
+def finish_moving(figure: Figure, values: Values, **layout: Any) -> None:
+    """Call `finish` with the title and the summary that `words` put among the values."""
+    title = values["layout/title.text"]
+    summary = values["layout/meta"]["summary"]
+    finish(figure, {}, title, summary, **layout)
+
+
+def fix_head(figure: Figure, head: int, height: int) -> None:
+    """Give a figure that `finish` made a top margin for the longest caption, below the title.
+
+    Args:
+        figure: the figure.
+        head: the top margin in pixels.
+        height: pixels of all that is below.
+    """
+    figure.layout.annotations[0].update(yanchor="top", yshift=head - 44)
+    figure.update_layout(margin_t=head, height=head + height)
+
+
+def place_axes(
+    figure: Figure,
+    number: int | str,
+    box: Sequence[float],
+    size: Sequence[int],
+    x: dict[str, Any],
+    y: dict[str, Any],
+) -> None:
+    """Lay out a pair of axes without lines.
+
+    Args:
+        figure: the figure.
+        number: of the axes, "" for the first.
+        box: left, top, width and height in pixels.
+        size: width and height in pixels of all plots together.
+        x: more properties of the x-axis.
+        y: more properties of the y-axis.
+    """
+    left, top, width, height = box
+    across, down = size
+    figure.layout[f"xaxis{number}"] = BARE | {
+        "side": "top",
+        "anchor": f"y{number}",
+        "domain": [left / across, (left + width) / across],
+        **x,
+    }
+    figure.layout[f"yaxis{number}"] = BARE | {
+        "anchor": f"x{number}",
+        "domain": [1 - (top + height) / down, 1 - top / down],
+        "constraintoward": "top",
+        **y,
+    }
+
+
+def _sendable(value: Any) -> Any:
+    """Only a contiguous array can be sent as it lies in memory."""
+    return np.ascontiguousarray(value) if isinstance(value, np.ndarray) else value
 
 
 def _same(one: Any, other: Any) -> bool:
     if isinstance(one, np.ndarray) or isinstance(other, np.ndarray):
-        one, other = np.asarray(one), np.asarray(other)
-        return np.array_equal(one, other, equal_nan=one.dtype.kind == other.dtype.kind == "f")
+        one = np.asarray(one)
+        other = np.asarray(other)
+        floats = one.dtype.kind == other.dtype.kind == "f"
+        return np.array_equal(one, other, equal_nan=floats)
     return one == other

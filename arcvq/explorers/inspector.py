@@ -1,9 +1,9 @@
-"""One code taken apart: what it draws, who uses it, its neighbours, and what another code would draw in its place."""
+"""One code taken apart: what it draws, which images use it, its nearest codes, and a swap."""
 
 from typing import Any
 
-import plotly.graph_objects as go
 import traitlets
+from plotly.graph_objects import Figure
 
 from arcvq import geometry
 from arcvq.explorers.base import Explorer, pointed_code
@@ -21,54 +21,54 @@ from arcvq.vqvae import VQVAE
 
 
 class CodeInspector(Explorer):
-    """A chosen code of a model: decoded, its nearest codes, its places in images, and the ways to `other` code.
+    """A code of a model: decoded, its nearest codes, its places in images, the ways to another.
 
-    Click a code on the map, or set `chosen`; at the start, these are the longest used code and the most used other.
-    Usage is counted on the first 1,000 test images. rank: which of the images that use the code most gets the other
-    code in its places. method: of the map, PCA or UMAP of the angles. The model may be on any device. Raises ValueError
-    without test images, for images that do not fit the model, and for a code that does not exist.
+    Click a code on the map, or set `chosen`; at the start it is the longest code in use, and
+    `other` the most used of the rest. Usage is counted on the first 1,000 test images. `rank`: which
+    of the images that use the code most gets the other code in its places. `method`: PCA or UMAP of
+    the angles for the map. The model may be on any device.
+
+    Raises:
+        ValueError: without test images, for images that do not fit the model, and for a code that
+            does not exist.
     """
 
     chosen = traitlets.Int(0, min=0, max=2**20).tag(label="code")
     other = traitlets.Int(0, min=0, max=2**20).tag(label="other code")
     rank = traitlets.Int(1, min=1, max=TILES).tag(label="image")
     method = traitlets.Enum(("PCA", "UMAP"), "PCA").tag(label="map")
+    given = ("model", "images")
 
-    def __init__(self, model: VQVAE, images: ImageData, **settings: Any):
-        self.subject = subject(model, images)
-        usage, norms = self.subject.usage, geometry.norms(self.subject.codebook)
-        most, longest = (
-            usage.argsort(descending=True, stable=True).tolist(),
-            int((norms * (usage > 0)).argmax()),
-        )
-        other = next((code for code in most if code != longest), longest)
+    def __init__(self, model: VQVAE, data: ImageData, **settings: Any):
+        self.subject = subject(model, data)
+        usage = self.subject.usage
+        norms = geometry.norms(self.subject.codebook)
+        longest = int((norms * (usage > 0)).argmax())
+        by_usage = usage.argsort(descending=True, stable=True).tolist()
+        other = next((code for code in by_usage if code != longest), longest)
         super().__init__(**{"chosen": longest, "other": other} | settings)
-        for name in ("chosen", "other"):
-            self.controls[name].max = max(
-                1, len(usage) - 1
-            )  # a slider in the browser needs two ends
-            self.controls[name].disabled = len(usage) == 1
+
+        last = len(usage) - 1
+        self.limit("chosen", 0, last)
+        self.limit("other", 0, last)
         for trace in (CODES, UNUSED):
             self.figure.data[trace].on_click(self._clicked)
 
     @traitlets.validate("chosen", "other")
     def _known(self, proposal: Any) -> int:
+        name = proposal.trait.name
         last = len(self.subject.codebook) - 1
         if not 0 <= proposal.value <= last:
-            raise ValueError(
-                f"{proposal.trait.name} is {proposal.value}; it must be a code, 0 to {last}"
-            )
+            raise ValueError(f"{name} is {proposal.value}; it must be a code, 0 to {last}")
         return proposal.value
 
-    def picture(self) -> go.Figure:
+    def picture(self) -> Figure:
         return inspector_picture(self.subject, **self.settings())
 
     def values(self) -> Values:
         return inspector_values(self.subject, **self.settings())
 
-    def code(self) -> str:
-        return super().code().replace("(", "(model, images, ", 1)
-
     def _clicked(self, trace: Any, points: Any, state: Any) -> None:
-        if (code := pointed_code(trace, points)) is not None:
+        code = pointed_code(trace, points)
+        if code is not None:
             self.chosen = code

@@ -1,4 +1,4 @@
-"""A dashboard on a run that trains in the background, and that the reader steers while it does."""
+"""A dashboard on a run that trains in the background, and that the reader steers meanwhile."""
 
 import copy
 import html
@@ -10,9 +10,9 @@ from typing import Any, cast
 
 import ipywidgets as widgets
 import pandas as pd
-import plotly.graph_objects as go
 import torch
 import traitlets
+from plotly.graph_objects import Figure
 
 from arcvq import geometry
 from arcvq.explorers.base import Explorer
@@ -25,73 +25,82 @@ from arcvq.schedules import MAX_EXPONENT, Exponential
 from arcvq.training import Compute, Recording, Run, fit
 from arcvq.vqvae import VQVAE
 
-FIT = (
-    "batch_size",
-    "lr",
-    "seed",
-    "precision",
-    "device",
-)  # settings that are those of `fit` and `Compute`
+FIT = ("batch_size", "lr", "seed", "precision", "device")  # options of `fit` and `Compute`
 EXAMPLES = 4  # validation images that are shown
 PAUSE = 0.1  # seconds between two drawings at least; a row that comes sooner is drawn with the next
-ROWS, APART = (
-    75,
-    25,
-)  # rows of a short run; steps between two rows of a long one, which stops only at a row
+ROWS = 75  # rows of a short run
+APART = 25  # steps between two rows of a long run, which stops only at a row
 
 
 class LiveTraining(Explorer):
-    """A run of `fit` over `steps` steps in a background thread, drawn as it goes; the model given stays as it is.
+    """A run of `fit` in a background thread, drawn as it goes; the model given stays as it is.
 
-    weight: a factor on the weight of the margin loss, 0 to 10. growth: of the ball's radius per step, 0 to 80 / steps,
-    at first that of the model's SAMP. Both act from the next step on, and the radius goes on from where it is. A
-    quantizer without SAMP has neither. batch_size, lr, seed: as in `fit`; precision, device: as in `Compute`.
+    Both settings act from the next step on. `weight`: a factor on the weight of the margin loss, 0
+    to 10. `growth`: of the ball's radius per step, 0 to 80 / steps, at first that of the model's
+    SAMP; the radius goes on from where it is. A quantizer without SAMP has neither.
 
-    From Python: `start()`, `stop()`, `wait()`, `reset()`, `running`, and `run`, the run so far (None before), whose
-    history tells which radius and weight were in force. While it trains, torch's random generator is the training's.
+    `run` is the run so far (None before the first row); its history tells which radius and weight
+    were in force. While it trains, torch's random generator is the training's.
+
+    Args:
+        model: the untrained model.
+        data: what it trains on.
+        steps: length of the run.
+        **settings: values at the start; also batch_size, lr and seed of `fit`, and precision and
+            device of `Compute`.
     """
 
     weight = traitlets.Float(1.0, min=0.0, max=10.0).tag(label="margin weight (factor)", step=0.1)
     growth = traitlets.Float(0.0, min=0.0, max=MAX_EXPONENT).tag(label="radius growth (per step)")
 
-    def __init__(self, model: VQVAE, images: ImageData, *, steps: int, **settings: Any):
+    def __init__(self, model: VQVAE, data: ImageData, *, steps: int, **settings: Any):
         self._thread: threading.Thread | None = None
         self._halt = threading.Event()
-        self._lock = (
-            threading.RLock()
-        )  # the training draws while sliders and the browser speak in other threads
-        self.images, self.steps = images, steps
+        # The training draws while sliders and the browser speak in other threads.
+        self._lock = threading.RLock()
+        self.data = data
+        self.steps = steps
         self.options = {name: settings.pop(name) for name in FIT if name in settings}
-        self.examples = images.validation.first(EXAMPLES).batch(
-            torch.arange(min(EXAMPLES, len(images.validation)))
-        )
+        options = [f"{name}={value!r}" for name, value in self.options.items()]
+        self.given = ("model", "images", f"steps={steps}", *options)
+        examples = torch.arange(min(EXAMPLES, len(data.validation)))
+        self.examples = data.validation.batch(examples)
         self._untrained = copy.deepcopy(model)
-        self.samp: Any = _own_settings(self._untrained, steps)
+        self.samp: Any = _own_samp(self._untrained, steps)
         self.lacks = _lacks(self.samp, steps)
         self._renew()
         super().__init__(**settings)
-        # ipywidgets holds back all changes while it takes a message in: one that is sent just then would be lost.
+
+        # While ipywidgets takes a message in, it holds back all changes: one that is sent just then
+        # would be lost.
         self.figure.set_state = self._alone(self.figure.set_state)
-        growth = self.controls[
-            "growth"
-        ]  # its slider ends below the limit of 80 / steps, for it rounds
-        growth.max, growth.step, growth.readout_format = 75 / steps, 0.5 / steps, ".3g"
+        growth = self.controls["growth"]
+        growth.max = 75 / steps  # below the limit of 80 / steps, because the slider rounds
+        growth.step = 0.5 / steps
+        growth.readout_format = ".3g"
         for name, control in self.controls.items():
-            control.disabled, control.layout.width = name in self.lacks, "400px"
+            control.disabled = name in self.lacks
+            control.layout.width = "400px"
+
         self.message = widgets.HTML()
         self.message.add_class("arcvq-message")
-        buttons = self.button("start", self._pressed), self.button("stop", self.stop)
-        self.buttons.children = (*buttons, *self.buttons.children)
+        self._start_button = self.button("start", self._pressed)
+        self._stop_button = self.button("stop", self.stop)
+        self.buttons.children = (self._start_button, self._stop_button, *self.buttons.children)
         self.children: tuple[widgets.Widget, ...] = (*self.children[:2], self.message, self.figure)
         self._tell("", training=False)
 
     @property
     def running(self) -> bool:
-        """Whether it trains."""
+        """Whether the training runs."""
         return self._thread is not None and self._thread.is_alive()
 
     def start(self) -> None:
-        """Train from step 0 in the background, with the settings as they are. Raises RuntimeError while it trains."""
+        """Train from step 0 in the background, with the settings as they are.
+
+        Raises:
+            RuntimeError: while it trains.
+        """
         if self.running:
             raise RuntimeError(
                 "this LiveTraining is training already; stop() it before you start() it again"
@@ -103,15 +112,21 @@ class LiveTraining(Explorer):
         self._thread.start()
 
     def stop(self) -> None:
-        """End the run at its next row, and wait for that; `run` keeps what there is. At rest nothing happens."""
+        """End the run at its next row, and wait for that; `run` keeps what there is."""
         self._halt.set()
         if self._thread:
             self._thread.join()
 
     def wait(self, timeout: float | int | None = None) -> Run:
-        """The run, once it has ended; an interrupted wait lets it train on.
+        """Return the run once it has ended; an interrupted wait lets it train on.
 
-        Raises what the training raised, TimeoutError after `timeout` seconds, RuntimeError when nothing was started.
+        Args:
+            timeout: seconds to wait at most.
+
+        Raises:
+            TimeoutError: if it has not ended by then.
+            RuntimeError: if nothing was started.
+            Exception: what the training raised.
         """
         if self._thread is None:
             raise RuntimeError("there is no training to wait for; start() it first")
@@ -140,15 +155,11 @@ class LiveTraining(Explorer):
         with self._lock:
             super().redraw()
 
-    def picture(self) -> go.Figure:
+    def picture(self) -> Figure:
         return live_picture(self._moment())
 
     def values(self) -> Values:
         return live_values(self._moment())
-
-    def code(self) -> str:
-        options = "".join(f"{name}={value!r}, " for name, value in self.options.items())
-        return super().code().replace("(", f"(model, images, steps={self.steps}, {options}", 1)
 
     @traitlets.default("growth")
     def _own_growth(self) -> float:
@@ -156,25 +167,30 @@ class LiveTraining(Explorer):
 
     @traitlets.validate("weight", "growth")
     def _can_be_steered(self, proposal: Any) -> float:
-        name, value = proposal.trait.name, proposal.value
+        name = proposal.trait.name
+        value = proposal.value
         if name in self.lacks and value != getattr(self, name):
             raise ValueError(f"{name} is {value}, but this quantizer has no {self.lacks[name]}")
-        if name == "growth" and value > (limit := MAX_EXPONENT / self.steps):
+        limit = MAX_EXPONENT / self.steps
+        if name == "growth" and value > limit:
             raise ValueError(
-                f"growth is {value}; in a run of {self.steps:,} steps it must be at most {limit:.3g}"
+                f"growth is {value}; in a run of {self.steps:,} steps it must be at most "
+                f"{limit:.3g}"
             )
         return value
 
     @traitlets.observe("weight", "growth")
     def _steer(self, _: Any = None) -> None:
-        """Give the quantizer the settings, as one new object, for a step in another thread reads them."""
+        """Give the quantizer the settings, as one new object: another thread reads them."""
         with self._lock:
             quantizer: Any = self.model.quantizer
             if "weight" not in self.lacks:
-                quantizer.samp = replace(quantizer.samp, weight=self.samp.weight.times(self.weight))
+                weight = self.samp.weight.times(self.weight)
+                quantizer.samp = replace(quantizer.samp, weight=weight)
             if "growth" not in self.lacks and quantizer.samp.radius.rate != self.growth:
                 step = int(quantizer.step)
-                radius = Exponential.through(step, quantizer.samp.radius.value(step), self.growth)
+                now = quantizer.samp.radius.value(step)
+                radius = Exponential.through(step, now, self.growth)
                 quantizer.samp = replace(quantizer.samp, radius=radius)
 
     def _pressed(self) -> None:
@@ -191,14 +207,14 @@ class LiveTraining(Explorer):
         self._look(pd.DataFrame())
 
     def _train(self) -> None:
+        every = max(1, min(self.steps // ROWS, APART))
+        options = dict(self.options)
+        compute = Compute(options.pop("device", "auto"), options.pop("precision", "auto"))
+        recording = Recording(log_every=every, progress=False, on_log=self._logged)
         try:
-            every = max(1, min(self.steps // ROWS, APART))
-            options = dict(self.options)
-            compute = Compute(options.pop("device", "auto"), options.pop("precision", "auto"))
-            recording = Recording(log_every=every, progress=False, on_log=self._logged)
             self.run = fit(
                 self.model,
-                self.images,
+                self.data,
                 steps=self.steps,
                 compute=compute,
                 recording=recording,
@@ -207,18 +223,14 @@ class LiveTraining(Explorer):
             self._look(self.run.history)
             self.redraw()
             step = self.run.history["step"].iloc[-1]
-            ended = (
-                "Finished."
-                if step == self.steps
-                else f"Stopped at step {step:,} of {self.steps:,}."
-            )
+            ended = f"Stopped at step {step:,} of {self.steps:,}."
+            if step == self.steps:
+                ended = "Finished."
             self._tell(f"{ended} start begins again at step 0.", training=False)
         except Exception as error:  # shown here, and raised by `wait`
             self._error = error
-            self._tell(
-                f'<span role="alert">Training ended: {html.escape(str(error))}</span>',
-                training=False,
-            )
+            text = f"Training ended: {html.escape(str(error))}"
+            self._tell(f'<span role="alert">{text}</span>', training=False)
 
     def _logged(self, run: Run) -> bool:
         self.run = run
@@ -230,15 +242,9 @@ class LiveTraining(Explorer):
     def _look(self, history: pd.DataFrame) -> None:
         """Keep what the figure shows of the model as it is now."""
         codebook = self.model.quantizer.codebook.detach()
-        examples = self.examples.to(codebook.device)
-        self._seen = Moment(
-            self.steps,
-            history,
-            geometry.norms(codebook).double().cpu().numpy(),
-            None,
-            examples.cpu(),
-            self.model.reconstruct(examples).cpu(),
-        )
+        norms = geometry.norms(codebook).cpu().numpy()
+        reconstructions = self.model.reconstruct(self.examples.to(codebook.device)).cpu()
+        self._seen = Moment(self.steps, history, norms, None, self.examples, reconstructions)
         self._looked = time.monotonic()
 
     def _moment(self) -> Moment:
@@ -246,11 +252,13 @@ class LiveTraining(Explorer):
 
     def _tell(self, text: str, training: bool) -> None:
         """Say it below the buttons, of which either start or stop can be pressed."""
-        lacking = " and no ".join(self.lacks.values())
-        note = f"This {type(self.model.quantizer).__name__} has no {lacking}. " if lacking else ""
+        note = ""
+        if self.lacks:
+            lacking = " and no ".join(self.lacks.values())
+            note = f"This {type(self.model.quantizer).__name__} has no {lacking}. "
         self.message.value = note + text
-        begin, stop = self.buttons.children[:2]
-        begin.disabled, stop.disabled = training, not training
+        self._start_button.disabled = training
+        self._stop_button.disabled = not training
 
     def _alone(self, action: Callable[[Any], None]) -> Callable[[Any], None]:
         """The action, but never while the figure is drawn."""
@@ -262,8 +270,8 @@ class LiveTraining(Explorer):
         return held
 
 
-def _own_settings(model: VQVAE, steps: int) -> SAMP | None:
-    """The settings of the model's quantizer, which gets those for the run if it has none, as in `fit`."""
+def _own_samp(model: VQVAE, steps: int) -> SAMP | None:
+    """The SAMP of the model's quantizer, which gets one for the run if it has none, as in `fit`."""
     if not isinstance(model.quantizer, SphericalQuantizer):
         return None
     model.quantizer.samp = model.quantizer.samp or SAMP.for_run(steps)

@@ -1,66 +1,76 @@
-"""A dashboard on a training run: losses, PSNR, codes, the ball with what lies ahead, norms, and a few images."""
+"""A dashboard on a training run: losses, PSNR, codes, the ball and its future, norms, images."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
-import plotly.graph_objects as go
 from jaxtyping import Float, UInt8
+from plotly.graph_objects import Figure, Image
 from plotly.subplots import make_subplots
 from torch import Tensor, cat
 
-from arcvq.explorers.figure_updates import Values, assign, points, words
+from arcvq.explorers.figure_updates import Values, assign, finish_moving, points, ranked, words
 from arcvq.explorers.replay_figure import last_row
-from arcvq.figures import theme
 from arcvq.figures.parts import image_source, measured, tile_sheet
-from arcvq.figures.theme import finish
+from arcvq.figures.theme import BLACK, BLUE, GRAY, GREEN, LOG, VERMILLION
 from arcvq.samp import SAMP
 from arcvq.schedules import Schedule
 
-WIDTH, HEIGHT, LEFT, RIGHT = 860, 620, 68, 12  # pixels
-RANKS, AHEAD, TILE = (
-    512,
-    61,
-    64,
-)  # points of the lines of norms and schedules; pixels of an image; at most
+WIDTH = 860  # pixels
+HEIGHT = 620
+LEFT = 68
+RIGHT = 12
+AHEAD = 61  # points of the lines of schedules
+TILE = 64  # pixels of an image, at most
 HELD = 0.999  # of the radius: a code at least so long lies on the ball
-# Panels by their y-axis; each line has a name, which stands above in its colour, and a column of the history if it is
-# one over steps.
+# Panels by their y-axis; each line has a name, which stands above in its color, and a column of the
+# history if it is one over steps.
 PANELS = {
     "loss terms": (
-        ("reconstruction", theme.BLUE, "reconstruction"),
-        ("commitment", theme.GREEN, "commitment"),
-        ("margin", theme.VERMILLION, "margin"),
+        ("reconstruction", BLUE, "reconstruction"),
+        ("commitment", GREEN, "commitment"),
+        ("margin", VERMILLION, "margin"),
     ),
     "PSNR (dB)": (
-        ("training", theme.BLUE, "psnr"),
-        ("validation", theme.VERMILLION, "validation_psnr"),
+        ("training", BLUE, "psnr"),
+        ("validation", VERMILLION, "validation_psnr"),
     ),
     "codes": (
-        ("codes used", theme.BLUE, "codes_used"),
-        ("perplexity", theme.VERMILLION, "perplexity"),
+        ("codes used", BLUE, "codes_used"),
+        ("perplexity", VERMILLION, "perplexity"),
     ),
     "radius, weight": (
-        ("radius M(t)", theme.BLUE, "radius"),
-        ("weight", theme.VERMILLION, "weight"),
-        ("ahead (dotted)", theme.GRAY, ""),
+        ("radius M(t)", BLUE, "radius"),
+        ("weight", VERMILLION, "weight"),
+        ("ahead (dotted)", GRAY, ""),
     ),
-    "norm": (("norms of the codes", theme.BLUE, ""), ("ball (dotted)", theme.BLACK, "")),
-    "": (("images, reconstructed below", theme.GRAY, ""),),
+    "norm": (("norms of the codes", BLUE, ""), ("ball (dotted)", BLACK, "")),
+    "": (("images, reconstructed below", GRAY, ""),),
 }
-CURVES = [
-    (panel, *line) for panel, lines in enumerate(PANELS.values()) for line in lines if line[2]
-]
-RADIUS_AHEAD, WEIGHT_AHEAD, NORMS, BALL, TILES = range(
-    len(CURVES), len(CURVES) + 5
-)  # the traces after the curves
+CURVES = []  # panel, name, color and column of each
+for _panel, _lines in enumerate(PANELS.values()):
+    CURVES += [(_panel, *line) for line in _lines if line[2]]
+# The traces after the curves
+RADIUS_AHEAD, WEIGHT_AHEAD, NORMS, BALL, TILES = range(len(CURVES), len(CURVES) + 5)
+# Facts of the last row for the caption: name, column and format
+FACTS = (
+    ("loss", "loss", "{:.3g}"),
+    ("validation PSNR", "validation_psnr", "{:.1f} dB"),
+    ("perplexity", "perplexity", "{:.1f}"),
+    ("weight of the margin loss", "weight", "{:.3g}"),
+)
 
 
 class Moment(NamedTuple):
-    """What the dashboard shows of a run of `steps` steps at one moment.
+    """What the dashboard shows of a run at one moment.
 
-    history: the rows so far, as of `fit`. norms: of the codes (K,). samp: the settings in force, None for a quantizer
-    without them. images, reconstructions: the same few images (n, C, H, W) in [-1, 1] before and after the model.
+    Attributes:
+        steps: length of the run.
+        history: the rows so far, as of `fit`.
+        norms: of the codes.
+        samp: the one in force, None for a quantizer without it.
+        images: a few, in [-1, 1].
+        reconstructions: of these by the model.
     """
 
     steps: int
@@ -71,43 +81,28 @@ class Moment(NamedTuple):
     reconstructions: Float[Tensor, "n C H W"]
 
 
-def live_picture(moment: Moment) -> go.Figure:
-    """Six panels over the whole length of the run; the schedules of radius and weight go on dotted to its end."""
+def live_picture(moment: Moment) -> Figure:
+    """Draw six panels over the whole run; radius and weight go on dotted to its end."""
     figure = make_subplots(2, 3, horizontal_spacing=0.09, vertical_spacing=0.2)
-    for panel, name, colour, column in CURVES:
-        _line(
-            figure,
-            panel,
-            name,
-            colour,
-            mode="lines+markers" if column == "validation_psnr" else "lines",
-        )
-    _line(figure, 3, "radius ahead", theme.BLUE, dash="dot")
-    _line(figure, 3, "weight ahead", theme.VERMILLION, dash="dot")
-    _line(figure, 4, "norms of the codes", theme.BLUE, width=3)
-    _line(figure, 4, "ball", theme.BLACK, dash="dot")
-    figure.add_trace(go.Image(zsmooth=False, hoverinfo="skip"), 2, 3)
+    for panel, name, color, column in CURVES:
+        mode = "lines+markers" if column == "validation_psnr" else "lines"
+        _line(figure, panel, name, color, mode)
+    _line(figure, 3, "radius ahead", BLUE, dash="dot")
+    _line(figure, 3, "weight ahead", VERMILLION, dash="dot")
+    _line(figure, 4, "norms of the codes", BLUE, width=3)
+    _line(figure, 4, "ball", BLACK, dash="dot")
+    figure.add_trace(Image(zsmooth=False, hoverinfo="skip"), 2, 3)
     _lay_out(figure, moment)
     values = live_values(moment)
-    finish(
-        figure,
-        {},
-        values["layout/title.text"],
-        values["layout/meta"]["summary"],
-        width=WIDTH,
-        height=HEIGHT,
-        left=LEFT,
-        right=RIGHT,
-    )
-    figure.layout.margin.t, figure.layout.annotations[0].yshift = (
-        112,
-        32,
-    )  # room for two lines and the panels' words
+    finish_moving(figure, values, width=WIDTH, height=HEIGHT, left=LEFT, right=RIGHT)
+    # Room for two lines and the words above the panels
+    figure.layout.margin.t = 112
+    figure.layout.annotations[0].yshift = 32
     for panel, lines in enumerate(PANELS.values()):
-        text = ", ".join(f'<span style="color:{colour}">{name}</span>' for name, colour, _ in lines)
-        place = figure.get_subplot(*_cell(panel))
+        names = [f'<span style="color:{color}">{name}</span>' for name, color, _ in lines]
+        place = figure.get_subplot(**_cell(panel))
         figure.add_annotation(
-            text=text,
+            text=", ".join(names),
             x=place.xaxis.domain[0],
             y=place.yaxis.domain[1],
             xref="paper",
@@ -118,99 +113,90 @@ def live_picture(moment: Moment) -> go.Figure:
             showarrow=False,
             font_size=13,
         )
-    assign(figure, values)
-    return figure
+    return assign(figure, values)
 
 
 def live_values(moment: Moment) -> Values:
-    """What moves in `live_picture`, by path."""
+    """Return what moves in `live_picture`, by path."""
     values: Values = {}
     for trace, (*_, column) in enumerate(CURVES):
         values |= points(trace, measured(moment.history, column).T)
+
     row = last_row(moment.history, moment.steps)
     now = int(row.get("step", 0))
-    radius, weight = (moment.samp.radius, moment.samp.weight) if moment.samp else (None, None)
+    radius = None
+    weight = None
+    if moment.samp:
+        radius = moment.samp.radius
+        weight = moment.samp.weight
     values |= points(RADIUS_AHEAD, _ahead(radius, now, moment.steps))
     values |= points(WEIGHT_AHEAD, _ahead(weight, now, moment.steps))
-    count, longest = len(moment.norms), float(moment.norms.max())
-    ranks = np.linspace(0, count - 1, min(RANKS, count)).round().astype(int)
-    values |= points(NORMS, np.stack([ranks + 1, np.sort(moment.norms)[::-1][ranks]], axis=1))
+
+    norms = moment.norms
+    count = len(norms)
     reach = float(radius.value(now)) if radius else np.inf
-    values |= points(BALL, np.array([[1, reach], [count, reach]])) | {
-        f"{BALL}/visible": reach <= 2 * longest
-    }
+    values |= ranked(NORMS, norms)
+    values |= points(BALL, np.array([[1, reach], [count, reach]]))
+    values[f"{BALL}/visible"] = reach <= 2 * float(norms.max())
     values[f"{TILES}/source"] = image_source(_tiles(moment))
+
     title = f"Step {now:,} of {moment.steps:,}"
     if row:
         title += f": PSNR {row['psnr']:.1f} dB, {row['codes_used']:,.0f} of {count:,} codes used"
-    return values | words(title, _sentence(moment, row, reach), WIDTH - LEFT - RIGHT)
+    return values | words(title, _sentence(norms, row, reach), WIDTH - LEFT - RIGHT)
 
 
-def _sentence(moment: Moment, row: dict[str, float], reach: float) -> str:
+def _sentence(norms: np.ndarray, row: dict[str, float], reach: float) -> str:
     parts = [
-        f"{label} {row[column]:{form}}{unit}"
-        for label, column, form, unit in (
-            ("loss", "loss", ".3g", ""),
-            ("validation PSNR", "validation_psnr", ".1f", " dB"),
-            ("perplexity", "perplexity", ".1f", ""),
-            ("weight of the margin loss", "weight", ".3g", ""),
-        )
-        if column in row
+        f"{name} {form.format(row[column])}" for name, column, form in FACTS if column in row
     ]
-    parts.append(f"norms of the codes {moment.norms.min():.3g} to {moment.norms.max():.3g}")
+    parts.append(f"norms of the codes {norms.min():.3g} to {norms.max():.3g}")
     if reach < np.inf:
-        held = np.mean(moment.norms >= HELD * reach)
-        parts.append(
-            f"the ball of radius {reach:,.{0 if reach > 1000 else 2}f} holds {held:.0%} of the codes"
-        )
+        held = np.mean(norms >= HELD * reach)
+        radius = f"{reach:,.0f}" if reach > 1000 else f"{reach:.2f}"
+        parts.append(f"the ball of radius {radius} holds {held:.0%} of the codes")
     text = "; ".join(parts)
     return f"{text[0].upper()}{text[1:]}."
 
 
 def _ahead(schedule: Schedule | None, now: int, steps: int) -> np.ndarray:
-    """Steps and values (n, 2) of a schedule from `now` to the end of the run; none without a schedule."""
-    rows = (
-        [[step, schedule.value(step)] for step in np.linspace(now, steps, AHEAD)]
-        if schedule
-        else []
-    )
-    return np.array(rows).reshape(-1, 2)
+    """Steps and values (n, 2) of a schedule from `now` to the end of the run, if there is one."""
+    if schedule is None:
+        return np.empty((0, 2))
+    return np.array([[step, schedule.value(step)] for step in np.linspace(now, steps, AHEAD)])
 
 
 def _tiles(moment: Moment) -> UInt8[np.ndarray, "H W 3"]:
-    """The images side by side, and below them their reconstructions; of large images every so many-th pixel."""
-    thinned = slice(None, None, max(1, moment.images.shape[3] // TILE))
-    tiles = cat([moment.images, moment.reconstructions])[..., thinned, thinned]
-    return tile_sheet(tiles, len(moment.images))
+    """The images and below them their reconstructions; of large ones every so many-th pixel."""
+    stride = max(1, moment.images.shape[3] // TILE)
+    tiles = cat([moment.images, moment.reconstructions])
+    return tile_sheet(tiles[..., ::stride, ::stride], len(moment.images))
 
 
-def _cell(panel: int) -> tuple[int, int]:
-    return 1 + panel // 3, 1 + panel % 3
+def _cell(panel: int) -> dict[str, int]:
+    return {"row": 1 + panel // 3, "col": 1 + panel % 3}
 
 
 def _line(
-    figure: go.Figure, panel: int, name: str, colour: str, mode: str = "lines", **line
+    figure: Figure, panel: int, name: str, color: str, mode: str = "lines", **line: Any
 ) -> None:
-    row, col = _cell(panel)
-    figure.add_scatter(
-        name=name, mode=mode, line={"color": colour} | line, showlegend=False, row=row, col=col
-    )
+    look = {"color": color} | line
+    figure.add_scatter(name=name, mode=mode, line=look, showlegend=False, **_cell(panel))
 
 
-def _lay_out(figure: go.Figure, moment: Moment) -> None:
+def _lay_out(figure: Figure, moment: Moment) -> None:
     """The axes: all steps from the start, so that a curve grows into its panel."""
     count = len(moment.norms)
     for panel, title in enumerate(PANELS):
-        place = dict(zip(("row", "col"), _cell(panel), strict=True))
+        place = _cell(panel)
         if panel < 4:
             figure.update_xaxes(title_text="step", range=[0, moment.steps], **place)
         figure.update_yaxes(title_text=title, title_standoff=2, **place)
-    figure.update_yaxes(**theme.LOG, row=1, col=1)
+    figure.update_yaxes(**LOG, row=1, col=1)
     figure.update_yaxes(range=[0, 1.04 * count], row=1, col=3)
-    figure.update_yaxes(**theme.LOG, range=[-4, 4], row=2, col=1)
-    figure.update_xaxes(
-        title_text="codes, the longest first", range=[1, max(2, count)], row=2, col=2
-    )
+    figure.update_yaxes(**LOG, range=[-4, 4], row=2, col=1)
+    ranks = [1, max(2, count)]
+    figure.update_xaxes(title_text="codes, the longest first", range=ranks, row=2, col=2)
     figure.update_yaxes(rangemode="tozero", row=2, col=2)
     high, wide, _ = _tiles(moment).shape
     hidden = {"visible": False, "constrain": "domain", "row": 2, "col": 3}

@@ -1,5 +1,7 @@
 """One code and its latents: what margin, scale and top-k do to gradients and loss."""
 
+from typing import Any
+
 import traitlets
 from jaxtyping import Float
 from torch import Generator, Tensor, randn
@@ -13,10 +15,17 @@ COUNTS = {2: 24, 3: 80}  # latents of the example by dimension
 
 
 class MarginExplorer(Explorer):
-    """One code, its `top_k` nearest latents, and their gradients on the circle (D = 2) or the sphere (D = 3).
+    """One code, its `top_k` nearest latents, and their gradients on the circle or the sphere.
 
-    latents (N, D) and code (D,) are drawn by their directions; without them an example in `dim` dimensions is made,
-    always the same. Raises ValueError for other D, NaN, no latents and norm zero.
+    Args:
+        latents: (N, D) with D 2 (circle) or 3 (sphere), drawn by their directions; an example by
+            default.
+        code: (D,), drawn by its direction; an example by default.
+        dim: D of an example.
+        **settings: values at the start.
+
+    Raises:
+        ValueError: for other D, NaN, no latents and norm zero.
     """
 
     margin = traitlets.Float(0.1, min=0.0, max=1.5).tag(label="margin m (rad)")
@@ -28,19 +37,22 @@ class MarginExplorer(Explorer):
         latents: Float[Tensor, "N D"] | None = None,
         code: Float[Tensor, " D"] | None = None,
         dim: int = 3,
-        **settings,
+        **settings: Any,
     ):
-        dim = next((given.shape[-1] for given in (latents, code) if given is not None), dim)
+        for given in (code, latents):
+            if given is not None:
+                dim = given.shape[-1]
         if dim not in COUNTS:
             raise ValueError(
-                f"D is {dim}; the margin can be drawn on the circle (D = 2) and on the sphere (D = 3)"
+                f"D is {dim}; the margin can be drawn on the circle (D = 2) and on the sphere "
+                "(D = 3)"
             )
         example = randn(COUNTS[dim] + 1, dim, generator=Generator().manual_seed(1))
         self.latents = _directions(example[1:] if latents is None else latents, "latents")
         self.direction = _directions(example[:1] if code is None else code[None], "the code")[0]
-        if len(self.direction) != self.latents.shape[1]:
+        if len(self.direction) != dim:
             raise ValueError(
-                f"the code has D = {len(self.direction)} but the latents have D = {self.latents.shape[1]}"
+                f"the code has D = {len(self.direction)} but the latents have D = {dim}"
             )
         super().__init__(**settings)
 
@@ -57,6 +69,7 @@ class MarginExplorer(Explorer):
 def _directions(rows: Tensor, what: str) -> Tensor:
     rows = rows.detach().cpu().double()
     check_vectors(rows, what)
-    if zeros := int((~rows.any(dim=1)).sum()):
+    zeros = len(rows) - int(rows.any(dim=1).sum())
+    if zeros:
         raise ValueError(f"{what}: {zeros} of {len(rows)} rows have norm 0 and so no direction")
     return normalize(rows, dim=1, eps=1e-300)

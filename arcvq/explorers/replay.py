@@ -1,11 +1,11 @@
-"""Scrub through a training run: the codes on the sphere step by step, and the curves with a cursor."""
+"""Scrub through a training run: the codes on the sphere step by step, and curves with a cursor."""
 
 from collections.abc import Mapping
 from typing import Any
 
 import ipywidgets as widgets
-import plotly.graph_objects as go
 import traitlets
+from plotly.graph_objects import Figure
 
 from arcvq.explorers.base import Explorer
 from arcvq.explorers.figure_updates import Values
@@ -14,18 +14,29 @@ from arcvq.training import Run
 
 
 class TrainingReplay(Explorer):
-    """A slider over the snapshots of one or two runs, in one scale and with one camera; the curves' cursor follows.
+    """A slider over the snapshots of one or two runs, in one scale and with one camera.
 
-    runs: a `Run`, or two by name, also of a model on the GPU. step: of the optimiser; the nearest snapshot is shown,
-    and where the runs have other steps than each other, each shows its last one so far. Raises ValueError for no runs
-    or more than two, for a run without snapshots, and for codes with NaN.
+    `step` is that of the optimizer; the nearest snapshot is shown. Where the runs have other steps
+    than each other, each shows its last one so far. The cursor in the curves follows.
+
+    Args:
+        runs: a `Run`, or two by name, also of a model on the GPU.
+        **settings: the step at the start, by default the last.
+
+    Raises:
+        ValueError: for no runs or more than two, for a run without snapshots, and for codes with
+            NaN.
     """
 
     step = traitlets.Int().tag(label="step")
+    given = ("runs",)
 
     def __init__(self, runs: Run | Mapping[str, Run], **settings: Any):
         self.reels = reels(runs)
-        self.steps = sorted({step for reel in self.reels for step in reel.run.snapshots})
+        steps: set[int] = set()
+        for reel in self.reels:
+            steps.update(reel.run.snapshots)
+        self.steps = sorted(steps)
         super().__init__(**settings)
         for scene in ("scene", "scene2")[: len(self.reels)]:
             self.figure.layout.on_change(self._turn, f"{scene}.camera")
@@ -36,16 +47,13 @@ class TrainingReplay(Explorer):
 
     @traitlets.validate("step")
     def _nearest(self, proposal: Any) -> int:
-        return min(self.steps, key=lambda step: abs(step - proposal["value"]))
+        return min(self.steps, key=lambda step: abs(step - proposal.value))
 
-    def picture(self) -> go.Figure:
+    def picture(self) -> Figure:
         return replay_picture(self.reels, self.step)
 
     def values(self) -> Values:
         return replay_values(self.reels, self.step)
-
-    def code(self) -> str:
-        return f"TrainingReplay(runs, step={self.step})"
 
     def _turn(self, layout: Any, camera: Any) -> None:
         """The reader turned one scene: the other follows."""
@@ -55,10 +63,7 @@ class TrainingReplay(Explorer):
                     if scene.camera != camera:
                         scene.camera = camera
 
-    def _control(self, name: str, trait: Any) -> widgets.Widget:
-        control = widgets.SelectionSlider(
+    def _widget(self, name: str, trait: Any) -> widgets.Widget:
+        return widgets.SelectionSlider(
             options=self.steps, value=self.step, description="step", layout={"width": "600px"}
         )
-        control.add_class("arcvq-step")
-        traitlets.link((self, name), (control, "value"))
-        return control

@@ -3,8 +3,8 @@
 from typing import Any
 
 import ipywidgets as widgets
-import plotly.graph_objects as go
 import traitlets
+from plotly.graph_objects import Figure
 
 from arcvq.explorers.base import Explorer
 from arcvq.explorers.figure_updates import Values
@@ -15,13 +15,16 @@ from arcvq.vqvae import VQVAE
 
 
 class SamplingExplorer(Explorer):
-    """Images drawn from a prior, or test images whose lower half it draws; one of them token by token.
+    """Images drawn from a prior, or test images whose lower half it draws; one of them by token.
 
-    temperature, top_k (K: all codes), top_p: of `priors.next_probabilities`. label: the class asked for, or whose test
-    images come first, each completed as its own class; a prior without classes knows none. seed: the same gives the
-    same images; "draw again" takes the next. position: how many tokens are set, in raster order; those given count
-    from the start. method: of the map, PCA or UMAP of the angles. Model and prior may be on any device. Raises
-    ValueError for a prior of another model, images that do not fit and settings out of range.
+    `temperature`, `top_k` (K: all codes) and `top_p` are those of `priors.next_probabilities`.
+    `label`: the class asked for, or whose test images come first, each completed as its own class;
+    a prior without classes knows none. `seed`: the same gives the same images; "draw again" takes
+    the next. `position`: how many tokens are set, in raster order; those given count from the
+    start. `method`: PCA or UMAP of the angles for the map. Model and prior may be on any device.
+
+    Raises:
+        ValueError: for a prior of another model, images that do not fit and settings out of range.
     """
 
     task = traitlets.Enum(TASKS, TASKS[0]).tag(label="task")
@@ -32,9 +35,11 @@ class SamplingExplorer(Explorer):
     seed = traitlets.Int(0, min=0, max=999).tag(label="seed")
     position = traitlets.Int(0, min=0, max=2**20).tag(label="tokens set")
     method = traitlets.Enum(("PCA", "UMAP"), "PCA").tag(label="map")
+    given = ("model", "prior", "images")
 
-    def __init__(self, model: VQVAE, prior: Prior, images: ImageData, **settings: Any):
-        self.sampler, places = sampler(model, prior, images), prior.grid[0] * prior.grid[1]
+    def __init__(self, model: VQVAE, prior: Prior, data: ImageData, **settings: Any):
+        self.sampler = sampler(model, prior, data)
+        places = prior.grid[0] * prior.grid[1]
         self.limits = {
             "top_k": (1, prior.num_codes),
             "label": (0, max(0, prior.classes - 1)),
@@ -42,17 +47,18 @@ class SamplingExplorer(Explorer):
         }
         super().__init__(**{"top_k": prior.num_codes, "position": places // 2} | settings)
         for name, (least, most) in self.limits.items():
-            self.controls[name].max = max(least + 1, most)  # a slider in the browser needs two ends
-            self.controls[name].disabled = least == most
-        again, play = self.button("again", self.draw_again), widgets.Play(max=places, interval=200)
+            self.limit(name, least, most)
+        again = self.button("again", self.draw_again)
         again.description = "draw again"
+        play = widgets.Play(max=places, interval=200)
         play.add_class("arcvq-play")
         traitlets.link((self, "position"), (play, "value"))
         self.buttons.children = (again, play, *self.buttons.children)
 
     @traitlets.validate("top_k", "label", "position")
     def _possible(self, proposal: Any) -> int:
-        name, value = proposal.trait.name, proposal.value
+        name = proposal.trait.name
+        value = proposal.value
         least, most = self.limits[name]
         if not least <= value <= most:
             raise ValueError(f"{name} is {value}; here it must be from {least} to {most}")
@@ -62,11 +68,8 @@ class SamplingExplorer(Explorer):
         """Go on to the next seed."""
         self.seed = (self.seed + 1) % 1000
 
-    def picture(self) -> go.Figure:
+    def picture(self) -> Figure:
         return sampling_picture(self.sampler, **self.settings())
 
     def values(self) -> Values:
         return sampling_values(self.sampler, **self.settings())
-
-    def code(self) -> str:
-        return super().code().replace("(", "(model, prior, images, ", 1)
