@@ -85,9 +85,7 @@ def moved(explorer: Explorer, setting: str, values: Sequence[Any], unit: str = "
         _frame(label, shot, sorted(moving), kinds)
         for label, shot in zip(labels, shots, strict=True)
     ]
-    steps = [
-        {"method": "animate", "label": label, "args": [[label], AT_ONCE]} for label in labels
-    ]
+    steps = [{"method": "animate", "label": label, "args": [[label], AT_ONCE]} for label in labels]
     text = {"prefix": f"{setting}: ", "suffix": f" {unit}".rstrip(), "font": {"size": 14}}
     nearest = min(range(len(values)), key=lambda place: abs(values[place] - start))
     bottom = figure.layout.margin.b
@@ -99,9 +97,7 @@ def moved(explorer: Explorer, setting: str, values: Sequence[Any], unit: str = "
         "len": 0.9,
     }
     height = figure.layout.height + 90
-    figure.update_layout(
-        sliders=[slider], uirevision="kept", height=height, margin_b=bottom + 90
-    )
+    figure.update_layout(sliders=[slider], uirevision="kept", height=height, margin_b=bottom + 90)
     return figure
 
 

@@ -112,9 +112,7 @@ def subject(model: VQVAE, data: ImageData) -> Subject:
     return Subject(model, codebook.cpu(), images.cpu(), indices, usage)
 
 
-def inspector_picture(
-    subject: Subject, chosen: int, other: int, rank: int, method: str
-) -> Figure:
+def inspector_picture(subject: Subject, chosen: int, other: int, rank: int, method: str) -> Figure:
     """Draw all about the code `chosen`, and what lies between it and the code `other`.
 
     Both are marked on the map. The strips are the code and its nearest by angle, decoded; the test

@@ -147,9 +147,7 @@ def live_values(moment: Moment) -> Values:
 
 
 def _sentence(norms: np.ndarray, row: dict[str, float], reach: float) -> str:
-    parts = [
-        f"{name} {form.format(row[column])}" for name, column, form in FACTS if column in row
-    ]
+    parts = [f"{name} {form.format(row[column])}" for name, column, form in FACTS if column in row]
     parts.append(f"norms of the codes {norms.min():.3g} to {norms.max():.3g}")
     if reach < np.inf:
         held = np.mean(norms >= HELD * reach)

@@ -152,9 +152,7 @@ def _curves(figure: Figure, number: str) -> None:
     figure.add_scatter(x=angles, name="cos(θ + m)", line_color=ORANGE, **lines)
     figure.add_scatter(name="arcvq beyond it", line={"color": GREEN, "width": 4}, **lines)
     ends = {"size": [9, 0], "color": BLACK}
-    figure.add_scatter(
-        name="θ + m = 180°", mode="lines+markers", line=DOTTED, marker=ends, **place
-    )
+    figure.add_scatter(name="θ + m = 180°", mode="lines+markers", line=DOTTED, marker=ends, **place)
     dots = {"color": VERMILLION, "size": 7}
     figure.add_scatter(mode="markers", marker=dots, showlegend=False, **place)
     cosines = np.cos(THETA).tolist()

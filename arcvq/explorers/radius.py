@@ -35,9 +35,7 @@ class RadiusExplorer(Explorer):
     step = traitlets.Int(600, min=0, max=10_000_000).tag(label="step")
     scaled = traitlets.Bool(False).tag(label="scaled to the run")
 
-    def __init__(
-        self, codebook: Tensor | Mapping[int, Any] | Run | None = None, **settings: Any
-    ):
+    def __init__(self, codebook: Tensor | Mapping[int, Any] | Run | None = None, **settings: Any):
         snapshots = codebook.snapshots if isinstance(codebook, Run) else codebook
         if isinstance(snapshots, Mapping):
             length = max(snapshots, default=0)

@@ -107,9 +107,7 @@ def ball_picture(codes: Codes, **settings: Any) -> Figure:
     return assign(figure, values)
 
 
-def ball_values(
-    codes: Codes, *, growth: float, run_length: int, step: int, scaled: bool
-) -> Values:
+def ball_values(codes: Codes, *, growth: float, run_length: int, step: int, scaled: bool) -> Values:
     """Return what moves in `ball_picture`, by path."""
     radius = ball_schedule(growth, run_length, scaled)
     reach = radius.value(step)

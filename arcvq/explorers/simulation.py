@@ -1,8 +1,9 @@
-"""Codes that learn on the sphere in three dimensions, small enough to watch: SAMP and plain VQ from one start.
+"""Codes that learn on the sphere in three dimensions: SAMP and plain VQ from one start.
 
-Latents are a mixture of von Mises-Fisher clusters on the sphere of radius `REACH`. There is no network: a spring
-holds each latent at its place in the data, standing in for the reconstruction loss, which keeps an encoder's latents
-where the decoder needs them. All else is the method itself: the quantizers of `arcvq`, their losses and the ball.
+Latents are a mixture of von Mises-Fisher clusters on the sphere of radius `REACH`. There is no
+network: a spring holds each latent at its place in the data. It stands in for the reconstruction
+loss, which keeps an encoder's latents where the decoder needs them. All else is the method itself:
+the quantizers of `arcvq`, their losses and the ball.
 """
 
 import collections
@@ -12,46 +13,58 @@ import math
 import pandas as pd
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor
-from torch.nn.functional import mse_loss, normalize
+from torch import Generator, Tensor
+from torch.nn.functional import mse_loss, normalize, one_hot
 
 from arcvq import geometry
 from arcvq.quantizers import EuclideanQuantizer, Quantizer, SphericalQuantizer, nearest_code
+from arcvq.runtime.checks import check_whole
 from arcvq.samp import SAMP
 from arcvq.schedules import MAX_EXPONENT, Constant
 
-REACH = 2.0  # the norm of the data: above the ball's first radius, 1, so that the ball has something to hold back
-SPRING = 4.0  # the weight of the spring, for one that gives way to the margin loss at weight 1 and yet holds
+REACH = 2.0  # norm of the data: above the ball's first radius, 1, so that the ball holds codes back
+SPRING = 4.0  # weight of the spring: it gives way to the margin loss at weight 1, and yet holds
 WINDOW = 300  # steps that the running curves remember
+CURVES = ["step", "codes_used", "perplexity", "min_angle"]
 
 
 def vmf_mixture(
-    count: int, clusters: int, concentration: float | int, generator: torch.Generator
+    count: int, clusters: int, concentration: float | int, generator: Generator
 ) -> Float[Tensor, "count 3"]:
-    """Unit vectors (float64) from a mixture of von Mises-Fisher clusters of equal weight, their means drawn evenly.
+    """Draw unit vectors (float64) from von Mises-Fisher clusters of equal weight.
 
-    concentration: kappa, 0 (even on the sphere) to 1e4; the mean resultant length of a cluster is coth(kappa) -
-    1/kappa. In three dimensions the cosine w to the mean has a closed inverse CDF: 1 - w = -log(1 - u (1 - exp(-2
-    kappa))) / kappa for u uniform in [0, 1) (Jakob 2012, with log1p and expm1). The same seed draws the same u, so a
-    larger concentration draws the same points closer. Raises ValueError for numbers out of range.
+    The means are drawn uniformly. In three dimensions the cosine w to the mean has a closed inverse
+    CDF: 1 - w = -log(1 - u (1 - exp(-2 kappa))) / kappa for u uniform in [0, 1) (Jakob 2012, with
+    log1p and expm1). The same seed draws the same u, so a larger concentration draws the same
+    points closer.
+
+    Args:
+        count: of vectors, from 1.
+        clusters: from 1.
+        concentration: kappa, 0 (uniform on the sphere) to 1e4; the mean resultant length of a
+            cluster is coth(kappa) - 1/kappa.
+        generator: what draws.
+
+    Raises:
+        ValueError: for numbers out of range.
     """
-    for name, number in (("count", count), ("clusters", clusters)):
-        if number < 1:
-            raise ValueError(f"{name} is {number}; it must be a whole number from 1")
+    check_whole(1, count=count, clusters=clusters)
     if not 0 <= concentration <= 1e4:
         raise ValueError(f"concentration is {concentration}; it must be from 0 to 10,000")
     uniform, turn = torch.rand(2, count, generator=generator, dtype=torch.float64)
     means = normalize(torch.randn(clusters, 3, generator=generator, dtype=torch.float64), dim=1)
-    kappa = max(float(concentration), 1e-12)
-    short = (-torch.log1p(uniform * math.expm1(-2 * kappa)) / kappa).clamp(
-        0, 2
-    )  # 1 - w, exact where w is near 1
-    across = (short * (2 - short)).sqrt()
     mean = means[torch.arange(count) % clusters]
-    least = torch.nn.functional.one_hot(mean.abs().argmin(1), 3).double()
+    kappa = max(float(concentration), 1e-12)
+    short = -torch.log1p(uniform * math.expm1(-2 * kappa)) / kappa  # 1 - w, exact where w is near 1
+    short = short.clamp(0, 2)
+    across = (short * (2 - short)).sqrt()
+
+    # Two directions at right angles to the mean, from the axis that is farthest from it
+    least = one_hot(mean.abs().argmin(1), 3).double()
     right = normalize(torch.linalg.cross(mean, least), dim=1)
     up = torch.linalg.cross(mean, right)
-    ring = (2 * math.pi * turn).cos()[:, None] * right + (2 * math.pi * turn).sin()[:, None] * up
+    angle = (2 * math.pi * turn)[:, None]
+    ring = angle.cos() * right + angle.sin() * up
     return normalize((1 - short)[:, None] * mean + across[:, None] * ring, dim=1)
 
 
@@ -59,9 +72,15 @@ def vmf_mixture(
 class Settings:
     """What may change between two steps; every value is checked (ValueError).
 
-    clusters: from 1. concentration: kappa, 0 to 1e4. margin: radians, 0 to below pi/2. scale: above 0. top_k: from 1.
-    growth: of the ball's radius per step, M <- M exp(growth), from 0. weight: of the margin loss, from 0.
-    learning_rate: of Adam, above 0, at most 1.
+    Attributes:
+        clusters: of the data, from 1.
+        concentration: kappa of the clusters, 0 to 1e4.
+        margin: radians, 0 to below pi/2.
+        scale: above 0.
+        top_k: from 1.
+        growth: of the ball's radius per step, M <- M exp(growth), from 0.
+        weight: of the margin loss, from 0.
+        learning_rate: of Adam, above 0, at most 1.
     """
 
     clusters: int = 6
@@ -75,7 +94,8 @@ class Settings:
 
     def __post_init__(self):
         for name in ("growth", "weight"):
-            if not 0 <= (number := getattr(self, name)) < math.inf:
+            number = getattr(self, name)
+            if not 0 <= number < math.inf:
                 raise ValueError(f"{name} is {number}; it must be a finite number from 0")
         if not 0 < self.learning_rate <= 1:
             raise ValueError(
@@ -84,14 +104,18 @@ class Settings:
         self.samp(1.0)
 
     def samp(self, radius: float) -> SAMP:
-        """The prior with these settings and a ball of this radius."""
+        """Return a SAMP with these settings and a ball of this radius."""
         return SAMP(self.margin, self.scale, self.top_k, Constant(radius), Constant(self.weight))
 
 
 class Learner:
     """A quantizer and the latents that it quantizes, both free to move.
 
-    `counts` (K,) int64: how many latents chose each code in the last step (before the first step: now).
+    Attributes:
+        quantizer: with its codebook.
+        points: the latents.
+        counts: how many latents chose each code in the last step (before the first step: now).
+        history: a tuple of `CURVES` for each of the last `WINDOW` steps.
     """
 
     def __init__(
@@ -118,28 +142,34 @@ class Learner:
         return nearest_code(self.latents, self.codes, self.quantizer.metric)
 
     def loss(self, data: Float[Tensor, "N 3"]) -> Float[Tensor, ""]:
-        """The quantizer's loss and the spring's."""
-        return self.quantizer(self.points[:, :, None, None]).loss + SPRING * mse_loss(
-            self.points, data
-        )
+        """Return the sum of the quantizer's loss and the spring's."""
+        quantized = self.quantizer(self.points[:, :, None, None])
+        return quantized.loss + SPRING * mse_loss(self.points, data)
 
     def measure(self, step: int) -> None:
         """Append step, codes used, perplexity and the smallest angle (degrees) to the history."""
-        angle = math.degrees(geometry.min_angle(self.codes)) if len(self.codes) > 1 else math.nan
-        self.history.append(
-            (step, int(self.counts.count_nonzero()), geometry.perplexity(self.counts), angle)
-        )
+        angle = math.nan
+        if len(self.codes) > 1:
+            angle = math.degrees(geometry.min_angle(self.codes))
+        used = int(self.counts.count_nonzero())
+        self.history.append((step, used, geometry.perplexity(self.counts), angle))
 
     def table(self) -> pd.DataFrame:
-        """The last `WINDOW` steps: step, codes_used, perplexity, min_angle (degrees)."""
-        return pd.DataFrame(self.history, columns=["step", "codes_used", "perplexity", "min_angle"])
+        """Return the history: step, codes_used, perplexity, min_angle (degrees)."""
+        return pd.DataFrame(self.history, columns=CURVES)
 
 
 class Simulation:
-    """SAMP (`samp`) and plain Euclidean VQ (`plain`) learning side by side, each in its own latents of one data set.
+    """SAMP (`samp`) and plain Euclidean VQ (`plain`) learning side by side from the same data.
 
-    Both start from one draw U(-1, 1)^3, each as its method does: SAMP normalises it, plain VQ divides it by K. The
-    same seed and the same changes give the same run. num_latents, num_codes: from 1.
+    Each has latents of its own. Both start from one draw U(-1, 1)^3, each as its method does: SAMP
+    normalizes it, plain VQ divides it by K. The same seed and the same changes give the same run.
+
+    Args:
+        settings: at the start.
+        num_latents: from 1.
+        num_codes: K, from 1.
+        seed: of data and codes.
     """
 
     def __init__(
@@ -150,10 +180,11 @@ class Simulation:
         num_codes: int = 64,
         seed: int = 0,
     ):
-        if num_codes < 1:
-            raise ValueError(f"num_codes is {num_codes}; it must be a whole number from 1")
-        self.settings, self.seed = settings or Settings(), seed
-        self.num_latents, self.num_codes = num_latents, num_codes
+        check_whole(1, num_codes=num_codes)
+        self.settings = settings or Settings()
+        self.seed = seed
+        self.num_latents = num_latents
+        self.num_codes = num_codes
         self.reset()
 
     @property
@@ -167,36 +198,30 @@ class Simulation:
         return math.exp(self.log_radius)
 
     def reset(self) -> None:
-        """Back to step 0, with the present settings."""
-        self.steps, self.log_radius = 0, 0.0
+        """Go back to step 0, with the present settings."""
+        self.steps = 0
+        self.log_radius = 0.0
         self.held: tuple[str, int, tuple[float, float, float]] | None = None
         self.data = self._data()
-        draw = (
-            torch.rand(self.num_codes, 3, generator=torch.Generator().manual_seed(self.seed)) * 2
-            - 1
-        )
-        self.prior = SphericalQuantizer(self.num_codes, 3)
+        count = self.num_codes
+        generator = Generator().manual_seed(self.seed)
+        draw = torch.rand(count, 3, generator=generator) * 2 - 1
+        self.prior = SphericalQuantizer(count, 3)
         self.samp = Learner(self.prior, normalize(draw, dim=1), self.data)
-        self.plain = Learner(
-            EuclideanQuantizer(self.num_codes, 3), draw / self.num_codes, self.data
-        )
-        free = [
-            tensor
-            for learner in self.learners.values()
-            for tensor in (learner.points, learner.quantizer.codebook)
-        ]
+        self.plain = Learner(EuclideanQuantizer(count, 3), draw / count, self.data)
+        free = []
+        for learner in self.learners.values():
+            free += [learner.points, learner.quantizer.codebook]
         self.optimizer = torch.optim.Adam(free, fused=True)
 
     def change(self, settings: Settings) -> None:
-        """Go on with other settings. With other clusters the springs draw the latents to their new places."""
-        old, self.settings = self.settings, settings
-        if (old.clusters, old.concentration) != (settings.clusters, settings.concentration):
-            self.data = self._data()
+        """Go on with other settings; the springs draw the latents to their new places, if any."""
+        self.settings = settings
+        self.data = self._data()
 
     def step(self, count: int = 1) -> None:
         """Learn for `count` steps, from 0."""
-        if count < 0:
-            raise ValueError(f"count is {count}; it must be a whole number from 0")
+        check_whole(0, count=count)
         for _ in range(count):
             self._step()
 
@@ -206,9 +231,8 @@ class Simulation:
         self.prior.samp = self.settings.samp(self.radius)
         self.optimizer.param_groups[0]["lr"] = self.settings.learning_rate
         self.optimizer.zero_grad()
-        (
-            self.samp.loss(self.data) + self.plain.loss(self.data)
-        ).backward()  # two losses that share no tensor
+        loss = self.samp.loss(self.data) + self.plain.loss(self.data)  # they share no tensor
+        loss.backward()
         self.optimizer.step()
         for learner in self.learners.values():
             learner.quantizer.after_step()
@@ -218,10 +242,15 @@ class Simulation:
             learner.measure(self.steps)
 
     def hold(self, name: str, code: int, position: tuple[float, float, float]) -> None:
-        """Put a code of "samp" or "plain" somewhere, and keep it there until `release`. Raises ValueError."""
+        """Put a code of "samp" or "plain" somewhere, and keep it there until `release`.
+
+        Raises:
+            ValueError: for a code that does not exist, and for a place that is not finite or 0.
+        """
         if name not in self.learners or not 0 <= code < self.num_codes:
+            last = self.num_codes - 1
             raise ValueError(
-                f"there is no code {code} of {name!r}; 'samp' and 'plain' have 0 to {self.num_codes - 1}"
+                f"there is no code {code} of {name!r}; 'samp' and 'plain' have 0 to {last}"
             )
         if not all(map(math.isfinite, position)) or not any(position):
             raise ValueError(
@@ -239,21 +268,23 @@ class Simulation:
         self.held = None
 
     def summary(self) -> str:
-        """What is to be seen, in one line."""
-        parts = [
-            f"{name} uses {used} of {self.num_codes} codes, perplexity {perplexity:.1f}, "
-            f"smallest angle {angle:.2g} degrees"
-            for name, learner in (("SAMP", self.samp), ("plain VQ", self.plain))
-            for _, used, perplexity, angle in [learner.history[-1]]
-        ]
+        """Describe the present state in one line."""
+        parts = []
+        for name, learner in (("SAMP", self.samp), ("plain VQ", self.plain)):
+            _, used, perplexity, angle = learner.history[-1]
+            parts.append(
+                f"{name} uses {used} of {self.num_codes} codes, perplexity {perplexity:.1f}, "
+                f"smallest angle {angle:.2g} degrees"
+            )
         return f"Step {self.steps}: {'; '.join(parts)}; the ball's radius is {self.radius:.3g}."
 
     def _data(self) -> Tensor:
-        generator = torch.Generator().manual_seed(self.seed)
-        points = vmf_mixture(
-            self.num_latents, self.settings.clusters, self.settings.concentration, generator
+        now = self.settings
+        generator = Generator().manual_seed(self.seed)
+        return (
+            REACH
+            * vmf_mixture(self.num_latents, now.clusters, now.concentration, generator).float()
         )
-        return REACH * points.float()
 
     @torch.no_grad()
     def _hold(self) -> None:
