@@ -6,15 +6,14 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+import anywidget
 import ipywidgets as widgets
 import numpy as np
 import traitlets
 from plotly.graph_objects import Figure, FigureWidget
 
 from arcvq.explorers.figure_updates import Values, changed, flat, send
-from arcvq.runtime.extras import extra_import
-
-anywidget = extra_import("anywidget")
+from arcvq.figures.theme import Number
 
 LOG_STEP = 0.02  # of a log slider, in powers of 10: 5%
 _COPY = """
@@ -41,13 +40,14 @@ class CopyButton(anywidget.AnyWidget):
 
 
 class Explorer(widgets.VBox):
-    """Controls over one live figure. A subclass declares its settings as traits and draws `picture()`.
+    """Controls over one live figure.
 
-    A trait with a `label` gets a control: a number with min and max a slider (`step`, `log=True`),
-    an Enum a menu, a Bool a checkbox. The trait is the setting: `explorer.margin = 0.3` moves the
-    slider, and the slider sets the trait. Every change redraws the figure once, and the reader's
-    camera stays. Without a browser (ARCVQ_HEADLESS is set) the explorer is shown as a still. A
-    subclass that knows what moves returns only that from `values()`, which is many times faster.
+    A subclass declares its settings as traits and draws `picture()`. A trait with a `label` gets a
+    control: a number with min and max a slider (`step`, `log=True`), an Enum a menu, a Bool a
+    checkbox. The trait is the setting: `explorer.margin = 0.3` moves the slider, and the slider
+    sets the trait. Every change redraws the figure once, and the reader's camera stays. Without a
+    browser (ARCVQ_HEADLESS is set) the explorer is shown as a still. A subclass that knows what
+    moves returns only that from `values()`, which is many times faster.
 
     Attributes:
         given: what `code()` passes before the settings.
@@ -80,8 +80,10 @@ class Explorer(widgets.VBox):
     def settings_traits(cls) -> dict[str, traitlets.TraitType]:
         """Return the traits that have a control, in the order in which the class declares them."""
         found = cls.class_traits(label=lambda label: label is not None)
-        order = [name for base in reversed(cls.__mro__) for name in vars(base) if name in found]
-        return {name: found[name] for name in order}
+        ordered: dict[str, traitlets.TraitType] = {}
+        for base in reversed(cls.__mro__):
+            ordered |= {name: found[name] for name in vars(base) if name in found}
+        return ordered
 
     def settings(self) -> dict[str, Any]:
         """Return the present settings by name."""
@@ -143,7 +145,7 @@ class Explorer(widgets.VBox):
         layout = {"flex_flow": "row wrap", "width": "100%"}
         return widgets.Box(list(self.controls.values()), layout=layout)
 
-    def _changed(self, _: Any) -> None:
+    def _changed(self, _) -> None:
         # A reset notifies of each setting, once all of them are set: the first redraws.
         if self.settings() != self._drawn:
             self._drawn = self.settings()
@@ -178,7 +180,7 @@ class Explorer(widgets.VBox):
         step = trait.metadata.get("step", 0.01)
         return widgets.FloatSlider(min=trait.min, max=trait.max, step=step, **shown)
 
-    def _taken(self, name: str, control: widgets.Widget, value: float | int) -> float | int:
+    def _taken(self, name: str, control: widgets.Widget, value: Number) -> Number:
         """A slider's value as the setting: in range and without noise in its last digits.
 
         Where Python set a value between two stops of the slider, the browser sends the nearest
@@ -187,7 +189,7 @@ class Explorer(widgets.VBox):
         setting = getattr(self, name)
         trait = self.traits()[name]
         log = trait.metadata.get("log")
-        place: Callable[[float], float] = math.log10 if log else float
+        place = math.log10 if log else float
         if abs(place(value) - place(setting)) < control.step / 2:
             return setting
         rounded = float(f"{value:.{3 if log else 6}g}")  # 0.3, not 0.30000000000000004

@@ -10,7 +10,7 @@ from arcvq import figures, geometry
 from arcvq.analysis import projections
 from arcvq.explorers.base import Explorer, pointed_code
 from arcvq.explorers.code_map_figure import with_patch
-from arcvq.images import ImageData
+from arcvq.images import ImageData, to_float
 from arcvq.vqvae import VQVAE
 
 IMAGES = 1000  # that usage and classes are counted on, at most
@@ -36,13 +36,13 @@ class CodeMap(Explorer):
         self.classes = data.classes
         self.given = ("model", "images", str(dim))
 
-        some = torch.arange(min(IMAGES, len(data.test)))
-        indices = model.encode(data.test.batch(some))
+        test = data.test.first(IMAGES)
+        indices = model.encode(to_float(test.images))
         self.codebook = model.quantizer.codebook.detach().cpu()
         count = len(self.codebook)
         self.usage = geometry.usage_counts(indices.cpu(), count)
         self.norms = geometry.norms(self.codebook)
-        self.owners = projections.dominant_classes(indices, data.test.labels[some], count)
+        self.owners = projections.dominant_classes(indices, test.labels, count)
         self._pointed: int | None = None
 
         longest = int((self.norms * (self.usage > 0)).argmax())
@@ -54,7 +54,7 @@ class CodeMap(Explorer):
             trace.on_unhover(lambda *_: self._point())
 
     @traitlets.validate("chosen")
-    def _known(self, proposal: Any) -> int:
+    def _known(self, proposal) -> int:
         last = len(self.codebook) - 1
         if not 0 <= proposal.value <= last:
             raise ValueError(f"the chosen code is {proposal.value}; it must be from 0 to {last}")
@@ -88,12 +88,12 @@ class CodeMap(Explorer):
         names = [str(number) for number in range(groups.max() + 1)]
         return {"color": groups, "label": "cluster", "classes": names}
 
-    def _clicked(self, trace: Any, points: Any, state: Any) -> None:
+    def _clicked(self, trace, points, state) -> None:
         code = pointed_code(trace, points)
         if code is not None:
             self.chosen = code
 
-    def _point(self, trace: Any = None, points: Any = None, state: Any = None) -> None:
+    def _point(self, trace=None, points=None, state=None) -> None:
         """The pointer is on a code, or on none."""
         self._pointed = pointed_code(trace, points)
         self.redraw()

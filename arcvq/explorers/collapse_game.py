@@ -35,10 +35,9 @@ class CollapseGame(Explorer):
         self.unlocked = unlocked
         self.guesses: dict[str, int] = {}
         self.given = ("runs", "unlocked=True") if unlocked else ("runs",)
-        super().__init__(**settings)
-
         self.lock_button = self.button("lock", self.lock)
         self.lock_button.description = "lock my guess"
+        super().__init__(**settings)
         self.next_button = self.button("next", self.next)
         self.next_button.description = "next run"
         self.buttons.children = (self.lock_button, self.next_button, *self.buttons.children)
@@ -53,14 +52,14 @@ class CollapseGame(Explorer):
         return self.rounds[self.run].codes // 2
 
     @traitlets.validate("run")
-    def _known(self, proposal: Any) -> str:
+    def _known(self, proposal) -> str:
         if proposal.value not in self.rounds:
             known = ", ".join(self.rounds)
             raise ValueError(f"run {proposal.value!r} is unknown; known are {known}")
         return proposal.value
 
     @traitlets.validate("guess")
-    def _within_the_codes(self, proposal: Any) -> int:
+    def _within_the_codes(self, proposal) -> int:
         guess = proposal.value
         locked = self.guesses.get(self.run, guess)
         if guess != locked:
@@ -108,10 +107,8 @@ class CollapseGame(Explorer):
         return self.rounds[self.run], self.guess, self.seen, total
 
     @traitlets.observe("run")
-    def _prepare(self, _: Any = None) -> None:
+    def _prepare(self, _=None) -> None:
         """Set the slider and the buttons for the present run."""
-        if not hasattr(self, "lock_button"):
-            return
         codes = self.rounds[self.run].codes
         slider = self.controls["guess"]
         slider.max = max(slider.max, codes)

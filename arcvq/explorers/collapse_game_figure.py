@@ -39,6 +39,7 @@ METHODS = {
         "SAMP: the nearest code by angle, with the margin loss and the growing ball"
     ),
 }
+TOLD = {"steps": "steps", "batch_size": "batch size", "lr": "learning rate", "data": "data"}
 
 
 @dataclass(frozen=True)
@@ -99,7 +100,7 @@ def _round(name: str, run: Run, title: str) -> Round:
         _described(run),
         run.model.quantizer.num_codes,
         curve,
-        np.stack([staircase.x, staircase.y], axis=1),
+        np.column_stack([staircase.x, staircase.y]),
         int((counts > 0).sum()),
         int(counts.sum()),
     )
@@ -109,17 +110,12 @@ def _described(run: Run) -> str:
     """The method and the settings of a run in words."""
     quantizer = run.model.quantizer
     settings = run.settings
-    told = {
-        "K": quantizer.num_codes,
-        "D": quantizer.dim,
-        "steps": settings.get("steps"),
-        "batch size": settings.get("batch_size"),
-        "learning rate": settings.get("lr"),
-        "data": settings.get("data"),
-    }
+    told = [f"K {quantizer.num_codes}", f"D {quantizer.dim}"]
+    for name, label in TOLD.items():
+        if settings.get(name) is not None:
+            told.append(f"{label} {settings[name]}")
     name = type(quantizer).__name__
-    known = [f"{label} {value}" for label, value in told.items() if value is not None]
-    return f"{METHODS.get(name, name)}. Settings: {', '.join(known)}."
+    return f"{METHODS.get(name, name)}. Settings: {', '.join(told)}."
 
 
 def score(rounds: Mapping[str, Round], guesses: Mapping[str, int]) -> str:

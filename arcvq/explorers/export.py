@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from plotly.graph_objects import Figure, Frame
+from plotly.graph_objects import Figure, Frame, Layout
 
 from arcvq.explorers import Explorer, MarginExplorer, RadiusExplorer, TrainingReplay
 from arcvq.explorers.figure_updates import Values, changed, flat
@@ -80,9 +80,8 @@ def moved(explorer: Explorer, setting: str, values: Sequence[Any], unit: str = "
     for shot in shots:
         moving.update(changed(shot, first))
     labels = [f"{value:.3g}" for value in values]
-    kinds = [trace.type for trace in figure.data]
     figure.frames = [
-        _frame(label, shot, sorted(moving), kinds)
+        _frame(label, {path: shot[path] for path in sorted(moving) if path in shot}, figure)
         for label, shot in zip(labels, shots, strict=True)
     ]
     steps = [{"method": "animate", "label": label, "args": [[label], AT_ONCE]} for label in labels]
@@ -101,24 +100,16 @@ def moved(explorer: Explorer, setting: str, values: Sequence[Any], unit: str = "
     return figure
 
 
-def _frame(name: str, shot: Values, moving: Sequence[str], kinds: Sequence[str]) -> Frame:
+def _frame(name: str, values: Values, figure: Figure) -> Frame:
     """What moves, as plotly's frames want it: whole lists, else only the properties that move."""
-    layout: dict[str, Any] = {}
-    traces: dict[int, dict[str, Any]] = {}
-    for path in moving:
-        if path in shot:
-            part, _, key = path.partition("/")
-            tree = layout
-            if part != "layout":
-                number = int(part)
-                tree = traces.setdefault(number, {"type": kinds[number]})
-            _put(tree, key, shot[path])
+    layout = Layout()
+    traces: dict[int, Any] = {}
+    for path, value in values.items():
+        part, key = path.split("/")
+        target = layout
+        if part != "layout":
+            number = int(part)
+            target = traces.setdefault(number, type(figure.data[number])())
+        target[key] = value
     places = sorted(traces)
     return Frame(name=name, data=[traces[place] for place in places], traces=places, layout=layout)
-
-
-def _put(tree: dict[str, Any], key: str, value: Any) -> None:
-    *parents, last = key.split(".")
-    for parent in parents:
-        tree = tree.setdefault(parent, {})
-    tree[last] = value

@@ -97,7 +97,7 @@ def ranked(trace: int, norms: Float[np.ndarray, " K"]) -> Values:
     count = len(norms)
     ranks = np.linspace(0, count - 1, min(RANKS, count)).round().astype(int)
     longest_first = np.sort(norms)[::-1]
-    return points(trace, np.stack([ranks + 1, longest_first[ranks]], axis=1))
+    return points(trace, np.column_stack([ranks + 1, longest_first[ranks]]))
 
 
 def words(title: str, summary: str, width: int) -> Values:

@@ -24,9 +24,9 @@ class CodeInspector(Explorer):
     """A code of a model: decoded, its nearest codes, its places in images, the ways to another.
 
     Click a code on the map, or set `chosen`; at the start it is the longest code in use, and
-    `other` the most used of the rest. Usage is counted on the first 1,000 test images. `rank`: which
-    of the images that use the code most gets the other code in its places. `method`: PCA or UMAP of
-    the angles for the map. The model may be on any device.
+    `other` the most used of the rest. Usage is counted on the first 1,000 test images. `rank`:
+    which of the images that use the code most gets the other code in its places. `method`: PCA or
+    UMAP of the angles for the map. The model may be on any device.
 
     Raises:
         ValueError: without test images, for images that do not fit the model, and for a code that
@@ -55,7 +55,7 @@ class CodeInspector(Explorer):
             self.figure.data[trace].on_click(self._clicked)
 
     @traitlets.validate("chosen", "other")
-    def _known(self, proposal: Any) -> int:
+    def _known(self, proposal) -> int:
         name = proposal.trait.name
         last = len(self.subject.codebook) - 1
         if not 0 <= proposal.value <= last:
@@ -68,7 +68,7 @@ class CodeInspector(Explorer):
     def values(self) -> Values:
         return inspector_values(self.subject, **self.settings())
 
-    def _clicked(self, trace: Any, points: Any, state: Any) -> None:
+    def _clicked(self, trace, points, state) -> None:
         code = pointed_code(trace, points)
         if code is not None:
             self.chosen = code

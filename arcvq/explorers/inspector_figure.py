@@ -26,7 +26,7 @@ from arcvq.figures.code_maps import code_map
 from arcvq.figures.image_grids import GAP, TILE
 from arcvq.figures.parts import image_source, inferno, tile_sheet
 from arcvq.figures.theme import BLACK, VERMILLION
-from arcvq.images import ImageData
+from arcvq.images import ImageData, to_float
 from arcvq.vqvae import VQVAE
 
 IMAGES = 1000  # test images that usage is counted on, at most
@@ -105,7 +105,7 @@ def subject(model: VQVAE, data: ImageData) -> Subject:
             f"{data.name} has no test images; the use of a code is counted on at least one"
         )
     codebook = model.quantizer.codebook.detach()
-    images = data.test.batch(torch.arange(min(IMAGES, len(data.test))))
+    images = to_float(data.test.images[:IMAGES])
     batches = [model.encode(batch.to(codebook.device)) for batch in images.split(BATCH)]
     indices = torch.cat(batches).cpu()
     usage = geometry.usage_counts(indices, len(codebook))
@@ -257,8 +257,8 @@ def _frames(name: str, places: Bool[Tensor, "n h w"], shape: Sequence[int]) -> V
         (np.diff(inside[:, 1:-1], axis=2), [0, 1]),
     ):
         tile, row, column = np.nonzero(edges)
-        corner = np.stack([tile, 0 * tile], axis=1)
-        start = corner + cell * np.stack([column, row], axis=1)
+        corner = np.column_stack([tile, 0 * tile])
+        start = corner + cell * np.column_stack([column, row])
         gap = np.full_like(start, np.nan)
         lines.append(np.stack([start, start + cell * step, gap], axis=1).reshape(-1, 2))
     return points(FRAMES[name], np.concatenate(lines))

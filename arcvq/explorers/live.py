@@ -10,7 +10,6 @@ from typing import Any, cast
 
 import ipywidgets as widgets
 import pandas as pd
-import torch
 import traitlets
 from plotly.graph_objects import Figure
 
@@ -18,7 +17,8 @@ from arcvq import geometry
 from arcvq.explorers.base import Explorer
 from arcvq.explorers.figure_updates import Values
 from arcvq.explorers.live_figure import Moment, live_picture, live_values
-from arcvq.images import ImageData
+from arcvq.figures.theme import Number
+from arcvq.images import ImageData, to_float
 from arcvq.quantizers import SphericalQuantizer
 from arcvq.samp import SAMP
 from arcvq.schedules import MAX_EXPONENT, Exponential
@@ -63,8 +63,7 @@ class LiveTraining(Explorer):
         self.options = {name: settings.pop(name) for name in FIT if name in settings}
         options = [f"{name}={value!r}" for name, value in self.options.items()]
         self.given = ("model", "images", f"steps={steps}", *options)
-        examples = torch.arange(min(EXAMPLES, len(data.validation)))
-        self.examples = data.validation.batch(examples)
+        self.examples = to_float(data.validation.images[:EXAMPLES])
         self._untrained = copy.deepcopy(model)
         self.samp: Any = _own_samp(self._untrained, steps)
         self.lacks = _lacks(self.samp, steps)
@@ -117,7 +116,7 @@ class LiveTraining(Explorer):
         if self._thread:
             self._thread.join()
 
-    def wait(self, timeout: float | int | None = None) -> Run:
+    def wait(self, timeout: Number | None = None) -> Run:
         """Return the run once it has ended; an interrupted wait lets it train on.
 
         Args:
@@ -166,7 +165,7 @@ class LiveTraining(Explorer):
         return 0.0 if "growth" in self.lacks else self.samp.radius.rate
 
     @traitlets.validate("weight", "growth")
-    def _can_be_steered(self, proposal: Any) -> float:
+    def _can_be_steered(self, proposal) -> float:
         name = proposal.trait.name
         value = proposal.value
         if name in self.lacks and value != getattr(self, name):
@@ -180,7 +179,7 @@ class LiveTraining(Explorer):
         return value
 
     @traitlets.observe("weight", "growth")
-    def _steer(self, _: Any = None) -> None:
+    def _steer(self, _=None) -> None:
         """Give the quantizer the settings, as one new object: another thread reads them."""
         with self._lock:
             quantizer: Any = self.model.quantizer

@@ -131,7 +131,7 @@ def margin_values(
 
 
 def _curve(trace: int, theta: Any, logit: Any) -> Values:
-    return points(trace, np.stack([np.degrees(theta), logit], axis=1))
+    return points(trace, np.column_stack([np.degrees(theta), logit]))
 
 
 def _arrows(trace: int, z: np.ndarray, moves: np.ndarray, group: np.ndarray) -> Values:

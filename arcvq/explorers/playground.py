@@ -11,6 +11,7 @@ import threading
 from pathlib import Path
 from typing import Any
 
+import anywidget
 import ipywidgets as widgets
 import numpy as np
 import traitlets
@@ -18,7 +19,7 @@ from plotly.graph_objects import Figure
 from plotly.subplots import make_subplots
 
 from arcvq import figures
-from arcvq.explorers.base import Explorer, anywidget
+from arcvq.explorers.base import Explorer
 from arcvq.explorers.simulation import REACH, Learner, Settings, Simulation
 from arcvq.figures.theme import GRAY, METHOD_COLORS, ORANGE, PAPER, SKY, TEMPLATE
 
@@ -57,7 +58,7 @@ class Canvas(anywidget.AnyWidget):
 
 
 class Playground(Explorer):
-    """Latents and codes on the sphere, learning live, with plain VQ from the same start beside them.
+    """Latents and codes on the sphere, learning live, beside plain VQ from the same start.
 
     All settings may change while it plays. Drag a code to move it, anything else to turn both
     spheres. `reset()` goes back to the settings and the state at the start, `restart()` to step 0

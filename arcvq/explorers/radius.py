@@ -56,7 +56,7 @@ class RadiusExplorer(Explorer):
         return f"arcvq.SAMP(radius=arcvq.Exponential({rate!r}))"
 
     @traitlets.validate("step")
-    def _within_the_run(self, proposal: Any) -> int:
+    def _within_the_run(self, proposal) -> int:
         step = proposal.value
         if step > self.run_length:
             raise traitlets.TraitError(
@@ -65,15 +65,14 @@ class RadiusExplorer(Explorer):
         return step
 
     @traitlets.observe("run_length")
-    def _limit_step(self, _: Any = None) -> None:
-        if hasattr(self, "controls"):
-            self.step = min(self.step, self.run_length)
-            control = self.controls["step"]
-            # In one message, or the browser sends the old value back, moved to the new grid.
-            with control.hold_sync():
-                control.max = self.run_length
-                control.step = max(1, self.run_length // 100)
-                control.value = self.step
+    def _limit_step(self, _=None) -> None:
+        self.step = min(self.step, self.run_length)
+        control = self.controls["step"]
+        # In one message, or the browser sends the old value back, moved to the new grid.
+        with control.hold_sync():
+            control.max = self.run_length
+            control.step = max(1, self.run_length // 100)
+            control.value = self.step
 
 
 def _example() -> Tensor:
@@ -106,4 +105,4 @@ def _codes(snapshots: Tensor | Mapping[int, Any]) -> Codes:
     if dim > 3:
         share = f"{drawn.variance_share:.0%}"
         note = f" Directions by PCA, {share} of the variance; norms are exact."
-    return Codes(shares, codebooks, drawn.points.reshape(codebooks.shape[:2] + (3,)), note)
+    return Codes(shares, codebooks, drawn.points.reshape(*codebooks.shape[:2], 3), note)

@@ -127,7 +127,7 @@ def ball_values(codes: Codes, *, growth: float, run_length: int, step: int, scal
     steps = np.linspace(0, run_length, 101)
     for trace, kind in ((PER_STEP, False), (SCALED, True)):
         curve = ball_schedule(growth, run_length, kind)
-        values |= points(trace, np.stack([steps, [curve.value(t) for t in steps]], axis=1))
+        values |= points(trace, np.column_stack([steps, [curve.value(t) for t in steps]]))
     longest = codes.longest
     stairs = np.stack([[*starts, run_length], [*longest, longest[-1]]], axis=1)
     stop = last_binding(codes, radius, run_length)

@@ -46,7 +46,7 @@ class TrainingReplay(Explorer):
         return self.steps[-1]
 
     @traitlets.validate("step")
-    def _nearest(self, proposal: Any) -> int:
+    def _nearest(self, proposal) -> int:
         return min(self.steps, key=lambda step: abs(step - proposal.value))
 
     def picture(self) -> Figure:
@@ -55,7 +55,7 @@ class TrainingReplay(Explorer):
     def values(self) -> Values:
         return replay_values(self.reels, self.step)
 
-    def _turn(self, layout: Any, camera: Any) -> None:
+    def _turn(self, layout, camera) -> None:
         """The reader turned one scene: the other follows."""
         if len(self.reels) == 2:
             with self.figure.batch_update():

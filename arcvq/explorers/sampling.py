@@ -56,7 +56,7 @@ class SamplingExplorer(Explorer):
         self.buttons.children = (again, play, *self.buttons.children)
 
     @traitlets.validate("top_k", "label", "position")
-    def _possible(self, proposal: Any) -> int:
+    def _possible(self, proposal) -> int:
         name = proposal.trait.name
         value = proposal.value
         least, most = self.limits[name]

@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float, Int
 from plotly.graph_objects import Figure
 from torch import Tensor
+from torch.nn.functional import pad
 
 from arcvq.analysis import projections
 from arcvq.analysis.projections import Projection
@@ -22,7 +23,7 @@ from arcvq.explorers.figure_updates import (
 )
 from arcvq.figures.parts import BLANK, image_source, tile_sheet, to_pixels
 from arcvq.figures.theme import BLUE, VERMILLION
-from arcvq.images import ImageData
+from arcvq.images import ImageData, to_float
 from arcvq.priors import Prior, sampling_steps
 from arcvq.vqvae import VQVAE
 
@@ -37,7 +38,8 @@ WIDTH = 852
 HEIGHT = 590
 MARGIN = 24
 HEAD = 142
-# The panels by name, which stand on the axes of their number: left, top, width, height in pixels.
+# The panels by name, which stand on the axes of their number (bars: xaxis5): left, top, width and
+# height in pixels.
 PANELS = {
     "finished": (0, 0, 270, 270),
     "making": (310, 0, 255, 255),
@@ -56,6 +58,7 @@ TITLES = {
 FINISHED, MAKING, PATCHES, PLACES, TOKENS, CUT, LEFT, RINGS, NEXT, BARS, FRAME = range(11)
 FLOOR = 1e-4  # a lower probability has the color of this one
 COMING = 0.85  # the gray of what is still to come
+Choice = dict[str, Any]  # temperature, top_k and top_p
 
 
 @dataclass(frozen=True)
@@ -140,13 +143,13 @@ class Sampler:
         grids = torch.as_tensor(codes)[:, None, None].expand(-1, 3, 3)
         return self.model.decode(grids.to(self.codebook.device)).cpu()
 
-    def _sample(self, label: int, seed: int, choice: dict[str, Any]) -> Drawing:
+    def _sample(self, label: int, seed: int, choice: Choice) -> Drawing:
         nothing = torch.zeros(SIDE**2, *self.prior.grid, dtype=torch.int64)
         labels = torch.full((SIDE**2,), label)
         tokens, probabilities = self._steps(nothing, labels, 0, seed, choice)
         return Drawing(tokens[0].cpu(), probabilities, 0, _sheet(self.model.decode(tokens).cpu()))
 
-    def _complete(self, label: int, seed: int, choice: dict[str, Any]) -> Drawing:
+    def _complete(self, label: int, seed: int, choice: Choice) -> Drawing:
         test = self.data.test
         rows = self.prior.grid[0] // 2
         first = ((test.labels != label) * self.prior.classes).argsort(stable=True)[:SIDE]
@@ -161,7 +164,7 @@ class Sampler:
         return Drawing(tokens[0].cpu(), probabilities, given, _sheet(tiles))
 
     def _steps(
-        self, tokens: Tensor, labels: Tensor, rows: int, seed: int, choice: dict[str, Any]
+        self, tokens: Tensor, labels: Tensor, rows: int, seed: int, choice: Choice
     ) -> tuple[Tensor, np.ndarray]:
         """All tokens, with so many rows given, and what those of the first grid were drawn from."""
         prior = self.prior
@@ -187,7 +190,7 @@ def sampler(model: VQVAE, prior: Prior, data: ImageData) -> Sampler:
     prior.check_model(model)
     if not len(data.test):
         raise ValueError(f"{data.name} has no test images; at least one is there to be completed")
-    model.check_images(data.test.batch(torch.arange(1)))
+    model.check_images(to_float(data.test.images[:1]))
     grid = tuple(side // model.downsample for side in data.size)
     if grid != prior.grid:
         raise ValueError(
@@ -267,7 +270,7 @@ def sampling_values(sampler: Sampler, position: int, method: str, **choice: Any)
         if sampler.prior.classes:
             heading += f" of class {sampler.data.classes[choice['label']]}"
     else:
-        corners = corners + [1, 0]
+        corners[:, 0] += 1  # around the first completion
     values["layout/xaxis.title.text"] = heading
     values |= points(FRAME, corners * _tile(sampler.data.size) - 0.5)
 
@@ -280,7 +283,7 @@ def sampling_values(sampler: Sampler, position: int, method: str, **choice: Any)
 
 
 def _sentence(
-    chances: np.ndarray, likeliest: np.ndarray, following: int | None, choice: dict[str, Any]
+    chances: np.ndarray, likeliest: np.ndarray, following: int | None, choice: Choice
 ) -> str:
     settings = (
         f"Temperature {choice['temperature']:.3g}, top-k {choice['top_k']}, "
@@ -323,7 +326,7 @@ def _codes(
     drawn = np.array([] if following is None else [following], int)
     values: Values = {f"{LEFT}/marker.color": _logs(chances[left])}
     for trace, rows in ((CUT, cut), (LEFT, left), (RINGS, likeliest), (NEXT, drawn)):
-        hover = np.stack([rows, chances[rows]], axis=1).astype(np.float32)
+        hover = np.column_stack([rows, chances[rows]]).astype(np.float32)
         values |= points(trace, places[rows]) | {f"{trace}/customdata": hover}
     return values
 
@@ -343,8 +346,8 @@ def _bars(
         f"{BARS}/y": chances[likeliest],
         f"{BARS}/marker.color": colors,
         f"{PATCHES}/source": image_source(tile_sheet(patches, LIKELIEST)),
-        f"layout/yaxis{AXIS['bars']}.range": [0, 1.05 * float(chances.max()) or 1],
-        f"layout/xaxis{AXIS['patches']}.ticktext": [*map(str, likeliest), *blanks],
+        "layout/yaxis5.range": [0, 1.05 * float(chances.max()) or 1],
+        "layout/xaxis6.ticktext": [*map(str, likeliest), *blanks],
     }
 
 
@@ -366,8 +369,8 @@ def _sheet(images: Float[Tensor, "n C H W"]) -> str:
     """Finished images row by row; places without an image stay blank."""
     stride = _stride(images.shape[3])
     shown = images[..., ::stride, ::stride]
-    blanks = shown.new_full((SIDE**2 - len(shown), *shown.shape[1:]), BLANK)
-    return image_source(tile_sheet(torch.cat([shown, blanks]), SIDE))
+    missing = SIDE**2 - len(shown)
+    return image_source(tile_sheet(pad(shown, (0,) * 7 + (missing,), value=BLANK), SIDE))
 
 
 def _axes(panel: str) -> dict[str, str]:
@@ -403,25 +406,24 @@ def _lay_out(figure: Figure, sampler: Sampler) -> None:
         place_axes(figure, AXIS[panel], box, (WIDTH, HEIGHT), bare | {"title": title}, bare)
 
     patch = 3 * sampler.model.downsample + 2
-    sizes = {
+    sizes: dict[str, Any] = {
         "finished": SIDE * _tile(sampler.data.size),
         "making": sampler.data.size[::-1],
         "tokens": sampler.prior.grid[::-1],
         "patches": (LIKELIEST * patch, patch),
     }
-    for panel, (wide, high) in sizes.items():
+    for panel, size in sizes.items():
+        wide, high = size
         axis = AXIS[panel]
         figure.layout[f"xaxis{axis}"].range = [-0.5, wide - 0.5]
         figure.layout[f"yaxis{axis}"].update(range=[high - 0.5, -0.5], scaleanchor=f"x{axis}")
 
-    figure.layout[f"xaxis{AXIS['bars']}"].range = [0, LIKELIEST]
-    figure.layout[f"yaxis{AXIS['bars']}"].update(
+    figure.layout.xaxis5.range = [0, LIKELIEST]
+    figure.layout.yaxis5.update(
         showticklabels=True, ticks="outside", tickformat="~%", showgrid=True, nticks=5
     )
     names = [(place + 0.5) * patch - 0.5 for place in range(LIKELIEST)]
-    figure.layout[f"xaxis{AXIS['patches']}"].update(
-        showticklabels=True, tickvals=names, tickangle=0, side="bottom"
-    )
+    figure.layout.xaxis6.update(showticklabels=True, tickvals=names, tickangle=0, side="bottom")
     _, top, width, _ = PANELS["map"]
     bar = {
         "orientation": "h",

@@ -17,6 +17,7 @@ from torch import Generator, Tensor
 from torch.nn.functional import mse_loss, normalize, one_hot
 
 from arcvq import geometry
+from arcvq.figures.theme import Number
 from arcvq.quantizers import EuclideanQuantizer, Quantizer, SphericalQuantizer, nearest_code
 from arcvq.runtime.checks import check_whole
 from arcvq.samp import SAMP
@@ -29,7 +30,7 @@ CURVES = ["step", "codes_used", "perplexity", "min_angle"]
 
 
 def vmf_mixture(
-    count: int, clusters: int, concentration: float | int, generator: Generator
+    count: int, clusters: int, concentration: Number, generator: Generator
 ) -> Float[Tensor, "count 3"]:
     """Draw unit vectors (float64) from von Mises-Fisher clusters of equal weight.
 
@@ -84,13 +85,13 @@ class Settings:
     """
 
     clusters: int = 6
-    concentration: float | int = 20.0
-    margin: float | int = 0.1
-    scale: float | int = 5.0
+    concentration: Number = 20.0
+    margin: Number = 0.1
+    scale: Number = 5.0
     top_k: int = 3
-    growth: float | int = 0.005
-    weight: float | int = 0.3
-    learning_rate: float | int = 0.02
+    growth: Number = 0.005
+    weight: Number = 0.3
+    learning_rate: Number = 0.02
 
     def __post_init__(self):
         for name in ("growth", "weight"):
