@@ -7,7 +7,9 @@ jaxtyping.install_import_hook("arcvq", "beartype.beartype")
 
 import torch  # noqa: E402
 
-torch.set_num_threads(1)  # the tests run side by side; threads of several processes only wait for each other
+torch.set_num_threads(
+    1
+)  # the tests run side by side; threads of several processes only wait for each other
 
 
 @pytest.fixture(autouse=True)

@@ -21,34 +21,54 @@ REQUIREMENTS = [
     for line in lines
 ]
 # Where conda-forge calls a package otherwise.
-CONDA_NAMES = {"torch": "pytorch", "kaleido": "python-kaleido", "playwright": "playwright-python", "ray": "ray-core"}
+CONDA_NAMES = {
+    "torch": "pytorch",
+    "kaleido": "python-kaleido",
+    "playwright": "playwright-python",
+    "ray": "ray-core",
+}
 NOT_IN_CONDA = ("vector-quantize-pytorch",)
 
 
 def pins() -> dict[str, str]:
-    lines = [line for line in (ROOT / "constraints.txt").read_text().splitlines() if not line.startswith("#")]
-    return {canonicalize_name(name): version for name, version in (line.split("==") for line in lines)}
+    lines = [
+        line
+        for line in (ROOT / "constraints.txt").read_text().splitlines()
+        if not line.startswith("#")
+    ]
+    return {
+        canonicalize_name(name): version for name, version in (line.split("==") for line in lines)
+    }
 
 
 def test_every_requirement_is_pinned_within_its_range():
     for requirement in REQUIREMENTS:
-        assert requirement.specifier.contains(pins()[canonicalize_name(requirement.name)]), requirement
+        assert requirement.specifier.contains(pins()[canonicalize_name(requirement.name)]), (
+            requirement
+        )
 
 
 def test_pins_name_no_address_and_no_platform():
     text = (ROOT / "constraints.txt").read_text()
-    assert not [word for word in ("://", "--", "@", "+cu", "nvidia", "cuda-", "triton") if word in text]
+    assert not [
+        word for word in ("://", "--", "@", "+cu", "nvidia", "cuda-", "triton") if word in text
+    ]
 
 
 def test_the_conda_environment_has_the_names_and_ranges_of_pyproject():
     listed = yaml.safe_load((ROOT / "environment.yml").read_text())
     assert listed["channels"] == ["conda-forge"]
     conda = {line for line in listed["dependencies"] if isinstance(line, str)}
-    wanted = {f"{CONDA_NAMES.get(wanted.name, wanted.name)}{wanted.specifier}" for wanted in REQUIREMENTS
-              if wanted.name not in NOT_IN_CONDA}
+    wanted = {
+        f"{CONDA_NAMES.get(wanted.name, wanted.name)}{wanted.specifier}"
+        for wanted in REQUIREMENTS
+        if wanted.name not in NOT_IN_CONDA
+    }
     pip = sorted({str(wanted) for wanted in REQUIREMENTS if wanted.name in NOT_IN_CONDA})
     assert conda == wanted | {f"python{PROJECT['requires-python']}", "pip"}
-    assert [line for line in listed["dependencies"] if isinstance(line, dict)] == [{"pip": [*pip, "--editable ."]}]
+    assert [line for line in listed["dependencies"] if isinstance(line, dict)] == [
+        {"pip": [*pip, "--editable ."]}
+    ]
 
 
 def test_the_wheel_holds_the_whole_package_and_the_command(tmp_path):
@@ -57,20 +77,39 @@ def test_the_wheel_holds_the_whole_package_and_the_command(tmp_path):
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, source)
     shutil.copytree(ROOT / "arcvq", source / "arcvq", ignore=shutil.ignore_patterns("__pycache__"))
-    build = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "--no-index"]
+    build = [
+        sys.executable,
+        "-m",
+        "pip",
+        "wheel",
+        "--quiet",
+        "--no-deps",
+        "--no-build-isolation",
+        "--no-index",
+    ]
     subprocess.run([*build, "--wheel-dir", tmp_path, source], check=True, capture_output=True)
     with zipfile.ZipFile(next(tmp_path.glob("arcvq-*.whl"))) as wheel:
         inside = {name for name in wheel.namelist() if name.startswith("arcvq/")}
-        command = wheel.read(next(name for name in wheel.namelist() if name.endswith("entry_points.txt"))).decode()
+        command = wheel.read(
+            next(name for name in wheel.namelist() if name.endswith("entry_points.txt"))
+        ).decode()
     kinds = (".py", ".css", ".js", ".j2", ".typed")
     files = {str(p.relative_to(ROOT)) for p in (ROOT / "arcvq").rglob("*") if p.suffix in kinds}
-    assert inside == files and {"arcvq/reports/templates/report.css", "arcvq/explorers/web/playground.js"} <= inside
+    assert (
+        inside == files
+        and {"arcvq/reports/templates/report.css", "arcvq/explorers/web/playground.js"} <= inside
+    )
     assert "arcvq = arcvq.__main__:main" in command
 
 
 TARGETS = {
-    "run": "arcvq run", "lab": "jupyter lab", "test": "-m pytest", "lint": "ruff check", "notebooks": "regenerate",
-    "browser": "pytest tests/browser", "docs": "sphinx-build",
+    "run": "arcvq run",
+    "lab": "jupyter lab",
+    "test": "-m pytest",
+    "lint": "ruff check",
+    "notebooks": "regenerate",
+    "browser": "pytest tests/browser",
+    "docs": "sphinx-build",
 }
 
 
@@ -90,7 +129,11 @@ def make(folder, *arguments, python=sys.executable):
 @pytest.mark.parametrize("target", TARGETS)
 def test_a_target_installs_first_and_then_never_again(checkout, target):
     shown = make(checkout, "-n", target).stdout
-    assert shown.index("venv .venv") < shown.index("--constraint constraints.txt") < shown.index(TARGETS[target])
+    assert (
+        shown.index("venv .venv")
+        < shown.index("--constraint constraints.txt")
+        < shown.index(TARGETS[target])
+    )
     (checkout / ".venv").mkdir()
     (checkout / ".venv" / ".installed").touch()
     shown = make(checkout, "-n", target).stdout
@@ -121,7 +164,9 @@ def test_make_alone_says_what_there_is():
 
 
 def test_ci_calls_what_the_readme_says():
-    assert {"make lint", "make docs", "make test"} <= set((ROOT / ".ci" / "run").read_text().splitlines())
+    assert {"make lint", "make docs", "make test"} <= set(
+        (ROOT / ".ci" / "run").read_text().splitlines()
+    )
     workflow = yaml.safe_load((ROOT / ".github" / "workflows" / "ci.yml").read_text())
     assert {"run": ".ci/run"} in workflow["jobs"]["test"]["steps"]
     assert os.access(ROOT / ".ci" / "run", os.X_OK)

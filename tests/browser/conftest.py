@@ -15,7 +15,9 @@ from playwright.sync_api import Browser, Page
 from tests.browser import lab as launch
 from tests.browser.lab import Lab, Notebook
 
-SCREENSHOTS = Path(os.environ.get("ARCVQ_SCREENSHOTS") or Path(__file__).parents[2] / "build" / "screenshots")
+SCREENSHOTS = Path(
+    os.environ.get("ARCVQ_SCREENSHOTS") or Path(__file__).parents[2] / "build" / "screenshots"
+)
 NO_BROWSER = "needs Chromium or Chrome; to fix: apt install chromium (Debian, Ubuntu)"
 
 
@@ -29,7 +31,9 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture(scope="module")
 def lab(browser: Browser, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
-    with launch.jupyter_lab({"OMP_NUM_THREADS": "1", "ARCVQ_DATA": str(tmp_path_factory.mktemp("data"))}) as running:
+    with launch.jupyter_lab(
+        {"OMP_NUM_THREADS": "1", "ARCVQ_DATA": str(tmp_path_factory.mktemp("data"))}
+    ) as running:
         yield running
 
 

@@ -24,11 +24,21 @@ from playwright.sync_api import Browser, Locator, Page, sync_playwright
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 # A machine without a graphics card draws WebGL in software; none of the rest may reach for the network.
-FLAGS = ["--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking",
-         "--disable-component-update", "--disable-sync", "--disable-quic", "--enable-unsafe-swiftshader"]
+FLAGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--disable-quic",
+    "--enable-unsafe-swiftshader",
+]
 # The news toast covers plots; a notebook that renders only what is in view has no finished state to wait for.
-SETTINGS = {"@jupyterlab/apputils-extension/notification": {"fetchNews": "false"},
-            "@jupyterlab/notebook-extension/tracker": {"windowingMode": "none"}}
+SETTINGS = {
+    "@jupyterlab/apputils-extension/notification": {"fetchNews": "false"},
+    "@jupyterlab/notebook-extension/tracker": {"windowingMode": "none"},
+}
 # anywidget says so after two seconds, which plotly's 5 MB can take on a busy machine; the figure comes all the same.
 SLOW = "[anywidget] Failed to initialize model."
 PATIENCE = 90.0  # seconds for anything that a page does, on a busy machine
@@ -73,9 +83,12 @@ class Lab:
 
     def ask(self, path: str, method: str = "GET") -> Any:
         """The answer of the server's REST interface."""
-        request = urllib.request.Request(self.url + path, headers={"Authorization": f"token {self.token}"},
-                                         method=method)
-        with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request, timeout=30) as answer:
+        request = urllib.request.Request(
+            self.url + path, headers={"Authorization": f"token {self.token}"}, method=method
+        )
+        with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(
+            request, timeout=30
+        ) as answer:
             return json.loads(answer.read() or "null")
 
     def end_kernels(self) -> None:
@@ -88,23 +101,45 @@ class Lab:
 def jupyter_lab(environment: dict[str, str] | None = None) -> Iterator[Lab]:
     """JupyterLab on a random port of the loopback, with a token and nothing of the user's own settings."""
     with tempfile.TemporaryDirectory(prefix="arcvq-lab-") as home:
-        lab = Lab(f"http://127.0.0.1:{_free_port()}", secrets.token_hex(16), Path(home, "notebooks"))
+        lab = Lab(
+            f"http://127.0.0.1:{_free_port()}", secrets.token_hex(16), Path(home, "notebooks")
+        )
         lab.folder.mkdir()
         for name, content in SETTINGS.items():
             path = Path(home, "settings", f"{name}.jupyterlab-settings")
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(json.dumps(content))
-        folders = {"JUPYTER_CONFIG_DIR": "config", "JUPYTER_DATA_DIR": "data", "JUPYTER_RUNTIME_DIR": "runtime",
-                   "JUPYTERLAB_SETTINGS_DIR": "settings", "JUPYTERLAB_WORKSPACES_DIR": "workspaces",
-                   "IPYTHONDIR": "ipython"}
-        own = {name: str(Path(home, folder)) for name, folder in folders.items()} | {"JUPYTER_TOKEN": lab.token}
+        folders = {
+            "JUPYTER_CONFIG_DIR": "config",
+            "JUPYTER_DATA_DIR": "data",
+            "JUPYTER_RUNTIME_DIR": "runtime",
+            "JUPYTERLAB_SETTINGS_DIR": "settings",
+            "JUPYTERLAB_WORKSPACES_DIR": "workspaces",
+            "IPYTHONDIR": "ipython",
+        }
+        own = {name: str(Path(home, folder)) for name, folder in folders.items()} | {
+            "JUPYTER_TOKEN": lab.token
+        }
         headless = ("ARCVQ_HEADLESS", "PLOTLY_RENDERER")
         inherited = {name: value for name, value in os.environ.items() if name not in headless}
         with open(Path(home, "log"), "w+") as log:
             server = subprocess.Popen(
-                [sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", "--ip=127.0.0.1",
-                 f"--port={lab.url.rpartition(':')[2]}", "--ServerApp.port_retries=0", f"--notebook-dir={lab.folder}"],
-                env=inherited | own | (environment or {}), stdout=log, stderr=log, stdin=subprocess.DEVNULL)
+                [
+                    sys.executable,
+                    "-m",
+                    "jupyterlab",
+                    "--no-browser",
+                    "--allow-root",
+                    "--ip=127.0.0.1",
+                    f"--port={lab.url.rpartition(':')[2]}",
+                    "--ServerApp.port_retries=0",
+                    f"--notebook-dir={lab.folder}",
+                ],
+                env=inherited | own | (environment or {}),
+                stdout=log,
+                stderr=log,
+                stdin=subprocess.DEVNULL,
+            )
             try:
                 _wait(lambda: _answers(lab, server, Path(log.name)), "JupyterLab did not start")
                 yield lab
@@ -148,8 +183,10 @@ class Notebook:
         for _ in range(times):
             before = figure.evaluate("gd => gd.redraws")
             self.page.keyboard.press(key)
-            self.wait(lambda before=before: figure.evaluate("gd => gd.redraws") > before,
-                      f"{control}: the figure was not drawn again after {key}")
+            self.wait(
+                lambda before=before: figure.evaluate("gd => gd.redraws") > before,
+                f"{control}: the figure was not drawn again after {key}",
+            )
         return self.reads(control)
 
     def reads(self, control: str) -> str:
@@ -171,7 +208,11 @@ def open_notebook(lab: Lab, page: Page, *cells: str, name: str = "test") -> Note
     _listen(page, notebook.errors)
     path = f"{name}-{secrets.token_hex(4)}.ipynb"
     content = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in cells])
-    content.metadata.kernelspec = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    content.metadata.kernelspec = {
+        "name": "python3",
+        "display_name": "Python 3",
+        "language": "python",
+    }
     nbformat.write(content, lab.folder / path)
     page.goto(f"{lab.url}/lab/tree/{path}?reset&token={lab.token}")
     _wait(lambda: _kernel_idle(lab, path), "the kernel did not start")
@@ -179,8 +220,13 @@ def open_notebook(lab: Lab, page: Page, *cells: str, name: str = "test") -> Note
     page.locator("#jp-MainMenu .lm-MenuBar-itemLabel", has_text="Run").first.click()
     page.locator(".lm-Menu-itemLabel", has_text="Run All Cells").first.click()
     prompts = page.locator(".jp-Notebook .jp-CodeCell .jp-InputPrompt")
-    notebook.wait(lambda: notebook.errors or all(text.strip("[]: \n").isdigit() for text in prompts.all_inner_texts()),
-                  "the cells did not end")
+    notebook.wait(
+        lambda: (
+            notebook.errors
+            or all(text.strip("[]: \n").isdigit() for text in prompts.all_inner_texts())
+        ),
+        "the cells did not end",
+    )
     if notebook.errors:
         raise RuntimeError(f"the notebook failed: {notebook.errors}")
     return notebook
@@ -192,18 +238,24 @@ def pixels(figure: Locator) -> np.ndarray:
 
 
 def _listen(page: Page, errors: list[str]) -> None:
-    page.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
+    page.on(
+        "console", lambda message: errors.append(message.text) if message.type == "error" else None
+    )
     page.on("pageerror", lambda error: errors.append(str(error)) if str(error) != SLOW else None)
 
     def received(frame: str | bytes) -> None:
         text = frame.decode("utf-8", "replace") if isinstance(frame, bytes) else frame
-        if '"msg_type": "error"' in text:  # of a cell, or of a callback, which the page does not show
-            errors.append("in the kernel: " + text[text.find('"ename"'):][:2000])
+        if (
+            '"msg_type": "error"' in text
+        ):  # of a cell, or of a callback, which the page does not show
+            errors.append("in the kernel: " + text[text.find('"ename"') :][:2000])
 
     page.on("websocket", lambda socket: socket.on("framereceived", received))
 
 
-def _wait(ready: Callable[[], Any], failure: str, pause: Callable[[], Any] = lambda: time.sleep(0.05)) -> Any:
+def _wait(
+    ready: Callable[[], Any], failure: str, pause: Callable[[], Any] = lambda: time.sleep(0.05)
+) -> Any:
     end = time.monotonic() + PATIENCE
     while not (answer := ready()):
         if time.monotonic() > end:
@@ -222,7 +274,9 @@ def _answers(lab: Lab, server: subprocess.Popen, log: Path) -> bool:
 
 def _kernel_idle(lab: Lab, path: str) -> bool:
     kernels = [session["kernel"] for session in lab.ask("/api/sessions") if session["path"] == path]
-    return any(kernel["connections"] >= 1 and kernel["execution_state"] == "idle" for kernel in kernels)
+    return any(
+        kernel["connections"] >= 1 and kernel["execution_state"] == "idle" for kernel in kernels
+    )
 
 
 def _free_port() -> int:

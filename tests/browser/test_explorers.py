@@ -6,12 +6,18 @@ import pytest
 from tests.browser.lab import pixels
 
 SLIDERS = {
-    "margin": ("from arcvq.explorers import MarginExplorer\nMarginExplorer()",
-               {"arcvq-margin": "cap θ + m", "arcvq-top-k": "nearest latents", "arcvq-scale": ""}),
-    "margin-circle": ("from arcvq.explorers import MarginExplorer\nMarginExplorer(dim=2)",
-                      {"arcvq-margin": "cap θ + m"}),
-    "radius": ("from arcvq.explorers import RadiusExplorer\nRadiusExplorer()",
-               {"arcvq-growth": "", "arcvq-step": "", "arcvq-run-length": ""}),
+    "margin": (
+        "from arcvq.explorers import MarginExplorer\nMarginExplorer()",
+        {"arcvq-margin": "cap θ + m", "arcvq-top-k": "nearest latents", "arcvq-scale": ""},
+    ),
+    "margin-circle": (
+        "from arcvq.explorers import MarginExplorer\nMarginExplorer(dim=2)",
+        {"arcvq-margin": "cap θ + m"},
+    ),
+    "radius": (
+        "from arcvq.explorers import RadiusExplorer\nRadiusExplorer()",
+        {"arcvq-growth": "", "arcvq-step": "", "arcvq-run-length": ""},
+    ),
 }
 CODE_MAP = """
 import torch, arcvq
@@ -32,7 +38,9 @@ def test_keys_on_the_sliders_move_the_plotted_data(open_notebook, name):
         before, picture = notebook.data(), pixels(notebook.figure())
         old = notebook.reads(slider)
         assert notebook.press(slider, times=3) != old
-        moved = [one["name"] for one, other in zip(notebook.data(), before, strict=True) if one != other]
+        moved = [
+            one["name"] for one, other in zip(notebook.data(), before, strict=True) if one != other
+        ]
         assert trace in moved or (not trace and moved)
         assert (np.abs(pixels(notebook.figure()) - picture).max(axis=2) > 40).any()
     notebook.click("arcvq-reset")
@@ -77,10 +85,17 @@ def test_a_click_on_a_point_of_the_code_map_chooses_its_code(open_notebook):
     said = "gd => gd._fullLayout.xaxis9.title.text"
     before, chosen = figure.evaluate(said), notebook.reads("arcvq-chosen")
     notebook.page.mouse.move(*figure.evaluate(point))
-    notebook.wait(lambda: figure.evaluate(said) != before, "the code under the pointer was not decoded")
+    notebook.wait(
+        lambda: figure.evaluate(said) != before, "the code under the pointer was not decoded"
+    )
     assert notebook.reads("arcvq-chosen") == chosen
     notebook.page.mouse.click(*figure.evaluate(point))
     notebook.wait(lambda: notebook.reads("arcvq-chosen") != chosen, "no other code was chosen")
-    notebook.wait(lambda: notebook.data()[2]["name"] != f"code {chosen}", "no other code was ringed")
+    notebook.wait(
+        lambda: notebook.data()[2]["name"] != f"code {chosen}", "no other code was ringed"
+    )
     chosen = notebook.reads("arcvq-chosen")
-    assert figure.evaluate(said) == f"code {chosen}, decoded" and notebook.data()[2]["name"] == f"code {chosen}"
+    assert (
+        figure.evaluate(said) == f"code {chosen}, decoded"
+        and notebook.data()[2]["name"] == f"code {chosen}"
+    )

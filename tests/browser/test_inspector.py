@@ -51,12 +51,18 @@ def test_a_click_on_the_map_and_keys_on_the_sliders_take_the_code_apart(open_not
     for slider in ("arcvq-rank", "arcvq-other", "arcvq-chosen"):
         before, said, old = pixels(figure), figure.evaluate(SUMMARY), notebook.reads(slider)
         assert notebook.press(slider, "ArrowRight" if old in ("0", "1") else "ArrowLeft") != old
-        assert figure.evaluate(SUMMARY) != said and (np.abs(pixels(figure) - before).max(axis=2) > 40).any()
+        assert (
+            figure.evaluate(SUMMARY) != said
+            and (np.abs(pixels(figure) - before).max(axis=2) > 40).any()
+        )
     point = figure.evaluate(POINT)
     page.mouse.move(point["left"], point["top"])
     page.wait_for_timeout(300)
     page.mouse.click(point["left"], point["top"])
-    notebook.wait(lambda: figure.evaluate(TITLE).startswith(f"Code {point['code']} and"), "the click chose no code")
+    notebook.wait(
+        lambda: figure.evaluate(TITLE).startswith(f"Code {point['code']} and"),
+        "the click chose no code",
+    )
     notebook.click("arcvq-reset")
     notebook.wait(lambda: notebook.reads("arcvq-rank") == "1", "reset did not bring the start back")
 
@@ -69,7 +75,9 @@ def test_a_guess_is_locked_and_the_run_shows_itself(open_notebook):
     guess = int(notebook.press("arcvq-guess", "ArrowLeft", times=2))
     assert guess == 30 and notebook.data()[2]["y"] == [30, 30]
     notebook.click("arcvq-lock")
-    notebook.wait(lambda: "25 codes too many" in figure.evaluate(SUMMARY), "the lock did not show the run")
+    notebook.wait(
+        lambda: "25 codes too many" in figure.evaluate(SUMMARY), "the lock did not show the run"
+    )
     assert notebook.data()[0]["y"] == [60, 40, 30, 5] and notebook.data()[4]["y"] == [5, 5]
     notebook.click("arcvq-next")
     notebook.wait(lambda: "samp" in figure.evaluate(TITLE), "the next run did not come")

@@ -21,14 +21,23 @@ def test_a_key_press_reaches_the_plotted_data(open_notebook):
     notebook = open_notebook(SLIDER)
     assert notebook.data()[0]["z"] == [0, 0]
     assert notebook.press("arcvq-height", times=2) == "0.30"
-    assert notebook.data() == [{"type": "scatter3d", "name": "trace 0", "visible": True,
-                                "x": [0, 1], "y": [0, 1], "z": [0.3, 0.3]}]
+    assert notebook.data() == [
+        {
+            "type": "scatter3d",
+            "name": "trace 0",
+            "visible": True,
+            "x": [0, 1],
+            "y": [0, 1],
+            "z": [0.3, 0.3],
+        }
+    ]
 
 
 def test_an_error_in_a_callback_is_noticed(open_notebook):
     notebook = open_notebook(
         "import ipywidgets\nbutton = ipywidgets.Button(description='bad')\nbutton.add_class('arcvq-bad')\n"
-        "button.on_click(lambda _: 1 / 0)\nbutton")
+        "button.on_click(lambda _: 1 / 0)\nbutton"
+    )
     assert notebook.errors == []
     notebook.click("arcvq-bad")
     notebook.wait(lambda: notebook.errors, "the error was not noticed")

@@ -28,7 +28,9 @@ def test_it_grows_while_it_trains_follows_the_slider_and_stops(open_notebook):
     assert curve(notebook, "training") == ([], [])
     notebook.click("arcvq-start")
     for rows in (2, 5):
-        notebook.wait(lambda rows=rows: len(curve(notebook, "training")[0]) >= rows, "the curve does not grow")
+        notebook.wait(
+            lambda rows=rows: len(curve(notebook, "training")[0]) >= rows, "the curve does not grow"
+        )
     assert notebook.page.locator("button.arcvq-start").is_disabled() and rises(notebook) == 0
     assert notebook.press("arcvq-weight", times=5) == "1.50"
     notebook.wait(lambda: rises(notebook), "the slider did not reach the training")
@@ -36,7 +38,9 @@ def test_it_grows_while_it_trains_follows_the_slider_and_stops(open_notebook):
     message = notebook.page.locator(".arcvq-message")
     notebook.wait(lambda: "Stopped at step" in message.inner_text(), "it did not stop")
     steps = curve(notebook, "training")[0]
-    assert f"Stopped at step {steps[-1]:,} of 20,000" in message.inner_text(), "the last row is drawn"
+    assert f"Stopped at step {steps[-1]:,} of 20,000" in message.inner_text(), (
+        "the last row is drawn"
+    )
     notebook.page.wait_for_timeout(1000)
     assert curve(notebook, "training")[0] == steps
     notebook.click("arcvq-reset")
@@ -46,6 +50,8 @@ def test_it_grows_while_it_trains_follows_the_slider_and_stops(open_notebook):
 
 def test_rows_arrive_while_a_cell_waits_for_the_run(open_notebook):
     notebook = open_notebook(SETUP, LIVE.format(steps=150), "live.start()\nrun = live.wait()")
-    notebook.wait(lambda: curve(notebook, "training")[0] == list(range(2, 151, 2)), "rows are missing")
+    notebook.wait(
+        lambda: curve(notebook, "training")[0] == list(range(2, 151, 2)), "rows are missing"
+    )
     assert "Step 150 of 150" in notebook.figure().evaluate("gd => gd._fullLayout.title.text")
     assert "Finished." in notebook.page.locator(".arcvq-message").inner_text()

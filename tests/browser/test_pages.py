@@ -21,10 +21,18 @@ def offline(page: Page):
     """`offline(path)`: the page, loaded without a network; at the end, nothing was asked of one and no error came."""
     page.context.set_offline(True)
     trouble: list[str] = []
-    page.on("console", lambda message: trouble.append(message.text) if message.type == "error" else None)
+    page.on(
+        "console", lambda message: trouble.append(message.text) if message.type == "error" else None
+    )
     page.on("pageerror", lambda error: trouble.append(str(error)))
-    page.on("request", lambda request: None if request.url.startswith(("file:", "data:", "blob:"))
-            else trouble.append(f"asks for {request.url}"))
+    page.on(
+        "request",
+        lambda request: (
+            None
+            if request.url.startswith(("file:", "data:", "blob:"))
+            else trouble.append(f"asks for {request.url}")
+        ),
+    )
 
     def load(path: Path) -> launch.Notebook:
         page.goto(path.as_uri())
@@ -39,12 +47,20 @@ def shown(notebook: launch.Notebook, place: int):
 
 
 def test_the_report_draws_its_figures_and_the_still_of_an_explorer(offline, tmp_path):
-    cells = [nbformat.v4.new_markdown_cell("# A small notebook\n\nWith a formula: $x^2$."),
-             nbformat.v4.new_code_cell("import torch, arcvq\nfrom arcvq import figures\ncodes = torch.randn(20, 3)\n"
-                                       "figures.sphere(codes)"),
-             nbformat.v4.new_code_cell("from arcvq.explorers import MarginExplorer\nMarginExplorer(margin=0.3)")]
+    cells = [
+        nbformat.v4.new_markdown_cell("# A small notebook\n\nWith a formula: $x^2$."),
+        nbformat.v4.new_code_cell(
+            "import torch, arcvq\nfrom arcvq import figures\ncodes = torch.randn(20, 3)\n"
+            "figures.sphere(codes)"
+        ),
+        nbformat.v4.new_code_cell(
+            "from arcvq.explorers import MarginExplorer\nMarginExplorer(margin=0.3)"
+        ),
+    ]
     nbformat.write(nbformat.v4.new_notebook(cells=cells), tmp_path / "small.ipynb")
-    done = CliRunner().invoke(main, ["run", str(tmp_path / "small.ipynb"), "--out", str(tmp_path / "report")])
+    done = CliRunner().invoke(
+        main, ["run", str(tmp_path / "small.ipynb"), "--out", str(tmp_path / "report")]
+    )
     assert done.exit_code == 0, done.output
     report = offline(tmp_path / "report" / "index.html")
     report.page.get_by_role("link", name="A small notebook").click()
@@ -58,20 +74,37 @@ def test_the_report_draws_its_figures_and_the_still_of_an_explorer(offline, tmp_
 
 def test_every_slider_of_the_exported_page_moves_its_picture(offline, tmp_path, monkeypatch):
     quantizers = {"plain": arcvq.EuclideanQuantizer(6, 3), "samp": None}
-    monkeypatch.setattr("arcvq.explorers.export.train", lambda settings, **_: make_run(quantizer=quantizers[settings.quantizer]))
+    monkeypatch.setattr(
+        "arcvq.explorers.export.train",
+        lambda settings, **_: make_run(quantizer=quantizers[settings.quantizer]),
+    )
     page = offline(export_explorers(tmp_path / "explorers.html"))
     figures = page.page.locator("figure .js-plotly-plot").count()
     assert figures == 3
     for place in range(figures):
         figure = shown(page, place)
-        before, stop = figure.evaluate(launch.DATA), figure.evaluate("gd => gd._fullLayout.sliders[0].active")
+        before, stop = (
+            figure.evaluate(launch.DATA),
+            figure.evaluate("gd => gd._fullLayout.sliders[0].active"),
+        )
         picture = pixels(figure)
         rail = figure.locator(".slider-rail-touch-rect").first.bounding_box()
-        across = 0.85 if stop < figure.evaluate("gd => gd._fullLayout.sliders[0].steps.length") / 2 else 0.15
+        across = (
+            0.85
+            if stop < figure.evaluate("gd => gd._fullLayout.sliders[0].steps.length") / 2
+            else 0.15
+        )
         page.page.mouse.click(rail["x"] + across * rail["width"], rail["y"] + rail["height"] / 2)
-        page.wait(lambda figure=figure, stop=stop: figure.evaluate("gd => gd._fullLayout.sliders[0].active") != stop,
-                  "the slider did not move")
-        page.wait(lambda figure=figure, before=before: figure.evaluate(launch.DATA) != before, "the data did not move")
+        page.wait(
+            lambda figure=figure, stop=stop: (
+                figure.evaluate("gd => gd._fullLayout.sliders[0].active") != stop
+            ),
+            "the slider did not move",
+        )
+        page.wait(
+            lambda figure=figure, before=before: figure.evaluate(launch.DATA) != before,
+            "the data did not move",
+        )
         assert (np.abs(pixels(figure) - picture).max(axis=2) > 40).mean() > 0.002
 
 

@@ -27,7 +27,10 @@ def test_a_key_moves_codes_cursor_and_pixels(open_notebook):
     picture = pixels(figure)
     notebook.press("arcvq-step")
     after = notebook.data()
-    used = [[len(trace.get("x", [])) for trace in data if trace["name"] == "used codes"] for data in (before, after)]
+    used = [
+        [len(trace.get("x", [])) for trace in data if trace["name"] == "used codes"]
+        for data in (before, after)
+    ]
     assert used == [[0, 0], [63, 63]]
     assert [trace["x"] for trace in after if trace["name"] == "this step"] == [[10, 10]] * 3
     assert (np.abs(pixels(figure) - picture).max(axis=2) > 40).mean() > 0.005

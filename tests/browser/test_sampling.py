@@ -28,11 +28,18 @@ def test_keys_on_the_sliders_change_samples_probabilities_and_tokens(open_notebo
     notebook = open_notebook(SAMPLING)
     figure = notebook.figure()
     start, sources = notebook.data(), figure.evaluate(SOURCES)
-    for slider, key in (("arcvq-temperature", "PageDown"), ("arcvq-top-k", "PageDown"), ("arcvq-top-p", "PageDown"),
-                        ("arcvq-label", "ArrowRight"), ("arcvq-seed", "ArrowRight")):
+    for slider, key in (
+        ("arcvq-temperature", "PageDown"),
+        ("arcvq-top-k", "PageDown"),
+        ("arcvq-top-p", "PageDown"),
+        ("arcvq-label", "ArrowRight"),
+        ("arcvq-seed", "ArrowRight"),
+    ):
         bars, seen, old = notebook.data()[BARS]["y"], pixels(figure), notebook.reads(slider)
         assert notebook.press(slider, key) != old
-        notebook.wait(lambda bars=bars: notebook.data()[BARS]["y"] != bars, f"{slider} does not move the bars")
+        notebook.wait(
+            lambda bars=bars: notebook.data()[BARS]["y"] != bars, f"{slider} does not move the bars"
+        )
         assert (np.abs(pixels(figure) - seen).max(axis=2) > 40).any()
     assert len(notebook.data()[LEFT]["x"]) < 64  # top-k and top-p have cut codes off
     assert figure.evaluate(SOURCES)[0] != sources[0]
@@ -41,8 +48,10 @@ def test_keys_on_the_sliders_change_samples_probabilities_and_tokens(open_notebo
     notebook.wait(lambda: drawn(notebook) == count + 2, "two more tokens do not come")
     assert figure.evaluate(SOURCES)[0] == finished
     notebook.click("arcvq-reset")
-    notebook.wait(lambda: figure.evaluate(SOURCES) == sources and notebook.data() == start,
-                  "reset did not bring the start back")
+    notebook.wait(
+        lambda: figure.evaluate(SOURCES) == sources and notebook.data() == start,
+        "reset did not bring the start back",
+    )
 
 
 def test_the_menu_completes_and_the_buttons_draw_again_and_play(open_notebook):
@@ -55,5 +64,7 @@ def test_the_menu_completes_and_the_buttons_draw_again_and_play(open_notebook):
     page.locator(".arcvq-task select").select_option("complete the lower half")
     notebook.wait(lambda: drawn(notebook) == 0, "the upper half, 8 tokens, is not given")
     page.locator(".arcvq-play button").first.click()
-    notebook.wait(lambda: figure.evaluate(TITLE) == "All 16 tokens are set", "play does not reach the end")
+    notebook.wait(
+        lambda: figure.evaluate(TITLE) == "All 16 tokens are set", "play does not reach the end"
+    )
     assert drawn(notebook) == 8 and notebook.reads("arcvq-position") == "16"

@@ -5,20 +5,22 @@ with the code beside it. Afterwards the checkpoints of finished runs and priors 
 since nothing reads them, and the folder was packed.
 """
 
+import contextlib
 import dataclasses
 import json
 import sys
 from pathlib import Path
 
-import arcvq
 import torch
-from arcvq import projections
 from arcvq.classifier import train_classifier
-from arcvq.experiments import Experiment, Variant, run_experiment
 from arcvq.experiments.paper import table
 from arcvq.experiments.rows import reconstruction
-from arcvq.priors import fitting
 from arcvq.priors.runs import PriorSettings, train_prior
+
+import arcvq
+from arcvq import projections
+from arcvq.experiments import Experiment, Variant, run_experiment
+from arcvq.priors import fitting
 
 torch.set_num_threads(1)
 out = Path(sys.argv[1])
@@ -84,7 +86,7 @@ def advance(self):
 
 
 fitting._Trainer.advance = advance
-try:
+with contextlib.suppress(Stop):
     arcvq.fit_prior(
         prior.prior(run.model, images),
         run.model,
@@ -99,8 +101,6 @@ try:
         validate_every=3,
         progress=False,
     )
-except Stop:
-    pass
 fitting._Trainer.advance = original
 train_classifier(images, root=out, device="cpu", progress=False)
 codes = torch.randn(12, 4, generator=torch.Generator().manual_seed(0))

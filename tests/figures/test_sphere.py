@@ -9,7 +9,6 @@ from arcvq.analysis.projections import exact, pca
 from arcvq.figures import margin_gradients, projected_sphere, sphere, summary
 from arcvq.samp import arc_margin_loss
 
-
 CODES = torch.randn(6, 5, generator=torch.Generator().manual_seed(0))
 USAGE = torch.tensor([1, 0, 100, 1000, 0, 10])
 

@@ -9,7 +9,9 @@ import pytest
 
 FOLDER = Path(__file__).parents[2] / "notebooks"
 PATHS = sorted(FOLDER.glob("*.ipynb"))
-CHECK = "nbval-check-output"  # nbval runs these cells and compares what they print with what is stored
+CHECK = (
+    "nbval-check-output"  # nbval runs these cells and compares what they print with what is stored
+)
 
 
 @pytest.fixture(params=PATHS, ids=lambda path: path.stem)
@@ -36,7 +38,11 @@ def outputs(notebook):
 
 def test_notebooks_have_numbers_of_their_own_from_zero():
     numbers = [path.stem.split("_")[0] for path in PATHS]
-    assert numbers[0] == "00" and numbers == sorted(set(numbers)) and all(len(number) == 2 for number in numbers)
+    assert (
+        numbers[0] == "00"
+        and numbers == sorted(set(numbers))
+        and all(len(number) == 2 for number in numbers)
+    )
 
 
 def test_it_is_under_500_kb(path):
@@ -55,7 +61,9 @@ def test_it_holds_no_widget_state_and_no_traces_of_a_run(notebook):
 
 def test_one_cell_is_tagged_parameters_and_has_the_four_that_all_notebooks_share(notebook):
     [cell] = tagged(notebook, "parameters")
-    assert {"dataset", "profile", "device", "seed"} <= set(re.findall(r"^(\w+)\b.*=", cell.source, re.MULTILINE))
+    assert {"dataset", "profile", "device", "seed"} <= set(
+        re.findall(r"^(\w+)\b.*=", cell.source, re.MULTILINE)
+    )
 
 
 def test_it_starts_with_a_title(notebook):
@@ -76,7 +84,10 @@ def test_at_least_three_checks_have_a_stored_text(notebook):
     checks = tagged(notebook, CHECK)
     assert len(checks) >= 3
     for cell in checks:
-        texts = [output.get("text") or output.get("data", {}).get("text/plain") for output in cell.outputs]
+        texts = [
+            output.get("text") or output.get("data", {}).get("text/plain")
+            for output in cell.outputs
+        ]
         assert texts and all(texts), cell.source
 
 
@@ -88,7 +99,9 @@ def test_a_cell_that_prints_has_its_output_stored(notebook):
 
 def test_figures_are_stills_with_a_text_for_those_who_cannot_see_them(notebook):
     kinds = {kind for output in outputs(notebook) for kind in output.get("data", {})}
-    assert "image/png" in kinds and not [kind for kind in kinds if "plotly" in kind or "widget" in kind]
+    assert "image/png" in kinds and not [
+        kind for kind in kinds if "plotly" in kind or "widget" in kind
+    ]
     for output in outputs(notebook):
         assert "Plotly" not in output.get("data", {}).get("text/html", "")
         if "image/png" in output.get("data", {}):
