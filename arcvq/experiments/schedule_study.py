@@ -18,6 +18,7 @@ LARGEST = 8.0  # radius that schedules without growth by a factor reach: beyond 
 
 def radii(steps: int) -> dict[str, Schedule | None]:
     """Schedules of the radius for a run of `steps`; only the first does not know its length."""
+    quarter = max(1, steps // 4)
     return {
         "exponential per step": PAPER_RADIUS,
         "exponential scaled": SAMP.for_run(steps).radius,
@@ -25,7 +26,7 @@ def radii(steps: int) -> dict[str, Schedule | None]:
         "constant 4": Constant(4.0),
         "linear": WarmUp(1.0, LARGEST, steps),
         "cosine": Cosine(1.0, LARGEST, steps),
-        "oscillating": Oscillating(1.0, LARGEST, max(1, steps // 4)),
+        "oscillating": Oscillating(1.0, LARGEST, quarter),
         "adaptive": Adaptive(low=LARGEST, high=1.0, target=0.5),
         "no ball": None,
     }
@@ -33,15 +34,16 @@ def radii(steps: int) -> dict[str, Schedule | None]:
 
 def weights(steps: int) -> dict[str, Schedule | None]:
     """Schedules of the weight for a run of `steps`; only the first does not know its length."""
+    quarter = max(1, steps // 4)
     return {
         "exponential per step": PAPER_WEIGHT,
         "exponential scaled": SAMP.for_run(steps).weight,
         "constant 1": Constant(1.0),
         "constant 0.1": Constant(0.1),
-        "linear warm-up": WarmUp(0.0, 1.0, max(1, steps // 4)),
+        "linear warm-up": WarmUp(0.0, 1.0, quarter),
         "linear": WarmUp(1.0, 0.0, steps),
         "cosine": Cosine(1.0, 0.0, steps),
-        "oscillating": Oscillating(0.0, 1.0, max(1, steps // 4)),
+        "oscillating": Oscillating(0.0, 1.0, quarter),
         "adaptive": Adaptive(low=0.0, high=1.0, target=0.5),
         "no margin loss": None,
     }
@@ -67,7 +69,8 @@ def variants(base: RunSettings) -> list[Variant]:
 
 def _variants_of_length(base: RunSettings, steps: int) -> list[Variant]:
     scaled = SAMP.for_run(steps)
-    samp = dataclasses.replace(base.samp or scaled, radius=scaled.radius, weight=scaled.weight)
+    margin_settings = base.samp or scaled
+    samp = dataclasses.replace(margin_settings, radius=scaled.radius, weight=scaled.weight)
     found = []
     for half, schedules in (("radius", radii(steps)), ("weight", weights(steps))):
         for name, schedule in schedules.items():

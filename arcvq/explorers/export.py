@@ -80,10 +80,11 @@ def moved(explorer: Explorer, setting: str, values: Sequence[Any], unit: str = "
     for shot in shots:
         moving.update(changed(shot, first))
     labels = [f"{value:.3g}" for value in values]
-    figure.frames = [
-        _frame(label, {path: shot[path] for path in sorted(moving) if path in shot}, figure)
-        for label, shot in zip(labels, shots, strict=True)
-    ]
+    frames = []
+    for label, shot in zip(labels, shots, strict=True):
+        moved_values = {path: shot[path] for path in sorted(moving) if path in shot}
+        frames.append(_frame(label, moved_values, figure))
+    figure.frames = frames
     steps = [{"method": "animate", "label": label, "args": [[label], AT_ONCE]} for label in labels]
     text = {"prefix": f"{setting}: ", "suffix": f" {unit}".rstrip(), "font": {"size": 14}}
     nearest = min(range(len(values)), key=lambda place: abs(values[place] - start))

@@ -178,8 +178,8 @@ def fit_tokens(
     batch_size: int = 64,
     lr: float = 3e-3,
     seed: int = 0,
-    compute: Compute = Compute(),  # noqa: B008
-    recording: Recording = Recording(),  # noqa: B008
+    compute: Compute = Compute(),
+    recording: Recording = Recording(),
 ) -> PriorRun:
     """Fit a network prior to tokens with AdamW on the cross-entropy.
 

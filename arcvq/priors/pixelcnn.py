@@ -42,12 +42,13 @@ class GatedLayer(nn.Module):
         reach = kernel // 2
         rows_above = (reach + 1, kernel)
         columns_left = (1, reach + 1)
+        gated = 2 * width  # channels of values and of gates
         self.reach = reach
-        self.vertical = nn.Conv2d(width, 2 * width, rows_above, padding=(0, reach), bias=False)
-        self.across = nn.Conv2d(2 * width, 2 * width, 1, bias=False)
-        self.horizontal = nn.Conv2d(width, 2 * width, columns_left, bias=False)
+        self.vertical = nn.Conv2d(width, gated, rows_above, padding=(0, reach), bias=False)
+        self.across = nn.Conv2d(gated, gated, 1, bias=False)
+        self.horizontal = nn.Conv2d(width, gated, columns_left, bias=False)
         self.mix = nn.Conv2d(width, width, 1)
-        self.biases = nn.Embedding(labels, 4 * width)
+        self.biases = nn.Embedding(labels, 2 * gated)  # for both stacks
 
     def down(self, rows: Float[Tensor, "B C padded_n w"], labels: Tensor) -> tuple[Tensor, Tensor]:
         """Compute the next n rows of the vertical stack.
@@ -60,9 +61,11 @@ class GatedLayer(nn.Module):
             The rows (B, C, n, w), and their contribution to the horizontal stack (B, 2 C, n, w).
         """
         # One bias a channel, the same at all places.
-        vertical, horizontal = self.biases(labels)[..., None, None].chunk(2, dim=1)
+        biases = self.biases(labels)[..., None, None]
+        vertical, horizontal = biases.chunk(2, dim=1)
         maps = self.vertical(rows) + vertical
-        return gate(maps), self.across(maps) + horizontal
+        from_above = self.across(maps) + horizontal
+        return gate(maps), from_above
 
     def right(
         self, columns: Float[Tensor, "B C h padded_n"], from_above: Float[Tensor, "B two_C h n"]
@@ -130,22 +133,29 @@ class PixelCNN(NetworkPrior):
     def features(self, embedded, labels):
         labels = self.label_rows(labels, len(embedded))
         # Shifted by one row and by one column, so that no place sees its own token.
-        above = pad(embedded[:, :-1], (0, 0, 0, 0, 1, 0))
-        left = pad(embedded[:, :, :-1], (0, 0, 1, 0))
+        all_but_last_row = embedded[:, :-1]
+        all_but_last_column = embedded[:, :, :-1]
+        above = pad(all_but_last_row, (0, 0, 0, 0, 1, 0))
+        left = pad(all_but_last_column, (0, 0, 1, 0))
+
         rows = above.permute(0, 3, 1, 2)
         columns = left.permute(0, 3, 1, 2)
         for layer in self.layers:
-            rows, from_above = layer.down(pad(rows, (0, 0, self.reach, 0)), labels)
-            columns = layer.right(pad(columns, (self.reach, 0)), from_above)
+            padded_rows = pad(rows, (0, 0, self.reach, 0))
+            rows, from_above = layer.down(padded_rows, labels)
+            padded_columns = pad(columns, (self.reach, 0))
+            columns = layer.right(padded_columns, from_above)
         return self.head(columns).permute(0, 2, 3, 1)
 
     def start(self, batch, labels=None):
         state = super().start(batch, labels)
         state.cache = []
         height, width = self.grid
+        padded_height = self.reach + height
+        padded_width = self.reach + width
         for _ in self.layers:
-            rows = torch.zeros(batch, self.width, self.reach + height, width, device=self.device)
-            columns = rows.new_zeros(batch, self.width, 1, self.reach + width)
+            rows = torch.zeros(batch, self.width, padded_height, width, device=self.device)
+            columns = rows.new_zeros(batch, self.width, 1, padded_width)
             from_above = rows.new_zeros(batch, 2 * self.width, 1, width)
             state.cache.append(LayerCache(rows, columns, from_above))
         return state
@@ -160,8 +170,10 @@ class PixelCNN(NetworkPrior):
         pixel = self._embed_row(left, present=column > 0)
         for layer, cache in zip(self.layers, state.cache, strict=True):
             seen = self._store(pixel, cache.columns, column, dim=3)
-            pixel = layer.right(seen, cache.from_above.narrow(3, column, 1))
-        return self.tokens.logits(self.head(pixel)[..., 0, 0])
+            from_above = cache.from_above.narrow(3, column, 1)
+            pixel = layer.right(seen, from_above)
+        features = self.head(pixel)[..., 0, 0]
+        return self.tokens.logits(features)
 
     def _start_row(self, state: State, row: int) -> None:
         """Run the vertical stack for a row."""
