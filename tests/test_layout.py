@@ -98,7 +98,7 @@ def test_an_unknown_name_is_an_attribute_error():
 def test_the_core_works_without_any_extra_and_says_what_is_missing(tmp_path):
     lines = run(WITHOUT_EXTRAS, tmp_path).splitlines()
     assert lines[:3] == ["True", "torch.Size([2, 2, 2])", "3"]
-    for name, line in zip(("pandas", "torchvision", "plotly", "plotly"), lines[3:], strict=True):
+    for name, line in zip(("pandas", "torchvision", "plotly", "anywidget"), lines[3:], strict=True):
         assert line == f"{name} is not installed; it comes with pip install 'arcvq[kit]'"
 
 

@@ -68,7 +68,7 @@ class Explorer(widgets.VBox):
 
         reset = self.button("reset", self.reset)
         self.buttons = widgets.HBox([reset, self.copy_button])
-        self.children = (rows, self.buttons, self.figure)
+        self.children: tuple[widgets.Widget, ...] = (rows, self.buttons, self.figure)
 
     def __setattr__(self, name: str, value: Any) -> None:
         # min and max of a trait let NaN pass
@@ -200,6 +200,16 @@ class Explorer(widgets.VBox):
         if os.environ.get("ARCVQ_HEADLESS"):  # a widget shows nothing without its kernel
             return Figure(self.figure)._repr_mimebundle_()
         return super()._repr_mimebundle_(**kwargs)
+
+
+class MapExplorer(Explorer):
+    """An explorer whose map chooses a code by a click: its setting `chosen`."""
+
+    def choose_by_click(self, trace, points, state) -> None:
+        """Choose the code under the pointer, if there is one."""
+        code = pointed_code(trace, points)
+        if code is not None:
+            self.chosen = code
 
 
 def pointed_code(trace: Any, points: Any) -> int | None:

@@ -8,7 +8,7 @@ from plotly.graph_objects import Figure
 
 from arcvq import figures, geometry
 from arcvq.analysis import projections
-from arcvq.explorers.base import Explorer, pointed_code
+from arcvq.explorers.base import MapExplorer, pointed_code
 from arcvq.explorers.code_map_figure import with_patch
 from arcvq.images import ImageData, to_float
 from arcvq.vqvae import VQVAE
@@ -16,7 +16,7 @@ from arcvq.vqvae import VQVAE
 IMAGES = 1000  # that usage and classes are counted on, at most
 
 
-class CodeMap(Explorer):
+class CodeMap(MapExplorer):
     """UMAP of a model's code angles in `dim` (2 or 3) dimensions, and the chosen code decoded.
 
     Usage and classes are counted on the first 1,000 test images. Click a code, or set `chosen`; the
@@ -49,7 +49,7 @@ class CodeMap(Explorer):
         super().__init__(**{"chosen": longest} | settings)
         self.limit("chosen", 0, count - 1)
         for trace in self.figure.data[:2]:
-            trace.on_click(self._clicked)
+            trace.on_click(self.choose_by_click)
             trace.on_hover(self._point)
             trace.on_unhover(lambda *_: self._point())
 
@@ -68,9 +68,8 @@ class CodeMap(Explorer):
             self.codebook[rows], self.dim, seed=self.seed, neighbors=self.neighbors
         )
         hover = {"usage": self.usage[rows], "norm": self.norms[rows]}
-        colour = self._colour(rows)
         picture = figures.code_map(
-            seen, **colour, hover=hover, indices=rows.numpy(), chosen=self.chosen
+            seen, **self._colour(rows), hover=hover, indices=rows.numpy(), chosen=self.chosen
         )
         drawn = self.chosen if self._pointed is None else self._pointed
         grid = torch.full((1, 3, 3), drawn, device=self.model.quantizer.codebook.device)
@@ -87,11 +86,6 @@ class CodeMap(Explorer):
         groups = projections.clusters(self.codebook[rows])
         names = [str(number) for number in range(groups.max() + 1)]
         return {"color": groups, "label": "cluster", "classes": names}
-
-    def _clicked(self, trace, points, state) -> None:
-        code = pointed_code(trace, points)
-        if code is not None:
-            self.chosen = code
 
     def _point(self, trace=None, points=None, state=None) -> None:
         """The pointer is on a code, or on none."""

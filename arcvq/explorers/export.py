@@ -79,19 +79,19 @@ def moved(explorer: Explorer, setting: str, values: Sequence[Any], unit: str = "
     moving: set[str] = set()
     for shot in shots:
         moving.update(changed(shot, first))
-    labels = [f"{value:.3g}" for value in values]
     frames = []
-    for label, shot in zip(labels, shots, strict=True):
-        moved_values = {path: shot[path] for path in sorted(moving) if path in shot}
-        frames.append(_frame(label, moved_values, figure))
+    stops = []
+    for value, shot in zip(values, shots, strict=True):
+        label = f"{value:.3g}"
+        frames.append(_frame(label, {path: shot[path] for path in sorted(moving)}, figure))
+        stops.append({"method": "animate", "label": label, "args": [[label], AT_ONCE]})
     figure.frames = frames
-    steps = [{"method": "animate", "label": label, "args": [[label], AT_ONCE]} for label in labels]
     text = {"prefix": f"{setting}: ", "suffix": f" {unit}".rstrip(), "font": {"size": 14}}
     nearest = min(range(len(values)), key=lambda place: abs(values[place] - start))
     bottom = figure.layout.margin.b
     slider = {
         "active": nearest,
-        "steps": steps,
+        "steps": stops,
         "currentvalue": text,
         "pad": {"t": bottom + 10},
         "len": 0.9,

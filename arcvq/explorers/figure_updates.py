@@ -12,7 +12,8 @@ from jaxtyping import Float
 from plotly.basedatatypes import BaseFigure, Undefined
 from plotly.graph_objects import Figure
 
-from arcvq.figures.theme import caption_lines, finish
+from arcvq.figures.parts import ball_surface
+from arcvq.figures.theme import Number, caption_lines, finish
 
 Values = dict[str, Any]
 
@@ -100,6 +101,22 @@ def ranked(trace: int, norms: Float[np.ndarray, " K"]) -> Values:
     return points(trace, np.column_stack([ranks + 1, longest_first[ranks]]))
 
 
+def ball(trace: int, radius: float | None, limit: float) -> Values:
+    """Return what moves in the surface of a ball; one that would leave the axes is hidden."""
+    if radius is None or radius > limit:
+        return {f"{trace}/visible": False}
+    x, y, z = radius * ball_surface()
+    return {
+        f"{trace}/visible": True,
+        f"{trace}/x": x,
+        f"{trace}/y": y,
+        f"{trace}/z": z,
+        f"{trace}/contours.z.start": -radius,
+        f"{trace}/contours.z.end": radius,
+        f"{trace}/contours.z.size": radius / 3,
+    }
+
+
 def words(title: str, summary: str, width: int) -> Values:
     """Return title, summary and caption of a figure that `finish` made, `width` pixels wide."""
     return {
@@ -131,7 +148,7 @@ def fix_head(figure: Figure, head: int, height: int) -> None:
 def place_axes(
     figure: Figure,
     number: int | str,
-    box: Sequence[float],
+    box: Sequence[Number],
     size: Sequence[int],
     x: dict[str, Any],
     y: dict[str, Any],

@@ -6,7 +6,7 @@ import traitlets
 from plotly.graph_objects import Figure
 
 from arcvq import geometry
-from arcvq.explorers.base import Explorer, pointed_code
+from arcvq.explorers.base import MapExplorer
 from arcvq.explorers.figure_updates import Values
 from arcvq.explorers.inspector_figure import (
     CODES,
@@ -20,7 +20,7 @@ from arcvq.images import ImageData
 from arcvq.vqvae import VQVAE
 
 
-class CodeInspector(Explorer):
+class CodeInspector(MapExplorer):
     """A code of a model: decoded, its nearest codes, its places in images, the ways to another.
 
     Click a code on the map, or set `chosen`; at the start it is the longest code in use, and
@@ -52,7 +52,7 @@ class CodeInspector(Explorer):
         self.limit("chosen", 0, last)
         self.limit("other", 0, last)
         for trace in (CODES, UNUSED):
-            self.figure.data[trace].on_click(self._clicked)
+            self.figure.data[trace].on_click(self.choose_by_click)
 
     @traitlets.validate("chosen", "other")
     def _known(self, proposal) -> int:
@@ -67,8 +67,3 @@ class CodeInspector(Explorer):
 
     def values(self) -> Values:
         return inspector_values(self.subject, **self.settings())
-
-    def _clicked(self, trace, points, state) -> None:
-        code = pointed_code(trace, points)
-        if code is not None:
-            self.chosen = code

@@ -86,7 +86,7 @@ class LiveTraining(Explorer):
         self._start_button = self.button("start", self._pressed)
         self._stop_button = self.button("stop", self.stop)
         self.buttons.children = (self._start_button, self._stop_button, *self.buttons.children)
-        self.children: tuple[widgets.Widget, ...] = (*self.children[:2], self.message, self.figure)
+        self.children = (*self.children[:2], self.message, self.figure)
         self._tell("", training=False)
 
     @property
@@ -208,9 +208,9 @@ class LiveTraining(Explorer):
     def _train(self) -> None:
         every = max(1, min(self.steps // ROWS, APART))
         options = dict(self.options)
-        compute = Compute(options.pop("device", "auto"), options.pop("precision", "auto"))
-        recording = Recording(log_every=every, progress=False, on_log=self._logged)
         try:
+            compute = Compute(options.pop("device", "auto"), options.pop("precision", "auto"))
+            recording = Recording(log_every=every, progress=False, on_log=self._logged)
             self.run = fit(
                 self.model,
                 self.data,

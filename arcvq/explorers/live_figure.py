@@ -124,11 +124,9 @@ def live_values(moment: Moment) -> Values:
 
     row = last_row(moment.history, moment.steps)
     now = int(row.get("step", 0))
-    radius = None
-    weight = None
-    if moment.samp:
-        radius = moment.samp.radius
-        weight = moment.samp.weight
+    samp = moment.samp
+    radius = samp.radius if samp else None
+    weight = samp.weight if samp else None
     values |= points(RADIUS_AHEAD, _ahead(radius, now, moment.steps))
     values |= points(WEIGHT_AHEAD, _ahead(weight, now, moment.steps))
 

@@ -81,8 +81,15 @@ def margin_picture(
     else:
         _sphere(figure, e)
     values = margin_values(latents, code, **settings)
-    size = {"width": WIDTH, "height": HEIGHT, "left": SIDE, "right": SIDE}
-    finish_moving(figure, values, legend_itemsizing="constant", **size)
+    finish_moving(
+        figure,
+        values,
+        width=WIDTH,
+        height=HEIGHT,
+        left=SIDE,
+        right=SIDE,
+        legend_itemsizing="constant",
+    )
     return assign(figure, values)
 
 

@@ -106,7 +106,7 @@ class Playground(Explorer):
         actions = (self.play, self.pause, self.step, self.reset, self.restart)
         buttons = [self.button(action.__name__, action) for action in actions]
         self.buttons = widgets.HBox([*buttons, self.copy_button])
-        self.children: tuple[widgets.Widget, ...] = (rows, self.buttons, self.message, self.canvas)
+        self.children = (rows, self.buttons, self.message, self.canvas)
         self.redraw()
         self.restart()
 
@@ -212,7 +212,7 @@ class Playground(Explorer):
         for name, learner in world.learners.items():
             table = learner.table()
             line = {"color": LOOK[name], "dash": "solid" if name == "samp" else "dash"}
-            for row, column in enumerate(CURVES, start=1):
+            for row, (column, title) in enumerate(CURVES.items(), start=1):
                 figure.add_scatter(
                     x=table["step"],
                     y=table[column],
@@ -223,11 +223,10 @@ class Playground(Explorer):
                     row=row,
                     col=3,
                 )
-        for row, title in enumerate(CURVES.values(), start=1):
-            figure.update_yaxes(title_text=title, rangemode="tozero", row=row, col=3)
+                figure.update_yaxes(title_text=title, rangemode="tozero", row=row, col=3)
         figure.update_xaxes(title_text="step", row=3, col=3)
-        size = {"width": 1200, "height": 580, "left": 10}
-        figures.finish(figure, {}, "Codes learning on the sphere", world.summary(), **size)
+        title = "Codes learning on the sphere"
+        figures.finish(figure, {}, title, world.summary(), width=1200, height=580, left=10)
         figure.layout.annotations[-1].yshift += 20  # the names of the spheres stand below it
         figure.layout.margin.t += 20
         return figure

@@ -8,8 +8,16 @@ from jaxtyping import Float
 from plotly.graph_objects import Figure
 from torch import Tensor
 
-from arcvq.explorers.figure_updates import Values, assign, finish_moving, points, ranked, words
-from arcvq.figures.parts import add_ball, add_points, ball_surface, set_scene, thin
+from arcvq.explorers.figure_updates import (
+    Values,
+    assign,
+    ball,
+    finish_moving,
+    points,
+    ranked,
+    words,
+)
+from arcvq.figures.parts import add_ball, add_points, set_scene, thin
 from arcvq.figures.theme import BLACK, BLUE, DOTTED, GRAY, GREEN, LOG, PURPLE, VERMILLION
 from arcvq.samp import project_to_ball_
 from arcvq.schedules import Exponential
@@ -21,8 +29,6 @@ SIDE = 24
 TOP = 1e4  # of the radius axis: the paper's ball ends at 6,974
 # The traces that move, in the order in which they are drawn.
 INSIDE, HELD, BALL, FREE, BOUND, PER_STEP, SCALED, LONGEST, NOW, RELEASE = range(10)
-
-UNIT_BALL = ball_surface()
 
 
 class Codes(NamedTuple):
@@ -38,7 +44,7 @@ class Codes(NamedTuple):
     shares: Float[np.ndarray, " S"]
     codebooks: Float[Tensor, "S K D"]
     units: Float[np.ndarray, "S K 3"]
-    note: str
+    note: str = ""
 
     @property
     def longest(self) -> Float[np.ndarray, " S"]:
@@ -102,8 +108,15 @@ def ball_picture(codes: Codes, **settings: Any) -> Figure:
 
     _axes(figure, codes)
     values = ball_values(codes, **settings)
-    size = {"width": WIDTH, "height": HEIGHT, "left": SIDE, "right": SIDE}
-    finish_moving(figure, values, legend_itemsizing="constant", **size)
+    finish_moving(
+        figure,
+        values,
+        width=WIDTH,
+        height=HEIGHT,
+        left=SIDE,
+        right=SIDE,
+        legend_itemsizing="constant",
+    )
     return assign(figure, values)
 
 
@@ -122,7 +135,7 @@ def ball_values(codes: Codes, *, growth: float, run_length: int, step: int, scal
     where = codes.units[place][drawn] * after[drawn, None]
     out = clipped[drawn]
     values = points(INSIDE, where[~out]) | points(HELD, where[out])
-    values |= _ball(reach, extent) | ranked(FREE, before) | ranked(BOUND, after)
+    values |= ball(BALL, reach, extent) | ranked(FREE, before) | ranked(BOUND, after)
 
     steps = np.linspace(0, run_length, 101)
     for trace, kind in ((PER_STEP, False), (SCALED, True)):
@@ -151,16 +164,6 @@ def _ends(stop: float) -> str:
     if stop == math.inf:
         return "still binds at the end of the run"
     return f"stops binding at step {math.ceil(stop):,}" if stop else "never binds"
-
-
-def _ball(reach: float, extent: float) -> Values:
-    """The shell of `figures.sphere` at this radius; hidden if it would lie outside the axes."""
-    visible = reach <= extent
-    values: Values = {f"{BALL}/visible": visible}
-    if visible:
-        for axis, rows in zip("xyz", UNIT_BALL, strict=True):
-            values[f"{BALL}/{axis}"] = np.float32(reach) * rows
-    return values
 
 
 def _axes(figure: Figure, codes: Codes) -> None:

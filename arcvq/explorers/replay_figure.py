@@ -10,9 +10,9 @@ from plotly.graph_objects import Figure
 from plotly.subplots import make_subplots
 
 from arcvq.analysis import projections
-from arcvq.explorers.figure_updates import Values, assign, finish_moving, points, words
+from arcvq.explorers.figure_updates import Values, assign, ball, finish_moving, points, words
 from arcvq.figures.curves import UNITS
-from arcvq.figures.parts import add_ball, ball_surface, measured, set_scene, thin, usage_scale
+from arcvq.figures.parts import add_ball, measured, set_scene, thin, usage_scale
 from arcvq.figures.theme import DOTTED, GRAY, array, check_vectors, colors
 from arcvq.quantizers import SphericalQuantizer
 from arcvq.training import Run
@@ -126,8 +126,7 @@ def replay_picture(reels: Sequence[Reel], step: int) -> Figure:
     limit = 1.02 * max(_extent(reels), 1e-9)
     set_scene(figure, limit, names=("", "", ""), zoom=1.35)
     values = replay_values(reels, step)
-    size = {"width": WIDTH, "height": 760, "left": LEFT}
-    finish_moving(figure, values, legend_itemsizing="constant", **size)
+    finish_moving(figure, values, width=WIDTH, height=760, left=LEFT, legend_itemsizing="constant")
     for name in SCENES[:count]:
         figure.add_annotation(
             x=np.mean(figure.layout[name].domain.x),
@@ -157,18 +156,20 @@ def replay_values(reels: Sequence[Reel], step: int) -> Values:
         rows, note = thin(len(all_counts), "codes")
         codes = reel.codes(step)[rows]
         counts = all_counts[rows]
-        unused, used, ball = (3 * place + trace for trace in (UNUSED, USED, BALL))
+        unused = 3 * place + UNUSED
+        used = 3 * place + USED
         for trace, chosen in ((unused, counts == 0), (used, counts > 0)):
             values |= points(trace, codes[chosen]) | {f"{trace}/text": rows[chosen]}
         values[f"{used}/marker.color"] = np.log10(counts[counts > 0])
 
         radius = reel.radius(step)
-        visible = radius is not None and radius <= limit
-        values |= _ball(ball, radius or 1.0) | {f"{ball}/visible": visible}
+        values |= ball(3 * place + BALL, radius, limit)
         values[f"layout/annotations[{place + 1}].text"] = f"{reel.name}, step {seen:,}"
         text = _sentence(reel, seen, counts)
         if radius is not None:
-            text += f", ball {radius:,.3g}" + ("" if visible else ", beyond the picture")
+            text += f", ball {radius:,.3g}"
+            if radius > limit:
+                text += ", beyond the picture"
         sentences.append(text + note)
     first = (BALL + 1 + len(CURVES)) * len(reels)
     for panel in range(len(CURVES)):
@@ -231,19 +232,6 @@ def _add_codes(figure: Figure, scene: str, most: int) -> None:
         )
     add_ball(figure, 1.0, "ball of radius M(t)")
     figure.data[-1].update(scene=scene, showlegend=first, legendgroup="ball")
-
-
-def _ball(trace: int, radius: float) -> Values:
-    """What moves in the surface of a ball."""
-    x, y, z = radius * ball_surface()
-    return {
-        f"{trace}/x": x,
-        f"{trace}/y": y,
-        f"{trace}/z": z,
-        f"{trace}/contours.z.start": -radius,
-        f"{trace}/contours.z.end": radius,
-        f"{trace}/contours.z.size": radius / 3,
-    }
 
 
 def _add_curves(figure: Figure, reels: Sequence[Reel]) -> None:

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int
 from plotly.graph_objects import Figure
+from scipy.stats import entropy
 from torch import Tensor
 from torch.nn.functional import pad
 
@@ -239,8 +240,9 @@ def sampling_picture(sampler: Sampler, position: int, method: str, **choice: Any
     )
     _lay_out(figure, sampler)
     values = sampling_values(sampler, position, method, **choice)
-    size = {"width": WIDTH + 2 * MARGIN, "left": MARGIN, "right": MARGIN, "bottom": MARGIN}
-    finish_moving(figure, values, **size)
+    finish_moving(
+        figure, values, width=WIDTH + 2 * MARGIN, left=MARGIN, right=MARGIN, bottom=MARGIN
+    )
     fix_head(figure, HEAD, HEIGHT + MARGIN)
     return assign(figure, values)
 
@@ -291,8 +293,7 @@ def _sentence(
     )
     if following is None:
         return settings
-    left = chances[chances > 0].astype(float)
-    bits = abs((left * np.log2(left)).sum())
+    bits = entropy(chances, base=2)
     first = likeliest[0]
     return (
         f"{settings} The next code has an entropy of {bits:.2f} bits; {first} is the likeliest "

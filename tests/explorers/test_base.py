@@ -172,11 +172,9 @@ def test_headless_it_is_a_still(explorer, monkeypatch):
 
 
 def test_a_missing_anywidget_is_one_sentence_with_the_command():
-    script = "import sys; sys.modules['anywidget'] = None\nimport arcvq.explorers"
+    script = "import sys; sys.modules['anywidget'] = None\nimport arcvq\narcvq.explorers"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert done.returncode == 1
     last = done.stderr.strip().splitlines()[-1]
-    assert (
-        last
-        == "ImportError: arcvq.explorers needs anywidget, which is not installed: pip install anywidget"
-    )
+    message = "anywidget is not installed; it comes with pip install 'arcvq[kit]'"
+    assert last == f"ModuleNotFoundError: {message}"

@@ -72,9 +72,9 @@ def test_a_patch_stands_beside_a_map_of_two_or_three_axes(dim):
 
 def test_a_click_chooses_the_code_under_it(explorer):
     trace = explorer.figure.data[0]
-    explorer._clicked(trace, SimpleNamespace(point_inds=[1]), None)
+    explorer.choose_by_click(trace, SimpleNamespace(point_inds=[1]), None)
     assert explorer.chosen == int(trace.customdata[1][0])
-    explorer._clicked(trace, SimpleNamespace(point_inds=[]), None)
+    explorer.choose_by_click(trace, SimpleNamespace(point_inds=[]), None)
 
 
 @pytest.mark.parametrize(

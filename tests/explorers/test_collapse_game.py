@@ -102,8 +102,8 @@ def test_the_lock_shows_the_run_the_truth_and_how_far_off_the_guess_was(game):
     assert points(game, 1) == [(0, 0.5), (0, 4995), (1, 3), (2, 2), (3, 0.5)]
     assert points(game, 4) == [(0, 3), (37, 3)] and {x for x, _ in points(game, 5)} == {3}
     assert (
-        "plain used 3 of 40 codes (8%) in the last 5,000 tokens of its training; your guess of 25 is 22 codes too "
-        "many. Score so far: 45 of 100 (1 of 2 runs)."
+        "plain used 3 of 40 codes (8%) in the last 5,000 tokens of its training; your guess of 25 "
+        "is 22 codes too many. Score so far: 45 of 100 (1 of 2 runs)."
     ) in summary(game)
     assert game.figure.layout.annotations[1].text == "" and game.guesses == {"plain": 25}
     assert game.controls["guess"].disabled and game.lock_button.disabled

@@ -1,4 +1,4 @@
-"""The exported page holds plotly.js once, every picture of every explorer, and nothing from a network."""
+"""The exported page holds plotly.js once, every picture, and nothing from a network."""
 
 import re
 

@@ -1,4 +1,7 @@
-"""The inspector shows what the model decodes, counts and places; the oracles are plain loops and the model itself."""
+"""The inspector shows what the model decodes, counts and places.
+
+The oracles are plain loops and the model itself.
+"""
 
 import base64
 import io
@@ -192,7 +195,8 @@ def test_each_slider_to_its_ends_and_back(inspector, name, value):
         fresh.data[PICTURE[strip]].source for strip in PICTURE
     ]
     assert summary(inspector) == fresh.layout.meta["summary"] and inspector.code() == (
-        f"CodeInspector(model, images, chosen={inspector.chosen}, other={inspector.other}, rank={inspector.rank}, "
+        f"CodeInspector(model, images, chosen={inspector.chosen}, other={inspector.other}, "
+        f"rank={inspector.rank}, "
         "method='PCA')"
     )
     inspector.reset()
@@ -225,9 +229,9 @@ def test_codes_are_marked_on_the_map_and_the_map_can_be_another(inspector, monke
 
 def test_a_click_chooses_the_code_under_it(inspector):
     for trace in inspector.figure.data[:2]:
-        inspector._clicked(trace, SimpleNamespace(point_inds=[1]), None)
+        inspector.choose_by_click(trace, SimpleNamespace(point_inds=[1]), None)
         assert inspector.chosen == int(trace.customdata[1][0])
-    inspector._clicked(trace, SimpleNamespace(point_inds=[]), None)
+    inspector.choose_by_click(trace, SimpleNamespace(point_inds=[]), None)
 
 
 def test_an_unused_code_is_said_to_be_and_changes_nothing(inspector):

@@ -1,4 +1,4 @@
-"""The dashboard on a running `fit`: start, stop and wait, sliders that steer it, and a figure that follows."""
+"""The dashboard on a running `fit`: start, stop, wait, steering, and a figure that follows."""
 
 import base64
 import io
@@ -53,7 +53,7 @@ def make(images):
 
 @pytest.fixture
 def gate(monkeypatch):
-    """Training that waits before each step until it is let through: `gate(3)` lets three steps be taken."""
+    """Training that waits before each step until it is let through: `gate(3)` lets three pass."""
     passes, taken = threading.Semaphore(0), threading.Semaphore(0)
     advance = arcvq.training.VQVAESession.advance
     listeners = module.LiveTraining._logged
@@ -351,7 +351,8 @@ def test_closing_stops_the_thread(make, gate):
 def test_a_quantizer_without_samp_trains_and_its_sliders_are_off(make, quantizer):
     live = make(model(quantizer(CODES, 4)))
     assert live.controls["weight"].disabled and live.controls["growth"].disabled
-    says = f"This {quantizer.__name__} has no margin loss to weigh and no ball that grows exponentially."
+    lacking = "no margin loss to weigh and no ball that grows exponentially"
+    says = f"This {quantizer.__name__} has {lacking}."
     assert says in live.message.value
     for name in ("weight", "growth"):
         with pytest.raises(ValueError, match=f"{name} is 0.5, but this quantizer has no"):

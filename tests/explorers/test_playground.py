@@ -1,4 +1,4 @@
-"""The playground without a browser: settings, frames, playing under an event loop, and the still."""
+"""The playground without a browser: settings, frames, playing under an event loop, the still."""
 
 import asyncio
 
@@ -160,9 +160,8 @@ def test_it_never_runs_ahead_of_the_browser():
         say(playground, view=True)
         playground.play()
         await asyncio.sleep(0.2)
-        assert (
-            playground.simulation.steps == module.IN_FLIGHT
-        )  # nothing was drawn, so no more is sent
+        # Nothing was drawn, so no more is sent.
+        assert playground.simulation.steps == module.IN_FLIGHT
         say(playground, drawn=int(decoded(playground)["number"]))
         await asyncio.sleep(0.1)
         assert playground.simulation.steps == 2 * module.IN_FLIGHT

@@ -1,4 +1,4 @@
-"""The replay draws every snapshot as it was: each code at its norm, used or not, and the curves beside it."""
+"""The replay draws every snapshot as it was: codes at their norms, used or not, and curves."""
 
 import numpy as np
 import pandas as pd

@@ -1,4 +1,7 @@
-"""The sampling explorer shows what the prior gives; the oracles are the formulas in float64 and the model itself."""
+"""The sampling explorer shows what the prior gives.
+
+The oracles are the formulas in float64 and the model itself.
+"""
 
 import base64
 import io
@@ -91,7 +94,7 @@ def shown(explorer):
 
 
 def expected(explorer, parts, tokens, position):
-    """softmax(logits / temperature), its top_k likeliest, of these the fewest that reach top_p: in float64."""
+    """softmax(logits / temperature), its top_k likeliest, the fewest that reach top_p: float64."""
     row, column = divmod(position, tokens.shape[1])
     labels = torch.tensor([explorer.label]) if parts[1].classes else None
     logits = (
@@ -247,9 +250,8 @@ def test_position_brings_the_tokens_out_one_by_one_without_sampling_again(
         and not len(explorer.figure.data[BARS].y)
         and not len(explorer.figure.data[NEXT].x)
     )
-    assert np.allclose(
-        picture(explorer, MAKING), tiles(explorer)[0]
-    )  # the whole image is the first that is finished
+    # The whole image is the first that is finished.
+    assert np.allclose(picture(explorer, MAKING), tiles(explorer)[0])
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""The small world of the playground: its clusters, its two learners and what their settings change."""
+"""The small world of the playground: clusters, two learners and what their settings change."""
 
 import dataclasses
 import math
@@ -35,7 +35,8 @@ def test_a_cluster_has_the_mean_resultant_length_of_its_law(kappa):
     count = 40_000
     points = vmf_mixture(count, 1, kappa, generator())
     expected = kappa / 3 if kappa < 1e-3 else 1 / math.tanh(kappa) - 1 / kappa
-    # The mean over n points scatters by about sqrt(E sin^2 / n) across and sd(w) / sqrt(n) along the mean direction.
+    # The mean over n points scatters by about sqrt(E sin^2 / n) across the mean direction and by
+    # sd(w) / sqrt(n) along it.
     assert abs(geometry.mean_resultant_length(points) - expected) < 4 * math.sqrt(
         max(1 - expected**2, 1e-8) / count
     )
@@ -44,18 +45,17 @@ def test_a_cluster_has_the_mean_resultant_length_of_its_law(kappa):
 @pytest.mark.parametrize("kappa", [0.5, 30.0])
 def test_cosines_to_the_mean_follow_the_law(kappa):
     points = vmf_mixture(20_000, 1, kappa, generator(1)).numpy()
-    means = torch.rand(2, 20_000, generator=(same := generator(1)), dtype=torch.float64)
-    del means  # the same draws as inside, to reach the draw of the mean
-    mean = torch.nn.functional.normalize(torch.randn(1, 3, generator=same, dtype=torch.float64))[
-        0
-    ].numpy()
+    # The same draws as inside, to reach the draw of the mean
+    same = generator(1)
+    torch.rand(2, 20_000, generator=same, dtype=torch.float64)
+    means = torch.randn(1, 3, generator=same, dtype=torch.float64)
+    mean = torch.nn.functional.normalize(means)[0].numpy()
     cosines = np.sort(points @ mean)
-    law = (np.exp(kappa * (cosines - 1)) - np.exp(-2 * kappa)) / (
-        1 - np.exp(-2 * kappa)
-    )  # the CDF of the cosine
-    assert np.abs(law - np.linspace(0, 1, len(law))).max() < 1.7 / math.sqrt(
-        len(law)
-    )  # Kolmogorov, p = 0.006
+    # The CDF of the cosine, and the test of Kolmogorov at p = 0.006
+    lowest = np.exp(-2 * kappa)
+    law = (np.exp(kappa * (cosines - 1)) - lowest) / (1 - lowest)
+    distance = np.abs(law - np.linspace(0, 1, len(law))).max()
+    assert distance < 1.7 / math.sqrt(len(law))
 
 
 @pytest.mark.parametrize("kappa", [0, 1e-300, 1e-9, 1e4])
