@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int
 from plotly.graph_objects import Figure
-from scipy.stats import entropy
+from scipy import stats
 from torch import Tensor
 from torch.nn.functional import pad
 
@@ -293,7 +293,7 @@ def _sentence(
     )
     if following is None:
         return settings
-    bits = entropy(chances, base=2)
+    bits = stats.entropy(chances, base=2)
     first = likeliest[0]
     return (
         f"{settings} The next code has an entropy of {bits:.2f} bits; {first} is the likeliest "
