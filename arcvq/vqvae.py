@@ -293,7 +293,8 @@ class VQVAE(
     def from_official(cls, path: str | Path) -> "VQVAE":
         """Load a checkpoint of the authors' code (a plain state dict), in evaluation mode.
 
-        The sizes of the model are read off the weights.
+        The sizes of the model are read off the weights; it must have the two residual layers of
+        the authors' settings.
 
         Raises:
             FileNotFoundError: If there is no such file.

@@ -212,7 +212,10 @@ def through_normalization_(gradient, latents, inverse, num_codes):
 
 
 def best_scores(latents, codes, bias):
-    """Find the code with the largest <z, code> + bias for each latent z; None for no bias."""
+    """Find the code with the largest score <z, code> + bias for each latent z.
+
+    `bias` is (K,), or None for none. Of equal scores the lowest index wins.
+    """
     best = []
     size = max(1, TILE // len(codes))
     for block in latents.split(size):
