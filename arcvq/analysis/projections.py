@@ -188,7 +188,7 @@ def umap_angles(
     facts = units.astype(np.float32).tobytes() + json.dumps([PROJECTION_FORMAT, told]).encode()
     digest = hashlib.sha256(facts).hexdigest()[:16]
     path = kept_path(root, "projections", f"umap-{digest}.npy")
-    points = _read_points(path)
+    points = _read_points(path, (len(units), dim))
     if points is None:
         points = _run_umap(units, dim, sphere, seed, neighbors, progress)
         _write_points(path, points)
@@ -349,12 +349,15 @@ def _nearest(rows: np.ndarray, chosen: np.ndarray, count: int) -> np.ndarray:
     return np.argpartition(distances, count - 1, axis=1)[:, :count]
 
 
-def _read_points(path: Path) -> np.ndarray | None:
-    """The coordinates in a file, or None if it is missing or damaged."""
+def _read_points(path: Path, shape: tuple[int, int]) -> np.ndarray | None:
+    """The coordinates in a file, or None if it is missing, damaged or of another shape."""
     try:
-        return np.load(path)
+        points = np.load(path)
     except (OSError, ValueError, EOFError):
         return None
+    if points.shape != shape or not np.isfinite(points).all():
+        return None
+    return points
 
 
 def _write_points(path: Path, points: np.ndarray) -> None:

@@ -1,3 +1,4 @@
+import io
 import itertools
 import math
 import subprocess
@@ -196,15 +197,25 @@ np.save(r'{tmp_path / "seen.npy"}', seen.points)
     assert file.suffix == ".npy"
 
 
+def npy(points):
+    """The bytes of a file of coordinates."""
+    buffer = io.BytesIO()
+    np.save(buffer, points)
+    return buffer.getvalue()
+
+
 def test_settings_have_files_of_their_own_and_a_damaged_file_is_computed_again(tmp_path):
     codes = blobs()
     first = umap_angles(codes, root=tmp_path, progress=False)
     (file,) = (tmp_path / "projections").iterdir()
     umap_angles(codes, neighbors=5, root=tmp_path, progress=False)
     assert len(list((tmp_path / "projections").iterdir())) == 2
-    file.write_bytes(file.read_bytes()[:100])
-    assert np.array_equal(umap_angles(codes, root=tmp_path, progress=False).points, first.points)
-    assert np.load(file).shape == (60, 2)
+    kept = file.read_bytes()
+    for damage in (kept[:100], npy(np.full((60, 2), np.nan)), npy(np.zeros((3, 2)))):
+        file.write_bytes(damage)
+        again = umap_angles(codes, root=tmp_path, progress=False)
+        assert np.array_equal(again.points, first.points)
+        assert file.read_bytes() == kept
 
 
 def test_a_cache_that_cannot_be_written_costs_a_warning_not_the_picture(tmp_path):
