@@ -21,25 +21,29 @@ from arcvq.runtime.checks import check_finite, check_whole
 # Format of saved models; bump it when older versions would misread them.
 MODEL_FORMAT = 1
 
-# Layers of the authors' network, in the order of those of a `VQVAE`.
-OFFICIAL_LAYERS = (
-    "_encoder._conv_1",
-    "_encoder._conv_2",
-    "_encoder._conv_3",
-    "_encoder._residual_stack._layers.0._block.1",
-    "_encoder._residual_stack._layers.0._block.3",
-    "_encoder._residual_stack._layers.1._block.1",
-    "_encoder._residual_stack._layers.1._block.3",
-    "_pre_vq_conv",
-    "_vq_vae.embedding",
-    "_decoder._conv_1",
-    "_decoder._residual_stack._layers.0._block.1",
-    "_decoder._residual_stack._layers.0._block.3",
-    "_decoder._residual_stack._layers.1._block.1",
-    "_decoder._residual_stack._layers.1._block.3",
-    "_decoder._conv_trans_1",
-    "_decoder._conv_trans_2",
-)
+
+def official_layers(residual_layers: int) -> list[str]:
+    """Return the layers of the authors' network, in the order of those of a `VQVAE`."""
+
+    def residual_stack(part: str) -> list[str]:
+        names = []
+        for number in range(residual_layers):
+            block = f"{part}._residual_stack._layers.{number}._block"
+            names += [f"{block}.1", f"{block}.3"]  # the 3x3 and the 1x1 convolution
+        return names
+
+    return [
+        "_encoder._conv_1",
+        "_encoder._conv_2",
+        "_encoder._conv_3",
+        *residual_stack("_encoder"),
+        "_pre_vq_conv",
+        "_vq_vae.embedding",
+        "_decoder._conv_1",
+        *residual_stack("_decoder"),
+        "_decoder._conv_trans_1",
+        "_decoder._conv_trans_2",
+    ]
 
 
 class VQVAEOutput(NamedTuple):
@@ -293,8 +297,7 @@ class VQVAE(
     def from_official(cls, path: str | Path) -> "VQVAE":
         """Load a checkpoint of the authors' code (a plain state dict), in evaluation mode.
 
-        The sizes of the model are read off the weights; it must have the two residual layers of
-        the authors' settings.
+        The sizes of the model are read off the weights.
 
         Raises:
             FileNotFoundError: If there is no such file.
@@ -313,12 +316,16 @@ class VQVAE(
         try:
             width, channels = state["_encoder._conv_1.weight"].shape[:2]
             residual_hidden = len(state["_encoder._residual_stack._layers.0._block.1.weight"])
+            convolutions = [name for name in state if name.endswith("_block.1.weight")]
+            residual_layers = sum(name.startswith("_encoder.") for name in convolutions)
             quantizer = SphericalQuantizer(*state["_vq_vae.embedding.weight"].shape)
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"{problem}: {error} is missing") from error
-        model = cls(channels, quantizer, hidden=2 * width, residual_hidden=residual_hidden)
+        model = cls(channels, quantizer, 2 * width, residual_hidden, residual_layers)
 
-        theirs = [f"{layer}.{kind}" for layer, kind in product(OFFICIAL_LAYERS, ("weight", "bias"))]
+        # Their parameters and ours are paired by their order.
+        layers = official_layers(residual_layers)
+        theirs = [f"{layer}.{kind}" for layer, kind in product(layers, ("weight", "bias"))]
         theirs.remove("_vq_vae.embedding.bias")  # a codebook has none
         strange = sorted(set(theirs) ^ set(state))
         if strange:

@@ -102,7 +102,7 @@ def test_damaged_and_foreign_saved_models_are_refused(tmp_path):
         VQVAE.from_pretrained(tmp_path)
 
 
-def official_state(hidden=16, residual=4, num_codes=32, dim=8, channels=3):
+def official_state(hidden=16, residual=4, num_codes=32, dim=8, channels=3, layers=2):
     """Random weights under the names of the authors' code."""
     half = hidden // 2
     shapes = {
@@ -115,7 +115,7 @@ def official_state(hidden=16, residual=4, num_codes=32, dim=8, channels=3):
         "_decoder._conv_trans_2": (half, channels, 4, 4),
     }
     for part in ("_encoder", "_decoder"):
-        for layer in (0, 1):
+        for layer in range(layers):
             block = f"{part}._residual_stack._layers.{layer}._block"
             shapes[f"{block}.1"] = (residual, hidden, 3, 3)
             shapes[f"{block}.3"] = (hidden, residual, 1, 1)
@@ -127,14 +127,14 @@ def official_state(hidden=16, residual=4, num_codes=32, dim=8, channels=3):
     return state
 
 
-def authors_forward(state, images):
+def authors_forward(state, images, layers=2):
     """The authors' network in functions: in-place ReLU on the skip, ReLU after the stack."""
 
     def conv(x, name, **options):
         return conv2d(x, state[f"{name}.weight"], state[f"{name}.bias"], **options)
 
     def residual_stack(x, part):
-        for layer in (0, 1):
+        for layer in range(layers):
             block = f"{part}._residual_stack._layers.{layer}._block"
             x = relu(x)
             inner = relu(conv(x, f"{block}.1", padding=1))
@@ -159,13 +159,15 @@ def authors_forward(state, images):
     return enlarge(x, "_decoder._conv_trans_2")
 
 
-@pytest.mark.parametrize("channels", [1, 3])
-def test_the_authors_checkpoint_opens_and_computes_what_their_network_does(channels, tmp_path):
-    state = official_state(channels=channels)
+@pytest.mark.parametrize("channels, layers", [(1, 2), (3, 2), (1, 1), (1, 3)])
+def test_the_authors_checkpoint_opens_and_computes_what_their_network_does(
+    channels, layers, tmp_path
+):
+    state = official_state(channels=channels, layers=layers)
     images = random_images(2, channels, 32, 32)
     torch.save(state, tmp_path / "official.pt")
     model = VQVAE.from_official(tmp_path / "official.pt")
-    expected = authors_forward(state, images)
+    expected = authors_forward(state, images, layers)
     assert torch.allclose(model(images).reconstruction, expected, atol=1e-5)
     assert model.reconstruct(images).shape == images.shape
     assert isinstance(model.quantizer, SphericalQuantizer)
