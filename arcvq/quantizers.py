@@ -1,4 +1,4 @@
-"""Vector quantizers with one interface: latents (B, D, h, w) in, `Quantized` out.
+"""Vector quantizers with one interface: latents (B, D, *grid) in, `Quantized` out.
 
 A quantizer works inside any training loop::
 
@@ -8,28 +8,43 @@ A quantizer works inside any training loop::
     optimizer.step()
     quantizer.after_step()
 
-The arithmetic is in float32 (in float64 for float64 latents), also under autocast, so that half
-precision never changes an index. All state is in parameters and buffers. In eval mode no
-state is updated, and there is no margin loss.
+In training, `forward` collects the statistics of the batch and `after_step` uses them: several
+forward passes before one `after_step` (gradient accumulation) count as one large batch, and a batch
+with NaN or infinite latents counts for nothing. In evaluation, and with a frozen codebook, no code
+moves.
 
-Where several processes train together (DistributedDataParallel), usage counts, moving averages,
-anchors and the margin loss are those of the latents of all processes. The functions of
+The arithmetic is in float32 (in float64 for float64 latents), also under autocast and for modules
+in half precision, so that half precision inside the quantizer never changes an index. All state is
+in parameters and buffers.
+
+Where several processes train together (DistributedDataParallel, FSDP2), usage counts, moving
+averages, anchors and the margin loss are those of the latents of all processes. The functions of
 `arcvq.runtime.distributed` that appear below see to that; in a single process they do nothing.
 """
 
 import json
+import math
+import warnings
 from functools import partial
 from typing import Any, ClassVar, NamedTuple
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int, Integer
 from torch import Tensor, nn
 from torch.nn.functional import embedding, mse_loss, normalize
 
 from arcvq.ops import nearest_code
 from arcvq.ops.blockwise import BLOCK
 from arcvq.runtime.checks import check_finite, check_range, check_whole
-from arcvq.runtime.distributed import gather, gathered_margin, own_codes, sum_
+from arcvq.runtime.distributed import (
+    assign_,
+    gather,
+    gathered_margin,
+    own_codes,
+    sum_,
+    whole,
+    world_size,
+)
 from arcvq.samp import SAMP, arc_margin_loss, project_to_ball_
 
 
@@ -37,15 +52,16 @@ class Quantized(NamedTuple):
     """What every quantizer returns.
 
     Attributes:
-        codes: The chosen codes in the place of their latents. Their gradient goes straight through
-            to the latents.
-        indices: Their indices in the codebook, int64.
+        codes: The chosen codes in the place of their latents, in their dtype; 0 where a mask is
+            False. Their gradient goes straight through to the latents.
+        indices: Their indices in the codebook, int64, in the shape of the latents without D; -1
+            where a mask is False.
         loss: What to add to the training loss.
         losses: The unweighted terms of `loss` by name, without gradient.
     """
 
-    codes: Float[Tensor, "B D h w"]
-    indices: Int[Tensor, "B h w"]
+    codes: Float[Tensor, "B D *grid"]
+    indices: Int[Tensor, "B *grid"]
     loss: Float[Tensor, ""]
     losses: dict[str, Float[Tensor, ""]]
 
@@ -55,16 +71,41 @@ def at_least_float32(tensor: Tensor) -> Tensor:
     return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
 
 
+def mean_squared_error(
+    latents: Float[Tensor, "N D"], codes: Float[Tensor, "N D"]
+) -> Float[Tensor, ""]:
+    """Return the mean squared error; of an empty batch 0, which is still part of the graph."""
+    if len(latents) == 0:
+        return (latents - codes).sum()
+    return mse_loss(latents, codes)
+
+
+def observes() -> bool:
+    """Whether a forward pass in training is one to collect statistics from.
+
+    It is not where activation checkpointing repeats a forward pass during the backward pass, nor
+    inside `torch.func` transforms, whose functions must not change anything.
+    """
+    if torch.compiler.is_compiling():
+        return True
+    repeated = torch._C._current_graph_task_id() != -1
+    return not repeated and not torch._C._are_functorch_transforms_active()
+
+
 class Quantizer(nn.Module):
     """Base class: lookup of the nearest code, straight-through gradient, VQ loss and usage counts.
 
     Follows van den Oord et al. 2017. Subclasses choose the `metric` and override
-    `initial_codebook`, `compute_loss`, `observe` and `after_step` as needed, or all of `quantize`.
+    `initial_codebook`, `compute_loss`, `collect` and `follow` as needed, or all of `quantize`.
 
     Args:
         num_codes: Number of codes K, at least 1.
         dim: Dimension D of codes and latents, at least 1.
         beta: Weight of the commitment loss, at least 0.
+        channel_last: Whether latents and codes are (B, *grid, D), as in transformers, instead of
+            (B, D, *grid).
+        revive_after: A code that no latent has chosen for so many steps is replaced by a random
+            latent of the batch; None to leave such codes alone.
 
     Attributes:
         metric: What "nearest" means: "euclidean" distance or "cosine", the angle.
@@ -72,7 +113,7 @@ class Quantizer(nn.Module):
         kinds: Every subclass by its name.
         codebook: (K, D) the codes.
         counts: (K,) how often training has chosen each code since `reset_usage`.
-        batch_counts: (K,) the same for the last training batch alone.
+        batch_counts: (K,) the same for the last optimizer step alone, or the one under way.
         step: () number of optimizer steps done, as `after_step` counts them.
     """
 
@@ -83,52 +124,100 @@ class Quantizer(nn.Module):
     counts: Tensor
     batch_counts: Tensor
     step: Tensor
+    idle: Tensor  # (K,) steps since a latent chose each code, kept with `revive_after`
+    anchors: Tensor  # (K, D) for each code a latent of the step that it may move to
+    anchor_weights: Tensor  # (K,) what the draw of the anchors knows of earlier batches of the step
 
     def __init_subclass__(cls) -> None:
         Quantizer.kinds[cls.__name__] = cls
 
-    def __init__(self, num_codes: int, dim: int, beta: float = 0.25):
+    def __init__(
+        self,
+        num_codes: int,
+        dim: int,
+        beta: float = 0.25,
+        *,
+        channel_last: bool = False,
+        revive_after: int | None = None,
+    ):
         super().__init__()
         check_whole(1, num_codes=num_codes, dim=dim)
-        if not 0 <= beta < float("inf"):
+        if not 0 <= beta < math.inf:
             raise ValueError(f"beta is {beta}; it must be a finite number from 0")
-        self.num_codes = num_codes
-        self.dim = dim
-        self.beta = beta
-        self.codebook = nn.Parameter(self.initial_codebook(), requires_grad=self.trainable)
-        no_counts = torch.zeros(num_codes, dtype=torch.int64)
+        if revive_after is not None:
+            check_whole(1, revive_after=revive_after)
+        self.num_codes = int(num_codes)
+        self.dim = int(dim)
+        self.beta = float(beta)
+        self.channel_last = channel_last
+        self.revive_after = revive_after
+        self.pending = False  # whether a batch was collected since the last `after_step`
+        self.masked = False  # whether the latents of the last batch came with a mask
+        self.codebook = nn.Parameter(self.initial_codebook())
+        no_counts = torch.zeros(self.num_codes, dtype=torch.int64)
         self.register_buffer("counts", no_counts)
         self.register_buffer("step", torch.zeros((), dtype=torch.int64))
         self.register_buffer("batch_counts", no_counts.clone(), persistent=False)
+        if revive_after is not None:
+            self.register_buffer("idle", no_counts.clone())
+            self.register_anchors()
 
     def initial_codebook(self) -> Float[Tensor, "K D"]:
         """Draw the first codes: uniform in +-1/K, all near the origin, as plain VQ-VAEs start."""
         limit = 1 / self.num_codes
         return torch.empty(self.num_codes, self.dim).uniform_(-limit, limit)
 
-    def forward(self, latents: Float[Tensor, "B D h w"]) -> Quantized:
+    # ---- forward ----
+
+    def forward(
+        self, latents: Float[Tensor, "B *axes"], mask: Bool[Tensor, "B *grid"] | None = None
+    ) -> Quantized:
         """Replace each latent by its nearest code, and compute the loss.
 
         Args:
-            latents: Output of an encoder.
+            latents: Output of an encoder, (B, D, *grid) with any number of axes in the grid, none
+                included; with `channel_last` (B, *grid, D).
+            mask: False for padding, which gets no index (-1) and the code 0, and which neither
+                counts nor adds to any loss. A mask makes the step wait for the device.
 
         Returns:
-            Codes, indices and losses; the usage counts are updated in training mode.
+            Codes, indices and losses.
 
         Raises:
-            ValueError: For latents of a wrong shape and, in evaluation, for NaN or infinite ones.
+            ValueError: If the latents or the mask have a wrong shape or type, if the mask is False
+                everywhere, and in evaluation if the latents or the codebook are not finite.
         """
         self.check_latents(latents)
-        grid = latents.movedim(1, -1)
+        grid = self._channels_at_end(latents)
+        rows = at_least_float32(grid).reshape(-1, self.dim)
+        self.masked = mask is not None
+        if mask is not None:
+            check_mask(mask, grid.shape[:-1])
+            mask = mask.flatten()
+            padded_length = len(rows)
+            rows = rows[mask]
         with torch.autocast(latents.device.type, enabled=False):
-            rows = at_least_float32(grid).reshape(-1, self.dim)
             codes, indices, loss, terms = self.quantize(rows)
+        if mask is not None:
+            codes = codes.new_zeros(padded_length, self.dim).masked_scatter(mask[:, None], codes)
+            indices = indices.new_full((padded_length,), -1).masked_scatter(mask, indices)
         return Quantized(
-            codes=codes.reshape(grid.shape).movedim(-1, 1),
+            codes=self._like_latents(codes.reshape(grid.shape), latents),
             indices=indices.reshape(grid.shape[:-1]),
             loss=loss,
             losses={name: term.detach() for name, term in terms.items()},
         )
+
+    def _channels_at_end(self, latents: Tensor) -> Tensor:
+        """(B, *grid, D), whatever the layout of the latents."""
+        return latents if self.channel_last else latents.movedim(1, -1)
+
+    def _like_latents(self, codes: Tensor, latents: Tensor) -> Tensor:
+        """Codes (B, *grid, D) in layout, dtype and memory format of the latents."""
+        if not self.channel_last:
+            codes = codes.movedim(-1, 1)
+        codes = codes.to(latents.dtype)
+        return codes.contiguous() if latents.is_contiguous() else codes
 
     def quantize(
         self, latents: Float[Tensor, "N D"]
@@ -138,12 +227,11 @@ class Quantizer(nn.Module):
         Returns:
             Codes with their gradient, indices, the loss and its terms.
         """
-        codebook = self.codebook.to(latents.dtype)
+        codebook = whole(self.codebook).to(latents.dtype)
         indices = nearest_code(latents, codebook, self.metric)
         if self.training:
             # Before the loss, whose weight may depend on the usage of this batch.
-            with torch.no_grad():
-                self.observe(latents.detach(), indices)
+            self.observe(latents.detach(), indices)
         codes = embedding(indices, codebook)
         loss, terms = self.compute_loss(latents, codes)
         # Straight-through estimator. The bracket is exactly 0 for finite latents, so these are the
@@ -160,59 +248,297 @@ class Quantizer(nn.Module):
             The weighted sum, and its terms without their weights.
         """
         # The codebook learns from the first term alone, the encoder from the second alone.
-        codebook_loss = mse_loss(codes, latents.detach())
-        commitment_loss = mse_loss(latents, codes.detach())
+        codebook_loss = mean_squared_error(latents.detach(), codes)
+        commitment_loss = mean_squared_error(latents, codes.detach())
         loss = codebook_loss + self.beta * commitment_loss
         return loss, {"codebook": codebook_loss, "commitment": commitment_loss}
 
+    # ---- statistics of a step ----
+
+    @torch.no_grad()
     def observe(self, latents: Float[Tensor, "N D"], indices: Int[Tensor, " N"]) -> None:
-        """Update statistics from a training batch: here, count the codes that it chose."""
-        counts = torch.zeros_like(self.counts).index_add_(0, indices, torch.ones_like(indices))
+        """Add a training batch to the statistics of the step under way."""
+        if not observes():
+            return
+        if not self.pending:
+            self.begin_step()
+            self.pending = True
+        # A batch with NaN or infinity counts for nothing. Usually its optimizer step is skipped as
+        # well, and one such batch would stay in a moving average for ever.
+        finite = latents.sum().isfinite()
+        ones = finite.to(self.counts.dtype).expand(len(indices))
+        counts = torch.zeros_like(self.counts).index_add_(0, indices, ones)
         # Summed over all processes, so that the buffers stay equal in all of them.
-        self.batch_counts = sum_(counts)
-        self.counts += self.batch_counts
+        counts = sum_(counts)
+        self.batch_counts += counts
+        self.counts += counts
+        if not self.frozen:
+            self.collect(latents, indices, finite)
+
+    def begin_step(self) -> None:
+        """Clear the statistics for the first batch of an optimizer step."""
+        self.batch_counts.zero_()
+        if self.revive_after is not None:
+            self.anchor_weights.zero_()
+
+    def collect(
+        self, latents: Float[Tensor, "N D"], indices: Int[Tensor, " N"], finite: Bool[Tensor, ""]
+    ) -> None:
+        """Collect from a training batch what `follow` needs: here, latents to revive codes with.
+
+        Args:
+            latents: The latents.
+            indices: Indices of their codes.
+            finite: Whether all latents are finite. Otherwise nothing may be collected.
+        """
+        if self.revive_after is not None:
+            self.collect_anchors(latents)
 
     @torch.no_grad()
     def after_step(self) -> None:
-        """Count the step, and let a codebook that needs it follow. Call once per optimizer step."""
+        """Count the step, and let the codebook follow it. Call once per optimizer step.
+
+        In evaluation nothing happens, and with a frozen codebook only the step is counted. Without
+        a forward pass in training since the last call, it warns and does nothing.
+        """
+        if not self.training:
+            return
+        if not self.pending:
+            warnings.warn(
+                "after_step was called without a forward pass in training since the last call; "
+                "it did nothing",
+                stacklevel=2,
+            )
+            return
+        self.pending = False
         self.step += 1
+        if not self.frozen:
+            self.follow()
+
+    def follow(self) -> None:
+        """Move the codebook after an optimizer step: here, revive codes."""
+        if self.revive_after is None:
+            return
+        seen = self.batch_counts.sum() > 0
+        self.idle += seen
+        self.idle.masked_fill_(self.batch_counts > 0, 0)
+        dead = (self.idle >= self.revive_after) & (self.anchor_weights > 0)
+        self.idle.masked_fill_(dead, 0)
+        self.replace_codes(dead, self.anchors)
+
+    def replace_codes(self, chosen: Bool[Tensor, " K"], codes: Float[Tensor, "K D"]) -> None:
+        """Put other codes in the place of the chosen ones, as if they were there from the start."""
+        codebook = whole(self.codebook)
+        codes = codes.to(codebook.dtype)
+        assign_(self.codebook, torch.where(chosen[:, None], codes, codebook))
+
+    # ---- anchors: latents of the batch that codes may move to ----
+
+    def register_anchors(self) -> None:
+        """Make the buffers of `collect_anchors`."""
+        anchors = torch.zeros(self.num_codes, self.dim)
+        weights = torch.zeros(self.num_codes)
+        self.register_buffer("anchors", anchors, persistent=False)
+        self.register_buffer("anchor_weights", weights, persistent=False)
+
+    def collect_anchors(self, latents: Float[Tensor, "N D"]) -> None:
+        """Draw a latent for each code among those of the whole step, and keep it in `anchors`."""
+        # Each process draws for its share of the codes among the latents of all.
+        latents = gather(latents, ragged=self.masked)
+        if len(latents) == 0:
+            return
+        own = own_codes(self.num_codes)
+        weights = self.anchor_weights[own]
+        places, new_weights = self.draw_anchors(latents, weights)
+        taken = (places >= 0) & latents.sum().isfinite()
+        drawn = latents[places.clamp_min(0)].to(self.anchors.dtype)
+        anchors = torch.where(taken[:, None], drawn, self.anchors[own])
+        self.anchors.copy_(self._of_all(anchors))
+        self.anchor_weights.copy_(self._of_all(torch.where(taken, new_weights, weights)))
+
+    def draw_anchors(
+        self, latents: Float[Tensor, "N D"], weights: Float[Tensor, " own"]
+    ) -> tuple[Int[Tensor, " own"], Float[Tensor, " own"]]:
+        """Draw an anchor for each code of this process, each latent with the same probability.
+
+        Args:
+            latents: Latents of a batch.
+            weights: Weight of earlier batches of this step, here their number of latents.
+
+        Returns:
+            Places of the anchors among the latents, -1 to keep the earlier anchor; and the weights
+            with this batch.
+        """
+        total = weights + len(latents)
+        places = self._uniform(latents) * total - weights
+        return places.floor().long().clamp(-1, len(latents) - 1), total
+
+    def _uniform(self, latents: Tensor) -> Tensor:
+        """A random number in [0, 1) for each code of this process.
+
+        Every process draws numbers for all codes, so that with equal seeds all processes together
+        draw what a single one would.
+        """
+        numbers = torch.rand(self.num_codes, device=latents.device, dtype=latents.dtype)
+        return numbers[own_codes(self.num_codes)]
+
+    def _of_all(self, own_values: Tensor) -> Tensor:
+        """Put the values of the codes of all processes together."""
+        if world_size() == 1:
+            return own_values
+        values = own_values.new_zeros(self.num_codes, *own_values.shape[1:])
+        values[own_codes(self.num_codes)] = own_values
+        return sum_(values)
+
+    # ---- indices and codes ----
 
     @torch.no_grad()
-    def encode(self, latents: Float[Tensor, "B D h w"]) -> Int[Tensor, "B h w"]:
+    def encode(self, latents: Float[Tensor, "B *axes"]) -> Int[Tensor, "B *grid"]:
         """Return the indices of the nearest codes without counting them.
 
+        Args:
+            latents: Latents, laid out as for `forward`.
+
         Raises:
-            ValueError: For latents of a wrong shape, and for NaN or infinite ones.
+            ValueError: If the latents have a wrong shape or type, and if latents or codebook are
+                not finite.
         """
-        self.check_latents(latents)
-        check_finite(latents, "latents")
-        grid = at_least_float32(latents).movedim(1, -1)
+        self.check_latents(latents, values=True)
+        grid = at_least_float32(self._channels_at_end(latents))
         rows = grid.reshape(-1, self.dim)
-        indices = nearest_code(rows, self.codebook.to(rows.dtype), self.metric)
+        indices = nearest_code(rows, whole(self.codebook).to(rows.dtype), self.metric)
         return indices.reshape(grid.shape[:-1])
 
     @torch.no_grad()
-    def lookup(self, indices: Int[Tensor, "B h w"]) -> Float[Tensor, "B D h w"]:
+    def lookup(self, indices: Integer[Tensor, "B *grid"]) -> Float[Tensor, "B *axes"]:
         """Return the codes of indices, exactly those that `forward` chose.
 
+        Args:
+            indices: Indices of any integer type.
+
+        Returns:
+            Codes (B, D, *grid) in the dtype of the codebook; with `channel_last` (B, *grid, D).
+
         Raises:
-            ValueError: For an index out of range.
+            ValueError: If an index is not in the codebook, and if the indices are no integers.
         """
+        if indices.ndim == 0:
+            raise ValueError("indices have shape (); they must be (B, *grid)")
         check_range(indices, self.num_codes)
-        return embedding(indices, self.codebook).movedim(-1, 1)
+        codes = embedding(indices, whole(self.codebook))
+        return codes if self.channel_last else codes.movedim(-1, 1).contiguous()
+
+    def replace(self, latents: Float[Tensor, "B *axes"]) -> Float[Tensor, "B *axes"]:
+        """Return the code of each latent, without gradient, loss or counting."""
+        return self.lookup(self.encode(latents)).to(latents.dtype)
 
     def reset_usage(self) -> None:
         """Start counting usage anew."""
         self.counts.zero_()
 
+    # ---- the codebook as a whole ----
+
+    @property
+    def frozen(self) -> bool:
+        """Whether the codebook stays as it is: then nothing moves it, with or without gradient."""
+        return not self.codebook.requires_grad
+
+    def freeze(self) -> None:
+        """Keep the codebook as it is from now on; the same as `codebook.requires_grad_(False)`.
+
+        Usage and steps are still counted in training.
+        """
+        self.codebook.requires_grad_(False)
+        self.codebook.grad = None  # or an optimizer step that is still to come would move it
+
+    def unfreeze(self) -> None:
+        """Let the codebook learn again."""
+        self.codebook.requires_grad_(True)
+
+    @torch.no_grad()
+    def set_codebook(self, codebook: Float[Tensor, "K D"]) -> None:
+        """Start from other codes, those of k-means for instance (`arcvq.kmeans`).
+
+        The quantizer is as if it had been made with them: averages start from them, and usage is
+        counted anew. The number of steps stays.
+
+        Args:
+            codebook: The codes.
+
+        Raises:
+            ValueError: If the codes have another shape or are not finite.
+        """
+        shape = (self.num_codes, self.dim)
+        if tuple(codebook.shape) != shape:
+            raise ValueError(f"codebook has shape {tuple(codebook.shape)}; it must be {shape}")
+        check_finite(codebook, "codebook")
+        everywhere = torch.ones_like(self.counts, dtype=torch.bool)
+        self.replace_codes(everywhere, codebook.to(self.counts.device))
+        self.reset_usage()
+
+    def begin_run(self, steps: int, schedule: str = "restart") -> None:
+        """Begin a training run, as `arcvq.fit` does.
+
+        Args:
+            steps: Number of optimizer steps of the run, at least 1.
+            schedule: "restart" sets the clock of the schedules to step 0; "continue" lets it go on
+                from the steps that were done before.
+        """
+        check_whole(1, steps=steps)
+        if schedule not in ("restart", "continue"):
+            raise ValueError(f"schedule is {schedule!r}; it must be 'restart' or 'continue'")
+        self.reset_usage()
+        if schedule == "restart":
+            self.step.zero_()
+
+    def initial_state(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Return the buffers as they are at the start of training with a given codebook.
+
+        Args:
+            state: A state dict of this quantizer or of another kind; it holds the "codebook".
+        """
+        buffers = {name: torch.zeros_like(self.counts) for name in ("counts", "idle")}
+        buffers["step"] = torch.zeros_like(self.step)
+        return buffers
+
+    def _load_from_state_dict(self, state_dict, prefix, *args, **kwargs):
+        # What a state dict lacks, one of another kind or one with a codebook alone, starts anew.
+        names = [name for name in state_dict if name.startswith(prefix)]
+        own = {name.removeprefix(prefix): state_dict[name] for name in names}
+        if "codebook" in own:
+            buffers = self._buffers.keys() - self._non_persistent_buffers_set
+            for name, value in self.initial_state(own).items():
+                if name in buffers:
+                    state_dict.setdefault(prefix + name, value)
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+        self.pending = False
+
+    def _apply(self, fn, recurse=True):
+        # Averages keep their precision under .half() and .bfloat16(): what a step adds to them is
+        # often smaller than the rounding of half precision.
+        before = dict(self.named_buffers(recurse=False))
+        super()._apply(fn, recurse)
+        for name, buffer in before.items():
+            applied = getattr(self, name)
+            if applied.dtype in (torch.float16, torch.bfloat16):
+                setattr(self, name, at_least_float32(buffer).to(applied.device))
+        return self
+
+    # ---- settings and checks ----
+
     def config(self) -> dict[str, Any]:
         """Return what `from_config` needs to build this quantizer again, without its weights."""
-        return {
+        config = {
             "kind": type(self).__name__,
             "num_codes": self.num_codes,
             "dim": self.dim,
             "beta": self.beta,
         }
+        if self.channel_last:
+            config["channel_last"] = True
+        if self.revive_after is not None:
+            config["revive_after"] = self.revive_after
+        return config
 
     @staticmethod
     def from_config(config: dict[str, Any]) -> "Quantizer":
@@ -238,20 +564,44 @@ class Quantizer(nn.Module):
             fields["samp"] = SAMP.from_config(samp)
         return Quantizer.kinds[kind](**fields)
 
-    def check_latents(self, latents: Tensor) -> None:
-        """Raise ValueError for latents of a wrong shape and, in evaluation, for NaN or infinity.
+    def check_latents(self, latents: Tensor, values: bool | None = None) -> None:
+        """Raise ValueError for latents that the quantizer cannot take.
 
-        In training, values are not looked at, since that would wait for the device.
+        Args:
+            latents: The latents.
+            values: Whether to look for NaN and infinity, also in the codebook. By default in
+                evaluation alone, since in training it would wait for the device.
         """
-        if latents.ndim != 4 or latents.shape[1] != self.dim:
+        shape = tuple(latents.shape)
+        axis = -1 if self.channel_last else 1
+        if latents.ndim < 2 or shape[axis] != self.dim:
+            needed = f"(B, *grid, {self.dim})" if self.channel_last else f"(B, {self.dim}, *grid)"
             raise ValueError(
-                f"latents have shape {tuple(latents.shape)}; they must be (B, {self.dim}, h, w)"
+                f"latents have shape {shape}; they must be {needed} "
+                f"for a quantizer with channel_last={self.channel_last}"
             )
-        if not self.training:
+        if not latents.is_floating_point():
+            raise ValueError(f"latents are {latents.dtype}; they must be floating point")
+        if values is None:
+            values = not self.training
+        if values:
             check_finite(latents, "latents")
+            check_finite(whole(self.codebook), "codebook")
 
     def extra_repr(self) -> str:
         return f"num_codes={self.num_codes}, dim={self.dim}, beta={self.beta}"
+
+
+def check_mask(mask: Tensor, shape: tuple[int, ...]) -> None:
+    """Raise ValueError unless the mask is boolean, has this shape and is True somewhere."""
+    if mask.dtype != torch.bool:
+        raise ValueError(f"mask is {mask.dtype}; it must be torch.bool")
+    if mask.shape != shape:
+        raise ValueError(
+            f"mask has shape {tuple(mask.shape)}; it must be {tuple(shape)}, that of the indices"
+        )
+    if mask.numel() and not mask.any():
+        raise ValueError("mask is False everywhere; it must be True for at least one latent")
 
 
 class EuclideanQuantizer(Quantizer):
@@ -262,47 +612,92 @@ class EMAQuantizer(Quantizer):
     """VQ whose codes are moving averages of their latents (van den Oord et al. 2017, appendix A.1).
 
     The codebook gets no gradient. The averages start at the initial codes, each with a count of 1,
-    and the counts are Laplace-smoothed.
+    and the counts are Laplace-smoothed. As in Sonnet, whose formula this is, a code that is never
+    chosen shrinks towards zero.
+
+    A codebook that is changed from outside is taken over: the averages follow it.
 
     Args:
         num_codes: Number of codes K, at least 1.
         dim: Dimension D of codes and latents, at least 1.
         beta: Weight of the commitment loss, at least 0.
         decay: Decay of the averages per step, in [0, 1).
+        channel_last: As for `Quantizer`.
+        revive_after: As for `Quantizer`.
     """
 
     trainable = False
     sizes: Tensor  # (K,) average number of latents of each code
     sums: Tensor  # (K, D) average sum of these latents
-    batch_sums: Tensor  # (K, D) sum of the latents of the last batch
+    batch_sums: Tensor  # (K, D) sum of the latents of the step under way
 
-    def __init__(self, num_codes: int, dim: int, beta: float = 0.25, decay: float = 0.99):
-        super().__init__(num_codes, dim, beta)
+    def __init__(
+        self,
+        num_codes: int,
+        dim: int,
+        beta: float = 0.25,
+        decay: float = 0.99,
+        *,
+        channel_last: bool = False,
+        revive_after: int | None = None,
+    ):
+        super().__init__(num_codes, dim, beta, channel_last=channel_last, revive_after=revive_after)
         _check_decay(decay)
         self.decay = decay
-        self.register_buffer("sizes", torch.ones(num_codes))
+        self.register_buffer("sizes", torch.ones(self.num_codes))
         self.register_buffer("sums", self.codebook.detach().clone())
-        self.register_buffer("batch_sums", torch.zeros(num_codes, dim), persistent=False)
+        self.register_buffer("batch_sums", torch.zeros_like(self.sums), persistent=False)
 
     def compute_loss(self, latents, codes):
-        commitment_loss = mse_loss(latents, codes.detach())
-        return self.beta * commitment_loss, {"commitment": commitment_loss}
+        commitment_loss = mean_squared_error(latents, codes.detach())
+        loss = self.beta * commitment_loss
+        if world_size() > 1:
+            # DistributedDataParallel waits for a gradient of every parameter; this one is zero.
+            loss = loss + 0.0 * codes.sum()
+        return loss, {"commitment": commitment_loss}
 
-    def observe(self, latents, indices):
-        super().observe(latents, indices)
+    def begin_step(self):
+        super().begin_step()
+        self.batch_sums.zero_()
+
+    def collect(self, latents, indices, finite):
+        super().collect(latents, indices, finite)
         sums = torch.zeros_like(self.sums).index_add_(0, indices, latents.to(self.sums.dtype))
-        self.batch_sums = sum_(sums)  # over all processes
+        sums = torch.where(finite, sums, 0.0)
+        self.batch_sums += sum_(sums)  # over all processes
 
-    @torch.no_grad()
-    def after_step(self):
-        super().after_step()
-        self.sizes.lerp_(self.batch_counts.to(self.sizes.dtype), 1 - self.decay)
-        self.sums.lerp_(self.batch_sums, 1 - self.decay)
-        # Laplace smoothing: no code has size 0, and the sizes still add up to the total.
+    def follow(self):
+        codebook = whole(self.codebook)
+        # A code that is not the quotient of its averages was set from outside.
+        sizes = self._smoothed_sizes()
+        untouched = (self.sums / sizes).to(codebook.dtype) == codebook
+        self.sums.copy_(torch.where(untouched, self.sums, codebook * sizes))
+
+        # Without a finite batch the weight is 0, and nothing moves.
+        seen = self.batch_counts.sum() > 0
+        weight = (1 - self.decay) * seen.to(self.sizes.dtype)
+        self.sizes.lerp_(self.batch_counts.to(self.sizes.dtype), weight)
+        self.sums.lerp_(self.batch_sums, weight)
+        moved = (self.sums / self._smoothed_sizes()).to(codebook.dtype)
+        assign_(self.codebook, torch.where(seen, moved, codebook))
+        super().follow()
+
+    def _smoothed_sizes(self) -> Tensor:
+        """Laplace smoothing (K, 1): no code has size 0, and the sizes still add up to the total."""
         total = self.sizes.sum()
         epsilon = 1e-5
-        smoothed = (self.sizes + epsilon) / (total + self.num_codes * epsilon) * total
-        self.codebook.copy_(self.sums / smoothed[:, None])
+        sizes = (self.sizes + epsilon) / (total + self.num_codes * epsilon) * total
+        return sizes[:, None]
+
+    def replace_codes(self, chosen, codes):
+        super().replace_codes(chosen, codes)
+        self.sizes.masked_fill_(chosen, 1.0)
+        self.sums.copy_(torch.where(chosen[:, None], codes.to(self.sums.dtype), self.sums))
+
+    def initial_state(self, state):
+        codebook = state["codebook"].detach()
+        averages = {"sizes": torch.ones_like(self.sizes), "sums": at_least_float32(codebook)}
+        return super().initial_state(state) | averages
 
     def config(self):
         return {**super().config(), "decay": self.decay}
@@ -330,7 +725,13 @@ class CosineQuantizer(Quantizer):
 class SphericalQuantizer(CosineQuantizer):
     """The cosine quantizer with SAMP, the prior of ArcVQ-VAE (arXiv 2605.13517; see `arcvq.samp`).
 
-    `forward` adds the margin loss, and `after_step` keeps the codes inside the ball.
+    `forward` adds the margin loss, and `after_step` keeps the codes inside the ball. The ball never
+    shortens a code that came into the codebook from outside, from a checkpoint or by hand: where
+    such a code is longer than the ball, the ball is as large as the longest one until M(t) is
+    larger.
+
+    With gradient accumulation, the margin loss of each micro-batch compares only the latents of
+    that micro-batch. Give it as many latents as memory allows.
 
     Args:
         num_codes: Number of codes K, at least 1.
@@ -338,15 +739,43 @@ class SphericalQuantizer(CosineQuantizer):
         samp: Settings of the prior, where a radius or a weight of None leaves out that half. With
             None, `arcvq.fit` sets `SAMP.for_run(steps)`, and other loops get `SAMP.paper()`.
         beta: Weight of the commitment loss, at least 0.
+        channel_last: As for `Quantizer`.
+        revive_after: As for `Quantizer`.
     """
 
-    def __init__(self, num_codes: int, dim: int, samp: SAMP | None = None, beta: float = 0.25):
-        super().__init__(num_codes, dim, beta)
+    radius: Tensor  # () radius of the ball after the last step; 0 before the first
+    min_radius: Tensor  # () the longest code that came from outside and did not fit into the ball
+
+    def __init__(
+        self,
+        num_codes: int,
+        dim: int,
+        samp: SAMP | None = None,
+        beta: float = 0.25,
+        *,
+        channel_last: bool = False,
+        revive_after: int | None = None,
+    ):
+        super().__init__(num_codes, dim, beta, channel_last=channel_last, revive_after=revive_after)
         self.samp = samp
+        self.register_buffer("radius", torch.zeros(()))
+        self.register_buffer("min_radius", torch.zeros(()))
 
     def active_samp(self) -> SAMP:
         """Return the settings in force: `samp`, or the paper's where it is None."""
         return self.samp or SAMP.paper()
+
+    def begin_run(self, steps, schedule="restart"):
+        steps_before = int(self.step)
+        super().begin_run(steps, schedule)
+        restart = schedule == "restart"
+        # Settings that were made for the run before do not fit another one.
+        of_last_run = steps_before > 0 and self.samp == SAMP.for_run(steps_before)
+        if self.samp is None or (restart and of_last_run):
+            self.samp = SAMP.for_run(steps)
+        if restart:
+            self.radius.zero_()
+            self.min_radius.zero_()
 
     def compute_loss(self, latents, codes):
         loss, terms = super().compute_loss(latents, codes)
@@ -358,19 +787,35 @@ class SphericalQuantizer(CosineQuantizer):
         # several processes, each takes a share of the codes and compares it with all latents.
         margin_loss = gathered_margin(
             latents,
-            self.codebook,
+            whole(self.codebook),
             partial(arc_margin_loss, margin=samp.margin, scale=samp.scale, top_k=samp.top_k),
+            ragged=self.masked,
         )
         weight = samp.weight.value(self.step, self.batch_usage())
-        return loss + weight * margin_loss, {**terms, "margin": margin_loss}
+        weighted = (weight * margin_loss).to(loss.dtype)
+        return loss + weighted, {**terms, "margin": margin_loss}
 
-    def after_step(self):
+    def begin_step(self):
+        # The last step left all codes inside the ball, so a longer one has come from outside. It
+        # is not outside on the unit sphere, where codes start, whatever the radius.
+        norms = torch.linalg.vector_norm(at_least_float32(whole(self.codebook)), dim=1)
+        longest = norms.max().to(self.radius.dtype)
+        rounding = 1e-4 + 4 * torch.finfo(self.codebook.dtype).eps
+        outside = longest > (1 + rounding) * self.radius.clamp_min(1.0)
+        self.min_radius.copy_(torch.where(outside, longest, self.min_radius))
+        super().begin_step()
+
+    def follow(self):
+        super().follow()
         # The ball comes after the optimizer step and has the radius M(t) for t steps done, this one
         # included. So the codes are inside it whenever they are used or saved.
-        super().after_step()
-        radius = self.active_samp().radius
-        if radius is not None:
-            project_to_ball_(self.codebook, radius.value(self.step, self.batch_usage()))
+        schedule = self.active_samp().radius
+        if schedule is None:
+            return
+        self.radius.fill_(schedule.value(self.step, self.batch_usage()))
+        self.radius.copy_(torch.maximum(self.radius, self.min_radius))
+        codebook = whole(self.codebook).detach().clone()
+        assign_(self.codebook, project_to_ball_(codebook, self.radius))
 
     def batch_usage(self) -> Float[Tensor, ""]:
         """Return the share of codes that the last training batch chose.
@@ -380,6 +825,15 @@ class SphericalQuantizer(CosineQuantizer):
         reachable = self.batch_counts.sum().clamp(1, self.num_codes)
         return (self.batch_counts > 0).sum() / reachable
 
+    def initial_state(self, state):
+        # Earlier versions did not save the radius of the ball. It follows from the step.
+        radius = torch.zeros_like(self.radius)
+        schedule = self.active_samp().radius
+        if "step" in state and schedule is not None:
+            radius = torch.as_tensor(schedule.value(state["step"]), dtype=radius.dtype)
+        ball = {"radius": radius, "min_radius": torch.zeros_like(self.min_radius)}
+        return super().initial_state(state) | ball
+
     def config(self):
         return {**super().config(), "samp": self.samp.config() if self.samp else None}
 
@@ -387,91 +841,134 @@ class SphericalQuantizer(CosineQuantizer):
 class OnlineClusteredQuantizer(CosineQuantizer):
     """CVQ-VAE (Zheng and Vedaldi 2023): codes that are rarely chosen move to latents of the batch.
 
-    As in the authors' code, the lookup is by cosine, the codes start in +-1/K, and each code draws
-    its anchor among the latents with probability softmax(cosine). Their additional contrastive loss
-    is left out.
+    As in the authors' code, the lookup is by cosine and the codes start in +-1/K. Their additional
+    contrastive loss is left out.
 
     Args:
         num_codes: Number of codes K, at least 1.
         dim: Dimension D of codes and latents, at least 1.
         beta: Weight of the commitment loss, at least 0.
         decay: Decay of the average usage per step, in [0, 1).
+        anchor: The latent that a code may move to: "random" draws one with probability
+            softmax(cosine), the default of their class, and "closest" takes the one with the
+            largest cosine, as their published command does.
+        channel_last: As for `Quantizer`.
     """
 
     shares: Tensor  # (K,) average share of the latents that chose each code
-    anchors: Tensor  # (K, D) latent of the last batch that each code may move to
 
-    def __init__(self, num_codes: int, dim: int, beta: float = 0.25, decay: float = 0.99):
-        super().__init__(num_codes, dim, beta)
+    def __init__(
+        self,
+        num_codes: int,
+        dim: int,
+        beta: float = 0.25,
+        decay: float = 0.99,
+        anchor: str = "random",
+        *,
+        channel_last: bool = False,
+    ):
+        super().__init__(num_codes, dim, beta, channel_last=channel_last)
         _check_decay(decay)
+        if anchor not in ("random", "closest"):
+            raise ValueError(f"anchor is {anchor!r}; it must be 'random' or 'closest'")
         self.decay = decay
-        self.register_buffer("shares", torch.zeros(num_codes))
-        self.register_buffer("anchors", torch.zeros(num_codes, dim), persistent=False)
+        self.anchor = anchor
+        self.register_buffer("shares", torch.zeros(self.num_codes))
+        self.register_anchors()
 
     initial_codebook = Quantizer.initial_codebook
 
-    def observe(self, latents, indices):
-        super().observe(latents, indices)
-        # Each process draws anchors for its share of the codes among the latents of all.
-        latents = gather(latents)
-        if len(latents):
-            anchors = torch.zeros_like(self.anchors)
-            drawn = latents[self.draw_anchors(latents)]
-            anchors[own_codes(self.num_codes)] = drawn.to(anchors.dtype)
-            self.anchors = sum_(anchors)
+    def begin_step(self):
+        super().begin_step()
+        self.anchor_weights.zero_()
 
-    def draw_anchors(self, latents: Float[Tensor, "N D"]) -> Int[Tensor, " own"]:
-        """Draw an anchor among the latents for each code of this process.
+    def collect(self, latents, indices, finite):
+        self.collect_anchors(latents)
 
-        For code j, latent i is drawn with probability softmax_i(cos(z_i, e_j)).
-
-        Returns:
-            Places of the anchors among the latents.
-        """
+    def draw_anchors(self, latents, weights):
+        directions = normalize(latents, dim=1).T
         own = own_codes(self.num_codes)
-        directions = normalize(latents, dim=1)
-        codes = normalize(self.codebook[own].to(latents.dtype), dim=1)
-        # Every process draws numbers for all codes, so that with equal seeds all processes together
-        # draw what a single one would.
-        uniform = torch.rand(self.num_codes, 1, device=codes.device, dtype=codes.dtype)[own]
-        drawn = []
+        codes = normalize(whole(self.codebook)[own].to(latents.dtype), dim=1)
+        draw = self._draw_closest if self.anchor == "closest" else self._draw_by_softmax
+        numbers = self._uniform(latents)
         size = max(1, BLOCK // len(latents))  # codes at a time, for the sake of memory
-        for block, numbers in zip(codes.split(size), uniform.split(size), strict=True):
-            cumulative = (block @ directions.T).exp_().cumsum(1)
-            places = torch.searchsorted(cumulative, numbers * cumulative[:, -1:])
-            drawn.append(places[:, 0])
-        return torch.cat(drawn).clamp_max_(len(latents) - 1)
+        parts = zip(codes.split(size), weights.split(size), numbers.split(size), strict=True)
+        drawn = [draw(block @ directions, *others) for block, *others in parts]
+        places, new_weights = zip(*drawn, strict=True)
+        return torch.cat(places), torch.cat(new_weights)
 
-    @torch.no_grad()
-    def after_step(self):
-        super().after_step()
+    def _draw_by_softmax(self, cosines, weights, numbers):
+        """Draw latent i for code j with probability softmax_i(cos(z_i, e_j)), over all batches."""
+        cumulative = cosines.exp_().cumsum(1)
+        total = weights + cumulative[:, -1]
+        # Below 0 the number falls to the earlier batches of this step.
+        numbers = numbers * total - weights
+        places = torch.searchsorted(cumulative, numbers[:, None])[:, 0]
+        places = places.clamp_max(cosines.shape[1] - 1)
+        return places.masked_fill(numbers < 0, -1), total
+
+    def _draw_closest(self, cosines, weights, numbers):
+        """Take the latent with the largest cosine; the weight is the largest cosine plus 2."""
+        cosine, places = cosines.max(1)
+        closer = cosine + 2 > weights
+        return places.masked_fill(~closer, -1), torch.where(closer, cosine + 2, weights)
+
+    def follow(self):
+        super().follow()
+        seen = self.batch_counts.sum() > 0
         total = self.batch_counts.sum().clamp_min(1)
-        self.shares.lerp_(self.batch_counts.to(self.shares.dtype) / total, 1 - self.decay)
+        weight = (1 - self.decay) * seen.to(self.shares.dtype)
+        self.shares.lerp_(self.batch_counts.to(self.shares.dtype) / total, weight)
         # With the paper's constants a code of the average share 1/K stays where it is, and one that
         # nobody chooses goes all the way to its anchor.
         move = torch.exp(-self.shares * self.num_codes * 10 / (1 - self.decay) - 1e-3)
-        self.codebook.lerp_(self.anchors, move[:, None])
+        move = move * (self.anchor_weights > 0)  # without an anchor it stays
+        codebook = whole(self.codebook)
+        moved = codebook.to(self.anchors.dtype).lerp(self.anchors, move[:, None])
+        assign_(self.codebook, moved.to(codebook.dtype))
+
+    def replace_codes(self, chosen, codes):
+        super().replace_codes(chosen, codes)
+        self.shares.masked_fill_(chosen, 0.0)
+
+    def initial_state(self, state):
+        return super().initial_state(state) | {"shares": torch.zeros_like(self.shares)}
 
     def config(self):
-        return {**super().config(), "decay": self.decay}
+        config = {**super().config(), "decay": self.decay}
+        if self.anchor != "random":
+            config["anchor"] = self.anchor
+        return config
 
 
 class ContinuousQuantizer(Quantizer):
     """No quantization: the latents pass through unchanged, with loss 0 and indices 0.
 
-    An autoencoder with it shows the quality that quantizers can at best come near to.
+    An autoencoder with it shows the quality that quantizers can at best come near to. It has no
+    codes to look up.
     """
 
     trainable = False
 
-    def forward(self, latents):
-        self.check_latents(latents)
-        return Quantized(
-            codes=at_least_float32(latents),
-            indices=torch.zeros_like(latents[:, 0], dtype=torch.int64),
-            loss=latents.new_zeros((), dtype=torch.float32),
-            losses={},
-        )
+    def quantize(self, latents):
+        if self.training:
+            self.pending = True
+        indices = torch.zeros(len(latents), dtype=torch.int64, device=latents.device)
+        return latents, indices, latents.new_zeros(()), {}
+
+    def follow(self):
+        pass
+
+    def encode(self, latents):
+        self.check_latents(latents, values=True)
+        return torch.zeros_like(self._channels_at_end(latents)[..., 0], dtype=torch.int64)
+
+    def lookup(self, indices):
+        raise ValueError("a ContinuousQuantizer has no codes to look up; call it on latents")
+
+    def replace(self, latents):
+        self.check_latents(latents, values=True)
+        return latents
 
 
 QUANTIZERS: dict[str, type[Quantizer]] = {

@@ -26,7 +26,7 @@ from torch.nn.functional import normalize
 
 from arcvq import ops
 from arcvq.runtime.checks import check_range, check_whole
-from arcvq.schedules import Exponential, Number, Schedule, bounded_exp
+from arcvq.schedules import Exponential, Number, Schedule, bounded_exp, exact
 
 # The rates per step of the authors' code, tuned to runs of about 29,500 steps.
 PAPER_RADIUS = Exponential(3e-4)
@@ -108,10 +108,10 @@ def ball_radius(step: Number, growth: float = 3e-4) -> float | Tensor:
         growth: Growth per step, alpha in the paper.
 
     Returns:
-        A float for a number, a float32 tensor for a tensor. Finite for any step: the exponent is
+        A float for a number, a float64 tensor for a tensor. Finite for any step: the exponent is
         clipped at 80, where the radius is 5.5e34.
     """
-    return bounded_exp(growth * step)
+    return bounded_exp(growth * exact(step))
 
 
 @torch.no_grad()
@@ -137,7 +137,9 @@ def project_to_ball_(
     """
     if not isinstance(radius, Tensor) and not radius > 0:
         raise ValueError(f"radius is {radius}; it must be above 0")
-    norms = torch.linalg.vector_norm(codebook, dim=1, keepdim=True).clamp_min(ops.TINY)
+    dtype = torch.promote_types(codebook.dtype, torch.float32)
+    norms = torch.linalg.vector_norm(codebook, dim=1, keepdim=True, dtype=dtype)
+    norms = norms.clamp_min(ops.TINY)
     shrink = (radius / norms).clamp(max=1.0)
     return codebook.mul_(shrink.to(codebook.dtype))
 

@@ -2,8 +2,8 @@
 
 The radius of the ball and the weight of the margin loss (see `arcvq.samp`) follow schedules.
 Every schedule is a frozen dataclass with a method `value(step, usage=None)`. Given a Python number
-it returns a float; given a tensor it returns a float32 tensor on the same device, so that a
-training step never has to wait for a GPU.
+it returns a float; given a tensor it returns a float64 tensor on the same device, so that a
+training step never has to wait for a GPU. (On MPS, which has no float64, it is float32.)
 
 To add a schedule, derive a frozen dataclass directly from `Schedule` and define `value`. The class
 is found by its name when a saved config is opened, and its fields are what the config holds.
@@ -25,6 +25,13 @@ MAX_EXPONENT = 80.0
 VALUE_FIELDS = ("level", "start", "end", "low", "high")
 
 
+def exact(number: Number) -> Number:
+    """Return a tensor in float64, or in float32 on MPS, and a Python number as it is."""
+    if isinstance(number, Tensor):
+        return number.to(torch.float32 if number.device.type == "mps" else torch.float64)
+    return number
+
+
 def bounded_exp(exponent: Number) -> float | Tensor:
     """Return exp(exponent), with the exponent clipped to +-80 so that float32 can hold the result.
 
@@ -32,23 +39,23 @@ def bounded_exp(exponent: Number) -> float | Tensor:
         exponent: A Python number or a tensor.
 
     Returns:
-        A float for a number, a float32 tensor for a tensor.
+        A float for a number, a tensor of the same type for a tensor.
     """
     if isinstance(exponent, Tensor):
-        return exponent.float().clamp(-MAX_EXPONENT, MAX_EXPONENT).exp()
+        return exponent.clamp(-MAX_EXPONENT, MAX_EXPONENT).exp()
     return math.exp(min(max(exponent, -MAX_EXPONENT), MAX_EXPONENT))
 
 
 def _clip(share):
     """Hold a share within [0, 1]."""
     if isinstance(share, Tensor):
-        return share.float().clamp(0.0, 1.0)
+        return share.clamp(0.0, 1.0)
     return min(max(share, 0.0), 1.0)
 
 
 def _cos(angle):
     """Cosine of a number or a tensor."""
-    return angle.float().cos() if isinstance(angle, Tensor) else math.cos(angle)
+    return angle.cos() if isinstance(angle, Tensor) else math.cos(angle)
 
 
 @dataclass(frozen=True)
@@ -75,7 +82,7 @@ class Schedule:
             usage: Share of the codes that the last batch used, in [0, 1]. Only `Adaptive` reads it.
 
         Returns:
-            A float for a Python number, a float32 tensor on the same device for a tensor.
+            A float for a Python number, a float64 tensor on the same device for a tensor.
         """
         raise NotImplementedError
 
@@ -121,9 +128,8 @@ class Constant(Schedule):
     level: float
 
     def value(self, step, usage=None):
-        if isinstance(step, Tensor):
-            return torch.full_like(step, self.level, dtype=torch.float32)
-        return self.level
+        step = exact(step)
+        return torch.full_like(step, self.level) if isinstance(step, Tensor) else self.level
 
 
 @dataclass(frozen=True)
@@ -162,7 +168,7 @@ class Exponential(Schedule):
         return cls(rate, value / math.exp(rate * step))
 
     def value(self, step, usage=None):
-        return self.start * bounded_exp(self.rate * step)
+        return self.start * bounded_exp(self.rate * exact(step))
 
 
 @dataclass(frozen=True)
@@ -180,7 +186,7 @@ class WarmUp(Schedule):
     steps: int
 
     def value(self, step, usage=None):
-        return self.start + (self.end - self.start) * _clip(step / self.steps)
+        return self.start + (self.end - self.start) * _clip(exact(step) / self.steps)
 
 
 @dataclass(frozen=True)
@@ -198,7 +204,7 @@ class Cosine(Schedule):
     steps: int
 
     def value(self, step, usage=None):
-        angle = math.pi * _clip(step / self.steps)
+        angle = math.pi * _clip(exact(step) / self.steps)
         return self.end + (self.start - self.end) * (1 + _cos(angle)) / 2
 
 
@@ -217,7 +223,7 @@ class Oscillating(Schedule):
     period: int
 
     def value(self, step, usage=None):
-        angle = 2 * math.pi * step / self.period
+        angle = 2 * math.pi * exact(step) / self.period
         return self.low + (self.high - self.low) * (1 + _cos(angle)) / 2
 
 
@@ -245,4 +251,4 @@ class Adaptive(Schedule):
     def value(self, step, usage=None):
         if usage is None:
             return Constant(self.high).value(step)
-        return self.high + (self.low - self.high) * _clip(usage / self.target)
+        return self.high + (self.low - self.high) * _clip(exact(usage) / self.target)

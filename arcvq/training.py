@@ -40,7 +40,6 @@ from arcvq.runtime.distributed import (
 from arcvq.runtime.files import write_whole
 from arcvq.runtime.history import Row, history_table, read_record, write_record
 from arcvq.runtime.interrupt import HeldInterrupt
-from arcvq.samp import SAMP
 from arcvq.vqvae import VQVAE
 
 if TYPE_CHECKING:
@@ -109,12 +108,14 @@ class Optimization:
         batch_size: Training examples a step, at least 1.
         lr: Learning rate, above 0.
         seed: Seed of the order of the examples and of what is drawn while training.
+        schedule: `"restart"` or `"continue"`: at which step the schedules of the quantizer begin.
     """
 
     steps: int
     batch_size: int
     lr: float
     seed: int
+    schedule: str = "restart"
 
     def __post_init__(self):
         check_whole(1, steps=self.steps, batch_size=self.batch_size)
@@ -189,7 +190,7 @@ class Run:
         return cls(model, snapshots=snapshots, **read_record(folder))
 
 
-def fit(
+def fit(  # noqa: PLR0913  (the ninth argument is an exception, and should stay the only one)
     model: VQVAE,
     data: ImageData,
     *,
@@ -197,6 +198,7 @@ def fit(
     batch_size: int = 128,
     lr: float = 1e-3,
     seed: int = 0,
+    schedule: str = "restart",
     compute: Compute = Compute(),
     recording: Recording = Recording(),
 ) -> Run:
@@ -205,7 +207,8 @@ def fit(
     The loss is the mean squared error of the reconstruction, divided by the variance of the
     training images, plus the loss of the quantizer. Each epoch goes through the images in a new
     order and leaves out the last, incomplete batch. The caller's random generators are left as
-    they were. A `SphericalQuantizer` without settings gets `SAMP.for_run(steps)`.
+    they were. A `SphericalQuantizer` without settings gets `SAMP.for_run(steps)`. A frozen codebook
+    (`quantizer.freeze()`) stays as it is.
 
     With several processes (see arcvq.runtime.distributed), each calls `fit` with the same model and
     settings. They divide each batch among them, and the first one writes the files.
@@ -217,6 +220,9 @@ def fit(
         batch_size: Images a step, of all processes together; at most the training images.
         lr: Learning rate, above 0.
         seed: Seed of the order of the images and of what the quantizer draws.
+        schedule: "restart" begins the schedules of SAMP at step 0, whatever training the model has
+            behind it; "continue" goes on where they stopped. (To go on with a run that was
+            interrupted, use `Recording(resume=True)`.)
         compute: Device and precision.
         recording: What is logged, how often, and where it is written.
 
@@ -231,7 +237,7 @@ def fit(
             Several processes go on until the next logged step; torchrun waits for them no longer
             than its --shutdown-timeout (30 s).
     """
-    optimization = Optimization(steps, batch_size, lr, seed)
+    optimization = Optimization(steps, batch_size, lr, seed, schedule)
     return VQVAESession(model, data, optimization, compute, recording).train()
 
 
@@ -318,14 +324,19 @@ class TrainingSession:
         self.autocast = torch.autocast(self.device.type, torch.bfloat16, enabled=in_bfloat16)
         # What decides the result. Device and recording may change when a run goes on.
         self.settings: dict[str, Any] = {**vars(optimization), "precision": dtype_name(dtype)}
+        if optimization.schedule == "restart":
+            del self.settings["schedule"]  # checkpoints of earlier versions do not name it
         self.model = model.to(self.device)
-        # Frozen codebooks, of moving averages for instance, are no parameters of the optimizer.
-        learned = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        learned = [parameter for parameter in self.parameters() if parameter.requires_grad]
         fused = self.device.type in ("cpu", "cuda")
         self.optimizer = self.OPTIMIZER(learned, lr=optimization.lr, fused=fused)
         self.step = 0
         self.rows: list[Row] = []
         self.began = time.perf_counter()
+
+    def parameters(self) -> list[Tensor]:
+        """What the optimizer moves, unless it is frozen."""
+        return list(self.model.parameters())
 
     def advance(self) -> None:
         """Take one optimizer step. Nothing in it may wait for the device."""
@@ -501,9 +512,7 @@ class VQVAESession(TrainingSession):
             )
 
         quantizer = model.quantizer
-        quantizer.reset_usage()
-        if isinstance(quantizer, SphericalQuantizer) and quantizer.samp is None:
-            quantizer.samp = SAMP.for_run(self.steps)
+        quantizer.begin_run(self.steps, optimization.schedule)
         self.settings |= {
             "model": model.config(),
             "data": data.name,
@@ -519,6 +528,14 @@ class VQVAESession(TrainingSession):
             self.optimizer.param_groups[0]["capturable"] = True
             # The settings of SAMP are constants in the recording.
             self.learn = CapturedStep(self._learn, lambda: getattr(quantizer, "samp", None))
+
+    def parameters(self) -> list[Tensor]:
+        quantizer = self.model.quantizer
+        if quantizer.trainable:
+            return super().parameters()
+        # Codebooks of moving averages are moved by the quantizer, not by the optimizer.
+        codebook = quantizer.codebook
+        return [parameter for parameter in self.model.parameters() if parameter is not codebook]
 
     def advance(self) -> None:
         self.model.train()
@@ -578,12 +595,13 @@ class VQVAESession(TrainingSession):
         if not isinstance(quantizer, SphericalQuantizer):
             return {}
         samp = quantizer.active_samp()
-        usage = quantizer.batch_usage()
-        return {
-            name: float(schedule.value(quantizer.step, usage))
-            for name, schedule in (("radius", samp.radius), ("weight", samp.weight))
-            if schedule is not None
-        }
+        values = {}
+        if samp.radius is not None:
+            values["radius"] = float(quantizer.radius)
+        if samp.weight is not None:
+            weight = samp.weight.value(quantizer.step, quantizer.batch_usage())
+            values["weight"] = float(weight)
+        return values
 
     def _diagnosis(self, loss: float) -> str:
         """A sentence on which values are not finite."""

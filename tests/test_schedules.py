@@ -38,12 +38,10 @@ def test_a_number_and_a_tensor_give_the_same_value(schedule, step, usage):
     expected = schedule.value(step, usage)
     assert isinstance(expected, float)
     assert math.isfinite(expected)
-    got = schedule.value(torch.tensor(step), torch.tensor(usage))
-    assert got.dtype == torch.float32
+    got = schedule.value(torch.tensor(step), torch.tensor(usage, dtype=torch.float64))
+    assert got.dtype == torch.float64
     assert got.shape == ()
-    # A step of 10 million in a cosine of float32 carries about 1e-2 of its period in rounding.
-    tolerance = 0.1 if isinstance(schedule, Oscillating) else 1e-5
-    assert float(got) == pytest.approx(expected, rel=1e-3, abs=tolerance)
+    assert float(got) == pytest.approx(expected, rel=1e-12, abs=1e-12)
 
 
 @every_schedule

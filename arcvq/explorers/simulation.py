@@ -230,6 +230,8 @@ class Simulation:
         self.steps += 1
         self.log_radius = min(self.log_radius + self.settings.growth, MAX_EXPONENT)
         self.prior.samp = self.settings.samp(self.radius)
+        # So that the ball takes back a code that was dragged out of it (see SphericalQuantizer).
+        self.prior.radius.fill_(math.inf)
         self.optimizer.param_groups[0]["lr"] = self.settings.learning_rate
         self.optimizer.zero_grad()
         loss = self.samp.loss(self.data) + self.plain.loss(self.data)  # they share no tensor
@@ -237,7 +239,7 @@ class Simulation:
         self.optimizer.step()
         for learner in self.learners.values():
             learner.quantizer.after_step()
-            learner.counts = learner.quantizer.batch_counts
+            learner.counts = learner.quantizer.batch_counts.clone()
         self._hold()
         for learner in self.learners.values():
             learner.measure(self.steps)

@@ -106,7 +106,7 @@ class RunSettings:
         """The untrained model, drawn from the seed; the caller's generator stays as it is."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.seed)
-            beta = {} if self.quantizer in BASELINES else {"beta": self.beta}
+            beta: dict[str, Any] = {} if self.quantizer in BASELINES else {"beta": self.beta}
             quantizer = ALL_QUANTIZERS[self.quantizer](self.num_codes, self.dim, **beta)
             if isinstance(quantizer, SphericalQuantizer):
                 quantizer.samp = self.samp

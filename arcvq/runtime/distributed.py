@@ -4,6 +4,7 @@ What changes with several processes:
 
 - Each process, called a rank, takes its share of a batch (`arcvq.training`), and gradients become
   their mean over the ranks (`parallel`).
+- FSDP2 divides parameters among the ranks (`whole`, `assign_`).
 - What a quantizer knows of a batch is that of all ranks: counts and averages (`sum_`), latents to
   draw from (`gather`), and the margin loss (`gathered_margin`), whose codes the ranks divide.
 - The first rank writes files (`rank`), and the ranks decide alike (`any_rank`, `from_first`).
@@ -125,24 +126,57 @@ def parallel(model: nn.Module) -> nn.Module:
     return wrapped
 
 
-def gather(rows: Float[Tensor, "N D"]) -> Float[Tensor, "M D"]:
+def whole(parameter: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+    """The whole parameter, where FSDP2 has divided it among the ranks; otherwise the parameter."""
+    if hasattr(parameter, "full_tensor"):
+        return parameter.full_tensor()
+    return parameter
+
+
+def assign_(parameter: Float[Tensor, "*shape"], values: Float[Tensor, "*shape"]) -> None:
+    """Write values, which are the same on all ranks, into a parameter that may be divided."""
+    if hasattr(parameter, "full_tensor"):
+        from torch.distributed.tensor import DTensor, distribute_tensor
+
+        assert isinstance(parameter, DTensor)
+        mesh, placements = parameter.device_mesh, parameter.placements
+        values = distribute_tensor(values, mesh, placements, src_data_rank=None)
+    parameter.copy_(values)
+
+
+def gather(rows: Float[Tensor, "N D"], ragged: bool = False) -> Float[Tensor, "M D"]:
     """The rows of all ranks in their order, with gradient to the rows of this rank.
 
     Args:
-        rows: The rows of this rank. All ranks must have as many.
+        rows: The rows of this rank.
+        ragged: Whether the ranks may have different numbers of rows, which waits for the device.
 
     Raises:
-        ValueError: If they have not, on the CPU. On a GPU this check would wait for the device;
-            TORCH_DISTRIBUTED_DEBUG=DETAIL makes PyTorch do it.
+        ValueError: If the numbers differ and `ragged` is False, on the CPU. On a GPU this check
+            would wait for the device; TORCH_DISTRIBUTED_DEBUG=DETAIL makes PyTorch do it.
     """
     if world_size() == 1:
         return rows
-    if rows.device.type == "cpu":
-        counts = torch.empty(world_size(), dtype=torch.int64)
-        dist.all_gather_into_tensor(counts, torch.tensor([len(rows)]))
-        if (counts != len(rows)).any():
-            raise ValueError(f"the ranks have {counts.tolist()} latents; all must have as many")
-    return _Gather.apply(rows)
+    if not ragged and rows.device.type != "cpu":
+        return _Gather.apply(rows)
+    counts = _numbers_of_rows(rows)
+    if counts == [len(rows)] * world_size():
+        return _Gather.apply(rows)
+    if not ragged:
+        raise ValueError(f"the ranks have {counts} latents; all must have as many")
+    # Padded to the same length for the exchange, and cut afterwards.
+    longest = max(counts)
+    padded = torch.nn.functional.pad(rows, (0, 0, 0, longest - len(rows)))
+    everyone = _Gather.apply(padded).split(longest)
+    return torch.cat([part[:count] for part, count in zip(everyone, counts, strict=True)])
+
+
+def _numbers_of_rows(rows: Tensor) -> list[int]:
+    """How many rows each rank has."""
+    counts = torch.empty(world_size(), dtype=torch.int64, device=rows.device)
+    own = torch.tensor([len(rows)], device=rows.device)
+    dist.all_gather_into_tensor(counts, own)
+    return counts.tolist()
 
 
 class _Gather(torch.autograd.Function):
@@ -173,6 +207,7 @@ def gathered_margin(
     latents: Float[Tensor, "N D"],
     codebook: Float[Tensor, "K D"],
     loss: Callable[[Tensor, Tensor], Tensor],
+    ragged: bool = False,
 ) -> Float[Tensor, ""]:
     """A margin loss over the latents of all ranks, each of which does its share of the codes.
 
@@ -180,10 +215,11 @@ def gathered_margin(
     rank gives the sum over its codes, times the number of ranks, divided by K.
 
     Args:
-        latents: The latents of this rank. All ranks must have as many.
+        latents: The latents of this rank.
         codebook: The codebook, the same on all ranks.
         loss: `loss(latents, codes)`, a mean over codes.
+        ragged: Whether the ranks may have different numbers of latents.
     """
     codes = codebook[own_codes(len(codebook))]
     share = len(codes) * world_size() / len(codebook)
-    return loss(gather(latents), codes) * share
+    return loss(gather(latents, ragged), codes) * share
