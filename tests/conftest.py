@@ -1,7 +1,12 @@
 """Every test runs with the shapes and types of arcvq's signatures checked at each call."""
 
+import signal
+
 import jaxtyping
 import pytest
+
+# A shell that runs the tests in the background has them ignore Ctrl-C, and their children too.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 jaxtyping.install_import_hook("arcvq", "beartype.beartype")
 
