@@ -2,8 +2,8 @@
 
 Functions take tensors and return numbers or detached float64 tensors. Angles are in radians.
 A zero vector has no direction: measures that summarize directions leave it out; where every
-pair or row has a value of its own, its angle counts as pi/2. Empty tensors and tensors with
-NaN or infinity raise ValueError.
+pair or row has a value of its own, its angle counts as pi/2. NaN, infinity and tensors without
+any vector raise ValueError. Indices may have any integer dtype.
 """
 
 import math
@@ -12,11 +12,11 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
-from jaxtyping import Float, Float64, Int, Real
+from jaxtyping import Float, Float64, Int64, Integer, Real
 from torch import Tensor
 from torch.nn.functional import normalize, one_hot
 
-from arcvq.runtime.checks import check_range
+from arcvq.runtime.checks import as_indices, check_finite
 from arcvq.runtime.extras import extra_import
 
 if TYPE_CHECKING:
@@ -144,6 +144,7 @@ def slerp(
     """
     ends = _to_float64(torch.stack([start, end]))
     lengths = ends.norm(dim=1)
+    check_finite(shares, "shares")
     shares = shares.to(ends)
     first, last = _directions(ends)
     if not first.any():
@@ -235,8 +236,9 @@ def random_angle_density(angles: Float[Tensor, "*shape"], dim: int) -> Float[Ten
     It is proportional to sin(angle)^(D-2) on [0, pi] and 0 elsewhere.
 
     Raises:
-        ValueError: For one dimension, where the angle has no density.
+        ValueError: For one dimension, where the angle has no density, and for NaN or infinity.
     """
+    check_finite(angles, "angles")
     if dim < 2:
         raise ValueError(
             f"the angle between random directions has a density from dim = 2 on, got {dim}"
@@ -293,13 +295,13 @@ def mean_resultant_length(points: Float[Tensor, "N D"]) -> float:
 # Usage
 
 
-def usage_counts(indices: Int[Tensor, "..."], num_codes: int) -> Int[Tensor, " K"]:
+def usage_counts(indices: Integer[Tensor, "..."], num_codes: int) -> Int64[Tensor, " K"]:
     """Count how many tokens chose each code.
 
     Raises:
         ValueError: For an index outside 0 to `num_codes` - 1.
     """
-    check_range(indices, num_codes)
+    indices = as_indices(indices, num_codes)
     return torch.bincount(indices.flatten(), minlength=num_codes)
 
 
@@ -307,8 +309,11 @@ def perplexity(counts: Real[Tensor, " K"]) -> float:
     """Return exp of the entropy of the usage shares.
 
     It lies between 1, for one code in use, and `perplexity_ceiling`; 0 without any token.
+
+    Raises:
+        ValueError: For counts that are negative, NaN or infinite.
     """
-    return _exp_entropy(counts)
+    return _exp_entropy(_checked_counts(counts))
 
 
 def perplexity_ceiling(num_codes: int, tokens: int) -> int:
@@ -317,7 +322,6 @@ def perplexity_ceiling(num_codes: int, tokens: int) -> int:
 
 
 def _exp_entropy(weights: Tensor) -> float:
-    weights = weights.cpu().double()
     if not weights.any():
         return 0.0
     return torch.special.entr(weights / weights.sum()).sum().exp().item()
@@ -333,8 +337,8 @@ def norm_usage_correlation(codebook: Float[Tensor, "K D"], counts: Real[Tensor, 
         A number from -1 to 1; 0 where the correlation is undefined: for one code, equal usage,
         or norms that are equal up to a millionth of the largest.
     """
-    lengths = norms(codebook)
-    _check_counts(counts, len(lengths))
+    lengths = norms(codebook).cpu()
+    counts = _checked_counts(counts, len(lengths))
     return _rank_correlation(lengths, lengths.max(), counts)
 
 
@@ -355,19 +359,28 @@ def growth_usage_correlation(
         A number from -1 to 1; NaN for fewer than three codes in use; 0 where the correlation is
         undefined, as in `norm_usage_correlation`.
     """
-    _check_counts(counts, len(after))
+    check_finite(before, "norms before")
+    check_finite(after, "norms after")
+    counts = _checked_counts(counts, len(after))
     used = counts > 0
     if used.sum() < 3:
         return math.nan
-    growth = (after - before)[used]
-    return _rank_correlation(growth, after.max(), counts[used])
+    after = after.detach().cpu().double()
+    growth = after - before.detach().cpu().double()
+    return _rank_correlation(growth[used], after.max(), counts[used])
 
 
-def _check_counts(counts: Tensor, num_codes: int) -> None:
-    if len(counts) != num_codes:
+def _checked_counts(counts: Tensor, num_codes: int | None = None) -> Tensor:
+    """Counts of `num_codes` codes (of any number, if it is None) in float64, on the CPU."""
+    if num_codes is not None and len(counts) != num_codes:
         raise ValueError(
             f"counts must hold one number for each of {num_codes} codes, got {len(counts)}"
         )
+    check_finite(counts, "counts")
+    counts = counts.detach().cpu().double()
+    if (counts < 0).any():
+        raise ValueError(f"counts reach down to {counts.min():g}; they must be at least 0")
+    return counts
 
 
 def _rank_correlation(values: Tensor, largest: Tensor, counts: Tensor) -> float:
@@ -377,7 +390,7 @@ def _rank_correlation(values: Tensor, largest: Tensor, counts: Tensor) -> float:
     values = (values / largest.clamp(min=TINY) * 1e6).round()
     if values.min() == values.max() or counts.min() == counts.max():
         return 0.0
-    return float(spearmanr(values.detach().cpu().numpy(), counts.cpu().numpy()).statistic)
+    return float(spearmanr(values.numpy(), counts.numpy()).statistic)
 
 
 # Errors of the latents
@@ -484,7 +497,7 @@ class CodebookGeometry:
 
 def describe(
     codebook: Float[Tensor, "K D"],
-    indices: Int[Tensor, "..."] | None = None,
+    indices: Integer[Tensor, "..."] | None = None,
     latents: Float[Tensor, "N D"] | None = None,
 ) -> CodebookGeometry:
     """Measure a codebook, its usage and its errors.
@@ -492,8 +505,11 @@ def describe(
     Args:
         codebook: The codes as rows.
         indices: Which code each token chose, in any shape, for measures of usage.
-        latents: The flat latents of the indices, row by row, for measures of error; they need
-            the indices.
+        latents: The flat latents of the indices, row by row, for measures of error.
+
+    Raises:
+        ValueError: For latents without indices, for latents of another shape than the indices
+            ask for, and for an index that is not in the codebook.
     """
     lengths = norms(codebook)
     directed = codebook[lengths > 0]
@@ -509,10 +525,13 @@ def describe(
     }
     if len(directed) > 1:
         found |= _angle_measures(directed)
+    if indices is None and latents is not None:
+        raise ValueError("latents are there but indices are None; errors need the code of each one")
     if indices is not None:
+        indices = as_indices(indices, len(codebook)).flatten()
         found |= _usage_measures(codebook, indices)
     if indices is not None and latents is not None:
-        found |= _error_measures(codebook, indices.flatten(), latents)
+        found |= _error_measures(codebook, indices, latents)
     return CodebookGeometry(**found)
 
 

@@ -20,12 +20,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Integer
 from torch import Tensor
 from torch.nn.functional import normalize
 
 from arcvq import ops
-from arcvq.runtime.checks import check_range, check_whole
+from arcvq.runtime.checks import as_indices, check_whole
 from arcvq.schedules import Exponential, Number, Schedule, bounded_exp, exact
 
 # The rates per step of the authors' code, tuned to runs of about 29,500 steps.
@@ -189,7 +189,7 @@ def arc_margin_loss(
 def rescale_codes_(
     codebook: Float[Tensor, "K D"],
     latents: Float[Tensor, "N D"],
-    indices: Int[Tensor, " N"],
+    indices: Integer[Tensor, " N"],
     *,
     max_norm: float | None = None,
 ) -> Float[Tensor, "K D"]:
@@ -213,12 +213,14 @@ def rescale_codes_(
         ValueError: For indices that are not in the codebook.
     """
     num_codes = codebook.shape[0]
-    check_range(indices, num_codes)
-    directions = normalize(codebook.float(), dim=1)
-    lengths = (latents.float() * directions[indices]).sum(1)  # of the latents along their codes
+    indices = as_indices(indices, num_codes)
+    dtype = torch.promote_types(codebook.dtype, torch.float32)
+    codes = codebook.to(dtype)
+    directions = normalize(codes, dim=1)
+    lengths = (latents.to(dtype) * directions[indices]).sum(1)  # of the latents along their codes
     sums = directions.new_zeros(num_codes).index_add_(0, indices, lengths)
     norms = sums / torch.bincount(indices, minlength=num_codes).clamp_min(1)
     if max_norm is not None:
         norms = norms.clamp(max=max_norm)
     norms = norms[:, None]
-    return codebook.copy_(torch.where(norms > 0, directions * norms, codebook.float()))
+    return codebook.copy_(torch.where(norms > 0, directions * norms, codes))

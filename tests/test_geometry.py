@@ -33,6 +33,7 @@ from arcvq.geometry import (
     uniformity,
     usage_counts,
 )
+from tests.dtypes import indices_of_any_dtype
 
 OCTAHEDRON = torch.cat([torch.eye(3), -torch.eye(3)])
 TETRAHEDRON = torch.tensor([[1.0, 1, 1], [1, -1, -1], [-1, 1, -1], [-1, -1, 1]])
@@ -289,6 +290,25 @@ def test_usage_counts_any_shape_of_indices():
     assert usage_counts(torch.zeros(0, 7, 7, dtype=torch.int64), 3).tolist() == [0, 0, 0]
 
 
+@given(indices_of_any_dtype(9), st.integers(0, 10_000))
+@settings(max_examples=50, deadline=None)
+def test_indices_of_any_integer_dtype_count_and_measure_as_int64_does(indices, seed):
+    codebook = normal(9, 4, seed=seed)
+    latents = normal(len(indices), 4, seed=seed + 1)
+    plain = indices.to(torch.int64)
+    assert torch.equal(usage_counts(indices, 9), usage_counts(plain, 9))
+    assert describe(codebook, indices, latents) == describe(codebook, plain, latents)
+
+
+@pytest.mark.parametrize("dtype", [torch.bool, torch.float32, torch.bfloat16, torch.complex64])
+def test_what_is_not_an_integer_is_no_index(dtype, unchecked):
+    indices = torch.ones(3).to(dtype)
+    with pytest.raises(ValueError, match=f"^indices have dtype {dtype}; it must be an integer"):
+        usage_counts(indices, 4)
+    with pytest.raises(ValueError, match=f"^indices have dtype {dtype}; it must be an integer"):
+        describe(torch.randn(4, 2), indices, torch.randn(3, 2))
+
+
 @pytest.mark.parametrize("bad", [[0, 4], [-1, 2]])
 def test_indices_out_of_range_are_named(bad):
     with pytest.raises(
@@ -311,6 +331,39 @@ def test_perplexity_lies_between_one_and_its_ceiling(counts):
 def test_perplexity_of_even_usage_is_the_number_of_codes():
     assert perplexity(torch.full((512,), 7)) == pytest.approx(512)
     assert perplexity(torch.tensor([9.0, 0.0])) == 1.0
+
+
+BROKEN_COUNTS = [
+    ([1.0, math.nan], "1 of 2 values of the counts are NaN or infinite"),
+    ([math.inf, 1.0], "1 of 2 values of the counts are NaN or infinite"),
+    ([3.0, -1.0], "counts reach down to -1; they must be at least 0"),
+]
+
+
+@pytest.mark.parametrize("counts, message", BROKEN_COUNTS)
+@pytest.mark.parametrize(
+    "measure",
+    [
+        perplexity,
+        lambda counts: norm_usage_correlation(torch.eye(2), counts),
+        lambda counts: growth_usage_correlation(torch.ones(2), torch.ones(2), counts),
+    ],
+)
+def test_counts_that_count_nothing_are_refused(measure, counts, message):
+    with pytest.raises(ValueError, match=message):
+        measure(torch.tensor(counts))
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.uint16, torch.int32, torch.bfloat16])
+def test_counts_may_have_any_dtype(dtype):
+    counts = torch.tensor([0, 3, 1, 7])
+    codebook = torch.randn(4, 3)
+    after = norms(codebook)
+    given = counts.to(dtype)
+    assert perplexity(given) == perplexity(counts)
+    assert norm_usage_correlation(codebook, given) == norm_usage_correlation(codebook, counts)
+    expected = growth_usage_correlation(torch.ones(4), after, counts)
+    assert growth_usage_correlation(torch.ones(4), after, given) == expected
 
 
 def test_norm_usage_correlation_is_a_rank_correlation():
@@ -455,7 +508,6 @@ def test_describe_leaves_out_what_it_was_not_given():
     assert found.perplexity == pytest.approx(2)
     assert found.perplexity_ceiling == 2
     assert found.quantization_error is found.alignment is None
-    assert describe(codebook, latents=torch.randn(2, 3)).alignment is None
 
 
 def test_describe_of_one_code_has_no_pairs_and_no_nan():
@@ -591,6 +643,11 @@ def test_a_codebook_has_two_axes(unchecked):
         describe(torch.ones(3))
 
 
+def test_latents_without_indices_are_not_ignored():
+    with pytest.raises(ValueError, match=r"^latents are there but indices are None"):
+        describe(torch.randn(8, 3), latents=torch.randn(2, 3))
+
+
 def test_latents_must_match_the_indices(unchecked):
     with pytest.raises(ValueError, match=r"shape \(4, 3\), got \(5, 3\)"):
         describe(torch.randn(8, 3), torch.arange(4).view(1, 2, 2), torch.randn(5, 3))
@@ -705,3 +762,16 @@ def test_slerp_of_equal_vectors_stays_and_of_near_ones_keeps_its_digits():
 def test_slerp_refuses_nan():
     with pytest.raises(ValueError, match="1 of 2 vectors hold NaN or infinity"):
         geometry.slerp(torch.tensor([1.0, torch.nan]), torch.ones(2), torch.ones(1))
+    with pytest.raises(ValueError, match="1 of 1 values of the shares are NaN or infinite"):
+        geometry.slerp(torch.ones(2), torch.eye(2)[0], torch.tensor([torch.nan]))
+
+
+def test_the_density_and_the_growth_refuse_nan():
+    with pytest.raises(ValueError, match="1 of 2 values of the angles are NaN or infinite"):
+        random_angle_density(torch.tensor([1.0, torch.nan]), 3)
+    fine = torch.ones(2)
+    broken = torch.tensor([1.0, torch.nan])
+    with pytest.raises(ValueError, match="1 of 2 values of the norms before are NaN"):
+        growth_usage_correlation(broken, fine, fine)
+    with pytest.raises(ValueError, match="1 of 2 values of the norms after are NaN"):
+        growth_usage_correlation(fine, broken, fine)

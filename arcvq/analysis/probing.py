@@ -16,18 +16,19 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int64, Integer
 from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d, normalize, pad
 
 from arcvq.analysis.sample_quality import ImageClassifier
 from arcvq.geometry import usage_counts
 from arcvq.images import ImageData, ImageSplit, to_float
+from arcvq.runtime.checks import as_integers
 from arcvq.training import Run
 from arcvq.vqvae import VQVAE
 
-Codes = Int[Tensor, "N *tokens"]  # one token a row, or all tokens of an image in a row
-Values = Int[Tensor, " N"]  # that all tokens of a row share, such as a class
+Codes = Integer[Tensor, "N *tokens"]  # one token a row, or all tokens of an image in a row
+Values = Integer[Tensor, " N"]  # that all tokens of a row share, such as a class
 Images = Float[Tensor, "B C H W"]
 
 BINS = 8  # of the quantile bins that turn a continuous attribute into classes
@@ -89,7 +90,7 @@ def purity(codes: Codes, labels: Values) -> float:
     return float(table.max(axis=1).sum() / table.sum())
 
 
-def agreement(codes: Int[Tensor, " N"], others: Int[Tensor, " N"]) -> float:
+def agreement(codes: Integer[Tensor, " N"], others: Integer[Tensor, " N"]) -> float:
     """The share of tokens whose two codes are matched with each other.
 
     The matching is one to one and is chosen to make this share as large as possible.
@@ -113,6 +114,7 @@ def chance(
     are the same each time.
     """
     generator = torch.Generator().manual_seed(0)
+    values = as_integers(values, "values")
     levels = []
     for _ in range(SHUFFLES):
         order = torch.randperm(len(values), generator=generator)
@@ -125,9 +127,11 @@ def _tokens_and_values(codes: Tensor, values: Tensor) -> tuple[np.ndarray, np.nd
     if not codes.numel():
         shape = tuple(codes.shape)
         raise ValueError(f"codes have the shape {shape}; at least one token is needed")
+    codes = as_integers(codes, "codes").cpu()
+    values = as_integers(values, "values").cpu()
     # All tokens of a row have the value of the row.
-    repeated = values.cpu().repeat_interleave(codes[0].numel())
-    return codes.flatten().cpu().numpy(), repeated.numpy()
+    repeated = values.repeat_interleave(codes[0].numel())
+    return codes.flatten().numpy(), repeated.numpy()
 
 
 def _contingency_table(codes: Tensor, values: Tensor) -> np.ndarray:
@@ -223,7 +227,7 @@ def linear_probe(
     train_features: Float[Tensor, "N F"],
     train_labels: Values,
     test_features: Float[Tensor, "M F"],
-    test_labels: Int[Tensor, " M"],
+    test_labels: Integer[Tensor, " M"],
 ) -> float:
     """The test accuracy, 0 to 1, of a linear classifier trained on features.
 
@@ -336,7 +340,7 @@ class _Encoded(NamedTuple):
 
     pixels: Images
     latents: Float[Tensor, "B D h w"]
-    tokens: Int[Tensor, "B h w"]
+    tokens: Int64[Tensor, "B h w"]
 
 
 def describe_codes(

@@ -14,11 +14,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Integer
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from arcvq.runtime.checks import check_finite, check_range, check_whole
+from arcvq.runtime.checks import as_indices, as_integers, check_finite, check_whole
 from arcvq.runtime.devices import threads_kept
 from arcvq.runtime.extras import extra_import
 from arcvq.runtime.files import write_whole
@@ -241,19 +241,30 @@ def clusters(codes: Codes, count: int = 8, seed: int = 0) -> Int[np.ndarray, " _
 
 
 def dominant_classes(
-    indices: Int[Tensor, "B h w"], labels: Int[Tensor, " B"], num_codes: int
+    indices: Integer[Tensor, "B h w"], labels: Integer[Tensor, " B"], num_codes: int
 ) -> Int[np.ndarray, " _K"]:
     """Find the class that uses each code most, relative to all that the class uses.
 
     Being relative keeps a class with more images from owning all codes.
 
+    Args:
+        indices: The tokens of each image.
+        labels: The class of each image, from 0.
+        num_codes: The size of the codebook.
+
     Returns:
         The class of each code, -1 for unused codes.
+
+    Raises:
+        ValueError: For an index that is not in the codebook, and for a label below 0.
     """
-    check_range(indices, num_codes)
-    counts = np.zeros((int(labels.max()) + 1, num_codes), np.int64)
+    indices = as_indices(indices, num_codes).cpu()
+    labels = as_integers(labels, "labels").cpu()
+    classes = int(labels.max()) + 1
+    labels = as_indices(labels, classes, "labels")
+    counts = np.zeros((classes, num_codes), np.int64)
     # Row by class, column by code; all tokens of an image have its class.
-    np.add.at(counts, (labels.cpu()[:, None], indices.cpu().flatten(1)), 1)
+    np.add.at(counts, (labels[:, None], indices.flatten(1)), 1)
     shares = counts / counts.sum(axis=1, keepdims=True).clip(1)
     return np.where(counts.any(axis=0), shares.argmax(axis=0), -1)
 

@@ -12,13 +12,13 @@ from typing import Any, Protocol, runtime_checkable
 
 import pandas as pd
 import torch
-from jaxtyping import Float, Int, Real, UInt8
+from jaxtyping import Float, Int, Integer, Real, UInt8
 from torch import Tensor
 
 from arcvq.geometry import usage_counts
 from arcvq.images import to_uint8
 from arcvq.metrics import pretrained_weights
-from arcvq.runtime.checks import check_finite
+from arcvq.runtime.checks import as_integers, check_finite
 
 INCEPTION_URL = (
     "https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/"
@@ -206,7 +206,7 @@ def _nearest(points: Tensor, train: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def label_agreement(
-    classifier: ImageClassifier, images: Images, labels: Int[Tensor, " N"]
+    classifier: ImageClassifier, images: Images, labels: Integer[Tensor, " N"]
 ) -> float:
     """The share of images that a classifier assigns the label they were generated for.
 
@@ -216,11 +216,12 @@ def label_agreement(
         raise ValueError(
             f"labels must hold one number for each of {len(images)} images, got {len(labels)}"
         )
-    return (classifier.predict(images).cpu() == labels.cpu()).double().mean().item()
+    labels = as_integers(labels, "labels").cpu()
+    return (classifier.predict(images).cpu() == labels).double().mean().item()
 
 
 def usage_distance(
-    generated: Int[Tensor, "..."], real: Int[Tensor, "..."], num_codes: int
+    generated: Integer[Tensor, "..."], real: Integer[Tensor, "..."], num_codes: int
 ) -> float:
     """The total variation distance between the usage of codes in samples and in data.
 
@@ -249,7 +250,7 @@ def describe_samples(
     real: Images,
     generated: Images,
     train: Images,
-    labels: Int[Tensor, " M"] | None = None,
+    labels: Integer[Tensor, " M"] | None = None,
 ) -> pd.Series:
     """Measure generated images in the features of a classifier and in pixels.
 

@@ -1,32 +1,77 @@
-"""Checks of arguments that several modules make at their public boundary."""
+"""Checks of arguments that several modules make at their public boundary.
 
+While torch.compile or torch.export traces a program, its tensors have no values: checks that read
+values are then left out.
+"""
+
+import operator
 from typing import Any
 
-from jaxtyping import Int
+import torch
+from jaxtyping import Int64, Shaped
 from torch import Tensor
 
 
 def check_whole(minimum: int, **numbers: Any) -> None:
-    """Raise ValueError, naming it, for a number that is not whole or is below `minimum`."""
+    """Raise ValueError, naming it, for a number that is not whole or is below `minimum`.
+
+    Integers of NumPy and of PyTorch pass as well; `int()` makes them Python's.
+    """
     for name, number in numbers.items():
-        is_whole = isinstance(number, int) and not isinstance(number, bool)
-        if not is_whole or number < minimum:
-            raise ValueError(f"{name} is {number}; it must be a whole number from {minimum}")
+        if not _is_whole(number) or number < minimum:
+            raise ValueError(f"{name} is {number!r}; it must be a whole number from {minimum}")
 
 
-def check_range(values: Int[Tensor, "..."], count: int, name: str = "indices") -> None:
-    """Raise ValueError unless all values are indices of `count` things: 0 to `count` - 1.
+def _is_whole(number: Any) -> bool:
+    """Whether Python would take it as an index. True and False are not counted as numbers."""
+    if isinstance(number, bool) or getattr(number, "dtype", None) == torch.bool:
+        return False
+    try:
+        operator.index(number)
+    except TypeError:
+        return False
+    return True
+
+
+def as_integers(values: Shaped[Tensor, "*shape"], name: str) -> Int64[Tensor, "*shape"]:
+    """Return whole numbers of any integer dtype as int64.
+
+    Most operations refuse the unsigned dtypes, and uint8 would select rows like a mask.
+
+    Raises:
+        ValueError: For bool, floating-point and complex numbers.
+    """
+    dtype = values.dtype
+    if dtype == torch.bool or dtype.is_floating_point or dtype.is_complex:
+        raise ValueError(f"{name} have dtype {dtype}; it must be an integer dtype such as int64")
+    return values.long()
+
+
+def as_indices(
+    indices: Shaped[Tensor, "*shape"], count: int, name: str = "indices"
+) -> Int64[Tensor, "*shape"]:
+    """Return indices of any integer dtype as int64, checked to lie in 0 to `count` - 1.
 
     Waits for the device.
+
+    Raises:
+        ValueError: For another dtype, and for an index out of range.
     """
-    if values.numel() == 0:
-        return
-    lowest = int(values.min())
-    highest = int(values.max())
+    indices = as_integers(indices, name)
+    if torch.compiler.is_compiling() or indices.numel() == 0:
+        return indices
+    lowest = int(indices.min())
+    highest = int(indices.max())
     if lowest < 0 or highest >= count:
         raise ValueError(
             f"{name} reach from {lowest} to {highest}; they must be from 0 to {count - 1}"
         )
+    return indices
+
+
+def check_range(values: Shaped[Tensor, "..."], count: int, name: str = "indices") -> None:
+    """Raise ValueError unless all values are indices of `count` things, as `as_indices` does."""
+    as_indices(values, count, name)
 
 
 def check_finite(tensor: Tensor, name: str) -> None:
@@ -34,6 +79,8 @@ def check_finite(tensor: Tensor, name: str) -> None:
 
     Waits for the device.
     """
+    if torch.compiler.is_compiling():
+        return
     bad = int((~tensor.isfinite()).sum())
     if bad:
         found = f"{bad} of {tensor.numel()} values of the {name} are NaN or infinite"

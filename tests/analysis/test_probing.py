@@ -30,6 +30,7 @@ from arcvq.images import ImageData, ImageSplit
 from arcvq.quantizers import EuclideanQuantizer
 from arcvq.training import Run
 from arcvq.vqvae import VQVAE
+from tests.dtypes import INTEGER_DTYPES
 
 QUICK = settings(max_examples=40, deadline=None)  # the first example imports scikit-learn
 PAIRS = st.lists(st.tuples(st.integers(0, 5), st.integers(0, 4)), min_size=1, max_size=40)
@@ -122,6 +123,17 @@ def test_agreement_is_that_of_the_best_of_all_matchings(pairs):
         renamed = torch.tensor(names)[codes]
         shares.append((renamed == others).double().mean().item())
     assert agreement(codes, others) == pytest.approx(max(shares))
+
+
+@pytest.mark.parametrize("dtype", INTEGER_DTYPES)
+def test_codes_and_values_may_have_any_integer_dtype(dtype):
+    codes = torch.randint(0, 5, (40, 3))
+    values = torch.randint(0, 4, (40,))
+    given = codes.to(dtype), values.to(dtype)
+    for measure in (mutual_information, excess_information, purity):
+        assert measure(*given) == measure(codes, values)
+    flat = codes.flatten()
+    assert agreement(flat.to(dtype), flat.flip(0).to(dtype)) == agreement(flat, flat.flip(0))
 
 
 def test_no_tokens_are_refused():

@@ -23,6 +23,7 @@ from arcvq.analysis.projections import (
     stereographic,
     umap_angles,
 )
+from tests.dtypes import INTEGER_DTYPES
 
 CODES = torch.ones(3, 4)
 TOKENS = torch.full((1, 2, 2), 9)
@@ -300,6 +301,11 @@ def test_codes_on_a_gpu_are_read():
         (lambda: assess(CODES, torch.ones(2, 3)), "there are 2 points for 3 codes"),
         (lambda: clusters(CODES, 0), "count is 0"),
         (lambda: dominant_classes(TOKENS, torch.zeros(1).long(), 5), "reach from 9 to 9"),
+        (lambda: dominant_classes(TOKENS, torch.zeros(1), 10), "labels have dtype torch.float32"),
+        (
+            lambda: dominant_classes(TOKENS.repeat(2, 1, 1), torch.tensor([-1, 2]), 10),
+            "labels reach from -1 to 2",
+        ),
     ],
 )
 def test_bad_input_gets_one_clear_sentence(call, words, unchecked):
@@ -319,4 +325,8 @@ def test_clusters_find_groups_and_the_largest_is_0():
 def test_dominant_classes_are_relative_to_what_a_class_uses():
     # Class 0 has three images and uses code 1 most often, but class 1 gives it a larger share.
     indices = torch.tensor([[[0, 0], [0, 1]]] * 3 + [[[1, 1], [2, 2]]])
-    assert dominant_classes(indices, torch.tensor([0, 0, 0, 1]), 4).tolist() == [0, 1, 1, -1]
+    labels = torch.tensor([0, 0, 0, 1])
+    assert dominant_classes(indices, labels, 4).tolist() == [0, 1, 1, -1]
+    for dtype in INTEGER_DTYPES:
+        found = dominant_classes(indices.to(dtype), labels.to(dtype), 4)
+        assert found.tolist() == [0, 1, 1, -1], dtype

@@ -22,6 +22,7 @@ from arcvq.analysis.sample_quality import (
     usage_distance,
 )
 from arcvq.images import to_float
+from tests.dtypes import INTEGER_DTYPES
 
 
 def points(count, dim=3, seed=0, shift=0.0):
@@ -215,6 +216,10 @@ def test_label_agreement_is_the_share_read_as_asked(unchecked):
     assert label_agreement(Means(), images, torch.tensor([1, 1, 0, 0])) == 0.75
     with pytest.raises(ValueError, match="one number for each of 4 images, got 3"):
         label_agreement(Means(), images, torch.ones(3).long())
+    for dtype in INTEGER_DTYPES:
+        assert label_agreement(Means(), images, torch.ones(4).to(dtype)) == 0.75, dtype
+    with pytest.raises(ValueError, match=r"labels have dtype torch.bool; it must be an integer"):
+        label_agreement(Means(), images, torch.ones(4).bool())
 
 
 @given(
@@ -234,6 +239,8 @@ def test_usage_distance_is_zero_for_equal_shares_and_one_without_a_common_code()
     a = torch.tensor([0, 1, 1])
     assert usage_distance(a, a.repeat(4), 4) == 0
     assert usage_distance(a, a + 2, 4) == 1
+    for dtype in INTEGER_DTYPES:
+        assert usage_distance(a.to(dtype), (a + 1).to(dtype), 4) == pytest.approx(2 / 3), dtype
     with pytest.raises(ValueError, match="on both sides, got 0 generated and 3 of data"):
         usage_distance(a[:0], a, 4)
     with pytest.raises(ValueError, match="indices reach from 0 to 4; they must be from 0 to 3"):

@@ -1,17 +1,40 @@
+import math
+
+import numpy as np
 import pytest
 import torch
+from hypothesis import given
 
-from arcvq.runtime.checks import check_range, check_whole
+from arcvq.runtime.checks import as_indices, check_finite, check_range, check_whole
+from tests.dtypes import INTEGER_DTYPES, indices_of_any_dtype
+
+NOT_WHOLE = [
+    (0, "0"),
+    (-3, "-3"),
+    (1.0, "1.0"),
+    (math.nan, "nan"),
+    (True, "True"),
+    (None, "None"),
+    ("1", "'1'"),
+    (np.int64(0), r"np.int64\(0\)"),
+    (np.float64(2), r"np.float64\(2.0\)"),
+    (np.bool_(True), "np.True_"),
+    (torch.tensor(True), r"tensor\(True\)"),
+    (torch.tensor(2.0), r"tensor\(2.\)"),
+]
 
 
-@pytest.mark.parametrize("number", [0, -3, 1.0, True, None, "1"])
-def test_a_number_that_is_not_whole_or_too_small_is_named(number):
-    with pytest.raises(ValueError, match=f"^steps is {number}; it must be a whole number from 1$"):
+@pytest.mark.parametrize("number, shown", NOT_WHOLE)
+def test_a_number_that_is_not_whole_or_too_small_is_named(number, shown):
+    with pytest.raises(ValueError, match=f"^steps is {shown}; it must be a whole number from 1$"):
         check_whole(1, batch_size=4, steps=number)
 
 
-def test_whole_numbers_from_the_minimum_on_pass():
-    check_whole(0, classes=0, width=7)
+@pytest.mark.parametrize(
+    "kind", [int, np.int8, np.int32, np.int64, np.uint8, np.uint64, torch.tensor]
+)
+def test_whole_numbers_from_the_minimum_on_pass_whoever_made_them(kind):
+    check_whole(0, classes=kind(0), width=kind(7))
 
 
 @pytest.mark.parametrize("values, lowest, highest", [([0, 4], 0, 4), ([[-1, 2]], -1, 2)])
@@ -24,3 +47,46 @@ def test_values_out_of_range_are_answered_with_their_range(values, lowest, highe
 def test_all_indices_in_range_and_no_index_at_all_pass():
     check_range(torch.arange(4), 4)
     check_range(torch.zeros(0, 7, 7, dtype=torch.int64), 4)
+
+
+@given(indices_of_any_dtype(100, min_size=0))
+def test_indices_of_any_integer_dtype_become_int64(indices):
+    found = as_indices(indices, 100)
+    assert found.dtype == torch.int64
+    assert found.tolist() == indices.tolist()
+
+
+@pytest.mark.parametrize("dtype", INTEGER_DTYPES)
+def test_an_index_too_large_is_found_in_any_integer_dtype(dtype):
+    indices = torch.tensor([[3, 100]]).to(dtype)
+    with pytest.raises(
+        ValueError, match=r"^tokens reach from 3 to 100; they must be from 0 to 99$"
+    ):
+        as_indices(indices, 100, "tokens")
+
+
+@pytest.mark.parametrize("dtype", [torch.bool, torch.float16, torch.float64, torch.complex64])
+def test_what_is_not_an_integer_is_no_index(dtype):
+    with pytest.raises(
+        ValueError,
+        match=f"^tokens have dtype {dtype}; it must be an integer dtype such as int64$",
+    ):
+        as_indices(torch.zeros(3, dtype=dtype), 4, "tokens")
+
+
+def test_values_that_are_not_finite_are_counted():
+    with pytest.raises(ValueError, match=r"^2 of 3 values of the latents are NaN or infinite"):
+        check_finite(torch.tensor([1.0, math.nan, -math.inf]), "latents")
+    check_finite(torch.zeros(0), "latents")
+
+
+def test_a_compiled_function_reads_no_values(unchecked):
+    """So that it is compiled as a whole, and what it cannot check passes."""
+
+    def checked(latents, indices):
+        check_finite(latents, "latents")
+        return latents + as_indices(indices, 3)
+
+    compiled = torch.compile(checked, fullgraph=True, backend="eager")
+    found = compiled(torch.ones(2), torch.tensor([7, 0], dtype=torch.uint8))
+    assert found.tolist() == [8, 1]
