@@ -35,7 +35,7 @@ from torch.nn.functional import embedding, mse_loss, normalize
 
 from arcvq.ops import nearest_code
 from arcvq.ops.blockwise import BLOCK
-from arcvq.runtime.checks import check_finite, check_range, check_whole
+from arcvq.runtime.checks import as_indices, check_finite, check_whole
 from arcvq.runtime.distributed import (
     assign_,
     gather,
@@ -150,7 +150,7 @@ class Quantizer(nn.Module):
         self.dim = int(dim)
         self.beta = float(beta)
         self.channel_last = channel_last
-        self.revive_after = revive_after
+        self.revive_after = None if revive_after is None else int(revive_after)
         self.pending = False  # whether a batch was collected since the last `after_step`
         self.masked = False  # whether the latents of the last batch came with a mask
         self.codebook = nn.Parameter(self.initial_codebook())
@@ -420,12 +420,11 @@ class Quantizer(nn.Module):
             Codes (B, D, *grid) in the dtype of the codebook; with `channel_last` (B, *grid, D).
 
         Raises:
-            ValueError: If an index is not in the codebook, and if the indices are no integers.
+            ValueError: If an index is not in the codebook, or the indices are no integers.
         """
         if indices.ndim == 0:
             raise ValueError("indices have shape (); they must be (B, *grid)")
-        check_range(indices, self.num_codes)
-        codes = embedding(indices, whole(self.codebook))
+        codes = embedding(as_indices(indices, self.num_codes), whole(self.codebook))
         return codes if self.channel_last else codes.movedim(-1, 1).contiguous()
 
     def replace(self, latents: Float[Tensor, "B *axes"]) -> Float[Tensor, "B *axes"]:

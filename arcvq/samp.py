@@ -83,7 +83,7 @@ class SAMP:
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> "SAMP":
-        """Build the settings that `config` describes. Raises ValueError where they are invalid."""
+        """Build the settings that `config` describes. Raises ValueError if they are invalid."""
         fields = dict(config)
         for name in ("radius", "weight"):
             if fields[name] is not None:
@@ -132,7 +132,7 @@ def project_to_ball_(
         The codebook.
 
     Raises:
-        ValueError: Where `radius` is a Python number that is NaN or not above 0. A tensor is not
+        ValueError: If `radius` is a Python number that is NaN or not above 0. A tensor is not
             checked, since reading it would wait for the device.
     """
     if not isinstance(radius, Tensor) and not radius > 0:

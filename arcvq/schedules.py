@@ -159,7 +159,7 @@ class Exponential(Schedule):
             rate: Growth per step.
 
         Raises:
-            ValueError: Where |rate * step| is above 80, beyond which it saturates.
+            ValueError: If |rate * step| is above 80, beyond which it saturates.
         """
         if not abs(rate * step) <= MAX_EXPONENT:
             raise ValueError(
