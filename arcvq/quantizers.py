@@ -273,7 +273,7 @@ class Quantizer(nn.Module):
         self.batch_counts += counts
         self.counts += counts
         if not self.frozen:
-            self.collect(latents, indices, finite)
+            self.collect(latents, indices, counts, finite)
 
     def begin_step(self) -> None:
         """Clear the statistics for the first batch of an optimizer step."""
@@ -282,13 +282,20 @@ class Quantizer(nn.Module):
             self.anchor_weights.zero_()
 
     def collect(
-        self, latents: Float[Tensor, "N D"], indices: Int[Tensor, " N"], finite: Bool[Tensor, ""]
+        self,
+        latents: Float[Tensor, "N D"],
+        indices: Int[Tensor, " N"],
+        counts: Int[Tensor, " K"],
+        finite: Bool[Tensor, ""],
     ) -> None:
         """Collect from a training batch what `follow` needs: here, latents to revive codes with.
 
+        A frozen codebook collects nothing.
+
         Args:
-            latents: The latents.
+            latents: The latents of this process.
             indices: Indices of their codes.
+            counts: How often each code was chosen, by the latents of all processes.
             finite: Whether all latents are finite. Otherwise nothing may be collected.
         """
         if self.revive_after is not None:
@@ -474,6 +481,7 @@ class Quantizer(nn.Module):
         everywhere = torch.ones_like(self.counts, dtype=torch.bool)
         self.replace_codes(everywhere, codebook.to(self.counts.device))
         self.reset_usage()
+        self.pending = False  # what was collected belongs to the codes before
 
     def begin_run(self, steps: int, schedule: str = "restart") -> None:
         """Begin a training run, as `arcvq.fit` does.
@@ -487,6 +495,7 @@ class Quantizer(nn.Module):
         if schedule not in ("restart", "continue"):
             raise ValueError(f"schedule is {schedule!r}; it must be 'restart' or 'continue'")
         self.reset_usage()
+        self.pending = False  # a forward pass before the run is no part of its first step
         if schedule == "restart":
             self.step.zero_()
 
@@ -628,7 +637,8 @@ class EMAQuantizer(Quantizer):
     trainable = False
     sizes: Tensor  # (K,) average number of latents of each code
     sums: Tensor  # (K, D) average sum of these latents
-    batch_sums: Tensor  # (K, D) sum of the latents of the step under way
+    batch_sizes: Tensor  # (K,) number of latents of each code in the step under way
+    batch_sums: Tensor  # (K, D) sum of these latents
 
     def __init__(
         self,
@@ -645,6 +655,7 @@ class EMAQuantizer(Quantizer):
         self.decay = decay
         self.register_buffer("sizes", torch.ones(self.num_codes))
         self.register_buffer("sums", self.codebook.detach().clone())
+        self.register_buffer("batch_sizes", torch.zeros_like(self.counts), persistent=False)
         self.register_buffer("batch_sums", torch.zeros_like(self.sums), persistent=False)
 
     def compute_loss(self, latents, codes):
@@ -657,10 +668,12 @@ class EMAQuantizer(Quantizer):
 
     def begin_step(self):
         super().begin_step()
+        self.batch_sizes.zero_()
         self.batch_sums.zero_()
 
-    def collect(self, latents, indices, finite):
-        super().collect(latents, indices, finite)
+    def collect(self, latents, indices, counts, finite):
+        super().collect(latents, indices, counts, finite)
+        self.batch_sizes += counts
         sums = torch.zeros_like(self.sums).index_add_(0, indices, latents.to(self.sums.dtype))
         sums = torch.where(finite, sums, 0.0)
         self.batch_sums += sum_(sums)  # over all processes
@@ -673,9 +686,9 @@ class EMAQuantizer(Quantizer):
         self.sums.copy_(torch.where(untouched, self.sums, codebook * sizes))
 
         # Without a finite batch the weight is 0, and nothing moves.
-        seen = self.batch_counts.sum() > 0
+        seen = self.batch_sizes.sum() > 0
         weight = (1 - self.decay) * seen.to(self.sizes.dtype)
-        self.sizes.lerp_(self.batch_counts.to(self.sizes.dtype), weight)
+        self.sizes.lerp_(self.batch_sizes.to(self.sizes.dtype), weight)
         self.sums.lerp_(self.batch_sums, weight)
         moved = (self.sums / self._smoothed_sizes()).to(codebook.dtype)
         assign_(self.codebook, torch.where(seen, moved, codebook))
@@ -881,7 +894,7 @@ class OnlineClusteredQuantizer(CosineQuantizer):
         super().begin_step()
         self.anchor_weights.zero_()
 
-    def collect(self, latents, indices, finite):
+    def collect(self, latents, indices, counts, finite):
         self.collect_anchors(latents)
 
     def draw_anchors(self, latents, weights):
