@@ -46,6 +46,7 @@ from arcvq.runtime.distributed import (
     world_size,
 )
 from arcvq.samp import SAMP, arc_margin_loss, project_to_ball_
+from arcvq.schedules import exact
 
 
 class Quantized(NamedTuple):
@@ -66,6 +67,9 @@ class Quantized(NamedTuple):
     losses: dict[str, Float[Tensor, ""]]
 
 
+HALF = (torch.float16, torch.bfloat16)
+
+
 def at_least_float32(tensor: Tensor) -> Tensor:
     """Return half precision as float32, and float32 and float64 as they are."""
     return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
@@ -80,16 +84,14 @@ def mean_squared_error(
     return mse_loss(latents, codes)
 
 
-def observes() -> bool:
-    """Whether a forward pass in training is one to collect statistics from.
+def is_repeated() -> bool:
+    """Whether activation checkpointing repeats a forward pass, which it does in a backward pass."""
+    return not torch.compiler.is_compiling() and torch._C._current_graph_task_id() != -1
 
-    It is not where activation checkpointing repeats a forward pass during the backward pass, nor
-    inside `torch.func` transforms, whose functions must not change anything.
-    """
-    if torch.compiler.is_compiling():
-        return True
-    repeated = torch._C._current_graph_task_id() != -1
-    return not repeated and not torch._C._are_functorch_transforms_active()
+
+def is_transformed() -> bool:
+    """Whether `torch.func` transforms the forward pass, which then must not change anything."""
+    return not torch.compiler.is_compiling() and torch._C._are_functorch_transforms_active()
 
 
 class Quantizer(nn.Module):
@@ -126,7 +128,7 @@ class Quantizer(nn.Module):
     step: Tensor
     idle: Tensor  # (K,) steps since a latent chose each code, kept with `revive_after`
     anchors: Tensor  # (K, D) for each code a latent of the step that it may move to
-    anchor_weights: Tensor  # (K,) what the draw of the anchors knows of earlier batches of the step
+    anchor_weights: Tensor  # (K,) what the choice of anchors knows of earlier batches of the step
 
     def __init_subclass__(cls) -> None:
         Quantizer.kinds[cls.__name__] = cls
@@ -193,9 +195,11 @@ class Quantizer(nn.Module):
         self.masked = mask is not None
         if mask is not None:
             check_mask(mask, grid.shape[:-1])
-            mask = mask.flatten()
+            mask = mask.flatten().to(rows.device)
             padded_length = len(rows)
             rows = rows[mask]
+        if not self.training:  # in training it would wait for the device
+            self.check_values(rows)
         with torch.autocast(latents.device.type, enabled=False):
             codes, indices, loss, terms = self.quantize(rows)
         if mask is not None:
@@ -258,8 +262,11 @@ class Quantizer(nn.Module):
     @torch.no_grad()
     def observe(self, latents: Float[Tensor, "N D"], indices: Int[Tensor, " N"]) -> None:
         """Add a training batch to the statistics of the step under way."""
-        if not observes():
+        if is_transformed():
             return
+        numbers = self.draw_numbers(latents)
+        if is_repeated():
+            return  # the batch has been counted
         if not self.pending:
             self.begin_step()
             self.pending = True
@@ -274,11 +281,13 @@ class Quantizer(nn.Module):
         self.counts += counts
         if not self.frozen:
             self.collect(latents, indices, counts, finite)
+        if numbers is not None:
+            self.collect_anchors(latents, numbers)
 
     def begin_step(self) -> None:
         """Clear the statistics for the first batch of an optimizer step."""
         self.batch_counts.zero_()
-        if self.revive_after is not None:
+        if self.has_anchors:
             self.anchor_weights.zero_()
 
     def collect(
@@ -288,9 +297,9 @@ class Quantizer(nn.Module):
         counts: Int[Tensor, " K"],
         finite: Bool[Tensor, ""],
     ) -> None:
-        """Collect from a training batch what `follow` needs: here, latents to revive codes with.
+        """Collect what `follow` needs of a batch, besides counts and anchors: here nothing.
 
-        A frozen codebook collects nothing.
+        Not called while the codebook is frozen.
 
         Args:
             latents: The latents of this process.
@@ -298,8 +307,6 @@ class Quantizer(nn.Module):
             counts: How often each code was chosen, by the latents of all processes.
             finite: Whether all latents are finite. Otherwise nothing may be collected.
         """
-        if self.revive_after is not None:
-            self.collect_anchors(latents)
 
     @torch.no_grad()
     def after_step(self) -> None:
@@ -341,53 +348,64 @@ class Quantizer(nn.Module):
 
     # ---- anchors: latents of the batch that codes may move to ----
 
+    @property
+    def has_anchors(self) -> bool:
+        """Whether anchors are collected."""
+        return "anchors" in self._buffers
+
     def register_anchors(self) -> None:
-        """Make the buffers of `collect_anchors`."""
+        """Make the buffers of the anchors."""
         anchors = torch.zeros(self.num_codes, self.dim)
         weights = torch.zeros(self.num_codes)
         self.register_buffer("anchors", anchors, persistent=False)
         self.register_buffer("anchor_weights", weights, persistent=False)
 
-    def collect_anchors(self, latents: Float[Tensor, "N D"]) -> None:
-        """Draw a latent for each code among those of the whole step, and keep it in `anchors`."""
-        # Each process draws for its share of the codes among the latents of all.
+    def draw_numbers(self, latents: Float[Tensor, "N D"]) -> Float[Tensor, " K"] | None:
+        """Draw a number in [0, 1) for each code, to choose its anchor by; None without anchors.
+
+        Every process draws numbers for all codes, so that with equal seeds all processes together
+        choose what a single one would. A repeated forward pass draws again, so that what follows
+        the quantizer in it, dropout for instance, draws what it drew the first time.
+        """
+        if self.frozen or not self.has_anchors:
+            return None
+        return torch.rand(self.num_codes, device=latents.device, dtype=latents.dtype)
+
+    def collect_anchors(self, latents: Float[Tensor, "N D"], numbers: Float[Tensor, " K"]) -> None:
+        """Choose a latent for each code among those of the whole step, and keep it in `anchors`."""
+        # Each process chooses for its share of the codes among the latents of all.
         latents = gather(latents, ragged=self.masked)
         if len(latents) == 0:
             return
         own = own_codes(self.num_codes)
         weights = self.anchor_weights[own]
-        places, new_weights = self.draw_anchors(latents, weights)
+        places, new_weights = self.choose_anchors(latents, weights, numbers[own])
         taken = (places >= 0) & latents.sum().isfinite()
         drawn = latents[places.clamp_min(0)].to(self.anchors.dtype)
         anchors = torch.where(taken[:, None], drawn, self.anchors[own])
         self.anchors.copy_(self._of_all(anchors))
         self.anchor_weights.copy_(self._of_all(torch.where(taken, new_weights, weights)))
 
-    def draw_anchors(
-        self, latents: Float[Tensor, "N D"], weights: Float[Tensor, " own"]
+    def choose_anchors(
+        self,
+        latents: Float[Tensor, "N D"],
+        weights: Float[Tensor, " own"],
+        numbers: Float[Tensor, " own"],
     ) -> tuple[Int[Tensor, " own"], Float[Tensor, " own"]]:
-        """Draw an anchor for each code of this process, each latent with the same probability.
+        """Choose an anchor for each code of this process, each latent with the same probability.
 
         Args:
-            latents: Latents of a batch.
+            latents: Latents of a batch, at least one.
             weights: Weight of earlier batches of this step, here their number of latents.
+            numbers: Random numbers in [0, 1).
 
         Returns:
             Places of the anchors among the latents, -1 to keep the earlier anchor; and the weights
             with this batch.
         """
         total = weights + len(latents)
-        places = self._uniform(latents) * total - weights
+        places = numbers * total - weights
         return places.floor().long().clamp(-1, len(latents) - 1), total
-
-    def _uniform(self, latents: Tensor) -> Tensor:
-        """A random number in [0, 1) for each code of this process.
-
-        Every process draws numbers for all codes, so that with equal seeds all processes together
-        draw what a single one would.
-        """
-        numbers = torch.rand(self.num_codes, device=latents.device, dtype=latents.dtype)
-        return numbers[own_codes(self.num_codes)]
 
     def _of_all(self, own_values: Tensor) -> Tensor:
         """Put the values of the codes of all processes together."""
@@ -410,7 +428,8 @@ class Quantizer(nn.Module):
             ValueError: If the latents have a wrong shape or type, and if latents or codebook are
                 not finite.
         """
-        self.check_latents(latents, values=True)
+        self.check_latents(latents)
+        self.check_values(latents)
         grid = at_least_float32(self._channels_at_end(latents))
         rows = grid.reshape(-1, self.dim)
         indices = nearest_code(rows, whole(self.codebook).to(rows.dtype), self.metric)
@@ -505,9 +524,9 @@ class Quantizer(nn.Module):
         Args:
             state: A state dict of this quantizer or of another kind; it holds the "codebook".
         """
-        buffers = {name: torch.zeros_like(self.counts) for name in ("counts", "idle")}
-        buffers["step"] = torch.zeros_like(self.step)
-        return buffers
+        device = state["codebook"].device
+        zeros = torch.zeros(self.num_codes, dtype=torch.int64, device=device)
+        return {"counts": zeros, "idle": zeros.clone(), "step": zeros.sum()}
 
     def _load_from_state_dict(self, state_dict, prefix, *args, **kwargs):
         # What a state dict lacks, one of another kind or one with a codebook alone, starts anew.
@@ -520,6 +539,14 @@ class Quantizer(nn.Module):
                     state_dict.setdefault(prefix + name, value)
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
         self.pending = False
+        # With assign=True the tensors of the state dict take the place of the buffers, in their
+        # dtype, and what no state dict holds would be left on the device "meta".
+        for name, buffer in list(self.named_buffers(recurse=False)):
+            if buffer.is_meta and name in self._non_persistent_buffers_set:
+                buffer = torch.zeros_like(buffer, device=self.counts.device)
+            if buffer.dtype in HALF:
+                buffer = buffer.float()
+            setattr(self, name, buffer)
 
     def _apply(self, fn, recurse=True):
         # Averages keep their precision under .half() and .bfloat16(): what a step adds to them is
@@ -528,7 +555,7 @@ class Quantizer(nn.Module):
         super()._apply(fn, recurse)
         for name, buffer in before.items():
             applied = getattr(self, name)
-            if applied.dtype in (torch.float16, torch.bfloat16):
+            if applied.dtype in HALF:
                 setattr(self, name, at_least_float32(buffer).to(applied.device))
         return self
 
@@ -572,14 +599,8 @@ class Quantizer(nn.Module):
             fields["samp"] = SAMP.from_config(samp)
         return Quantizer.kinds[kind](**fields)
 
-    def check_latents(self, latents: Tensor, values: bool | None = None) -> None:
-        """Raise ValueError for latents that the quantizer cannot take.
-
-        Args:
-            latents: The latents.
-            values: Whether to look for NaN and infinity, also in the codebook. By default in
-                evaluation alone, since in training it would wait for the device.
-        """
+    def check_latents(self, latents: Tensor) -> None:
+        """Raise ValueError for latents of a shape or type that the quantizer cannot take."""
         shape = tuple(latents.shape)
         axis = -1 if self.channel_last else 1
         if latents.ndim < 2 or shape[axis] != self.dim:
@@ -590,11 +611,11 @@ class Quantizer(nn.Module):
             )
         if not latents.is_floating_point():
             raise ValueError(f"latents are {latents.dtype}; they must be floating point")
-        if values is None:
-            values = not self.training
-        if values:
-            check_finite(latents, "latents")
-            check_finite(whole(self.codebook), "codebook")
+
+    def check_values(self, latents: Tensor) -> None:
+        """Raise ValueError if latents or codebook are not finite. Waits for the device."""
+        check_finite(latents, "latents")
+        check_finite(whole(self.codebook), "codebook")
 
     def extra_repr(self) -> str:
         return f"num_codes={self.num_codes}, dim={self.dim}, beta={self.beta}"
@@ -602,8 +623,9 @@ class Quantizer(nn.Module):
 
 def check_mask(mask: Tensor, shape: tuple[int, ...]) -> None:
     """Raise ValueError unless the mask is boolean, has this shape and is True somewhere."""
-    if mask.dtype != torch.bool:
-        raise ValueError(f"mask is {mask.dtype}; it must be torch.bool")
+    kind = mask.dtype if isinstance(mask, Tensor) else type(mask).__name__
+    if kind != torch.bool:
+        raise ValueError(f"mask is {kind}; it must be a tensor of torch.bool")
     if mask.shape != shape:
         raise ValueError(
             f"mask has shape {tuple(mask.shape)}; it must be {tuple(shape)}, that of the indices"
@@ -652,7 +674,7 @@ class EMAQuantizer(Quantizer):
     ):
         super().__init__(num_codes, dim, beta, channel_last=channel_last, revive_after=revive_after)
         _check_decay(decay)
-        self.decay = decay
+        self.decay = float(decay)
         self.register_buffer("sizes", torch.ones(self.num_codes))
         self.register_buffer("sums", self.codebook.detach().clone())
         self.register_buffer("batch_sizes", torch.zeros_like(self.counts), persistent=False)
@@ -672,7 +694,6 @@ class EMAQuantizer(Quantizer):
         self.batch_sums.zero_()
 
     def collect(self, latents, indices, counts, finite):
-        super().collect(latents, indices, counts, finite)
         self.batch_sizes += counts
         sums = torch.zeros_like(self.sums).index_add_(0, indices, latents.to(self.sums.dtype))
         sums = torch.where(finite, sums, 0.0)
@@ -707,8 +728,11 @@ class EMAQuantizer(Quantizer):
         self.sums.copy_(torch.where(chosen[:, None], codes.to(self.sums.dtype), self.sums))
 
     def initial_state(self, state):
-        codebook = state["codebook"].detach()
-        averages = {"sizes": torch.ones_like(self.sizes), "sums": at_least_float32(codebook)}
+        codebook = whole(state["codebook"]).detach()
+        averages = {
+            "sizes": torch.ones(self.num_codes, device=codebook.device),
+            "sums": codebook.to(self.sums.dtype, copy=True),
+        }
         return super().initial_state(state) | averages
 
     def config(self):
@@ -739,8 +763,8 @@ class SphericalQuantizer(CosineQuantizer):
 
     `forward` adds the margin loss, and `after_step` keeps the codes inside the ball. The ball never
     shortens a code that came into the codebook from outside, from a checkpoint or by hand: where
-    such a code is longer than the ball, the ball is as large as the longest one until M(t) is
-    larger.
+    such a code is longer than the ball, the ball is from then on at least as large as the longest
+    one.
 
     With gradient accumulation, the margin loss of each micro-batch compares only the latents of
     that micro-batch. Give it as many latents as memory allows.
@@ -755,8 +779,8 @@ class SphericalQuantizer(CosineQuantizer):
         revive_after: As for `Quantizer`.
     """
 
-    radius: Tensor  # () radius of the ball after the last step; 0 before the first
-    min_radius: Tensor  # () the longest code that came from outside and did not fit into the ball
+    radius: Tensor  # () radius of the ball after the last step; before the first 1, as codes start
+    min_radius: Tensor  # () norm of the longest code from outside that did not fit into the ball
 
     def __init__(
         self,
@@ -770,7 +794,7 @@ class SphericalQuantizer(CosineQuantizer):
     ):
         super().__init__(num_codes, dim, beta, channel_last=channel_last, revive_after=revive_after)
         self.samp = samp
-        self.register_buffer("radius", torch.zeros(()))
+        self.register_buffer("radius", torch.ones(()), persistent=False)
         self.register_buffer("min_radius", torch.zeros(()))
 
     def active_samp(self) -> SAMP:
@@ -781,13 +805,18 @@ class SphericalQuantizer(CosineQuantizer):
         steps_before = int(self.step)
         super().begin_run(steps, schedule)
         restart = schedule == "restart"
-        # Settings that were made for the run before do not fit another one.
-        of_last_run = steps_before > 0 and self.samp == SAMP.for_run(steps_before)
-        if self.samp is None or (restart and of_last_run):
-            self.samp = SAMP.for_run(steps)
+        if restart or steps_before == 0:
+            # Settings that were made for the run before do not fit another one.
+            of_last_run = steps_before > 0 and self.samp == SAMP.for_run(steps_before)
+            if self.samp is None or of_last_run:
+                self.samp = SAMP.for_run(steps)
         if restart:
-            self.radius.zero_()
+            self.radius.fill_(1.0)
             self.min_radius.zero_()
+
+    def set_codebook(self, codebook):
+        super().set_codebook(codebook)
+        self.min_radius.zero_()  # those of the codes before
 
     def compute_loss(self, latents, codes):
         loss, terms = super().compute_loss(latents, codes)
@@ -814,6 +843,7 @@ class SphericalQuantizer(CosineQuantizer):
         longest = norms.max().to(self.radius.dtype)
         rounding = 1e-4 + 4 * torch.finfo(self.codebook.dtype).eps
         outside = longest > (1 + rounding) * self.radius.clamp_min(1.0)
+        outside &= longest.isfinite()
         self.min_radius.copy_(torch.where(outside, longest, self.min_radius))
         super().begin_step()
 
@@ -824,8 +854,11 @@ class SphericalQuantizer(CosineQuantizer):
         schedule = self.active_samp().radius
         if schedule is None:
             return
-        self.radius.fill_(schedule.value(self.step, self.batch_usage()))
-        self.radius.copy_(torch.maximum(self.radius, self.min_radius))
+        radius = torch.empty_like(self.radius).fill_(schedule.value(self.step, self.batch_usage()))
+        # A batch without latents says nothing of the usage, so the ball does not shrink on it.
+        seen = self.batch_counts.sum() > 0
+        radius = torch.where(seen, radius, torch.maximum(radius, self.radius))
+        self.radius.copy_(torch.maximum(radius, self.min_radius))
         codebook = whole(self.codebook).detach().clone()
         assign_(self.codebook, project_to_ball_(codebook, self.radius))
 
@@ -835,16 +868,25 @@ class SphericalQuantizer(CosineQuantizer):
         N latents cannot choose more than N codes, so it is the share of the smaller of K and N.
         """
         reachable = self.batch_counts.sum().clamp(1, self.num_codes)
-        return (self.batch_counts > 0).sum() / reachable
+        used = (self.batch_counts > 0).sum()
+        return torch.as_tensor(exact(used) / exact(reachable))
 
     def initial_state(self, state):
-        # Earlier versions did not save the radius of the ball. It follows from the step.
-        radius = torch.zeros_like(self.radius)
+        min_radius = torch.zeros((), device=state["codebook"].device)
+        return super().initial_state(state) | {"min_radius": min_radius}
+
+    def _load_from_state_dict(self, state_dict, prefix, *args, **kwargs):
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+        # The largest ball that this schedule has after so many steps, whatever the usage was. A
+        # longer code was trained with other settings, and so comes from outside.
+        self.radius.fill_(1.0)
         schedule = self.active_samp().radius
-        if "step" in state and schedule is not None:
-            radius = torch.as_tensor(schedule.value(state["step"]), dtype=radius.dtype)
-        ball = {"radius": radius, "min_radius": torch.zeros_like(self.min_radius)}
-        return super().initial_state(state) | ball
+        if schedule is None:
+            return
+        usages = torch.tensor([0.0, 1.0], device=self.step.device)
+        largest = torch.as_tensor(schedule.value(self.step, usages)).max()
+        largest = torch.maximum(largest.to(self.radius.dtype), self.min_radius)
+        self.radius.copy_(torch.where(self.step > 0, largest, self.radius))
 
     def config(self):
         return {**super().config(), "samp": self.samp.config() if self.samp else None}
@@ -883,34 +925,26 @@ class OnlineClusteredQuantizer(CosineQuantizer):
         _check_decay(decay)
         if anchor not in ("random", "closest"):
             raise ValueError(f"anchor is {anchor!r}; it must be 'random' or 'closest'")
-        self.decay = decay
+        self.decay = float(decay)
         self.anchor = anchor
         self.register_buffer("shares", torch.zeros(self.num_codes))
         self.register_anchors()
 
     initial_codebook = Quantizer.initial_codebook
 
-    def begin_step(self):
-        super().begin_step()
-        self.anchor_weights.zero_()
-
-    def collect(self, latents, indices, counts, finite):
-        self.collect_anchors(latents)
-
-    def draw_anchors(self, latents, weights):
+    def choose_anchors(self, latents, weights, numbers):
         directions = normalize(latents, dim=1).T
         own = own_codes(self.num_codes)
         codes = normalize(whole(self.codebook)[own].to(latents.dtype), dim=1)
-        draw = self._draw_closest if self.anchor == "closest" else self._draw_by_softmax
-        numbers = self._uniform(latents)
+        choose = self._choose_closest if self.anchor == "closest" else self._choose_by_softmax
         size = max(1, BLOCK // len(latents))  # codes at a time, for the sake of memory
         parts = zip(codes.split(size), weights.split(size), numbers.split(size), strict=True)
-        drawn = [draw(block @ directions, *others) for block, *others in parts]
-        places, new_weights = zip(*drawn, strict=True)
+        chosen = [choose(block @ directions, *others) for block, *others in parts]
+        places, new_weights = zip(*chosen, strict=True)
         return torch.cat(places), torch.cat(new_weights)
 
-    def _draw_by_softmax(self, cosines, weights, numbers):
-        """Draw latent i for code j with probability softmax_i(cos(z_i, e_j)), over all batches."""
+    def _choose_by_softmax(self, cosines, weights, numbers):
+        """Take latent i for code j with probability softmax_i(cos(z_i, e_j)), over all batches."""
         cumulative = cosines.exp_().cumsum(1)
         total = weights + cumulative[:, -1]
         # Below 0 the number falls to the earlier batches of this step.
@@ -919,7 +953,7 @@ class OnlineClusteredQuantizer(CosineQuantizer):
         places = places.clamp_max(cosines.shape[1] - 1)
         return places.masked_fill(numbers < 0, -1), total
 
-    def _draw_closest(self, cosines, weights, numbers):
+    def _choose_closest(self, cosines, weights, numbers):
         """Take the latent with the largest cosine; the weight is the largest cosine plus 2."""
         cosine, places = cosines.max(1)
         closer = cosine + 2 > weights
@@ -934,17 +968,19 @@ class OnlineClusteredQuantizer(CosineQuantizer):
         # With the paper's constants a code of the average share 1/K stays where it is, and one that
         # nobody chooses goes all the way to its anchor.
         move = torch.exp(-self.shares * self.num_codes * 10 / (1 - self.decay) - 1e-3)
-        move = move * (self.anchor_weights > 0)  # without an anchor it stays
         codebook = whole(self.codebook)
-        moved = codebook.to(self.anchors.dtype).lerp(self.anchors, move[:, None])
-        assign_(self.codebook, moved.to(codebook.dtype))
+        codes = codebook.to(self.anchors.dtype)
+        # Without an anchor a code stays.
+        anchors = torch.where(self.anchor_weights[:, None] > 0, self.anchors, codes)
+        assign_(self.codebook, codes.lerp(anchors, move[:, None]).to(codebook.dtype))
 
     def replace_codes(self, chosen, codes):
         super().replace_codes(chosen, codes)
         self.shares.masked_fill_(chosen, 0.0)
 
     def initial_state(self, state):
-        return super().initial_state(state) | {"shares": torch.zeros_like(self.shares)}
+        shares = torch.zeros(self.num_codes, device=state["codebook"].device)
+        return super().initial_state(state) | {"shares": shares}
 
     def config(self):
         config = {**super().config(), "decay": self.decay}
@@ -972,14 +1008,16 @@ class ContinuousQuantizer(Quantizer):
         pass
 
     def encode(self, latents):
-        self.check_latents(latents, values=True)
+        self.check_latents(latents)
+        self.check_values(latents)
         return torch.zeros_like(self._channels_at_end(latents)[..., 0], dtype=torch.int64)
 
     def lookup(self, indices):
         raise ValueError("a ContinuousQuantizer has no codes to look up; call it on latents")
 
     def replace(self, latents):
-        self.check_latents(latents, values=True)
+        self.check_latents(latents)
+        self.check_values(latents)
         return latents
 
 

@@ -208,7 +208,8 @@ def test_anchors_are_drawn_by_the_softmax_of_the_cosine():
     quantizer.codebook.data.copy_(torch.tensor([[1.0, 0.0]]))
     latents = torch.tensor([[3.0, 0.0], [-1.0, 0.0], [0.0, 2.0]])
     nothing = torch.zeros(1)
-    drawn = torch.cat([quantizer.draw_anchors(latents, nothing)[0] for _ in range(4000)])
+    draws = [quantizer.choose_anchors(latents, nothing, torch.rand(1)) for _ in range(4000)]
+    drawn = torch.cat([places for places, _ in draws])
     shares = torch.bincount(drawn, minlength=3) / 4000
     expected = torch.tensor([1.0, -1.0, 0.0]).softmax(0)
     assert torch.allclose(shares, expected, atol=0.03)
