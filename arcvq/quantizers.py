@@ -811,12 +811,16 @@ class SphericalQuantizer(CosineQuantizer):
             if self.samp is None or of_last_run:
                 self.samp = SAMP.for_run(steps)
         if restart:
-            self.radius.fill_(1.0)
-            self.min_radius.zero_()
+            self._forget_ball()
 
     def set_codebook(self, codebook):
         super().set_codebook(codebook)
-        self.min_radius.zero_()  # those of the codes before
+        self._forget_ball()
+
+    def _forget_ball(self):
+        """From now on, the codes that are longer than 1 have come from outside."""
+        self.radius.fill_(1.0)
+        self.min_radius.zero_()
 
     def compute_loss(self, latents, codes):
         loss, terms = super().compute_loss(latents, codes)
