@@ -4,6 +4,7 @@ import dataclasses
 import math
 import platform
 import sys
+import warnings
 from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
@@ -13,6 +14,8 @@ import click
 
 if TYPE_CHECKING:  # a command imports what it needs when it runs
     from arcvq.experiments import Experiment
+    from arcvq.image_folders import Reading
+    from arcvq.images import ImageData
     from arcvq.runs.settings import RunSettings
 
 
@@ -24,6 +27,7 @@ class OneSentenceErrors(click.Group):
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command."""
+        warnings.showwarning = _note
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt as stop:
@@ -37,6 +41,11 @@ class OneSentenceErrors(click.Group):
                 raise
             click.echo(f"Error: {_sentence(error)}", err=True)
             ctx.exit(2)
+
+
+def _note(message: Any, *place: Any, **more_of_it: Any) -> None:
+    """Print a warning as a sentence, without the line of code that gave it."""
+    click.echo(f"Note: {message}", err=True)
 
 
 def _sentence(error: Exception) -> str:
@@ -85,6 +94,23 @@ train_images_option = click.option(
     "--train-images", type=int, help="use only so many training images"
 )
 
+# Options of a data set that is a folder; see arcvq.image_folders.Reading.
+READING_OPTIONS = (
+    click.option("--size", type=int, help="pixels of the shorter side, a multiple of 8"),
+    click.option("--grey/--color", default=None, help="gray or RGB; by default as the files are"),
+    click.option("--background", help="color seen through transparent pixels, white by default"),
+    click.option("--levels", help="pixels of more than 8 bits: minmax, or LOW:HIGH"),
+    click.option("--skip-broken", is_flag=True, default=None, help="leave out unreadable files"),
+)
+
+
+def reading_options(command: Any) -> Any:
+    """Add the options of a folder of images to a command."""
+    for option in reversed(READING_OPTIONS):
+        command = option(command)
+    return command
+
+
 # Options that say where and how to work.
 device_option = click.option("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps")
 workers_option = click.option(
@@ -97,13 +123,31 @@ def _given(options: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in options.items() if value is not None}
 
 
-def _settings(options: dict[str, Any]) -> "RunSettings":
+def _reading(options: dict[str, Any]) -> "Reading":
+    """Take out of `options` how the files of a folder are read."""
+    from arcvq.image_folders import Reading
+
+    fields = [field.name for field in dataclasses.fields(Reading)]
+    given = _given({name: options.pop(name, None) for name in fields})
+    levels = given.get("levels")
+    if levels is not None and levels != "minmax":
+        try:
+            low, high = map(float, levels.split(":"))
+        except ValueError:
+            raise ValueError(f"--levels is {levels!r}; use minmax, or LOW:HIGH") from None
+        given["levels"] = (low, high)
+    return Reading(**given)
+
+
+def _settings(options: dict[str, Any], data: "ImageData | None" = None) -> "RunSettings":
     """Take the settings of a run out of `options`: those of the profile, changed by those given."""
     from arcvq.runs.settings import RunSettings
 
+    reading = _reading(options)
     fields = {field.name for field in dataclasses.fields(RunSettings)}
     changes = {name: options.pop(name) for name in fields & options.keys()}
-    return RunSettings.for_profile(options.pop("profile"), **_given(changes))
+    profile = options.pop("profile")
+    return RunSettings.for_profile(profile, data, reading=reading, **_given(changes))
 
 
 @main.command()
@@ -163,29 +207,53 @@ def run(
 @lr_option
 @precision_option
 @train_images_option
+@reading_options
 def train_model(device: str, **options: Any) -> None:
     """Train a VQ-VAE and print its validation figures, or open the stored run of these settings.
 
     An option that is not given has the value of the profile. On several GPUs: torchrun
     --nproc-per-node 2 -m arcvq train ...; --batch-size is then that of all together.
     """
+    from arcvq.image_folders import folder_of, scan_folder
     from arcvq.images import load_images
-    from arcvq.runs.settings import train
+    from arcvq.runs.settings import RunSettings, train
     from arcvq.runtime.devices import choose_device
     from arcvq.runtime.distributed import first_rank_first, process_group, rank
     from arcvq.runtime.files import data_root
     from arcvq.training import evaluate
 
-    settings = _settings(options)
+    dataset = options["dataset"] or RunSettings.dataset
     with process_group(choose_device(device)) as chosen:
+        if dataset.startswith("folder:") and rank() == 0:
+            click.echo(scan_folder(folder_of(dataset)).summary())
         with first_rank_first():
-            data = load_images(settings.dataset, device=chosen)
+            data = load_images(dataset, device=chosen, **vars(_reading(dict(options))))
+        settings = _settings(options, data)
         finished = train(settings, data, device=chosen)
         if rank() > 0:
             return
     for name, value in evaluate(finished.model, data.validation).items():
         click.echo(f"{name:20} {value:.4g}")
     click.echo(f"{finished.seconds:.0f} s of training; the run is kept in {data_root() / 'runs'}")
+
+
+@main.command("images")
+@click.argument("folder", type=click.Path(path_type=Path))
+@reading_options
+@click.pass_context
+def inspect_folder(ctx: click.Context, folder: Path, **options: Any) -> None:
+    """Say what a FOLDER of images holds, and what of it cannot be used as a data set.
+
+    Prints the images of each part and class, their sizes, what is left out and why, broken files,
+    and files that occur more than once. The exit code is 1 if files are broken.
+    """
+    from arcvq.image_folders import inspect_files, scan_folder
+
+    scan = scan_folder(folder)
+    report = inspect_files(scan, _reading(options))
+    for line in report.lines(scan):
+        click.echo(line)
+    ctx.exit(1 if report.broken else 0)
 
 
 @main.command("sweep")
@@ -202,6 +270,7 @@ def train_model(device: str, **options: Any) -> None:
 @device_option
 @steps_option
 @num_codes_option
+@reading_options
 @workers_option
 @click.option(
     "--ray", metavar="ADDRESS", help="Hand the runs to this Ray cluster (auto: the one at hand)."
@@ -236,6 +305,7 @@ def sweep_samp(out: Path, **options: Any) -> None:
 @steps_option
 @train_images_option
 @num_codes_option
+@reading_options
 @workers_option
 @click.option("--out", type=FOLDER, help="Folder.  [default: NAME-DATASET]")
 def experiment_of_name(name: str, out: Path | None, **options: Any) -> None:

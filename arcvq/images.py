@@ -3,7 +3,6 @@
 Batches are gathered and scaled there, so training needs neither data loaders nor workers.
 """
 
-import glob
 import math
 import socket
 import tempfile
@@ -18,6 +17,7 @@ from jaxtyping import Float, Float64, Int, Int64, UInt8
 from torch import Tensor
 from torch.nn.functional import affine_grid, grid_sample, interpolate
 
+from arcvq.image_folders import Reading, folder_of, read_images, scan_folder
 from arcvq.runtime.devices import choose_device
 from arcvq.runtime.extras import extra_folder, extra_import
 from arcvq.runtime.files import data_root
@@ -36,9 +36,6 @@ TORCHVISION_CLASSES = {
     "cifar10": "CIFAR10",
 }
 DATASETS = ("digits", "plain_digits", "photos", *TORCHVISION_CLASSES)
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
-# The folders of a data set that comes divided, and the parts that they are.
-PART_FOLDERS = {"train": "train", "val": "validation", "validation": "validation", "test": "test"}
 
 
 def to_float(images: UInt8[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
@@ -169,6 +166,9 @@ def load_images(
     *,
     size: int = 32,
     grey: bool | None = None,
+    background: str = "white",
+    levels: str | tuple[float, float] | None = None,
+    skip_broken: bool = False,
 ) -> ImageData:
     """Open a data set; a name stands for the same pixels and splits on every machine.
 
@@ -181,31 +181,39 @@ def load_images(
     - `mnist`, `fashion_mnist`, `kmnist`, `cifar10`: torchvision's data sets, downloaded if they
       are missing. A tenth of the training set is held out for validation.
     - `folder:PATH`: image files, loose or in a folder for each class, all of them together or
-      divided into the folders `train`, `val` and `test`. A tenth of `train` stands in for a
-      missing `val` or `test`.
+      divided into the folders `train`, `val` and `test` (see `arcvq.image_folders.scan_folder`). A
+      tenth of `train` stands in for a missing `val` or `test`.
 
     Args:
         name: One of the names above.
         root: Folder of downloaded data sets; by default `arcvq.runtime.files.data_root()`.
         device: Where the pixels are kept; "auto" takes a GPU if there is one.
-        size: For `folder:PATH` only: the shorter side is resized to this many pixels, a multiple of
-            8, and the center is kept.
-        grey: For `folder:PATH` only: whether to make them gray; by default they are gray if no
-            image has color.
+        size: For `folder:PATH` only, as all that follow: the shorter side is resized to this many
+            pixels, a multiple of 8, and the center is kept.
+        grey: Whether to make them gray; by default they are gray if no image has color.
+        background: The color that is seen through transparent pixels.
+        levels: How to read pixels of more than 8 bits, which are refused by default: "minmax"
+            stretches each image from its smallest to its largest value, and (low, high) takes the
+            same range for all.
+        skip_broken: Whether to leave out files that cannot be read.
 
     Raises:
         ValueError: For an unknown name, a wrong size or device, or a file that is no image.
         FileNotFoundError: For a folder or data set that is not there.
     """
     device = choose_device(device)
+    reading = Reading(size, grey, background, levels, skip_broken)
     if name.startswith("folder:"):
-        return _load_folder(name, size, grey).to(device)
+        return _load_folder(name, reading).to(device)
     if name not in DATASETS:
         raise ValueError(
             f"data set {name!r} is unknown; use one of {', '.join(DATASETS)}, or folder:PATH"
         )
-    if size != 32 or grey is not None:
-        raise ValueError(f"size and grey are for folder:PATH only; {name} has its own")
+    if reading != Reading():
+        raise ValueError(
+            "size, grey, background, levels and skip_broken are for folder:PATH only, "
+            f"not for {name}"
+        )
 
     if name == "digits":
         data = _load_digits()
@@ -229,13 +237,17 @@ def hold_out(split: ImageSplit, tenths: int) -> list[ImageSplit]:
         The rest, followed by each tenth. All are in random order, and every tenth has its share
         of each class.
     """
-    order = torch.randperm(len(split), generator=torch.Generator().manual_seed(SEED))
-    by_class = order[split.labels[order].argsort(stable=True)]
+    return [split.select(rows) for rows in held_out_rows(split.labels, tenths)]
+
+
+def held_out_rows(labels: Int64[Tensor, " n"], tenths: int) -> list[Int64[Tensor, " m"]]:
+    """Choose the rows of `hold_out` for images with these labels."""
+    order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(SEED))
+    by_class = order[labels[order].argsort(stable=True)]
     # In this order the images are dealt, in turn, to ten hands. Of a permutation, argsort gives
     # the inverse: the place of each image in the order.
     hands = by_class.argsort()[order] % 10
-    rest = split.select(order[hands >= tenths])
-    return [rest, *(split.select(order[hands == hand]) for hand in range(tenths))]
+    return [order[hands >= tenths], *(order[hands == hand] for hand in range(tenths))]
 
 
 # Handwritten digits
@@ -406,73 +418,38 @@ def _move_files(source: Path, target: Path) -> None:
 # Folders of image files
 
 
-def _load_folder(name: str, size: int, grey: bool | None) -> ImageData:
-    from tqdm.auto import tqdm
+def _load_folder(name: str, reading: Reading) -> ImageData:
+    scan = scan_folder(folder_of(name))
+    classes, numbers = np.unique(scan.labels, return_inverse=True)
+    labels = torch.from_numpy(numbers)
+    rows = _divide(name, labels, np.array(scan.parts))
 
-    if size < 8 or size % 8:
-        raise ValueError(f"size must be a positive multiple of 8 pixels, not {size}")
-    folder = Path(name.removeprefix("folder:")).expanduser()
-    files, parts, labels = _list_image_files(folder)
-
-    bar = tqdm(files, desc=name, delay=2, leave=False)
-    pixels = np.stack([_read_image(folder / file, size, bool(grey)) for file in bar])
-    images = torch.from_numpy(pixels).permute(0, 3, 1, 2)
-    if grey or (grey is None and (images == images[:, :1]).all()):
-        images = images[:, :1]
-
-    classes, numbers = np.unique(labels, return_inverse=True)
-    whole = ImageSplit(images.contiguous(), torch.from_numpy(numbers))
-    splits = _divide(name, whole, np.array(parts))
+    # The files are read in the order of the splits, so that each split is a slice of one tensor.
+    order = torch.cat(list(rows.values()))
+    files = [scan.files[row] for row in order.tolist()]
+    images, places = read_images(replace(scan, files=files), reading, name)
+    splits = {}
+    start = 0
+    for part, part_rows in rows.items():
+        end = start + len(part_rows)
+        kept = [place for place in places if start <= place < end]
+        first = places.index(kept[0]) if kept else 0
+        part_images = images[first : first + len(kept)]
+        splits[part] = ImageSplit(part_images, labels[order[kept]])
+        start = end
     return ImageData(name, classes=tuple(classes.tolist()), **splits)
 
 
-def _list_image_files(folder: Path) -> tuple[list[Path], list[str], list[str]]:
-    """Paths from the folder in sorted order, and the part and class of each; no hidden files."""
-    names = glob.glob("**/*", root_dir=folder, recursive=True)
-    files = sorted(Path(name) for name in names if name.lower().endswith(IMAGE_SUFFIXES))
-    if not files:
-        lack = "does not exist"
-        if folder.is_dir():
-            lack = f"has no images ({', '.join(IMAGE_SUFFIXES)})"
-        raise FileNotFoundError(f"the folder {str(folder)!r} {lack}")
-
-    in_folders = [file for file in files if len(file.parts) > 1]
-    top = {file.parts[0] for file in in_folders}
-    if "train" in top and top <= PART_FOLDERS.keys():
-        files = in_folders  # loose files beside the parts belong to none of them
-        placed = files
-    else:
-        placed = ["train" / file for file in files]
-    parts = [PART_FOLDERS[file.parts[0]] for file in placed]
-    labels = [file.parts[1] if len(file.parts) > 2 else "all" for file in placed]
-    return files, parts, labels
-
-
-def _read_image(file: Path, size: int, grey: bool) -> np.ndarray:
-    """The pixels (size, size, 3): upright, the shorter side resized, the center kept."""
-    image_module = extra_import("PIL.Image")
-    image_ops = extra_import("PIL.ImageOps")
-    try:
-        with image_module.open(file) as image:
-            if image.mode[0] in "IF":
-                raise ValueError(f"it has {image.mode} pixels, and only 8 bits a channel are read")
-            # A large JPEG is decoded at a fraction of its size.
-            image.draft(None, (4 * size, 4 * size))
-            upright = image_ops.exif_transpose(image)
-            colors = upright.convert("L" if grey else "RGB").convert("RGB")
-            return np.asarray(image_ops.fit(colors, (size, size)))
-    except Exception as error:  # Pillow's decoders raise many types
-        raise ValueError(f"{file} cannot be read as an image: {error}") from error
-
-
-def _divide(name: str, whole: ImageSplit, parts: np.ndarray) -> dict[str, ImageSplit]:
-    """The three splits; tenths of the part `train` stand in for those that are missing."""
-    splits = {part: whole.select(torch.from_numpy(parts == part)) for part in PARTS}
-    missing = [part for part in PARTS if not len(splits[part])]
-    train = splits["train"]
+def _divide(
+    name: str, labels: Int64[Tensor, " n"], parts: np.ndarray
+) -> dict[str, Int64[Tensor, " m"]]:
+    """The rows of each split; tenths of the part `train` stand in for those that are missing."""
+    rows = {part: torch.from_numpy(np.flatnonzero(parts == part)) for part in PARTS}
+    missing = [part for part in PARTS if not len(rows[part])]
+    train = rows["train"]
     if len(train) <= len(missing):
         needed = ", ".join(["train", *missing])
         raise ValueError(f"{name} has {len(train)} images to divide into {needed}, too few")
-    divided = hold_out(train, len(missing))
-    splits |= zip(["train", *missing], divided, strict=True)
-    return splits
+    divided = [train[held] for held in held_out_rows(labels[train], len(missing))]
+    rows |= zip(["train", *missing], divided, strict=True)
+    return rows

@@ -1,11 +1,13 @@
 """The command: what it prints, its exit codes, and one sentence instead of a traceback."""
 
+import shutil
 import subprocess
 import sys
 
 import pandas as pd
 import pytest
 from click.testing import CliRunner
+from PIL import Image
 
 from arcvq import __version__, cli
 from arcvq.reports import notebook_files, notebooks
@@ -240,3 +242,40 @@ def test_experiment_refuses_what_cannot_be_before_it_trains(data_folder, words, 
     assert shown.exit_code == 2
     assert sentence in shown.stderr
     assert not (data_folder / "found").exists()
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    """A divided folder: 18 images for training and 2 for test, one broken file and one text."""
+    folder = tmp_path / "pictures"
+    for number in range(20):
+        part = "test" if number > 17 else "train"
+        path = folder / part / "ab"[number % 2] / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (20, 16), (10 * number, 99, 0)).save(path)
+    shutil.copy(folder / "train" / "a" / "0.png", folder / "test" / "a" / "again.png")
+    (folder / "train" / "a" / "broken.png").write_text("no image")
+    (folder / "notes.txt").touch()
+    return folder
+
+
+def test_images_says_what_a_folder_holds_and_ends_with_1_where_files_are_broken(pictures):
+    result = invoke("images", pictures)
+    assert result.exit_code == 1
+    assert "22 images in 2 classes (test 3, train 19); 1 left out" in result.output
+    assert "the same file 2 times, across parts: test/a/again.png, train/a/0.png" in result.output
+    assert "cannot be read: 1\n  train/a/broken.png: " in result.output
+    (pictures / "train" / "a" / "broken.png").unlink()
+    assert invoke("images", pictures).exit_code == 0
+
+
+def test_train_says_what_it_reads_and_lowers_the_batch_of_the_profile(pictures, data_folder):
+    words = ["train", "--dataset", f"folder:{pictures}", "--size", 16, "--skip-broken"]
+    words += ["--steps", 2, "--hidden", 8, "--num-codes", 8, "--dim", 4, "--device", "cpu"]
+    result = invoke(*words)
+    assert result.exit_code == 0, result.output
+    assert "22 images in 2 classes" in result.output
+    assert "Note: the batch of the profile quick, 32 images, is lowered to 16" in result.output
+    refused = invoke(*words, "--batch-size", 32)
+    assert refused.exit_code == 2
+    assert "batch_size is 32; it must be at most 16" in refused.output

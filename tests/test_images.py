@@ -1,7 +1,7 @@
-import glob
 import gzip
 import hashlib
 import io
+import os
 import pickle
 import socket
 import urllib.error
@@ -301,7 +301,7 @@ def test_an_unknown_photograph_is_answered_with_the_valid_names():
 
 @pytest.mark.parametrize("option", [{"size": 64}, {"grey": True}])
 def test_options_of_folders_are_refused_elsewhere(option):
-    with pytest.raises(ValueError, match="size and grey are for folder:PATH only"):
+    with pytest.raises(ValueError, match="are for folder:PATH only, not for photos"):
         load_images("photos", **option)
 
 
@@ -524,13 +524,8 @@ def test_a_folder_gives_the_same_data_in_whatever_order_the_system_lists_its_fil
     for i in range(12):
         save(tmp_path / "ab"[i % 2] / f"{i}.png", (i, 0, 99))
     first = load_folder(tmp_path).fingerprint
-    listing = glob.glob
-
-    def reordered(*arguments, **options):
-        names = listing(*arguments, **options)
-        return names[5:] + names[:5][::-1]
-
-    monkeypatch.setattr(glob, "glob", reordered)
+    listing = os.scandir
+    monkeypatch.setattr(os, "scandir", lambda path: reversed(list(listing(path))))
     assert load_folder(tmp_path).fingerprint == first
 
 
@@ -574,12 +569,6 @@ def test_parts_that_a_folder_has_are_kept_and_the_others_come_from_train(tmp_pat
     assert len(numbers["train"]) == 20 - 2 * missing
     expected = {*range(20), *range(100, 100 + len(held))}
     assert set(chain(*numbers.values())) == expected
-
-
-def test_a_class_called_train_is_no_part(tmp_path):
-    for i in range(6):
-        save(tmp_path / ("train" if i < 3 else "car") / f"{i}.png", (i, 0, 99))
-    assert load_folder(tmp_path).classes == ("car", "train")
 
 
 def test_hidden_files_are_passed_over(tmp_path):
@@ -665,7 +654,5 @@ def test_a_missing_and_an_empty_folder_are_told_apart(tmp_path):
 
 @pytest.mark.parametrize("size", [0, -8, 30])
 def test_a_size_that_is_no_multiple_of_eight_is_refused(tmp_path, size):
-    with pytest.raises(
-        ValueError, match=f"size must be a positive multiple of 8 pixels, not {size}"
-    ):
+    with pytest.raises(ValueError, match=rf"size is {size}; it must be a"):
         load_folder(tmp_path, size=size)

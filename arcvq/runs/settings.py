@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import torch
 
 from arcvq.baselines.reference import UndetachedQuantizer
 from arcvq.baselines.vector_quantize_pytorch import BASELINES
+from arcvq.image_folders import Reading
 from arcvq.images import ImageData, load_images
 from arcvq.quantizers import QUANTIZERS, SphericalQuantizer
 from arcvq.runtime.devices import choose_device, choose_precision
@@ -19,6 +21,7 @@ from arcvq.samp import SAMP
 from arcvq.training import Compute, Recording, Run, fit
 from arcvq.vqvae import VQVAE
 
+DEFAULT_READING = Reading()
 RUN_FORMAT = 4  # bump it when the same settings no longer train the same model
 ALL_QUANTIZERS = QUANTIZERS | {"samp_undetached": UndetachedQuantizer} | BASELINES
 PROFILES: dict[str, dict[str, Any]] = {
@@ -55,6 +58,7 @@ class RunSettings:
         precision: "auto", "float32" or "bfloat16"; see `Compute`.
         train_images: Train on only so many of the training images; None for all.
         beta: Weight of the commitment loss. Baselines have their own.
+        reading: How the files of a folder become pixels, for a data set "folder:PATH".
     """
 
     dataset: str = "digits"
@@ -71,6 +75,7 @@ class RunSettings:
     precision: str = "auto"
     train_images: int | None = None
     beta: float = 0.25
+    reading: Reading = DEFAULT_READING
 
     def __post_init__(self):
         if self.quantizer not in ALL_QUANTIZERS:
@@ -81,26 +86,49 @@ class RunSettings:
             raise ValueError(f"beta is {self.beta}; {own}")
 
     @classmethod
-    def for_profile(cls, profile: str, **changes: Any) -> "RunSettings":
+    def for_profile(
+        cls, profile: str, data: ImageData | None = None, **changes: Any
+    ) -> "RunSettings":
         """Settings of a certain size.
 
         Args:
             profile: "quick" (about 5 s on two cores), "standard" (a minute or more) or "paper" (the
                 sizes of the paper, for a GPU).
+            data: The data set, if it may be small: where it has fewer training images than the
+                batch of the profile, the batch is lowered to them, with a warning.
             **changes: Fields that differ from the profile.
         """
         check_profile(profile)
-        return cls(**PROFILES[profile] | changes)
+        settings = cls(**PROFILES[profile] | changes)
+        if data is None or "batch_size" in changes:
+            return settings
+        images = len(settings.subset(data).train)
+        if settings.batch_size > images:
+            warnings.warn(
+                f"the batch of the profile {profile}, {settings.batch_size} images, is lowered to "
+                f"{images}, the training images of {data.name}",
+                stacklevel=2,
+            )
+            settings = dataclasses.replace(settings, batch_size=images)
+        return settings
 
     def config(self) -> dict[str, Any]:
         """The settings as a plain dict, for `from_config` and JSON."""
-        return vars(self) | {"samp": self.samp.config() if self.samp else None}
+        config = vars(self) | {"samp": self.samp.config() if self.samp else None}
+        # Left out where it is the usual one, as in the settings that earlier versions kept.
+        del config["reading"]
+        if self.reading != DEFAULT_READING:
+            config["reading"] = vars(self.reading)
+        return config
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> "RunSettings":
         """Build the settings that `config` describes."""
         samp = config["samp"]
-        return cls(**config | {"samp": SAMP.from_config(samp) if samp else None})
+        reading = Reading(**config.get("reading", {}))
+        return cls(
+            **config | {"samp": SAMP.from_config(samp) if samp else None, "reading": reading}
+        )
 
     def model(self, data: ImageData) -> VQVAE:
         """The untrained model, drawn from the seed; the caller's generator stays as it is."""
@@ -131,6 +159,7 @@ class RunSettings:
             "pixels": data.fingerprint,
             "format": RUN_FORMAT,
         }
+        facts.pop("reading", None)  # its effect is in the pixels
         return digest_of(facts)
 
 
@@ -178,7 +207,7 @@ def train(
     device = choose_device(device)
     if data is None:
         with first_rank_first():
-            data = load_images(settings.dataset, root, device)
+            data = load_images(settings.dataset, root, device, **vars(settings.reading))
     data = settings.subset(data)
     folder = run_folder(settings, data, root, device)
     if from_first((folder / "run.json").is_file()):

@@ -6,6 +6,7 @@ import sys
 import pytest
 import torch
 
+from arcvq.image_folders import Reading
 from arcvq.runs import settings
 from arcvq.runs.settings import RunSettings, run_folder, run_name, train
 from arcvq.samp import SAMP
@@ -112,3 +113,21 @@ def test_a_folder_deep_in_the_disk_gets_a_short_name(tmp_path):
     assert folder.parent == tmp_path / "runs"
     assert folder.name.startswith("folder-xxx")
     assert len(folder.name) < 120
+
+
+def test_the_batch_of_a_profile_is_lowered_to_few_images_and_one_given_by_hand_is_not():
+    few = IMAGES.subset(train=20)
+    with pytest.warns(UserWarning, match="batch of the profile quick, 32 images, is lowered to 20"):
+        lowered = RunSettings.for_profile("quick", few)
+    assert lowered.batch_size == 20
+    assert RunSettings.for_profile("quick", few, batch_size=32).batch_size == 32
+    assert RunSettings.for_profile("quick").batch_size == 32
+
+
+def test_how_files_are_read_goes_through_json_and_is_left_out_where_it_is_as_usual():
+    usual = RunSettings()
+    assert "reading" not in usual.config()
+    other = RunSettings(dataset="folder:pics", reading=Reading(size=64, levels=(0.0, 9.0)))
+    config = json.loads(json.dumps(other.config()))
+    assert RunSettings.from_config(config) == other
+    assert RunSettings.from_config(usual.config()) == usual

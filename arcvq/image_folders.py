@@ -1,0 +1,507 @@
+"""Folders of image files: what is in them, and how a file becomes pixels.
+
+`scan_folder` looks at names alone and says which files would be read, as which part and class, and
+which are left out and why. `inspect_files` opens each of them as well. `read_images` decodes them
+into one tensor.
+"""
+
+import hashlib
+import os
+import unicodedata
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import UInt8
+from torch import Tensor
+
+from arcvq.runtime.checks import check_whole
+from arcvq.runtime.extras import extra_import
+
+# Names of the folders of a data set that comes divided, in any case, and the parts that they are.
+PART_NAMES = {
+    "train": "train",
+    "training": "train",
+    "val": "validation",
+    "valid": "validation",
+    "validation": "validation",
+    "dev": "validation",
+    "test": "test",
+    "testing": "test",
+}
+# Formats that Pillow can name but not decode by itself.
+UNDECODABLE = {"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "PDF", "WMF"}
+BESIDE = "beside the folders train, val and test"
+DANGLING = "links that lead nowhere"
+REPEATED = "links to folders that are read already"
+NO_IMAGE = "no image format that Pillow reads"
+
+
+@dataclass(frozen=True)
+class FolderScan:
+    """What a folder of images holds, by the names of its files.
+
+    Attributes:
+        folder: The folder.
+        files: The image files, as paths from the folder, in sorted order.
+        parts: "train", "validation" or "test" for each file. In a folder that is not divided, all
+            files are "train".
+        labels: The class of each file: the name of its folder, or "all".
+        left_out: Files and links that are not read, by the reason.
+    """
+
+    folder: Path
+    files: list[Path]
+    parts: list[str]
+    labels: list[str]
+    left_out: dict[str, list[Path]] = field(default_factory=dict)
+
+    def summary(self) -> str:
+        """Say in a sentence what is read and what is not."""
+        classes = len(set(self.labels))
+        images = _plural("image", len(self.files))
+        sentence = f"{len(self.files):,} {images} in {classes} {_plural('class', classes)}"
+        if set(self.parts) != {"train"}:
+            counts = Counter(self.parts)
+            sentence += " (" + ", ".join(f"{part} {counts[part]:,}" for part in counts) + ")"
+        for reason, paths in self.left_out.items():
+            sentence += f"; {len(paths):,} left out: {reason}"
+            if reason == NO_IMAGE:
+                suffixes = Counter(path.suffix.lower() or "no suffix" for path in paths)
+                most = [f"{suffix} {count}" for suffix, count in suffixes.most_common(5)]
+                sentence += f" ({', '.join(most)})"
+        return sentence
+
+
+@dataclass(frozen=True)
+class FolderReport:
+    """What `inspect_files` found in the files of a scan.
+
+    Attributes:
+        sizes: Width and height in pixels of each file that can be read.
+        broken: Files that cannot be read, with the reason.
+        animated: Files with several frames, of which the first is read.
+        repeated: Groups of files with the same bytes.
+    """
+
+    sizes: list[tuple[int, int]]
+    broken: dict[Path, str]
+    animated: list[Path]
+    repeated: list[list[Path]]
+
+    def lines(self, scan: FolderScan) -> Iterator[str]:
+        """Say what was found, in lines of text.
+
+        Args:
+            scan: The scan that was inspected.
+        """
+        yield scan.summary()
+        counts = Counter(zip(scan.parts, scan.labels, strict=True))
+        for (part, label), count in sorted(counts.items()):
+            yield f"{part:12} {label:24} {count:8,}"
+        if self.sizes:
+            widths, heights = zip(*self.sizes, strict=True)
+            yield (
+                f"width {min(widths)} to {max(widths)} pixels, "
+                f"height {min(heights)} to {max(heights)} pixels"
+            )
+        for reason, paths in scan.left_out.items():
+            yield from _listed(f"left out, {reason}", [str(path) for path in paths])
+        yield from _listed("several frames, the first is read", map(str, self.animated))
+        part_of = dict(zip(scan.files, scan.parts, strict=True))
+        for group in self.repeated:
+            parts = {part_of[file] for file in group}
+            where = "across parts" if len(parts) > 1 else "in one part"
+            yield f"the same file {len(group)} times, {where}: {', '.join(map(str, group))}"
+        broken = [f"{file}: {reason}" for file, reason in self.broken.items()]
+        yield from _listed("cannot be read", broken)
+
+
+def _listed(title: str, entries: Iterable[str]) -> Iterator[str]:
+    """A title with the number of entries, and each of them on a line of its own."""
+    entries = list(entries)
+    if entries:
+        yield f"{title}: {len(entries):,}"
+        yield from (f"  {entry}" for entry in entries)
+
+
+def folder_of(name: str) -> Path:
+    """Return the folder of a data set "folder:PATH".
+
+    Raises:
+        ValueError: If no folder is named.
+    """
+    path = name.removeprefix("folder:")
+    if not path.strip():
+        raise ValueError(f"data set {name!r} names no folder; write folder:PATH")
+    return Path(path).expanduser()
+
+
+def _plural(noun: str, count: int) -> str:
+    if count == 1:
+        return noun
+    return f"{noun}es" if noun.endswith("s") else f"{noun}s"
+
+
+def scan_folder(folder: str | Path) -> FolderScan:
+    """Find the image files in a folder, and their parts and classes.
+
+    The classes are the folders in it, and files that lie loose are of the class "all". A folder
+    that holds `train`, and besides it `val` or `test` (or another name in `PART_NAMES`, in any
+    case), is a divided data set, whose classes are the folders in the parts. Such a data set may
+    lie in one more folder, as it comes out of a ZIP file.
+
+    Links are followed, but each folder is read only once. Hidden files are passed over.
+
+    Raises:
+        FileNotFoundError: If there is no such folder, or no image in it.
+        NotADirectoryError: If it is a file.
+        ValueError: If the names of the folders do not tell whether the data set is divided.
+    """
+    folder = Path(folder)
+    if not folder.exists():
+        raise FileNotFoundError(f"the folder {str(folder)!r} does not exist")
+    if not folder.is_dir():
+        raise NotADirectoryError(f"{str(folder)!r} is a file; name the folder that it is in")
+    left_out: dict[str, list[Path]] = {}
+    files = []
+    suffixes = image_suffixes()
+    for file in sorted(_walk(folder, left_out)):
+        if file.suffix.lower() in suffixes:
+            files.append(file)
+        else:
+            left_out.setdefault(NO_IMAGE, []).append(file)
+    if not files:
+        raise FileNotFoundError(f"the folder {str(folder)!r} has no images ({_read_formats()})")
+
+    wrapper = _wrapper(files)
+    part_of = _part_folders(folder, [_below(file, wrapper) for file in files])
+    kept = []
+    parts = []
+    labels = []
+    for file in files:
+        steps = _below(file, wrapper).parts[:-1]
+        if part_of:
+            if not steps or steps[0] not in part_of:
+                left_out.setdefault(BESIDE, []).append(file)
+                continue
+            parts.append(part_of[steps[0]])
+            steps = steps[1:]
+        else:
+            parts.append("train")
+        kept.append(file)
+        # A name may be composed or decomposed, as on macOS; it is the same class.
+        labels.append(unicodedata.normalize("NFC", steps[0]) if steps else "all")
+    return FolderScan(folder, kept, parts, labels, left_out)
+
+
+def image_suffixes() -> set[str]:
+    """Return the suffixes, in lower case, of the formats that Pillow reads."""
+    image_module = extra_import("PIL.Image")
+    known = image_module.registered_extensions()  # imports the plugins
+    readable = image_module.OPEN.keys() - UNDECODABLE
+    return {suffix for suffix, image_format in known.items() if image_format in readable}
+
+
+def _read_formats() -> str:
+    return ".jpg, .png and the other formats that Pillow reads"
+
+
+def _walk(folder: Path, left_out: dict[str, list[Path]]) -> Iterator[Path]:
+    """All files that are not hidden, as paths from the folder; each folder once.
+
+    Links to folders come after the folders themselves, so that these keep their own names.
+    """
+    seen = set()
+    links = [Path()]
+    while links:
+        tree = links.pop(0)
+        folders = [tree]
+        while folders:
+            place = folders.pop(0)
+            status = os.stat(folder / place)
+            identity = (status.st_dev, status.st_ino)
+            if identity in seen:
+                if place == tree:
+                    left_out.setdefault(REPEATED, []).append(place)
+                continue
+            seen.add(identity)
+            for entry in sorted(os.scandir(folder / place), key=lambda entry: entry.name):
+                path = place / entry.name
+                if entry.name.startswith("."):
+                    continue
+                if entry.is_dir():
+                    (links if entry.is_symlink() else folders).append(path)
+                elif entry.is_file():
+                    yield path
+                elif entry.is_symlink():
+                    left_out.setdefault(DANGLING, []).append(path)
+
+
+def _wrapper(files: Sequence[Path]) -> Path:
+    """The one folder that everything lies in, where it holds a divided data set."""
+    wrapper = Path()
+    while True:
+        inside = [_below(file, wrapper).parts for file in files]
+        top = {parts[0] for parts in inside if len(parts) > 1}
+        if any(_part(name) == "train" for name in top):
+            return wrapper
+        loose = any(len(parts) == 1 for parts in inside)
+        if loose or len(top) > 1 or any(_part(name) for name in top):
+            return Path()
+        wrapper = wrapper / top.pop()
+
+
+def _below(file: Path, wrapper: Path) -> Path:
+    return file.relative_to(wrapper)
+
+
+def _part(name: str) -> str | None:
+    """The part that a folder of this name is, if any."""
+    return PART_NAMES.get(name.lower())
+
+
+def _part_folders(folder: Path, files: Iterable[Path]) -> dict[str, str]:
+    """The parts of a divided data set by the names of their folders; empty if it is not divided."""
+    names = sorted({file.parts[0] for file in files if len(file.parts) > 1})
+    part_of = {name: part for name in names if (part := _part(name))}
+    others = [name for name in names if name not in part_of]
+    if not part_of:
+        return {}
+    found = ", ".join(names)
+    found_parts = list(part_of.values())
+    if len(set(found_parts)) < len(found_parts):
+        raise ValueError(f"{folder} has two folders for the same part: {found}; leave one of them")
+    if "train" not in found_parts:
+        raise ValueError(
+            f"{folder} holds {found}, but no folder train; "
+            "a divided data set needs one, and classes need other names"
+        )
+    if others and len(part_of) == 1:
+        raise ValueError(
+            f"{folder} holds {found}: train may be a part or a class; "
+            "put the classes into a folder train, or give this one another name"
+        )
+    return part_of
+
+
+def check_levels(levels: str | Sequence[float] | None) -> None:
+    """Raise ValueError unless levels are None, "minmax" or a range (low, high)."""
+    if levels is None or levels == "minmax":
+        return
+    is_range = not isinstance(levels, str) and len(levels) == 2 and levels[0] < levels[1]
+    if not is_range:
+        raise ValueError(f"levels are {levels!r}; use 'minmax' or a range (low, high)")
+
+
+def check_color(background: str) -> None:
+    """Raise ValueError for a color that Pillow does not know."""
+    try:
+        extra_import("PIL.ImageColor").getrgb(background)
+    except (ValueError, AttributeError):
+        raise ValueError(
+            f"background is {background!r}; use the name of a color, or #rrggbb"
+        ) from None
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How an image file becomes pixels.
+
+    Args:
+        size: The shorter side is resized to this many pixels, a multiple of 8, and the center is
+            kept.
+        grey: Whether to make the images gray; None for gray if no image has color.
+        background: What is seen through transparent pixels: a color by name or "#rrggbb".
+        levels: How to read pixels of more than 8 bits: "minmax" stretches each image from its
+            smallest to its largest value, and (low, high) takes the same range for all. None
+            refuses them.
+        skip_broken: Whether to leave out files that cannot be read instead of refusing the folder.
+    """
+
+    size: int = 32
+    grey: bool | None = None
+    background: str = "white"
+    levels: str | Sequence[float] | None = None
+    skip_broken: bool = False
+
+    def __post_init__(self):
+        if isinstance(self.levels, list):  # as it comes out of JSON
+            object.__setattr__(self, "levels", tuple(self.levels))
+        check_whole(8, size=self.size)
+        if self.size % 8:
+            raise ValueError(f"size is {self.size}; it must be a multiple of 8 pixels")
+        check_levels(self.levels)
+        if self.background != "white":
+            check_color(self.background)
+
+    def pixels(self, file: Path) -> UInt8[np.ndarray, "3 size size"]:
+        """Read a file: upright, the shorter side resized, the center kept.
+
+        Raises:
+            ValueError: If it cannot be read; the message does not name the file.
+        """
+        image_module = extra_import("PIL.Image")
+        image_ops = extra_import("PIL.ImageOps")
+        try:
+            with image_module.open(file) as image:
+                # A large JPEG is decoded at a fraction of its size.
+                image.draft(None, (4 * self.size, 4 * self.size))
+                upright = image_ops.exif_transpose(image)
+                colors = self._colors(upright)
+                if self.grey:
+                    colors = colors.convert("L").convert("RGB")
+                fitted = image_ops.fit(colors, (self.size, self.size))
+                return np.asarray(fitted).transpose(2, 0, 1)
+        except Exception as error:  # Pillow's decoders raise many types
+            raise ValueError(str(error) or type(error).__name__) from error
+
+    def _colors(self, image: Any) -> Any:
+        """The image in RGB with 8 bits a channel, without transparency."""
+        if image.mode[0] in "IF":
+            return self._stretched(image)
+        if "transparency" not in image.info and image.mode not in ("RGBA", "LA", "PA", "RGBa"):
+            return image.convert("RGB")
+        layer = image.convert("RGBA")
+        ground = extra_import("PIL.Image").new("RGBA", layer.size, self.background)
+        ground.alpha_composite(layer)
+        return ground.convert("RGB")
+
+    def _stretched(self, image: Any) -> Any:
+        """The image of more than 8 bits, scaled by `levels`."""
+        values = np.asarray(image, dtype=np.float64)
+        if self.levels is None:
+            raise ValueError(
+                f"it has {image.mode} pixels, and only 8 bits a channel are read; "
+                "levels='minmax' or a range (low, high) scales them"
+            )
+        lowest = values.min()
+        highest = values.max()
+        if not np.isfinite([lowest, highest]).all():
+            raise ValueError("it has pixels that are not finite")
+        low, high = (lowest, highest) if isinstance(self.levels, str) else self.levels
+        if lowest < low or highest > high:
+            raise ValueError(
+                f"its pixels reach from {lowest:g} to {highest:g}, beyond the levels "
+                f"{low:g} to {high:g}"
+            )
+        span = high - low if high > low else 1.0  # an image of one value becomes black
+        scaled = np.round((values - low) / span * 255).astype(np.uint8)
+        return extra_import("PIL.Image").fromarray(scaled).convert("RGB")
+
+
+def read_images(
+    scan: FolderScan, reading: Reading, description: str
+) -> tuple[UInt8[Tensor, "n C size size"], list[int]]:
+    """Decode the files of a scan into one tensor.
+
+    Args:
+        scan: The scan.
+        reading: How to read them.
+        description: What the progress bar says; it appears after two seconds.
+
+    Returns:
+        The pixels, with one channel if all images are gray; and the places in `scan.files` of the
+        files that were read, all but broken ones.
+
+    Raises:
+        ValueError: If files cannot be read and `reading.skip_broken` is False; names them all.
+    """
+    from tqdm.auto import tqdm
+
+    canvas = _Canvas(len(scan.files), reading.size)
+    broken: dict[Path, str] = {}
+    places = []
+    for place, file in enumerate(tqdm(scan.files, desc=description, delay=2, leave=False)):
+        try:
+            canvas.add(reading.pixels(scan.folder / file))
+        except ValueError as error:
+            broken[file] = str(error)
+            continue
+        places.append(place)
+    if broken and not (reading.skip_broken and places):
+        raise ValueError(_broken_files(scan.folder, broken))
+    return canvas.images(keep_gray=reading.grey is not False), places
+
+
+def _broken_files(folder: Path, broken: dict[Path, str], at_most: int = 10) -> str:
+    """A sentence that names the files that cannot be read."""
+    if len(broken) == 1:
+        file, reason = next(iter(broken.items()))
+        return f"{folder / file} cannot be read as an image: {reason}"
+    named = [f"{file} ({reason})" for file, reason in list(broken.items())[:at_most]]
+    more = f"; and {len(broken) - at_most} more" if len(broken) > at_most else ""
+    return (
+        f"{len(broken)} files in {folder} cannot be read as images; skip_broken leaves them out: "
+        f"{'; '.join(named)}{more}"
+    )
+
+
+class _Canvas:
+    """Memory for images that are gray until one has color: one byte a pixel, then three.
+
+    Memory that is not written to is not taken from the machine, so gray images cost a third.
+    """
+
+    def __init__(self, count: int, size: int):
+        self.buffer = np.empty(count * 3 * size * size, dtype=np.uint8)
+        self.size = size
+        self.count = 0
+        self.gray = True
+
+    def _view(self, channels: int) -> np.ndarray:
+        used = self.count * channels * self.size**2
+        return self.buffer[:used].reshape(self.count, channels, self.size, self.size)
+
+    def add(self, pixels: np.ndarray) -> None:
+        """Append an image (3, size, size)."""
+        if self.gray and (pixels != pixels[:1]).any():
+            gray = self._view(1)
+            colors = self._view(3)
+            # From the last one backwards, so that no image is overwritten before it is moved.
+            for place in reversed(range(self.count)):
+                colors[place] = gray[place].copy()
+            self.gray = False
+        self.count += 1
+        if self.gray:
+            self._view(1)[-1] = pixels[:1]
+        else:
+            self._view(3)[-1] = pixels
+
+    def images(self, keep_gray: bool) -> Tensor:
+        """All images, (n, 1 or 3, size, size)."""
+        if self.gray and keep_gray:
+            return torch.from_numpy(self._view(1))
+        if self.gray:
+            return torch.from_numpy(self._view(1)).expand(-1, 3, -1, -1).contiguous()
+        return torch.from_numpy(self._view(3))
+
+
+def inspect_files(scan: FolderScan, reading: Reading) -> FolderReport:
+    """Open every file of a scan and say which are broken, animated or there twice."""
+    from tqdm.auto import tqdm
+
+    image_module = extra_import("PIL.Image")
+    sizes = []
+    broken = {}
+    animated = []
+    by_content: dict[bytes, list[Path]] = {}
+    for file in tqdm(scan.files, desc="open the files", delay=2, leave=False):
+        path = scan.folder / file
+        try:
+            reading.pixels(path)
+            with image_module.open(path) as image:
+                sizes.append(image.size)
+                if getattr(image, "is_animated", False):
+                    animated.append(file)
+        except ValueError as error:
+            broken[file] = str(error)
+            continue
+        digest = hashlib.sha256(path.read_bytes()).digest()
+        by_content.setdefault(digest, []).append(file)
+    repeated = [files for files in by_content.values() if len(files) > 1]
+    return FolderReport(sizes, broken, animated, repeated)

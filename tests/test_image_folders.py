@@ -1,0 +1,361 @@
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image, features
+
+from arcvq import image_folders
+from arcvq.image_folders import (
+    BESIDE,
+    DANGLING,
+    NO_IMAGE,
+    PART_NAMES,
+    REPEATED,
+    Reading,
+    inspect_files,
+    read_images,
+    scan_folder,
+)
+from arcvq.images import load_images
+
+
+def save(path, color=(9, 8, 7), size=(8, 8), mode="RGB", **options):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new(mode, size, color).save(path, **options)
+
+
+def touch(folder, *names):
+    """Files of these names, with nothing in them: a scan looks at names alone."""
+    for name in names:
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+
+
+def found(folder):
+    """The part and class of each file, by its name."""
+    scan = scan_folder(folder)
+    rows = zip(scan.files, scan.parts, scan.labels, strict=True)
+    return {str(file): (part, label) for file, part, label in rows}
+
+
+# Parts and classes
+
+
+def test_folders_are_classes_and_loose_files_are_all(tmp_path):
+    touch(tmp_path, "cat/1.png", "dog/deep/2.jpg", "3.bmp")
+    assert found(tmp_path) == {
+        "cat/1.png": ("train", "cat"),
+        "dog/deep/2.jpg": ("train", "dog"),
+        "3.bmp": ("train", "all"),
+    }
+
+
+@pytest.mark.parametrize("name", PART_NAMES)
+@pytest.mark.parametrize("spell", [str.lower, str.upper, str.title])
+def test_every_name_of_a_part_is_known_in_any_case(tmp_path, name, spell):
+    other = "test" if PART_NAMES[name] == "train" else "train"
+    touch(tmp_path, f"{spell(name)}/cat/1.png", f"{other}/cat/2.png")
+    parts = {label: part for file, (part, label) in found(tmp_path).items()}
+    assert set(parts) == {"cat"}
+    scan = scan_folder(tmp_path)
+    assert set(scan.parts) == {PART_NAMES[name], other}
+
+
+@pytest.mark.parametrize("wrapper", ["pets", "pets/images", "a/b/c"])
+def test_a_divided_data_set_is_found_inside_folders_that_wrap_it(tmp_path, wrapper):
+    touch(tmp_path, f"{wrapper}/train/cat/1.png", f"{wrapper}/valid/cat/2.png")
+    assert list(found(tmp_path).values()) == [("train", "cat"), ("validation", "cat")]
+
+
+def test_a_single_class_is_no_wrapper(tmp_path):
+    touch(tmp_path, "cat/1.png", "cat/2.png")
+    assert set(found(tmp_path).values()) == {("train", "cat")}
+
+
+def test_what_lies_beside_the_parts_is_left_out_and_said(tmp_path):
+    touch(tmp_path, "Train/cat/1.png", "Test/cat/2.png", "samples/3.png", "overview.png")
+    scan = scan_folder(tmp_path)
+    assert set(scan.parts) == {"train", "test"}
+    assert set(scan.labels) == {"cat"}
+    assert scan.left_out == {BESIDE: [Path("overview.png"), Path("samples/3.png")]}
+    assert "2 images in 1 class (test 1, train 1); 2 left out: beside" in scan.summary()
+
+
+@pytest.mark.parametrize(
+    "folders, message",
+    [
+        (["val", "test"], "holds test, val, but no folder train"),
+        (["test"], "holds test, but no folder train"),
+        (["test", "cat", "dog"], "holds cat, dog, test, but no folder train"),
+        (["train", "car"], "train may be a part or a class"),
+        (["train", "Train"], "two folders for the same part: Train, train"),
+        (["train", "val", "valid"], "two folders for the same part: train, val, valid"),
+    ],
+)
+def test_what_cannot_be_decided_is_refused(tmp_path, folders, message):
+    touch(tmp_path, *(f"{folder}/{number}.png" for number, folder in enumerate(folders)))
+    with pytest.raises(ValueError, match=message):
+        scan_folder(tmp_path)
+
+
+names = st.sampled_from([*PART_NAMES, "Train", "TEST", "cat", "dog", "x"])
+
+
+@settings(max_examples=60, deadline=None)
+@given(tree=st.lists(st.tuples(names, names), min_size=1, max_size=6, unique=True))
+def test_no_part_ever_becomes_a_class(tree, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("tree")
+    touch(folder, *(f"{top}/{inner}/1.png" for top, inner in tree))
+    try:
+        scan = scan_folder(folder)
+    except ValueError:
+        return  # refused in one sentence
+    left_out = sum(len(files) for files in scan.left_out.values())
+    assert len(scan.files) + left_out == len(tree)
+    if any(top.lower() in PART_NAMES for top, _ in tree):
+        for file, part in zip(scan.files, scan.parts, strict=True):
+            depth = 0 if file.parts[0].lower() in PART_NAMES else 1
+            assert PART_NAMES[file.parts[depth].lower()] == part
+
+
+def test_one_class_in_two_spellings_of_unicode_is_one_class(tmp_path):
+    touch(tmp_path, "train/caf\u00e9/1.png", "test/cafe\u0301/2.png")
+    assert set(scan_folder(tmp_path).labels) == {"caf\u00e9"}
+
+
+# What is left out
+
+
+def test_a_link_back_to_the_folder_gives_no_file_twice(tmp_path):
+    touch(tmp_path, *(f"cat/{number}.png" for number in range(10)))
+    (tmp_path / "cat" / "up").symlink_to("..")
+    scan = scan_folder(tmp_path)
+    assert len(scan.files) == 10
+    assert scan.left_out == {REPEATED: [Path("cat/up")]}
+
+
+def test_a_folder_keeps_its_own_name_where_a_link_comes_first(tmp_path):
+    touch(tmp_path, "dog/1.png")
+    (tmp_path / "a").symlink_to("dog")
+    assert set(scan_folder(tmp_path).labels) == {"dog"}
+
+
+def test_a_linked_class_works_and_a_link_that_leads_nowhere_is_counted(tmp_path):
+    touch(tmp_path, "elsewhere/1.png")
+    here = tmp_path / "here"
+    here.mkdir()
+    (here / "cat").symlink_to(tmp_path / "elsewhere")
+    (here / "gone.png").symlink_to(tmp_path / "nothing.png")
+    scan = scan_folder(here)
+    assert scan.labels == ["cat"]
+    assert scan.left_out == {DANGLING: [Path("gone.png")]}
+    assert "1 left out: links that lead nowhere" in scan.summary()
+
+
+def test_files_that_are_no_images_are_named_by_their_suffix(tmp_path):
+    touch(tmp_path, "1.png", "a.heic", "b.HEIC", "notes.txt", "README")
+    scan = scan_folder(tmp_path)
+    assert len(scan.left_out[NO_IMAGE]) == 4
+    assert (
+        "4 left out: no image format that Pillow reads (.heic 2, no suffix 1, .txt 1)"
+        in scan.summary()
+    )
+
+
+def test_a_file_in_the_place_of_a_folder_is_told(tmp_path):
+    save(tmp_path / "1.png")
+    with pytest.raises(NotADirectoryError, match="is a file; name the folder"):
+        scan_folder(tmp_path / "1.png")
+
+
+@pytest.mark.parametrize("name", ["folder:", "folder:  "])
+def test_a_data_set_without_a_folder_is_refused(name):
+    with pytest.raises(ValueError, match="names no folder; write folder:PATH"):
+        load_images(name, device="cpu")
+
+
+# Pixels
+
+
+def read(folder, **options):
+    return read_images(scan_folder(folder), Reading(**{"size": 8} | options), "test")[0]
+
+
+READABLE = [
+    suffix
+    for suffix, feature in {
+        ".gif": None,
+        ".jfif": "jpg",
+        ".jpe": "jpg",
+        ".avif": "avif",
+        ".tga": None,
+        ".jp2": "jpg_2000",
+        ".pcx": None,
+        ".webp": "webp",
+    }.items()
+    if feature is None or features.check(feature)
+]
+
+
+@pytest.mark.parametrize("suffix", READABLE)
+def test_what_pillow_reads_is_read(tmp_path, suffix):
+    save(tmp_path / f"1{suffix}", (250, 20, 30))
+    red, green, blue = read(tmp_path)[0, :, 4, 4].tolist()
+    assert red > 200 and green < 60 and blue < 70
+
+
+def transparent(mode):
+    """A black square on a transparent ground."""
+    if mode in ("RGBA", "LA"):
+        image = Image.new(mode, (8, 8), 0)
+        image.paste((0, 0, 0, 255) if mode == "RGBA" else (0, 255), (2, 2, 6, 6))
+        return image, {}
+    if mode == "P":
+        image = Image.new("P", (8, 8), 1)
+        image.putpalette([0, 0, 0, 10, 10, 10])
+        image.paste(0, (2, 2, 6, 6))
+        return image, {"transparency": 1}
+    ground = (10, 10, 10) if mode == "RGB" else 10
+    image = Image.new(mode, (8, 8), ground)
+    image.paste(0, (2, 2, 6, 6))
+    return image, {"transparency": ground}
+
+
+@pytest.mark.parametrize("background, value", [("white", 255), ("black", 0), ("#808080", 128)])
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "P", "RGB", "L"])
+def test_transparency_shows_the_background(tmp_path, mode, background, value):
+    image, options = transparent(mode)
+    image.save(tmp_path / "1.png", **options)
+    pixels = read(tmp_path, background=background)
+    assert (pixels[0, :, 0, 0] == value).all()
+    assert (pixels[0, :, 4, 4] == 0).all()
+
+
+def deep(mode):
+    values = np.linspace(1000, 9000, 64).reshape(8, 8)
+    kind = {"I;16": np.uint16, "I": np.int32, "F": np.float32}[mode]
+    return Image.fromarray(values.astype(kind))
+
+
+@pytest.mark.parametrize("mode", ["I;16", "I", "F"])
+def test_pixels_of_more_than_8_bits_are_refused_or_scaled_and_never_clipped(tmp_path, mode):
+    deep(mode).save(tmp_path / "1.tif")
+    with pytest.raises(ValueError, match=r"1\.tif .* only 8 bits a channel are read; levels="):
+        read(tmp_path)
+    stretched = read(tmp_path, levels="minmax")
+    assert (int(stretched.min()), int(stretched.max())) == (0, 255)
+    scaled = read(tmp_path, levels=(0.0, 10_000.0))
+    assert (int(scaled.min()), int(scaled.max())) == (26, 230)  # 255 x 0.1 and 255 x 0.9, rounded
+    with pytest.raises(ValueError, match="reach from 1000 to 9000, beyond the levels 0 to 5000"):
+        read(tmp_path, levels=(0.0, 5000.0))
+
+
+def test_images_are_gray_until_one_has_color_and_keep_their_pixels(tmp_path):
+    for number in range(5):
+        save(tmp_path / f"{number}.png", 10 * number, mode="L")
+    gray = read(tmp_path)
+    assert gray.shape == (5, 1, 8, 8)
+    assert gray[:, 0, 0, 0].tolist() == [0, 10, 20, 30, 40]
+    save(tmp_path / "9.png", (1, 2, 3))
+    colors = read(tmp_path)
+    assert colors.shape == (6, 3, 8, 8)
+    assert torch.equal(colors[:5], gray.expand(-1, 3, -1, -1))
+    assert colors[5, :, 0, 0].tolist() == [1, 2, 3]
+
+
+def test_reading_takes_little_more_memory_than_the_pixels(tmp_path):
+    save(tmp_path / "0.png", 7, (64, 64), "L")
+    save(tmp_path / "1.png", (7, 8, 9), (64, 64))
+    files = [Path("0.png")] * 1500 + [Path("1.png")] * 500
+    scan = image_folders.FolderScan(tmp_path, files, ["train"] * 2000, ["all"] * 2000)
+    status = Path("/proc/self/status")
+    if not status.exists():
+        pytest.skip("this system does not say how much memory a process has")
+    before = memory(status, "VmRSS")
+    Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
+    pixels, _ = read_images(scan, Reading(64), "test")
+    assert pixels.shape == (2000, 3, 64, 64)
+    assert memory(status, "VmHWM") - before < 1.3 * pixels.numel()
+
+
+def memory(status, name):
+    """Memory of this process in RAM, in bytes: VmRSS now, VmHWM at the most."""
+    (line,) = [line for line in status.read_text().splitlines() if line.startswith(f"{name}:")]
+    return int(line.split()[1]) * 1024
+
+
+# Broken files
+
+
+def break_some(folder, count):
+    for number in range(6):
+        save(folder / f"{number}.png", (number, 0, 0))
+    for number in range(count):
+        (folder / f"{number}.png").write_bytes(b"no image")
+
+
+def test_all_broken_files_are_named_at_once(tmp_path):
+    break_some(tmp_path, 3)
+    with pytest.raises(ValueError, match=r"3 files in .*0\.png.*1\.png.*2\.png"):
+        read(tmp_path)
+
+
+def test_broken_files_are_left_out_when_asked(tmp_path):
+    break_some(tmp_path, 2)
+    data = load_images(f"folder:{tmp_path}", size=8, skip_broken=True, device="cpu")
+    splits = (data.train, data.validation, data.test)
+    reds = [image[0, 0, 0].item() for split in splits for image in split.images]
+    assert sorted(reds) == [2, 3, 4, 5]
+
+
+def test_a_folder_of_broken_files_alone_is_refused_even_then(tmp_path):
+    break_some(tmp_path, 6)
+    with pytest.raises(ValueError, match="6 files in"):
+        read(tmp_path, skip_broken=True)
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"background": "greenish"}, "background is 'greenish'"),
+        ({"levels": "best"}, "levels are 'best'"),
+        ({"levels": (5.0, 5.0)}, r"levels are \(5.0, 5.0\)"),
+        ({"size": 16.0}, "size is 16.0; it must be a whole number from 8"),
+        ({"size": 12}, "size is 12; it must be a multiple of 8"),
+    ],
+)
+def test_bad_options_are_refused_in_one_sentence(options, message, unchecked):
+    with pytest.raises(ValueError, match=message):
+        Reading(**options)
+
+
+# Reports
+
+
+def test_a_report_tells_sizes_broken_animated_and_repeated_files(tmp_path):
+    save(tmp_path / "train" / "a" / "1.png", size=(20, 10))
+    shutil.copy(tmp_path / "train" / "a" / "1.png", tmp_path / "train" / "a" / "2.png")
+    (tmp_path / "test" / "a").mkdir(parents=True)
+    shutil.copy(tmp_path / "train" / "a" / "1.png", tmp_path / "test" / "a" / "3.png")
+    (tmp_path / "train" / "a" / "4.png").write_bytes(b"no image")
+    frames = [Image.new("L", (8, 8), value) for value in (0, 255)]
+    frames[0].save(tmp_path / "train" / "a" / "5.gif", save_all=True, append_images=frames[1:])
+
+    report = inspect_files(scan_folder(tmp_path), Reading())
+    assert report.sizes.count((20, 10)) == 3
+    assert list(report.broken) == [Path("train/a/4.png")]
+    assert report.animated == [Path("train/a/5.gif")]
+    assert [len(group) for group in report.repeated] == [3]
+
+
+def test_names_of_any_length_and_script_are_read(tmp_path):
+    name = "\u732b" * 60  # 180 bytes
+    save(tmp_path / name / "1.png")
+    assert scan_folder(tmp_path).labels == [name]
+    assert len(os.fsencode(name)) == 180
