@@ -380,11 +380,12 @@ class Quantizer(nn.Module):
         own = own_codes(self.num_codes)
         weights = self.anchor_weights[own]
         places, new_weights = self.choose_anchors(latents, weights, numbers[own])
-        taken = (places >= 0) & latents.sum().isfinite()
+        finite = latents.sum().isfinite()
+        taken = (places >= 0) & finite
         drawn = latents[places.clamp_min(0)].to(self.anchors.dtype)
         anchors = torch.where(taken[:, None], drawn, self.anchors[own])
         self.anchors.copy_(self._of_all(anchors))
-        self.anchor_weights.copy_(self._of_all(torch.where(taken, new_weights, weights)))
+        self.anchor_weights.copy_(self._of_all(torch.where(finite, new_weights, weights)))
 
     def choose_anchors(
         self,
