@@ -45,6 +45,8 @@ from arcvq.vqvae import VQVAE
 if TYPE_CHECKING:
     import pandas
 
+CHECKPOINT_SECONDS = 300  # at most so long from one checkpoint to the next
+
 # Images of a validation during training. All 1,000 digits would take a third of a quick run.
 VALIDATION_IMAGES = 256
 
@@ -75,9 +77,12 @@ class Recording:
         folder: Where checkpoints and the finished run are written; None to write nothing.
         resume: Go on from the checkpoint in `folder`, if there is one. The final weights are those
             of a run without the interruption, bit for bit on a CPU.
+        overwrite: Replace the run that `folder` holds. Otherwise it is refused, so that no training
+            is lost by accident.
         log_every: Steps from one row of the history to the next; by default for 50 rows in all.
         validate_every: Steps from one validation to the next; by default for 5 in all, and for a
-            prior 10. Each validation adds a row to the history and writes the checkpoint.
+            prior 10. Each validation adds a row to the history and writes the checkpoint, which is
+            also written every five minutes.
         snapshots: How many codebooks to keep, evenly over the run, besides the one at the start.
         progress: Whether to show a progress bar.
         on_log: Called after each new row of the history with the run so far. If it returns True,
@@ -86,6 +91,7 @@ class Recording:
 
     folder: str | Path | None = None
     resume: bool = False
+    overwrite: bool = False
     log_every: int | None = None
     validate_every: int | None = None
     snapshots: int = 24
@@ -97,6 +103,10 @@ class Recording:
             raise ValueError(
                 "resume is True but folder is None; name the folder of the run to go on with"
             )
+        if self.resume and self.overwrite:
+            raise ValueError("resume and overwrite are both True; at most one of them can be")
+        if self.folder is not None:
+            object.__setattr__(self, "folder", Path(self.folder).expanduser())
 
 
 @dataclasses.dataclass(frozen=True)
@@ -165,9 +175,10 @@ class Run:
     def save(self, folder: str | Path) -> None:
         """Write the model, the history and the snapshots into a folder.
 
-        run.json, which says that the run is finished, comes last.
+        run.json, which says that the run is finished, comes last; one that is there goes first.
         """
-        folder = Path(folder)
+        folder = Path(folder).expanduser()
+        (folder / "run.json").unlink(missing_ok=True)
         self.model.save_pretrained(folder)
         tensors = {}
         for step, snapshot in self.snapshots.items():
@@ -333,6 +344,7 @@ class TrainingSession:
         self.step = 0
         self.rows: list[Row] = []
         self.began = time.perf_counter()
+        self.saved = self.began  # when the last checkpoint was written
 
     def parameters(self) -> list[Tensor]:
         """What the optimizer moves, unless it is frozen."""
@@ -407,7 +419,24 @@ class TrainingSession:
         else:
             self.snapshot()
             # A folder that cannot be written is found now, before the work is done.
+            self._clear_folder()
             self.save()
+
+    def _clear_folder(self) -> None:
+        """Make way for a new run: refused where there is one, unless it may be overwritten."""
+        folder = self.recording.folder
+        if folder is None:
+            return
+        finished = Path(folder) / "run.json"
+        held = [file.name for file in (finished, self.checkpoint) if file.exists()]
+        if from_first(bool(held)) and not self.recording.overwrite:
+            raise FileExistsError(
+                f"{folder} holds a run already ({' and '.join(held)}); resume=True goes on with "
+                "it, and overwrite=True replaces it"
+            )
+        if rank() == 0:
+            # From now on the folder holds an unfinished run, whatever happens.
+            finished.unlink(missing_ok=True)
 
     def _progress_bar(self) -> tqdm:
         """A bar of all steps, shown by the first process alone."""
@@ -441,7 +470,8 @@ class TrainingSession:
             ending = any_rank(bool(on_log and on_log(self.run())))
         # Several processes agree on Ctrl-C only where they wait for each other anyway.
         interrupted = (logging or world_size() == 1) and any_rank(interrupt.asked)
-        if validating or ending or interrupted:
+        due = time.perf_counter() - self.saved > CHECKPOINT_SECONDS
+        if validating or ending or interrupted or due:
             self.save()
         if interrupted:
             raise KeyboardInterrupt(self._farewell())
@@ -449,6 +479,7 @@ class TrainingSession:
 
     def save(self) -> None:
         """Write the checkpoint, where there is a folder for it; the first process does."""
+        self.saved = time.perf_counter()
         if self.recording.folder and rank() == 0:
             common = {
                 "settings": self.settings,

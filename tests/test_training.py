@@ -9,8 +9,10 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from arcvq import training
 from arcvq.images import ImageData, ImageSplit
 from arcvq.quantizers import QUANTIZERS
+from arcvq.runtime.interrupt import SIGNALS
 from arcvq.samp import SAMP
 from arcvq.training import (
     Compute,
@@ -76,14 +78,14 @@ def assert_same_run(one, other):
         assert torch.equal(snapshot.counts, other.snapshots[step].counts)
 
 
-def interrupt_at(step, monkeypatch):
-    """Ctrl-C in a step of a VQ-VAE."""
+def interrupt_at(step, monkeypatch, number=signal.SIGINT):
+    """Ctrl-C, or another signal, in a step of a VQ-VAE."""
     advance = VQVAESession.advance
 
     def interrupted(session):
         advance(session)
         if session.step == step:
-            os.kill(os.getpid(), signal.SIGINT)
+            os.kill(os.getpid(), number)
 
     monkeypatch.setattr(VQVAESession, "advance", interrupted)
 
@@ -129,6 +131,67 @@ def test_a_resumed_run_ends_with_the_same_bits(kind, images, tmp_path, monkeypat
     torch.manual_seed(99)
     resumed = short(images, kind, folder=tmp_path, record={"resume": True})
     assert_same_run(whole, resumed)
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+def test_a_run_that_is_told_to_end_saves_first(number, images, tmp_path, monkeypatch):
+    with monkeypatch.context() as patches:
+        interrupt_at(5, patches, number)
+        with pytest.raises(KeyboardInterrupt, match="stopped at step 5 of 12, saved in"):
+            short(images, folder=tmp_path)
+    resumed = short(images, folder=tmp_path, record={"resume": True})
+    assert_same_run(short(images), resumed)
+
+
+def test_checkpoints_are_written_by_time_as_well(images, tmp_path, monkeypatch):
+    monkeypatch.setattr(training, "CHECKPOINT_SECONDS", 0.0)
+    advance = VQVAESession.advance
+
+    def killed(session):
+        if session.step == 3:
+            raise MemoryError
+        advance(session)
+
+    with monkeypatch.context() as patches:
+        patches.setattr(VQVAESession, "advance", killed)
+        with pytest.raises(MemoryError):
+            short(images, folder=tmp_path, record={"log_every": 12, "validate_every": 12})
+    checkpoint = torch.load(tmp_path / "checkpoint.pt", weights_only=True)
+    assert checkpoint["step"] == 3
+
+
+def test_a_run_is_never_overwritten_by_accident(images, tmp_path, monkeypatch):
+    with monkeypatch.context() as patches:
+        interrupt_at(5, patches)
+        with pytest.raises(KeyboardInterrupt):
+            short(images, folder=tmp_path)
+    before = (tmp_path / "checkpoint.pt").read_bytes()
+    message = "holds a run already .*resume=True goes on with it, and overwrite=True replaces it"
+    with pytest.raises(FileExistsError, match=message):
+        short(images, folder=tmp_path, lr=1e-4)
+    assert (tmp_path / "checkpoint.pt").read_bytes() == before
+
+    finished = short(images, folder=tmp_path, record={"resume": True})
+    with pytest.raises(FileExistsError, match=r"run\.json and checkpoint\.pt"):
+        short(images, folder=tmp_path)
+    assert_same_run(Run.load(tmp_path), finished)
+
+
+def test_a_run_that_replaces_another_is_unfinished_until_it_ends(images, tmp_path, monkeypatch):
+    short(images, folder=tmp_path)
+    with monkeypatch.context() as patches:
+        interrupt_at(5, patches)
+        with pytest.raises(KeyboardInterrupt):
+            short(images, seed=1, folder=tmp_path, record={"overwrite": True})
+    assert not (tmp_path / "run.json").exists()
+    short(images, seed=1, folder=tmp_path, record={"resume": True})
+    assert_same_run(Run.load(tmp_path), short(images, seed=1))
+
+
+def test_the_home_folder_is_found_in_the_name_of_a_folder(images, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    short(images, folder="~/runs/one")
+    assert (tmp_path / "runs" / "one" / "run.json").is_file()
 
 
 def test_ctrl_c_without_a_folder_says_that_nothing_is_kept(images, monkeypatch):

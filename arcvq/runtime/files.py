@@ -2,11 +2,17 @@
 
 import os
 import re
+import secrets
+import shutil
+import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+Result = TypeVar("Result")
 CHECKOUT = Path(__file__).resolve().parents[2]  # only a checkout if it holds pyproject.toml
+OLD_DRAFT = 3600  # seconds
 NAME_LENGTH = 80  # most file systems allow 255 bytes; a digest and an ending are still to come
 
 
@@ -20,10 +26,14 @@ def write_whole(path: Path, write: Callable[[Path], Any]) -> None:
     Raises:
         OSError: If the folder cannot be written or the disk is full. The earlier file is kept.
     """
-    draft = path.with_name(f".{path.name}.{os.getpid()}.draft")
+    draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}.draft")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        remove_old_drafts(path.parent)
+        draft.touch()
+        mode = draft.stat().st_mode  # what the umask allows; some writers make private files
         write(draft)
+        draft.chmod(mode)
         os.replace(draft, path)
     except (OSError, RuntimeError) as error:  # torch.save reports a full disk as RuntimeError
         kept = "the earlier file is kept" if path.exists() else "nothing was written"
@@ -31,6 +41,41 @@ def write_whole(path: Path, write: Callable[[Path], Any]) -> None:
     finally:
         if draft.exists():
             draft.unlink()
+
+
+def remove_old_drafts(folder: Path) -> None:
+    """Delete what writers that were killed have left in a folder: drafts older than an hour."""
+    for draft in folder.glob(".*.draft"):
+        with suppress(OSError):  # another process was first
+            if time.time() - draft.stat().st_mtime > OLD_DRAFT:
+                shutil.rmtree(draft) if draft.is_dir() else draft.unlink()
+
+
+def write_folder(folder: Path, write: Callable[[Path], Result]) -> Result:
+    """Write several files into a folder, each of them whole or not at all.
+
+    Args:
+        folder: The folder, which is made if need be.
+        write: Fills the temporary folder that it is given; its files then move into `folder`.
+
+    Returns:
+        What `write` returned.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    remove_old_drafts(folder)
+    drafts = folder / f".{secrets.token_hex(4)}.draft"
+    drafts.mkdir()
+    try:
+        (drafts / "mode").touch()
+        mode = (drafts / "mode").stat().st_mode
+        (drafts / "mode").unlink()
+        result = write(drafts)
+        for file in sorted(drafts.iterdir()):
+            file.chmod(mode)
+            file.replace(folder / file.name)
+        return result
+    finally:
+        shutil.rmtree(drafts, ignore_errors=True)
 
 
 def write_text(path: Path, text: str) -> None:

@@ -1,33 +1,42 @@
-"""Ctrl-C during a training run: the current step is completed first."""
+"""Ctrl-C and requests to end during a training run: the current step is completed first."""
 
 import signal
 import threading
 
+# What Ctrl-C, a batch scheduler or docker stop, and a closed terminal send.
+NAMES = ("SIGINT", "SIGTERM", "SIGHUP")
+SIGNALS = [getattr(signal, name) for name in NAMES if hasattr(signal, name)]
+
 
 class HeldInterrupt:
-    """A context in which the first Ctrl-C sets `asked` instead of raising KeyboardInterrupt.
+    """A context in which the first signal to end sets `asked` instead of ending the program.
 
-    The current step is thus completed. A second Ctrl-C raises at once. Python handles signals in
-    the main thread alone; in another thread the context does nothing.
+    The current step is thus completed. A second signal has its usual effect at once. Signals that
+    are ignored, as in a program started with nohup, stay ignored. Python handles signals in the
+    main thread alone; in another thread the context does nothing.
 
     Attributes:
-        asked: Whether Ctrl-C was pressed.
+        asked: Whether the program was asked to end.
     """
 
     def __init__(self):
         self.asked = False
 
     def __enter__(self):
-        self.in_main_thread = threading.current_thread() is threading.main_thread()
-        if self.in_main_thread:
-            self.earlier_handler = signal.signal(signal.SIGINT, self.hold)
+        self.earlier_handlers = {}
+        if threading.current_thread() is threading.main_thread():
+            for number in SIGNALS:
+                handler = signal.getsignal(number)
+                if handler not in (signal.SIG_IGN, None):
+                    self.earlier_handlers[number] = signal.signal(number, self.hold)
         return self
 
     def hold(self, number, frame):
-        """Remember the first Ctrl-C and let the next one raise."""
+        """Remember the first signal and let the next one have its usual effect."""
         self.asked = True
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+        for held, handler in self.earlier_handlers.items():
+            signal.signal(held, handler)
 
     def __exit__(self, *exception):
-        if self.in_main_thread:
-            signal.signal(signal.SIGINT, self.earlier_handler)
+        for number, handler in self.earlier_handlers.items():
+            signal.signal(number, handler)

@@ -1,9 +1,17 @@
 import os
+import time
 from pathlib import Path
 
 import pytest
 
-from arcvq.runtime.files import CHECKOUT, data_root, safe_name, write_text, write_whole
+from arcvq.runtime.files import (
+    CHECKOUT,
+    data_root,
+    safe_name,
+    write_folder,
+    write_text,
+    write_whole,
+)
 
 
 def full_disk(draft):
@@ -25,6 +33,62 @@ def test_a_failed_write_keeps_the_earlier_file_and_leaves_no_draft(tmp_path):
 def test_a_failed_first_write_says_that_nothing_was_written(tmp_path):
     with pytest.raises(OSError, match="nothing was written"):
         write_whole(tmp_path / "other.txt", full_disk)
+
+
+def private(draft):
+    """Writes as safetensors does: a new file that only its owner may read."""
+    draft.unlink(missing_ok=True)
+    draft.touch(0o600)
+
+
+@pytest.mark.parametrize("umask, mode", [(0o022, 0o644), (0o002, 0o664), (0o077, 0o600)])
+def test_files_are_as_readable_as_the_umask_says_whoever_wrote_them(tmp_path, umask, mode):
+    earlier = os.umask(umask)
+    try:
+        write_whole(tmp_path / "one", private)
+        write_folder(tmp_path / "some", lambda folder: private(folder / "two"))
+    finally:
+        os.umask(earlier)
+    for path in (tmp_path / "one", tmp_path / "some" / "two"):
+        assert path.stat().st_mode & 0o777 == mode
+
+
+def test_a_folder_gets_whole_files_and_no_draft_where_writing_fails(tmp_path):
+    def write(folder):
+        (folder / "a").write_text("new")
+        full_disk(folder / "b")
+
+    (tmp_path / "a").write_text("old")
+    with pytest.raises(OSError, match="No space left"):
+        write_folder(tmp_path, write)
+    assert os.listdir(tmp_path) == ["a"]
+    assert (tmp_path / "a").read_text() == "old"
+
+
+def test_drafts_of_writers_that_were_killed_go_with_the_next_write_once_they_are_old(tmp_path):
+    old_file = tmp_path / ".model.1234.draft"
+    old_folder = tmp_path / ".5678.draft"
+    young = tmp_path / ".other.9abc.draft"
+    old_folder.mkdir()
+    for draft in (old_file, old_folder / "weights", young):
+        draft.touch()
+    an_hour_ago = time.time() - 3601
+    for draft in (old_file, old_folder):
+        os.utime(draft, (an_hour_ago, an_hour_ago))
+    write_text(tmp_path / "note.txt", "new")
+    assert sorted(os.listdir(tmp_path)) == [young.name, "note.txt"]
+
+
+def test_processes_with_equal_numbers_write_side_by_side(tmp_path, monkeypatch):
+    """As in containers, where every first process has the number 1."""
+    monkeypatch.setattr(os, "getpid", lambda: 1)
+
+    def write(draft):
+        write_text(tmp_path / "file", "inner")
+        draft.write_text("outer")
+
+    write_whole(tmp_path / "file", write)
+    assert (tmp_path / "file").read_text() == "outer"
 
 
 def test_data_root_is_what_is_given_then_the_environment_then_the_checkout(monkeypatch, tmp_path):

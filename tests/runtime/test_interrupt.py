@@ -4,18 +4,42 @@ import threading
 
 import pytest
 
-from arcvq.runtime.interrupt import HeldInterrupt
+from arcvq.runtime.interrupt import SIGNALS, HeldInterrupt
 
 
-def test_the_first_interrupt_is_held_and_the_second_raises():
+class Ended(Exception):
+    pass
+
+
+def end(number, frame):
+    raise Ended
+
+
+@pytest.fixture(params=SIGNALS, ids=lambda number: number.name)
+def number(request):
+    """A signal, which raises Ended when it arrives."""
+    earlier = signal.signal(request.param, end)
+    yield request.param
+    signal.signal(request.param, earlier)
+
+
+def test_the_first_signal_is_held_and_the_second_has_its_usual_effect(number):
     with HeldInterrupt() as interrupt:
         assert not interrupt.asked
-        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), number)
         assert interrupt.asked
-        with pytest.raises(KeyboardInterrupt):
-            os.kill(os.getpid(), signal.SIGINT)
+        with pytest.raises(Ended):
+            os.kill(os.getpid(), number)
             signal.pause()
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert signal.getsignal(number) is end
+
+
+def test_a_signal_that_is_ignored_stays_ignored(number):
+    signal.signal(number, signal.SIG_IGN)
+    with HeldInterrupt() as interrupt:
+        os.kill(os.getpid(), number)
+        assert not interrupt.asked
+    assert signal.getsignal(number) is signal.SIG_IGN
 
 
 def test_in_another_thread_nothing_changes():
