@@ -15,18 +15,19 @@ class PlainSphericalQuantizer(SphericalQuantizer):
 
     def quantize(self, latents):
         samp = self.active_samp()
-        cosines = normalize(latents, dim=1) @ normalize(self.codebook, dim=1).T
+        codebook = self.codebook.to(latents.dtype)
+        cosines = normalize(latents, dim=1) @ normalize(codebook, dim=1).T
         indices = cosines.argmax(1)
-        chosen = one_hot(indices, self.num_codes).to(latents.dtype)
-        codes = chosen @ self.codebook
-        self.counts += chosen.sum(0).long()
+        codes = one_hot(indices, self.num_codes).to(latents.dtype) @ codebook
+        if self.training:
+            self.observe(latents.detach(), indices)
 
         margin_loss = reference.margin_loss(
-            latents, self.codebook.detach(), samp.margin, samp.scale, samp.top_k
+            latents, codebook.detach(), samp.margin, samp.scale, samp.top_k
         )
-        weight = samp.weight.value(self.step) if samp.weight else 0.0
+        weight = samp.weight.value(self.step, self.batch_usage()) if samp.weight else 0.0
         vq_loss = mse_loss(codes, latents.detach()) + self.beta * mse_loss(latents, codes.detach())
-        loss = vq_loss + weight * margin_loss
+        loss = vq_loss + (weight * margin_loss).to(vq_loss.dtype)
 
         codes = latents + (codes - latents).detach()  # straight-through gradient
         return codes, indices, loss, {"margin": margin_loss}
@@ -48,10 +49,11 @@ class UndetachedQuantizer(SphericalQuantizer):
         # the value 0 and the gradient to the codes that the stop-gradient keeps back.
         moving = reference.margin_loss(
             latents.detach(),
-            self.codebook,
+            self.codebook.to(latents.dtype),
             samp.margin,
             samp.scale,
             min(samp.top_k, len(latents)),
         )
         weight = samp.weight.value(self.step, self.batch_usage())
-        return loss + weight * (moving - moving.detach()), terms
+        added = weight * (moving - moving.detach())
+        return loss + added.to(loss.dtype), terms

@@ -1,6 +1,7 @@
 """Quantizers of the package vector-quantize-pytorch behind the interface of arcvq, to compare with.
 
-The arithmetic is the package's, in float32; arcvq adds its shapes, usage counts and saved files.
+The arithmetic is the package's, in float32 whatever the precision of the model; arcvq adds its
+shapes, masks, usage counts and saved files, and moves averages only in `after_step`.
 Importing the package takes seconds, so that happens when the first of these quantizers is made.
 """
 
@@ -18,6 +19,7 @@ from torch.nn.functional import embedding
 from arcvq.quantizers import Quantizer
 from arcvq.runtime.distributed import world_size
 from arcvq.runtime.extras import extra_import
+from arcvq.runtime.modes import evaluation_mode
 
 
 class Baseline(Quantizer, ABC):
@@ -32,6 +34,7 @@ class Baseline(Quantizer, ABC):
 
     Attributes:
         commitment: Weight of the commitment loss.
+        frozen: Whether `freeze` was called: then the method learns nothing.
         method: The module of the package.
 
     Raises:
@@ -39,6 +42,7 @@ class Baseline(Quantizer, ABC):
     """
 
     commitment = 0.0
+    frozen = False
 
     def __init__(self, num_codes: int, dim: int):
         super().__init__(num_codes, dim, self.commitment)
@@ -73,7 +77,10 @@ class Baseline(Quantizer, ABC):
             return self.codes()
 
     def quantize(self, latents):
-        passed, indices, loss, terms = self.call(latents.float()[None])
+        if len(latents):
+            passed, indices, loss, terms = self.call(latents.float()[None])
+        else:  # the package's means over nothing are NaN
+            passed, indices, loss, terms = latents[None], latents[None, :, 0], latents.sum(), {}
         indices = indices[0].long()
         if self.training:
             self.observe(latents, indices)
@@ -83,12 +90,27 @@ class Baseline(Quantizer, ABC):
         return codes, indices, loss, terms
 
     def encode(self, latents):
-        training = self.training
-        try:
-            with torch.no_grad():
-                return self.eval()(latents).indices
-        finally:
-            self.train(training)
+        with torch.no_grad(), evaluation_mode(self):
+            return self(latents).indices
+
+    def freeze(self):
+        self.frozen = True
+        self.method.requires_grad_(False)
+
+    def unfreeze(self):
+        self.frozen = False
+        self.method.requires_grad_(True)
+
+    def replace_codes(self, chosen, codes):
+        name = type(self).__name__
+        raise ValueError(f"the codes of a {name} follow from its method; they cannot be set")
+
+    def _apply(self, fn, recurse=True):
+        def keep_precision(tensor):
+            applied = fn(tensor)
+            return applied if applied.dtype == tensor.dtype else tensor.to(applied.device)
+
+        return super()._apply(keep_precision, recurse)
 
     def config(self):
         return {"kind": type(self).__name__, "num_codes": self.num_codes, "dim": self.dim}
@@ -267,20 +289,39 @@ class MovingAverageQuantizer(Baseline):
             commitment_weight=self.commitment,
             use_cosine_sim=self.cosine,
             rotation_trick=not self.cosine,
-            # The codes stay those that forward chose until `after_step` moves them.
-            manual_ema_update=True,
             # By itself the package asks only once, when its first quantizer is made.
             sync_codebook=world_size() > 1,
         )
 
     def call(self, latents):
-        codes, indices, loss, terms = self.method(latents, return_loss_breakdown=True)
+        # It would also move the codes; here they stay those that forward chose until `after_step`.
+        codes, indices, loss, terms = self.method(
+            latents, freeze_codebook=True, return_loss_breakdown=True
+        )
         return codes, indices, loss, {"commitment": terms.commitment} if self.training else {}
 
-    @torch.no_grad()
-    def after_step(self):
-        super().after_step()
-        self.method._codebook.update_ema()
+    def begin_step(self):
+        super().begin_step()
+        for average in self._averages():
+            average.grad = torch.zeros_like(average)
+
+    def collect(self, latents, indices, counts, finite):
+        codebook = self.method._codebook
+        latents = codebook.transform_input(latents.float()[None])
+        codebook.update_indices(latents, indices[None], accum_ema_update=True)
+
+    def follow(self):
+        codebook = self.method._codebook
+        # An empty batch moves nothing, and neither does one that is not finite.
+        moves = (codebook.cluster_size.grad.sum() > 0) & codebook.embed_avg.grad.isfinite().all()
+        for average in self._averages():
+            average.lerp_(torch.where(moves, average.grad, average), 1 - codebook.decay)
+        codebook.update_ema()
+
+    def _averages(self):
+        """What the package averages. It collects the sums of a step in their `grad`."""
+        codebook = self.method._codebook
+        return codebook.cluster_size, codebook.embed_avg
 
 
 class RotationQuantizer(MovingAverageQuantizer):

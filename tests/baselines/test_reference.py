@@ -34,6 +34,27 @@ def test_the_plain_quantizer_takes_the_step_of_the_spherical_one():
     assert got.loss.item() == pytest.approx(expected.loss.item(), rel=1e-5)
     assert torch.equal(plain.counts, fast.counts)
 
+    for quantizer, quantized in ((plain, got), (fast, expected)):
+        quantized.loss.backward()
+        with torch.no_grad():
+            quantizer.codebook -= 9 * quantizer.codebook.grad  # to where the ball binds
+        quantizer.after_step()
+    assert plain.codebook.norm(dim=1).max() < 1.001
+    assert torch.allclose(plain.codebook, fast.codebook, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", [PlainSphericalQuantizer, UndetachedQuantizer])
+@pytest.mark.parametrize("precision", [torch.bfloat16, torch.float16, torch.float64])
+def test_both_work_in_any_precision(kind, precision):
+    quantizer = kind(8, 4, SAMP(scale=5.0)).to(precision)
+    latents = torch.randn(2, 4, 3, 3).to(precision).requires_grad_()
+    quantized = quantizer(latents)
+    quantized.loss.backward()
+    quantizer.after_step()
+    assert quantized.codes.dtype == precision
+    assert quantized.loss.dtype == torch.promote_types(precision, torch.float32)
+    assert latents.grad.isfinite().all() and quantizer.codebook.isfinite().all()
+
 
 def take_step(kind, weight):
     """The quantizer after a backward pass in float64, its latents, and what it returned."""

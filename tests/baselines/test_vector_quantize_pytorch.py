@@ -7,6 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn.functional import normalize
+from torch.utils.checkpoint import checkpoint
 
 from arcvq.baselines import vector_quantize_pytorch
 from arcvq.baselines.vector_quantize_pytorch import BASELINES, fsq_levels
@@ -158,6 +159,168 @@ def test_half_precision_changes_no_index(kind):
 
 
 @every_baseline
+@pytest.mark.parametrize("precision", [torch.bfloat16, torch.float16, torch.float64])
+def test_a_quantizer_of_any_precision_computes_in_float32(kind, precision):
+    plain = make(kind).eval()
+    quantizer = make(kind).eval().to(precision)
+    given = latents().to(precision)
+    found = quantizer(given)
+    expected = plain(given.float())
+    assert found.codes.dtype == precision
+    assert torch.equal(found.indices, expected.indices)
+    assert torch.equal(found.codes, expected.codes.to(precision))
+    assert torch.equal(quantizer.lookup(found.indices).to(precision), found.codes)
+    for name, value in quantizer.state_dict().items():
+        assert torch.equal(value, plain.state_dict()[name]), name
+
+
+@every_baseline
+@pytest.mark.parametrize("precision", [torch.bfloat16, torch.float16, torch.float64])
+def test_it_trains_in_a_model_of_any_precision(kind, precision):
+    model = VQVAE(1, make(kind, 16, 4), hidden=8, residual_hidden=4).to(precision)
+    images = torch.rand(2, 1, 8, 8) * 2 - 1
+    output = model(images)
+    (output.reconstruction.float().square().mean() + output.quantized.loss).backward()
+    model.quantizer.after_step()
+    assert all(weight.grad.isfinite().all() for weight in model.parameters())
+    model.eval()
+    assert torch.equal(
+        model.reconstruct(images), model(images).reconstruction.clamp(-1, 1).detach()
+    )
+
+
+@every_baseline
+def test_a_frozen_one_learns_nothing_until_it_is_unfrozen(kind):
+    quantizer = make(kind)
+    before = {name: value.clone() for name, value in quantizer.method.state_dict().items()}
+    quantizer.freeze()
+    own = latents().requires_grad_()
+    for _ in range(2):
+        quantized = quantizer(own)
+        (quantized.codes.square().mean() + quantized.loss).backward()
+        quantizer.after_step()
+    assert own.grad.any()
+    assert all(parameter.grad is None for parameter in quantizer.parameters())
+    for name, value in quantizer.method.state_dict().items():
+        assert torch.equal(value, before[name]), name
+
+    quantizer.unfreeze()
+    quantized = quantizer(own)
+    (quantized.codes.square().mean() + quantized.loss).backward()
+    quantizer.after_step()
+    learned = any(parameter.grad is not None for parameter in quantizer.parameters())
+    after = quantizer.method.state_dict()
+    moved = any(not torch.equal(after[name], value) for name, value in before.items())
+    assert learned or moved
+
+
+MOVING = pytest.mark.parametrize("kind", ["rotation", "cosine_ema"])
+
+
+@MOVING
+def test_small_batches_before_a_step_count_as_one_large_batch(kind):
+    whole = make(kind)
+    parts = make(kind)
+    for step in range(3):
+        batch = latents(batch=4) + step
+        whole(batch)
+        for part in batch.split([1, 2, 1]):
+            parts(part)
+        for quantizer in (whole, parts):
+            quantizer.after_step()
+    assert not torch.equal(whole.codebook, make(kind).codebook)
+    assert torch.allclose(parts.codebook, whole.codebook, atol=1e-6)
+    assert torch.equal(parts.counts, whole.counts)
+
+
+@MOVING
+def test_what_was_collected_before_a_run_is_no_part_of_it(kind):
+    quantizer = make(kind)
+    quantizer(latents() + 3)
+    quantizer.begin_run(steps=5)
+    fresh = make(kind)
+    for each in (quantizer, fresh):
+        each(latents())
+        each.after_step()
+    assert torch.equal(quantizer.codebook, fresh.codebook)
+
+
+@MOVING
+def test_a_forward_pass_repeated_by_checkpointing_counts_once(kind):
+    quantizer = make(kind)
+    plain = make(kind)
+    own = latents().requires_grad_()
+    checkpoint(lambda x: quantizer(x).codes, own, use_reentrant=False).sum().backward()
+    plain(own).codes.sum().backward()
+    for each in (quantizer, plain):
+        each.after_step()
+    assert torch.equal(quantizer.codebook, plain.codebook)
+    assert torch.equal(quantizer.counts, plain.counts)
+
+
+@MOVING
+def test_a_batch_that_is_not_finite_or_empty_moves_nothing(kind):
+    quantizer = make(kind)
+    bad = latents()
+    bad[0, 0, 0, 0] = math.inf
+    before = {name: value.clone() for name, value in quantizer.method.state_dict().items()}
+    for batch in (bad, latents()[:0]):
+        quantizer(batch)
+        quantizer.after_step()
+        for name, value in quantizer.method.state_dict().items():
+            assert torch.allclose(value, before[name], atol=1e-6), name
+    quantizer(latents())
+    quantizer.after_step()
+    assert quantizer.codebook.isfinite().all()
+
+
+@every_baseline
+def test_an_empty_batch_has_no_loss(kind):
+    quantizer = make(kind)
+    own = latents()[:0].requires_grad_()
+    quantized = quantizer(own)
+    assert quantized.loss == 0
+    assert quantized.codes.shape == own.shape
+    assert quantized.indices.shape == (0, 4, 5)
+    quantized.loss.backward()
+    quantizer.after_step()
+
+
+@every_baseline
+def test_masked_latents_are_left_out(kind):
+    whole = make(kind)
+    masked = make(kind)
+    mask = torch.zeros(3, 4, 5, dtype=torch.bool)
+    mask[:2] = True
+    expected = whole(latents()[:2])
+    found = masked(latents(), mask=mask)
+    assert torch.equal(found.indices[:2], expected.indices)
+    assert (found.indices[2] == -1).all()
+    assert torch.allclose(found.loss, expected.loss, atol=1e-6)
+    for quantizer in (whole, masked):
+        quantizer.after_step()
+    assert torch.allclose(masked.codebook, whole.codebook, atol=1e-6)
+
+
+@every_baseline
+def test_encode_leaves_every_part_in_its_mode(kind):
+    quantizer = make(kind).train()
+    quantizer.method.eval()
+    modes = [part.training for part in quantizer.modules()]
+    quantizer.encode(latents())
+    assert [part.training for part in quantizer.modules()] == modes
+    with pytest.raises(ValueError, match="NaN or infinite"):
+        quantizer.encode(latents() * math.nan)
+    assert [part.training for part in quantizer.modules()] == modes
+
+
+@every_baseline
+def test_its_codes_cannot_be_set(kind):
+    with pytest.raises(ValueError, match="follow from its method; they cannot be set"):
+        make(kind).set_codebook(torch.randn(64, 8))
+
+
+@every_baseline
 @settings(max_examples=5, deadline=None)
 @given(
     batch=st.integers(1, 3),
@@ -195,7 +358,9 @@ def test_a_model_with_it_learns_and_is_saved_and_opened(kind, tmp_path):
     assert opened.quantizer.step == 40
     assert torch.equal(opened.quantizer.codebook, run.model.quantizer.codebook)
     batch = split.batch(torch.arange(8))
-    assert torch.equal(opened.reconstruct(batch), run.model.eval().reconstruct(batch))
+    # Training lays out the weights as channels_last, where convolutions round differently.
+    expected = run.model.reconstruct(batch)
+    assert torch.allclose(opened.reconstruct(batch), expected, atol=1e-5)
 
 
 def test_it_is_known_without_an_import_of_its_own_and_the_package_comes_only_with_the_first():
@@ -247,7 +412,7 @@ def test_a_size_that_a_method_cannot_have_is_told(kind, num_codes, sentence):
 
 @every_baseline
 def test_latents_of_another_shape_are_told(kind):
-    with pytest.raises(ValueError, match=r"they must be \(B, 8, h, w\)"):
+    with pytest.raises(ValueError, match=r"they must be \(B, 8, \*grid\)"):
         make(kind)(torch.randn(2, 7, 3, 3))
 
 
