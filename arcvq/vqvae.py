@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import torch
 from huggingface_hub import PyTorchModelHubMixin
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Integer
 from safetensors.torch import load_model
 from torch import Tensor, nn
 from torch.nn.functional import relu
@@ -17,6 +17,7 @@ from torch.nn.functional import relu
 from arcvq.baselines import reference, vector_quantize_pytorch  # noqa: F401
 from arcvq.quantizers import Quantized, Quantizer, SphericalQuantizer
 from arcvq.runtime.checks import check_finite, check_whole
+from arcvq.runtime.hub import download
 
 # Format of saved models; bump it when older versions would misread them.
 MODEL_FORMAT = 1
@@ -44,6 +45,45 @@ def official_layers(residual_layers: int) -> list[str]:
         "_decoder._conv_trans_1",
         "_decoder._conv_trans_2",
     ]
+
+
+def _official_file(path: str | Path, filename: str | None, revision: str | None) -> Path:
+    """Return the path of a checkpoint, after its download where it is not on this machine.
+
+    Raises:
+        FileNotFoundError: If there is no such file, or it cannot be downloaded.
+    """
+    file = Path(path, filename or "")
+    if file.is_file():
+        return file
+    if filename is None:
+        raise FileNotFoundError(
+            f"{path} is no file; a checkpoint on the Hugging Face hub is given by the name of its "
+            "repository and that of the file in it"
+        )
+    if Path(path).is_dir():
+        raise FileNotFoundError(f"{path} holds no {filename}")
+    return download(str(path), filename, revision)
+
+
+def _official_weights(file: Path) -> dict[str, Tensor]:
+    """Read the weights of a checkpoint by their names in the authors' code.
+
+    Raises:
+        ValueError: If the file is no checkpoint.
+    """
+    try:
+        state = torch.load(file, map_location="cpu", weights_only=True)
+        for field in ("state_dict", "model"):
+            state = state.get(field, state)
+        # DataParallel adds a prefix.
+        named = {name.removeprefix("module."): weight for name, weight in state.items()}
+    except Exception as error:
+        raise ValueError(
+            f"{file} cannot be read as a checkpoint of the authors' code, "
+            "a state dict that torch.save wrote"
+        ) from error
+    return {name: weight for name, weight in named.items() if isinstance(weight, Tensor)}
 
 
 class VQVAEOutput(NamedTuple):
@@ -74,6 +114,12 @@ class Residual(nn.Module):
     def forward(self, x):
         x = relu(x)
         return x + self.mix(relu(self.conv(x)))
+
+
+def _in_precision_of(network: nn.Module, tensor: Tensor) -> Tensor:
+    """Cast a tensor to the precision of a network's weights."""
+    weights = next(network.parameters(), tensor)  # a replica of DataParallel has no parameters
+    return tensor.to(weights.dtype)
 
 
 def _widths(hidden, downsample):
@@ -113,16 +159,18 @@ class VQVAE(
         downsample: int = 4,
     ):
         super().__init__()
+        check_whole(2, downsample=downsample)
         if downsample not in (2, 4, 8):
             raise ValueError(f"downsample is {downsample}; it must be 2, 4 or 8")
         check_whole(1, image_channels=image_channels, residual_hidden=residual_hidden)
         check_whole(downsample, hidden=hidden)
         check_whole(0, residual_layers=residual_layers)
-        self.image_channels = image_channels
-        self.hidden = hidden
-        self.residual_hidden = residual_hidden
-        self.residual_layers = residual_layers
-        self.downsample = downsample
+        # Plain numbers, since those of NumPy cannot be written as JSON.
+        self.image_channels = int(image_channels)
+        self.hidden = int(hidden)
+        self.residual_hidden = int(residual_hidden)
+        self.residual_layers = int(residual_layers)
+        self.downsample = int(downsample)
         self.encoder = self._build_encoder(quantizer.dim)
         self.quantizer = quantizer
         self.decoder = self._build_decoder(quantizer.dim)
@@ -161,29 +209,30 @@ class VQVAE(
         """Pass images through encoder, quantizer and decoder, as training does.
 
         Args:
-            images: Images in [-1, 1].
+            images: Images in [-1, 1]; they are cast to the precision of the weights.
 
         Raises:
             ValueError: For images of a wrong shape or type.
         """
         self.check_images(images)
-        latents = self.encoder(images)
+        latents = self.encoder(_in_precision_of(self.encoder, images))
         quantized = self.quantizer(latents)
-        return VQVAEOutput(self.decoder(quantized.codes), latents, quantized)
+        codes = _in_precision_of(self.decoder, quantized.codes)
+        return VQVAEOutput(self.decoder(codes), latents, quantized)
 
     @torch.no_grad()
     def latents(self, images: Float[Tensor, "B C H W"]) -> Float[Tensor, "B D h w"]:
-        """Encode images in [-1, 1] to latents, before quantization.
+        """Encode images, as `forward` takes them, to latents before quantization.
 
         Raises:
             ValueError: For images of a wrong shape or type, and for NaN or infinite values.
         """
         self.check_images(images)
         check_finite(images, "images")
-        return self.encoder(images)
+        return self.encoder(_in_precision_of(self.encoder, images))
 
     def encode(self, images: Float[Tensor, "B C H W"]) -> Int[Tensor, "B h w"]:
-        """Encode images in [-1, 1] to indices; the usage counts stay as they are.
+        """Encode images, as `forward` takes them, to indices; the usage counts stay as they are.
 
         Raises:
             ValueError: As `latents` does.
@@ -191,13 +240,19 @@ class VQVAE(
         return self.quantizer.encode(self.latents(images))
 
     @torch.no_grad()
-    def decode(self, indices: Int[Tensor, "B h w"]) -> Float[Tensor, "B C H W"]:
+    def decode(self, indices: Integer[Tensor, "B h w"]) -> Float[Tensor, "B C H W"]:
         """Decode indices to images, clipped to [-1, 1].
 
+        Args:
+            indices: Indices of any integer type.
+
         Raises:
-            ValueError: For an index out of range.
+            ValueError: For indices of a wrong shape or type, and for an index out of range.
         """
-        return self.decoder(self.quantizer.lookup(indices)).clamp(-1, 1)
+        if indices.ndim != 3:
+            raise ValueError(f"indices have shape {tuple(indices.shape)}; they must be (B, h, w)")
+        codes = self.quantizer.lookup(indices)
+        return self.decoder(_in_precision_of(self.decoder, codes)).clamp(-1, 1)
 
     def reconstruct(self, images: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C H W"]:
         """Encode images and decode them again."""
@@ -294,33 +349,46 @@ class VQVAE(
         return model.eval()
 
     @classmethod
-    def from_official(cls, path: str | Path) -> "VQVAE":
-        """Load a checkpoint of the authors' code (a plain state dict), in evaluation mode.
+    def from_official(
+        cls, path: str | Path, filename: str | None = None, *, revision: str | None = None
+    ) -> "VQVAE":
+        """Load a checkpoint of the authors' code (a state dict), in evaluation mode.
 
-        The sizes of the model are read off the weights.
+        The sizes of the model are read off the weights::
+
+            model = VQVAE.from_official("checkpoint.pt")
+            model = VQVAE.from_official("goals4292/ArcVQ-VAE", "MNIST/checkpoint.pt")
+
+        Args:
+            path: The file; or, with `filename`, its folder or a repository on the Hugging Face hub.
+            filename: The file in the folder or repository.
+            revision: The branch, tag or commit of the repository; None for the latest.
 
         Raises:
-            FileNotFoundError: If there is no such file.
+            FileNotFoundError: If there is no such file, or it cannot be downloaded; says why.
             ValueError: If the file is no such checkpoint; names what is missing or unknown in it.
         """
+        file = _official_file(path, filename, revision)
+        weights = _official_weights(file)
+        problem = f"{file} is no checkpoint of the authors' code"
         try:
-            state = torch.load(path, map_location="cpu", weights_only=True)
-        except FileNotFoundError:
-            raise
-        except Exception as error:
-            raise ValueError(
-                f"{path} cannot be read as a checkpoint of the authors' code: {error}"
-            ) from error
-
-        problem = f"{path} is no checkpoint of the authors' code"
-        try:
-            width, channels = state["_encoder._conv_1.weight"].shape[:2]
-            residual_hidden = len(state["_encoder._residual_stack._layers.0._block.1.weight"])
-            convolutions = [name for name in state if name.endswith("_block.1.weight")]
-            residual_layers = sum(name.startswith("_encoder.") for name in convolutions)
-            quantizer = SphericalQuantizer(*state["_vq_vae.embedding.weight"].shape)
-        except (KeyError, TypeError, AttributeError) as error:
+            with torch.random.fork_rng(devices=[]):  # the new weights are not kept
+                return cls._from_official_weights(weights).eval()
+        except KeyError as error:
             raise ValueError(f"{problem}: {error} is missing") from error
+        except (RuntimeError, TypeError, ValueError) as error:
+            reason = " ".join(str(error).split())
+            raise ValueError(f"{problem}: {reason}") from error
+
+    @classmethod
+    def _from_official_weights(cls, state: dict[str, Tensor]) -> "VQVAE":
+        """Build the model whose weights have these names in the authors' code."""
+        width, channels = state["_encoder._conv_1.weight"].shape[:2]
+        residual_hidden = len(state["_encoder._residual_stack._layers.0._block.1.weight"])
+        convolutions = [name for name in state if name.endswith("_block.1.weight")]
+        residual_layers = sum(name.startswith("_encoder.") for name in convolutions)
+        num_codes, dim = state["_vq_vae.embedding.weight"].shape
+        quantizer = SphericalQuantizer(num_codes, dim)
         model = cls(channels, quantizer, 2 * width, residual_hidden, residual_layers)
 
         # Their parameters and ours are paired by their order.
@@ -329,8 +397,8 @@ class VQVAE(
         theirs.remove("_vq_vae.embedding.bias")  # a codebook has none
         strange = sorted(set(theirs) ^ set(state))
         if strange:
-            raise ValueError(f"{problem}: missing or unknown {', '.join(strange)}")
+            raise ValueError(f"missing or unknown {', '.join(strange)}")
         parameters = dict(model.named_parameters())
         weights = {ours: state[name] for ours, name in zip(parameters, theirs, strict=True)}
         model.load_state_dict(weights, strict=False)  # usage counts are not among them
-        return model.eval()
+        return model

@@ -1,12 +1,17 @@
 import json
+from itertools import product
 
+import huggingface_hub
+import numpy as np
 import pytest
 import torch
+from huggingface_hub import errors
 from torch.nn.functional import conv2d, conv_transpose2d, normalize, relu
 
 from arcvq.quantizers import QUANTIZERS, CosineQuantizer, SphericalQuantizer
 from arcvq.samp import SAMP
 from arcvq.vqvae import VQVAE
+from tests.dtypes import INTEGER_DTYPES
 
 
 def small(channels=1, kind="samp", **sizes):
@@ -50,6 +55,110 @@ def test_encode_decode_is_reconstruct_is_forward_in_evaluation(kind):
     assert torch.equal(model.reconstruct(images), model.decode(indices))
 
 
+PRECISIONS = [torch.bfloat16, torch.float16, torch.float64]
+HALF = PRECISIONS[:2]
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("kind", [kind for kind in QUANTIZERS if kind != "continuous"])
+def test_a_model_in_any_precision_encodes_decodes_and_reconstructs(kind, precision):
+    model = small(kind=kind).to(precision).eval()
+    images = random_images(3, 1, 28, 28).to(precision)
+    output = model(images)
+    latents = output.latents.double().movedim(1, -1)
+    codebook = model.quantizer.codebook.double()
+    if model.quantizer.metric == "cosine":
+        latents, codebook = normalize(latents, dim=-1), normalize(codebook, dim=-1)
+    distances = torch.cdist(latents.flatten(0, 2), codebook)
+    chosen = distances.gather(1, output.quantized.indices.view(-1, 1))[:, 0]
+    assert torch.allclose(chosen, distances.amin(1), atol=1e-6), "the nearest of the rounded codes"
+
+    assert output.latents.dtype == output.reconstruction.dtype == precision
+    assert torch.equal(model.encode(images), output.quantized.indices)
+    decoded = model.decode(output.quantized.indices)
+    assert torch.equal(decoded, output.reconstruction.clamp(-1, 1))
+    assert torch.equal(model.reconstruct(images), decoded)
+
+
+@pytest.mark.parametrize("precision", HALF)
+def test_half_precision_reconstructs_nearly_what_float32_does(precision):
+    model = small().eval()
+    images = random_images(3, 1, 28, 28)
+    indices = model.encode(images)
+    expected = model.decode(indices)
+    model.to(precision)
+    assert (model.encode(images) == indices).double().mean() > 0.8
+    assert torch.allclose(model.decode(indices).float(), expected, atol=0.02)
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_a_model_in_any_precision_learns(precision):
+    model = small().to(precision)
+    images = random_images(3, 1, 28, 28).to(precision)
+    output = model(images)
+    (output.reconstruction.float().square().mean() + output.quantized.loss).backward()
+    model.quantizer.after_step()
+    assert all(weight.grad.isfinite().all() for weight in model.parameters())
+    assert model.encoder[0].weight.grad.any()
+
+
+@pytest.mark.parametrize("weights, given", list(product([torch.float32, *PRECISIONS], repeat=2)))
+def test_images_are_cast_to_the_precision_of_the_weights(weights, given):
+    model = small().to(weights).eval()
+    images = random_images(2, 1, 28, 28).to(given)
+    cast = images.to(weights)
+    assert torch.equal(model(images).reconstruction, model(cast).reconstruction)
+    assert torch.equal(model.latents(images), model.latents(cast))
+    assert torch.equal(model.encode(images), model.encode(cast))
+    assert torch.equal(model.reconstruct(images), model.reconstruct(cast))
+
+
+@pytest.mark.parametrize("given", [torch.float32, *PRECISIONS])
+def test_under_autocast_the_network_runs_in_its_precision(given):
+    model = small().eval()
+    images = random_images(2, 1, 28, 28).to(given)
+    with torch.autocast("cpu", torch.bfloat16):
+        output = model(images)
+        expected = model.decoder(model.quantizer(model.encoder(images.float())).codes)
+        assert output.latents.dtype == output.reconstruction.dtype == torch.bfloat16
+        assert torch.equal(output.reconstruction, expected)
+        assert torch.equal(model.reconstruct(images), expected.clamp(-1, 1))
+
+
+def test_a_quantizer_in_float32_works_in_a_model_in_half_precision():
+    model = small().eval().bfloat16()
+    model.quantizer.float()
+    images = random_images(2, 1, 28, 28)
+    output = model(images)
+    assert output.reconstruction.dtype == torch.bfloat16
+    assert torch.equal(model.encode(images), output.quantized.indices)
+    assert torch.equal(model.reconstruct(images), output.reconstruction.clamp(-1, 1))
+
+
+@pytest.mark.parametrize("integer", INTEGER_DTYPES)
+def test_indices_of_any_integer_type_are_decoded(integer):
+    model = small().eval()
+    indices = torch.randint(16, (2, 7, 7))
+    assert torch.equal(model.decode(indices.to(integer)), model.decode(indices))
+
+
+BAD_INDICES = [
+    (torch.zeros(2, 7, 7), "indices have dtype torch.float32"),
+    (torch.zeros(2, 7, 7, dtype=torch.bool), "indices have dtype torch.bool"),
+    (torch.zeros(7, 7, dtype=torch.int64), r"shape \(7, 7\); they must be \(B, h, w\)"),
+    (torch.zeros(2, 1, 7, 7, dtype=torch.int64), r"shape \(2, 1, 7, 7\); they must be \(B, h, w\)"),
+    (torch.full((2, 7, 7), 16), "indices reach from 16 to 16; they must be from 0 to 15"),
+    (torch.full((2, 7, 7), -1), "indices reach from -1 to -1; they must be from 0 to 15"),
+]
+
+
+@pytest.mark.parametrize("indices, message", BAD_INDICES)
+def test_indices_that_cannot_be_decoded_are_refused(indices, message, unchecked):
+    with pytest.raises(ValueError, match=message) as caught:
+        small().decode(indices)
+    assert len(str(caught.value).splitlines()) == 1
+
+
 def test_encode_counts_nothing_in_training():
     model = small().train()
     model.encode(torch.zeros(1, 1, 28, 28))
@@ -70,6 +179,16 @@ def test_saved_model_opens_again_with_its_settings(kind, tmp_path):
     assert torch.equal(copy(images).reconstruction, model.eval()(images).reconstruction)
     saved = {file.name for file in tmp_path.iterdir()}
     assert saved == {"config.json", "model.safetensors", "README.md"}
+
+
+def test_sizes_may_be_numbers_of_numpy(unchecked):
+    sizes = {"hidden": 16, "residual_hidden": 4, "residual_layers": 1, "downsample": 2}
+    for kind in (np.int64, np.int32, np.uint8):
+        numbers = {name: kind(size) for name, size in sizes.items()}
+        model = VQVAE(kind(1), CosineQuantizer(kind(16), kind(8)), **numbers)
+        plain = VQVAE(1, CosineQuantizer(16, 8), **sizes)
+        assert json.dumps(model.config()) == json.dumps(plain.config())
+        assert model(random_images(1, 1, 8, 8)).latents.shape == (1, 8, 4, 4)
 
 
 def test_a_config_goes_through_json_and_back():
@@ -173,6 +292,118 @@ def test_the_authors_checkpoint_opens_and_computes_what_their_network_does(
     assert isinstance(model.quantizer, SphericalQuantizer)
 
 
+WRAPPERS = {
+    "state_dict": lambda state: {"state_dict": state, "epoch": 500},
+    "model": lambda state: {"model": state, "optimizer": {"state": {}}},
+    "DataParallel": lambda state: {f"module.{name}": weight for name, weight in state.items()},
+    "both": lambda state: {"model": WRAPPERS["DataParallel"](state)},
+    "half precision": lambda state: {name: weight.half() for name, weight in state.items()},
+}
+
+
+@pytest.mark.parametrize("wrap", WRAPPERS.values(), ids=WRAPPERS)
+def test_the_authors_weights_are_found_inside_larger_checkpoints(wrap, tmp_path):
+    state = official_state()
+    torch.save(wrap(state), tmp_path / "official.pt")
+    model = VQVAE.from_official(tmp_path / "official.pt")
+    images = random_images(2, 3, 32, 32)
+    expected = authors_forward(state, images)
+    assert torch.allclose(model(images).reconstruction, expected, atol=0.02)
+    assert not model.training
+
+
+def test_opening_the_authors_checkpoint_leaves_the_callers_random_numbers_alone(tmp_path):
+    torch.save(official_state(), tmp_path / "official.pt")
+    before = torch.get_rng_state()
+    VQVAE.from_official(tmp_path / "official.pt")
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.fixture
+def hub(tmp_path, monkeypatch):
+    """A stand-in for the hub with one checkpoint; returns the weights and what was asked for."""
+    state = official_state()
+    file = tmp_path / "cache" / "official.pt"
+    file.parent.mkdir()
+    torch.save(state, file)
+    asked = []
+
+    def download(repo_id, filename, *, revision=None):
+        asked.append((repo_id, filename, revision))
+        return str(file)
+
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
+    return state, asked
+
+
+def test_the_authors_checkpoint_comes_from_the_hub(hub):
+    state, asked = hub
+    model = VQVAE.from_official("goals4292/ArcVQ-VAE", "MNIST/official.pt")
+    VQVAE.from_official("goals4292/ArcVQ-VAE", "MNIST/official.pt", revision="v1")
+    file = ("goals4292/ArcVQ-VAE", "MNIST/official.pt")
+    assert asked == [(*file, None), (*file, "v1")]
+    images = random_images(2, 3, 32, 32)
+    assert torch.allclose(model(images).reconstruction, authors_forward(state, images), atol=1e-5)
+
+
+def test_a_checkpoint_in_a_folder_here_is_not_asked_of_the_hub(hub, tmp_path, monkeypatch):
+    _, asked = hub
+    folder = tmp_path / "goals4292" / "ArcVQ-VAE" / "MNIST"
+    folder.mkdir(parents=True)
+    torch.save(official_state(dim=4), folder / "official.pt")
+    monkeypatch.chdir(tmp_path)
+    model = VQVAE.from_official("goals4292/ArcVQ-VAE", "MNIST/official.pt")
+    assert model.quantizer.dim == 4
+    with pytest.raises(FileNotFoundError, match=r"ArcVQ-VAE holds no MNIST/other\.pt"):
+        VQVAE.from_official("goals4292/ArcVQ-VAE", "MNIST/other.pt")
+    assert not asked
+
+
+def test_a_repository_without_the_name_of_a_file_is_told(hub):
+    _, asked = hub
+    with pytest.raises(FileNotFoundError, match="goals4292/ArcVQ-VAE is no file; a checkpoint on"):
+        VQVAE.from_official("goals4292/ArcVQ-VAE")
+    assert not asked
+
+
+def test_a_file_on_the_hub_that_is_not_the_authors_is_refused(hub, tmp_path):
+    torch.save({"weight": torch.zeros(2)}, tmp_path / "cache" / "official.pt")
+    message = r"official\.pt is no checkpoint of the authors' code: '_encoder\._conv_1\.weight' is"
+    with pytest.raises(ValueError, match=message):
+        VQVAE.from_official("someone/else", "official.pt")
+
+
+def test_without_a_network_one_sentence_says_so(monkeypatch):
+    def download(**_):
+        raise errors.LocalEntryNotFoundError("An error happened.\nCheck your connection.")
+
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
+    with pytest.raises(FileNotFoundError) as caught:
+        VQVAE.from_official("goals4292/ArcVQ-VAE", "MNIST/official.pt")
+    assert str(caught.value) == (
+        "MNIST/official.pt of goals4292/ArcVQ-VAE cannot be downloaded from the Hugging Face hub: "
+        "the hub cannot be reached, and its cache lacks the file"
+    )
+
+
+DAMAGES = [
+    ({"_vq_vae.embedding.weight": torch.zeros(32)}, "not enough values to unpack"),
+    ({"_encoder._conv_2.weight": torch.zeros(3, 3)}, "size mismatch for encoder.2.weight"),
+    ({"_encoder._conv_1.weight": "none"}, r"'_encoder\._conv_1\.weight' is missing"),
+]
+
+
+@pytest.mark.parametrize("damage, message", DAMAGES)
+def test_damaged_checkpoints_of_the_authors_are_refused_in_one_sentence(damage, message, tmp_path):
+    path = tmp_path / "official.pt"
+    torch.save(official_state() | damage, path)
+    with pytest.raises(
+        ValueError, match=f"no checkpoint of the authors' code: .*{message}"
+    ) as caught:
+        VQVAE.from_official(path)
+    assert len(str(caught.value).splitlines()) == 1
+
+
 def test_other_files_are_refused_as_the_authors_checkpoints(tmp_path):
     path = tmp_path / "official.pt"
     torch.save({"weight": torch.zeros(2)}, path)
@@ -180,6 +411,9 @@ def test_other_files_are_refused_as_the_authors_checkpoints(tmp_path):
         VQVAE.from_official(path)
     torch.save({**official_state(), "extra": torch.zeros(1)}, path)
     with pytest.raises(ValueError, match="missing or unknown extra"):
+        VQVAE.from_official(path)
+    torch.save(torch.zeros(3), path)
+    with pytest.raises(ValueError, match="cannot be read as a checkpoint"):
         VQVAE.from_official(path)
     path.write_bytes(path.read_bytes()[:100])
     with pytest.raises(ValueError, match="cannot be read as a checkpoint"):
@@ -193,6 +427,7 @@ BAD_IMAGES = [
     (torch.zeros(1, 1, 30, 28), "30x28 pixels; both must be multiples of 4"),
     (torch.zeros(1, 28, 28), "images have shape"),
     (torch.zeros(1, 1, 28, 28, dtype=torch.uint8), "images are torch.uint8"),
+    (torch.zeros(1, 1, 28, 28, dtype=torch.complex64), "images are torch.complex64"),
     (torch.full((1, 1, 28, 28), float("nan")), "784 of 784 values of the images are NaN"),
 ]
 
@@ -205,13 +440,14 @@ def test_images_that_the_network_cannot_take_are_refused(images, message, unchec
 
 BAD_SIZES = [
     (lambda: small(downsample=3), "downsample is 3; it must be 2, 4 or 8"),
+    (lambda: small(downsample=4.0), "downsample is 4.0; it must be a whole number"),
     (lambda: VQVAE(0, CosineQuantizer(4, 2)), "image_channels is 0"),
     (lambda: small(hidden=3), "hidden is 3"),
 ]
 
 
 @pytest.mark.parametrize("make, message", BAD_SIZES)
-def test_sizes_out_of_range_are_refused(make, message):
+def test_sizes_out_of_range_are_refused(make, message, unchecked):
     with pytest.raises(ValueError, match=message):
         make()
 
@@ -221,3 +457,80 @@ def test_opening_a_model_leaves_the_callers_random_numbers_alone(tmp_path):
     before = torch.get_rng_state()
     VQVAE.from_pretrained(tmp_path)
     assert torch.equal(torch.get_rng_state(), before)
+
+
+ANY_BATCH = ({0: torch.export.Dim.DYNAMIC},)  # what `torch.export` is told of images or indices
+
+
+class Encode(torch.nn.Module):
+    """`VQVAE.encode` as a module of its own, which is what `torch.export` takes."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.model = model
+        self.train(model.training)
+
+    def forward(self, images):
+        return self.model.encode(images)
+
+
+class Decode(Encode):
+    """`VQVAE.decode` as a module of its own."""
+
+    def forward(self, indices):
+        return self.model.decode(indices)
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("kind", ["plain", "ema"])
+def test_the_model_compiles_into_one_graph(kind, training, unchecked):
+    torch._dynamo.reset()
+    model = small(kind=kind).train(training)
+    images = random_images(2, 1, 8, 8)
+    expected = model(images)
+    compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
+    found = compiled(images)
+    assert torch.equal(found.quantized.indices, expected.quantized.indices)
+    torch.testing.assert_close(found.reconstruction, expected.reconstruction)
+    torch.testing.assert_close(found.quantized.loss, expected.quantized.loss)
+
+
+@pytest.mark.parametrize("kind", ["plain", "ema", "samp"])
+def test_encode_and_decode_are_exported_for_any_batch(kind, unchecked):
+    model = small(kind=kind).eval()
+    images = random_images(3, 1, 8, 8)
+    indices = model.encode(images)
+    encode = torch.export.export(Encode(model), (images,), dynamic_shapes=ANY_BATCH).module()
+    decode = torch.export.export(Decode(model), (indices,), dynamic_shapes=ANY_BATCH).module()
+    for count in (1, 5):
+        other = random_images(count, 1, 8, 8)
+        indices = model.encode(other)
+        assert torch.equal(encode(other), indices)
+        torch.testing.assert_close(decode(indices), model.decode(indices))
+
+
+def test_onnx_encodes_and_decodes_as_torch_does(unchecked, tmp_path):
+    pytest.importorskip("onnxscript")
+    onnxruntime = pytest.importorskip("onnxruntime")
+    model = small().eval()
+    images = random_images(3, 1, 8, 8)
+    sessions = []
+    for module, example in ((Encode(model), images), (Decode(model), model.encode(images))):
+        file = tmp_path / f"{type(module).__name__}.onnx"
+        program = torch.onnx.export(
+            module, (example,), dynamo=True, dynamic_shapes=ANY_BATCH, verbose=False
+        )
+        program.save(file)
+        sessions.append(onnxruntime.InferenceSession(file))
+
+    def run(session, given):
+        (argument,) = session.get_inputs()
+        (result,) = session.run(None, {argument.name: given.numpy()})
+        return torch.from_numpy(result)
+
+    encode, decode = sessions
+    for count in (1, 5):
+        other = random_images(count, 1, 8, 8)
+        indices = run(encode, other)
+        assert torch.equal(indices, model.encode(other))
+        torch.testing.assert_close(run(decode, indices), model.decode(indices), atol=1e-5, rtol=0)
