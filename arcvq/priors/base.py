@@ -11,21 +11,21 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Integer
 from safetensors.torch import load_model, save_model
 from torch import Tensor, nn
 
 from arcvq.priors.tokens import FreeTokens, TiedTokens
 from arcvq.quantizers import at_least_float32
-from arcvq.runtime.checks import check_range, check_whole
+from arcvq.runtime.checks import as_indices, check_whole
 from arcvq.runtime.files import write_text, write_whole
 from arcvq.runtime.fingerprint import fingerprint
 from arcvq.vqvae import VQVAE
 
 PRIOR_FORMAT = 1  # of saved priors; bump it when older versions would misread them
+HALF_PRECISIONS = (torch.bfloat16, torch.float16)
 
-
-Labels = Int[Tensor, " B"] | None  # one for each grid; None for a prior without classes
+Labels = Integer[Tensor, " B"] | None  # one for each grid; None for a prior without classes
 
 
 @dataclasses.dataclass
@@ -58,6 +58,7 @@ class Prior(nn.Module):
 
     Attributes:
         codebook_fingerprint: Of the codebook whose tokens the prior was fitted to; None before.
+        rounded_fingerprints: Of the same codebook in half precision.
         subclasses: All classes of priors by their names.
     """
 
@@ -71,40 +72,50 @@ class Prior(nn.Module):
         height, width = grid
         check_whole(1, num_codes=num_codes, grid_height=height, grid_width=width)
         check_whole(0, classes=classes)
-        self.num_codes = num_codes
-        self.grid = (height, width)
-        self.classes = classes
+        # Plain numbers, since those of NumPy cannot be written as JSON.
+        self.num_codes = int(num_codes)
+        self.grid = (int(height), int(width))
+        self.classes = int(classes)
         self.codebook_fingerprint: str | None = None
+        self.rounded_fingerprints: list[str] = []
 
     @property
     def device(self) -> torch.device:
         """The device of the weights."""
         return next(chain(self.parameters(), self.buffers())).device
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """The precision of the weights."""
+        return next(chain(self.parameters(), self.buffers())).dtype
+
     def predict(self, tokens: Int[Tensor, "B h w"], labels: Labels) -> Float[Tensor, "B h w K"]:
-        """Compute what `forward` does without its checks, which wait for the device."""
+        """Compute what `forward` does, without its checks, which wait for the device.
+
+        Tokens and labels are int64 here.
+        """
         raise NotImplementedError
 
     def forward(
-        self, tokens: Int[Tensor, "B h w"], labels: Labels = None
+        self, tokens: Integer[Tensor, "B h w"], labels: Labels = None
     ) -> Float[Tensor, "B h w K"]:
         """Return the logits of each token given those before it.
 
         Raises:
             ValueError: For a wrong shape, token or label.
         """
-        self.check_tokens(tokens, labels)
-        return self.predict(tokens, labels)
+        return self.predict(*self.as_tokens(tokens, labels))
 
     def log_likelihood(
-        self, tokens: Int[Tensor, "B h w"], labels: Labels = None
+        self, tokens: Integer[Tensor, "B h w"], labels: Labels = None
     ) -> Float[Tensor, " B"]:
-        """Return ln p of each grid, in nats, in float32.
+        """Return ln p of each grid, in nats, worked out in float32 (in float64 for such a prior).
 
         Raises:
             ValueError: As `forward` does.
         """
-        log_probabilities = at_least_float32(self(tokens, labels)).log_softmax(-1)
+        tokens, labels = self.as_tokens(tokens, labels)
+        log_probabilities = at_least_float32(self.predict(tokens, labels)).log_softmax(-1)
         return log_probabilities.gather(-1, tokens[..., None]).sum((1, 2, 3))
 
     def start(self, batch: int, labels: Labels = None) -> State:
@@ -113,7 +124,7 @@ class Prior(nn.Module):
         Raises:
             ValueError: For labels that do not fit.
         """
-        self.check_labels(labels, batch)
+        labels = self.as_labels(labels, batch)
         tokens = torch.zeros(batch, *self.grid, dtype=torch.int64, device=self.device)
         return State(tokens, labels)
 
@@ -123,35 +134,43 @@ class Prior(nn.Module):
         row, column = divmod(state.position, self.grid[1])
         return self.predict(state.tokens, state.labels)[:, row, column]
 
-    def append(self, state: State, tokens: Int[Tensor, " B"]) -> None:
+    def append(self, state: State, tokens: Integer[Tensor, " B"]) -> None:
         """Set the token at `state.position` and go on to the next.
 
         Raises:
             ValueError: For a token that is no code.
         """
-        check_range(tokens, self.num_codes, "tokens")
+        tokens = as_indices(tokens, self.num_codes, "tokens")
         state.tokens.flatten(1)[:, state.position] = tokens
         state.position += 1
 
-    def check_tokens(self, tokens: Tensor, labels: Tensor | None) -> None:
-        """Raise ValueError for tokens or labels that this prior cannot take."""
+    def as_tokens(self, tokens: Tensor, labels: Tensor | None) -> tuple[Tensor, Labels]:
+        """Return tokens and labels of any integer type as int64.
+
+        Raises:
+            ValueError: For tokens or labels that this prior cannot take.
+        """
         height, width = self.grid
         if tokens.ndim != 3 or tokens.shape[1:] != self.grid:
             raise ValueError(
                 f"tokens have shape {tuple(tokens.shape)}; this prior takes (B, {height}, {width})"
             )
-        check_range(tokens, self.num_codes, "tokens")
-        self.check_labels(labels, len(tokens))
+        tokens = as_indices(tokens, self.num_codes, "tokens")
+        return tokens, self.as_labels(labels, len(tokens))
 
-    def check_labels(self, labels: Tensor | None, batch: int) -> None:
-        """Raise ValueError for labels that are missing, not expected, too many or out of range."""
+    def as_labels(self, labels: Tensor | None, batch: int) -> Labels:
+        """Return labels of any integer type as int64.
+
+        Raises:
+            ValueError: For labels that are missing, not expected, too many or out of range.
+        """
         if labels is None and self.classes:
             raise ValueError(
                 f"labels are missing; this prior has {self.classes} classes "
                 "and needs one label each"
             )
         if labels is None:
-            return
+            return None
         if not self.classes:
             raise ValueError(
                 "labels were given, and this prior was made without classes; leave them out"
@@ -161,18 +180,33 @@ class Prior(nn.Module):
                 f"labels have shape {tuple(labels.shape)}; "
                 f"they must be ({batch},), one for each grid"
             )
-        check_range(labels, self.classes, "labels")
+        return as_indices(labels, self.classes, "labels")
+
+    def remember(self, codebook: Float[Tensor, "K D"]) -> None:
+        """Keep the fingerprints of the codebook whose tokens the prior is fitted to."""
+        self.codebook_fingerprint = fingerprint(codebook.float())
+        self.rounded_fingerprints = [
+            fingerprint(codebook.to(precision).float()) for precision in HALF_PRECISIONS
+        ]
 
     def check_model(self, model: VQVAE) -> None:
-        """Raise ValueError if this prior is not one over the tokens of the model."""
+        """Raise ValueError if this prior is not one over the tokens of the model.
+
+        The model may have been cast to another precision since the prior was fitted.
+        """
         num_codes = model.quantizer.num_codes
         if self.num_codes != num_codes:
             raise ValueError(
                 f"the prior has {self.num_codes} codes and the model {num_codes}; "
                 "they must be the same"
             )
-        found = fingerprint(model.quantizer.codebook)
-        if self.codebook_fingerprint not in (None, found):
+        if self.codebook_fingerprint is None:
+            return
+        codebook = model.quantizer.codebook
+        if codebook.dtype in HALF_PRECISIONS and not self.rounded_fingerprints:
+            return  # an earlier version saved the prior, so rounded codes cannot be told apart
+        found = fingerprint(codebook.float())
+        if found not in (self.codebook_fingerprint, *self.rounded_fingerprints):
             raise ValueError(
                 "the prior belongs to another codebook "
                 f"(fingerprint {self.codebook_fingerprint}) than the model's ({found}); "
@@ -212,6 +246,7 @@ class Prior(nn.Module):
         config = {
             "format": PRIOR_FORMAT,
             "codebook_fingerprint": self.codebook_fingerprint,
+            "rounded_fingerprints": self.rounded_fingerprints,
             **self.config(),
         }
         write_text(folder / "config.json", json.dumps(config, indent=2))
@@ -237,12 +272,14 @@ class Prior(nn.Module):
                     f"it is no prior of format {PRIOR_FORMAT}, the one that this arcvq reads"
                 )
             codebook_fingerprint = config.pop("codebook_fingerprint")
+            rounded_fingerprints = config.pop("rounded_fingerprints", [])
             prior = Prior.from_config(config)
             load_model(prior, str(folder / "model.safetensors"))
         except Exception as error:
             reason = " ".join(str(error).split())
             raise ValueError(f"the prior in {folder} cannot be opened: {reason}") from error
         prior.codebook_fingerprint = codebook_fingerprint
+        prior.rounded_fingerprints = rounded_fingerprints
         return prior.eval()
 
 
@@ -268,7 +305,7 @@ class NetworkPrior(Prior):
     ):
         super().__init__(num_codes, grid, classes)
         check_whole(1, width=width)
-        self.width = width
+        self.width = int(width)
         self.tokens: FreeTokens | TiedTokens
         if codebook is None:
             self.tokens = FreeTokens(num_codes, width)
@@ -278,7 +315,7 @@ class NetworkPrior(Prior):
                 f"codebook has shape {tuple(codebook.shape)}; it must be ({num_codes}, D)"
             )
         self.tokens = TiedTokens(codebook, width)
-        self.codebook_fingerprint = fingerprint(codebook)
+        self.remember(codebook)
 
     def features(
         self, embedded: Float[Tensor, "B h w C"], labels: Labels

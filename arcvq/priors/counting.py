@@ -5,15 +5,14 @@ a probability; it is larger where many different tokens were seen.
 """
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Integer
 from torch import Tensor
 
 from arcvq.priors.base import Prior
+from arcvq.quantizers import at_least_float32
 
 
-def witten_bell(
-    counts: Int[Tensor, "*n K"], shorter: Float[Tensor, "K"] | float
-) -> Float[Tensor, "*n K"]:
+def witten_bell(counts: Int[Tensor, "*n K"], shorter: Float[Tensor, "K"]) -> Float[Tensor, "*n K"]:
     """Estimate probabilities from counts.
 
     After a context seen n times, with T different tokens following, the probability of token k
@@ -21,7 +20,7 @@ def witten_bell(
 
     Args:
         counts: How often each token followed each context.
-        shorter: q, the probabilities after a shorter context; a number if they are all alike.
+        shorter: q, the probabilities after a shorter context, whose precision the result has.
     """
     different = (counts > 0).sum(-1, keepdim=True).clamp_min(1)
     return (counts + different * shorter) / (counts.sum(-1, keepdim=True) + different)
@@ -52,19 +51,21 @@ class CountingPrior(Prior):
         """Return the context of each token, a row of the table."""
         raise NotImplementedError
 
-    def count(self, tokens: Int[Tensor, "n h w"]) -> "CountingPrior":
+    def count(self, tokens: Integer[Tensor, "n h w"]) -> "CountingPrior":
         """Fit the prior to these grids and return it.
 
         Raises:
             ValueError: As `forward` does.
         """
-        self.check_tokens(tokens, None)
+        tokens, _ = self.as_tokens(tokens, None)
         pairs = self.context(tokens) * self.num_codes + tokens
         counts = torch.bincount(pairs.flatten(), minlength=self.table.numel())
         counts = counts.view_as(self.table)
 
-        without_context = witten_bell(counts.sum(0), 1 / self.num_codes)
-        self.table = witten_bell(counts, without_context).log().to(self.device)
+        precision = at_least_float32(self.table).dtype
+        uniform = torch.full((self.num_codes,), 1 / self.num_codes, dtype=precision)
+        without_context = witten_bell(counts.sum(0), uniform.to(counts.device))
+        self.table = witten_bell(counts, without_context).log().to(self.table)
         return self
 
     def predict(self, tokens, labels):

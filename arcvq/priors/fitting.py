@@ -8,16 +8,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Integer
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from arcvq.images import ImageData, ImageSplit
 from arcvq.ops.blockwise import BLOCK
 from arcvq.priors.base import Prior
+from arcvq.quantizers import at_least_float32
 from arcvq.runtime.devices import choose_device
 from arcvq.runtime.fingerprint import fingerprint
 from arcvq.runtime.history import Row, history_table, read_record, write_record
+from arcvq.runtime.modes import evaluation_mode
 from arcvq.schedules import Cosine, WarmUp
 from arcvq.training import (
     Compute,
@@ -39,8 +41,8 @@ class TokenSplit(NamedTuple):
         labels: The labels of the images.
     """
 
-    tokens: Int[Tensor, "n h w"]
-    labels: Int[Tensor, " n"]
+    tokens: Integer[Tensor, "n h w"]
+    labels: Integer[Tensor, " n"]
 
     def to(self, device: torch.device) -> "TokenSplit":
         """The same grids on another device."""
@@ -116,7 +118,7 @@ def encode_split(model: VQVAE, split: ImageSplit, batch_size: int = 256) -> Toke
 
 @torch.no_grad()
 def bits_per_token(
-    prior: Prior, tokens: Int[Tensor, "n h w"], labels: Int[Tensor, " n"] | None = None
+    prior: Prior, tokens: Integer[Tensor, "n h w"], labels: Integer[Tensor, " n"] | None = None
 ) -> float:
     """The prior's mean cost of a token in bits, -log2 p; log2 K for a prior that knows nothing.
 
@@ -166,7 +168,7 @@ def fit_prior(prior: Prior, model: VQVAE, data: ImageData, **options: Any) -> Pr
     compute = options.get("compute", Compute())
     model.to(choose_device(compute.device))
     tokens = TokenData(encode_split(model, data.train), encode_split(model, data.validation))
-    prior.codebook_fingerprint = fingerprint(model.quantizer.codebook)
+    prior.remember(model.quantizer.codebook)
     return fit_tokens(prior, tokens, **options)
 
 
@@ -185,7 +187,7 @@ def fit_tokens(
 
     The learning rate warms up over the first tenth of the steps and then falls to 0 as a cosine.
     A prior with classes is fitted with the labels. The prior ends with the weights of its best
-    validation, in evaluation mode.
+    validation, in evaluation mode. One in half precision is fitted in float32 and then rounded.
 
     Args:
         prior: The prior, which is fitted in place.
@@ -205,18 +207,31 @@ def fit_tokens(
         KeyboardInterrupt: After Ctrl-C, once the step under way is done and the state is saved.
     """
     optimization = Optimization(steps, batch_size, lr, seed)
-    return PriorSession(prior, tokens, optimization, compute, recording).train()
+    precision = prior.dtype
+    try:
+        # The steps of an optimizer are too small for half precision.
+        prior.to(torch.promote_types(precision, torch.float32))
+        return PriorSession(prior, tokens, optimization, compute, recording).train()
+    finally:
+        prior.to(precision)
 
 
-def _check_tokens(prior: Prior, tokens: TokenData) -> None:
-    """Raise ValueError for a prior that cannot be fitted by steps, or not to these tokens."""
+def _checked(prior: Prior, tokens: TokenData) -> TokenData:
+    """Return the tokens as int64.
+
+    Raises:
+        ValueError: For a prior that cannot be fitted by steps, or not to these tokens.
+    """
     if not any(parameter.requires_grad for parameter in prior.parameters()):
         name = type(prior).__name__
         raise ValueError(f"{name} has nothing to learn by steps; fit it with its method count")
+    splits = []
     for name, split in (("training", tokens.train), ("validation", tokens.validation)):
         if len(split.tokens) == 0:
             raise ValueError(f"there are no {name} tokens; at least one grid is needed")
-        prior.check_tokens(split.tokens, split.labels if prior.classes else None)
+        grids, labels = prior.as_tokens(split.tokens, split.labels if prior.classes else None)
+        splits.append(TokenSplit(grids, split.labels.long() if labels is None else labels))
+    return TokenData(*splits)
 
 
 class PriorSession(TrainingSession):
@@ -239,7 +254,7 @@ class PriorSession(TrainingSession):
         compute: Compute,
         recording: Recording,
     ):
-        _check_tokens(prior, tokens)
+        tokens = _checked(prior, tokens)
         if compute.cuda_graph:
             raise ValueError("cuda_graph is True; only fit can record its step")
         super().__init__(prior, len(tokens.train.tokens), optimization, compute, recording)
@@ -272,7 +287,7 @@ class PriorSession(TrainingSession):
         self.optimizer.param_groups[0]["lr"] = lr
         with self.autocast:
             logits = self.model.predict(batch.tokens, self._labels(batch))
-        loss = cross_entropy(logits.float().flatten(0, 2), batch.tokens.flatten())
+        loss = cross_entropy(at_least_float32(logits).flatten(0, 2), batch.tokens.flatten())
         self.optimizer.zero_grad()
         loss.backward()
         # As usual for transformers, whose gradients can be large at first.
@@ -285,11 +300,11 @@ class PriorSession(TrainingSession):
 
     def measure(self, validating: bool) -> Row:
         """A row of the history; keeps the weights if they are the best so far."""
-        self.model.eval()
         bits = self.nats.item() / self.summed / math.log(2)
-        validation_bits = bits_per_token(
-            self.model, self.validation.tokens, self._labels(self.validation)
-        )
+        with evaluation_mode(self.model):
+            validation_bits = bits_per_token(
+                self.model, self.validation.tokens, self._labels(self.validation)
+            )
         if not math.isfinite(bits + validation_bits):
             raise FloatingPointError(
                 f"at step {self.step} the loss is not finite; a smaller lr may help"

@@ -1,18 +1,19 @@
 """Which tokens a network prior looks at, measured by gradients: a check on its masks."""
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Integer
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from arcvq.priors.base import NetworkPrior
+from arcvq.quantizers import at_least_float32
 
 
 def influence(
     prior: NetworkPrior,
-    tokens: Int[Tensor, "B h w"],
+    tokens: Integer[Tensor, "B h w"],
     place: tuple[int, int],
-    labels: Int[Tensor, " B"] | None = None,
+    labels: Integer[Tensor, " B"] | None = None,
 ) -> Float[Tensor, "h w"]:
     """Measure how far ln p of one token depends on the token at each place.
 
@@ -31,7 +32,7 @@ def influence(
     Raises:
         ValueError: For a place outside the grid, and as `Prior.forward` does.
     """
-    prior.check_tokens(tokens, labels)
+    tokens, labels = prior.as_tokens(tokens, labels)
     row, column = place
     height, width = prior.grid
     if not (0 <= row < height and 0 <= column < width):
@@ -39,7 +40,7 @@ def influence(
             f"place is {place}; it must lie in the grid, {height} rows by {width} columns"
         )
     embedded = prior.tokens.embed(tokens).detach().requires_grad_()
-    logits = prior.tokens.logits(prior.features(embedded, labels))
-    nats = cross_entropy(logits[:, row, column], tokens[:, row, column], reduction="sum")
+    logits = prior.tokens.logits(prior.features(embedded, labels))[:, row, column]
+    nats = cross_entropy(at_least_float32(logits), tokens[:, row, column], reduction="sum")
     (gradient,) = torch.autograd.grad(nats, embedded, materialize_grads=True)
     return gradient.norm(dim=-1).mean(0)

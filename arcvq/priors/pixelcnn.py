@@ -122,11 +122,12 @@ class PixelCNN(NetworkPrior):
     ):
         super().__init__(num_codes, grid, classes, codebook, width)
         check_whole(1, layers=layers)
-        if kernel < 3 or kernel % 2 == 0:
+        check_whole(3, kernel=kernel)
+        if kernel % 2 == 0:
             raise ValueError(f"kernel is {kernel}; it must be an odd number from 3")
-        self.kernel = kernel
-        self.reach = kernel // 2
-        stack = [GatedLayer(width, kernel, max(1, classes)) for _ in range(layers)]
+        self.kernel = int(kernel)
+        self.reach = self.kernel // 2
+        stack = [GatedLayer(width, self.kernel, max(1, classes)) for _ in range(layers)]
         self.layers: Any = nn.ModuleList(stack)
         self.head = nn.Sequential(nn.ReLU(), nn.Conv2d(width, width, 1), nn.ReLU())
 
@@ -153,10 +154,11 @@ class PixelCNN(NetworkPrior):
         height, width = self.grid
         padded_height = self.reach + height
         padded_width = self.reach + width
+        zeros = self.layers[0].mix.weight.new_zeros  # in the precision of the weights
         for _ in self.layers:
-            rows = torch.zeros(batch, self.width, padded_height, width, device=self.device)
-            columns = rows.new_zeros(batch, self.width, 1, padded_width)
-            from_above = rows.new_zeros(batch, 2 * self.width, 1, width)
+            rows = zeros(batch, self.width, padded_height, width)
+            columns = zeros(batch, self.width, 1, padded_width)
+            from_above = zeros(batch, 2 * self.width, 1, width)
             state.cache.append(LayerCache(rows, columns, from_above))
         return state
 

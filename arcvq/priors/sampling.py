@@ -10,17 +10,18 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Integer
 from torch import Tensor
 
 from arcvq.priors.base import Prior
+from arcvq.quantizers import at_least_float32
 from arcvq.runtime.checks import check_whole
 from arcvq.vqvae import VQVAE
 
 # Images drawn together: enough to keep all cores busy, at some hundred MB of caches.
 BATCH = 256
 
-Labels = Int[Tensor, " n"] | int | None  # one for each grid, or one for all
+Labels = Integer[Tensor, " n"] | int | None  # one for each grid, or one for all
 
 
 class SamplingStep(NamedTuple):
@@ -58,7 +59,7 @@ def next_probabilities(
     top_k: int | None = None,
     top_p: float | None = None,
 ) -> Float[Tensor, "n K"]:
-    """Return the probabilities that a token is drawn from.
+    """Return the probabilities that a token is drawn from, in float32 for half precision.
 
     Args:
         logits: What the prior predicts.
@@ -67,6 +68,7 @@ def next_probabilities(
         top_p: Of these, only the fewest that together reach this probability; above 0, at most 1
             (nucleus sampling, Holtzman et al. 2020).
     """
+    logits = at_least_float32(logits)
     # Logits of at most 0 do not overflow, however low the temperature.
     logits = (logits - logits.amax(-1, keepdim=True)) / temperature
     if top_k is not None:
@@ -108,9 +110,10 @@ def _prepare(prior, tokens, mask, labels, generator, choice) -> _Grids:
     n = len(tokens)
     check_whole(1, n=n)
     check_choice(prior.num_codes, **choice)
-    if isinstance(labels, int):
-        labels = torch.full((n,), labels)
-    prior.check_tokens(tokens, labels)
+    if labels is not None:
+        labels = torch.as_tensor(labels)
+        labels = labels.expand(n) if labels.ndim == 0 else labels
+    tokens, labels = prior.as_tokens(tokens, labels)
     one_each = (n, *prior.grid)
     if mask.dtype != torch.bool or mask.shape not in (prior.grid, one_each):
         raise ValueError(
@@ -144,7 +147,7 @@ def _draw_tokens(prior, grids: _Grids, choice) -> Iterator[SamplingStep]:
 
 def sampling_steps(
     prior: Prior,
-    tokens: Int[Tensor, "n h w"],
+    tokens: Integer[Tensor, "n h w"],
     mask: Bool[Tensor, "*n h w"],
     labels: Labels = None,
     generator: torch.Generator | None = None,
@@ -157,7 +160,7 @@ def sampling_steps(
 
 def complete_tokens(
     prior: Prior,
-    tokens: Int[Tensor, "n h w"],
+    tokens: Integer[Tensor, "n h w"],
     mask: Bool[Tensor, "*n h w"],
     labels: Labels = None,
     generator: torch.Generator | None = None,

@@ -4,6 +4,7 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from arcvq.images import ImageData
@@ -69,6 +70,9 @@ class PriorSettings:
     def __post_init__(self):
         if self.kind not in PRIORS:
             raise ValueError(f"prior {self.kind!r} is unknown; known are {', '.join(PRIORS)}")
+        for name, value in dataclasses.asdict(self).items():
+            if isinstance(value, np.generic):  # which cannot be written as JSON
+                object.__setattr__(self, name, value.item())
 
     @classmethod
     def for_profile(cls, profile: str, **changes: Any) -> "PriorSettings":

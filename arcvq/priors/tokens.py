@@ -72,8 +72,9 @@ class TiedTokens(nn.Module):
         """Map features to a logit for each code; in float32, also under autocast."""
         prediction = at_least_float32(self.outward(features))
         with torch.autocast(prediction.device.type, enabled=False):
-            cosines = normalize(prediction, dim=-1) @ self.directions.T
-            return self.log_scale.exp() * cosines
+            directions = self.directions.to(prediction.dtype)
+            cosines = normalize(prediction, dim=-1) @ directions.T
+            return at_least_float32(self.log_scale).exp() * cosines
 
 
 def parameter_count(module: nn.Module) -> int:

@@ -14,15 +14,17 @@ from arcvq.runtime.checks import check_whole
 
 
 def attention(queries: Tensor, keys: Tensor, values: Tensor, causal: bool) -> Tensor:
-    """Compute PyTorch's attention, on a CPU always in float32.
+    """Compute PyTorch's attention, on a CPU in float32 at least, and return it as the queries are.
 
     In bfloat16 its backward pass takes 6 times as long there.
     """
     if queries.device.type != "cpu":
         return scaled_dot_product_attention(queries, keys, values, is_causal=causal)
+    dtype = queries.dtype
     queries, keys, values = (at_least_float32(x) for x in (queries, keys, values))
     with torch.autocast("cpu", enabled=False):
-        return scaled_dot_product_attention(queries, keys, values, is_causal=causal)
+        attended = scaled_dot_product_attention(queries, keys, values, is_causal=causal)
+    return attended.to(dtype)
 
 
 class Block(nn.Module):
@@ -100,11 +102,11 @@ class TransformerPrior(NetworkPrior):
         check_whole(1, layers=layers, heads=heads)
         if width % heads:
             raise ValueError(f"heads is {heads}; it must divide the width, {width}")
-        self.heads = heads
+        self.heads = int(heads)
         self.rows = nn.Embedding(grid[0], width)
         self.columns = nn.Embedding(grid[1], width)
         self.labels = nn.Embedding(max(1, classes), width)
-        self.blocks = nn.ModuleList(Block(width, heads) for _ in range(layers))
+        self.blocks = nn.ModuleList(Block(width, self.heads) for _ in range(layers))
         self.norm = nn.LayerNorm(width)
 
     def features(self, embedded, labels):
@@ -118,7 +120,7 @@ class TransformerPrior(NetworkPrior):
         state = super().start(batch, labels)
         positions = self.grid[0] * self.grid[1]
         heads = (self.heads, positions, self.width // self.heads)
-        state.cache = torch.zeros(len(self.blocks), 2, batch, *heads, device=self.device)
+        state.cache = self.rows.weight.new_zeros(len(self.blocks), 2, batch, *heads)
         return state
 
     @torch.no_grad()

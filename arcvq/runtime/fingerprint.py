@@ -2,6 +2,7 @@
 
 import hashlib
 
+import torch
 from torch import Tensor
 
 
@@ -11,5 +12,7 @@ def fingerprint(*tensors: Tensor) -> str:
     for tensor in tensors:
         shape = str(tuple(tensor.shape))
         digest.update(shape.encode())
-        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+        # As bytes, since NumPy does not know bfloat16.
+        numbers = tensor.detach().cpu().contiguous().flatten()
+        digest.update(numbers.view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()

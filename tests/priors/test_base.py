@@ -1,11 +1,22 @@
 import json
 
+import numpy as np
 import pytest
 import torch
 
-from arcvq.priors import BigramPrior, HistogramPrior, Prior, fingerprint
+from arcvq.priors import (
+    BigramPrior,
+    HistogramPrior,
+    PixelCNN,
+    Prior,
+    TransformerPrior,
+    bits_per_token,
+    fingerprint,
+    influence,
+)
 from arcvq.quantizers import SphericalQuantizer
 from arcvq.vqvae import VQVAE
+from tests.dtypes import INTEGER_DTYPES
 
 TOKENS = torch.randint(5, (6, 3, 4), generator=torch.Generator().manual_seed(1))
 
@@ -89,6 +100,67 @@ def test_a_vqvae_is_not_taken_for_a_prior(tmp_path):
     VQVAE(1, SphericalQuantizer(5, 3), hidden=8).save_pretrained(tmp_path)
     with pytest.raises(ValueError, match="it is no prior of format 1"):
         Prior.from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize("integer", INTEGER_DTYPES)
+def test_tokens_and_labels_may_be_of_any_integer_type(make, integer):
+    prior = make(classes=2)
+    labels = torch.arange(6) % 2
+    short = TOKENS.to(integer)
+    short_labels = labels.to(integer)
+    assert torch.equal(prior(short, short_labels), prior(TOKENS, labels))
+    likelihood = prior.log_likelihood(TOKENS, labels)
+    assert torch.equal(prior.log_likelihood(short, short_labels), likelihood)
+    assert bits_per_token(prior, short, short_labels) == bits_per_token(prior, TOKENS, labels)
+    expected = influence(prior, TOKENS, (1, 1), labels)
+    assert torch.equal(influence(prior, short, (1, 1), short_labels), expected)
+    state = prior.start(6, short_labels)
+    prior.append(state, short[:, 0, 0])
+    assert torch.equal(state.tokens[:, 0, 0], TOKENS[:, 0, 0])
+
+
+@pytest.mark.parametrize("integer", INTEGER_DTYPES)
+@pytest.mark.parametrize("cls", [HistogramPrior, BigramPrior])
+def test_tokens_of_any_integer_type_are_counted(cls, integer):
+    expected = cls(200, (3, 4)).count(TOKENS * 25)
+    found = cls(200, (3, 4)).count((TOKENS * 25).to(integer))
+    assert torch.equal(found.table, expected.table)
+
+
+@pytest.mark.parametrize("wrong", [torch.bool, torch.float32, torch.bfloat16])
+def test_tokens_and_labels_of_other_types_are_refused(make, wrong, unchecked):
+    prior = make(classes=2)
+    labels = torch.arange(6) % 2
+    zeros = torch.zeros_like(TOKENS)
+    for use in (prior, prior.log_likelihood):
+        with pytest.raises(ValueError, match=f"tokens have dtype {wrong}"):
+            use(zeros.to(wrong), labels)
+        with pytest.raises(ValueError, match=f"labels have dtype {wrong}"):
+            use(zeros, labels.to(wrong))
+    with pytest.raises(ValueError, match=f"tokens have dtype {wrong}"):
+        prior.append(prior.start(6, labels), labels.to(wrong))
+    with pytest.raises(ValueError, match=f"tokens have dtype {wrong}"):
+        HistogramPrior(5, (3, 4)).count(zeros.to(wrong))
+
+
+def test_sizes_may_be_numbers_of_numpy(unchecked):
+    for number in (np.int64, np.uint8):
+        grid = (number(3), number(4))
+        sizes = {"classes": number(2), "width": number(8), "layers": number(1)}
+        networks = [
+            PixelCNN(number(5), grid, **sizes, kernel=number(3)),
+            TransformerPrior(number(5), grid, **sizes, heads=number(2)),
+        ]
+        plain = {"classes": 2, "width": 8, "layers": 1}
+        expected = [
+            PixelCNN(5, (3, 4), **plain, kernel=3),
+            TransformerPrior(5, (3, 4), **plain, heads=2),
+        ]
+        for prior, same in zip(networks, expected, strict=True):
+            assert json.dumps(prior.config()) == json.dumps(same.config())
+            assert prior(TOKENS, torch.arange(6) % 2).shape == (6, 3, 4, 5)
+        counting = HistogramPrior(number(5), grid).count(TOKENS)
+        assert json.dumps(counting.config()) == json.dumps(HistogramPrior(5, (3, 4)).config())
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,7 @@ from arcvq.priors import (
 from arcvq.priors.fitting import PriorSession
 from arcvq.runtime.fingerprint import fingerprint
 from arcvq.training import Compute, Recording
+from tests.dtypes import INTEGER_DTYPES
 from tests.priors.markov import markov_grids
 from tests.test_training import assert_same_weights, images, model  # noqa: F401  (the fixture)
 
@@ -211,6 +212,37 @@ def test_tokens_and_labels_that_do_not_fit_are_refused(small, tokens):
         short(small(), TokenData(higher, validation))
     with pytest.raises(ValueError, match="labels reach from 0 to 1; they must be from 0 to 0"):
         short(small(classes=1), tokens)
+
+
+@pytest.mark.parametrize("integer", INTEGER_DTYPES)
+@pytest.mark.parametrize("classes", [0, 2])
+def test_a_fit_to_tokens_of_any_integer_type_is_the_same(small, tokens, integer, classes):
+    splits = [TokenSplit(*(tensor.to(integer) for tensor in split)) for split in tokens]
+    run = short(small(classes=classes), TokenData(*splits))
+    expected = short(small(classes=classes), tokens)
+    assert_same_weights(run.prior, expected.prior)
+    assert run.settings == expected.settings
+
+
+@pytest.mark.parametrize("wrong", [torch.bool, torch.float32])
+def test_tokens_and_labels_that_are_no_integers_are_refused(small, tokens, wrong):
+    train, validation = tokens
+    with pytest.raises(ValueError, match=f"tokens have dtype {wrong}"):
+        short(small(), TokenData(TokenSplit(train.tokens.to(wrong), train.labels), validation))
+    with pytest.raises(ValueError, match=f"labels have dtype {wrong}"):
+        labels = train.labels.to(wrong)
+        short(small(classes=2), TokenData(TokenSplit(train.tokens, labels), validation))
+
+
+def test_a_validation_gives_each_part_its_own_mode_back(small, tokens, monkeypatch):
+    modes = []
+
+    def look(run):
+        modes.append((run.prior.training, run.prior.tokens.training))
+
+    after_each_step(lambda session: session.model.tokens.eval(), monkeypatch)
+    short(small(), tokens, record={"on_log": look})
+    assert modes == [(True, False)] * 3
 
 
 def test_a_loss_that_is_not_finite_ends_the_fit_and_the_checkpoint_survives(

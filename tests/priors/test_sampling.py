@@ -1,5 +1,6 @@
 import math
 
+import numpy as np
 import pytest
 import torch
 
@@ -17,6 +18,7 @@ from arcvq.priors import (
 )
 from arcvq.quantizers import SphericalQuantizer
 from arcvq.vqvae import VQVAE
+from tests.dtypes import INTEGER_DTYPES
 
 EMPTY = torch.zeros(3, 4, dtype=torch.bool)
 FULL = torch.ones(3, 4, dtype=torch.bool)
@@ -219,6 +221,32 @@ def test_labels_reach_the_prior_one_each_or_one_for_all(make):
 def test_labels_that_do_not_fit_are_refused(make, unchecked, labels, message):
     with pytest.raises(ValueError, match=message):
         sample_tokens(make(classes=3), 5, labels=labels)
+
+
+@pytest.mark.parametrize("integer", INTEGER_DTYPES)
+def test_given_tokens_and_labels_may_be_of_any_integer_type(make, integer):
+    prior = make(classes=3)
+    tokens = torch.randint(5, (4, 3, 4))
+    labels = torch.tensor([0, 1, 2, 1])
+    mask = torch.rand(4, 3, 4) < 0.5
+    expected = complete_tokens(prior, tokens, mask, labels, seeded())
+    found = complete_tokens(prior, tokens.to(integer), mask, labels.to(integer), seeded())
+    assert torch.equal(found, expected)
+    (*_, last) = sampling_steps(prior, tokens.to(integer), mask, labels.to(integer), seeded())
+    assert torch.equal(last.tokens, expected)
+
+
+def test_one_label_for_all_may_be_a_number_of_numpy(make, unchecked):
+    prior = make(classes=3)
+    expected = sample_tokens(prior, 4, labels=2, generator=seeded())
+    found = sample_tokens(prior, np.int64(4), labels=np.uint8(2), generator=seeded())
+    assert torch.equal(found, expected)
+
+
+@pytest.mark.parametrize("label", [True, 1.0, torch.tensor([0.0, 1.0])])
+def test_labels_that_are_no_integers_are_refused(make, unchecked, label):
+    with pytest.raises(ValueError, match=r"labels .* integer"):
+        sample_tokens(make(classes=3), 2, labels=label)
 
 
 def test_labels_for_a_prior_without_classes_are_refused(make, model):

@@ -3,6 +3,7 @@ import json
 import os
 import signal
 
+import numpy as np
 import pytest
 import torch
 
@@ -84,6 +85,19 @@ def test_a_fit_that_was_stopped_goes_on(run, images, tmp_path, monkeypatch):  # 
 def test_settings_come_back_from_json():
     told = dataclasses.replace(TINY, kind="transformer", tied=True)
     assert PriorSettings.from_config(json.loads(json.dumps(told.config()))) == told
+
+
+def test_settings_may_be_numbers_of_numpy(unchecked):
+    numbers = PriorSettings(
+        tied=np.bool_(True),
+        width=np.int64(8),
+        layers=np.uint8(1),
+        steps=np.int32(4),
+        lr=np.float64(5e-3),
+    )
+    plain = PriorSettings(tied=True, width=8, layers=1, steps=4, lr=5e-3)
+    assert numbers == plain
+    assert json.dumps(numbers.config()) == json.dumps(plain.config())
 
 
 @pytest.mark.parametrize("kind", PRIORS)

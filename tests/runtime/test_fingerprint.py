@@ -1,5 +1,6 @@
 import math
 
+import pytest
 import torch
 
 from arcvq.runtime.fingerprint import fingerprint
@@ -22,3 +23,15 @@ def test_the_fingerprint_does_not_depend_on_strides_or_gradients():
 def test_the_fingerprint_of_known_tensors_stays_what_it_was():
     found = fingerprint(torch.arange(6).view(2, 3), torch.tensor([1.5, -2.0]))
     assert found == "7df17eee2acc4891"
+
+
+DTYPES = [torch.bfloat16, torch.float16, torch.float64, torch.bool, torch.uint8, torch.uint16]
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_tensors_of_any_dtype_have_fingerprints(dtype):
+    tensor = torch.arange(6).view(2, 3).to(dtype)
+    assert fingerprint(tensor) == fingerprint(tensor.clone())
+    assert fingerprint(tensor) != fingerprint(tensor[:, [1, 0, 2]])
+    assert fingerprint(tensor[0, 0]) != fingerprint(tensor[0, 1]), "numbers alone"
+    assert fingerprint(tensor[:0]) != fingerprint(tensor[:, :0]), "empty ones differ in their shape"
