@@ -1,11 +1,13 @@
 """What the site says of the package is complete: tables, modules, layers, commands."""
 
+import inspect
 import re
 import tomllib
 from pathlib import Path
 
 import pytest
 
+from arcvq import EMAQuantizer
 from arcvq.cli import main
 
 ROOT = Path(__file__).parents[2]
@@ -34,6 +36,34 @@ def test_every_public_module_has_a_place_in_the_api_reference():
     pages = "\n".join(page.read_text("utf-8") for page in (DOCS / "api").glob("*.md"))
     documented = set(re.findall(r"automodule:: (\S+)", pages))
     assert modules - documented == {"arcvq.cli"}  # its page lists the commands
+
+
+def test_every_guide_is_in_the_table_of_guides_and_in_the_contents():
+    guides = [path.stem for path in sorted((DOCS / "how-to").glob("*.md"))]
+    guides.remove("index")
+    page = (DOCS / "how-to" / "index.md").read_text("utf-8")
+    table, _, contents = page.partition("{toctree}")
+    linked = re.findall(r"^\| \[.+?\]\((?:\.\./)?(\w+)\.md\)", table, re.MULTILINE)
+    listed = re.findall(r"^(?:\.\./)?(\w+)$", contents, re.MULTILINE)
+    assert linked == listed
+    assert sorted(linked) == sorted([*guides, "explorers"])
+
+
+def test_arguments_beside_those_of_vector_quantize_pytorch_have_the_defaults_of_both():
+    package = pytest.importorskip("vector_quantize_pytorch")
+    theirs = inspect.signature(package.VectorQuantize).parameters
+    ours = inspect.signature(EMAQuantizer).parameters
+    page = (DOCS / "how-to" / "from_vector_quantize_pytorch.md").read_text("utf-8")
+    section = page.partition("## Arguments side by side")[2].partition("What the other")[0]
+    rows = re.findall(r"^\| `(\w+)` \| (.*?) ?\| (.+?) \| (.*?) ?\|$", section, re.MULTILINE)
+    assert len(rows) == section.count("\n| "), "a row that is not read"
+    for name, their_default, our_argument, our_default in rows[1:]:  # below the titles
+        expected = theirs[name].default
+        shown = "" if expected is inspect.Parameter.empty else f"`{expected}`"
+        assert their_default == shown, name
+        if our_default:
+            argument = re.match(r"`(\w+)`", our_argument)[1]
+            assert our_default == f"`{ours[argument].default}`", name
 
 
 def test_every_command_is_on_its_page():

@@ -1,0 +1,100 @@
+"""What a quantizer costs on a small batch, where calling PyTorch's operations takes most of the time.
+
+    python -m benchmarks.overhead
+
+Each quantizer in training mode at latents (8, 64, 8, 8) with K 512, beside the cosine quantizer of
+vector-quantize-pytorch, which moves its codebook in `forward`. Ours move theirs in `after_step`, so
+the last column adds it. All take turns in one process; medians.
+"""
+
+import argparse
+from collections.abc import Callable
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+from vector_quantize_pytorch import VectorQuantize
+
+from arcvq import QUANTIZERS, ContinuousQuantizer, Quantizer
+from arcvq.analysis.profiling import side_by_side
+from arcvq.runtime.devices import choose_device
+from benchmarks import machine, markdown_table, write_report
+
+SHAPE = (8, 64, 8, 8)
+CODES = 512
+THEIRS = "cosine of vector-quantize-pytorch"
+TITLES = [
+    "quantizer",
+    "forward (ms)",
+    "ratio",
+    "and backward (ms)",
+    "ratio",
+    "and after_step (ms)",
+    "ratio",
+]
+
+
+def forward(quantizer: nn.Module, latents: Tensor) -> tuple[Tensor, Tensor]:
+    """Codes and loss of a training batch."""
+    output = quantizer(latents)
+    codes, _, loss = output[:3]
+    return codes, loss
+
+
+def backward(quantizer: nn.Module, latents: Tensor) -> None:
+    """Forward and backward pass, with a gradient of ones from the decoder."""
+    codes, loss = forward(quantizer, latents)
+    (codes.sum() + loss).backward()
+    quantizer.zero_grad()
+    latents.grad = None
+
+
+def step(quantizer: nn.Module, latents: Tensor) -> None:
+    """Forward and backward pass and what follows the optimizer step."""
+    backward(quantizer, latents)
+    if isinstance(quantizer, Quantizer):
+        quantizer.after_step()
+
+
+def milliseconds(
+    action: Callable[[nn.Module, Tensor], object],
+    quantizers: dict[str, nn.Module],
+    latents: Tensor,
+    repeats: int,
+) -> dict[str, float]:
+    """The median time of an action with each quantizer, all of which take turns."""
+    actions = {name: partial(action, one, latents) for name, one in quantizers.items()}
+    times = side_by_side(actions, repeats)
+    return (1e3 * times.median()).to_dict()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--repeats", type=int, default=400)
+    parser.add_argument("--device", default="auto")
+    options = parser.parse_args()
+    device = choose_device(options.device)
+
+    torch.manual_seed(0)
+    batch, dim, *grid = SHAPE
+    quantizers: dict[str, nn.Module] = {
+        THEIRS: VectorQuantize(dim, CODES, use_cosine_sim=True, accept_image_fmap=True)
+    }
+    for name, kind in QUANTIZERS.items():
+        if kind is not ContinuousQuantizer:
+            quantizers[name] = kind(CODES, dim)
+    latents = torch.randn(SHAPE, device=device, requires_grad=True)
+    for quantizer in quantizers.values():
+        quantizer.to(device)
+
+    rows = {name: [name] for name in quantizers}
+    for action in (forward, backward, step):
+        times = milliseconds(action, quantizers, latents, options.repeats)
+        for name, time in times.items():
+            rows[name] += [f"{time:.2f}", f"{time / times[THEIRS]:.2f}"]
+    note = f"Latents {SHAPE}, K {CODES}; {machine()}"
+    write_report("overhead.md", f"{markdown_table(TITLES, rows.values())}\n\n{note}\n")
+
+
+if __name__ == "__main__":
+    main()
