@@ -122,6 +122,13 @@ def escape_marks(app, what, name, obj, options, lines: list[str]) -> None:
         lines[number] = "".join(parts)
 
 
+def escape_types(app, what, name, obj, options, lines: list[str]) -> None:
+    """Do the same for the types of attributes, such as `Float[Tensor, "B D *grid"]`."""
+    for number, line in enumerate(lines):
+        if line.startswith(":vartype"):
+            lines[number] = line.replace("*", "\\*")
+
+
 def link_tables(app, page: str, source: list[str]) -> None:
     """Let the results link to the pages of their tables; in the repository they link to files."""
     if page == "results":
@@ -138,3 +145,5 @@ def setup(app) -> None:
     app.connect("source-read", link_tables)
     # Before napoleon (priority 500), which writes marks of its own.
     app.connect("autodoc-process-docstring", escape_marks, priority=400)
+    # After napoleon, which adds these types.
+    app.connect("autodoc-process-docstring", escape_types, priority=600)
