@@ -1,4 +1,4 @@
-"""What a quantizer costs on a small batch, where calling PyTorch's operations takes most of the time.
+"""What a quantizer costs on a small batch, where most of the time goes into calling operations.
 
     python -m benchmarks.overhead
 
@@ -20,7 +20,8 @@ from arcvq.analysis.profiling import side_by_side
 from arcvq.runtime.devices import choose_device
 from benchmarks import machine, markdown_table, write_report
 
-SHAPE = (8, 64, 8, 8)
+DIM = 64
+SHAPE = (8, DIM, 8, 8)
 CODES = 512
 THEIRS = "cosine of vector-quantize-pytorch"
 TITLES = [
@@ -76,13 +77,12 @@ def main() -> None:
     device = choose_device(options.device)
 
     torch.manual_seed(0)
-    batch, dim, *grid = SHAPE
     quantizers: dict[str, nn.Module] = {
-        THEIRS: VectorQuantize(dim, CODES, use_cosine_sim=True, accept_image_fmap=True)
+        THEIRS: VectorQuantize(DIM, CODES, use_cosine_sim=True, accept_image_fmap=True)
     }
     for name, kind in QUANTIZERS.items():
         if kind is not ContinuousQuantizer:
-            quantizers[name] = kind(CODES, dim)
+            quantizers[name] = kind(CODES, DIM)
     latents = torch.randn(SHAPE, device=device, requires_grad=True)
     for quantizer in quantizers.values():
         quantizer.to(device)
