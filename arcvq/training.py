@@ -40,6 +40,7 @@ from arcvq.runtime.distributed import (
 from arcvq.runtime.files import write_whole
 from arcvq.runtime.history import Row, history_table, read_record, write_record
 from arcvq.runtime.interrupt import HeldInterrupt
+from arcvq.runtime.modes import evaluation_mode
 from arcvq.vqvae import VQVAE
 
 if TYPE_CHECKING:
@@ -693,7 +694,8 @@ def evaluate(
     """Measure a model on one part of a data set, in float32.
 
     Args:
-        model: The model. It is left in the mode, training or evaluation, that it came in.
+        model: The model. Each of its modules is left in the mode, training or evaluation, in which
+            it came.
         split: The images.
         batch_size: Images at a time.
         ssim: Whether to measure SSIM as well, which takes longer.
@@ -716,20 +718,18 @@ def evaluate(
     counts = torch.zeros(num_codes, dtype=torch.int64, device=device)
     squared_error = absolute_error = similarity = 0.0
 
-    was_training = model.training
-    model.eval()
-    for indices in torch.arange(len(split)).split(batch_size):
-        images = split.batch(indices).to(device).contiguous(memory_format=torch.channels_last)
-        output = model(images)
-        reconstruction = output.reconstruction.clamp(-1, 1)
-        # Sums over millions of pixels would lose digits in float32.
-        difference = (reconstruction - images).double()
-        squared_error += difference.square().sum().item()
-        absolute_error += difference.abs().sum().item()
-        counts += torch.bincount(output.quantized.indices.flatten(), minlength=num_codes)
-        if ssim:
-            similarity += metrics.ssim(reconstruction, images) * len(images)
-    model.train(was_training)
+    with evaluation_mode(model):
+        for indices in torch.arange(len(split)).split(batch_size):
+            images = split.batch(indices).to(device).contiguous(memory_format=torch.channels_last)
+            output = model(images)
+            reconstruction = output.reconstruction.clamp(-1, 1)
+            # Sums over millions of pixels would lose digits in float32.
+            difference = (reconstruction - images).double()
+            squared_error += difference.square().sum().item()
+            absolute_error += difference.abs().sum().item()
+            counts += torch.bincount(output.quantized.indices.flatten(), minlength=num_codes)
+            if ssim:
+                similarity += metrics.ssim(reconstruction, images) * len(images)
 
     pixels = split.images.numel()
     tokens = int(counts.sum())

@@ -1,7 +1,6 @@
 """The paper's autoencoder around any quantizer: encode, decode, reconstruct, save and load."""
 
 import json
-import tempfile
 from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,6 +16,7 @@ from torch.nn.functional import relu
 from arcvq.baselines import reference, vector_quantize_pytorch  # noqa: F401
 from arcvq.quantizers import Quantized, Quantizer, SphericalQuantizer
 from arcvq.runtime.checks import check_finite, check_whole
+from arcvq.runtime.files import write_folder
 from arcvq.runtime.hub import download
 
 # Format of saved models; bump it when older versions would misread them.
@@ -251,12 +251,16 @@ class VQVAE(
         """
         if indices.ndim != 3:
             raise ValueError(f"indices have shape {tuple(indices.shape)}; they must be (B, h, w)")
-        codes = self.quantizer.lookup(indices)
-        return self.decoder(_in_precision_of(self.decoder, codes)).clamp(-1, 1)
+        return self._decode_codes(self.quantizer.lookup(indices))
 
+    @torch.no_grad()
     def reconstruct(self, images: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C H W"]:
-        """Encode images and decode them again."""
-        return self.decode(self.encode(images))
+        """Encode images and decode them again, without counting usage."""
+        return self._decode_codes(self.quantizer.replace(self.latents(images)))
+
+    def _decode_codes(self, codes: Float[Tensor, "B D h w"]) -> Float[Tensor, "B C H W"]:
+        """Decode codes to images, clipped to [-1, 1]."""
+        return self.decoder(_in_precision_of(self.decoder, codes)).clamp(-1, 1)
 
     def check_images(self, images: Tensor) -> None:
         """Raise ValueError for images of a shape or type that the network cannot take."""
@@ -309,13 +313,11 @@ class VQVAE(
         Each file is written whole or not at all. Other arguments are those of
         `huggingface_hub.PyTorchModelHubMixin.save_pretrained`.
         """
-        folder = Path(save_directory)
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder) as draft:
-            result = super().save_pretrained(draft, **kwargs | {"config": self.config()})
-            for file in Path(draft).iterdir():
-                file.replace(folder / file.name)
-        return result
+        save = super().save_pretrained
+        return write_folder(
+            Path(save_directory).expanduser(),
+            lambda draft: save(draft, **kwargs | {"config": self.config()}),
+        )
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **kwargs) -> "VQVAE":

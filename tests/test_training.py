@@ -399,3 +399,15 @@ def test_a_step_reads_no_value_of_the_device(kind, images):
     with NoReading():
         session.advance()
         session.advance()
+
+
+def test_evaluation_leaves_every_module_in_the_mode_in_which_it_came(images):
+    trained = model().train()
+    trained.encoder.eval()
+    before = [part.training for part in trained.modules()]
+    evaluate(trained, images.validation)
+    assert [part.training for part in trained.modules()] == before
+    broken = ImageSplit(images.validation.images[:, :, :5], images.validation.labels)
+    with pytest.raises(ValueError):
+        evaluate(trained, broken)
+    assert [part.training for part in trained.modules()] == before

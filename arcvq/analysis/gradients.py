@@ -102,7 +102,7 @@ def term_gradients(model: VQVAE, images: Float[Tensor, "B C H W"], variance: flo
         "commitment": quantizer.beta * mse_loss(latents, codes.detach()),
     }
     at_codes = {}
-    if quantizer.codebook.requires_grad:
+    if quantizer.trainable and not quantizer.frozen:
         at_codes["codebook"] = mse_loss(codes, still)
     # Only SAMP has a margin term, and only with a weight.
     samp = quantizer.active_samp() if isinstance(quantizer, SphericalQuantizer) else None

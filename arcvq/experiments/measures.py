@@ -18,6 +18,7 @@ from arcvq.metrics import lpips
 from arcvq.quantizers import ContinuousQuantizer
 from arcvq.runs.settings import RunSettings, run_name
 from arcvq.runtime.devices import choose_precision, device_name
+from arcvq.runtime.modes import evaluation_mode
 from arcvq.training import Run, evaluate
 from arcvq.vqvae import VQVAE
 
@@ -135,13 +136,13 @@ def _if_available(measure: Callable[..., float], outputs: Tensor, originals: Ten
 def _reconstruct(model: VQVAE, split: ImageSplit) -> tuple[Tensor, Tensor]:
     """Indices and reconstructions of all images of a split."""
     device = next(model.parameters()).device
-    model.eval()
     indices = []
     outputs = []
-    for chosen in torch.arange(len(split)).split(500):
-        output = model(split.batch(chosen).to(device))
-        indices.append(output.quantized.indices)
-        outputs.append(output.reconstruction.clamp(-1, 1))
+    with evaluation_mode(model):
+        for chosen in torch.arange(len(split)).split(500):
+            output = model(split.batch(chosen).to(device))
+            indices.append(output.quantized.indices)
+            outputs.append(output.reconstruction.clamp(-1, 1))
     return torch.cat(indices), torch.cat(outputs)
 
 
