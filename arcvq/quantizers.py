@@ -112,7 +112,8 @@ class Quantizer(nn.Module):
     Attributes:
         metric: What "nearest" means: "euclidean" distance or "cosine", the angle.
         trainable: Whether the optimizer moves the codebook.
-        kinds: Every subclass by its name.
+        kind: The name of the class, by which `from_config` finds it.
+        kinds: Every subclass by this name.
         codebook: (K, D) the codes.
         counts: (K,) how often training has chosen each code since `reset_usage`.
         batch_counts: (K,) the same for the last optimizer step alone, or the one under way.
@@ -121,6 +122,7 @@ class Quantizer(nn.Module):
 
     metric = "euclidean"
     trainable = True
+    kind: ClassVar[str]
     kinds: ClassVar[dict[str, Any]] = {}
     codebook: Tensor
     counts: Tensor
@@ -131,7 +133,11 @@ class Quantizer(nn.Module):
     anchor_weights: Tensor  # (K,) what the choice of anchors knows of earlier batches of the step
 
     def __init_subclass__(cls) -> None:
-        Quantizer.kinds[cls.__name__] = cls
+        # PyTorch derives classes of its own where it wraps a module (FSDP2, parametrizations). They
+        # are still of the kind that they wrap.
+        if not cls.__module__.startswith("torch."):
+            cls.kind = cls.__name__
+            Quantizer.kinds[cls.kind] = cls
 
     def __init__(
         self,
@@ -565,7 +571,7 @@ class Quantizer(nn.Module):
     def config(self) -> dict[str, Any]:
         """Return what `from_config` needs to build this quantizer again, without its weights."""
         config = {
-            "kind": type(self).__name__,
+            "kind": self.kind,
             "num_codes": self.num_codes,
             "dim": self.dim,
             "beta": self.beta,

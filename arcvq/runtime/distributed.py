@@ -126,8 +126,8 @@ def parallel(model: nn.Module) -> nn.Module:
     return wrapped
 
 
-def whole(parameter: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
-    """The whole parameter, where FSDP2 has divided it among the ranks; otherwise the parameter."""
+def whole(parameter: Shaped[Tensor, "*shape"]) -> Shaped[Tensor, "*shape"]:
+    """The whole tensor, where FSDP2 has divided it among the ranks; otherwise the tensor itself."""
     if hasattr(parameter, "full_tensor"):
         return parameter.full_tensor()
     return parameter
