@@ -652,7 +652,9 @@ class EMAQuantizer(Quantizer):
     and the counts are Laplace-smoothed. As in Sonnet, whose formula this is, a code that is never
     chosen shrinks towards zero.
 
-    A codebook that is changed from outside is taken over: the averages follow it.
+    A codebook that is changed from outside is taken over: the averages follow it. So leave it out
+    of an optimizer with weight decay, which would shrink it where it has a gradient: with several
+    processes it has one, of zeros.
 
     Args:
         num_codes: Number of codes K, at least 1.

@@ -201,6 +201,27 @@ def test_projection_holds_codes_in_the_ball_and_keeps_their_direction(k, d, radi
     assert torch.allclose(cosines, torch.ones(k), atol=1e-5)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32, torch.float64])
+def test_projection_is_as_exact_as_the_codes(dtype):
+    codebook = torch.randn(50, 8).to(dtype)
+    before = codebook.double()
+    radius = torch.tensor(2.5, dtype=torch.float64)
+    project_to_ball_(codebook, radius)
+    norms = before.norm(dim=1, keepdim=True)
+    expected = before * (2.5 / norms).clamp(max=1)
+    assert (norms > 2.5).any() and (norms < 2.5).any()
+    tolerance = 2 * torch.finfo(dtype).eps
+    assert torch.allclose(codebook.double(), expected, rtol=tolerance, atol=0)
+    assert codebook.dtype == dtype
+
+
+def test_ball_radius_of_a_tensor_is_exact():
+    for step in (107, 29_500):
+        expected = math.exp(3e-4 * step)
+        assert float(ball_radius(torch.tensor(step))) == pytest.approx(expected, rel=1e-14)
+        assert float(ball_radius(torch.tensor(float(step)))) == pytest.approx(expected, rel=1e-14)
+
+
 def test_projection_is_safe_at_its_ends():
     codebook = torch.tensor([[0.0, 0.0], [3.0, 4.0]])
     for infinite in (math.inf, torch.tensor(math.inf)):

@@ -44,6 +44,36 @@ def test_a_number_and_a_tensor_give_the_same_value(schedule, step, usage):
     assert float(got) == pytest.approx(expected, rel=1e-12, abs=1e-12)
 
 
+def by_hand(schedule, step, usage):
+    """The formulas with the functions of `math`, which work in float64."""
+    match schedule:
+        case Constant(level):
+            return level
+        case Exponential(rate, start):
+            return start * math.exp(rate * step)
+        case WarmUp(start, end, steps):
+            return start + (end - start) * min(step / steps, 1)
+        case Cosine(start, end, steps):
+            return end + (start - end) * (1 + math.cos(math.pi * min(step / steps, 1))) / 2
+        case Oscillating(low, high, period):
+            return low + (high - low) * (1 + math.cos(2 * math.pi * step / period)) / 2
+        case Adaptive(low, high, target):
+            return high + (low - high) * min(usage / target, 1)
+
+
+@every_schedule
+@pytest.mark.parametrize("dtype", [torch.int32, torch.int64, torch.float32, torch.float64])
+def test_values_of_tensors_are_exact_to_the_last_digits_of_float64(schedule, dtype):
+    """In float32 they were off by 1e-7, which was enough to part from the authors' training."""
+    usage = torch.tensor(1 / 3, dtype=torch.float64)
+    for step in (0, 1, 107, 295, 29_500):
+        value = schedule.value(torch.tensor(step, dtype=dtype), usage)
+        expected = by_hand(schedule, step, float(usage))
+        assert value.dtype == torch.float64
+        assert float(value) == pytest.approx(expected, rel=1e-14, abs=1e-14)
+        assert schedule.value(step, float(usage)) == pytest.approx(expected, rel=1e-14)
+
+
 @every_schedule
 def test_a_config_goes_through_json_and_back(schedule):
     config = json.loads(json.dumps(schedule.config()))

@@ -7,14 +7,16 @@ import socket
 import subprocess
 import sys
 import time
+from functools import partial
 from unittest import mock
 
 import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
+from torch.nn.parallel import DistributedDataParallel
 
-from arcvq.quantizers import QUANTIZERS
+from arcvq.quantizers import QUANTIZERS, EMAQuantizer, SphericalQuantizer
 from arcvq.runs import settings
 from arcvq.runs.settings import RunSettings
 from arcvq.runtime import distributed
@@ -22,6 +24,7 @@ from arcvq.samp import SAMP, arc_margin_loss
 from arcvq.schedules import Adaptive, Constant
 from arcvq.training import Compute, Recording, Run, VQVAESession, fit
 from arcvq.vqvae import VQVAE
+from tests.kinds import KINDS
 from tests.strokes import IMAGES
 
 pytestmark = pytest.mark.skipif(
@@ -61,12 +64,92 @@ def step(kind, num_codes=CODES):
 
     found = {"loss": mean_over_ranks(loss)}
     for name, parameter in whole.named_parameters():
-        if parameter.grad is not None:
-            found[f"gradient of {name}"] = parameter.grad.clone()
+        gradient = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+        found[f"gradient of {name}"] = gradient.clone()
     optimizer.step()
     whole.quantizer.after_step()
     after = whole.state_dict() | dict(whole.named_buffers())  # some buffers are not saved
     return found | {f"after the step, {name}": value for name, value in after.items()}
+
+
+LOOPS = KINDS | {
+    "revived": partial(EMAQuantizer, revive_after=1),
+    "revived samp": partial(SphericalQuantizer, revive_after=2),
+    "frozen": KINDS["ema"],
+}
+
+
+def loop(kind, masked):
+    """What steps of two micro-batches each leave behind, in float64, and their margin losses.
+
+    The ranks divide each micro-batch; with masks they have different numbers of latents.
+    """
+    torch.manual_seed(3)
+    quantizer = LOOPS[kind](CODES, 3).double()
+    if kind == "frozen":
+        quantizer.freeze()
+    margins = []
+    generator = torch.Generator().manual_seed(4)
+    torch.manual_seed(5)  # of the anchors
+    for _ in range(3):
+        for kept in (0.2, 0.8):
+            latents = torch.randn(20, 3, generator=generator, dtype=torch.float64)
+            mask = torch.rand(20, generator=generator) < kept
+            mask[[2, 13, 14, 15]] = True  # one for the first rank, three for the second
+            quantized = quantizer(own_share(latents), own_share(mask) if masked else None)
+            if "margin" in quantized.losses:
+                margins.append(mean_over_ranks(quantized.losses["margin"]))
+        quantizer.after_step()
+    state = quantizer.state_dict() | dict(quantizer.named_buffers())
+    return dict(state) | {f"margin {place}": value for place, value in enumerate(margins)}
+
+
+def plain_ddp(kind):
+    """Four steps of Adam in PyTorch's own wrapper with its defaults, accumulated with `no_sync`."""
+    torch.manual_seed(3)
+    whole = VQVAE(1, KINDS[kind](CODES, 4), hidden=8, residual_hidden=4).double()
+    alone = distributed.world_size() == 1
+    wrapped = whole if alone else DistributedDataParallel(whole)
+    optimizer = torch.optim.Adam(whole.parameters(), lr=0.01)
+    torch.manual_seed(5)
+    for step in range(4):
+        optimizer.zero_grad()
+        first, last = IMAGES.train.batch(torch.arange(16) + step).double().chunk(2)
+        for images in (first, last):
+            waits = contextlib.nullcontext() if alone or images is last else wrapped.no_sync()
+            with waits:
+                own = own_share(images)
+                output = wrapped(own)
+                loss = (output.reconstruction - own).square().mean() + output.quantized.loss
+                (loss / 2).backward()
+        optimizer.step()
+        whole.quantizer.after_step()
+    return dict(whole.state_dict())
+
+
+def sharded(kind):
+    """Four steps of Adam with FSDP2, the quantizer a part of its own."""
+    torch.manual_seed(3)
+    model = VQVAE(1, KINDS[kind](CODES, 4), hidden=8, residual_hidden=4).double()
+    if distributed.world_size() > 1:
+        from torch.distributed.device_mesh import init_device_mesh
+        from torch.distributed.fsdp import fully_shard
+
+        mesh = init_device_mesh("cpu", (2,))
+        fully_shard(model.quantizer, mesh=mesh)
+        fully_shard(model, mesh=mesh)
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
+    torch.manual_seed(5)
+    for step in range(4):
+        own = own_share(IMAGES.train.batch(torch.arange(8) + step).double())
+        output = model(own)
+        loss = (output.reconstruction - own).square().mean() + output.quantized.loss
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        model.quantizer.after_step()
+    state = model.state_dict()
+    return {name: distributed.whole(value).clone() for name, value in state.items()}
 
 
 def margin(top_k):
@@ -156,6 +239,10 @@ def work(rank, port, folder, begun):
     with contextlib.suppress(ZeroDivisionError), distributed.process_group(cpu):
         found = {f"step {kind}": step(kind) for kind in TRAINED}
         found |= {f"one code {kind}": step(kind, 1) for kind in ("samp", "cvq")}
+        found |= {f"loop {kind}": loop(kind, masked=False) for kind in LOOPS}
+        found |= {f"masked {kind}": loop(kind, masked=True) for kind in LOOPS}
+        found |= {f"ddp {kind}": plain_ddp(kind) for kind in KINDS}
+        found |= {f"fsdp {kind}": sharded(kind) for kind in KINDS}
         found |= {f"margin {top_k}": margin(top_k) for top_k in (1, 3, 6)}
         found["first"] = distributed.from_first(rank)
         found["any"] = distributed.any_rank(rank == 1)
@@ -191,7 +278,7 @@ def ranks(folder, tmp_path_factory):
     short(begun, on_log=lambda run: len(run.history) == 2)  # stops by itself
     arguments = (free_port(), folder, begun)
     context = mp.start_processes(work, arguments, nprocs=2, join=False, start_method="spawn")
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 240
     try:
         while not context.join(timeout=1):
             assert time.monotonic() < deadline, "the ranks wait for each other"
@@ -214,6 +301,32 @@ def test_two_ranks_take_the_step_of_one(ranks, kind):
     alone = step(kind)
     for found in ranks:
         assert_same(found[f"step {kind}"], alone, 1e-10)
+
+
+@pytest.mark.parametrize("kind", LOOPS)
+@pytest.mark.parametrize("masked", [False, True])
+def test_two_ranks_accumulate_what_one_does(ranks, kind, masked):
+    """Also with masks that leave the ranks different numbers of latents."""
+    alone = loop(kind, masked)
+    for found in ranks:
+        assert_same(found[f"{'masked' if masked else 'loop'} {kind}"], alone, 1e-10)
+    assert alone["step"] == 3
+    if kind == "frozen":
+        assert alone["counts"].sum() > 0
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_trains_in_plain_distributed_data_parallel(ranks, kind):
+    alone = plain_ddp(kind)
+    for found in ranks:
+        assert_same(found[f"ddp {kind}"], alone, 1e-8)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_trains_divided_by_fsdp(ranks, kind):
+    alone = sharded(kind)
+    for found in ranks:
+        assert_same(found[f"fsdp {kind}"], alone, 1e-8)
 
 
 @pytest.mark.parametrize("kind", ["samp", "cvq"])
