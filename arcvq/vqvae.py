@@ -249,8 +249,10 @@ class VQVAE(
         Raises:
             ValueError: For indices of a wrong shape or type, and for an index out of range.
         """
-        if indices.ndim != 3:
-            raise ValueError(f"indices have shape {tuple(indices.shape)}; they must be (B, h, w)")
+        if indices.ndim != 3 or 0 in indices.shape[1:]:
+            raise ValueError(
+                f"indices have shape {tuple(indices.shape)}; they must be (B, h, w), h and w from 1"
+            )
         return self._decode_codes(self.quantizer.lookup(indices))
 
     @torch.no_grad()

@@ -146,6 +146,7 @@ BAD_INDICES = [
     (torch.zeros(2, 7, 7), "indices have dtype torch.float32"),
     (torch.zeros(2, 7, 7, dtype=torch.bool), "indices have dtype torch.bool"),
     (torch.zeros(7, 7, dtype=torch.int64), r"shape \(7, 7\); they must be \(B, h, w\)"),
+    (torch.zeros(2, 0, 7, dtype=torch.int64), r"shape \(2, 0, 7\); they must be \(B, h, w\)"),
     (torch.zeros(2, 1, 7, 7, dtype=torch.int64), r"shape \(2, 1, 7, 7\); they must be \(B, h, w\)"),
     (torch.full((2, 7, 7), 16), "indices reach from 16 to 16; they must be from 0 to 15"),
     (torch.full((2, 7, 7), -1), "indices reach from -1 to -1; they must be from 0 to 15"),
