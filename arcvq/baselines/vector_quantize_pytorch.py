@@ -102,8 +102,7 @@ class Baseline(Quantizer, ABC):
         self.method.requires_grad_(True)
 
     def replace_codes(self, chosen, codes):
-        name = type(self).__name__
-        raise ValueError(f"the codes of a {name} follow from its method; they cannot be set")
+        raise ValueError(f"the codes of a {self.kind} follow from its method; they cannot be set")
 
     def _apply(self, fn, recurse=True):
         def keep_precision(tensor):
@@ -113,7 +112,7 @@ class Baseline(Quantizer, ABC):
         return super()._apply(keep_precision, recurse)
 
     def config(self):
-        return {"kind": type(self).__name__, "num_codes": self.num_codes, "dim": self.dim}
+        return {"kind": self.kind, "num_codes": self.num_codes, "dim": self.dim}
 
 
 class ImplicitQuantizer(Baseline):
