@@ -6,6 +6,7 @@ else (kept runs, priors, figures, explorers, experiments) is loaded when it is f
 
 from typing import TYPE_CHECKING, Any
 
+from arcvq.clustering import kmeans
 from arcvq.geometry import describe
 from arcvq.images import ImageData, ImageSplit, load_images
 from arcvq.quantizers import (
@@ -76,6 +77,7 @@ __all__ = [
     "fit",
     "fit_prior",
     "geometry",
+    "kmeans",
     "load_images",
     "metrics",
     "nearest_code",
