@@ -7,6 +7,7 @@ else (kept runs, priors, figures, explorers, experiments) is loaded when it is f
 from typing import TYPE_CHECKING, Any
 
 from arcvq.clustering import kmeans
+from arcvq.composites import GroupedQuantizer, ResidualQuantizer
 from arcvq.geometry import describe
 from arcvq.images import ImageData, ImageSplit, load_images
 from arcvq.quantizers import (
@@ -50,6 +51,7 @@ __all__ = [
     "EMAQuantizer",
     "EuclideanQuantizer",
     "Exponential",
+    "GroupedQuantizer",
     "ImageData",
     "ImageSplit",
     "OnlineClusteredQuantizer",
@@ -57,6 +59,7 @@ __all__ = [
     "Quantized",
     "Quantizer",
     "Recording",
+    "ResidualQuantizer",
     "Run",
     "RunSettings",
     "Schedule",
