@@ -79,7 +79,7 @@ def mean_squared_error(
     latents: Float[Tensor, "N D"], codes: Float[Tensor, "N D"]
 ) -> Float[Tensor, ""]:
     """Return the mean squared error; of an empty batch 0, which is still part of the graph."""
-    if len(latents) == 0:
+    if latents.shape[0] == 0:  # unlike len, it stays symbolic in torch.export
         return (latents - codes).sum()
     return mse_loss(latents, codes)
 
@@ -767,6 +767,9 @@ class CosineQuantizer(Quantizer):
         return normalize(torch.empty(self.num_codes, self.dim).uniform_(-1, 1), dim=1)
 
 
+PAPER = SAMP.paper()  # made once, since torch.compile cannot make it while it traces
+
+
 class SphericalQuantizer(CosineQuantizer):
     """The cosine quantizer with SAMP, the prior of ArcVQ-VAE (arXiv 2605.13517; see `arcvq.samp`).
 
@@ -808,7 +811,7 @@ class SphericalQuantizer(CosineQuantizer):
 
     def active_samp(self) -> SAMP:
         """Return the settings in force: `samp`, or the paper's where it is None."""
-        return self.samp or SAMP.paper()
+        return self.samp or PAPER
 
     def begin_run(self, steps, schedule="restart"):
         steps_before = int(self.step)
@@ -1014,7 +1017,7 @@ class ContinuousQuantizer(Quantizer):
     def quantize(self, latents):
         if self.training:
             self.pending = True
-        indices = torch.zeros(len(latents), dtype=torch.int64, device=latents.device)
+        indices = torch.zeros_like(latents[:, 0], dtype=torch.int64)
         return latents, indices, latents.new_zeros(()), {}
 
     def follow(self):

@@ -483,7 +483,7 @@ class Decode(Encode):
 
 
 @pytest.mark.parametrize("training", [True, False])
-@pytest.mark.parametrize("kind", ["plain", "ema"])
+@pytest.mark.parametrize("kind", ["plain", "samp"])
 def test_the_model_compiles_into_one_graph(kind, training, unchecked):
     torch._dynamo.reset()
     model = small(kind=kind).train(training)
@@ -508,6 +508,19 @@ def test_encode_and_decode_are_exported_for_any_batch(kind, unchecked):
         indices = model.encode(other)
         assert torch.equal(encode(other), indices)
         torch.testing.assert_close(decode(indices), model.decode(indices))
+
+
+@pytest.mark.parametrize("kind", ["plain", "ema", "samp", "continuous"])
+def test_forward_is_exported_for_any_batch(kind, unchecked):
+    model = small(kind=kind).eval()
+    images = random_images(3, 1, 8, 8)
+    exported = torch.export.export(model, (images,), dynamic_shapes=ANY_BATCH).module()
+    for count in (1, 5):
+        other = random_images(count, 1, 8, 8)
+        expected = model(other)
+        found = exported(other)
+        assert torch.equal(found.quantized.indices, expected.quantized.indices)
+        torch.testing.assert_close(found.reconstruction, expected.reconstruction)
 
 
 def test_onnx_encodes_and_decodes_as_torch_does(unchecked, tmp_path):
