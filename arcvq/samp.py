@@ -25,7 +25,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from arcvq import ops
-from arcvq.runtime.checks import as_indices, check_whole
+from arcvq.runtime.checks import as_indices, check_whole, use_python_numbers
 from arcvq.schedules import Exponential, Number, Schedule, bounded_exp, exact
 
 # The rates per step of the authors' code, tuned to runs of about 29,500 steps.
@@ -52,6 +52,7 @@ class SAMP:
     weight: Schedule | None = PAPER_WEIGHT
 
     def __post_init__(self):
+        use_python_numbers(self)
         check_margin_settings(self.margin, self.scale, self.top_k)
 
     @classmethod
@@ -67,8 +68,8 @@ class SAMP:
         exponents reach what they reach at the end of the paper's run: alpha T = 8.85 for the radius
         and lambda T = 14.75 for the weight.
         """
-        if steps < 1:
-            raise ValueError(f"steps is {steps}; it must be at least 1")
+        check_whole(1, steps=steps)
+        steps = int(steps)
         return cls(radius=Exponential(8.85 / steps), weight=Exponential(-14.75 / steps))
 
     def config(self) -> dict[str, Any]:

@@ -16,6 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from arcvq.runtime.checks import use_python_numbers
+
 Number = int | float | Tensor
 
 # exp(80) = 5.5e34 is finite in float32, and so are its products with ordinary norms.
@@ -67,6 +69,7 @@ class Schedule:
     """
 
     def __post_init__(self):
+        use_python_numbers(self)
         name = type(self).__name__
         for field, number in asdict(self).items():
             if not math.isfinite(number):

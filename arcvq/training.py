@@ -25,7 +25,7 @@ from arcvq.geometry import perplexity, perplexity_ceiling
 from arcvq.images import ImageData, ImageSplit
 from arcvq.quantizers import SphericalQuantizer
 from arcvq.runtime.checkpoints import load_checkpoint, save_checkpoint
-from arcvq.runtime.checks import check_whole
+from arcvq.runtime.checks import check_whole, use_python_numbers
 from arcvq.runtime.cuda_graph import CapturedStep
 from arcvq.runtime.devices import choose_device, choose_precision, dtype_name
 from arcvq.runtime.distributed import (
@@ -129,6 +129,7 @@ class Optimization:
     schedule: str = "restart"
 
     def __post_init__(self):
+        use_python_numbers(self)
         check_whole(1, steps=self.steps, batch_size=self.batch_size)
         if not 0 < self.lr < math.inf:
             raise ValueError(f"lr is {self.lr}; it must be a finite number above 0")
@@ -220,7 +221,8 @@ def fit(  # noqa: PLR0913  (the ninth argument is an exception, and should stay 
     training images, plus the loss of the quantizer. Each epoch goes through the images in a new
     order and leaves out the last, incomplete batch. The caller's random generators are left as
     they were. A `SphericalQuantizer` without settings gets `SAMP.for_run(steps)`. A frozen codebook
-    (`quantizer.freeze()`) stays as it is.
+    (`quantizer.freeze()`) stays as it is. A model in half precision is trained in float32 and then
+    rounded.
 
     With several processes (see arcvq.runtime.distributed), each calls `fit` with the same model and
     settings. They divide each batch among them, and the first one writes the files.
@@ -250,7 +252,13 @@ def fit(  # noqa: PLR0913  (the ninth argument is an exception, and should stay 
             than its --shutdown-timeout (30 s).
     """
     optimization = Optimization(steps, batch_size, lr, seed, schedule)
-    return VQVAESession(model, data, optimization, compute, recording).train()
+    precision = next(model.parameters()).dtype
+    try:
+        # The steps of an optimizer are too small for half precision.
+        model.to(torch.promote_types(precision, torch.float32))
+        return VQVAESession(model, data, optimization, compute, recording).train()
+    finally:
+        model.to(precision)
 
 
 # Cached, so that the order of an epoch goes to the device once: of this run, and of another.

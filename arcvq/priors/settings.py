@@ -4,7 +4,6 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from arcvq.images import ImageData
@@ -14,6 +13,7 @@ from arcvq.priors.pixelcnn import PixelCNN
 from arcvq.priors.tokens import match_parameters, parameter_count
 from arcvq.priors.transformer import TransformerPrior
 from arcvq.runs.settings import check_profile
+from arcvq.runtime.checks import use_python_numbers
 from arcvq.runtime.devices import choose_device, choose_precision
 from arcvq.runtime.files import safe_name
 from arcvq.runtime.fingerprint import fingerprint
@@ -70,9 +70,7 @@ class PriorSettings:
     def __post_init__(self):
         if self.kind not in PRIORS:
             raise ValueError(f"prior {self.kind!r} is unknown; known are {', '.join(PRIORS)}")
-        for name, value in dataclasses.asdict(self).items():
-            if isinstance(value, np.generic):  # which cannot be written as JSON
-                object.__setattr__(self, name, value.item())
+        use_python_numbers(self)
 
     @classmethod
     def for_profile(cls, profile: str, **changes: Any) -> "PriorSettings":

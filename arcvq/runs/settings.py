@@ -13,6 +13,7 @@ from arcvq.baselines.vector_quantize_pytorch import BASELINES
 from arcvq.image_folders import Reading
 from arcvq.images import ImageData, load_images
 from arcvq.quantizers import QUANTIZERS, SphericalQuantizer
+from arcvq.runtime.checks import use_python_numbers
 from arcvq.runtime.devices import choose_device, choose_precision
 from arcvq.runtime.distributed import first_rank_first, from_first
 from arcvq.runtime.files import safe_name
@@ -78,6 +79,7 @@ class RunSettings:
     reading: Reading = DEFAULT_READING
 
     def __post_init__(self):
+        use_python_numbers(self)
         if self.quantizer not in ALL_QUANTIZERS:
             known = ", ".join(ALL_QUANTIZERS)
             raise ValueError(f"quantizer {self.quantizer!r} is unknown; known are {known}")

@@ -4,9 +4,11 @@ While torch.compile or torch.export traces a program, its tensors have no values
 values are then left out.
 """
 
+import dataclasses
 import operator
 from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Int64, Shaped
 from torch import Tensor
@@ -31,6 +33,14 @@ def _is_whole(number: Any) -> bool:
     except TypeError:
         return False
     return True
+
+
+def use_python_numbers(settings: Any) -> None:
+    """Make Python's numbers of NumPy's in the fields of a frozen dataclass, for JSON."""
+    for field in dataclasses.fields(settings):
+        value = getattr(settings, field.name)
+        if isinstance(value, np.generic):
+            object.__setattr__(settings, field.name, value.item())
 
 
 def as_integers(values: Shaped[Tensor, "*shape"], name: str) -> Int64[Tensor, "*shape"]:

@@ -1,3 +1,4 @@
+import json
 import math
 
 import numpy as np
@@ -5,7 +6,11 @@ import pytest
 import torch
 from hypothesis import given
 
+from arcvq.runs.settings import RunSettings
 from arcvq.runtime.checks import as_indices, check_finite, check_range, check_whole
+from arcvq.samp import SAMP
+from arcvq.schedules import Constant
+from arcvq.training import Optimization
 from tests.dtypes import INTEGER_DTYPES, indices_of_any_dtype
 
 NOT_WHOLE = [
@@ -90,3 +95,12 @@ def test_a_compiled_function_reads_no_values(unchecked):
     compiled = torch.compile(checked, fullgraph=True, backend="eager")
     found = compiled(torch.ones(2), torch.tensor([7, 0], dtype=torch.uint8))
     assert found.tolist() == [8, 1]
+
+
+def test_settings_take_numbers_of_numpy_and_hold_those_of_python(unchecked):
+    samp = SAMP(margin=np.float32(0.25), top_k=np.int64(2), radius=Constant(np.float64(3.0)))
+    settings = RunSettings(num_codes=np.int64(64), lr=np.float32(0.5), samp=samp)
+    assert json.loads(json.dumps(settings.config()))["samp"]["margin"] == 0.25
+    assert RunSettings.from_config(json.loads(json.dumps(settings.config()))) == settings
+    assert SAMP.for_run(np.int32(100)) == SAMP.for_run(100)
+    assert type(Optimization(np.int64(3), np.int16(2), 1e-3, np.int8(0)).steps) is int
