@@ -1,20 +1,23 @@
 """The arithmetic that must be fast: the margin loss and the lookup of the nearest code.
 
-Each exists in two forms, which give the same to rounding and never hold the K x N matrix of
-cosines: `blockwise` runs on every device, and `triton` is made of kernels for NVIDIA GPUs. The
-functions here are what both have in common; they pick the form. `reference` has the loss as the
-paper writes it, to read and to compare with.
+Each exists in three forms, which give the same to rounding. Two never hold the K x N matrix of
+cosines: `blockwise` runs on every device, and `triton` is made of kernels for NVIDIA GPUs. `whole`
+does hold it: it serves torch.export, and derivatives of higher order. The functions here are what
+the forms have in common; they pick the form. For torch.compile each is a single operator that the
+compiler does not look into. `reference` has the loss as the paper writes it, to read and to compare
+with.
 """
 
+import math
+from contextlib import AbstractContextManager, nullcontext
+
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int64
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from arcvq.ops import blockwise, triton
-
-# The smallest norm that anything is divided by: a row of zeros then stays zero.
-TINY = 1e-12
+from arcvq.ops import blockwise, triton, whole
+from arcvq.ops.blockwise import TINY as TINY
 
 
 def margin_loss(
@@ -33,37 +36,12 @@ def margin_loss(
     # to scales of about 32. (MPS has no float64.)
     exact = scale > blockwise.SAFE_SCALE and latents.device.type != "mps"
     dtype = torch.float64 if exact else result_dtype
-    with torch.autocast(latents.device.type, enabled=False):
-        latents = latents.to(dtype)
-        codebook = codebook.to(dtype)
-        if len(latents) == 0 or len(codebook) == 0:
-            return latents.sum().to(result_dtype) * 0.0  # 0, but still part of the graph
-        top_k = min(top_k, len(latents))
-        return _MarginLoss.apply(latents, codebook, margin, scale, top_k).to(result_dtype)
-
-
-class _MarginLoss(torch.autograd.Function):
-    """The loss, with a gradient that the forward pass computes while its tiles are in the cache."""
-
-    @staticmethod
-    def forward(ctx, latents, codebook, *settings):
-        ctx.save_for_backward(latents, codebook)
-        ctx.settings = settings
-        loss, ctx.gradient = loss_and_gradient(
-            latents, codebook, *settings, with_gradient=ctx.needs_input_grad[0]
-        )
-        return loss
-
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx, grad_output):
-        latents, codebook = ctx.saved_tensors
-        # The gradient is scaled in place and handed on without a copy, so it serves only once.
-        gradient = ctx.gradient
-        ctx.gradient = None
-        if gradient is None:  # backward goes through the same graph a second time
-            _, gradient = loss_and_gradient(latents, codebook, *ctx.settings)
-        return gradient.mul_(grad_output), None, None, None, None
+    latents = latents.to(dtype)
+    codebook = codebook.to(dtype)
+    with_gradient = torch.is_grad_enabled() and latents.requires_grad
+    compute = _margin_operator if torch.compiler.is_compiling() else _MarginLoss.apply
+    loss, _ = compute(latents, codebook, margin, scale, top_k, with_gradient)
+    return loss.to(result_dtype)
 
 
 def loss_and_gradient(
@@ -72,40 +50,140 @@ def loss_and_gradient(
     margin: float,
     scale: float,
     top_k: int,
-    *,
     with_gradient: bool = True,
-) -> tuple[Float[Tensor, ""], Float[Tensor, "N D"] | None]:
+) -> tuple[Float[Tensor, ""], Float[Tensor, "M D"]]:
     """Compute the margin loss and its gradient to the latents in one pass.
 
     Args:
-        latents: Latents, at least one.
-        codebook: Codes of the same dtype, at least one.
+        latents: Latents.
+        codebook: Codes of the same dtype.
         margin: Angular margin in radians.
         scale: Scale of the cosines; above `blockwise.SAFE_SCALE` not for float32 on a GPU.
-        top_k: Latents that each code pulls, from 1 to N.
+        top_k: Latents that each code pulls, at least 1; all latents where there are fewer.
         with_gradient: Whether the gradient is wanted.
 
     Returns:
-        The loss, and the gradient or None.
+        The loss, and the gradient: M = N rows, or none if it is not wanted.
     """
+    gradient = latents.new_zeros(latents.shape if with_gradient else (0, latents.shape[1]))
+    if len(latents) == 0 or len(codebook) == 0:
+        return latents.new_zeros(()), gradient
+
     form = triton if triton.usable(latents, codebook) else blockwise
-    latents = latents.contiguous()
-    norms = torch.linalg.vector_norm(latents, dim=1)
-    inverse = torch.where(norms > TINY, 1 / norms, 0.0)  # a row of zeros has no direction
-    codes = normalize(codebook.contiguous(), dim=1)
-    gradient = torch.zeros_like(latents) if with_gradient else None
-    total = form.sum_losses(latents, inverse, codes, margin, scale, top_k, gradient)
-    if gradient is not None:  # so far that to the normalized latents
-        form.through_normalization_(gradient, latents, inverse, len(codes))
+    top_k = min(top_k, len(latents))
+    with _autocast_off(latents):
+        latents = latents.contiguous()
+        norms = torch.linalg.vector_norm(latents, dim=1)
+        inverse = torch.where(norms > TINY, 1 / norms, 0.0)  # a row of zeros has no direction
+        codes = normalize(codebook.contiguous(), dim=1)
+        slopes = gradient if with_gradient else None
+        total = form.sum_losses(latents, inverse, codes, margin, scale, top_k, slopes)
+        if with_gradient:  # so far that to the normalized latents
+            form.through_normalization_(gradient, latents, inverse, len(codes))
     return total / len(codes), gradient
+
+
+def _autocast_off(rows: Tensor) -> AbstractContextManager:
+    """Keeps products in the precision of the rows. (Tensors without values know no autocast.)"""
+    device = rows.device.type
+    active = device != "meta" and torch.is_autocast_enabled(device)
+    return torch.autocast(device, enabled=False) if active else nullcontext()
+
+
+class _MarginLoss(torch.autograd.Function):
+    """The loss, with a gradient that the forward pass computes while its tiles are in the cache.
+
+    The gradient is a second result only because torch.func knows of nothing else that a forward
+    pass may leave behind.
+    """
+
+    forward = staticmethod(loss_and_gradient)
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        latents, codebook, *ctx.settings, _ = inputs
+        _, ctx.gradient = output
+        ctx.save_for_backward(latents, codebook)
+        ctx.mark_non_differentiable(ctx.gradient)
+        ctx.set_materialize_grads(False)
+
+    @staticmethod
+    def backward(ctx, grad_loss, _):
+        if grad_loss is None:
+            return None, None, None, None, None, None
+        latents, codebook = ctx.saved_tensors
+        gradient = ctx.gradient
+        # It is scaled in place and handed on without a copy, so it serves only once.
+        ctx.gradient = None
+        if gradient is None or torch.is_grad_enabled():
+            # Backward goes through the same graph again, or its result will be differentiated.
+            gradient = _MarginGradient.apply(latents, codebook, *ctx.settings) * grad_loss
+        else:
+            gradient.mul_(grad_loss)
+        return gradient, None, None, None, None, None
+
+
+class _MarginGradient(torch.autograd.Function):
+    """The gradient of the loss, to be differentiated in its turn."""
+
+    @staticmethod
+    def forward(latents, codebook, *settings):
+        _, gradient = loss_and_gradient(latents, codebook, *settings)
+        return gradient
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        latents, codebook, *ctx.settings = inputs
+        ctx.save_for_backward(latents, codebook)
+
+    @staticmethod
+    def backward(ctx, vector):
+        latents, codebook = ctx.saved_tensors
+
+        def gradient(latents):
+            return torch.func.grad(whole.margin_loss)(latents, codebook, *ctx.settings)
+
+        # The Hessian is symmetric, so its product with the vector from either side is the same.
+        pull_back = torch.func.vjp(gradient, latents)[1]
+        return *pull_back(vector), None, None, None, None
+
+
+@torch.library.custom_op("arcvq::margin_loss", mutates_args=())
+def _margin_operator(
+    latents: Tensor, codebook: Tensor, margin: float, scale: float, top_k: int, with_gradient: bool
+) -> tuple[Tensor, Tensor]:
+    """`loss_and_gradient` as a single operator, for torch.compile."""
+    return loss_and_gradient(latents, codebook, margin, scale, top_k, with_gradient)
+
+
+@_margin_operator.register_fake
+def _(latents, codebook, margin, scale, top_k, with_gradient):
+    gradient = latents.new_empty(latents.shape if with_gradient else (0, latents.shape[1]))
+    return latents.new_empty(()), gradient
+
+
+def _backward_of_operator(ctx, grad_loss, _):
+    """As that of `_MarginLoss`, but the results of an operator may not change afterwards."""
+    latents, codebook = ctx.saved_tensors
+    gradient = ctx.gradient
+    if torch.is_grad_enabled():
+        gradient = _MarginGradient.apply(latents, codebook, *ctx.settings)
+    return gradient * grad_loss, None, None, None, None, None
+
+
+_margin_operator.register_autograd(_backward_of_operator, setup_context=_MarginLoss.setup_context)
 
 
 def nearest_code(
     latents: Float[Tensor, "N D"],
     codebook: Float[Tensor, "K D"],
     metric: str = "cosine",
-) -> Int[Tensor, " N"]:
+) -> Int64[Tensor, " N"]:
     """Find the nearest code of each latent.
+
+    Distances are compared from the middle of the codebook, so that they keep their digits where
+    latents and codes lie close together and far from the origin. Half precision is raised to
+    float32.
 
     Args:
         latents: Rows to look up.
@@ -113,16 +191,70 @@ def nearest_code(
         metric: "cosine" for the smallest angle, "euclidean" for the smallest distance.
 
     Returns:
-        The index of the nearest code; of equally near codes the lowest.
+        The index of the nearest code; of equal codes the lowest.
 
     Raises:
         ValueError: For another metric.
     """
     if metric not in ("cosine", "euclidean"):
         raise ValueError(f"metric {metric!r} is unknown; use 'cosine' or 'euclidean'")
+    latents = _at_least_float32(latents.detach())
+    codebook = _at_least_float32(codebook.detach())
+    if torch.compiler.is_exporting():
+        return whole.best_scores(latents, *_score_terms(codebook, metric))
+    if torch.compiler.is_compiling():
+        return _nearest_operator(latents, codebook, metric)
+    return _nearest_code(latents, codebook, metric)
+
+
+def _at_least_float32(rows: Tensor) -> Tensor:
+    return rows.to(torch.promote_types(rows.dtype, torch.float32))
+
+
+def _nearest_code(latents: Tensor, codebook: Tensor, metric: str) -> Tensor:
+    """`nearest_code` of rows of at least float32."""
     form = triton if triton.usable(latents, codebook) else blockwise
-    with torch.no_grad(), torch.autocast(latents.device.type, enabled=False):
-        if metric == "cosine":  # the norm of a latent makes no difference
-            return form.best_scores(latents, normalize(codebook, dim=1), bias=None)
-        # |z - e|^2 is smallest where <z, e> - |e|^2 / 2 is largest.
-        return form.best_scores(latents, codebook, bias=codebook.square().sum(1) / -2)
+    with _autocast_off(latents):
+        return form.best_scores(latents, *_score_terms(codebook, metric))
+
+
+def _score_terms(codebook: Tensor, metric: str) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    """Codes, center and bias for which the nearest code has the largest <z - center, code> + bias.
+
+    Scores of far codes would lose the digits in which they differ. So all are taken from the
+    middle of the codes, which changes each score of a latent by the same amount.
+    """
+    if metric == "euclidean":
+        # |z - e|^2 is smallest where <z, e> - |e|^2 / 2 is largest, whatever the origin.
+        center = _middle(codebook)
+        codes = codebook - center
+        return codes, center, codes.square().sum(1) / -2
+    # The norm of a latent makes no difference. That of a code must be very exactly 1, since in a
+    # narrow cone the cosines differ by less than float32 can tell. (MPS has no float64.)
+    exact = codebook.dtype if codebook.device.type == "mps" else torch.float64
+    directions = normalize(codebook.to(exact), dim=1)
+    directions -= _middle(directions)
+    return directions.to(codebook.dtype), None, None
+
+
+def _middle(codes: Tensor) -> Tensor:
+    """The mean (D,) of the codes, rounded to a power of two near their standard deviation.
+
+    With so few digits, differences from whole numbers are exact, and equal distances stay equal.
+    """
+    mean = codes.mean(0)
+    deviation = torch.linalg.vector_norm(codes - mean) / math.sqrt(codes.numel())
+    # To add a number and take it away again rounds to its last digit.
+    large = deviation / torch.finfo(codes.dtype).eps
+    return (mean + large) - large
+
+
+@torch.library.custom_op("arcvq::nearest_code", mutates_args=())
+def _nearest_operator(latents: Tensor, codebook: Tensor, metric: str) -> Tensor:
+    """`nearest_code` as a single operator, for torch.compile."""
+    return _nearest_code(latents, codebook, metric)
+
+
+@_nearest_operator.register_fake
+def _(latents, codebook, metric):
+    return latents.new_empty(latents.shape[0], dtype=torch.int64)

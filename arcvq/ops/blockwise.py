@@ -9,6 +9,9 @@ import math
 import torch
 from torch.nn.functional import softplus
 
+# The smallest norm that anything is divided by: a row of zeros then stays zero.
+TINY = 1e-12
+
 # Up to this scale, exp(scale * cosine) and sums of it stay within float32 without a shift.
 SAFE_SCALE = 32.0
 
@@ -17,6 +20,9 @@ BLOCK = 1 << 23
 
 # Entries of a matrix product, 8 MiB in float32: what is done to it next finds it in the cache.
 TILE = 1 << 21
+
+# Codes in a chunk, of which the lookup searches one for each latent.
+SEARCHED = 64
 
 # To find the nearest of all latents, only the largest cosine of each chunk of latents is looked at
 # first. This is the largest size of a chunk.
@@ -211,14 +217,32 @@ def through_normalization_(gradient, latents, inverse, num_codes):
         part *= scale[:, None] / num_codes
 
 
-def best_scores(latents, codes, bias):
-    """Find the code with the largest score <z, code> + bias for each latent z.
+def best_scores(latents, codes, center, bias):
+    """Find the code with the largest score <z - center, code> + bias for each latent z.
 
-    `bias` is (K,), or None for none. Of equal scores the lowest index wins.
+    `center` is (D,) and `bias` is (K,), or None for none. Of equal scores the lowest index wins.
     """
     best = []
     size = max(1, TILE // len(codes))
     for block in latents.split(size):
-        scores = block @ codes.T if bias is None else torch.addmm(bias, block, codes.T)
-        best.append(scores.max(1).indices)
+        rows = block if center is None else block - center
+        scores = rows @ codes.T if bias is None else torch.addmm(bias, rows, codes.T)
+        best.append(_first_largest(scores))
     return torch.cat(best)
+
+
+def _first_largest(scores):
+    """Column of the largest entry of each row (N,), the first of equal ones.
+
+    The largest entry alone is found several times as fast as with its column. So each row is cut
+    into chunks, and only the first chunk that holds the largest entry is searched for its column.
+    """
+    num_codes = scores.shape[1]
+    if num_codes % SEARCHED:
+        return scores.argmax(1)
+    chunks = scores.view(-1, SEARCHED)
+    per_row = num_codes // SEARCHED
+    chunk = chunks.amax(1).view(-1, per_row).argmax(1)
+    first = torch.arange(0, len(chunks), per_row, device=scores.device)
+    column = chunks.index_select(0, first + chunk).argmax(1)
+    return chunk * SEARCHED + column

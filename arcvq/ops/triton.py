@@ -50,11 +50,14 @@ def usable(latents: Tensor, codebook: Tensor) -> bool:
     """Whether the kernels can take these rows.
 
     They take float32 rows, at least one of each, with D from 1 to 256, on one NVIDIA GPU whose
-    tensor cores take float32 (from Ampere on).
+    tensor cores take float32 (from Ampere on). The wrapped tensors of torch.func have no memory of
+    their own to read.
     """
     if tl is None or torch.version.hip is not None or not latents.is_cuda:
         return False
     if latents.device != codebook.device:
+        return False
+    if any(map(torch._C._functorch.is_functorch_wrapped_tensor, (latents, codebook))):
         return False
     if not latents.dtype == codebook.dtype == torch.float32:
         return False
@@ -80,14 +83,16 @@ def through_normalization_(gradient, latents, inverse, num_codes):
     _launch(tangent_kernel, latents, inverse, gradient, num_codes)
 
 
-def best_scores(latents, codes, bias):
+def best_scores(latents, codes, center, bias):
     """As `arcvq.ops.blockwise.best_scores`, for rows that are `usable`."""
     latents = latents.contiguous()
     codes = codes.contiguous()
+    if center is None:
+        center = codes.new_zeros(codes.shape[1])
     if bias is None:
         bias = codes.new_zeros(len(codes))
     best = latents.new_empty(len(latents), dtype=torch.int64)
-    _launch(best_kernel, latents, codes, bias, best, len(codes), CODES=CODES)
+    _launch(best_kernel, latents, codes, center, bias, best, len(codes), CODES=CODES)
     return best
 
 
@@ -243,8 +248,9 @@ def _products(
     right_count,
     DIM: constexpr,
     WIDTH: constexpr,
+    center=None,
 ):
-    """Inner products of rows of two matrices, nearly in float32.
+    """Inner products of rows of two matrices, nearly in float32; the left ones minus `center`.
 
     tf32x3 runs on tensor cores, with three products of parts of the numbers.
     """
@@ -253,6 +259,8 @@ def _products(
     for start in range(0, WIDTH, SLICE):
         columns = start + tl.arange(0, SLICE)
         one = _load(left, left_rows, left_count, columns, DIM)
+        if center is not None:
+            one -= _entries(center, columns, DIM)[None, :]
         other = _load(right, right_rows, right_count, columns, DIM)
         products = tl.dot(one, tl.trans(other), products, input_precision="tf32x3")
     return products
@@ -406,6 +414,7 @@ def tangent_kernel(
 def best_kernel(
     latents,
     codes,
+    center,
     bias,
     chosen,
     num_codes,
@@ -422,7 +431,7 @@ def best_kernel(
     for first in range(0, num_codes, CODES):
         code = first + tl.arange(0, CODES)
         offset = tl.load(bias + code, mask=code < num_codes, other=-float("inf"))
-        scores = _products(latents, rows, count, codes, code, num_codes, DIM, WIDTH)
+        scores = _products(latents, rows, count, codes, code, num_codes, DIM, WIDTH, center)
         scores += offset[None, :]
         score, place = tl.max(scores, 1, return_indices=True)
         index = tl.where(score > best, first + place, index)

@@ -15,7 +15,7 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from arcvq.ops import loss_and_gradient, nearest_code, triton
+from arcvq.ops import loss_and_gradient, margin_loss, nearest_code, triton
 from tests.oracles import whole_matrix_loss
 
 KERNELS = ("scan_kernel", "logits_kernel", "push_kernel", "tangent_kernel", "best_kernel")
@@ -174,6 +174,17 @@ def test_the_nearest_code_is_that_of_float64(count, num_codes, dim, metric):
 
 
 @runs
+@pytest.mark.parametrize("dim", [16, 64])
+def test_rows_close_together_and_far_from_the_origin_are_told_apart(dim):
+    apart = torch.randn(300, dim).to(DEVICE)
+    for metric, latents in [("euclidean", 300 + apart), ("cosine", 1 + 0.01 * apart)]:
+        codebook = latents[:100]
+        chosen = nearest_code(latents, codebook, metric)
+        assert torch.equal(chosen, nearest_in_float64(latents, codebook, metric))
+        assert chosen[:100].tolist() == list(range(100))
+
+
+@runs
 @pytest.mark.parametrize("metric", ["cosine", "euclidean"])
 def test_of_equal_codes_the_lowest_index_is_taken(metric):
     """Equal codes lie in one tile and in others.
@@ -252,7 +263,7 @@ def test_memory_stays_within_256_mib_and_no_value_is_asked_for_at_the_largest_si
     plan = 4 * codebook.numel() + 12 * count + group
     assert gradient < held.peak <= gradient + 1.01 * plan <= gradient + (1 << 28)
     with Held() as held:
-        triton.best_scores(latents, codebook, bias=None)
+        triton.best_scores(latents, codebook, center=codebook[0], bias=None)
     assert held.peak <= 1 << 28
 
 
@@ -269,6 +280,20 @@ def test_which_rows_on_a_gpu_are_usable():
     for codes in (rows.cpu(), rows.double(), rows[:0]):
         assert not usable(rows, codes)
         assert not usable(codes, rows)
+
+
+@on_gpu
+def test_torch_func_differentiates_through_the_lookup_and_the_loss(monkeypatch):
+    monkeypatch.setattr(triton, "usable", usable)
+    codebook = random(20, 6)
+
+    def loss(latents):
+        codes = codebook[nearest_code(latents, codebook)]
+        return (latents - codes).square().sum() + margin_loss(latents, codebook, 0.1, 5.0, 3)
+
+    latents = random(50, 6).requires_grad_()
+    (expected,) = torch.autograd.grad(loss(latents), latents)
+    torch.testing.assert_close(torch.func.grad(loss)(latents.detach()), expected)
 
 
 class Compiling:
@@ -337,7 +362,7 @@ def test_every_kernel_compiles_to_machine_code_that_fits(
     latents = torch.empty(count, dim, device="meta")
     codebook = torch.empty(num_codes, dim, device="meta")
     loss_and_gradient(latents, codebook, 0.1, 5.0, 1)
-    triton.best_scores(latents, codebook, bias=None)
+    triton.best_scores(latents, codebook, center=None, bias=None)
     for name in KERNELS:
         (made,) = getattr(triton, name).made
         assert made.asm["cubin"], name

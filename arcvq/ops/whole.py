@@ -1,0 +1,55 @@
+"""The margin loss and the lookup with the whole K x N matrix, in a few differentiable operations.
+
+They are for what the fast forms cannot serve: torch.export, which would unroll their loops over
+blocks for one number of latents, and derivatives of the loss beyond the first.
+"""
+
+import math
+
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from arcvq.ops.blockwise import TINY
+
+
+def margin_loss(
+    latents: Tensor, codebook: Tensor, margin: float, scale: float, top_k: int
+) -> Tensor:
+    """Compute the margin loss of `arcvq.samp.arc_margin_loss` as a function to differentiate.
+
+    It is worked out in float64: unlike the fast forms it takes sines from 1 - cos^2, which cancels
+    at small angles. (MPS has no float64.)
+    """
+    dtype = latents.dtype if latents.device.type == "mps" else torch.float64
+    latents = latents.to(dtype)
+    codes = normalize(codebook.to(dtype), dim=1)
+    squares = latents.square().sum(1, keepdim=True)
+    # A row of zeros has no direction: 1 / infinity is 0, with slopes of 0.
+    inverse = squares.masked_fill(squares <= TINY**2, math.inf).rsqrt()
+    cosines = codes @ (latents * inverse).T
+    nearest = cosines.topk(min(top_k, len(latents)), dim=1, sorted=False).indices
+
+    # cos(theta + m) of the nearest. The floor keeps the slopes of the root finite at 0 and pi.
+    cosine = cosines.gather(1, nearest)
+    sine = (1 - cosine.square()).clamp_min(torch.finfo(dtype).eps).sqrt()
+    shifted = cosine * math.cos(margin) - sine * math.sin(margin)
+    # Where theta + m > pi: the straight line of `blockwise`.
+    beyond = cosine < -math.cos(margin)
+    shifted = torch.where(beyond, cosine + math.cos(margin) - 1, shifted)
+
+    logits = scale * cosines.scatter(1, nearest, shifted)
+    losses = logits.logsumexp(1) - (scale * shifted).logsumexp(1)
+    return losses.mean()
+
+
+def best_scores(
+    latents: Tensor, codes: Tensor, center: Tensor | None, bias: Tensor | None
+) -> Tensor:
+    """As `arcvq.ops.blockwise.best_scores`."""
+    if center is not None:
+        latents = latents - center
+    scores = latents @ codes.T
+    if bias is not None:
+        scores = scores + bias
+    return scores.argmax(1)
