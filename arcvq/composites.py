@@ -63,7 +63,7 @@ class CompositeQuantizer(Quantizer):
         self.channel_axis = -1 if self.channel_last else 1
         self.trainable = any(part.trainable for part in parts)
         self.num_codes = prod(part.num_codes for part in parts)
-        self.index_shape = (*index_shape(parts[0]), len(parts))
+        self.index_shape = (*parts[0].index_shape, len(parts))
 
     def _check_parts(self, parts: list[Quantizer]) -> None:
         name = self.part_name
@@ -75,7 +75,7 @@ class CompositeQuantizer(Quantizer):
         if len(set(parts)) < len(parts):
             raise ValueError(f"a quantizer is there twice; each {name} must be one of its own")
         self._check_equal("channel_last", [part.channel_last for part in parts])
-        self._check_equal("index_shape", [index_shape(part) for part in parts])
+        self._check_equal("index_shape", [part.index_shape for part in parts])
 
     def _check_equal(self, attribute: str, values: list[Any]) -> None:
         """Raise ValueError, with all values, unless they are the same."""
@@ -162,11 +162,6 @@ class CompositeQuantizer(Quantizer):
 
     def extra_repr(self) -> str:
         return f"num_codes={self.num_codes}, dim={self.dim}"
-
-
-def index_shape(quantizer: Quantizer) -> tuple[int, ...]:
-    """The axes of a quantizer's indices after those of the grid."""
-    return quantizer.index_shape if isinstance(quantizer, CompositeQuantizer) else ()
 
 
 class ResidualQuantizer(CompositeQuantizer):
@@ -293,7 +288,7 @@ class ResidualQuantizer(CompositeQuantizer):
         """The codes of one stage, 0 where its index is -1."""
         left_out = column == -1
         # A stage that is a composite has several columns, and is left out if all are -1.
-        inner_axes = tuple(range(-len(index_shape(stage)), 0))
+        inner_axes = tuple(range(-len(stage.index_shape), 0))
         if inner_axes:
             left_out = left_out.all(inner_axes, keepdim=True)
         codes = stage.lookup(column.masked_fill(left_out, 0))

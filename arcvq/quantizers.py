@@ -114,6 +114,8 @@ class Quantizer(nn.Module):
         trainable: Whether the optimizer moves the codebook.
         kind: The name of the class, by which `from_config` finds it.
         kinds: Every subclass by this name.
+        index_shape: The axes of indices after those of the grid: none, where there is a single
+            codebook (see `arcvq.composites`).
         codebook: (K, D) the codes.
         counts: (K,) how often training has chosen each code since `reset_usage`.
         batch_counts: (K,) the same for the last optimizer step alone, or the one under way.
@@ -124,6 +126,7 @@ class Quantizer(nn.Module):
     trainable = True
     kind: ClassVar[str]
     kinds: ClassVar[dict[str, Any]] = {}
+    index_shape: tuple[int, ...] = ()
     codebook: Tensor
     counts: Tensor
     batch_counts: Tensor

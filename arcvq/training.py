@@ -23,7 +23,7 @@ from tqdm.auto import tqdm
 from arcvq import metrics
 from arcvq.geometry import perplexity, perplexity_ceiling
 from arcvq.images import ImageData, ImageSplit
-from arcvq.quantizers import SphericalQuantizer
+from arcvq.quantizers import Quantizer, SphericalQuantizer
 from arcvq.runtime.checkpoints import load_checkpoint, save_checkpoint
 from arcvq.runtime.checks import check_whole, use_python_numbers
 from arcvq.runtime.cuda_graph import CapturedStep
@@ -536,6 +536,7 @@ class VQVAESession(TrainingSession):
         compute: Compute,
         recording: Recording,
     ):
+        check_single(model.quantizer, "fit")
         model.check_images(data.train.batch(torch.zeros(1, dtype=torch.int64)))
         super().__init__(model, len(data.train), optimization, compute, recording)
         processes = world_size()
@@ -690,6 +691,15 @@ class VQVAESession(TrainingSession):
         return Run(self.model, list(self.rows), dict(self.snapshots), self.settings, self.elapsed())
 
 
+def check_single(quantizer: Quantizer, caller: str) -> None:
+    """Raise ValueError for a quantizer with several codebooks, whose usage is not one number."""
+    if quantizer.index_shape:
+        raise ValueError(
+            f"the quantizer is a {quantizer.kind}; {caller} takes one with a single codebook, "
+            "and a loop of your own takes any"
+        )
+
+
 def _decibels(error: float) -> float:
     """PSNR in dB for a mean squared error of images in [-1, 1]."""
     return 10 * math.log10(4 / error) if error > 0 else math.inf
@@ -721,6 +731,7 @@ def evaluate(
     """
     if len(split) == 0:
         raise ValueError("the split is empty; there is nothing to evaluate")
+    check_single(model.quantizer, "evaluate")
     num_codes = model.quantizer.num_codes
     device = next(model.parameters()).device
     counts = torch.zeros(num_codes, dtype=torch.int64, device=device)

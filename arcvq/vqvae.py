@@ -231,7 +231,7 @@ class VQVAE(
         check_finite(images, "images")
         return self.encoder(_in_precision_of(self.encoder, images))
 
-    def encode(self, images: Float[Tensor, "B C H W"]) -> Int[Tensor, "B h w"]:
+    def encode(self, images: Float[Tensor, "B C H W"]) -> Int[Tensor, "B h w *parts"]:
         """Encode images, as `forward` takes them, to indices; the usage counts stay as they are.
 
         Raises:
@@ -240,7 +240,7 @@ class VQVAE(
         return self.quantizer.encode(self.latents(images))
 
     @torch.no_grad()
-    def decode(self, indices: Integer[Tensor, "B h w"]) -> Float[Tensor, "B C H W"]:
+    def decode(self, indices: Integer[Tensor, "B h w *parts"]) -> Float[Tensor, "B C H W"]:
         """Decode indices to images, clipped to [-1, 1].
 
         Args:
@@ -249,9 +249,12 @@ class VQVAE(
         Raises:
             ValueError: For indices of a wrong shape or type, and for an index out of range.
         """
-        if indices.ndim != 3 or 0 in indices.shape[1:]:
+        axes = 3 + len(self.quantizer.index_shape)
+        if indices.ndim != axes or 0 in indices.shape[1:3]:
+            needed = ", ".join(["B", "h", "w", *map(str, self.quantizer.index_shape)])
             raise ValueError(
-                f"indices have shape {tuple(indices.shape)}; they must be (B, h, w), h and w from 1"
+                f"indices have shape {tuple(indices.shape)}; they must be ({needed}), "
+                "h and w from 1"
             )
         return self._decode_codes(self.quantizer.lookup(indices))
 

@@ -15,6 +15,7 @@ from torch.utils.checkpoint import checkpoint, set_checkpoint_early_stop
 
 from arcvq.clustering import kmeans
 from arcvq.composites import GroupedQuantizer, ResidualQuantizer
+from arcvq.images import ImageData, ImageSplit
 from arcvq.quantizers import (
     CosineQuantizer,
     EMAQuantizer,
@@ -23,6 +24,7 @@ from arcvq.quantizers import (
     Quantizer,
     SphericalQuantizer,
 )
+from arcvq.training import evaluate, fit
 from arcvq.vqvae import VQVAE
 
 KINDS = [
@@ -707,7 +709,6 @@ def test_a_class_that_pytorch_derives_is_of_the_kind_that_it_wraps():
     assert type(Quantizer.from_config(quantizer.config())) is ResidualQuantizer
 
 
-@pytest.mark.usefixtures("unchecked")
 @every_composite
 def test_it_works_in_a_vqvae_and_is_saved_with_it(make, tmp_path):
     model = VQVAE(1, make(), hidden=8, residual_hidden=4)
@@ -719,7 +720,21 @@ def test_it_works_in_a_vqvae_and_is_saved_with_it(make, tmp_path):
     model.save_pretrained(tmp_path)
     opened = VQVAE.from_pretrained(tmp_path)
     assert torch.equal(opened.encode(images), model.encode(images))
-    assert torch.equal(opened(images).reconstruction, model(images).reconstruction)
+    reconstruction = opened.reconstruct(images)
+    assert torch.equal(opened.decode(opened.encode(images)), reconstruction)
+    expected = model(images).reconstruction.clamp(-1, 1)
+    assert torch.allclose(reconstruction, expected, atol=1e-6)
+
+
+def test_fit_and_evaluate_say_that_they_take_a_single_codebook():
+    model = VQVAE(1, residual(), hidden=8, residual_hidden=4)
+    images = torch.zeros(4, 1, 8, 8, dtype=torch.uint8)
+    split = ImageSplit(images, torch.zeros(4, dtype=torch.int64))
+    data = ImageData("black", split, split, split, ("all",))
+    with pytest.raises(ValueError, match="the quantizer is a ResidualQuantizer; fit takes one"):
+        fit(model, data, steps=1, batch_size=2)
+    with pytest.raises(ValueError, match="the quantizer is a ResidualQuantizer; evaluate takes"):
+        evaluate(model, split)
 
 
 # ---- sizes and bad input ----

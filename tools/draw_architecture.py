@@ -23,9 +23,10 @@ LAYERS = [
     (["priors", "analysis"], "models of tokens; what is measured on models"),
     (["runs"], "settings in, kept run out; many at once"),
     (["training"], "the loop: fit, evaluate"),
-    (["vqvae", "baselines"], "the paper's network; quantizers of other libraries"),
+    (["vqvae", "baselines", "composites", "clustering"], "network; quantizers of several parts"),
     (["quantizers"], "one interface for all"),
     (["samp", "images"], "the method; data sets as tensors"),
+    (["image_folders"], "what a folder of files holds"),
     (["ops", "schedules", "geometry", "metrics"], "arithmetic and measures"),
     (["runtime"], "devices, processes, files"),
 ]

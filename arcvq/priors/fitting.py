@@ -26,6 +26,7 @@ from arcvq.training import (
     Optimization,
     Recording,
     TrainingSession,
+    check_single,
 )
 from arcvq.vqvae import VQVAE
 
@@ -157,6 +158,7 @@ def fit_prior(prior: Prior, model: VQVAE, data: ImageData, **options: Any) -> Pr
     Raises:
         ValueError: If the prior is one for another codebook, number of codes or grid.
     """
+    check_single(model.quantizer, "fit_prior")
     prior.check_model(model)
     height, width = data.size
     grid = (height // model.downsample, width // model.downsample)
