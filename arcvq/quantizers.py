@@ -330,7 +330,7 @@ class Quantizer(nn.Module):
             warnings.warn(
                 "after_step was called without a forward pass in training since the last call; "
                 "it did nothing",
-                stacklevel=2,
+                stacklevel=3,  # above the decorator
             )
             return
         self.pending = False
@@ -902,9 +902,10 @@ class SphericalQuantizer(CosineQuantizer):
         schedule = self.active_samp().radius
         if schedule is None:
             return
-        usages = torch.tensor([0.0, 1.0], device=self.step.device)
-        largest = torch.as_tensor(schedule.value(self.step, usages)).max()
-        largest = torch.maximum(largest.to(self.radius.dtype), self.min_radius)
+        largest = self.min_radius
+        for usage in torch.tensor([0.0, 1.0], device=self.step.device):
+            value = torch.empty_like(largest).fill_(schedule.value(self.step, usage))
+            largest = torch.maximum(largest, value)
         self.radius.copy_(torch.where(self.step > 0, largest, self.radius))
 
     def config(self):

@@ -183,7 +183,8 @@ def test_after_step_applies_a_batch_once_and_warns_when_it_has_none(make):
         torch.manual_seed(1)
         one(batch)
         one.after_step()
-    with pytest.warns(UserWarning, match="without a forward pass in training since the last call"):
+    message = "without a forward pass in training since the last call"
+    with pytest.warns(UserWarning, match=message):
         quantizer.after_step()
     assert_same_state(state_of(quantizer), state_of(other))
 
@@ -581,10 +582,7 @@ def test_activation_checkpointing_counts_once_and_gives_the_same_gradients(make,
         assert ours is None or torch.equal(ours, expected)
 
 
-TRANSFORMED = {name: make for name, make in KINDS.items() if name != "samp"}
-
-
-@pytest.mark.parametrize("make", TRANSFORMED.values(), ids=TRANSFORMED)
+@every_kind
 def test_torch_func_gives_the_gradient_and_leaves_the_quantizer_alone(make):
     quantizer = make(16, 8)
     latents = torch.randn(4, 8, 2, 2)
@@ -593,7 +591,7 @@ def test_torch_func_gives_the_gradient_and_leaves_the_quantizer_alone(make):
     assert_same_state(state_of(quantizer), before)
     own = latents.clone().requires_grad_()
     quantizer(own).loss.backward()
-    assert torch.allclose(gradient, own.grad, atol=1e-8)
+    assert torch.allclose(gradient, own.grad, atol=1e-7)
 
 
 def through_pickle(quantizer):
