@@ -232,7 +232,8 @@ def _score_terms(codebook: Tensor, metric: str) -> tuple[Tensor, Tensor | None, 
     # The norm of a latent makes no difference. That of a code must be very exactly 1, since in a
     # narrow cone the cosines differ by less than float32 can tell. (MPS has no float64.)
     exact = codebook.dtype if codebook.device.type == "mps" else torch.float64
-    directions = normalize(codebook.to(exact), dim=1)
+    directions = codebook.to(exact, copy=True)
+    directions /= torch.linalg.vector_norm(directions, dim=1, keepdim=True).clamp_min_(TINY)
     directions -= _middle(directions)
     return directions.to(codebook.dtype), None, None
 
