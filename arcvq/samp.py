@@ -171,7 +171,8 @@ def arc_margin_loss(
         top_k: Number of positives of each code, at least 1; all latents where there are fewer.
 
     Returns:
-        The mean over the codes; 0 where no other latents are left to stand out from.
+        The mean over the codes; 0 where no other latents are left to stand out from. Derivatives
+        beyond the first are exact too, but hold the whole K x N matrix.
 
     Raises:
         ValueError: For settings out of range, or where latents and codes differ in D.

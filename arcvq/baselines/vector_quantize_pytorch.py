@@ -80,7 +80,10 @@ class Baseline(Quantizer, ABC):
         if len(latents):
             passed, indices, loss, terms = self.call(latents.float()[None])
         else:  # the package's means over nothing are NaN
-            passed, indices, loss, terms = latents[None], latents[None, :, 0], latents.sum(), {}
+            passed = latents[None]
+            indices = passed[..., 0]
+            loss = latents.sum()
+            terms = {}
         indices = indices[0].long()
         if self.training:
             self.observe(latents, indices)

@@ -32,7 +32,7 @@ from arcvq.figures.theme import (
     check_numbers,
     finish,
 )
-from arcvq.runtime.checks import check_range
+from arcvq.runtime.checks import as_indices
 
 Values = Real[Array, " _K"]
 CLASSES = (*PALETTE, "#8C510A", "#A6A6A0")  # two more, so that ten classes differ
@@ -133,7 +133,7 @@ def _shades(values: np.ndarray, label: str, log: bool, classes: Sequence[str]) -
     elif classes:
         count = len(classes)
         numbers = values.astype(int)
-        check_range(torch.tensor(numbers), count, "classes")
+        as_indices(torch.tensor(numbers), count, "classes")
         # A scale of steps: each color begins where the last one ends.
         edges = np.linspace(0, 1, count + 1).repeat(2)[1:-1]
         steps = np.resize(CLASSES, count).repeat(2)
@@ -221,7 +221,7 @@ def token_map(
         found = tuple(grids.shape)
         raise ValueError(f"{len(tiles)} images need as many grids (h, w) of indices, not {found}")
     numbers = np.arange(int(grids.max()) + 1) if values is None else array(values)
-    check_range(grids, len(numbers))
+    grids = as_indices(grids, len(numbers))
 
     shown = grids[:8].numpy()
     count, high, wide = shown.shape

@@ -79,11 +79,6 @@ def as_indices(
     return indices
 
 
-def check_range(values: Shaped[Tensor, "..."], count: int, name: str = "indices") -> None:
-    """Raise ValueError unless all values are indices of `count` things, as `as_indices` does."""
-    as_indices(values, count, name)
-
-
 def check_finite(tensor: Tensor, name: str) -> None:
     """Raise ValueError, with their number, if there are NaN or infinite values in the tensor.
 

@@ -139,8 +139,9 @@ def assign_(parameter: Float[Tensor, "*shape"], values: Float[Tensor, "*shape"])
         from torch.distributed.tensor import DTensor, distribute_tensor
 
         assert isinstance(parameter, DTensor)
-        mesh, placements = parameter.device_mesh, parameter.placements
-        values = distribute_tensor(values, mesh, placements, src_data_rank=None)
+        values = distribute_tensor(
+            values, parameter.device_mesh, parameter.placements, src_data_rank=None
+        )
     parameter.copy_(values)
 
 

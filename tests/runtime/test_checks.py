@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 
 from arcvq.runs.settings import RunSettings
-from arcvq.runtime.checks import as_indices, check_finite, check_range, check_whole
+from arcvq.runtime.checks import as_indices, check_finite, check_whole
 from arcvq.samp import SAMP
 from arcvq.schedules import Constant
 from arcvq.training import Optimization
@@ -46,12 +46,12 @@ def test_whole_numbers_from_the_minimum_on_pass_whoever_made_them(kind):
 def test_values_out_of_range_are_answered_with_their_range(values, lowest, highest):
     message = f"^tokens reach from {lowest} to {highest}; they must be from 0 to 3$"
     with pytest.raises(ValueError, match=message):
-        check_range(torch.tensor(values), 4, "tokens")
+        as_indices(torch.tensor(values), 4, "tokens")
 
 
 def test_all_indices_in_range_and_no_index_at_all_pass():
-    check_range(torch.arange(4), 4)
-    check_range(torch.zeros(0, 7, 7, dtype=torch.int64), 4)
+    assert torch.equal(as_indices(torch.arange(4), 4), torch.arange(4))
+    assert as_indices(torch.zeros(0, 7, 7, dtype=torch.int64), 4).shape == (0, 7, 7)
 
 
 @given(indices_of_any_dtype(100, min_size=0))
