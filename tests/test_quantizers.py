@@ -203,18 +203,6 @@ def test_online_clustering_moves_unused_codes_to_latents_and_leaves_used_ones():
     assert torch.allclose(quantizer.codebook.data[0], used, atol=1e-6)
 
 
-def test_anchors_are_drawn_by_the_softmax_of_the_cosine():
-    quantizer = OnlineClusteredQuantizer(1, 2)
-    quantizer.codebook.data.copy_(torch.tensor([[1.0, 0.0]]))
-    latents = torch.tensor([[3.0, 0.0], [-1.0, 0.0], [0.0, 2.0]])
-    nothing = torch.zeros(1)
-    draws = [quantizer.choose_anchors(latents, nothing, torch.rand(1)) for _ in range(4000)]
-    drawn = torch.cat([places for places, _ in draws])
-    shares = torch.bincount(drawn, minlength=3) / 4000
-    expected = torch.tensor([1.0, -1.0, 0.0]).softmax(0)
-    assert torch.allclose(shares, expected, atol=0.03)
-
-
 @every_quantizer
 def test_usage_counts_training_alone_and_can_be_reset(cls):
     quantizer = cls(5, 3)

@@ -69,10 +69,15 @@ def assert_close(one, other):
 
 
 @every_kind
-@pytest.mark.parametrize("parts", [False, True])
-def test_every_kind_trains_as_the_plain_module_does(make, parts, mesh):
-    divided = train(shard(autoencoder(make), mesh, parts))
+def test_every_kind_trains_as_the_plain_module_does(make, mesh):
+    divided = train(shard(autoencoder(make), mesh, parts=True))
     assert_close(divided, train(autoencoder(make)))
+
+
+@pytest.mark.parametrize("kind", ["ema", "samp"])
+def test_a_quantizer_that_is_no_part_of_its_own_trains_as_well(kind, mesh):
+    divided = train(shard(autoencoder(KINDS[kind]), mesh, parts=False))
+    assert_close(divided, train(autoencoder(KINDS[kind])))
 
 
 @pytest.mark.parametrize("make", REVIVING.values(), ids=REVIVING)
