@@ -895,13 +895,17 @@ class SphericalQuantizer(CosineQuantizer):
         return super().initial_state(state) | {"min_radius": min_radius}
 
     def _load_from_state_dict(self, state_dict, prefix, *args, **kwargs):
+        has_codebook = prefix + "codebook" in state_dict
+        has_ball = prefix + "min_radius" in state_dict  # before it is filled in
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
-        # The largest ball that this schedule has after so many steps, whatever the usage was. A
-        # longer code was trained with other settings, and so comes from outside.
+        if not has_codebook:
+            return
         self.radius.fill_(1.0)
         schedule = self.active_samp().radius
-        if schedule is None:
+        if schedule is None or not has_ball:
             return
+        # The largest ball that this schedule has after so many steps, whatever the usage was. A
+        # longer code was trained with other settings, and so comes from outside.
         largest = self.min_radius
         for usage in torch.tensor([0.0, 1.0], device=self.step.device):
             value = torch.empty_like(largest).fill_(schedule.value(self.step, usage))

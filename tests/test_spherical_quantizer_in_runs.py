@@ -142,6 +142,27 @@ def test_no_code_from_outside_is_ever_shortened(put, kind, steps_before):
         assert torch.allclose(quantizer.codebook, codes, rtol=1e-6)
 
 
+def test_the_clock_of_another_kind_does_not_make_its_codes_ones_of_the_ball():
+    """After 8 steps the ball has radius 3, but it is not this ball in which the codes grew."""
+    trained = CosineQuantizer(8, 4)
+    trained.codebook.data.copy_(trained_codes(2.9))
+    trained.step.fill_(8)
+    quantizer = SphericalQuantizer(8, 4, SAMP(radius=Oscillating(0.5, 3.0, 8)))
+    quantizer.load_state_dict(trained.state_dict(), strict=False)
+    for _ in range(8):
+        quantizer(torch.randn(40, 4))
+        quantizer.after_step()
+    assert torch.allclose(quantizer.codebook, trained.codebook)
+
+
+def test_weights_without_a_codebook_leave_the_ball_as_it_is():
+    model = torch.nn.ModuleDict({"quantizer": SphericalQuantizer(8, 4, SAMP(radius=Constant(3.0)))})
+    train(model["quantizer"], 10)
+    before = state_of(model["quantizer"])
+    model.load_state_dict({}, strict=False)
+    assert_same_state(state_of(model["quantizer"]), before)
+
+
 @every_way_in
 def test_the_ball_holds_codes_at_the_longest_from_outside_until_it_is_larger(put):
     quantizer = SphericalQuantizer(8, 4, SAMP.for_run(20))
