@@ -1,5 +1,6 @@
 import json
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -225,6 +226,13 @@ def test_config_and_state_round_trip(cls):
     assert type(copy) is cls
     assert copy.config() == quantizer.config()
     assert torch.equal(copy.codebook, quantizer.codebook)
+
+
+@every_quantizer
+def test_sizes_may_be_integers_of_numpy(cls, unchecked):
+    quantizer = cls(np.int64(7), np.uint8(3))
+    assert json.loads(json.dumps(quantizer.config())) == cls(7, 3).config()
+    assert quantizer(torch.randn(4, 3)).indices.shape == (4,)
 
 
 def test_an_unknown_kind_of_quantizer_is_refused():
