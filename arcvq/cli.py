@@ -276,11 +276,12 @@ def inspect_folder(ctx: click.Context, folder: Path, **options: Any) -> None:
     "--ray", metavar="ADDRESS", help="Hand the runs to this Ray cluster (auto: the one at hand)."
 )
 @click.option("--out", type=FOLDER, default="sweep", help="Folder.")
-def sweep_samp(out: Path, **options: Any) -> None:
+@click.pass_context
+def sweep_samp(ctx: click.Context, out: Path, **options: Any) -> None:
     """Train SAMP at every point of a grid and draw maps of PSNR and usage.
 
     Writes a Parquet row for each run, a table with means and 95% intervals, and the maps. One that
-    was stopped goes on.
+    was stopped goes on. The exit code is 1 if a run failed.
     """
     from arcvq.experiments import SWEEP_AXES, parse_axis, sweep
 
@@ -290,7 +291,7 @@ def sweep_samp(out: Path, **options: Any) -> None:
         raise ValueError(
             "nothing varies; give an axis with two values or more, for example --margin 0:0.5:6"
         )
-    _run_and_report(sweep(axes), out, options)
+    ctx.exit(1 if _run_and_report(sweep(axes), out, options) else 0)
 
 
 @main.command("experiment")
@@ -308,33 +309,39 @@ def sweep_samp(out: Path, **options: Any) -> None:
 @reading_options
 @workers_option
 @click.option("--out", type=FOLDER, help="Folder.  [default: NAME-DATASET]")
-def experiment_of_name(name: str, out: Path | None, **options: Any) -> None:
+@click.pass_context
+def experiment_of_name(ctx: click.Context, name: str, out: Path | None, **options: Any) -> None:
     """Run an experiment: paper, ablations, schedules, semantics or gradients.
 
     Writes a Parquet row for each run, a table with means and 95% intervals, and pictures. One that
-    was stopped goes on.
+    was stopped goes on. The exit code is 1 if a run failed.
     """
     from arcvq.experiments import EXPERIMENTS
 
     if name not in EXPERIMENTS:
         raise ValueError(f"experiment {name!r} is unknown; known are {', '.join(EXPERIMENTS)}")
-    _run_and_report(EXPERIMENTS[name], out, options)
+    ctx.exit(1 if _run_and_report(EXPERIMENTS[name], out, options) else 0)
 
 
-def _run_and_report(experiment: "Experiment", out: Path | None, options: dict[str, Any]) -> None:
-    """Run an experiment, write its table and a page of its pictures, and print the table."""
+def _run_and_report(experiment: "Experiment", out: Path | None, options: dict[str, Any]) -> int:
+    """Run an experiment, write its table and a page of its pictures, and print the table.
+
+    Returns the number of runs that failed.
+    """
     from arcvq.experiments import run_experiment
     from arcvq.experiments.tables import finished, markdown
     from arcvq.figures.experiment_results import pictures
-    from arcvq.reports.pages import write_figures_page
+    from arcvq.reports.pages import check_page_is_ours, write_figures_page
     from arcvq.runtime.files import safe_name, write_text
 
     base = _settings(options)
     out = out or Path(f"{experiment.name}-{safe_name(base.dataset)}")
+    check_page_is_ours(out / "index.html")
     rows = run_experiment(experiment, base, out=out, **options)
     failed = len(rows) - len(finished(rows))
+    first_error = next(iter(rows.error.dropna()), "") if failed else ""
     if failed == len(rows):
-        raise RuntimeError(f"all {failed} runs failed; the first: {rows.error.iloc[0]}")
+        raise RuntimeError(f"all {failed} runs failed; the first: {first_error}")
 
     table = experiment.table(rows)
     write_text(out / f"{experiment.name}.md", markdown(table))
@@ -345,6 +352,9 @@ def _run_and_report(experiment: "Experiment", out: Path | None, options: dict[st
         f"{len(rows)} rows, {failed} of failed runs: {out.resolve() / experiment.name}.parquet; "
         f"pictures: {page.resolve()}"
     )
+    if failed:
+        click.echo(f"{failed} of {len(rows)} runs failed; the first: {first_error}", err=True)
+    return failed
 
 
 @main.command("sample")

@@ -1,6 +1,7 @@
 """The paper's autoencoder around any quantizer: encode, decode, reconstruct, save and load."""
 
 import json
+import re
 from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,6 +22,8 @@ from arcvq.runtime.hub import download
 
 # Format of saved models; bump it when older versions would misread them.
 MODEL_FORMAT = 1
+
+HUB_NAME = re.compile(r"[\w-][\w.-]*(/[\w.-]+)?")  # of a model on the Hugging Face hub
 
 
 def official_layers(residual_layers: int) -> list[str]:
@@ -337,9 +340,15 @@ class VQVAE(
             FileNotFoundError: If the folder lacks a file.
             ValueError: If a file is damaged or of another version.
         """
-        folder = Path(pretrained_model_name_or_path)
+        folder = Path(pretrained_model_name_or_path).expanduser()
         if not folder.is_dir():
-            return super().from_pretrained(str(pretrained_model_name_or_path), **kwargs)
+            name = str(pretrained_model_name_or_path)
+            if not HUB_NAME.fullmatch(name):
+                raise FileNotFoundError(
+                    f"there is no folder {folder}, and a model on the hub "
+                    "has a name like owner/model"
+                )
+            return super().from_pretrained(name, **kwargs)
 
         for name in ("config.json", "model.safetensors"):
             if not (folder / name).is_file():
@@ -353,6 +362,11 @@ class VQVAE(
         except Exception as error:
             reason = " ".join(str(error).split())
             raise ValueError(f"the model in {folder} cannot be opened: {reason}") from error
+        for parameter_name, parameter in model.named_parameters():
+            if not parameter.isfinite().all():
+                raise ValueError(
+                    f"the model in {folder} cannot be used: {parameter_name} holds NaN or infinity"
+                )
         return model.eval()
 
     @classmethod

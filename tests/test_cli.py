@@ -3,13 +3,15 @@
 import shutil
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pandas as pd
 import pytest
 from click.testing import CliRunner
 from PIL import Image
 
-from arcvq import __version__, cli
+from arcvq import __version__, cli, experiments
+from arcvq.figures import experiment_results
 from arcvq.reports import notebook_files, notebooks
 from tests.reports.made import write_notebook
 
@@ -173,7 +175,7 @@ def test_doctor_names_what_is_missing_or_old_and_its_fix(monkeypatch, tmp_path, 
     monkeypatch.setattr(cli, "version", version)
     monkeypatch.setattr(notebook_files, "notebooks_folder", lambda: tmp_path)
     shown = invoke("doctor")
-    assert shown.exit_code == 1
+    assert shown.exit_code == 1, shown.stderr
     assert "missing  torch" in shown.output
     assert '-m pip install "torch>=2.11"' in shown.output
 
@@ -242,6 +244,28 @@ def test_experiment_refuses_what_cannot_be_before_it_trains(data_folder, words, 
     assert shown.exit_code == 2
     assert sentence in shown.stderr
     assert not (data_folder / "found").exists()
+
+
+def test_experiment_ends_with_1_where_some_runs_failed(data_folder, monkeypatch):
+    rows = pd.DataFrame({"error": [None, "out of memory"]})
+    experiment = SimpleNamespace(
+        name="paper", question="What?", table=lambda rows: pd.DataFrame({"a": ["1"]})
+    )
+    monkeypatch.setitem(experiments.EXPERIMENTS, "paper", experiment)
+    monkeypatch.setattr(experiments, "run_experiment", lambda *args, **options: rows)
+    monkeypatch.setattr(experiment_results, "pictures", lambda rows: [])
+    shown = invoke("experiment", "paper", "--out", data_folder / "found")
+    assert shown.exit_code == 1, shown.stderr
+    assert "1 of 2 runs failed; the first: out of memory" in shown.stderr
+
+
+def test_a_page_of_somebody_else_is_not_replaced_by_that_of_an_experiment(data_folder):
+    page = data_folder / "index.html"
+    page.write_text("mine")
+    shown = invoke("experiment", "paper", "--out", data_folder)
+    assert shown.exit_code == 2
+    assert "was not written by arcvq" in shown.stderr
+    assert page.read_text() == "mine"
 
 
 @pytest.fixture

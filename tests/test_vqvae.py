@@ -548,3 +548,23 @@ def test_onnx_encodes_and_decodes_as_torch_does(unchecked, tmp_path):
         indices = run(encode, other)
         assert torch.equal(indices, model.encode(other))
         torch.testing.assert_close(run(decode, indices), model.decode(indices), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize(
+    "name", ["./nope/model", "/nope/model", "../nope", "a/b/c", "~/nope/model"]
+)
+def test_a_path_without_a_model_is_never_looked_for_on_the_hub(name, monkeypatch):
+    def download(*arguments, **options):
+        raise AssertionError("the hub was asked")
+
+    monkeypatch.setattr(huggingface_hub.PyTorchModelHubMixin, "from_pretrained", download)
+    with pytest.raises(FileNotFoundError, match="there is no folder"):
+        VQVAE.from_pretrained(name)
+
+
+def test_a_model_with_nan_weights_is_named_when_it_is_opened(tmp_path):
+    model = VQVAE(1, CosineQuantizer(4, 2), hidden=8)
+    model.decoder[0].bias.data[0] = torch.nan
+    model.save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=r"decoder\.0\.bias holds NaN or infinity"):
+        VQVAE.from_pretrained(tmp_path)

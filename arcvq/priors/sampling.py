@@ -6,9 +6,10 @@ not on how these are split into batches.
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int, Integer
 from torch import Tensor
@@ -21,7 +22,8 @@ from arcvq.vqvae import VQVAE
 # Images drawn together: enough to keep all cores busy, at some hundred MB of caches.
 BATCH = 256
 
-Labels = Integer[Tensor, " n"] | int | None  # one for each grid, or one for all
+# One for each grid, or one for all.
+Labels = Integer[Tensor, " n"] | np.ndarray | Sequence[int] | int | np.integer | None
 
 
 class SamplingStep(NamedTuple):
@@ -139,6 +141,11 @@ def _draw_tokens(prior, grids: _Grids, choice) -> Iterator[SamplingStep]:
     for position in range(end):
         row, column = divmod(position, prior.grid[1])
         probabilities = next_probabilities(prior.next_logits(state), **choice)
+        if probabilities.isnan().any():
+            raise FloatingPointError(
+                f"the prior's probabilities at row {row}, column {column} are NaN; its weights are "
+                "damaged or its training diverged"
+            )
         drawn = draw(probabilities, grids.uniform[:, position])
         given = grids.tokens[:, row, column]
         prior.append(state, torch.where(grids.mask[:, row, column], given, drawn))
@@ -182,6 +189,7 @@ def complete_tokens(
 
     Raises:
         ValueError: For arguments that do not fit.
+        FloatingPointError: If the prior gives NaN.
     """
     check_whole(1, batch_size=batch_size)
     grids = _prepare(prior, tokens, mask, labels, generator, choice)

@@ -4,8 +4,10 @@ import dataclasses
 import os
 import platform
 import re
+import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -14,6 +16,7 @@ from unittest.mock import patch
 
 import nbformat
 import torch
+from ipykernel.kernelspec import write_kernel_spec
 from nbformat import NotebookNode
 from papermill.engines import papermill_engines
 from papermill.iorw import load_notebook_node
@@ -22,7 +25,7 @@ from papermill.parameterize import parameterize_notebook
 from arcvq.reports.key_figures import cell_outputs, key_figures
 from arcvq.reports.notebook_files import find_notebooks
 from arcvq.reports.notebook_page import write_notebook_page
-from arcvq.reports.pages import NotebookResult, write_index
+from arcvq.reports.pages import NotebookResult, check_page_is_ours, write_index
 from arcvq.reports.parameters import plan_parameters
 from arcvq.runtime.devices import choose_device, device_name
 from arcvq.runtime.files import write_text
@@ -60,8 +63,9 @@ def run_notebooks(
 
     Raises:
         FileNotFoundError: A notebook or an image folder does not exist.
-        ValueError: A parameter has a wrong name, type or value.
-        OSError: `out` cannot be written.
+        ValueError: A parameter has a wrong name, type or value, or `out` is the folder of a
+            notebook.
+        OSError: `out` cannot be written, or holds a page that arcvq did not write.
     """
     notebooks = find_notebooks(paths)
     parameters = parameters or {}
@@ -69,6 +73,7 @@ def run_notebooks(
     facts = _facts(parameters)
 
     out = Path(out)
+    _check_out(out, notebooks)
     out.mkdir(parents=True, exist_ok=True)
     results = [_waiting(path) for path in notebooks]
     write_index(out / "index.html", results, facts)
@@ -86,6 +91,30 @@ def run_notebooks(
     return results
 
 
+def _check_out(out: Path, notebooks: Sequence[Path]) -> None:
+    """Raise an error if the report would replace the notebooks themselves or a page of others."""
+    for path in notebooks:
+        if path.parent.resolve() == out.resolve():
+            raise ValueError(
+                f"out is {out}, the folder of {path.name} itself, which its executed copy would "
+                "replace; name another folder"
+            )
+    check_page_is_ours(out / "index.html")
+
+
+@contextmanager
+def _kernel_of_this_python() -> Iterator[dict[str, str]]:
+    """Make this Python the kernel "python3", whatever other kernels the user has installed.
+
+    Yields:
+        What the environment must hold, so that Jupyter looks there first.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        write_kernel_spec(str(Path(folder) / "kernels" / "python3"))
+        places = [folder, os.environ.get("JUPYTER_PATH", "")]
+        yield {"JUPYTER_PATH": os.pathsep.join(filter(None, places))}
+
+
 def execute(path: Path, parameters: Mapping[str, Any]) -> tuple[NotebookNode, str]:
     """Run a notebook in a kernel of its own, in its own folder, up to the first error.
 
@@ -98,10 +127,12 @@ def execute(path: Path, parameters: Mapping[str, Any]) -> tuple[NotebookNode, st
     """
     notebook = load_notebook_node(str(path))
     if parameters:
-        notebook = parameterize_notebook(notebook, dict(parameters))
+        notebook = parameterize_notebook(
+            notebook, dict(parameters), kernel_name="python3", language="python"
+        )
     message = ""
     try:
-        with patch.dict(os.environ, KERNEL_ENVIRONMENT):
+        with _kernel_of_this_python() as own, patch.dict(os.environ, KERNEL_ENVIRONMENT | own):
             # The engine fills in `notebook` itself: what came before a kernel died is kept.
             papermill_engines.execute_notebook_with_engine(
                 None,

@@ -17,6 +17,7 @@ from arcvq.reports.key_figures import KeyFigure
 from arcvq.runtime.files import write_text
 
 PAGE_LIMIT = 8_000_000  # bytes of a page of figures, of which plotly.js takes almost 5 million
+GENERATOR = '<meta name="generator" content="arcvq">'  # in every page that is ours
 PLOTLY_CONFIG = {"displaylogo": False, "showSendToCloud": False}
 
 
@@ -62,6 +63,14 @@ def write_index(path: Path, results: Sequence[NotebookResult], facts: Mapping[st
         facts=facts,
     )
     write_text(path, page)
+
+
+def check_page_is_ours(path: Path) -> None:
+    """Raise FileExistsError for a page that something else than arcvq has written."""
+    if path.exists() and GENERATOR not in path.read_text("utf-8", errors="replace"):
+        raise FileExistsError(
+            f"{path} was not written by arcvq, which would replace it; name another folder"
+        )
 
 
 def write_figures_page(

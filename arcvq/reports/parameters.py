@@ -1,10 +1,12 @@
 """What each notebook of a run gets as parameters, checked before any of them starts."""
 
 import ast
+import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import nbformat
 from papermill import inspect_notebook
 
 from arcvq.images import DATASETS
@@ -34,7 +36,7 @@ def plan_parameters(
             value has another type than the default, or the profile or data set is unknown.
         FileNotFoundError: An image folder does not exist.
     """
-    known = {path: inspect_notebook(path) for path in notebooks}
+    known = {path: _parameters_of(path) for path in notebooks}
     for name in sorted(parameters):
         _check_name(name, known)
 
@@ -52,6 +54,16 @@ def plan_parameters(
             name: _converted(path, name, given[name], own[name]["default"]) for name in chosen
         }
     return plan
+
+
+def _parameters_of(path: Path) -> dict[str, Any]:
+    """The parameters of a notebook; of one that names no kernel as well, in Python."""
+    notebook = nbformat.read(path, as_version=4)
+    notebook.metadata.setdefault("kernelspec", {"name": "python3", "language": "python"})
+    with tempfile.TemporaryDirectory() as folder:
+        copy = Path(folder) / path.name
+        nbformat.write(notebook, copy)
+        return inspect_notebook(copy)
 
 
 def _check_name(name: str, known: Mapping[Path, Mapping[str, Any]]) -> None:

@@ -313,3 +313,22 @@ def test_a_prior_of_another_model_is_refused(prior, model):
         sample(model, prior, 1)
     with pytest.raises(ValueError, match="the prior belongs to another codebook"):
         complete(model, prior, torch.zeros(1, 1, 12, 16), EMPTY)
+
+
+@pytest.mark.parametrize("kind", [list, tuple, np.array, np.int64, int])
+def test_labels_may_be_lists_arrays_and_numbers(make, kind):
+    prior = make(classes=3)
+    one_for_all = kind in (np.int64, int)
+    labels = kind(1) if one_for_all else kind([0, 1, 2])
+    expected = torch.tensor([1, 1, 1] if one_for_all else [0, 1, 2])
+    found = sample_tokens(prior, 3, labels=labels, generator=seeded())
+    assert torch.equal(found, sample_tokens(prior, 3, labels=expected, generator=seeded()))
+
+
+def test_a_prior_that_gives_nan_is_named_instead_of_drawing_token_0(prior):
+    if not list(prior.parameters()):
+        pytest.skip("a prior that counts has no weights")
+    for parameter in prior.parameters():
+        parameter.data.fill_(math.nan)
+    with pytest.raises(FloatingPointError, match="probabilities at row 0, column 0 are NaN"):
+        sample_tokens(prior, 2)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import sys
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import NamedTuple
@@ -15,6 +16,7 @@ from tests.reports.made import PARAMETERS, write_notebook
 
 FIGURE = """
 import os
+import sys
 import plotly.graph_objects as go
 from arcvq.reports import key_figure
 key_figure("PSNR", 24.98765, "dB")
@@ -208,3 +210,44 @@ def test_what_is_wrong_is_said_before_anything_runs(tmp_path, parameters, error,
         run_notebooks([notebook], parameters, out=tmp_path / "out")
     assert not (tmp_path / "trace").exists()
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("out", [".", "sub/.."])
+def test_a_report_never_replaces_the_notebooks_that_it_runs(tmp_path, monkeypatch, out):
+    path = write_notebook(tmp_path / "mine.ipynb", "1 / 0")
+    (tmp_path / "sub").mkdir()
+    before = path.read_bytes()
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match=r"the folder of mine\.ipynb itself"):
+        run_notebooks(["mine.ipynb"], out=out, echo=str)
+    assert path.read_bytes() == before
+    assert not (tmp_path / "index.html").exists()
+
+
+def test_a_page_of_somebody_else_is_not_replaced(tmp_path):
+    path = write_notebook(tmp_path / "mine.ipynb", "print(1)")
+    page = tmp_path / "site" / "index.html"
+    page.parent.mkdir()
+    page.write_text("<h1>My own site</h1>")
+    with pytest.raises(FileExistsError, match=r"index\.html was not written by arcvq"):
+        run_notebooks([path], out=page.parent, echo=str)
+    assert page.read_text() == "<h1>My own site</h1>"
+
+
+def test_this_python_runs_the_notebooks_whatever_kernels_the_user_has(tmp_path, monkeypatch):
+    wrong = {"argv": ["/nowhere/python"], "display_name": "Python 3", "language": "python"}
+    for folder in ("data", "first"):
+        spec = tmp_path / folder / "kernels" / "python3" / "kernel.json"
+        spec.parent.mkdir(parents=True)
+        spec.write_text(json.dumps(wrong))
+    monkeypatch.setenv("JUPYTER_DATA_DIR", str(tmp_path / "data"))
+    monkeypatch.setenv("JUPYTER_PATH", str(tmp_path / "first"))
+    path = write_notebook(tmp_path / "which.ipynb", "import sys", "print(sys.executable)")
+    notebook = nbformat.read(path, as_version=4)
+    del notebook.metadata["kernelspec"]  # as some editors leave it out
+    nbformat.write(notebook, path)
+
+    (result,) = run_notebooks([path], {"seed": 1}, out=tmp_path / "report", echo=str)
+    assert result.status == "passed", result.failure
+    executed = nbformat.read(tmp_path / "report" / "which.ipynb", as_version=4)
+    assert executed.cells[-1].outputs[0].text.strip() == sys.executable
