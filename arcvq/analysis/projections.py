@@ -8,9 +8,12 @@ directions; with fewer, principal axes take its place and the projection says so
 import hashlib
 import json
 import math
+import os
+import tempfile
 import warnings
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import torch
@@ -20,7 +23,7 @@ from tqdm.auto import tqdm
 
 from arcvq.runtime.checks import as_indices, as_integers, check_finite, check_whole
 from arcvq.runtime.devices import threads_kept
-from arcvq.runtime.extras import extra_import
+from arcvq.runtime.extras import extra_folder, extra_import
 from arcvq.runtime.files import write_whole
 from arcvq.runtime.store import kept_path
 
@@ -384,6 +387,18 @@ def _write_points(path: Path, points: np.ndarray) -> None:
         warnings.warn(str(error), stacklevel=3)
 
 
+def import_umap() -> ModuleType:
+    """Import UMAP where its compiler can keep what it compiles.
+
+    By default that is beside the package, which cannot be written in many containers and shared
+    installations; then it is a temporary folder.
+    """
+    package = extra_folder("umap")
+    if "NUMBA_CACHE_DIR" not in os.environ and not os.access(package, os.W_OK):
+        os.environ["NUMBA_CACHE_DIR"] = tempfile.mkdtemp(prefix="numba-")
+    return extra_import("umap")
+
+
 def _run_umap(
     units: np.ndarray, dim: int, sphere: bool, seed: int, neighbors: int, progress: bool
 ) -> np.ndarray:
@@ -393,7 +408,7 @@ def _run_umap(
     with warnings.catch_warnings(), bar, threads_kept():
         warnings.simplefilter("ignore")  # about transforms that nobody asks for
         sklearn = extra_import("sklearn.neighbors")
-        umap = extra_import("umap")
+        umap = import_umap()
         # Neighbors from scikit-learn halve the compiling, and are much faster from 4,096 codes on.
         search = sklearn.NearestNeighbors(n_neighbors=neighbors, metric="cosine").fit(units)
         distances, nearest = search.kneighbors(units)

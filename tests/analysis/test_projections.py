@@ -1,6 +1,7 @@
 import io
 import itertools
 import math
+import os
 import subprocess
 import sys
 from functools import partial
@@ -23,6 +24,7 @@ from arcvq.analysis.projections import (
     stereographic,
     umap_angles,
 )
+from arcvq.runtime.files import CHECKOUT
 from tests.dtypes import INTEGER_DTYPES
 
 CODES = torch.ones(3, 4)
@@ -330,3 +332,27 @@ def test_dominant_classes_are_relative_to_what_a_class_uses():
     for dtype in INTEGER_DTYPES:
         found = dominant_classes(indices.to(dtype), labels.to(dtype), 4)
         assert found.tolist() == [0, 1, 1, -1], dtype
+
+
+READ_ONLY = """
+import os
+import numpy as np
+access = os.access
+os.access = lambda path, mode: mode != os.W_OK and access(path, mode)
+from arcvq.analysis.projections import umap_angles
+projection = umap_angles(np.random.default_rng(0).normal(size=(40, 6)), root=os.getcwd())
+print(projection.points.shape, os.path.isdir(os.environ["NUMBA_CACHE_DIR"]))
+"""
+
+
+def test_umap_works_where_its_package_cannot_be_written(tmp_path):
+    environment = os.environ | {"PYTHONPATH": str(CHECKOUT)}
+    environment.pop("NUMBA_CACHE_DIR", None)
+    shown = subprocess.run(
+        [sys.executable, "-c", READ_ONLY],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
+    assert shown.stdout.split("\n")[0] == "(40, 2) True", shown.stderr
