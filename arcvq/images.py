@@ -6,6 +6,7 @@ Batches are gathered and scaled there, so training needs neither data loaders no
 import math
 import socket
 import tempfile
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -20,7 +21,7 @@ from torch.nn.functional import affine_grid, grid_sample, interpolate
 from arcvq.image_folders import Reading, folder_of, read_images, scan_folder
 from arcvq.runtime.devices import choose_device
 from arcvq.runtime.extras import extra_folder, extra_import
-from arcvq.runtime.files import data_root
+from arcvq.runtime.files import data_root, shared_root
 from arcvq.runtime.fingerprint import fingerprint
 
 SEED = 2605  # fixes every split, warp and patch position
@@ -359,11 +360,16 @@ def _load_photos() -> ImageData:
 
 def _load_torchvision(name: str, root: Path) -> ImageData:
     dataset = getattr(extra_import("torchvision").datasets, TORCHVISION_CLASSES[name])
-    try:
-        known, unseen = _open_torchvision(dataset, root)
-    except Exception:  # torchvision raises many types for absent and for broken files
+    opened = None
+    for place in filter(None, (root, shared_root())):
+        # torchvision raises many types for absent and for broken files
+        with suppress(Exception):
+            opened = _open_torchvision(dataset, place)
+            break
+    if opened is None:
         _download(name, dataset, root)
-        known, unseen = _open_torchvision(dataset, root)
+        opened = _open_torchvision(dataset, root)
+    known, unseen = opened
     train, validation = hold_out(_torchvision_split(known), 1)
     test = _torchvision_split(unseen)
     classes = tuple(label.split(" - ")[0] for label in known.classes)  # MNIST has "0 - zero"

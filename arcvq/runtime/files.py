@@ -37,6 +37,8 @@ def write_whole(path: Path, write: Callable[[Path], Any]) -> None:
         os.replace(draft, path)
     except (OSError, RuntimeError) as error:  # torch.save reports a full disk as RuntimeError
         kept = "the earlier file is kept" if path.exists() else "nothing was written"
+        if isinstance(error, PermissionError):
+            kept += "; the environment variable ARCVQ_DATA names another folder for results"
         raise OSError(f"{path} cannot be written ({error}); {kept}") from error
     finally:
         if draft.exists():
@@ -95,6 +97,16 @@ def data_root(root: str | Path | None = None) -> Path:
     if (CHECKOUT / "pyproject.toml").is_file():
         return CHECKOUT / "data"
     return Path("data")
+
+
+def shared_root() -> Path | None:
+    """A second folder of data sets and finished results, which is only read.
+
+    The environment variable ARCVQ_SHARED names it. In a class it holds what the teacher has
+    trained, below the folder of each student's own.
+    """
+    chosen = os.environ.get("ARCVQ_SHARED")
+    return Path(chosen).expanduser() if chosen else None
 
 
 def safe_name(text: str) -> str:

@@ -1,11 +1,16 @@
-"""The cache of results: each is kept as ROOT/KIND/NAME-DIGEST and is found again by its digest."""
+"""The cache of results: each is kept as ROOT/KIND/NAME-DIGEST and is found again by its digest.
+
+Finished results are also found in the shared folder, if there is one, and never written there.
+"""
 
 import hashlib
 import json
 from pathlib import Path
 from typing import Any
 
-from arcvq.runtime.files import data_root
+from arcvq.runtime.files import data_root, shared_root
+
+WRITTEN_LAST = ("run.json", "classifier.json")
 
 
 def digest_of(facts: Any) -> str:
@@ -33,9 +38,21 @@ def kept_path(root: str | Path | None, kind: str, name: str) -> Path:
             digest is for people; see `safe_name`.
 
     Returns:
-        An existing path with this digest, whatever its name, else the path of this name.
+        An existing path with this digest, whatever its name, else the path of this name. What is
+        finished in the shared folder is there too.
     """
+    pattern = f"*-{digest_in(name)}"
     shelf = data_root(root) / kind
-    for path in sorted(shelf.glob(f"*-{digest_in(name)}")):
+    for path in sorted(shelf.glob(pattern)):
         return path
+    shared = shared_root()
+    if shared is not None:
+        for path in sorted((shared / kind).glob(pattern)):
+            if _is_finished(path):
+                return path
     return shelf / name
+
+
+def _is_finished(path: Path) -> bool:
+    """Whether a result is whole: a file is, and a folder once it holds what is written last."""
+    return path.is_file() or any((path / name).is_file() for name in WRITTEN_LAST)

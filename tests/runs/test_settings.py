@@ -131,3 +131,17 @@ def test_how_files_are_read_goes_through_json_and_is_left_out_where_it_is_as_usu
     config = json.loads(json.dumps(other.config()))
     assert RunSettings.from_config(config) == other
     assert RunSettings.from_config(usual.config()) == usual
+
+
+def test_a_student_opens_the_run_of_the_teacher_and_trains_new_ones_in_a_folder_of_their_own(
+    tmp_path, monkeypatch, fits
+):
+    teacher = train(SMALL, IMAGES, root=tmp_path / "shared", **OPTIONS)
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "shared").rglob("*")}
+    monkeypatch.setenv("ARCVQ_SHARED", str(tmp_path / "shared"))
+    student = train(SMALL, IMAGES, root=tmp_path / "own", **OPTIONS)
+    assert len(fits) == 1
+    assert torch.equal(student.model.quantizer.codebook, teacher.model.quantizer.codebook)
+    train(dataclasses.replace(SMALL, seed=1), IMAGES, root=tmp_path / "own", **OPTIONS)
+    assert len(list((tmp_path / "own" / "runs").iterdir())) == 1
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "shared").rglob("*")} == before

@@ -25,3 +25,22 @@ def test_a_result_may_be_a_file(tmp_path):
     file.parent.mkdir()
     file.write_bytes(b"")
     assert kept_path(tmp_path, "projections", "other-89ab.npy") == file
+
+
+def test_finished_results_are_found_in_the_shared_folder_and_new_ones_go_to_ones_own(
+    tmp_path, monkeypatch
+):
+    own = tmp_path / "own"
+    shared = tmp_path / "shared"
+    monkeypatch.setenv("ARCVQ_SHARED", str(shared))
+    finished = shared / "runs" / "digits-samp-0123"
+    stopped = shared / "runs" / "digits-samp-4567"
+    for folder in (finished, stopped):
+        folder.mkdir(parents=True)
+        (folder / "checkpoint.pt").touch()
+    (finished / "run.json").touch()
+    assert kept_path(own, "runs", "digits-samp-0123") == finished
+    assert kept_path(own, "runs", "digits-samp-4567") == own / "runs" / "digits-samp-4567"
+    mine = own / "runs" / "mine-0123"
+    mine.mkdir(parents=True)
+    assert kept_path(own, "runs", "digits-samp-0123") == mine
