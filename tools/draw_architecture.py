@@ -9,7 +9,7 @@ light and in dark. Fills are translucent for the same reason.
 from itertools import pairwise
 from pathlib import Path
 
-WIDTH, HEIGHT = 860, 640
+WIDTH = 860
 OUT = Path(__file__).parents[1] / "docs" / "_static" / "architecture.svg"
 BLUE, ORANGE, GREEN = "#0072b2", "#d55e00", "#009e73"
 
@@ -30,6 +30,9 @@ LAYERS = [
     (["ops", "schedules", "geometry", "metrics"], "arithmetic and measures"),
     (["runtime"], "devices, processes, files"),
 ]
+LAYERS_TOP = 262
+LAYER_STEP = 28
+HEIGHT = LAYERS_TOP + LAYER_STEP * len(LAYERS) + 6
 
 
 def text(x, y, words, size=13, anchor="middle", weight="normal", opacity=1.0):
@@ -111,7 +114,7 @@ def data_flow():
 
 
 def import_layers():
-    top, height, step = 262, 22, 28
+    top, height, step = LAYERS_TOP, 22, LAYER_STEP
     left, width = 20, 430
     parts = [
         text(left, top - 20, "Imports point one way", size=15, anchor="start", weight="bold"),
