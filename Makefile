@@ -34,8 +34,9 @@ $(STAMP): pyproject.toml constraints.txt
 run: $(STAMP)
 	$(BIN)/arcvq run --out output $(ARGS)
 
+# Threads that wait for work sleep, or a machine with other work would crawl.
 lab: $(STAMP)
-	$(BIN)/jupyter lab $(AS_ROOT) notebooks/00_start_here.ipynb
+	OMP_WAIT_POLICY=$${OMP_WAIT_POLICY:-PASSIVE} $(BIN)/jupyter lab $(AS_ROOT) notebooks/00_start_here.ipynb
 
 # One thread each: two processes with two threads on two cores mostly wait for each other.
 test: $(STAMP)

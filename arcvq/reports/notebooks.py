@@ -107,12 +107,17 @@ def _kernel_of_this_python() -> Iterator[dict[str, str]]:
     """Make this Python the kernel "python3", whatever other kernels the user has installed.
 
     Yields:
-        What the environment must hold, so that Jupyter looks there first.
+        What the environment of the kernel must hold, so that Jupyter looks there first, and so that
+        its threads let others work. A policy that the user has set stays.
     """
     with tempfile.TemporaryDirectory() as folder:
         write_kernel_spec(str(Path(folder) / "kernels" / "python3"))
         places = [folder, os.environ.get("JUPYTER_PATH", "")]
-        yield {"JUPYTER_PATH": os.pathsep.join(filter(None, places))}
+        yield {
+            "JUPYTER_PATH": os.pathsep.join(filter(None, places)),
+            # Threads that wait for work sleep, or a busy machine would crawl.
+            "OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY", "PASSIVE"),
+        }
 
 
 def execute(path: Path, parameters: Mapping[str, Any]) -> tuple[NotebookNode, str]:

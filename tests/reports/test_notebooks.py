@@ -251,3 +251,17 @@ def test_this_python_runs_the_notebooks_whatever_kernels_the_user_has(tmp_path, 
     assert result.status == "passed", result.failure
     executed = nbformat.read(tmp_path / "report" / "which.ipynb", as_version=4)
     assert executed.cells[-1].outputs[0].text.strip() == sys.executable
+
+
+@pytest.mark.parametrize("policy, seen", [(None, "PASSIVE"), ("ACTIVE", "ACTIVE")])
+def test_waiting_threads_of_a_notebook_sleep_unless_the_user_says_otherwise(
+    tmp_path, monkeypatch, policy, seen
+):
+    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
+    if policy:
+        monkeypatch.setenv("OMP_WAIT_POLICY", policy)
+    path = write_notebook(tmp_path / "a.ipynb", "import os", "print(os.environ['OMP_WAIT_POLICY'])")
+    run_notebooks([path], out=tmp_path / "report", echo=str)
+    executed = nbformat.read(tmp_path / "report" / "a.ipynb", as_version=4)
+    assert executed.cells[-1].outputs[0].text.strip() == seen
+    assert os.environ.get("OMP_WAIT_POLICY") == policy
