@@ -94,6 +94,10 @@ def run_notebooks(
 def _check_out(out: Path, notebooks: Sequence[Path]) -> None:
     """Raise an error if the report would replace the notebooks themselves or a page of others."""
     for path in notebooks:
+        if path.stem == "index":
+            raise ValueError(
+                f"{path} would take the place of the report's index.html; give it another name"
+            )
         if path.parent.resolve() == out.resolve():
             raise ValueError(
                 f"out is {out}, the folder of {path.name} itself, which its executed copy would "

@@ -265,3 +265,10 @@ def test_waiting_threads_of_a_notebook_sleep_unless_the_user_says_otherwise(
     executed = nbformat.read(tmp_path / "report" / "a.ipynb", as_version=4)
     assert executed.cells[-1].outputs[0].text.strip() == seen
     assert os.environ.get("OMP_WAIT_POLICY") == policy
+
+
+def test_a_notebook_called_index_is_refused_before_it_runs(tmp_path):
+    path = write_notebook(tmp_path / "index.ipynb", "1 / 0")
+    with pytest.raises(ValueError, match="take the place of the report's index"):
+        run_notebooks([path], out=tmp_path / "report", echo=str)
+    assert not (tmp_path / "report").exists()
