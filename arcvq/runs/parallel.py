@@ -231,8 +231,9 @@ def _begin_worker(batch: _Batch, stop: Any, free: Any) -> None:
     """Begin a worker process, out of the terminal's reach: Ctrl-C comes from the parent alone."""
     if hasattr(os, "setsid"):
         os.setsid()
-    # Outside of `fit`, which listens to it, Ctrl-C does nothing here.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # Outside of `fit`, which listens to it, Ctrl-C does nothing here. (A signal that is ignored
+    # altogether would be ignored by `fit` as well.)
+    signal.signal(signal.SIGINT, lambda number, frame: None)
     # One GPU for each worker: a process holds memory on all that it touches.
     _worker.update(batch=dataclasses.replace(batch, device=free.get()), stop=stop)
     torch.set_num_threads(1)
