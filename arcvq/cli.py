@@ -336,7 +336,8 @@ def _run_and_report(experiment: "Experiment", out: Path | None, options: dict[st
 
     base = _settings(options)
     out = out or Path(f"{experiment.name}-{safe_name(base.dataset)}")
-    check_page_is_ours(out / "index.html")
+    if not (out / f"{experiment.name}.parquet").exists():  # else the page beside it is ours
+        check_page_is_ours(out / "index.html")
     rows = run_experiment(experiment, base, out=out, **options)
     failed = len(rows) - len(finished(rows))
     first_error = next(iter(rows.error.dropna()), "") if failed else ""

@@ -35,6 +35,7 @@ PART_NAMES = {
 }
 # Formats that Pillow can name but not decode by itself.
 UNDECODABLE = {"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "PDF", "WMF"}
+MACOS_COPIES = "__MACOSX"  # what macOS adds to ZIP files, beside the files themselves
 BESIDE = "beside the folders train, val and test"
 DANGLING = "links that lead nowhere"
 REPEATED = "links to folders that are read already"
@@ -196,7 +197,27 @@ def scan_folder(folder: str | Path) -> FolderScan:
         kept.append(file)
         # A name may be composed or decomposed, as on macOS; it is the same class.
         labels.append(unicodedata.normalize("NFC", steps[0]) if steps else "all")
+    _refuse_parts_further_down(folder, [_below(file, wrapper) for file in kept])
     return FolderScan(folder, kept, parts, labels, left_out)
+
+
+def _refuse_parts_further_down(folder: Path, files: Sequence[Path]) -> None:
+    """Raise ValueError where parts lie inside several folders, so that they would be mixed.
+
+    A class may well be called "train", as in CIFAR-100, beside classes with other names.
+    """
+    names_in: dict[Path, set[str]] = {}
+    for file in files:
+        for place in file.parents[:-2]:  # without the folder that holds it all, and its folders
+            names_in.setdefault(place.parent, set()).add(place.name)
+    for place, names in names_in.items():
+        parts = {_part(name) for name in names} - {None}
+        if len(parts) > 1 or all(map(_part, names)):
+            found = ", ".join(str(place / name) for name in sorted(names))
+            raise ValueError(
+                f"{folder} holds {found}: parts inside other folders would be mixed; "
+                "name a folder that holds train itself"
+            )
 
 
 def image_suffixes() -> set[str]:
@@ -232,7 +253,7 @@ def _walk(folder: Path, left_out: dict[str, list[Path]]) -> Iterator[Path]:
             seen.add(identity)
             for entry in sorted(os.scandir(folder / place), key=lambda entry: entry.name):
                 path = place / entry.name
-                if entry.name.startswith("."):
+                if entry.name.startswith(".") or entry.name == MACOS_COPIES:
                     continue
                 if entry.is_dir():
                     (links if entry.is_symlink() else folders).append(path)

@@ -438,6 +438,11 @@ class TrainingSession:
             return
         finished = Path(folder) / "run.json"
         held = [file.name for file in (finished, self.checkpoint) if file.exists()]
+        if self.recording.resume and from_first(bool(held)):
+            raise FileExistsError(
+                f"{folder} holds a finished run, but no checkpoint to go on from; Run.load opens "
+                "it, and overwrite=True replaces it"
+            )
         if from_first(bool(held)) and not self.recording.overwrite:
             raise FileExistsError(
                 f"{folder} holds a run already ({' and '.join(held)}); resume=True goes on with "

@@ -118,10 +118,40 @@ def test_no_part_ever_becomes_a_class(tree, tmp_path_factory):
         return  # refused in one sentence
     left_out = sum(len(files) for files in scan.left_out.values())
     assert len(scan.files) + left_out == len(tree)
-    if any(top.lower() in PART_NAMES for top, _ in tree):
-        for file, part in zip(scan.files, scan.parts, strict=True):
-            depth = 0 if file.parts[0].lower() in PART_NAMES else 1
-            assert PART_NAMES[file.parts[depth].lower()] == part
+    for file, part, label in zip(scan.files, scan.parts, scan.labels, strict=True):
+        named = [PART_NAMES[name.lower()] for name in file.parts if name.lower() in PART_NAMES]
+        if label.lower() in PART_NAMES:  # a class, as in CIFAR-100, that others stand beside
+            assert len(set(scan.labels)) > 1
+        else:
+            assert named in ([part], [])
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        ["cat/train/1.png", "cat/val/2.png", "dog/train/3.png", "dog/val/4.png"],
+        ["images/train/1.png", "images/val/2.png", "masks/train/3.png", "masks/val/4.png"],
+        ["bottle/train/good/1.png", "bottle/test/bad/2.png", "bottle/truth/3.png", "cup/4.png"],
+        ["a/train/1.png", "b/train/2.png"],
+        ["train/train/cat/1.png", "train/test/cat/2.png"],
+    ],
+)
+def test_parts_inside_several_folders_are_refused_and_never_mixed(tmp_path, files):
+    touch(tmp_path, *files)
+    with pytest.raises(ValueError, match="parts inside other folders would be mixed"):
+        scan_folder(tmp_path)
+
+
+def test_a_class_may_be_called_train(tmp_path):
+    touch(tmp_path, "train/train/1.png", "train/car/2.png", "test/train/3.png", "test/car/4.png")
+    scan = scan_folder(tmp_path)
+    assert set(scan.labels) == {"car", "train"}
+    assert set(scan.parts) == {"train", "test"}
+
+
+def test_the_copies_that_macos_adds_to_a_zip_file_are_passed_over(tmp_path):
+    touch(tmp_path, "pets/train/1.png", "pets/val/2.png", "__MACOSX/pets/train/1.png")
+    assert scan_folder(tmp_path).parts == ["train", "validation"]
 
 
 def test_one_class_in_two_spellings_of_unicode_is_one_class(tmp_path):

@@ -177,6 +177,14 @@ def test_a_run_is_never_overwritten_by_accident(images, tmp_path, monkeypatch):
     assert_same_run(Run.load(tmp_path), finished)
 
 
+def test_a_finished_run_without_a_checkpoint_cannot_be_gone_on_with(images, tmp_path):
+    short(images, folder=tmp_path)
+    (tmp_path / "checkpoint.pt").unlink()
+    with pytest.raises(FileExistsError, match="no checkpoint to go on from"):
+        short(images, folder=tmp_path, record={"resume": True})
+    assert Run.load(tmp_path).rows
+
+
 def test_a_run_that_replaces_another_is_unfinished_until_it_ends(images, tmp_path, monkeypatch):
     short(images, folder=tmp_path)
     with monkeypatch.context() as patches:

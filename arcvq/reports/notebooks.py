@@ -25,7 +25,7 @@ from papermill.parameterize import parameterize_notebook
 from arcvq.reports.key_figures import cell_outputs, key_figures
 from arcvq.reports.notebook_files import find_notebooks
 from arcvq.reports.notebook_page import write_notebook_page
-from arcvq.reports.pages import NotebookResult, check_page_is_ours, write_index
+from arcvq.reports.pages import NotebookResult, check_page_is_ours, is_our_page, write_index
 from arcvq.reports.parameters import plan_parameters
 from arcvq.runtime.devices import choose_device, device_name
 from arcvq.runtime.files import write_text
@@ -102,6 +102,11 @@ def _check_out(out: Path, notebooks: Sequence[Path]) -> None:
             raise ValueError(
                 f"out is {out}, the folder of {path.name} itself, which its executed copy would "
                 "replace; name another folder"
+            )
+        if (out / path.name).exists() and not is_our_page(out / "index.html"):
+            raise FileExistsError(
+                f"{out / path.name} is there, in a folder that holds no report of arcvq; its "
+                "executed copy would replace it, so name another folder"
             )
     check_page_is_ours(out / "index.html")
 

@@ -18,6 +18,7 @@ from arcvq.runtime.files import write_text
 
 PAGE_LIMIT = 8_000_000  # bytes of a page of figures, of which plotly.js takes almost 5 million
 GENERATOR = '<meta name="generator" content="arcvq">'  # in every page that is ours
+EARLIER_REPORT = "<title>arcvq notebooks</title>"  # reports of earlier versions have only this
 PLOTLY_CONFIG = {"displaylogo": False, "showSendToCloud": False}
 
 
@@ -65,9 +66,17 @@ def write_index(path: Path, results: Sequence[NotebookResult], facts: Mapping[st
     write_text(path, page)
 
 
+def is_our_page(path: Path) -> bool:
+    """Whether arcvq has written this page."""
+    if not path.exists():
+        return False
+    page = path.read_text("utf-8", errors="replace")
+    return GENERATOR in page or EARLIER_REPORT in page
+
+
 def check_page_is_ours(path: Path) -> None:
     """Raise FileExistsError for a page that something else than arcvq has written."""
-    if path.exists() and GENERATOR not in path.read_text("utf-8", errors="replace"):
+    if path.exists() and not is_our_page(path):
         raise FileExistsError(
             f"{path} was not written by arcvq, which would replace it; name another folder"
         )

@@ -224,6 +224,26 @@ def test_a_report_never_replaces_the_notebooks_that_it_runs(tmp_path, monkeypatc
     assert not (tmp_path / "index.html").exists()
 
 
+def test_a_notebook_of_the_reader_in_the_folder_of_the_report_is_not_replaced(tmp_path):
+    path = write_notebook(tmp_path / "mine.ipynb", "print(1)")
+    (tmp_path / "work").mkdir()
+    other = write_notebook(tmp_path / "work" / "mine.ipynb", "print('my own notes')")
+    before = other.read_bytes()
+    with pytest.raises(FileExistsError, match="is there, in a folder that holds no report"):
+        run_notebooks([path], out=other.parent, echo=str)
+    assert other.read_bytes() == before
+
+
+def test_an_earlier_report_is_replaced(tmp_path):
+    path = write_notebook(tmp_path / "mine.ipynb", "print(1)")
+    page = tmp_path / "report" / "index.html"
+    page.parent.mkdir()
+    page.write_text("<title>arcvq notebooks</title>")
+    for _ in range(2):
+        run_notebooks([path], out=page.parent, echo=str)
+    assert "1 of 1 notebooks passed" in page.read_text()
+
+
 def test_a_page_of_somebody_else_is_not_replaced(tmp_path):
     path = write_notebook(tmp_path / "mine.ipynb", "print(1)")
     page = tmp_path / "site" / "index.html"
