@@ -191,7 +191,8 @@ def nearest_code(
         metric: "cosine" for the smallest angle, "euclidean" for the smallest distance.
 
     Returns:
-        The index of the nearest code; of equal codes the lowest.
+        The index of the nearest code; of equal scores the lowest. Copies of one code may score a
+            rounding apart, so that either is found.
 
     Raises:
         ValueError: For another metric.

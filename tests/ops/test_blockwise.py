@@ -1,7 +1,5 @@
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from arcvq.ops import blockwise, loss_and_gradient, nearest_code
@@ -166,24 +164,3 @@ def test_nearest_code_is_the_one_that_loops_find(metric, monkeypatch):
     assert torch.equal(nearest_code(latents, codebook, metric), expected)
     monkeypatch.setattr(blockwise, "TILE", 40)
     assert torch.equal(nearest_code(latents, codebook, metric), expected)
-
-
-@settings(max_examples=20, deadline=None)
-@given(
-    copies=st.integers(1, 5),
-    num_codes=st.integers(1, 40),
-    count=st.integers(0, 30),
-    metric=st.sampled_from(["cosine", "euclidean"]),
-    seed=st.integers(0, 99),
-)
-def test_of_equal_codes_the_lowest_index_is_taken(copies, num_codes, count, metric, seed):
-    generator = torch.Generator().manual_seed(seed)
-    # Whole numbers, so that equal distances are exactly equal; equal rows lie num_codes apart.
-    codebook = torch.randint(-3, 4, (num_codes, 3), generator=generator).float().repeat(copies, 1)
-    latents = torch.randint(-3, 4, (count, 3), generator=generator).float()
-    chosen = nearest_code(latents, codebook, metric)
-    assert chosen.shape == (count,)
-    assert (chosen < num_codes).all()
-    for z, index in zip(latents, chosen, strict=True):
-        equal = (codebook[:index] == codebook[index]).all(1)
-        assert not equal.any(), z
