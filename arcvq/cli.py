@@ -3,6 +3,7 @@
 import dataclasses
 import math
 import platform
+import shutil
 import sys
 import warnings
 from collections.abc import Iterator
@@ -163,33 +164,64 @@ def _settings(options: dict[str, Any], data: "ImageData | None" = None) -> "RunS
     metavar="NAME=VALUE",
     help="Another parameter; repeatable.",
 )
+@reading_options
+@click.option("--timeout", type=int, help="Seconds that one cell may take; no limit by default.")
 @click.option("--out", type=FOLDER, default="output", help="Folder for the report.")
 @click.pass_context
 def run(
     ctx: click.Context,
     notebooks: tuple[str, ...],
     assignments: tuple[str, ...],
+    timeout: int | None,
     out: Path,
     **shared: Any,
 ) -> None:
     """Run notebooks and write a report page.
 
     A NOTEBOOK is a file, a name (02_codebook_geometry) or a number (2); none means all of them.
-    Without an option each notebook keeps its own default. The exit code is 1 if a notebook failed.
+    Without an option each notebook keeps its own default. The exit code is 1 if a notebook failed
+    or was stopped by its timeout or the end of its kernel, and 130 if you stop the run; the report
+    holds what has run.
     """
+    from arcvq.image_folders import Reading
     from arcvq.reports.notebooks import run_notebooks
     from arcvq.reports.pages import outcome
 
+    usual = vars(Reading())
+    reading = vars(_reading(shared))
     parameters = _given(shared)
+    changed = {name: value for name, value in reading.items() if value != usual[name]}
+    if changed:
+        parameters["reading"] = changed
     for assignment in assignments:
         name, separator, value = assignment.partition("=")
         if not separator:
             raise ValueError(f"-p takes NAME=VALUE, not {assignment!r}")
         parameters[name] = value
-    results = run_notebooks(notebooks, parameters, out=out, echo=click.echo)
+    line = _StatusLine()
+    results = run_notebooks(
+        notebooks, parameters, out=out, timeout=timeout, echo=line.end_with, watch=line.show
+    )
     click.echo(f"{outcome(results)}. Report: {out.resolve() / 'index.html'}")
-    has_failed = any(result.status == "failed" for result in results)
-    ctx.exit(1 if has_failed else 0)
+    ctx.exit(0 if all(result.status == "passed" for result in results) else 1)
+
+
+class _StatusLine:
+    """The last line of a terminal, written over while something runs. A file gets none."""
+
+    def __init__(self):
+        self.is_shown = sys.stderr.isatty()
+
+    def show(self, text: str) -> None:
+        """Write over what the line said."""
+        if self.is_shown:
+            width = shutil.get_terminal_size().columns - 1
+            click.echo(f"\r\x1b[K{text[:width]}", nl=False, err=True)
+
+    def end_with(self, text: str) -> None:
+        """Write a line that stays."""
+        self.show("")
+        click.echo(text)
 
 
 @main.command("train")

@@ -19,9 +19,9 @@ import nbformat
 from choreographer.browsers.chromium import Chromium
 from PIL import Image
 
+from arcvq.reports.execution import Execution
 from arcvq.reports.notebook_files import find_notebooks
 from arcvq.reports.notebook_page import PLOTLY, WIDGET, WIDGET_NOTE, is_progress_bar
-from arcvq.reports.notebooks import execute
 from arcvq.reports.pages import figure_text
 from arcvq.runtime.files import write_text
 
@@ -61,11 +61,13 @@ def regenerate(path: Path) -> bool:
         Whether it ran to its end and is small enough.
     """
     start = time.perf_counter()
-    notebook, failure = execute(path, {})
-    if failure:
-        print(f"{path.stem} failed and was left as it was: {failure}", file=sys.stderr)
+    execution = Execution(path, {})
+    execution.run()
+    if execution.failure:
+        print(f"{path.stem} failed and was left as it was: {execution.failure}", file=sys.stderr)
         return False
 
+    notebook = execution.notebook
     clean(notebook)
     text = nbformat.writes(notebook) + "\n"
     write_text(path, text)

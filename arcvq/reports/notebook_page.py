@@ -1,17 +1,19 @@
 """An executed notebook as a web page: nbconvert's HTML with live figures and MathML formulas."""
 
 import copy
-import re
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import jinja2
+from bs4 import BeautifulSoup, Tag
 from nbconvert import HTMLExporter
 from nbformat import NotebookNode
 from plotly.offline import get_plotlyjs
 from pygments.formatters import HtmlFormatter
 
 from arcvq.reports.key_figures import cell_outputs
+from arcvq.reports.local_files import LocalFiles
 from arcvq.reports.mathml import render_markdown
 from arcvq.reports.pages import NotebookResult, figure_html, render
 from arcvq.runtime.files import write_text
@@ -19,24 +21,46 @@ from arcvq.runtime.files import write_text
 PLOTLY = "application/vnd.plotly.v1+json"
 WIDGET = "application/vnd.jupyter.widget-view+json"
 WIDGET_NOTE = "A live widget stands here: open the notebook in JupyterLab."
+# An output longer than this is folded.
+FOLDED_LINES = 100
+FOLDED_CHARACTERS = 20_000
 
 
-def write_notebook_page(notebook: NotebookNode, result: NotebookResult, folder: Path) -> None:
+def write_notebook_page(
+    notebook: NotebookNode, result: NotebookResult, folder: Path, local: LocalFiles
+) -> None:
     """Write an executed notebook as a page.
 
     Args:
         notebook: The executed notebook; it is left as it is.
         result: Its name, title and failure.
         folder: Where NAME.html goes, and plotly.min.js if the notebook has live figures.
+        local: The files that its texts name.
     """
     is_live = any(PLOTLY in output.get("data", {}) for output in cell_outputs(notebook))
     if is_live:
         write_text(folder / "plotly.min.js", get_plotlyjs())
+    html = BeautifulSoup(_body(notebook), "html.parser")
+    local.bring(html)
+    for output in html.select(".output_area"):
+        _fold(html, output)
+    if result.failure:
+        for error in html.select(".output_error")[-1:]:  # earlier ones were allowed
+            error["id"] = "failure"
+    _write_page(str(html), result, folder, is_live)
+
+
+def write_waiting_page(result: NotebookResult, folder: Path) -> None:
+    """Write the page of a notebook that has not run, for links that lead there."""
+    _write_page(render("waiting.html.j2", result=result), result, folder, is_live=False)
+
+
+def _write_page(body: str, result: NotebookResult, folder: Path, is_live: bool) -> None:
     page = render(
         "notebook.html.j2",
         result=result,
         title=result.title,
-        body=_body(notebook),
+        body=body,
         is_live=is_live,
         code_style=_code_style,
     )
@@ -50,15 +74,30 @@ def is_progress_bar(output: NotebookNode) -> bool:
 
 def _body(notebook: NotebookNode) -> str:
     """The cells as HTML."""
-    exporter = HTMLExporter(
+    body, _ = _exporter().from_notebook_node(_without_kernel(notebook))
+    return body
+
+
+@cache
+def _exporter() -> HTMLExporter:
+    return HTMLExporter(
         template_name="basic",
         filters={"markdown2html": _markdown2html},
         exclude_output_prompt=True,
     )
-    body, _ = exporter.from_notebook_node(_without_kernel(notebook))
-    # Links to notebooks lead to their pages, and #failure leads to the first error.
-    body = re.sub(r'(href="[\w-]+)\.ipynb\b', r"\1.html", body)
-    return re.sub(r'(?=class="[\w ]*output_error")', 'id="failure" ', body, count=1)
+
+
+def _fold(html: BeautifulSoup, output: Tag) -> None:
+    """Fold a long text or table; an error is what the reader came for."""
+    text = "".join(part.get_text() for part in output.select("pre, table"))
+    lines = len(output.select("tr")) or text.count("\n")
+    is_long = lines > FOLDED_LINES or len(text) > FOLDED_CHARACTERS
+    if not is_long or output.select(".output_error"):
+        return
+    summary = html.new_tag("summary")
+    summary.string = f"{lines:,} lines of output" if lines > 1 else f"{len(text):,} characters"
+    details = output.wrap(html.new_tag("details"))
+    details.insert(0, summary)
 
 
 def _without_kernel(notebook: NotebookNode) -> NotebookNode:

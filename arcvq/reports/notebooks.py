@@ -1,43 +1,42 @@
-"""Run notebooks without a browser, with papermill, and write a report of what they showed."""
+"""Run notebooks without a browser, and write a report of what they showed."""
 
 import dataclasses
 import os
 import platform
 import re
-import tempfile
+import signal
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
-from unittest.mock import patch
 
 import nbformat
 import torch
-from ipykernel.kernelspec import write_kernel_spec
-from nbformat import NotebookNode
-from papermill.engines import papermill_engines
-from papermill.iorw import load_notebook_node
-from papermill.parameterize import parameterize_notebook
+from filelock import FileLock, Timeout
 
-from arcvq.reports.key_figures import cell_outputs, key_figures
+from arcvq.reports.execution import Execution
+from arcvq.reports.key_figures import key_figures
+from arcvq.reports.local_files import LocalFiles
 from arcvq.reports.notebook_files import find_notebooks
-from arcvq.reports.notebook_page import write_notebook_page
-from arcvq.reports.pages import NotebookResult, check_page_is_ours, is_our_page, write_index
-from arcvq.reports.parameters import plan_parameters
+from arcvq.reports.notebook_page import write_notebook_page, write_waiting_page
+from arcvq.reports.pages import (
+    NotebookResult,
+    check_page_is_ours,
+    is_our_page,
+    outcome,
+    write_index,
+)
+from arcvq.reports.parameters import default_parameters, plan_parameters
+from arcvq.runtime.checks import check_whole
 from arcvq.runtime.devices import choose_device, device_name
 from arcvq.runtime.files import write_text
+from arcvq.runtime.interrupt import HeldInterrupt
 
 PACKAGES = ("arcvq", "torch", "torchvision", "plotly", "jupyterlab")  # named in the report
-KERNEL_ENVIRONMENT = {
-    "ARCVQ_HEADLESS": "1",
-    # Live figures as plotly's own type: its HTML puts 5 MB of plotly.js into each notebook.
-    "PLOTLY_RENDERER": "plotly_mimetype",
-    "PYDEVD_DISABLE_FILE_VALIDATION": "1",
-}
-KERNEL_ARGUMENTS = ["--IPKernelApp.log_level=50"]  # its log would fall between our lines
+LOCK = ".arcvq.lock"  # in the folder of a report while it is written
 
 
 def run_notebooks(
@@ -45,18 +44,23 @@ def run_notebooks(
     parameters: Mapping[str, Any] | None = None,
     *,
     out: str | Path = "output",
+    timeout: int | None = None,
     echo: Callable[[str], object] = print,
+    watch: Callable[[str], object] = lambda line: None,
 ) -> list[NotebookResult]:
     """Run notebooks, each in its own folder, and write a report.
 
     Parameters are checked before anything runs. A notebook that fails does not stop the others.
+    After Ctrl-C, SIGTERM or SIGHUP the report holds what has run until then.
 
     Args:
         paths: Files, names ("02_codebook_geometry") or numbers ("2"); none means all notebooks.
         parameters: Values for every notebook that has a parameter of that name. All of them must
-            have "dataset", "profile", "device" and "seed" if these are given.
+            have "dataset", "profile", "device", "seed" and "reading" if these are given.
         out: Folder for index.html, a page for each notebook, and the executed notebooks.
+        timeout: Seconds that one cell may take; None for as long as it needs.
         echo: Called with one line after each notebook.
+        watch: Called with one line before each cell, which says how far the run is.
 
     Returns:
         The outcome of each notebook, in order.
@@ -65,30 +69,162 @@ def run_notebooks(
         FileNotFoundError: A notebook or an image folder does not exist.
         ValueError: A parameter has a wrong name, type or value, or `out` is the folder of a
             notebook.
-        OSError: `out` cannot be written, or holds a page that arcvq did not write.
+        OSError: `out` cannot be written, holds a page that arcvq did not write, or is being written
+            by another run.
+        KeyboardInterrupt: The run was stopped.
     """
     notebooks = find_notebooks(paths)
     parameters = parameters or {}
     plan = plan_parameters(notebooks, parameters)
-    facts = _facts(parameters)
-
+    if timeout is not None:
+        check_whole(1, timeout=timeout)
     out = Path(out)
     _check_out(out, notebooks)
-    out.mkdir(parents=True, exist_ok=True)
-    results = [_waiting(path) for path in notebooks]
-    write_index(out / "index.html", results, facts)
 
+    results = [_waiting(path, plan[path]) for path in notebooks]
+    facts = _facts(parameters, results)
     width = max(len(result.name) for result in results)
-    for place, path in enumerate(notebooks):
-        result = _run(path, plan[path], results[place], out)
-        results[place] = result
-        write_index(out / "index.html", results, facts)
-        ending = f": {result.failure}" if result.failure else ""
-        echo(
-            f"[{place + 1}/{len(results)}] {result.name:{width}}  "
-            f"{result.status} in {result.seconds:5.1f} s{ending}"
+    with (
+        _alone_in(out),
+        _StopInNotebook() as stop,
+        _Report(out, notebooks, results, facts) as report,
+    ):
+        for place, path in enumerate(notebooks):
+            if stop.asked:
+                break
+            start = f"[{place + 1}/{len(results)}] {path.stem:{width}}  "
+
+            def show(cell: int, cells: int, place: int = place, start: str = start) -> None:
+                progress = f"running, cell {cell} of {cells}"
+                report.change(place, status="running", progress=progress)
+                watch(start + progress)
+
+            execution = Execution(path, plan[path], show)
+            seconds = _run(execution, timeout, stop)
+            result = report.close(place, execution, seconds)
+            ending = f": {result.failure}" if result.failure else ""
+            echo(f"{start}{result.status} in {result.seconds:5.1f} s{ending}")
+    if stop.asked:
+        sentence = f"Stopped by {stop.name}. {outcome(report.results)}."
+        raise KeyboardInterrupt(f"{sentence} Report: {out.resolve() / 'index.html'}")
+    return report.results
+
+
+def _run(execution: Execution, timeout: int | None, stop: "_StopInNotebook") -> float:
+    """Run a notebook to its end, or until the user stops it, and return the seconds it took."""
+    start = time.perf_counter()
+    try:
+        stop.is_in_notebook = True
+        execution.run(timeout)
+    except KeyboardInterrupt:
+        execution.end("stopped", f"stopped by {stop.name}")
+    finally:
+        stop.is_in_notebook = False
+    return time.perf_counter() - start
+
+
+class _StopInNotebook(HeldInterrupt):
+    """A context in which a signal to end interrupts the notebook that runs, but no writing.
+
+    Attributes:
+        name: What stopped the run.
+        is_in_notebook: Whether a signal may interrupt what runs now.
+    """
+
+    def __init__(self):
+        super().__init__()
+        self.name = "Ctrl-C"
+        self.is_in_notebook = False
+
+    def hold(self, number, frame):
+        """Remember the signal, and interrupt the notebook."""
+        super().hold(number, frame)
+        if number != signal.SIGINT:
+            self.name = signal.Signals(number).name
+        if self.is_in_notebook:
+            raise KeyboardInterrupt
+
+
+@contextmanager
+def _alone_in(out: Path) -> Iterator[None]:
+    """Keep other runs out of the folder of a report. The lock ends with the process at the latest.
+
+    Raises:
+        BlockingIOError: Another run is writing there.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(out / LOCK)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise BlockingIOError(
+            f"another arcvq run is writing its report into {out}; wait for its end, "
+            "or name another folder"
+        ) from None
+    try:
+        yield
+    finally:
+        with suppress(OSError):  # Windows removes no open file; an idle one does no harm
+            (out / LOCK).unlink()
+        lock.release()
+
+
+class _Report:
+    """A report that grows with the run: a context that ends with every notebook accounted for.
+
+    Args:
+        out: Its folder.
+        notebooks: The notebooks of the run.
+        results: What is known of them, in the same order.
+        facts: What the index says about the run and the machine.
+    """
+
+    def __init__(
+        self,
+        out: Path,
+        notebooks: Sequence[Path],
+        results: Sequence[NotebookResult],
+        facts: Mapping[str, str],
+    ):
+        self.out = out
+        self.results = list(results)
+        self.facts = facts
+        self.pages = {path.resolve(): path.stem for path in notebooks}
+
+    def __enter__(self) -> "_Report":
+        write_index(self.out / "index.html", self.results, self.facts)
+        # Pages of an earlier run would be taken for pages of this one.
+        for result in self.results:
+            write_waiting_page(result, self.out)
+        return self
+
+    def change(self, place: int, **changes: Any) -> NotebookResult:
+        """Change what is known of a notebook, and the index with it."""
+        self.results[place] = dataclasses.replace(self.results[place], **changes)
+        write_index(self.out / "index.html", self.results, self.facts)
+        return self.results[place]
+
+    def close(self, place: int, execution: Execution, seconds: float) -> NotebookResult:
+        """Write a notebook that has run and its page."""
+        notebook = execution.notebook
+        notebook.metadata.pop("widgets", None)  # 5 MB for each live figure
+        result = dataclasses.replace(
+            self.results[place],
+            status=execution.status,
+            progress="",
+            seconds=seconds,
+            failure=execution.failure,
+            key_figures=key_figures(notebook),
         )
-    return results
+        write_text(self.out / execution.path.name, nbformat.writes(notebook))
+        local = LocalFiles(execution.path.parent, self.pages)
+        write_notebook_page(notebook, result, self.out, local)
+        return self.change(place, **vars(result))
+
+    def __exit__(self, *exception: object) -> None:
+        for place, result in enumerate(self.results):
+            if result.status in ("waiting", "running"):
+                self.change(place, status="not run", progress="")
 
 
 def _check_out(out: Path, notebooks: Sequence[Path]) -> None:
@@ -111,100 +247,24 @@ def _check_out(out: Path, notebooks: Sequence[Path]) -> None:
     check_page_is_ours(out / "index.html")
 
 
-@contextmanager
-def _kernel_of_this_python() -> Iterator[dict[str, str]]:
-    """Make this Python the kernel "python3", whatever other kernels the user has installed.
-
-    Yields:
-        What the environment of the kernel must hold, so that Jupyter looks there first, and so that
-        its threads let others work. A policy that the user has set stays.
-    """
-    with tempfile.TemporaryDirectory() as folder:
-        write_kernel_spec(str(Path(folder) / "kernels" / "python3"))
-        places = [folder, os.environ.get("JUPYTER_PATH", "")]
-        yield {
-            "JUPYTER_PATH": os.pathsep.join(filter(None, places)),
-            # Threads that wait for work sleep, or a busy machine would crawl.
-            "OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY", "PASSIVE"),
-        }
-
-
-def execute(path: Path, parameters: Mapping[str, Any]) -> tuple[NotebookNode, str]:
-    """Run a notebook in a kernel of its own, in its own folder, up to the first error.
-
-    Args:
-        path: The notebook; the file is left as it is.
-        parameters: Values for its parameters.
-
-    Returns:
-        The executed notebook, and the cell and message of the error (empty where all cells ran).
-    """
-    notebook = load_notebook_node(str(path))
-    if parameters:
-        notebook = parameterize_notebook(
-            notebook, dict(parameters), kernel_name="python3", language="python"
-        )
-    message = ""
-    try:
-        with _kernel_of_this_python() as own, patch.dict(os.environ, KERNEL_ENVIRONMENT | own):
-            # The engine fills in `notebook` itself: what came before a kernel died is kept.
-            papermill_engines.execute_notebook_with_engine(
-                None,
-                notebook,
-                "python3",
-                progress_bar=False,
-                extra_arguments=KERNEL_ARGUMENTS,
-                resources={"metadata": {"path": str(path.parent)}},
-            )
-    except Exception as error:
-        message = str(error) or type(error).__name__
-    return notebook, _failure(notebook, message)
-
-
-def _failure(notebook: NotebookNode, message: str) -> str:
-    """Where a notebook failed, and the first line of its error or of `message`; else empty."""
-    for output in cell_outputs(notebook):
-        if output.output_type == "error":
-            message = f"{output.ename}: {output.evalue}"
-    first_line = message.strip().partition("\n")[0]
-    last_cell = max((cell.get("execution_count") or 0 for cell in notebook.cells), default=0)
-    if first_line and last_cell:
-        return f"cell In [{last_cell}]: {first_line}"
-    return first_line
-
-
-def _waiting(path: Path) -> NotebookResult:
+def _waiting(path: Path, given: Mapping[str, Any]) -> NotebookResult:
     """The result of a notebook that has not run yet, with its first heading as title."""
     notebook = nbformat.read(path, as_version=4)
     sources = [cell.source for cell in notebook.cells if cell.cell_type == "markdown"]
     heading = re.search(r"^#\s+(.+?)\s*$", "\n".join(sources), re.MULTILINE)
-    return NotebookResult(path.stem, heading[1] if heading else path.stem)
+    title = heading[1] if heading else path.stem
+    own = default_parameters(path)
+    defaults = {name: value for name, value in own.items() if name not in given}
+    return NotebookResult(path.stem, title, given=given, defaults=defaults)
 
 
-def _run(
-    path: Path, parameters: Mapping[str, Any], waiting: NotebookResult, out: Path
-) -> NotebookResult:
-    """Run one notebook and write it and its page into `out`."""
-    start = time.perf_counter()
-    notebook, failure = execute(path, parameters)
-    result = dataclasses.replace(
-        waiting,
-        status="failed" if failure else "passed",
-        seconds=time.perf_counter() - start,
-        failure=failure,
-        key_figures=key_figures(notebook),
-    )
-    notebook.metadata.pop("widgets", None)  # 5 MB for each live figure
-    write_text(out / path.name, nbformat.writes(notebook))
-    write_notebook_page(notebook, result, out)
-    return result
-
-
-def _facts(parameters: Mapping[str, Any]) -> dict[str, str]:
+def _facts(parameters: Mapping[str, Any], results: Sequence[NotebookResult]) -> dict[str, str]:
     """What the index says about the run and the machine."""
     device = choose_device(parameters.get("device", "auto"))
     versions = [f"{package} {version(package)}" for package in PACKAGES]
     assignments = [f"{name} = {value}" for name, value in parameters.items()]
+    profiles = [{**result.defaults, **result.given}.get("profile") for result in results]
+    profiles = sorted({profile.strip("'\"") for profile in profiles if profile})
     return {
         "Date": datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z"),
         "Device": f"{device_name(device)}, {torch.get_num_threads()} threads",
@@ -214,4 +274,5 @@ def _facts(parameters: Mapping[str, Any]) -> dict[str, str]:
         ),
         "Versions": ", ".join(versions),
         "Parameters": ", ".join(assignments) or "the defaults",
+        "Profile": ", ".join(profiles) or "none",
     }

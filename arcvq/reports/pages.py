@@ -29,10 +29,14 @@ class NotebookResult:
     Attributes:
         name: File name without its ending.
         title: First heading of the notebook.
-        status: "passed", "failed" or "waiting".
+        status: "waiting", "running", then "passed", "failed" (a cell raised an error), "stopped"
+            (from outside, in the middle) or "not run" (the run ended before).
         seconds: Time that the notebook took.
         failure: Cell and message of the error; empty where there was none.
         key_figures: Key figures that the notebook showed, in order.
+        given: Parameters that the run set.
+        defaults: The other parameters, as the notebook has them in its source.
+        progress: How far it is while it runs.
     """
 
     name: str
@@ -41,14 +45,22 @@ class NotebookResult:
     seconds: float = 0.0
     failure: str = ""
     key_figures: list[KeyFigure] = field(default_factory=list)
+    given: Mapping[str, Any] = field(default_factory=dict)
+    defaults: Mapping[str, str] = field(default_factory=dict)
+    progress: str = ""
+
+    @property
+    def has_run(self) -> bool:
+        """Whether cells of it have run, so that it has a page."""
+        return self.status in ("passed", "failed", "stopped")
 
 
 def outcome(results: Sequence[NotebookResult]) -> str:
-    """Summarize a run in one sentence: how many notebooks passed, failed and wait, and the time."""
+    """Summarize a run in one sentence: how many notebooks passed and how many not, and the time."""
     states = [result.status for result in results]
     seconds = sum(result.seconds for result in results)
     sentence = f"{states.count('passed')} of {len(states)} notebooks passed in {seconds:.0f} s"
-    for state in ("failed", "waiting"):
+    for state in ("failed", "stopped", "running", "waiting", "not run"):
         if state in states:
             sentence += f", {states.count(state)} {state}"
     return sentence

@@ -1,6 +1,7 @@
 """What each notebook of a run gets as parameters, checked before any of them starts."""
 
 import ast
+import dataclasses
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -9,10 +10,11 @@ from typing import Any
 import nbformat
 from papermill import inspect_notebook
 
+from arcvq.image_folders import Reading
 from arcvq.images import DATASETS
 from arcvq.runs.settings import PROFILES
 
-SHARED = ("dataset", "profile", "device", "seed")  # every notebook must have these
+SHARED = ("dataset", "profile", "device", "seed", "reading")  # every notebook must have these
 HEADLESS = {"unlocked": True}  # nobody is there to guess first
 _WORDS = {"true": True, "false": False, "none": None}  # as they are written on a command line
 
@@ -33,7 +35,8 @@ def plan_parameters(
 
     Raises:
         ValueError: No notebook has a parameter of that name, a notebook lacks one in `SHARED`, a
-            value has another type than the default, or the profile or data set is unknown.
+            value has another type than the default, the profile or data set is unknown, or a file
+            is no notebook in Python.
         FileNotFoundError: An image folder does not exist.
     """
     known = {path: _parameters_of(path) for path in notebooks}
@@ -46,6 +49,8 @@ def plan_parameters(
         raise ValueError(f"profile {profile!r} is unknown; use one of {', '.join(PROFILES)}")
     if "dataset" in given:
         given["dataset"] = _absolute(given["dataset"])
+    if "reading" in given:
+        given["reading"] = _reading(given["reading"], given.get("dataset"))
 
     plan = {}
     for path, own in known.items():
@@ -56,10 +61,23 @@ def plan_parameters(
     return plan
 
 
+def default_parameters(path: Path) -> dict[str, str]:
+    """The parameters of a notebook by name, with their defaults as source text."""
+    return {name: own["default"] for name, own in _parameters_of(path).items()}
+
+
 def _parameters_of(path: Path) -> dict[str, Any]:
-    """The parameters of a notebook; of one that names no kernel as well, in Python."""
-    notebook = nbformat.read(path, as_version=4)
-    notebook.metadata.setdefault("kernelspec", {"name": "python3", "language": "python"})
+    """The parameters of a notebook; of one that names no kernel or language as well, in Python."""
+    try:
+        notebook = nbformat.read(path, as_version=4)
+    except Exception as error:  # nbformat has many kinds, and its messages hold the whole file
+        raise ValueError(f"{path} is no Jupyter notebook") from error
+    kernel = notebook.metadata.setdefault("kernelspec", {"name": "python3"})
+    named = notebook.metadata.get("language_info", {}).get("name", "python")
+    language = kernel.setdefault("language", named)
+    if language.lower() != "python":
+        raise ValueError(f"{path} is written in {language}; only notebooks in Python can be run")
+
     with tempfile.TemporaryDirectory() as folder:
         copy = Path(folder) / path.name
         nbformat.write(notebook, copy)
@@ -91,6 +109,20 @@ def _absolute(dataset: str) -> str:
     if not folder.is_dir():
         raise FileNotFoundError(f"there is no folder {folder}")
     return f"folder:{folder}"
+
+
+def _reading(given: Any, dataset: str | None) -> dict[str, Any]:
+    """How a folder is read, checked, as papermill writes it: it knows lists, but no tuples."""
+    fields = _literal(given, given) if isinstance(given, str) else given
+    known = [field.name for field in dataclasses.fields(Reading)]
+    if not isinstance(fields, Mapping) or not set(fields) <= set(known):
+        raise ValueError(f"reading is {given!r}; it takes {', '.join(known)}, in a dict")
+    Reading(**fields)
+    if fields and dataset is not None and not dataset.startswith("folder:"):
+        raise ValueError(f"{', '.join(fields)}: for folder:PATH only, not for {dataset}")
+    return {
+        name: list(value) if isinstance(value, tuple) else value for name, value in fields.items()
+    }
 
 
 def _converted(path: Path, name: str, value: Any, default: str) -> Any:

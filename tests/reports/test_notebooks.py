@@ -2,7 +2,9 @@
 
 import json
 import os
+import signal
 import sys
+import threading
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import NamedTuple
@@ -35,12 +37,14 @@ display(block, go.FigureWidget(go.Scatter(y=[1, 3])))
 
 
 class Finished(NamedTuple):
-    """A finished run: the notebooks' folder, the lines it printed, the index after each line."""
+    """A finished run: its folder, the lines it printed for notebooks and cells, the index then."""
 
     folder: Path
     results: list[NotebookResult]
     lines: list[str]
     indexes: list[str]
+    watched: list[str]
+    indexes_while_running: list[str]
 
     @property
     def report(self) -> Path:
@@ -71,16 +75,23 @@ def finished(tmp_path_factory):
     out = folder / "report"
     lines = []
     indexes = []
+    watched = []
+    indexes_while_running = []
 
     def echo(line):
         lines.append(line)
         indexes.append((out / "index.html").read_text())
 
+    def watch(line):
+        watched.append(line)
+        indexes_while_running.append((out / "index.html").read_text())
+
     environment = dict(os.environ)
     paths = sorted(folder.glob("*.ipynb"))
-    results = run_notebooks(paths, {"seed": 7, "margin": "0.25"}, out=out, echo=echo)
+    parameters = {"seed": 7, "margin": "0.25"}
+    results = run_notebooks(paths, parameters, out=out, echo=echo, watch=watch)
     assert dict(os.environ) == environment
-    return Finished(folder, results, lines, indexes)
+    return Finished(folder, results, lines, indexes, watched, indexes_while_running)
 
 
 def outputs_text(notebook) -> str:
@@ -89,7 +100,7 @@ def outputs_text(notebook) -> str:
 
 def test_a_run_goes_on_after_a_failing_notebook_and_a_dead_kernel(finished):
     states = [result.status for result in finished.results]
-    assert states == ["passed", "failed", "failed", "passed"]
+    assert states == ["passed", "failed", "stopped", "passed"]
     assert len(finished.lines) == 4
 
     failure = finished.results[1].failure
@@ -97,10 +108,8 @@ def test_a_run_goes_on_after_a_failing_notebook_and_a_dead_kernel(finished):
     assert finished.lines[1].startswith("[2/4] 01_failing  failed in")
     assert finished.lines[1].endswith(failure)
 
-    # Whether the number of the deadly cell still came through depends on who was quicker.
-    cell, _, reason = finished.results[2].failure.rpartition("Kernel died")
-    assert cell in ("cell In [3]: ", "cell In [2]: ", "")
-    assert reason == ""
+    dead = finished.results[2].failure
+    assert dead == "cell In [3]: the kernel died, as it does when memory runs out"
 
 
 def test_cells_after_the_failing_one_do_not_run(finished):
@@ -165,6 +174,14 @@ def test_a_page_shows_the_figure_the_formula_and_links_to_the_next_page(finished
     assert 'href="01_failing.html"' in page
 
 
+def test_each_page_says_with_which_parameters_it_was_run(finished):
+    page = finished.page("00_figure")
+    given, _, own = page.partition("The notebook's own:")
+    assert "<code>seed = 7</code>" in given
+    assert "<code>margin = 0.25</code>" in given
+    assert "<code>profile = &#34;quick&#34;</code>" in own
+
+
 def test_the_page_of_a_failed_notebook_leads_to_the_error(finished):
     page = finished.page("01_failing")
     assert 'id="failure"' in page
@@ -181,15 +198,18 @@ def test_a_widget_leaves_a_word_in_its_place(finished):
 def test_the_index_grows_with_the_run_and_ends_with_everything(finished):
     waiting = [index.count('class="waiting">waiting') for index in finished.indexes]
     assert waiting == [3, 2, 1, 0]
+    assert '"waiting">running, cell 2 of 5<' in finished.indexes_while_running[1]
+    assert finished.watched[1] == "[1/4] 00_figure   running, cell 2 of 5"
     last = finished.indexes[-1]
     for text in (
         "2 of 4 notebooks passed",
-        "2 failed",
+        "1 failed, 1 stopped",
         "PSNR: 24.99 dB",
         "About 00_figure",
         "ZeroDivisionError: division by zero",
         "torch 2.",
         "seed = 7, margin = 0.25",
+        "<dt>Profile</dt><dd>quick</dd>",
     ):
         assert text in last
 
@@ -210,6 +230,105 @@ def test_what_is_wrong_is_said_before_anything_runs(tmp_path, parameters, error,
         run_notebooks([notebook], parameters, out=tmp_path / "out")
     assert not (tmp_path / "trace").exists()
     assert not (tmp_path / "out").exists()
+
+
+def run_alone(tmp_path, *sources, tag=None, **options):
+    """Run a notebook of these cells, the first with a tag; its result, notebook and page."""
+    path = write_notebook(tmp_path / "a.ipynb", *sources)
+    if tag:
+        notebook = nbformat.read(path, as_version=4)
+        notebook.cells[2].metadata["tags"] = [tag]
+        nbformat.write(notebook, path)
+    out = tmp_path / "out"
+    (result,) = run_notebooks([path], out=out, echo=str, **options)
+    executed = nbformat.read(out / "a.ipynb", as_version=4)
+    return result, executed, (out / "a.html").read_text()
+
+
+def test_a_cell_that_runs_out_of_time_is_named_and_what_it_printed_is_kept(tmp_path):
+    slow = "import time\nprint('so far', flush=True)\ntime.sleep(60)"
+    result, executed, page = run_alone(tmp_path, slow, "print('never')", timeout=2)
+    assert result.status == "stopped"
+    assert result.failure == (
+        "cell In [2]: it ran longer than the timeout of 2 s; a larger --timeout allows more"
+    )
+    assert "so far" in page
+    assert "Stopped in" in page
+    assert [output.output_type for output in executed.cells[2].outputs] == ["stream", "error"]
+    assert "never" not in outputs_text(executed)
+
+
+def test_an_error_that_was_allowed_is_not_the_reason_why_a_kernel_died(tmp_path):
+    result, _, page = run_alone(tmp_path, "1 / 0", "import os\nos._exit(1)", tag="raises-exception")
+    assert result.status == "stopped"
+    assert result.failure == "cell In [3]: the kernel died, as it does when memory runs out"
+    assert page.index("ZeroDivisionError") < page.index('id="failure"')
+
+
+def test_an_error_that_was_allowed_is_not_the_one_that_failed(tmp_path):
+    result, _, page = run_alone(tmp_path, "1 / 0", "[][1]", tag="raises-exception")
+    assert result.failure == "cell In [3]: IndexError: list index out of range"
+    assert page.count('id="failure"') == 1
+    assert page.index("ZeroDivisionError") < page.index('id="failure"')
+
+
+def test_a_notebook_passes_with_an_error_that_is_allowed(tmp_path):
+    result, _, page = run_alone(tmp_path, "1 / 0", tag="raises-exception")
+    assert (result.status, result.failure) == ("passed", "")
+    assert "ZeroDivisionError" in page
+
+
+def test_a_cell_that_leaves_the_kernel_is_named(tmp_path):
+    result, _, page = run_alone(tmp_path, "import sys\nsys.exit('enough')")
+    assert (result.status, result.failure) == ("failed", "cell In [2]: SystemExit: enough")
+    assert 'id="failure"' in page
+
+
+@pytest.mark.parametrize("name, said", [("SIGINT", "Ctrl-C"), ("SIGTERM", "SIGTERM")])
+def test_what_ran_before_a_stop_is_kept_and_the_rest_is_not_run(tmp_path, name, said):
+    number = getattr(signal, name)
+    handler = signal.signal(number, signal.default_int_handler)  # a shell may have it ignored
+    slow = "import time\nprint('so far', flush=True)\ntime.sleep(60)"
+    first = write_notebook(tmp_path / "first.ipynb", slow, "Text [after](second.ipynb)")
+    second = write_notebook(tmp_path / "second.ipynb")
+    out = tmp_path / "out"
+    run_notebooks([second], out=out, echo=str)
+    assert "not run yet" not in (out / "second.html").read_text()
+
+    def watch(line):
+        if "cell 2" in line:
+            threading.Timer(1.5, os.kill, [os.getpid(), number]).start()
+
+    try:
+        with pytest.raises(KeyboardInterrupt, match=rf"^Stopped by {said}\. 0 of 2 .*1 not run"):
+            run_notebooks([first, second], out=out, echo=str, watch=watch)
+    finally:
+        signal.signal(number, handler)
+    index = (out / "index.html").read_text()
+    assert '<td class="stopped">stopped</td>' in index
+    assert '<td class="waiting">not run</td>' in index
+    assert f"cell In [2]: stopped by {said}" in index
+    assert "so far" in (out / "first.html").read_text()
+    assert "not run yet" in (out / "second.html").read_text(), "the page of the earlier run"
+    assert not list(out.glob(".*"))
+
+
+def test_a_second_run_into_the_same_folder_is_refused_until_the_first_has_ended(tmp_path):
+    path = write_notebook(tmp_path / "a.ipynb")
+    out = tmp_path / "out"
+    refused = []  # once a cell: that of the parameters, and the notebook's own
+
+    def watch(_):
+        with pytest.raises(BlockingIOError, match="another arcvq run is writing") as caught:
+            run_notebooks([path], {"seed": 2}, out=out, echo=str)
+        refused.append(caught.value)
+
+    out.mkdir()
+    (out / ".arcvq.lock").touch()  # as a run leaves it that was killed
+    (result,) = run_notebooks([path], {"seed": 1}, out=out, echo=str, watch=watch)
+    assert (result.status, len(refused)) == ("passed", 2)
+    assert "seed = 1" in (out / "index.html").read_text()
+    assert not list(out.glob(".*"))
 
 
 @pytest.mark.parametrize("out", [".", "sub/.."])

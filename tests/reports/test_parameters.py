@@ -1,5 +1,6 @@
 """Parameters take the type of the notebook's default, or are refused before anything runs."""
 
+import nbformat
 import pytest
 
 from arcvq.reports.parameters import plan_parameters
@@ -73,3 +74,87 @@ def test_a_game_is_unlocked_where_nobody_is_there_to_guess(tmp_path):
     path = write_notebook(tmp_path / "game.ipynb", parameters="unlocked = False")
     assert plan_parameters([path], {})[path] == {"unlocked": True}
     assert plan_parameters([path], {"unlocked": "false"})[path] == {"unlocked": False}
+
+
+def without_language(tmp_path, **metadata):
+    path = write_notebook(tmp_path / "a.ipynb")
+    notebook = nbformat.read(path, as_version=4)
+    notebook.metadata = nbformat.from_dict(metadata)
+    nbformat.write(notebook, path)
+    return path
+
+
+@pytest.mark.parametrize(
+    "metadata",
+    [
+        {},
+        {"kernelspec": {"name": "python3", "display_name": "Python 3"}},
+        {"kernelspec": {"name": "my_env", "display_name": "Mine"}},
+        {"language_info": {"name": "python"}},
+    ],
+)
+def test_a_notebook_that_names_no_language_is_taken_as_python(tmp_path, metadata):
+    path = without_language(tmp_path, **metadata)
+    assert plan_parameters([path], {"seed": "3"})[path] == {"seed": 3}
+
+
+@pytest.mark.parametrize(
+    "metadata",
+    [
+        {"kernelspec": {"name": "ir", "display_name": "R", "language": "R"}},
+        {"kernelspec": {"name": "ir", "display_name": "R"}, "language_info": {"name": "R"}},
+        {"language_info": {"name": "julia"}},
+    ],
+)
+def test_a_notebook_in_another_language_is_refused(tmp_path, metadata):
+    path = without_language(tmp_path, **metadata)
+    with pytest.raises(ValueError, match=r"a\.ipynb is written in (R|julia); only .* Python"):
+        plan_parameters([path], {})
+
+
+@pytest.mark.parametrize("text", ["", "not JSON", "[]", "{}", '{"cells": 3}'])
+def test_a_file_that_is_no_notebook_is_named(tmp_path, text):
+    path = tmp_path / "a.ipynb"
+    path.write_text(text)
+    with pytest.raises(ValueError, match=r"a\.ipynb is no Jupyter notebook$"):
+        plan_parameters([path], {})
+
+
+WITH_READING = 'dataset = "digits"\nreading = {}  # how files of a folder are read'
+
+
+@pytest.mark.parametrize(
+    ("value", "given"),
+    [
+        ({"size": 64, "grey": True}, {"size": 64, "grey": True}),
+        ("{'size': 64}", {"size": 64}),
+        ({"levels": (0.0, 4095.0)}, {"levels": [0, 4095]}),
+        ({}, {}),
+    ],
+)
+def test_how_a_folder_is_read_reaches_a_notebook(tmp_path, value, given):
+    path = write_notebook(tmp_path / "a.ipynb", parameters=WITH_READING)
+    parameters = {"dataset": f"folder:{tmp_path}", "reading": value}
+    assert plan_parameters([path], parameters)[path]["reading"] == given
+
+
+@pytest.mark.parametrize(
+    ("value", "sentence"),
+    [
+        ({"size": 33}, "size is 33; it must be a multiple of 8"),
+        ({"sizes": 32}, "it takes size, grey, background, levels, skip_broken, in a dict"),
+        ("large", "reading is 'large'; it takes size, grey"),
+        ({"background": "no color"}, "background is 'no color'"),
+        ({"levels": (3.0, 1.0)}, "levels are"),
+    ],
+)
+def test_a_wrong_way_to_read_a_folder_is_refused(tmp_path, value, sentence):
+    path = write_notebook(tmp_path / "a.ipynb", parameters=WITH_READING)
+    with pytest.raises(ValueError, match=sentence):
+        plan_parameters([path], {"reading": value})
+
+
+def test_only_a_folder_can_be_read_in_another_way(tmp_path):
+    path = write_notebook(tmp_path / "a.ipynb", parameters=WITH_READING)
+    with pytest.raises(ValueError, match="size: for folder:PATH only, not for digits"):
+        plan_parameters([path], {"dataset": "digits", "reading": {"size": 64}})

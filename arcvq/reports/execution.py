@@ -1,0 +1,171 @@
+"""One notebook in a kernel of this Python, with papermill, and how it ended."""
+
+import os
+import re
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+from ipykernel.kernelspec import write_kernel_spec
+from nbclient.exceptions import CellTimeoutError, DeadKernelError
+from nbformat import NotebookNode
+from nbformat.v4 import new_output
+from papermill.engines import papermill_engines
+from papermill.iorw import load_notebook_node
+from papermill.log import logger
+from papermill.parameterize import parameterize_notebook
+
+KERNEL_ENVIRONMENT = {
+    "ARCVQ_HEADLESS": "1",
+    # Live figures as plotly's own type: its HTML puts 5 MB of plotly.js into each notebook.
+    "PLOTLY_RENDERER": "plotly_mimetype",
+    "PYDEVD_DISABLE_FILE_VALIDATION": "1",
+}
+KERNEL_ARGUMENTS = ["--IPKernelApp.log_level=50"]  # its log would fall between our lines
+DEAD_KERNEL = "the kernel died, as it does when memory runs out"
+
+
+class Execution:
+    """A notebook that runs in a kernel of its own, in its own folder, up to the first error.
+
+    Args:
+        path: The notebook; the file is left as it is.
+        parameters: Values for its parameters.
+        on_cell: Called before each cell of code, with its number and the number of them all.
+
+    Attributes:
+        notebook: The notebook with the outputs of the cells that have run.
+        status: "running", "passed", "failed" (a cell raised an error) or "stopped" (the kernel
+            died, a cell ran out of time, or the user stopped it).
+        reason: Why it failed or was stopped; else empty.
+        cell: Number of the last cell that was started, counted from 1 as in `In [1]`.
+        cells: Number of cells to run.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        parameters: Mapping[str, Any],
+        on_cell: Callable[[int, int], object] = lambda cell, cells: None,
+    ):
+        self.path = path
+        self.on_cell = on_cell
+        self.notebook: NotebookNode = load_notebook_node(str(path))
+        if parameters:
+            self.notebook = parameterize_notebook(
+                self.notebook, dict(parameters), kernel_name="python3", language="python"
+            )
+        self.status = "running"
+        self.reason = ""
+        self.cell = 0
+        self.cells = len([cell for cell in self.notebook.cells if _is_run(cell)])
+        self._current: NotebookNode | None = None
+        self._error = ""
+
+    @property
+    def failure(self) -> str:
+        """The cell and the reason of a failure or stop; empty where all cells ran."""
+        return f"cell In [{self.cell}]: {self.reason}" if self.reason and self.cell else self.reason
+
+    def run(self, timeout: int | None = None) -> None:
+        """Run the cells, and say in `status` and `reason` how it ended.
+
+        Args:
+            timeout: Seconds that one cell may take; None for as long as it needs.
+        """
+        logger.disabled = True  # what it says is said in `reason`
+        try:
+            with _kernel_of_this_python() as own, patch.dict(os.environ, KERNEL_ENVIRONMENT | own):
+                # The engine fills in `notebook` itself: what came before a kernel died is kept.
+                papermill_engines.execute_notebook_with_engine(
+                    None,
+                    self.notebook,
+                    "python3",
+                    progress_bar=False,
+                    execution_timeout=timeout,
+                    extra_arguments=KERNEL_ARGUMENTS,
+                    resources={"metadata": {"path": str(self.path.parent)}},
+                    on_cell_execute=self._begin,
+                    on_cell_error=self._note_error,
+                )
+        except DeadKernelError:
+            self.end("stopped", DEAD_KERNEL)
+        except CellTimeoutError:
+            self.end(
+                "stopped",
+                f"it ran longer than the timeout of {timeout} s; a larger --timeout allows more",
+            )
+        except Exception as error:
+            self.end("failed", str(error).strip() or type(error).__name__)
+        else:
+            # An error that a cell may raise, by its tag, is noted too, but is no exception here.
+            if self.notebook.metadata.papermill["exception"]:
+                self.end("failed", self._error)
+            else:
+                self.status = "passed"
+        finally:
+            logger.disabled = False
+            join_streams(self.notebook)
+
+    def end(self, status: str, reason: str) -> None:
+        """Set how the notebook ended, and say it in the output of the cell where it ended."""
+        self.status = status
+        self.reason = reason.partition("\n")[0]
+        if self._current is None:
+            return
+        self._current.execution_count = self.cell
+        outputs = self._current.outputs
+        if not any(output.output_type == "error" for output in outputs):
+            name, _, message = reason.partition(": ")
+            outputs.append(new_output("error", ename=name, evalue=message, traceback=[reason]))
+
+    def _begin(self, cell: NotebookNode, cell_index: int) -> None:
+        self._current = cell
+        self.cell += 1
+        self.on_cell(self.cell, self.cells)
+
+    def _note_error(self, execute_reply: Mapping[str, Any], **_: Any) -> None:
+        content = execute_reply["content"]
+        self._error = f"{content['ename']}: {content['evalue']}"
+
+
+def _is_run(cell: NotebookNode) -> bool:
+    is_skipped = "skip-execution" in cell.metadata.get("tags", [])
+    return cell.cell_type == "code" and bool(cell.source.strip()) and not is_skipped
+
+
+def join_streams(notebook: NotebookNode) -> None:
+    """Join what a cell printed bit by bit, as JupyterLab does, and keep what `\\r` left of it."""
+    for cell in filter(_is_run, notebook.cells):
+        joined: list[NotebookNode] = []
+        for output in cell.outputs:
+            last = joined[-1] if joined else {}
+            if output.output_type == "stream" and output.name == last.get("name"):
+                last["text"] += output.text
+            else:
+                joined.append(output)
+        for output in joined:
+            if output.output_type == "stream":
+                output.text = re.sub(r"[^\n]*\r(?=[^\r\n])", "", output.text)
+        cell.outputs = joined
+
+
+@contextmanager
+def _kernel_of_this_python() -> Iterator[dict[str, str]]:
+    """Make this Python the kernel "python3", whatever other kernels the user has installed.
+
+    Yields:
+        What the environment of the kernel must hold, so that Jupyter looks there first, and so that
+        its threads let others work. A policy that the user has set stays.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        write_kernel_spec(str(Path(folder) / "kernels" / "python3"))
+        places = [folder, os.environ.get("JUPYTER_PATH", "")]
+        yield {
+            "JUPYTER_PATH": os.pathsep.join(filter(None, places)),
+            # Threads that wait for work sleep, or a busy machine would crawl.
+            "OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY", "PASSIVE"),
+        }
