@@ -845,9 +845,13 @@ class SphericalQuantizer(CosineQuantizer):
 
         # The margin loss has no gradient to the codebook (`arc_margin_loss` detaches it). With
         # several processes, each takes a share of the codes and compares it with all latents.
+        codebook = whole(self.codebook)
+        if samp.codes_per_step is not None:
+            drawn = torch.randperm(self.num_codes, device=codebook.device)
+            codebook = codebook[drawn[: samp.codes_per_step]]
         margin_loss = gathered_margin(
             latents,
-            whole(self.codebook),
+            codebook,
             partial(arc_margin_loss, margin=samp.margin, scale=samp.scale, top_k=samp.top_k),
             ragged=self.masked,
         )

@@ -17,7 +17,7 @@ during training, with the settings that a `SAMP` holds.
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float, Integer
@@ -32,6 +32,31 @@ from arcvq.schedules import Exponential, Number, Schedule, bounded_exp, exact
 PAPER_RADIUS = Exponential(3e-4)
 PAPER_WEIGHT = Exponential(-5e-4)
 
+# alpha / (lr sqrt(D)) of the paper's run on MNIST, with lr 3e-4 and D 64; see `Regime`.
+PAPER_BALL_RATE = 0.125
+
+
+class Regime(NamedTuple):
+    """Two ratios that say what a run with SAMP has in common with the paper's.
+
+    No schedule scales them: they follow from the sizes of batch, codebook and learning rate.
+
+    Attributes:
+        positives_per_latent: K k / N, how many codes pull a latent on average: each of the K codes
+            pulls its k nearest of the N latents of a batch. Where it is near 1, nearly every
+            latent is pulled. The paper's is 0.031. None without the margin loss.
+        ball_rate: alpha / (lr sqrt(D)), the growth of the ball in the first step over the most that
+            a step of Adam adds to the length of a code (about lr to each of D components). Above 1
+            the ball outruns the codes from the start. The paper's is 0.125. None without a ball.
+        last_binding_step: The last step in which the ball grows by less than Adam can lengthen a
+            code, so that it can still hold one back; 0 if there is none. The paper's is 6,931 of
+            29,500. None without a ball.
+    """
+
+    positives_per_latent: float | None
+    ball_rate: float | None
+    last_binding_step: int | None
+
 
 @dataclass(frozen=True)
 class SAMP:
@@ -43,6 +68,9 @@ class SAMP:
         top_k: Number of latents that each code pulls (its positives), at least 1.
         radius: Radius M(t) of the ball as a schedule; None for no ball.
         weight: Weight gamma(t) of the margin loss as a schedule; None for no margin loss.
+        codes_per_step: Of how many codes the margin loss is computed, at least 1; all where there
+            are fewer. They are drawn anew at each step, so that the loss is right on average. None
+            for all codes, as in the paper.
     """
 
     margin: float = 0.1
@@ -50,37 +78,93 @@ class SAMP:
     top_k: int = 3
     radius: Schedule | None = PAPER_RADIUS
     weight: Schedule | None = PAPER_WEIGHT
+    codes_per_step: int | None = None
 
     def __post_init__(self):
         use_python_numbers(self)
         check_margin_settings(self.margin, self.scale, self.top_k)
+        if self.codes_per_step is not None:
+            check_whole(1, codes_per_step=self.codes_per_step)
 
     @classmethod
     def paper(cls) -> "SAMP":
-        """Return the published settings; their rates per step suit runs of about 29,500 steps."""
+        """Return the settings of the authors' code; its rates suit runs of about 29,500 steps.
+
+        The text of the paper names others, a scale of 10 and alpha of about 1e-5, with which the
+        ball would end at a radius of 1.34.
+        """
         return cls()
 
     @classmethod
-    def for_run(cls, steps: int) -> "SAMP":
+    def imagenet(cls) -> "SAMP":
+        """Return the authors' settings for ImageNet, with 1,024 codes of 16 dimensions."""
+        return cls(scale=10.0, radius=Exponential(5e-5), weight=Exponential(-1e-4))
+
+    @classmethod
+    def for_run(cls, steps: int, *, lr: float | None = None, dim: int | None = None) -> "SAMP":
         """Return the paper's settings with its whole schedule compressed into `steps` steps.
 
         At the paper's rates a short run would end while the ball is still nearly closed. Here the
         exponents reach what they reach at the end of the paper's run: alpha T = 8.85 for the radius
-        and lambda T = 14.75 for the weight.
+        and lambda T = 14.75 for the weight. So the ball grows faster than in the paper, and may
+        outrun the codes (see `Regime`).
+
+        With `lr` and `dim`, the ball keeps the paper's alpha / (lr sqrt(D)) = 0.125 instead. It
+        then lets go of the codes where it does in the paper, at a radius of 8, but ends smaller.
+
+        Args:
+            steps: Length of the run, at least 1.
+            lr: Learning rate of Adam.
+            dim: Dimension D of the codes.
         """
         check_whole(1, steps=steps)
         steps = int(steps)
-        return cls(radius=Exponential(8.85 / steps), weight=Exponential(-14.75 / steps))
+        if lr is None and dim is None:
+            growth = 8.85 / steps
+        elif lr is None or dim is None:
+            raise ValueError(f"lr is {lr} and dim is {dim}; give both or neither")
+        else:
+            check_whole(1, dim=dim)
+            growth = PAPER_BALL_RATE * _reach_of_adam(lr, dim)
+        return cls(radius=Exponential(growth), weight=Exponential(-14.75 / steps))
+
+    def regime(self, *, num_codes: int, dim: int, latents: int, lr: float, steps: int) -> Regime:
+        """Compute what these settings mean in a run of a certain size.
+
+        Args:
+            num_codes: Number of codes K.
+            dim: Dimension D of the codes.
+            latents: Latents N in a batch, of all processes together.
+            lr: Learning rate of Adam.
+            steps: Length of the run.
+        """
+        check_whole(1, num_codes=num_codes, dim=dim, latents=latents, steps=steps)
+        positives = None
+        if self.weight is not None:
+            codes = min(self.codes_per_step or num_codes, num_codes)
+            positives = codes * min(self.top_k, latents) / latents
+        if self.radius is None:
+            return Regime(positives, None, None)
+
+        reach = _reach_of_adam(lr, dim)
+        radii = torch.as_tensor(self.radius.value(torch.arange(steps + 1)))
+        growth = radii.diff()
+        binding = (growth < reach).nonzero()
+        last_step = int(binding[-1]) + 1 if len(binding) else 0
+        return Regime(positives, growth[0].item() / reach, last_step)
 
     def config(self) -> dict[str, Any]:
         """Return the settings as a plain dict for `from_config`, ready for JSON."""
-        return {
+        config = {
             "margin": self.margin,
             "scale": self.scale,
             "top_k": self.top_k,
             "radius": self.radius.config() if self.radius else None,
             "weight": self.weight.config() if self.weight else None,
         }
+        if self.codes_per_step is not None:  # else it reads as in earlier versions
+            config["codes_per_step"] = self.codes_per_step
+        return config
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> "SAMP":
@@ -90,6 +174,13 @@ class SAMP:
             if fields[name] is not None:
                 fields[name] = Schedule.from_config(fields[name])
         return cls(**fields)
+
+
+def _reach_of_adam(lr: float, dim: int) -> float:
+    """The most that a step of Adam adds to the length of a code, about lr to each component."""
+    if not 0 < lr < math.inf:
+        raise ValueError(f"lr is {lr}; it must be a finite number above 0")
+    return lr * math.sqrt(dim)
 
 
 def check_margin_settings(margin: float, scale: float, top_k: int) -> None:
@@ -226,3 +317,7 @@ def rescale_codes_(
         norms = norms.clamp(max=max_norm)
     norms = norms[:, None]
     return codebook.copy_(torch.where(norms > 0, directions * norms, codes))
+
+
+# The paper's run on MNIST, whose batches are 1,024 images with 7 x 7 latents each.
+PAPER_REGIME = SAMP.paper().regime(num_codes=512, dim=64, latents=1024 * 49, lr=3e-4, steps=29_500)

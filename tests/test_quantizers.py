@@ -1,4 +1,6 @@
+import itertools
 import json
+import statistics
 
 import numpy as np
 import pytest
@@ -135,6 +137,32 @@ def test_spherical_loss_adds_the_weighted_margin_loss():
     assert out.losses["margin"].item() == pytest.approx(margin.item())
     assert out.loss.item() == pytest.approx((vq_loss(out) + 0.4 * margin).item(), rel=1e-6)
     assert not any(term.requires_grad for term in out.losses.values())
+
+
+def test_the_margin_loss_of_some_codes_is_right_on_average():
+    samp = SAMP(weight=Constant(1.0), codes_per_step=2)
+    quantizer = SphericalQuantizer(6, 3, samp)
+    latents = torch.randn(2, 3, 4, 4)
+    rows = flatten(latents)
+    of_each = [arc_margin_loss(rows, code[None]).item() for code in quantizer.codebook]
+    pairs = {(one + other) / 2 for one, other in itertools.combinations(of_each, 2)}
+
+    found = [quantizer(latents).losses["margin"].item() for _ in range(200)]
+    for loss in found:
+        assert min(abs(loss - pair) for pair in pairs) < 1e-6
+    assert len({round(loss, 5) for loss in found}) == len(pairs), "every pair is drawn"
+    whole = arc_margin_loss(rows, quantizer.codebook).item()
+    assert statistics.mean(found) == pytest.approx(
+        whole, abs=4 * statistics.stdev(found) / 200**0.5
+    )
+
+
+@pytest.mark.parametrize("codes", [6, 9])
+def test_as_many_codes_a_step_as_there_are_give_the_loss_of_all(codes):
+    latents = torch.randn(2, 3, 4, 4)
+    quantizer = SphericalQuantizer(6, 3, SAMP(codes_per_step=codes))
+    expected = arc_margin_loss(flatten(latents), quantizer.codebook)
+    assert quantizer(latents).losses["margin"].item() == pytest.approx(expected.item(), rel=1e-6)
 
 
 def test_spherical_codes_are_in_the_ball_after_each_step_whatever_the_optimizer_did():

@@ -6,8 +6,15 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from arcvq.samp import SAMP, arc_margin_loss, ball_radius, project_to_ball_, rescale_codes_
-from arcvq.schedules import Constant, Exponential
+from arcvq.samp import (
+    PAPER_REGIME,
+    SAMP,
+    arc_margin_loss,
+    ball_radius,
+    project_to_ball_,
+    rescale_codes_,
+)
+from arcvq.schedules import Constant, Exponential, Oscillating
 
 
 def logit_by_the_formula(angle, margin, scale, is_nearest):
@@ -283,6 +290,7 @@ SETTINGS = [
     SAMP.for_run(100),
     SAMP(radius=None),
     SAMP(0.3, weight=Constant(0.2)),
+    SAMP(codes_per_step=16),
 ]
 
 
@@ -298,3 +306,93 @@ def test_the_json_text_of_a_config_stays_what_it_was():
         '{"margin": 0.2, "scale": 7.0, "top_k": 4, '
         '"radius": {"kind": "Constant", "level": 2.0}, "weight": null}'
     )
+
+
+def test_the_settings_for_imagenet_are_those_of_the_authors_code():
+    samp = SAMP.imagenet()
+    assert (samp.margin, samp.scale, samp.top_k) == (0.1, 10.0, 3)
+    assert samp.radius == Exponential(5e-5)
+    assert samp.weight == Exponential(-1e-4)
+
+
+@pytest.mark.parametrize("lr, dim", [(3e-4, 64), (1e-3, 64), (3e-3, 16), (1e-4, 1)])
+def test_a_run_that_is_told_lr_and_dimension_keeps_the_papers_rate_of_the_ball(lr, dim):
+    samp = SAMP.for_run(400, lr=lr, dim=dim)
+    assert samp.radius.rate / (lr * math.sqrt(dim)) == pytest.approx(0.125)
+    assert samp.weight == SAMP.for_run(400).weight
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        ({"lr": 1e-3}, "lr is 0.001 and dim is None; give both or neither"),
+        ({"dim": 8}, "lr is None and dim is 8; give both or neither"),
+        ({"lr": 0.0, "dim": 8}, "lr is 0.0; it must be a finite number above 0"),
+        ({"lr": 1e-3, "dim": 0}, "dim is 0; it must be a whole number from 1"),
+    ],
+)
+def test_a_rate_of_the_ball_needs_lr_and_dimension(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        SAMP.for_run(100, **arguments)
+
+
+def test_the_papers_regime_is_the_published_one():
+    assert PAPER_REGIME.positives_per_latent == pytest.approx(512 * 3 / (1024 * 49))
+    assert PAPER_REGIME.ball_rate == pytest.approx(3e-4 / (3e-4 * 8), rel=1e-3)
+    # alpha exp(alpha t) = lr sqrt(D) at t = log(8) / alpha.
+    assert PAPER_REGIME.last_binding_step == pytest.approx(math.log(8) / 3e-4, abs=1)
+
+
+SIZES = {"num_codes": 512, "dim": 64, "latents": 32 * 49, "lr": 3e-3, "steps": 400}
+
+
+def test_a_short_run_has_another_regime_than_the_paper():
+    regime = SAMP.for_run(400).regime(**SIZES)
+    assert regime.positives_per_latent == pytest.approx(0.98, abs=0.005)
+    assert regime.ball_rate == pytest.approx(0.92, abs=0.02)
+    assert regime.last_binding_step < 10
+
+
+def test_fewer_codes_a_step_pull_fewer_latents():
+    assert SAMP(codes_per_step=16).regime(**SIZES).positives_per_latent == 16 * 3 / 1568
+    assert SAMP(codes_per_step=999).regime(**SIZES) == SAMP().regime(**SIZES)
+
+
+def test_more_positives_than_latents_are_all_latents():
+    sizes = SIZES | {"num_codes": 5, "latents": 4}
+    assert SAMP(top_k=9).regime(**sizes).positives_per_latent == 5
+
+
+def test_a_half_that_is_left_out_has_no_regime():
+    neither = SAMP(radius=None, weight=None).regime(**SIZES)
+    assert neither == (None, None, None)
+
+
+@pytest.mark.parametrize("steps", [1, 2, 400])
+def test_a_constant_ball_can_bind_to_the_end(steps):
+    regime = SAMP(radius=Constant(2.0)).regime(**SIZES | {"steps": steps})
+    assert regime.ball_rate == 0
+    assert regime.last_binding_step == steps
+
+
+def test_a_ball_that_outruns_adam_at_every_step_never_binds():
+    regime = SAMP(radius=Exponential(1.0)).regime(**SIZES | {"steps": 30})
+    assert regime.ball_rate > 1
+    assert regime.last_binding_step == 0
+
+
+def test_a_ball_that_swings_binds_where_it_turns_back():
+    regime = SAMP(radius=Oscillating(1.0, 50.0, 100)).regime(**SIZES | {"steps": 220})
+    assert regime.last_binding_step == 220  # it shrinks from step 200 to 250
+
+
+@pytest.mark.parametrize("name", ["num_codes", "dim", "latents", "steps"])
+def test_sizes_of_a_regime_are_whole_numbers_from_1(name):
+    with pytest.raises(ValueError, match=f"{name} is 0; it must be a whole number from 1"):
+        SAMP().regime(**SIZES | {name: 0})
+
+
+@pytest.mark.parametrize("codes", [0, 2.5, True])
+def test_codes_per_step_is_a_whole_number_from_1(codes, unchecked):
+    with pytest.raises(ValueError, match=f"codes_per_step is {codes}; it must be a whole number"):
+        SAMP(codes_per_step=codes)

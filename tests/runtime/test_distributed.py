@@ -75,6 +75,7 @@ def step(kind, num_codes=CODES):
 LOOPS = KINDS | {
     "revived": partial(EMAQuantizer, revive_after=1),
     "revived samp": partial(SphericalQuantizer, revive_after=2),
+    "samp of some codes": partial(SphericalQuantizer, samp=SAMP(codes_per_step=3)),
     "frozen": KINDS["ema"],
 }
 
