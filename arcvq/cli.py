@@ -77,7 +77,7 @@ EXISTING_FOLDER = click.Path(exists=True, file_okay=False)
 # Options that are settings of a run; one that is not given has the value of the profile.
 dataset_option = click.option("--dataset", help="digits, photos, mnist, ..., or folder:PATH")
 profile_option = click.option(
-    "--profile", default="quick", help="quick, standard or paper: how long and how large"
+    "--profile", default="quick", help="quick, standard, full or paper: how long and how large"
 )
 seed_option = click.option("--seed", type=int)
 quantizer_option = click.option("--quantizer", help="plain, ema, cosine, cvq or samp")
@@ -154,7 +154,7 @@ def _settings(options: dict[str, Any], data: "ImageData | None" = None) -> "RunS
 @main.command()
 @click.argument("notebooks", nargs=-1, metavar="[NOTEBOOK]...")
 @dataset_option
-@click.option("--profile", help="quick, standard or paper: how long and how large")
+@click.option("--profile", help="quick, standard, full or paper: how long and how large")
 @click.option("--device", help="auto, cpu, cuda, cuda:1, mps")
 @seed_option
 @click.option(
@@ -261,6 +261,9 @@ def train_model(device: str, **options: Any) -> None:
         with first_rank_first():
             data = load_images(dataset, device=chosen, **vars(_reading(dict(options))))
         settings = _settings(options, data)
+        regime = settings.regime(data)
+        if regime is not None and rank() == 0:
+            click.echo(regime.beside_the_paper())
         finished = train(settings, data, device=chosen)
         if rank() > 0:
             return
@@ -361,7 +364,7 @@ def _run_and_report(experiment: "Experiment", out: Path | None, options: dict[st
     Returns the number of runs that failed.
     """
     from arcvq.experiments import run_experiment
-    from arcvq.experiments.tables import finished, markdown
+    from arcvq.experiments.tables import finished, markdown, regime_note
     from arcvq.figures.experiment_results import pictures
     from arcvq.reports.pages import check_page_is_ours, write_figures_page
     from arcvq.runtime.files import safe_name, write_text
@@ -377,10 +380,11 @@ def _run_and_report(experiment: "Experiment", out: Path | None, options: dict[st
         raise RuntimeError(f"all {failed} runs failed; the first: {first_error}")
 
     table = experiment.table(rows)
-    write_text(out / f"{experiment.name}.md", markdown(table))
+    text = f"{markdown(table)}\n{regime_note(rows)}\n"
+    write_text(out / f"{experiment.name}.md", text)
     page = out / "index.html"
     write_figures_page(page, experiment.question, pictures(rows), table)
-    click.echo(markdown(table))
+    click.echo(text)
     click.echo(
         f"{len(rows)} rows, {failed} of failed runs: {out.resolve() / experiment.name}.parquet; "
         f"pictures: {page.resolve()}"

@@ -36,7 +36,14 @@ TORCHVISION_CLASSES = {
     "kmnist": "KMNIST",
     "cifar10": "CIFAR10",
 }
-DATASETS = ("digits", "plain_digits", "photos", *TORCHVISION_CLASSES)
+FULL = "_full"  # at the end of a name: all training images of the files are trained on
+DATASETS = (
+    "digits",
+    "plain_digits",
+    "photos",
+    *TORCHVISION_CLASSES,
+    *(name + FULL for name in TORCHVISION_CLASSES),
+)
 
 
 def to_float(images: UInt8[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
@@ -181,6 +188,9 @@ def load_images(
       columns of its own (`PHOTO_COLUMNS`).
     - `mnist`, `fashion_mnist`, `kmnist`, `cifar10`: torchvision's data sets, downloaded if they
       are missing. A tenth of the training set is held out for validation.
+    - `mnist_full` and so on: the same files, with all images of the training set for training, as
+      the paper has it. One half of the test set, drawn at random, is for validation, and the other
+      for test.
     - `folder:PATH`: image files, loose or in a folder for each class, all of them together or
       divided into the folders `train`, `val` and `test` (see `arcvq.image_folders.scan_folder`). A
       tenth of `train` stands in for a missing `val` or `test`.
@@ -359,7 +369,8 @@ def _load_photos() -> ImageData:
 
 
 def _load_torchvision(name: str, root: Path) -> ImageData:
-    dataset = getattr(extra_import("torchvision").datasets, TORCHVISION_CLASSES[name])
+    files = name.removesuffix(FULL)
+    dataset = getattr(extra_import("torchvision").datasets, TORCHVISION_CLASSES[files])
     opened = None
     for place in filter(None, (root, shared_root())):
         # torchvision raises many types for absent and for broken files
@@ -367,13 +378,24 @@ def _load_torchvision(name: str, root: Path) -> ImageData:
             opened = _open_torchvision(dataset, place)
             break
     if opened is None:
-        _download(name, dataset, root)
+        _download(files, dataset, root)
         opened = _open_torchvision(dataset, root)
     known, unseen = opened
-    train, validation = hold_out(_torchvision_split(known), 1)
+    train = _torchvision_split(known)
     test = _torchvision_split(unseen)
+    if name.endswith(FULL):
+        (train,) = hold_out(train, 0)  # in random order
+        test, validation = _halves(test)
+    else:
+        train, validation = hold_out(train, 1)
     classes = tuple(label.split(" - ")[0] for label in known.classes)  # MNIST has "0 - zero"
     return ImageData(name, train, validation, test, classes)
+
+
+def _halves(split: ImageSplit) -> tuple[ImageSplit, ImageSplit]:
+    """Two halves, drawn at random: of MNIST's test files the first half is the easier one."""
+    half, *tenths = held_out_rows(split.labels, 5)
+    return split.select(half), split.select(torch.cat(tenths))
 
 
 def _open_torchvision(dataset: Any, root: Path) -> tuple[Any, Any]:

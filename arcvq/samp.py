@@ -47,7 +47,8 @@ class Regime(NamedTuple):
             latent is pulled. The paper's is 0.031. None without the margin loss.
         ball_rate: alpha / (lr sqrt(D)), the growth of the ball in the first step over the most that
             a step of Adam adds to the length of a code (about lr to each of D components). Above 1
-            the ball outruns the codes from the start. The paper's is 0.125. None without a ball.
+            the ball outruns the codes from the start; it is 0 for a ball that does not grow. The
+            paper's is 0.125. None without a ball.
         last_binding_step: The last step in which the ball grows by less than Adam can lengthen a
             code, so that it can still hold one back; 0 if there is none. The paper's is 6,931 of
             29,500. None without a ball.
@@ -56,6 +57,18 @@ class Regime(NamedTuple):
     positives_per_latent: float | None
     ball_rate: float | None
     last_binding_step: int | None
+
+    def beside_the_paper(self) -> str:
+        """Return a line for each ratio, with the paper's."""
+        lines = []
+        if self.positives_per_latent is not None:
+            theirs = f"the paper's: {PAPER_REGIME.positives_per_latent:.3g}"
+            ours = f"{self.positives_per_latent:.3g}"
+            lines.append(f"positives per latent, K k / N: {ours} ({theirs})")
+        if self.ball_rate is not None:
+            theirs = f"the paper's: {PAPER_REGIME.ball_rate:.3g}"
+            lines.append(f"rate of the ball, alpha / (lr sqrt(D)): {self.ball_rate:.3g} ({theirs})")
+        return "\n".join(lines)
 
 
 @dataclass(frozen=True)
@@ -151,7 +164,8 @@ class SAMP:
         growth = radii.diff()
         binding = (growth < reach).nonzero()
         last_step = int(binding[-1]) + 1 if len(binding) else 0
-        return Regime(positives, growth[0].item() / reach, last_step)
+        first_growth = max(0.0, growth[0].item())
+        return Regime(positives, first_growth / reach, last_step)
 
     def config(self) -> dict[str, Any]:
         """Return the settings as a plain dict for `from_config`, ready for JSON."""

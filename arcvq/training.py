@@ -712,7 +712,11 @@ def _decibels(error: float) -> float:
 
 @torch.no_grad()
 def evaluate(
-    model: VQVAE, split: ImageSplit, batch_size: int = 256, ssim: bool = False
+    model: VQVAE,
+    split: ImageSplit,
+    batch_size: int = 256,
+    ssim: bool = False,
+    protocol: str = "tensors",
 ) -> dict[str, float]:
     """Measure a model on one part of a data set, in float32.
 
@@ -722,9 +726,13 @@ def evaluate(
         split: The images.
         batch_size: Images at a time.
         ssim: Whether to measure SSIM as well, which takes longer.
+        protocol: "tensors" takes PSNR and SSIM straight from the reconstructions, and "authors"
+            through JPEG files, image by image, as published figures are; see
+            `arcvq.metrics.authors_measures`.
 
     Returns:
-        psnr: PSNR in dB over all pixels at once; reconstructions are clipped to [-1, 1].
+        psnr: PSNR in dB over all pixels at once, or the mean over images with "authors";
+            reconstructions are clipped to [-1, 1].
         l1: Mean absolute error of images in [-1, 1].
         codes_used, usage: Number of codes that were chosen, and their share of all.
         perplexity, perplexity_ceiling: Perplexity of the codes, and the largest possible one.
@@ -732,15 +740,18 @@ def evaluate(
         ssim: Structural similarity, if asked for.
 
     Raises:
-        ValueError: If the split is empty.
+        ValueError: If the split is empty, or for another protocol.
     """
+    if protocol not in ("tensors", "authors"):
+        raise ValueError(f"protocol is {protocol!r}; it must be 'tensors' or 'authors'")
     if len(split) == 0:
         raise ValueError("the split is empty; there is nothing to evaluate")
     check_single(model.quantizer, "evaluate")
     num_codes = model.quantizer.num_codes
     device = next(model.parameters()).device
     counts = torch.zeros(num_codes, dtype=torch.int64, device=device)
-    squared_error = absolute_error = similarity = 0.0
+    squared_error = absolute_error = 0.0
+    means: dict[str, float] = {}  # over images
 
     with evaluation_mode(model):
         for indices in torch.arange(len(split)).split(batch_size):
@@ -752,8 +763,8 @@ def evaluate(
             squared_error += difference.square().sum().item()
             absolute_error += difference.abs().sum().item()
             counts += torch.bincount(output.quantized.indices.flatten(), minlength=num_codes)
-            if ssim:
-                similarity += metrics.ssim(reconstruction, images) * len(images)
+            for name, mean in _means_over_images(reconstruction, images, ssim, protocol).items():
+                means[name] = means.get(name, 0.0) + mean * len(images) / len(split)
 
     pixels = split.images.numel()
     tokens = int(counts.sum())
@@ -767,6 +778,13 @@ def evaluate(
         "perplexity_ceiling": perplexity_ceiling(num_codes, tokens),
         "tokens": tokens,
     }
-    if ssim:
-        measures["ssim"] = similarity / len(split)
-    return measures
+    return measures | means
+
+
+def _means_over_images(
+    reconstruction: Tensor, images: Tensor, ssim: bool, protocol: str
+) -> dict[str, float]:
+    """The measures of a batch that `evaluate` averages over images."""
+    if protocol == "authors":
+        return metrics.authors_measures(reconstruction, images)
+    return {"ssim": metrics.ssim(reconstruction, images)} if ssim else {}

@@ -22,6 +22,7 @@ from arcvq.runtime.hub import download
 
 # Format of saved models; bump it when older versions would misread them.
 MODEL_FORMAT = 1
+DOWNSAMPLE = 4  # of the paper's network: images of 28 x 28 pixels have 7 x 7 latents
 
 HUB_NAME = re.compile(r"[\w-][\w.-]*(/[\w.-]+)?")  # of a model on the Hugging Face hub
 
@@ -159,7 +160,7 @@ class VQVAE(
         hidden: int = 128,
         residual_hidden: int = 32,
         residual_layers: int = 2,
-        downsample: int = 4,
+        downsample: int = DOWNSAMPLE,
     ):
         super().__init__()
         check_whole(2, downsample=downsample)

@@ -391,6 +391,17 @@ def test_data_sets_are_kept_in_the_folder_that_the_environment_names(tmp_path, s
     check_mnist(load_images("mnist", device="cpu"))
 
 
+def test_the_full_mnist_trains_on_all_training_images_and_halves_the_test_images(tmp_path, server):
+    put(tmp_path / "MNIST" / "raw", idx_files())
+    data = load_images("mnist_full", root=tmp_path, device="cpu")
+    train, validation, test = [split.images[:, 0, 0, 0].tolist() for split in splits_of(data)]
+    assert data.name == "mnist_full"
+    assert sorted(train) == list(range(40))
+    assert train != sorted(train), "in random order"
+    assert sorted(validation + test) == list(range(100, 110))
+    assert len(validation) == 5
+
+
 def test_mnist_is_downloaded_when_it_is_missing(tmp_path, server, archives):
     server[0].update(archives)
     check_mnist(load_images("mnist", root=tmp_path / "new", device="cpu"))

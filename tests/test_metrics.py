@@ -6,8 +6,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
-from arcvq.metrics import lpips, psnr, ssim
+from arcvq.metrics import authors_measures, lpips, psnr, ssim
 
 
 def images(count=3, channels=1, height=16, width=20, seed=0):
@@ -159,3 +160,48 @@ def test_images_of_different_shapes_are_refused(metric, unchecked):
 def test_an_empty_batch_is_refused(metric):
     with pytest.raises(ValueError, match=r"not empty, got \(0, 1, 16, 20\)"):
         metric(images(0), images(0))
+
+
+def jpeg(image, path):
+    """An image (C, H, W) in [-1, 1] through a file, as the authors' scripts write and read it."""
+    values = np.clip((image.numpy() + 1) / 2, 0, 1)
+    if len(values) == 1:
+        values = np.tile(values, (3, 1, 1))
+    Image.fromarray((values.transpose(1, 2, 0) * 255).astype(np.uint8)).save(path)
+    return np.array(Image.open(path).convert("RGB")) / 255
+
+
+def uniform_ssim(a, b):
+    """SSIM of one channel by plain loops: windows of 11 x 11 that lie inside the image."""
+    values = []
+    for i in range(a.shape[0] - 10):
+        for j in range(a.shape[1] - 10):
+            x = a[i : i + 11, j : j + 11].ravel()
+            y = b[i : i + 11, j : j + 11].ravel()
+            (var_x, covariance), (_, var_y) = np.cov(x, y)
+            luminance = (2 * x.mean() * y.mean() + 0.01**2) / (
+                x.mean() ** 2 + y.mean() ** 2 + 0.01**2
+            )
+            values.append(luminance * (2 * covariance + 0.03**2) / (var_x + var_y + 0.03**2))
+    return np.mean(values)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_the_authors_measures_are_those_of_files_one_by_one(channels, tmp_path):
+    originals = images(3, channels, seed=1)
+    found = (originals + 0.2 * images(3, channels, seed=2)) * 1.05
+    decibels = []
+    similarities = []
+    for one, other in zip(found, originals, strict=True):
+        one = jpeg(one, tmp_path / "one.jpg")
+        other = jpeg(other, tmp_path / "other.jpg")
+        decibels.append(-10 * np.log10(((one - other) ** 2).mean()))
+        similarities += [uniform_ssim(one[..., c], other[..., c]) for c in range(3)]
+    measured = authors_measures(found, originals)
+    assert measured["psnr"] == pytest.approx(np.mean(decibels), abs=1e-9)
+    assert measured["ssim"] == pytest.approx(np.mean(similarities), abs=1e-9)
+
+
+def test_the_authors_measures_need_11_pixels():
+    with pytest.raises(ValueError, match="SSIM needs images of at least 11 x 11 pixels"):
+        authors_measures(images(height=10), images(height=10))

@@ -11,6 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from arcvq import training
 from arcvq.images import ImageData, ImageSplit
+from arcvq.metrics import authors_measures
 from arcvq.quantizers import QUANTIZERS
 from arcvq.runtime.interrupt import SIGNALS
 from arcvq.samp import SAMP
@@ -407,6 +408,20 @@ def test_a_step_reads_no_value_of_the_device(kind, images):
     with NoReading():
         session.advance()
         session.advance()
+
+
+def test_evaluation_by_the_authors_protocol_has_their_measures_of_all_images():
+    pixels = torch.randint(0, 256, (9, 1, 12, 12), dtype=torch.uint8)
+    split = ImageSplit(pixels, torch.zeros(9, dtype=torch.int64))
+    model = VQVAE(1, QUANTIZERS["cosine"](8, 4), hidden=8, residual_hidden=4).eval()
+    images = split.batch(torch.arange(9))
+    expected = authors_measures(model.reconstruct(images), images)
+    found = evaluate(model, split, batch_size=4, protocol="authors")
+    assert found["psnr"] == pytest.approx(expected["psnr"], abs=1e-4)
+    assert found["ssim"] == pytest.approx(expected["ssim"], abs=1e-4)
+    assert found["l1"] == evaluate(model, split, batch_size=4)["l1"]
+    with pytest.raises(ValueError, match="protocol is 'jpeg'; it must be 'tensors' or 'authors'"):
+        evaluate(model, split, protocol="jpeg")
 
 
 def test_evaluation_leaves_every_module_in_the_mode_in_which_it_came(images):

@@ -13,7 +13,7 @@ from findings import COMMANDS, differences, findings, mismatches
 
 from arcvq.experiments import EXPERIMENTS
 from arcvq.experiments.stored_results import RESULTS, stored
-from arcvq.experiments.tables import data_title, markdown
+from arcvq.experiments.tables import data_title, markdown, regime_note
 from arcvq.figures.experiment_results import pictures
 from arcvq.runtime.files import write_text
 
@@ -31,7 +31,8 @@ def table(name: str) -> str:
 
 def table_file(name: str) -> str:
     """The Markdown file of a stored table, which says what data it is about."""
-    return f"{data_title(stored(name))}\n\n{table(name)}"
+    rows = stored(name)
+    return f"{data_title(rows)}\n\n{table(name)}\n{regime_note(rows)}\n"
 
 
 def section() -> str:
@@ -49,7 +50,8 @@ def quantizers(name: str) -> str:
     """A stored table of quantizers, with how its runs differ from the paper's."""
     rows = stored(name)
     return (
-        f"**{data_title(rows)}.** Compared with the paper's runs, ours had {differences(rows)}.\n\n"
+        f"**{data_title(rows)}.** Compared with the paper's runs, ours had {differences(rows)}.\n"
+        f"Their regime: {regime_note(rows)}.\n\n"
         f"{table(name)}\nNot matched in size: {mismatches(rows)}.\n"
     )
 

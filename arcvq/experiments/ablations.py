@@ -9,7 +9,7 @@ from arcvq.experiments.base import Experiment, Variant
 from arcvq.experiments.measures import MAIN_MEASURES, MEASURE_TITLES, reconstruction
 from arcvq.experiments.paper_table import halves
 from arcvq.experiments.sweep import at_point
-from arcvq.experiments.tables import cells, summary
+from arcvq.experiments.tables import cells, regime_titles, summary
 from arcvq.runs.settings import RunSettings
 from arcvq.samp import SAMP
 from arcvq.schedules import Exponential
@@ -63,7 +63,9 @@ def _changed(base: RunSettings, samp: SAMP, axis: str, value: Any) -> RunSetting
 
 def table(rows: pd.DataFrame) -> pd.DataFrame:
     """A line of text for each variant."""
-    return cells(summary(rows, [*SHOWN]), {"variant": "setting", **SHOWN})
+    regime = regime_titles(rows)
+    lines = summary(rows, [*SHOWN], by=("variant", *regime)).round(3)
+    return cells(lines, {"variant": "setting", **SHOWN, **regime})
 
 
 ABLATIONS = Experiment(

@@ -14,7 +14,7 @@ from arcvq.analysis.classifier import train_classifier
 from arcvq.analysis.sample_quality import frechet_distance, inception_fid
 from arcvq.geometry import describe
 from arcvq.images import ImageData, ImageSplit
-from arcvq.metrics import lpips
+from arcvq.metrics import authors_measures, lpips
 from arcvq.quantizers import ContinuousQuantizer
 from arcvq.runs.settings import RunSettings, run_name
 from arcvq.runtime.devices import choose_precision, device_name
@@ -25,6 +25,8 @@ from arcvq.vqvae import VQVAE
 MEASURE_TITLES = {  # of the columns, with units
     "psnr": "PSNR (dB)",
     "ssim": "SSIM",
+    "authors_psnr": "PSNR as the authors measure it (dB)",
+    "authors_ssim": "SSIM as the authors measure it",
     "l1": "L1",
     "lpips": "LPIPS",
     "rfid": "rFID",
@@ -49,10 +51,13 @@ def run_facts(settings: RunSettings, data: ImageData, device: torch.device) -> d
     The settings of SAMP are one JSON text, so that every value fits into a cell of a table.
     """
     samp = settings.samp
+    regime = settings.regime(data)
     precision = choose_precision(settings.precision, device)
     return {
         **settings.config(),
         "samp": None if samp is None else json.dumps(samp.config()),
+        "positives_per_latent": regime.positives_per_latent if regime else None,
+        "ball_rate": regime.ball_rate if regime else None,
         "precision": str(precision).removeprefix("torch."),
         "run": run_name(settings, data, device),
         "data": data.name,
@@ -69,6 +74,7 @@ def reconstruction(
     """Measure the reconstructed test images, straight from tensors, and the codebook.
 
     - SSIM is that of the first 1,000 images.
+    - The measures of the authors are through JPEG files; see `arcvq.metrics.authors_measures`.
     - LPIPS and rFID are NaN where their weights are not on this machine.
     - The Frechet distance is between the test images and their reconstructions, in the features of
       `train_classifier`. It is NaN for training images of a single class.
@@ -91,9 +97,11 @@ def reconstruction(
     originals = split.batch(torch.arange(len(split))).to(outputs.device)
 
     row: dict[str, Any] = evaluate(model, split)
-    row["ssim"] = math.nan
+    row |= dict.fromkeys(("ssim", "authors_psnr", "authors_ssim"), math.nan)
     if min(data.size) >= SSIM_WINDOW:
         row["ssim"] = evaluate(model, split.first(SSIM_IMAGES), ssim=True)["ssim"]
+        theirs = authors_measures(outputs, originals)
+        row |= {f"authors_{name}": value for name, value in theirs.items()}
     row["lpips"] = _if_available(lpips, outputs, originals)
     row["rfid"] = _if_available(inception_fid, outputs, originals) if len(split) > 1 else math.nan
     row["classifier_frechet"] = _classifier_frechet(data, outputs, root)

@@ -8,7 +8,7 @@ import pandas as pd
 from arcvq.experiments.base import Experiment, Rows, Variant
 from arcvq.experiments.measures import MEASURE_TITLES, reconstruction
 from arcvq.experiments.tables import cells, summary, with_gap
-from arcvq.images import ImageData
+from arcvq.images import FULL, ImageData
 from arcvq.runs.settings import RunSettings
 from arcvq.samp import SAMP
 from arcvq.training import Run
@@ -19,6 +19,8 @@ PAPER_QUANTIZERS = {  # the quantizer of each variant, as in RunSettings
     "EMA": "ema",
     "cosine": "cosine",
     "CVQ": "cvq",
+    "CVQ, closest anchors": "cvq_closest",
+    "CVQ as its authors run it": "cvq_closest",
     "BBNR alone": "samp",
     "margin alone": "samp",
     "SAMP": "samp",
@@ -29,6 +31,12 @@ PAPER_QUANTIZERS = {  # the quantizer of each variant, as in RunSettings
     "SimVQ": "simvq",
     "rotation trick": "rotation",
 }
+AUTHORS_CVQ = "CVQ as its authors run it"
+# The authors of CVQ-VAE divide the error of images in [-1, 1] by the variance of images in [0, 1],
+# so that the reconstruction weighs four times as much as in ArcVQ-VAE's code. Encoder, codebook and
+# decoder each learn at a rate that Adam makes independent of the size of their gradients, so this
+# is the same as a fourth of the commitment loss.
+RECONSTRUCTION_WEIGHT = 4
 PUBLISHED = {  # PSNR (dB) of arXiv 2605.13517: K 512, D 64, 500 epochs, through JPEG files
     ("mnist", "plain VQ"): "26.48",
     ("mnist", "CVQ"): "27.87",
@@ -43,6 +51,7 @@ SHOWN = {  # titles of the columns; "gap_closed" is that of `with_gap`
         "psnr",
         "gap_closed",
         "ssim",
+        "authors_psnr",
         "lpips",
         "rfid",
         "classifier_frechet",
@@ -59,7 +68,10 @@ def variants(base: RunSettings) -> list[Variant]:
     found = []
     for name, quantizer in PAPER_QUANTIZERS.items():
         own = parts.get(name, samp) if quantizer.startswith("samp") else None
-        found.append(Variant(name, dataclasses.replace(base, quantizer=quantizer, samp=own)))
+        settings = dataclasses.replace(base, quantizer=quantizer, samp=own)
+        if name == AUTHORS_CVQ:
+            settings = dataclasses.replace(settings, beta=base.beta / RECONSTRUCTION_WEIGHT)
+        found.append(Variant(name, settings))
     return found
 
 
@@ -80,10 +92,13 @@ def measure(run: Run, settings: RunSettings, data: ImageData, root: Path) -> Row
 
 def table(rows: pd.DataFrame) -> pd.DataFrame:
     """A line of text for each quantizer, with the published PSNR beside it where there is one."""
-    lines = summary(with_gap(rows), [*SHOWN])
-    dataset = rows.dataset.iloc[0]
+    rows = with_gap(rows)
+    # Rows that an earlier version measured lack some columns.
+    lines = summary(rows, [name for name in SHOWN if name in rows])
+    dataset = rows.dataset.iloc[0].removesuffix(FULL)
     lines["published"] = [PUBLISHED.get((dataset, name), "") for name in lines.variant]
-    titles = {"variant": "quantizer", **SHOWN}
+    titles = {"variant": "quantizer"}
+    titles |= {name: title for name, title in SHOWN.items() if name in lines}
     if lines.published.any():
         titles["published"] = "published PSNR (dB)"
     return cells(lines, titles)

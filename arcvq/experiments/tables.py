@@ -6,9 +6,12 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 
+from arcvq.samp import PAPER_REGIME
+
 RESAMPLES = 9999
 DECIMALS = {  # of a measure in text; 3 for others
     "psnr": 2,
+    "authors_psnr": 2,
     "classifier_frechet": 1,
     "rfid": 2,
     "codes_used": 0,
@@ -22,8 +25,13 @@ DECIMALS = {  # of a measure in text; 3 for others
     "codes_with_gradient": 0,
     "angle_reconstruction_margin": 1,
 }
-DATA_TITLES = {"mnist": "MNIST"}
+DATA_TITLES = {"mnist": "MNIST", "mnist_full": "MNIST with all training images"}
 MEAN_WITH_INTERVAL = "mean (95% interval, bootstrap over seeds)"
+
+REGIME_TITLES = {
+    "positives_per_latent": "positives per latent, K k / N",
+    "ball_rate": "rate of the ball, alpha / (lr sqrt(D))",
+}
 
 Interval = tuple[float, float, float]  # a mean, the lower and the upper bound
 
@@ -97,6 +105,24 @@ def data_title(rows: pd.DataFrame) -> str:
     return DATA_TITLES.get(name, name)
 
 
+def regime_titles(rows: pd.DataFrame) -> dict[str, str]:
+    """The columns of the regime with their titles; none where an earlier version measured."""
+    return {name: title for name, title in REGIME_TITLES.items() if name in rows}
+
+
+def regime_note(rows: pd.DataFrame) -> str:
+    """Say in which regime the runs with SAMP were, beside the paper's (see `arcvq.samp.Regime`)."""
+    notes = []
+    for name, title in regime_titles(rows).items():
+        known = rows[name].dropna().unique()
+        if len(known) == 0:
+            continue
+        low, high = (f"{value:.3g}" for value in (min(known), max(known)))
+        ours = low if low == high else f"{low} to {high}"
+        notes.append(f"{title}: {ours} (the paper's: {getattr(PAPER_REGIME, name):.3g})")
+    return "; ".join(notes)
+
+
 def with_gap(rows: pd.DataFrame) -> pd.DataFrame:
     """Add `gap_closed`: how much of the PSNR gap from plain VQ to no quantization a run closes.
 
@@ -129,14 +155,18 @@ def cells(table: pd.DataFrame, titles: Mapping[str, str]) -> pd.DataFrame:
     texts = {}
     for name, title in titles.items():
         if f"{name}_low" not in table:
-            texts[title] = [
-                f"{value:,g}" if isinstance(value, int | float) else str(value)
-                for value in table[name]
-            ]
+            texts[title] = [_text(value) for value in table[name]]
         elif table[name].notna().any():
             lines = table[[name, f"{name}_low", f"{name}_high"]].to_numpy()
             texts[title] = [cell(name, *line) for line in lines]
     return pd.DataFrame(texts)
+
+
+def _text(value: float | int | str) -> str:
+    """A name or a number as text; empty for NaN."""
+    if isinstance(value, str):
+        return value
+    return "" if math.isnan(value) else f"{value:,g}"
 
 
 def markdown(texts: pd.DataFrame) -> str:

@@ -11,7 +11,13 @@ from arcvq.experiments.ablations import ABLATION_AXES
 from arcvq.experiments.measures import MEASURE_TITLES
 from arcvq.experiments.schedule_study import steadiness
 from arcvq.experiments.semantics_study import TITLES
-from arcvq.experiments.tables import MEAN_WITH_INTERVAL, data_title, finished, summary
+from arcvq.experiments.tables import (
+    MEAN_WITH_INTERVAL,
+    data_title,
+    finished,
+    regime_note,
+    summary,
+)
 from arcvq.figures.gradient_curves import feedback_picture, gradient_angles, gradient_norms
 from arcvq.figures.sweep_map import error_bars, sweep_map, value_map
 from arcvq.figures.theme import BLACK, BLUE, GRAY, METHOD_COLORS, finish
@@ -61,7 +67,8 @@ def pictures(rows: pd.DataFrame) -> list[tuple[str, str, Figure]]:
         figures["Sizes"] = gradient_norms(histories)
         figures["Angles"] = gradient_angles(histories)
         figures["Norms and usage"] = feedback_picture(histories)
-    return [(heading, "", figure) for heading, figure in figures.items()]
+    note = regime_note(good)
+    return [(heading, note, figure) for heading, figure in figures.items()]
 
 
 def _quantizer_panels(rows: pd.DataFrame) -> dict[str, Figure]:

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import warnings
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,22 +13,28 @@ from arcvq.baselines.reference import UndetachedQuantizer
 from arcvq.baselines.vector_quantize_pytorch import BASELINES
 from arcvq.image_folders import Reading
 from arcvq.images import ImageData, load_images
-from arcvq.quantizers import QUANTIZERS, SphericalQuantizer
+from arcvq.quantizers import QUANTIZERS, OnlineClusteredQuantizer, SphericalQuantizer
 from arcvq.runtime.checks import use_python_numbers
 from arcvq.runtime.devices import choose_device, choose_precision
 from arcvq.runtime.distributed import first_rank_first, from_first
 from arcvq.runtime.files import safe_name
 from arcvq.runtime.store import digest_of, kept_path
-from arcvq.samp import SAMP
+from arcvq.samp import SAMP, Regime
 from arcvq.training import Compute, Recording, Run, fit
-from arcvq.vqvae import VQVAE
+from arcvq.vqvae import DOWNSAMPLE, VQVAE
 
 DEFAULT_READING = Reading()
 RUN_FORMAT = 4  # bump it when the same settings no longer train the same model
-ALL_QUANTIZERS = QUANTIZERS | {"samp_undetached": UndetachedQuantizer} | BASELINES
+ALL_QUANTIZERS: dict[str, Any] = {
+    **QUANTIZERS,
+    "cvq_closest": partial(OnlineClusteredQuantizer, anchor="closest"),
+    "samp_undetached": UndetachedQuantizer,
+    **BASELINES,
+}
 PROFILES: dict[str, dict[str, Any]] = {
     "quick": {"hidden": 32, "residual_hidden": 8, "steps": 160, "batch_size": 32, "lr": 3e-3},
     "standard": {"steps": 3000},
+    "full": {"steps": 29_500, "lr": 3e-4},
     "paper": {
         "hidden": 128,
         "residual_hidden": 32,
@@ -44,8 +51,9 @@ class RunSettings:
 
     Args:
         dataset: Name of the data set, for `load_images`.
-        quantizer: A name in `ALL_QUANTIZERS`: one of ours, a baseline, or "samp_undetached", which
-            is SAMP without its stop-gradient.
+        quantizer: A name in `ALL_QUANTIZERS`: one of ours, a baseline, "cvq_closest", which is CVQ
+            with the anchors of its authors' command, or "samp_undetached", which is SAMP without
+            its stop-gradient.
         samp: Settings of SAMP, for the two quantizers that have it. None for those of the paper,
             scaled to the length of the run.
         num_codes: Number of codes, K.
@@ -94,8 +102,9 @@ class RunSettings:
         """Settings of a certain size.
 
         Args:
-            profile: "quick" (about 5 s on two cores), "standard" (a minute or more) or "paper" (the
-                sizes of the paper, for a GPU).
+            profile: "quick" (about 5 s on two cores), "standard" (a minute or more), "full" (the
+                paper's steps and learning rate on a smaller network and batch, an hour or two) or
+                "paper" (the sizes of the paper, for a GPU).
             data: The data set, if it may be small: where it has fewer training images than the
                 batch of the profile, the batch is lowered to them, with a warning.
             **changes: Fields that differ from the profile.
@@ -146,6 +155,21 @@ class RunSettings:
                 hidden=self.hidden,
                 residual_hidden=self.residual_hidden,
             )
+
+    def regime(self, data: ImageData) -> Regime | None:
+        """What these settings have in common with the paper's run; None without SAMP."""
+        if not self.quantizer.startswith("samp"):
+            return None
+        samp = self.samp or SAMP.for_run(self.steps)
+        height, width = data.size
+        latents_per_image = (height // DOWNSAMPLE) * (width // DOWNSAMPLE)
+        return samp.regime(
+            num_codes=self.num_codes,
+            dim=self.dim,
+            latents=self.batch_size * latents_per_image,
+            lr=self.lr,
+            steps=self.steps,
+        )
 
     def subset(self, data: ImageData) -> ImageData:
         """The data that the run sees, with `train_images` training images if that is a number."""

@@ -42,8 +42,35 @@ def test_the_papers_table_holds_every_quantizer_and_each_half_of_samp():
     assert found["SAMP"].settings.samp == scaled
     assert found["BBNR alone"].settings.samp == dataclasses.replace(scaled, weight=None)
     assert found["margin alone"].settings.samp == dataclasses.replace(scaled, radius=None)
-    for variant in found.values():
-        assert dataclasses.replace(variant.settings, quantizer="samp", samp=None) == BASE
+    for name, variant in found.items():
+        beta = BASE.beta / 4 if name == "CVQ as its authors run it" else BASE.beta
+        expected = dataclasses.replace(BASE, beta=beta)
+        assert dataclasses.replace(variant.settings, quantizer="samp", samp=None) == expected
+
+
+@pytest.mark.parametrize("quantizer", ["plain", "cvq_closest"])
+def test_a_reconstruction_that_weighs_four_times_is_a_fourth_of_the_commitment_loss(quantizer):
+    """With Adam, but for its eps, which hardly counts here."""
+
+    def weights_after_training(beta, weight):
+        settings = dataclasses.replace(BASE, quantizer=quantizer, beta=beta)
+        model = settings.model(IMAGES).double()
+        optimizer = torch.optim.Adam(model.parameters(), lr=1e-3, eps=1e-15)
+        torch.manual_seed(1)
+        for _ in range(5):
+            images = IMAGES.train.batch(torch.arange(16)).double()
+            output = model(images)
+            error = (output.reconstruction - images).square().mean()
+            optimizer.zero_grad()
+            (weight * error + output.quantized.loss).backward()
+            optimizer.step()
+            model.quantizer.after_step()
+        return torch.cat([parameter.flatten() for parameter in model.parameters()])
+
+    theirs = weights_after_training(0.25, 4)
+    ours = weights_after_training(0.0625, 1)
+    assert torch.allclose(theirs, ours, atol=1e-6)
+    assert not torch.allclose(theirs, weights_after_training(0.25, 1), atol=1e-4)
 
 
 def test_an_ablation_changes_one_thing_and_holds_the_papers_own_value():

@@ -12,6 +12,7 @@ from arcvq.experiments.tables import (
     interval,
     intervals_overlap,
     markdown,
+    regime_note,
     summary,
     variant_interval,
     verdict,
@@ -109,3 +110,15 @@ def test_a_variant_whose_runs_all_failed_is_named():
     message = "'SAMP' has no finished run; there are plain VQ, continuous"
     with pytest.raises(ValueError, match=message):
         verdict(failed, "SAMP", "plain VQ")
+
+
+def test_the_regime_is_told_beside_the_papers():
+    rows = pd.DataFrame(
+        {"positives_per_latent": [0.98, 0.98, None], "ball_rate": [0.0, 0.93, None], "psnr": 20.0}
+    )
+    assert regime_note(rows) == (
+        "positives per latent, K k / N: 0.98 (the paper's: 0.0306); "
+        "rate of the ball, alpha / (lr sqrt(D)): 0 to 0.93 (the paper's: 0.125)"
+    )
+    assert regime_note(rows[2:]) == "", "no run has SAMP"
+    assert regime_note(rows[["psnr"]]) == "", "an earlier version measured"

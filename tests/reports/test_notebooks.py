@@ -218,7 +218,7 @@ def test_the_index_grows_with_the_run_and_ends_with_everything(finished):
     ("parameters", "error", "sentence"),
     [
         ({"margn": "0.1"}, ValueError, "no chosen notebook has a parameter 'margn'"),
-        ({"profile": "huge"}, ValueError, "'huge' is unknown; use one of quick, standard, paper"),
+        ({"profile": "huge"}, ValueError, "'huge' is unknown; use one of quick, standard, full"),
         ({"dataset": "imagenet"}, ValueError, "set 'imagenet' is unknown; use one of digits"),
         ({"dataset": "folder:nowhere"}, FileNotFoundError, "there is no folder /.*nowhere"),
         ({"device": "abacus"}, ValueError, "abacus"),

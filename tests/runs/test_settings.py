@@ -87,11 +87,26 @@ def test_profiles_change_the_size_alone():
     assert (paper.steps, paper.hidden) == (29_500, 128)
     assert RunSettings.for_profile("quick", steps=7, quantizer="ema").steps == 7
     with pytest.raises(
-        ValueError, match="profile 'huge' is unknown; known are quick, standard, paper"
+        ValueError, match="profile 'huge' is unknown; known are quick, standard, full, paper"
     ):
         RunSettings.for_profile("huge")
     with pytest.raises(ValueError, match="quantizer 'cubic' is unknown; known are plain"):
         RunSettings(quantizer="cubic")
+
+
+def test_the_regime_is_that_of_samp_with_the_latents_of_a_batch():
+    # Images of 8 x 8 pixels have 2 x 2 latents.
+    sizes = {"num_codes": 8, "dim": 4, "latents": 8 * 4, "lr": SMALL.lr, "steps": 6}
+    assert SMALL.regime(IMAGES) == SAMP.for_run(6).regime(**sizes)
+    alone = dataclasses.replace(SMALL, samp=SAMP(radius=None))
+    assert alone.regime(IMAGES) == SAMP(radius=None).regime(**sizes)
+    assert dataclasses.replace(SMALL, quantizer="cosine").regime(IMAGES) is None
+
+
+def test_the_regime_counts_the_latents_that_the_model_makes():
+    latents = SMALL.model(IMAGES).latents(IMAGES.train.batch(torch.arange(8)))
+    positives = SMALL.regime(IMAGES).positives_per_latent
+    assert positives == SMALL.num_codes * 3 / latents[:, 0].numel()
 
 
 def test_beta_goes_to_our_quantizers_and_is_refused_for_baselines():
