@@ -4,6 +4,7 @@ The quantizers, the model and `fit` are loaded at once and need little more than
 else (kept runs, priors, figures, explorers, experiments) is loaded when it is first used.
 """
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from arcvq.clustering import kmeans
@@ -23,7 +24,6 @@ from arcvq.quantizers import (
     nearest_code,
 )
 from arcvq.runtime.devices import choose_device
-from arcvq.runtime.extras import extra_import
 from arcvq.samp import SAMP, arc_margin_loss, ball_radius, project_to_ball_, rescale_codes_
 from arcvq.schedules import Adaptive, Constant, Cosine, Exponential, Oscillating, Schedule, WarmUp
 from arcvq.training import Compute, Recording, Run, Snapshot, evaluate, fit
@@ -116,9 +116,9 @@ _LAZY_MODULES = {
 
 def __getattr__(name: str) -> Any:
     if name in _LAZY_MODULES:
-        return extra_import(_LAZY_MODULES[name])
+        return import_module(_LAZY_MODULES[name])
     if name in _LAZY_OBJECTS:
-        return getattr(extra_import(_LAZY_OBJECTS[name]), name)
+        return getattr(import_module(_LAZY_OBJECTS[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

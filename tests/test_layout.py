@@ -1,6 +1,7 @@
 """How the package hangs together: its public surface, what it needs to be imported, and who uses whose names."""
 
 import ast
+import re
 import subprocess
 import sys
 import tomllib
@@ -19,9 +20,11 @@ EXTRAS = [
     "IPython",
     "PIL",
     "anywidget",
-    "click",
+    "ipykernel",
     "ipywidgets",
+    "jupyterlab",
     "kaleido",
+    "latex2mathml",
     "nbclient",
     "nbconvert",
     "nbformat",
@@ -38,6 +41,7 @@ EXTRAS = [
 ]
 
 WITHOUT_EXTRAS = f"""
+import pkgutil
 import sys
 
 for name in {EXTRAS!r}:
@@ -69,6 +73,13 @@ for use in (lambda: run.history, lambda: arcvq.load_images("mnist"), lambda: arc
         use()
     except ModuleNotFoundError as error:
         print(error)
+
+print("modules that need an extra:")
+for module in pkgutil.walk_packages(arcvq.__path__, "arcvq."):
+    try:
+        __import__(module.name)
+    except ModuleNotFoundError as error:
+        print(f"{{module.name}}: {{error}}")
 """
 
 # The processor's time of this process alone: other work on the machine does not count.
@@ -107,11 +118,26 @@ def test_an_unknown_name_is_an_attribute_error():
         arcvq.nothing  # noqa: B018
 
 
-def test_the_core_works_without_any_extra_and_says_what_is_missing(tmp_path):
-    lines = run(WITHOUT_EXTRAS, tmp_path).splitlines()
+@pytest.fixture(scope="module")
+def small(tmp_path_factory):
+    """What an installation without extras answers: first in use, then at imports."""
+    shown = run(WITHOUT_EXTRAS, tmp_path_factory.mktemp("small"))
+    used, _, imports = shown.partition("modules that need an extra:\n")
+    return used.splitlines(), imports.splitlines()
+
+
+def test_the_core_works_without_any_extra_and_says_what_is_missing(small):
+    lines = small[0]
     assert lines[:3] == ["True", "torch.Size([2, 2, 2])", "3"]
     for name, line in zip(("pandas", "torchvision", "plotly", "anywidget"), lines[3:], strict=True):
         assert line == f"{name} is not installed; it comes with pip install 'arcvq[kit]'"
+
+
+def test_a_part_that_needs_an_extra_says_so_when_it_is_imported(small):
+    answer = re.compile(r"arcvq\.(\w+): \S+ is not installed; it comes with pip install 'arcvq\[kit\]'")
+    parts = [answer.fullmatch(line) for line in small[1]]
+    names = [part and part[1] for part in parts]
+    assert names == ["analysis", "experiments", "explorers", "figures", "reports"]
 
 
 @pytest.fixture(scope="module")

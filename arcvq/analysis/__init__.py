@@ -1,1 +1,5 @@
 """What can be measured on trained models."""
+
+from arcvq.runtime.extras import extra_import
+
+extra_import("pandas")

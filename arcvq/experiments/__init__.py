@@ -1,13 +1,16 @@
 """Experiments: grids of settings, what is measured of each run, and the tables of the results."""
 
-from arcvq.experiments.ablations import ABLATIONS
-from arcvq.experiments.base import Experiment, Variant, run_experiment
-from arcvq.experiments.gradient_study import GRADIENTS
-from arcvq.experiments.paper_table import PAPER_TABLE
-from arcvq.experiments.schedule_study import SCHEDULES
-from arcvq.experiments.semantics_study import SEMANTICS
-from arcvq.experiments.stored_results import stored
-from arcvq.experiments.sweep import SWEEP_AXES, grid, parse_axis, sweep
+from arcvq.runtime.extras import needs_extra
+
+with needs_extra("kit"):
+    from arcvq.experiments.ablations import ABLATIONS
+    from arcvq.experiments.base import Experiment, Variant, run_experiment
+    from arcvq.experiments.gradient_study import GRADIENTS
+    from arcvq.experiments.paper_table import PAPER_TABLE
+    from arcvq.experiments.schedule_study import SCHEDULES
+    from arcvq.experiments.semantics_study import SEMANTICS
+    from arcvq.experiments.stored_results import stored
+    from arcvq.experiments.sweep import SWEEP_AXES, grid, parse_axis, sweep
 
 EXPERIMENTS = {
     experiment.name: experiment

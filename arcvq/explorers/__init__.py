@@ -1,15 +1,18 @@
 """Sliders over figures, for JupyterLab: take hold of a codebook and see it answer."""
 
-from arcvq.explorers.base import Explorer
-from arcvq.explorers.code_map import CodeMap
-from arcvq.explorers.collapse_game import CollapseGame
-from arcvq.explorers.inspector import CodeInspector
-from arcvq.explorers.live import LiveTraining
-from arcvq.explorers.margin import MarginExplorer
-from arcvq.explorers.playground import Playground
-from arcvq.explorers.radius import RadiusExplorer
-from arcvq.explorers.replay import TrainingReplay
-from arcvq.explorers.sampling import SamplingExplorer
+from arcvq.runtime.extras import needs_extra
+
+with needs_extra("kit"):
+    from arcvq.explorers.base import Explorer
+    from arcvq.explorers.code_map import CodeMap
+    from arcvq.explorers.collapse_game import CollapseGame
+    from arcvq.explorers.inspector import CodeInspector
+    from arcvq.explorers.live import LiveTraining
+    from arcvq.explorers.margin import MarginExplorer
+    from arcvq.explorers.playground import Playground
+    from arcvq.explorers.radius import RadiusExplorer
+    from arcvq.explorers.replay import TrainingReplay
+    from arcvq.explorers.sampling import SamplingExplorer
 
 __all__ = [
     "CodeInspector",

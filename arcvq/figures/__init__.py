@@ -3,17 +3,25 @@
 Every figure takes `title`, `summary`, `width` and `height` (pixels) by name in place of its own.
 """
 
-from arcvq.figures.code_maps import code_map, code_maps, token_map
-from arcvq.figures.codebook import angle_histogram, norm_against_usage, norm_histogram, usage_bars
-from arcvq.figures.costs import cost_picture
-from arcvq.figures.curves import bars, history_curves, lines, schedule_curves
-from arcvq.figures.experiment_results import ablation_panels, measure_panels, schedule_map
-from arcvq.figures.gradient_curves import feedback_picture, gradient_angles, gradient_norms
-from arcvq.figures.image_grids import image_grid, reconstruction_grid
-from arcvq.figures.sphere import margin_gradients, projected_sphere, sphere
-from arcvq.figures.sweep_map import sweep_map
-from arcvq.figures.theme import METHOD_COLORS, PALETTE, TEMPLATE, colors, finish, summary
-from arcvq.figures.token_grids import mask_picture, place_maps
+from arcvq.runtime.extras import needs_extra
+
+with needs_extra("kit"):
+    from arcvq.figures.code_maps import code_map, code_maps, token_map
+    from arcvq.figures.codebook import (
+        angle_histogram,
+        norm_against_usage,
+        norm_histogram,
+        usage_bars,
+    )
+    from arcvq.figures.costs import cost_picture
+    from arcvq.figures.curves import bars, history_curves, lines, schedule_curves
+    from arcvq.figures.experiment_results import ablation_panels, measure_panels, schedule_map
+    from arcvq.figures.gradient_curves import feedback_picture, gradient_angles, gradient_norms
+    from arcvq.figures.image_grids import image_grid, reconstruction_grid
+    from arcvq.figures.sphere import margin_gradients, projected_sphere, sphere
+    from arcvq.figures.sweep_map import sweep_map
+    from arcvq.figures.theme import METHOD_COLORS, PALETTE, TEMPLATE, colors, finish, summary
+    from arcvq.figures.token_grids import mask_picture, place_maps
 
 __all__ = [
     "METHOD_COLORS",

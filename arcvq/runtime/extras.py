@@ -3,6 +3,8 @@
 They are imported where they are used, with a clear error where they are missing.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -17,6 +19,22 @@ DISTRIBUTIONS = {
 }
 
 
+@contextmanager
+def needs_extra(extra: str = "kit") -> Iterator[None]:
+    """Import packages of an extra in this block; where one is missing, the error names the extra.
+
+    Raises:
+        ModuleNotFoundError: If a package is missing; says in one sentence how to install it.
+    """
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        package = (error.name or "").partition(".")[0]
+        if not package or find_spec(package) is not None:
+            raise  # the package is there, but lacks something itself
+        raise _missing(package, extra) from None
+
+
 def extra_import(name: str, extra: str = "kit") -> ModuleType:
     """Import a module of an optional package, or a part of arcvq that needs one.
 
@@ -27,13 +45,8 @@ def extra_import(name: str, extra: str = "kit") -> ModuleType:
     Raises:
         ModuleNotFoundError: If the package is missing; says how to install it.
     """
-    try:
+    with needs_extra(extra):
         return import_module(name)
-    except ModuleNotFoundError as error:
-        package = (error.name or "").partition(".")[0]
-        if not package or find_spec(package) is not None:
-            raise  # the package is there, but lacks something itself
-        raise _missing(package, extra) from error
 
 
 def extra_folder(package: str, extra: str = "kit") -> Path:
