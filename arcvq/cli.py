@@ -3,6 +3,7 @@
 import dataclasses
 import math
 import platform
+import shlex
 import shutil
 import sys
 import warnings
@@ -14,6 +15,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import click
 
 if TYPE_CHECKING:  # a command imports what it needs when it runs
+    from packaging.requirements import Requirement
+
     from arcvq.experiments import Experiment
     from arcvq.image_folders import Reading
     from arcvq.images import ImageData
@@ -474,59 +477,121 @@ def export(device: str, out: Path) -> None:
     click.echo(f"{path.resolve()}: {path.stat().st_size / 1e6:.1f} MB")
 
 
+@main.command("notebooks")
+@click.argument("folder", type=FOLDER, metavar="DIR")
+def copy_the_notebooks(folder: Path) -> None:
+    """Copy the notebooks that come with arcvq into DIR, to work on them.
+
+    Nothing is replaced: if DIR holds another file of the name of a notebook, nothing is copied.
+    """
+    from arcvq.reports.notebook_files import copy_notebooks
+
+    copies = copy_notebooks(folder)
+    click.echo(f"{len(copies)} notebooks are in {folder.resolve()}")
+    click.echo(f"To start: jupyter lab {shlex.quote(str(copies[0]))}")
+
+
 class Check(NamedTuple):
     """What `arcvq doctor` found of one thing, and the command that mends it (empty: it is fine)."""
 
     name: str
     found: str
     fix: str = ""
+    state: str = "ok"
+
+
+# What a reader may do without, and what for.
+EXTRAS = {
+    "kit": "the notebooks, figures, explorers, experiments and most data sets",
+    "baselines": "quantizers of vector-quantize-pytorch",
+    "ray": "runs on a cluster",
+}
 
 
 @main.command()
 @click.pass_context
 def doctor(ctx: click.Context) -> None:
-    """Say what is installed, which device and precision are used, what is missing and its fix."""
+    """Say what is installed, which device and precision are used, what is missing and its fix.
+
+    An extra counts as installed if most of its packages are there. The exit code is 1 if a package
+    of the core, or of an installed extra, is missing or too old.
+    """
     fixes = []
     for check in (*_package_checks(), *_machine_checks()):
-        state = "missing" if check.fix else "ok"
-        click.echo(f"{state:8} {check.name:20} {check.found}")
+        click.echo(f"{check.state:8} {check.name:20} {check.found}")
         if check.fix:
             fixes.append(check.fix)
     for fix in fixes:
         click.echo(f"To fix: {fix}")
-    click.echo("Something is missing." if fixes else "Everything is in place.")
+    click.echo("Something is missing or too old." if fixes else "Everything is in place.")
     ctx.exit(1 if fixes else 0)
 
 
 def _package_checks() -> Iterator[Check]:
-    """Python and the packages that the kit needs, with their versions."""
+    """Python, the packages of the core, and those of the extras that are installed."""
+    yield Check("python", platform.python_version())
+    yield from map(_package_check, _requirements())
+    for extra, purpose in EXTRAS.items():
+        checks = [_package_check(requirement) for requirement in _requirements(extra)]
+        missing = [check for check in checks if check.state == "missing"]
+        if 2 * len(missing) < len(checks):
+            yield from checks
+        else:
+            found = f"not installed; {purpose} need it: pip install 'arcvq[{extra}]'"
+            yield Check(f"extra {extra}", found, state="without")
+
+
+def _requirements(extra: str = "") -> list["Requirement"]:
+    """What arcvq requires itself, or what an extra adds to that."""
     from packaging.requirements import Requirement
 
-    yield Check("python", platform.python_version())
-    for line in requires("arcvq") or []:
-        requirement = Requirement(line)
-        if requirement.marker and not requirement.marker.evaluate({"extra": "kit"}):
-            continue
-        fix = f'{sys.executable} -m pip install "{requirement.name}{requirement.specifier}"'
-        try:
-            found = version(requirement.name)
-        except PackageNotFoundError:
-            yield Check(requirement.name, "not installed", fix)
-            continue
-        is_wanted = requirement.specifier.contains(found, prereleases=True)
-        yield Check(requirement.name, found, "" if is_wanted else fix)
+    every = [Requirement(line) for line in requires("arcvq") or []]
+    core = [requirement for requirement in every if _holds(requirement, "")]
+    if not extra:
+        return core
+    return [
+        requirement
+        for requirement in every
+        if requirement not in core and _holds(requirement, extra)
+    ]
+
+
+def _holds(requirement: "Requirement", extra: str) -> bool:
+    """Whether a requirement counts on this machine when an extra is asked for."""
+    return requirement.marker is None or requirement.marker.evaluate({"extra": extra})
+
+
+def _package_check(requirement: "Requirement") -> Check:
+    """Whether a package is there, in a version that arcvq works with."""
+    fix = f'{sys.executable} -m pip install "{requirement.name}{requirement.specifier}"'
+    try:
+        found = version(requirement.name)
+    except PackageNotFoundError:
+        return Check(requirement.name, "not installed", fix, "missing")
+    if requirement.specifier.contains(found, prereleases=True):
+        return Check(requirement.name, found)
+    return Check(requirement.name, f"{found}, not {requirement.specifier}", fix, "too old")
 
 
 def _machine_checks() -> Iterator[Check]:
-    """Device and precision that "auto" means here, and the folder of the notebooks."""
-    from arcvq.reports.notebook_files import notebooks_folder
+    """Device and precision that "auto" means here, and what came with arcvq."""
+    from arcvq.runs import pretrained
     from arcvq.runtime.devices import choose_device, choose_precision, device_name, dtype_name
+    from arcvq.runtime.files import IS_CHECKOUT, SHIPPED
 
     device = choose_device()
     precision = choose_precision("auto", device)
     yield Check("device", device_name(device))
     yield Check("precision", dtype_name(precision))
-    try:
-        yield Check("notebooks", str(notebooks_folder()))
-    except FileNotFoundError as error:
-        yield Check("notebooks", str(error), "call arcvq from a checkout of the project")
+
+    place = "the checkout" if IS_CHECKOUT else "the wheel"
+    notebooks = list((SHIPPED / "notebooks").glob("*.ipynb"))
+    counts = {
+        "notebooks": str(len(notebooks)) if notebooks else "",
+        "models": ", ".join(pretrained.names()),
+    }
+    for name, found in counts.items():
+        if found:
+            yield Check(name, f"{found}; from {place}, {SHIPPED}")
+        else:
+            yield Check(name, f"none in {SHIPPED}", "install arcvq again", "missing")

@@ -1,5 +1,6 @@
 """The command: what it prints, its exit codes, and one sentence instead of a traceback."""
 
+import re
 import shutil
 import subprocess
 import sys
@@ -12,7 +13,7 @@ from PIL import Image
 
 from arcvq import __version__, cli, experiments
 from arcvq.figures import experiment_results
-from arcvq.reports import notebook_files, notebooks
+from arcvq.reports import notebooks
 from tests.reports.made import write_notebook
 
 # Arguments: a package to hide, then those of the command.
@@ -44,23 +45,28 @@ def test_the_module_runs_as_the_command():
     assert shown.stdout.strip().endswith(__version__)
 
 
-@pytest.mark.parametrize(
-    ("package", "command", "sentence"),
-    [
-        ("click", "doctor", "arcvq's command needs click, which comes with: "),
-        ("plotly", "export-explorers", "Error: plotly is not installed; it comes with "),
-    ],
-)
-def test_one_sentence_says_how_to_install_what_is_missing(package, command, sentence):
-    shown = python("-c", WITHOUT_A_PACKAGE, package, command)
-    assert shown.returncode != 0
-    assert shown.stderr == f"{sentence}pip install 'arcvq[kit]'\n"
+def test_one_sentence_says_how_to_install_what_is_missing():
+    shown = python("-c", WITHOUT_A_PACKAGE, "plotly", "export-explorers")
+    assert shown.returncode == 2
+    answer = "Error: plotly is not installed; it comes with pip install 'arcvq[kit]'\n"
+    assert shown.stderr == answer
 
 
 def test_reports_load_the_tools_of_notebooks_only_where_they_are_used():
     loaded = set(python("-c", "import sys, arcvq.reports; print(*sys.modules)").stdout.split())
     assert "arcvq.reports.key_figures" in loaded
     assert not {"papermill", "nbconvert", "plotly"} & loaded
+
+
+def test_notebooks_that_are_run_keep_data_and_results_where_the_caller_keeps_them(
+    tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("ARCVQ_DATA", "here")
+    (tmp_path / "package").mkdir()
+    checked = f"import os\nassert os.environ['ARCVQ_DATA'] == {str(tmp_path / 'here')!r}"
+    path = write_notebook(tmp_path / "package" / "0.ipynb", checked)
+    assert invoke("run", path, "--out", "out").exit_code == 0
 
 
 def test_run_prints_a_line_a_notebook_and_the_report_and_ends_with_1_where_one_failed(tmp_path):
@@ -151,33 +157,79 @@ def test_train_refuses_what_it_does_not_know():
     assert shown.stderr.startswith("Error: quantizer 'magic' is unknown")
 
 
-def test_doctor_lists_versions_device_and_precision(monkeypatch, tmp_path):
-    monkeypatch.setattr(notebook_files, "notebooks_folder", lambda: tmp_path)
+def test_doctor_lists_versions_device_precision_notebooks_and_models():
     shown = invoke("doctor")
     assert shown.exit_code == 0, shown.output
     words = shown.output.split()
     assert {"torch", "papermill", "plotly", "device", "precision"} <= set(words)
-    assert "missing" not in words
+    assert not {"missing", "old"} & set(words)
+    assert re.search(r"^ok +notebooks +14; from the checkout, ", shown.output, re.MULTILINE)
+    assert re.search(r"^ok +models +digits, mnist; from the checkout", shown.output, re.MULTILINE)
     assert shown.output.endswith("Everything is in place.\n")
 
 
-@pytest.mark.parametrize("found", ["2.0.0", None])
-def test_doctor_names_what_is_missing_or_old_and_its_fix(monkeypatch, tmp_path, found):
+@pytest.fixture
+def installed(monkeypatch):
+    """Makes `arcvq doctor` find these versions, and no package where the version is None."""
     real_version = cli.version
 
-    def version(name):
-        if name != "torch":
-            return real_version(name)
-        if found is None:
-            raise cli.PackageNotFoundError
-        return found
+    def change(**versions):
+        def version(name):
+            found = versions[name] if name in versions else real_version(name)
+            if found is None:
+                raise cli.PackageNotFoundError
+            return found
 
-    monkeypatch.setattr(cli, "version", version)
-    monkeypatch.setattr(notebook_files, "notebooks_folder", lambda: tmp_path)
+        monkeypatch.setattr(cli, "version", version)
+
+    return change
+
+
+def packages(extra):
+    """The names of the packages that an extra adds."""
+    return [requirement.name for requirement in cli._requirements(extra)]
+
+
+@pytest.mark.parametrize("name", ["torch", "plotly"])
+@pytest.mark.parametrize(("found", "state"), [("0.1", "too old"), (None, "missing")])
+def test_doctor_names_what_is_missing_or_old_and_its_fix(installed, name, found, state):
+    installed(**{name: found})
     shown = invoke("doctor")
     assert shown.exit_code == 1, shown.stderr
-    assert "missing  torch" in shown.output
-    assert '-m pip install "torch>=2.11"' in shown.output
+    assert re.search(f"^{state} +{name} ", shown.output, re.MULTILINE)
+    assert f'-m pip install "{name}>=' in shown.output
+
+
+@pytest.mark.parametrize("own", [(), ("pandas", "pillow", "scikit-learn")])
+def test_doctor_takes_a_core_without_extras_for_a_small_installation(installed, own):
+    extras = packages("kit") + packages("baselines") + packages("ray")
+    installed(**{name: None for name in extras if name not in own})
+    shown = invoke("doctor")
+    assert shown.exit_code == 0, shown.output
+    for extra in ("kit", "baselines", "ray"):
+        line = rf"^without +extra {extra} +not installed; .* pip install 'arcvq\[{extra}\]'$"
+        assert re.search(line, shown.output, re.MULTILINE)
+    assert shown.output.endswith("Everything is in place.\n")
+
+
+def test_doctor_takes_a_kit_without_some_of_its_packages_for_broken(installed):
+    installed(anywidget=None, papermill=None)
+    shown = invoke("doctor")
+    assert shown.exit_code == 1, shown.output
+    assert len(re.findall("^missing", shown.output, re.MULTILINE)) == 2
+    assert shown.output.count("To fix: ") == 2
+
+
+def test_notebooks_copies_what_came_with_arcvq_and_says_how_to_start(tmp_path):
+    shown = invoke("notebooks", tmp_path / "my course")
+    assert shown.exit_code == 0, shown.stderr
+    first, second = shown.stdout.splitlines()
+    assert first == f"14 notebooks are in {tmp_path / 'my course'}"
+    assert second == f"To start: jupyter lab '{tmp_path}/my course/00_start_here.ipynb'"
+    (tmp_path / "my course" / "00_start_here.ipynb").write_text("{}")
+    again = invoke("notebooks", tmp_path / "my course")
+    assert again.exit_code == 2
+    assert "00_start_here.ipynb is there and differs" in again.stderr
 
 
 def test_sweep_writes_a_table_and_a_page_of_maps(data_folder):

@@ -134,7 +134,9 @@ def test_the_core_works_without_any_extra_and_says_what_is_missing(small):
 
 
 def test_a_part_that_needs_an_extra_says_so_when_it_is_imported(small):
-    answer = re.compile(r"arcvq\.(\w+): \S+ is not installed; it comes with pip install 'arcvq\[kit\]'")
+    answer = re.compile(
+        r"arcvq\.(\w+): \S+ is not installed; it comes with pip install 'arcvq\[kit\]'"
+    )
     parts = [answer.fullmatch(line) for line in small[1]]
     names = [part and part[1] for part in parts]
     assert names == ["analysis", "experiments", "explorers", "figures", "reports"]

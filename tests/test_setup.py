@@ -71,35 +71,69 @@ def test_the_conda_environment_has_the_names_and_ranges_of_pyproject():
     ]
 
 
-def test_the_wheel_holds_the_whole_package_and_the_command(tmp_path):
-    source = tmp_path / "source"
-    source.mkdir()
-    for name in ("pyproject.toml", "README.md", "LICENSE"):
-        shutil.copy(ROOT / name, source)
-    shutil.copytree(ROOT / "arcvq", source / "arcvq", ignore=shutil.ignore_patterns("__pycache__"))
-    build = [
-        sys.executable,
-        "-m",
-        "pip",
-        "wheel",
-        "--quiet",
-        "--no-deps",
-        "--no-build-isolation",
-        "--no-index",
-    ]
-    subprocess.run([*build, "--wheel-dir", tmp_path, source], check=True, capture_output=True)
-    with zipfile.ZipFile(next(tmp_path.glob("arcvq-*.whl"))) as wheel:
-        inside = {name for name in wheel.namelist() if name.startswith("arcvq/")}
-        command = wheel.read(
-            next(name for name in wheel.namelist() if name.endswith("entry_points.txt"))
-        ).decode()
-    kinds = (".py", ".css", ".js", ".j2", ".typed")
-    files = {str(p.relative_to(ROOT)) for p in (ROOT / "arcvq").rglob("*") if p.suffix in kinds}
-    assert (
-        inside == files
-        and {"arcvq/reports/templates/report.css", "arcvq/explorers/web/playground.js"} <= inside
+def files(folder, pattern):
+    return {str(path.relative_to(folder)) for path in folder.rglob(pattern) if path.is_file()}
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory):
+    """What a wheel holds that was built of a source distribution, in a folder with a space."""
+    folder = tmp_path_factory.mktemp("a wheel")
+    source = [sys.executable, "-m", "hatchling", "build", "-t", "sdist", "-d", folder]
+    subprocess.run(source, check=True, capture_output=True, cwd=ROOT)
+    options = ["--quiet", "--no-deps", "--no-build-isolation", "--no-index"]
+    build = [sys.executable, "-m", "pip", "wheel", *options, "--wheel-dir", folder]
+    subprocess.run([*build, next(folder.glob("*.tar.gz"))], check=True, capture_output=True)
+    with zipfile.ZipFile(next(folder.glob("*.whl"))) as packed:
+        packed.extractall(folder / "site")
+    return folder / "site"
+
+
+def test_the_wheel_holds_the_whole_package_its_shipped_files_and_the_command(wheel):
+    kinds = ("*.py", "*.css", "*.js", "*.j2")
+    package = set().union(*(files(ROOT / "arcvq", kind) for kind in kinds))
+    shipped = files(wheel / "arcvq" / "shipped", "*")
+    inside = files(wheel / "arcvq", "*") - {f"shipped/{name}" for name in shipped}
+    assert inside == package
+    assert {"reports/templates/report.css", "explorers/web/playground.js"} <= inside
+    assert {name for name in shipped if name.endswith(".ipynb")} == {
+        f"notebooks/{path.name}" for path in (ROOT / "notebooks").glob("*.ipynb")
+    }
+    (command,) = wheel.glob("*.dist-info/entry_points.txt")
+    assert "arcvq = arcvq.cli:main" in command.read_text()
+
+
+OUTSIDE = """
+import arcvq
+from arcvq.cli import main
+from arcvq.experiments import stored
+from arcvq.reports.notebook_files import find_notebooks
+from click.testing import CliRunner
+
+print(arcvq.__file__)
+print(find_notebooks(["0"])[0])
+print(arcvq.pretrained.load("digits").quantizer.num_codes, len(stored("paper-mnist")) > 0)
+print(CliRunner().invoke(main, ["notebooks", "mine"]).output)
+print(CliRunner().invoke(main, ["doctor"]).output)
+"""
+
+
+def test_a_wheel_works_outside_a_checkout(wheel, tmp_path):
+    environment = os.environ | {"PYTHONPATH": str(wheel)}
+    command = [sys.executable, "-c", OUTSIDE]
+    shown = subprocess.run(
+        command, capture_output=True, text=True, cwd=tmp_path, env=environment, timeout=120
     )
-    assert "arcvq = arcvq.__main__:main" in command
+    lines = shown.stdout.splitlines()
+    assert lines[:3] == [
+        str(wheel / "arcvq" / "__init__.py"),
+        str(wheel / "arcvq" / "shipped" / "notebooks" / "00_start_here.ipynb"),
+        "512 True",
+    ], shown.stderr
+    assert f"14 notebooks are in {tmp_path / 'mine'}" in lines
+    assert len(files(tmp_path / "mine", "*.ipynb")) == 14
+    for found in ("notebooks            14", "models               digits, mnist"):
+        assert f"ok       {found}; from the wheel, {wheel}/arcvq/shipped" in lines
 
 
 TARGETS = {

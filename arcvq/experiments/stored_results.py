@@ -1,10 +1,10 @@
-"""Results of experiments that take longer than a notebook may, kept in data/results."""
+"""Results of experiments that take longer than a notebook may; they come with arcvq."""
 
 import pandas as pd
 
-from arcvq.runtime.files import CHECKOUT
+from arcvq.runtime.files import SHIPPED
 
-RESULTS = CHECKOUT / "data" / "results"
+RESULTS = SHIPPED / "data" / "results"
 
 
 def stored(name: str) -> pd.DataFrame:
@@ -19,6 +19,6 @@ def stored(name: str) -> pd.DataFrame:
     path = RESULTS / f"{name}.parquet"
     if not path.is_file():
         known = sorted(file.stem for file in RESULTS.glob("*.parquet"))
-        there = ", ".join(known) or "none; call arcvq from a checkout"
+        there = ", ".join(known) or "none; install arcvq again"
         raise FileNotFoundError(f"no stored results {name!r}; there are {there}")
     return pd.read_parquet(path)

@@ -18,6 +18,8 @@ from papermill.iorw import load_notebook_node
 from papermill.log import logger
 from papermill.parameterize import parameterize_notebook
 
+from arcvq.runtime.files import data_root
+
 KERNEL_ENVIRONMENT = {
     "ARCVQ_HEADLESS": "1",
     # Live figures as plotly's own type: its HTML puts 5 MB of plotly.js into each notebook.
@@ -158,14 +160,17 @@ def _kernel_of_this_python() -> Iterator[dict[str, str]]:
     """Make this Python the kernel "python3", whatever other kernels the user has installed.
 
     Yields:
-        What the environment of the kernel must hold, so that Jupyter looks there first, and so that
-        its threads let others work. A policy that the user has set stays.
+        What the environment of the kernel must hold, so that Jupyter looks there first, data and
+        results are kept where the caller keeps them, and its threads let others work. A policy that
+        the user has set stays.
     """
     with tempfile.TemporaryDirectory() as folder:
         write_kernel_spec(str(Path(folder) / "kernels" / "python3"))
         places = [folder, os.environ.get("JUPYTER_PATH", "")]
         yield {
             "JUPYTER_PATH": os.pathsep.join(filter(None, places)),
+            # Kept where the caller keeps it: notebooks of a wheel run in the folder of the package.
+            "ARCVQ_DATA": str(data_root().resolve()),
             # Threads that wait for work sleep, or a busy machine would crawl.
             "OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY", "PASSIVE"),
         }

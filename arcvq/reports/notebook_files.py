@@ -1,23 +1,50 @@
-"""Find the notebooks that a path, a name or a number means."""
+"""Find the notebooks that a path, a name or a number means, and copy them."""
 
+import os
+import shutil
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
-from arcvq.runtime.files import CHECKOUT
+from arcvq.runtime.files import SHIPPED, write_whole
 
 
 def notebooks_folder() -> Path:
-    """Return the folder notebooks/ of the checkout that holds this package, else of ./.
+    """Return the folder of the notebooks that come with arcvq: a checkout's, or the wheel's.
 
     Raises:
-        FileNotFoundError: Neither has notebooks.
+        FileNotFoundError: There are none.
     """
-    for folder in (CHECKOUT / "notebooks", Path("notebooks").resolve()):
-        if any(folder.glob("*.ipynb")):
-            return folder
-    raise FileNotFoundError(
-        "no folder notebooks/ was found; call arcvq in a checkout, or name the files"
-    )
+    folder = SHIPPED / "notebooks"
+    if not any(folder.glob("*.ipynb")):
+        raise FileNotFoundError(f"{folder} holds no notebooks; install arcvq again")
+    return folder
+
+
+def copy_notebooks(folder: Path) -> list[Path]:
+    """Copy the notebooks that come with arcvq, to work on them.
+
+    Args:
+        folder: Where they go; it is made if need be. A copy that is there already stays.
+
+    Returns:
+        The notebooks in `folder`, in order.
+
+    Raises:
+        FileExistsError: A file of the same name is there and differs; then nothing is copied.
+        OSError: The folder cannot be written.
+    """
+    copies = {folder / notebook.name: notebook for notebook in _all_notebooks()}
+    missing = [copy for copy in copies if not os.path.lexists(copy)]
+    for copy in copies.keys() - set(missing):
+        if not copy.is_file() or copy.read_bytes() != copies[copy].read_bytes():
+            raise FileExistsError(
+                f"{copy} is there and differs from the notebook that comes with arcvq; "
+                "nothing was copied, so name another folder"
+            )
+    for copy in missing:
+        write_whole(copy, partial(shutil.copyfile, copies[copy]))
+    return list(copies)
 
 
 def find_notebooks(names: Sequence[str | Path] = ()) -> list[Path]:

@@ -1,1 +1,1 @@
-"""Training runs: their settings, many at once, and trained models that come with the checkout."""
+"""Training runs: their settings, many at once, and trained models that come with arcvq."""

@@ -1,4 +1,4 @@
-"""Trained models that come with the checkout, each with a card: how it was made, how good it is."""
+"""Trained models that come with arcvq, each with a card: how it was made, how good it is."""
 
 import hashlib
 import json
@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from arcvq.runtime.files import CHECKOUT, write_text
+from arcvq.runtime.files import SHIPPED, write_text
 from arcvq.vqvae import VQVAE
 
-FOLDER = CHECKOUT / "data" / "checkpoints"
+FOLDER = SHIPPED / "data" / "checkpoints"
 WEIGHTS = "model.safetensors"
 CARD = "card.json"
 PAGE_HEADER = """---
@@ -18,6 +18,11 @@ library_name: arcvq
 ---
 
 """
+
+
+def names() -> list[str]:
+    """The models that come with arcvq."""
+    return sorted(path.parent.name for path in FOLDER.glob(f"*/{CARD}"))
 
 
 def load(name: str) -> VQVAE:
@@ -41,8 +46,7 @@ def card(name: str) -> dict[str, Any]:
     """
     folder = FOLDER / name
     if not (folder / CARD).is_file():
-        names = sorted(path.parent.name for path in FOLDER.glob(f"*/{CARD}"))
-        known = ", ".join(names) or "none; see a checkout"
+        known = ", ".join(names()) or "none; install arcvq again"
         raise FileNotFoundError(f"there is no pretrained model {name!r}; there are {known}")
     facts = json.loads((folder / CARD).read_text())
     found = _sha256(folder / WEIGHTS)

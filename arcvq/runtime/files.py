@@ -11,7 +11,10 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 Result = TypeVar("Result")
-CHECKOUT = Path(__file__).resolve().parents[2]  # only a checkout if it holds pyproject.toml
+CHECKOUT = Path(__file__).resolve().parents[2]
+IS_CHECKOUT = (CHECKOUT / "pyproject.toml").is_file()  # else the folder of installed packages
+# Holds the notebooks, trained models and stored results that come with arcvq.
+SHIPPED = CHECKOUT if IS_CHECKOUT else CHECKOUT / "arcvq" / "shipped"
 OLD_DRAFT = 3600  # seconds
 NAME_LENGTH = 80  # most file systems allow 255 bytes; a digest and an ending are still to come
 
@@ -94,7 +97,7 @@ def data_root(root: str | Path | None = None) -> Path:
     chosen = root or os.environ.get("ARCVQ_DATA")
     if chosen:
         return Path(chosen).expanduser()
-    if (CHECKOUT / "pyproject.toml").is_file():
+    if IS_CHECKOUT:
         return CHECKOUT / "data"
     return Path("data")
 

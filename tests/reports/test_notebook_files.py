@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from arcvq.reports import notebook_files
-from arcvq.reports.notebook_files import find_notebooks, notebooks_folder
+from arcvq.reports.notebook_files import copy_notebooks, find_notebooks, notebooks_folder
 from tests.reports.made import write_notebook
 
 
@@ -49,7 +49,53 @@ def test_the_notebooks_of_the_checkout_are_found_from_anywhere(tmp_path, monkeyp
 
 
 def test_without_any_notebooks_one_sentence_says_so(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(notebook_files, "CHECKOUT", tmp_path / "site")
-    with pytest.raises(FileNotFoundError, match="no folder notebooks/ was found"):
+    monkeypatch.setattr(notebook_files, "SHIPPED", tmp_path)
+    with pytest.raises(FileNotFoundError, match=r"holds no notebooks; install arcvq again$"):
         find_notebooks()
+
+
+def contents(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def test_copies_of_the_notebooks_are_those_of_the_package_and_are_made_once(three, tmp_path):
+    folder = tmp_path / "new" / "my notebooks"
+    expected = [folder / path.name for path in find_notebooks()]
+    assert copy_notebooks(folder) == expected
+    written = [path.stat().st_mtime_ns for path in expected]
+    expected[1].unlink()
+    assert copy_notebooks(folder) == expected
+    assert contents(folder) == {path.name: path.read_bytes() for path in find_notebooks()}
+    assert [expected[place].stat().st_mtime_ns for place in (0, 2)] == [written[0], written[2]]
+
+
+def write_other(path):
+    path.write_text("mine")
+
+
+def link_to_nothing(path):
+    path.symlink_to("nowhere")
+
+
+@pytest.mark.parametrize("make", [write_other, Path.mkdir, link_to_nothing])
+def test_what_a_reader_has_under_the_name_of_a_notebook_stays_and_nothing_is_copied(
+    three, tmp_path, make
+):
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    make(folder / "01_collapse.ipynb")
+    before = (folder / "01_collapse.ipynb").lstat()
+    message = "01_collapse.ipynb is there and differs .* nothing was copied"
+    with pytest.raises(FileExistsError, match=message):
+        copy_notebooks(folder)
+    assert (folder / "01_collapse.ipynb").lstat() == before
+    assert len(list(folder.iterdir())) == 1
+
+
+def test_other_files_of_a_reader_stay_beside_the_copies(three, tmp_path):
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    (folder / "notes.txt").write_text("mine")
+    copy_notebooks(folder)
+    assert (folder / "notes.txt").read_text() == "mine"
+    assert len(list(folder.iterdir())) == 4
