@@ -8,6 +8,7 @@ import shutil
 import sys
 import warnings
 from collections.abc import Iterator
+from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -492,7 +493,7 @@ def copy_the_notebooks(folder: Path) -> None:
 
 
 class Check(NamedTuple):
-    """What `arcvq doctor` found of one thing, and the command that mends it (empty: it is fine)."""
+    """What `arcvq doctor` found of one thing, and what mends it (empty: it is fine)."""
 
     name: str
     found: str
@@ -523,7 +524,7 @@ def doctor(ctx: click.Context) -> None:
             fixes.append(check.fix)
     for fix in fixes:
         click.echo(f"To fix: {fix}")
-    click.echo("Something is missing or too old." if fixes else "Everything is in place.")
+    click.echo("Not everything is in place." if fixes else "Everything is in place.")
     ctx.exit(1 if fixes else 0)
 
 
@@ -574,7 +575,7 @@ def _package_check(requirement: "Requirement") -> Check:
 
 
 def _machine_checks() -> Iterator[Check]:
-    """Device and precision that "auto" means here, and what came with arcvq."""
+    """Device and precision that "auto" means here, what came with arcvq, and JupyterLab's Python."""
     from arcvq.runs import pretrained
     from arcvq.runtime.devices import choose_device, choose_precision, device_name, dtype_name
     from arcvq.runtime.files import IS_CHECKOUT, SHIPPED
@@ -595,3 +596,9 @@ def _machine_checks() -> Iterator[Check]:
             yield Check(name, f"{found}; from {place}, {SHIPPED}")
         else:
             yield Check(name, f"none in {SHIPPED}", "install arcvq again", "missing")
+
+    with suppress(ModuleNotFoundError):  # without the kit there is no JupyterLab
+        from arcvq.reports.kernels import kernel_of_jupyterlab
+
+        found, fix = kernel_of_jupyterlab()
+        yield Check("kernel python3", found, fix, "wrong" if fix else "ok")

@@ -1,5 +1,6 @@
 """The command: what it prints, its exit codes, and one sentence instead of a traceback."""
 
+import json
 import re
 import shutil
 import subprocess
@@ -161,7 +162,7 @@ def test_doctor_lists_versions_device_precision_notebooks_and_models():
     shown = invoke("doctor")
     assert shown.exit_code == 0, shown.output
     words = shown.output.split()
-    assert {"torch", "papermill", "plotly", "device", "precision"} <= set(words)
+    assert {"torch", "papermill", "plotly", "device", "precision", "kernel"} <= set(words)
     assert not {"missing", "old"} & set(words)
     assert re.search(r"^ok +notebooks +14; from the checkout, ", shown.output, re.MULTILINE)
     assert re.search(r"^ok +models +digits, mnist; from the checkout", shown.output, re.MULTILINE)
@@ -230,6 +231,21 @@ def test_notebooks_copies_what_came_with_arcvq_and_says_how_to_start(tmp_path):
     again = invoke("notebooks", tmp_path / "my course")
     assert again.exit_code == 2
     assert "00_start_here.ipynb is there and differs" in again.stderr
+
+
+def test_doctor_warns_where_jupyterlab_would_start_another_python(monkeypatch, tmp_path):
+    folder = tmp_path / "kernels" / "python3"
+    folder.mkdir(parents=True)
+    spec = {"argv": ["/nowhere/python"], "display_name": "Python 3", "language": "python"}
+    (folder / "kernel.json").write_text(json.dumps(spec))
+    monkeypatch.setenv("JUPYTER_PATH", str(tmp_path))
+    shown = invoke("doctor")
+    assert shown.exit_code == 1, shown.output
+    (line,) = [line for line in shown.output.splitlines() if line.startswith("wrong")]
+    assert "kernel python3" in line
+    assert line.endswith(f"/nowhere/python (by {folder / 'kernel.json'}) is not this Python")
+    assert f"To fix: remove or rename the folder {folder}" in shown.output
+    assert shown.output.endswith("Not everything is in place.\n")
 
 
 def test_sweep_writes_a_table_and_a_page_of_maps(data_folder):
