@@ -575,7 +575,7 @@ def _package_check(requirement: "Requirement") -> Check:
 
 
 def _machine_checks() -> Iterator[Check]:
-    """Device and precision that "auto" means here, what came with arcvq, and JupyterLab's Python."""
+    """Device and precision that "auto" means here, what came with arcvq, JupyterLab's Python."""
     from arcvq.runs import pretrained
     from arcvq.runtime.devices import choose_device, choose_precision, device_name, dtype_name
     from arcvq.runtime.files import IS_CHECKOUT, SHIPPED

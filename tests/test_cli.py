@@ -1,5 +1,6 @@
 """The command: what it prints, its exit codes, and one sentence instead of a traceback."""
 
+import ast
 import json
 import re
 import shutil
@@ -7,6 +8,7 @@ import subprocess
 import sys
 from types import SimpleNamespace
 
+import nbformat
 import pandas as pd
 import pytest
 from click.testing import CliRunner
@@ -89,9 +91,37 @@ def test_run_ends_with_0_where_all_passed(tmp_path):
     assert shown.exit_code == 0, shown.output
 
 
+def test_run_hands_on_how_a_folder_is_read(tmp_path):
+    parameters = 'dataset = "digits"\nreading = {}'
+    path = write_notebook(tmp_path / "a.ipynb", "print(reading)", parameters=parameters)
+    words = ["--size", 40, "--grey", "--levels", "0:4095", "--background", "black"]
+    words += ["--dataset", f"folder:{tmp_path}", "--skip-broken", "--out", tmp_path / "out"]
+    shown = invoke("run", path, *words)
+    assert shown.exit_code == 0, shown.output
+    executed = nbformat.read(tmp_path / "out" / "a.ipynb", as_version=4)
+    assert ast.literal_eval(executed.cells[-1].outputs[0].text) == {
+        "size": 40,
+        "grey": True,
+        "background": "black",
+        "levels": [0.0, 4095.0],
+        "skip_broken": True,
+    }
+
+
+def test_run_ends_with_1_where_a_cell_ran_out_of_time(tmp_path):
+    path = write_notebook(tmp_path / "a.ipynb", "import time\ntime.sleep(60)")
+    shown = invoke("run", path, "--timeout", 1, "--out", tmp_path / "out")
+    assert shown.exit_code == 1, shown.output
+    assert "stopped in" in shown.output
+    assert "a larger --timeout allows more" in shown.output
+
+
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
+        (["--timeout", "0"], "Error: timeout is 0; it must be a whole number from 1"),
+        (["--size", "16"], "Error: a.ipynb has no parameter 'reading'"),
+        (["--size", "33"], "Error: size is 33; it must be a multiple of 8"),
         (["-p", "nonsense=1"], "Error: no chosen notebook has a parameter 'nonsense'"),
         (["-p", "nonsense"], "Error: -p takes NAME=VALUE, not 'nonsense'"),
         (["--profile", "huge"], "Error: profile 'huge' is unknown"),

@@ -1,6 +1,7 @@
 """Run notebooks without a browser, and write a report of what they showed."""
 
 import dataclasses
+import json
 import os
 import platform
 import re
@@ -255,7 +256,11 @@ def _waiting(path: Path, given: Mapping[str, Any]) -> NotebookResult:
     title = heading[1] if heading else path.stem
     own = default_parameters(path)
     defaults = {name: value for name, value in own.items() if name not in given}
-    return NotebookResult(path.stem, title, given=given, defaults=defaults)
+    source = {
+        name: json.dumps(value) if isinstance(value, str) else repr(value)
+        for name, value in given.items()
+    }
+    return NotebookResult(path.stem, title, given=source, defaults=defaults)
 
 
 def _facts(parameters: Mapping[str, Any], results: Sequence[NotebookResult]) -> dict[str, str]:

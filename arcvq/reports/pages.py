@@ -34,7 +34,7 @@ class NotebookResult:
         seconds: Time that the notebook took.
         failure: Cell and message of the error; empty where there was none.
         key_figures: Key figures that the notebook showed, in order.
-        given: Parameters that the run set.
+        given: Parameters that the run set, as source text.
         defaults: The other parameters, as the notebook has them in its source.
         progress: How far it is while it runs.
     """
@@ -45,7 +45,7 @@ class NotebookResult:
     seconds: float = 0.0
     failure: str = ""
     key_figures: list[KeyFigure] = field(default_factory=list)
-    given: Mapping[str, Any] = field(default_factory=dict)
+    given: Mapping[str, str] = field(default_factory=dict)
     defaults: Mapping[str, str] = field(default_factory=dict)
     progress: str = ""
 

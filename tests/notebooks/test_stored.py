@@ -59,11 +59,21 @@ def test_it_holds_no_widget_state_and_no_traces_of_a_run(notebook):
     assert not tagged(notebook, "injected-parameters")
 
 
-def test_one_cell_is_tagged_parameters_and_has_the_four_that_all_notebooks_share(notebook):
+def test_one_cell_is_tagged_parameters_and_has_the_five_that_all_notebooks_share(notebook):
     [cell] = tagged(notebook, "parameters")
-    assert {"dataset", "profile", "device", "seed"} <= set(
+    assert {"dataset", "profile", "device", "seed", "reading"} <= set(
         re.findall(r"^(\w+)\b.*=", cell.source, re.MULTILINE)
     )
+
+
+def test_a_readers_own_pictures_are_read_as_asked_and_few_of_them_lower_the_batch(notebook):
+    source = "\n".join(cell.source for cell in code(notebook))
+    for call in re.findall(r"load_images\((?:dataset|f\"folder).*", source):
+        assert "**reading" in call or call == "load_images(dataset, device=device)"
+    assert "**reading" in source
+    of_the_data = re.findall(r"RunSettings\.for_profile\(.*?(?:dataset|\*\*).*", source)
+    for call in of_the_data:
+        assert re.search(r"for_profile\((profile|\"quick\"), (images|data),", call), call
 
 
 def test_it_starts_with_a_title(notebook):

@@ -179,7 +179,7 @@ def test_each_page_says_with_which_parameters_it_was_run(finished):
     given, _, own = page.partition("The notebook's own:")
     assert "<code>seed = 7</code>" in given
     assert "<code>margin = 0.25</code>" in given
-    assert "<code>profile = &#34;quick&#34;</code>" in own
+    assert "<code>profile = &#34;quick&#34;</code>, <code>device" in own
 
 
 def test_the_page_of_a_failed_notebook_leads_to_the_error(finished):
