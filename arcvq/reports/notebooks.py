@@ -268,8 +268,8 @@ def _facts(parameters: Mapping[str, Any], results: Sequence[NotebookResult]) -> 
     device = choose_device(parameters.get("device", "auto"))
     versions = [f"{package} {version(package)}" for package in PACKAGES]
     assignments = [f"{name} = {value}" for name, value in parameters.items()]
-    profiles = [{**result.defaults, **result.given}.get("profile") for result in results]
-    profiles = sorted({profile.strip("'\"") for profile in profiles if profile})
+    sources = [{**result.defaults, **result.given}.get("profile", "") for result in results]
+    profiles = sorted({source.strip("'\"") for source in sources} - {""})
     return {
         "Date": datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z"),
         "Device": f"{device_name(device)}, {torch.get_num_threads()} threads",
