@@ -1,10 +1,20 @@
 # Everything runs in .venv, which is made on the first call and again only when its pins change.
 # Another Python: make test PYTHON=python3.13    Options for the run: make run ARGS="--profile standard"
+# PyTorch's small CPU build: make lab TORCH=cpu, the first time; it is remembered. TORCH is the name of any
+# build at download.pytorch.org/whl.
 
 PYTHON ?= python3
 ARGS ?=
 BIN := .venv/bin
 STAMP := .venv/.installed
+# The stamp says which build of PyTorch was installed; nothing stands for that of PyPI.
+INSTALLED_TORCH := $(shell cat $(STAMP) 2>/dev/null)
+TORCH ?= $(INSTALLED_TORCH)
+ifneq ($(wildcard $(STAMP)),)
+ifneq ($(TORCH),$(INSTALLED_TORCH))
+$(error .venv holds PyTorch from $(or $(INSTALLED_TORCH),PyPI), not from $(or $(TORCH),PyPI); delete .venv to install another build)
+endif
+endif
 # JupyterLab refuses to start as root unless told, as in a container.
 AS_ROOT := $(if $(filter 0,$(shell id -u)),--allow-root)
 
@@ -20,6 +30,7 @@ help:
 	@echo "make docs       build the documentation site in build/docs"
 	@echo "make notebooks  run the stored notebooks again, with stills of their figures (needs Chromium or Chrome)"
 	@echo "make clean      delete reports and caches (not .venv, not data/)"
+	@echo "Without an NVIDIA GPU add TORCH=cpu the first time, as in make lab TORCH=cpu: .venv is 4.6 GB smaller."
 
 $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo \
@@ -28,8 +39,10 @@ $(STAMP): pyproject.toml constraints.txt
 	  'Python lacks its venv module; on Debian and Ubuntu: sudo apt install python3-venv' >&2; exit 1; }
 	@echo 'Installing into .venv; PyTorch is large, so this takes a minute or more, once.'
 	$(PYTHON) -m venv .venv
+	$(if $(TORCH),$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-deps \
+	  --index-url https://download.pytorch.org/whl/$(TORCH) torch torchvision)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[kit,docs,test]'
-	@touch $@
+	@echo '$(TORCH)' > $@
 
 run: $(STAMP)
 	$(BIN)/arcvq run --out output $(ARGS)

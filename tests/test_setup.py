@@ -176,6 +176,31 @@ def test_a_target_installs_first_and_then_never_again(checkout, target):
     assert "pip install" in make(checkout, "-n", target).stdout, "new pins are installed"
 
 
+@pytest.mark.parametrize("target", TARGETS)
+def test_another_build_of_pytorch_is_installed_first_and_is_remembered(checkout, target):
+    shown = make(checkout, "-n", target, "TORCH=cpu").stdout
+    build = "--no-deps --index-url https://download.pytorch.org/whl/cpu torch torchvision"
+    assert shown.index("venv .venv") < shown.index(build) < shown.index("--editable")
+    assert build not in make(checkout, "-n", target).stdout
+
+    (checkout / ".venv").mkdir()
+    (checkout / ".venv" / ".installed").write_text("cpu\n")
+    for arguments in ((), ("TORCH=cpu",)):
+        shown = make(checkout, "-n", target, *arguments)
+        assert "pip install" not in shown.stdout and not shown.stderr
+    os.utime(checkout / "constraints.txt", (2e9, 2e9))
+    assert build in make(checkout, "-n", target).stdout, "new pins keep the build"
+
+
+def test_a_build_of_pytorch_that_differs_from_the_installed_one_is_told_in_a_sentence(checkout):
+    (checkout / ".venv").mkdir()
+    (checkout / ".venv" / ".installed").touch()
+    failed = make(checkout, "lab", "TORCH=cpu")
+    assert failed.returncode == 2 and "pip" not in failed.stdout
+    sentence = ".venv holds PyTorch from PyPI, not from cpu; delete .venv to install another build"
+    assert sentence in failed.stderr
+
+
 @pytest.mark.parametrize(
     ("answer", "sentence"),
     [
