@@ -222,6 +222,20 @@ def test_make_alone_says_what_there_is():
     assert all(f"make {target} " in shown for target in (*TARGETS, "clean"))
 
 
+def test_the_weekly_workflow_tries_both_ends_of_the_ranges_and_every_python():
+    workflow = yaml.safe_load((ROOT / ".github" / "workflows" / "versions.yml").read_text())
+    jobs = workflow["jobs"]
+    tried = jobs["range"]["strategy"]["matrix"]["include"]
+    pythons = {f"3.{minor}" for minor in range(11, 15)}
+    assert {entry["python"] for entry in tried if entry["versions"] == "newest"} == pythons
+    assert PROJECT["requires-python"] == ">=3.11"
+    assert {"versions": "lowest", "python": "3.11"} in tried
+    commands = [step.get("run", "") for step in jobs["range"]["steps"]]
+    assert any(command.startswith("python tools/try_versions.py") for command in commands)
+    (conda,) = (step["with"] for step in jobs["conda"]["steps"] if "micromamba" in str(step))
+    assert conda == {"environment-file": "environment.yml"}
+
+
 def test_ci_calls_what_the_readme_says():
     assert {"make lint", "make docs", "make test"} <= set(
         (ROOT / ".ci" / "run").read_text().splitlines()
