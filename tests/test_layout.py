@@ -68,6 +68,11 @@ run = arcvq.fit(model, data, steps=2, batch_size=8, recording=recording)
 print(arcvq.VQVAE.from_pretrained(sys.argv[1]).encode(split.batch(torch.arange(2))).shape)
 print(arcvq.RunSettings(steps=3).steps)
 
+from arcvq.cli import main
+from click.testing import CliRunner
+
+print("device" in CliRunner().invoke(main, ["doctor"]).output)
+
 for use in (lambda: run.history, lambda: arcvq.load_images("mnist"), lambda: arcvq.figures, lambda: arcvq.explorers):
     try:
         use()
@@ -128,8 +133,8 @@ def small(tmp_path_factory):
 
 def test_the_core_works_without_any_extra_and_says_what_is_missing(small):
     lines = small[0]
-    assert lines[:3] == ["True", "torch.Size([2, 2, 2])", "3"]
-    for name, line in zip(("pandas", "torchvision", "plotly", "anywidget"), lines[3:], strict=True):
+    assert lines[:4] == ["True", "torch.Size([2, 2, 2])", "3", "True"]
+    for name, line in zip(("pandas", "torchvision", "plotly", "anywidget"), lines[4:], strict=True):
         assert line == f"{name} is not installed; it comes with pip install 'arcvq[kit]'"
 
 
