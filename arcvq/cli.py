@@ -182,7 +182,8 @@ def run(
 ) -> None:
     """Run notebooks and write a report page.
 
-    A NOTEBOOK is a file, a name (02_codebook_geometry) or a number (2); none means all of them.
+    A NOTEBOOK is a file, or the name (02_codebook_geometry) or number (2) of one that comes with
+    arcvq; none means all of these.
     Without an option each notebook keeps its own default. The exit code is 1 if a notebook failed
     or was stopped by its timeout or the end of its kernel, and 130 if you stop the run; the report
     holds what has run.
