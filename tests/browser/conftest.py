@@ -1,4 +1,4 @@
-"""One browser and one JupyterLab for a file of tests, and a screenshot of every test.
+"""One browser and one JupyterLab for all tests, a kernel and a screenshot for each.
 
 Screenshots go to ARCVQ_SCREENSHOTS, else build/screenshots. Without a browser these tests are skipped; with
 ARCVQ_REQUIRE_BROWSER=1 they fail.
@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, Page
+from playwright.sync_api import Browser, BrowserContext, Page
 
 from tests.browser import lab as launch
 from tests.browser.lab import Lab, Notebook
@@ -18,10 +18,16 @@ from tests.browser.lab import Lab, Notebook
 SCREENSHOTS = Path(
     os.environ.get("ARCVQ_SCREENSHOTS") or Path(__file__).parents[2] / "build" / "screenshots"
 )
+# anywidget gives a figure up that is not there after two seconds, and it stays empty for good; on a
+# busy machine plotly's 5 MB take longer.
+PATIENT = """
+const timeout = AbortSignal.timeout;
+AbortSignal.timeout = milliseconds => timeout.call(AbortSignal, 30 * milliseconds);
+"""
 NO_BROWSER = "needs Chromium or Chrome; to fix: apt install chromium (Debian, Ubuntu)"
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def browser() -> Iterator[Browser]:
     if not launch.find_browser():
         (pytest.fail if os.environ.get("ARCVQ_REQUIRE_BROWSER") == "1" else pytest.skip)(NO_BROWSER)
@@ -29,8 +35,16 @@ def browser() -> Iterator[Browser]:
         yield running
 
 
-@pytest.fixture(scope="module")
-def lab(browser: Browser, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
+@pytest.fixture(scope="session")
+def context(browser: Browser) -> Iterator[BrowserContext]:
+    """One for all pages, so that the browser reads and compiles JupyterLab only once."""
+    with browser.new_context(viewport={"width": 1300, "height": 1500}) as shared:
+        shared.add_init_script(PATIENT)
+        yield shared
+
+
+@pytest.fixture(scope="session")
+def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
     with launch.jupyter_lab(
         {"OMP_NUM_THREADS": "1", "ARCVQ_DATA": str(tmp_path_factory.mktemp("data"))}
     ) as running:
@@ -38,8 +52,7 @@ def lab(browser: Browser, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
 
 
 @pytest.fixture
-def page(browser: Browser, request: pytest.FixtureRequest) -> Iterator[Page]:
-    context = browser.new_context(viewport={"width": 1300, "height": 1500})
+def page(context: BrowserContext, request: pytest.FixtureRequest) -> Iterator[Page]:
     page = context.new_page()
     try:
         yield page
@@ -47,7 +60,7 @@ def page(browser: Browser, request: pytest.FixtureRequest) -> Iterator[Page]:
         SCREENSHOTS.mkdir(parents=True, exist_ok=True)
         name = re.sub(r"\W+", "-", f"{request.node.path.stem}-{request.node.name}").strip("-")
         page.screenshot(path=SCREENSHOTS / f"{name}.png")
-        context.close()
+        page.close()
 
 
 @pytest.fixture

@@ -39,6 +39,7 @@ def offline(page: Page):
         return launch.Notebook(page)
 
     yield load
+    page.context.set_offline(False)
     assert trouble == []
 
 
