@@ -37,6 +37,7 @@ def float32_goes_to_the_kernels(monkeypatch):
 
 
 @pytest.mark.skipif(INTERPRETED, reason="runs already")
+@pytest.mark.timeout(900)  # the interpreter is slow on a busy machine
 def test_every_case_holds_in_tritons_interpreter():
     pytest.importorskip("triton", reason="Triton is not made for this system")
     environment = {"TRITON_INTERPRET": "1"}
@@ -74,8 +75,7 @@ def compare(latents, codebook, margin, scale, top_k, with_gradient=True):
 
 
 @runs
-@pytest.mark.parametrize("top_k", [1, 3, 64])
-@pytest.mark.parametrize("margin", [0.0, 0.1, 0.5, 1.2])
+@pytest.mark.parametrize("top_k, margin", [(1, 0.0), (3, 0.1), (3, 1.2), (64, 0.5)])
 @pytest.mark.parametrize("rows, scale", [(random, 5.0), (clustered, 32.0)])
 def test_the_loss_and_its_gradient_equal_the_formula(rows, scale, margin, top_k):
     # Two chunks and one of 44 latents; in the gradient, a tile of codes and one of 2. In these rows
@@ -109,18 +109,18 @@ def test_every_shape_around_a_tile_equals_the_formula(count, num_codes, dim, top
 @pytest.mark.parametrize("top_k", [1, 3, 64])
 def test_duplicated_latents_and_codes_give_the_loss_of_the_formula(top_k):
     """Which of equal latents is chosen is free, and with it the gradient, but not the loss."""
-    latents = random(60, 20).repeat(5, 1)
+    latents = random(30, 20).repeat(5, 1)
     codebook = random(6, 20).repeat(4, 1)
     compare(latents, codebook, 0.1, 5.0, top_k, with_gradient=False)
     compare(torch.cat([latents, codebook]), codebook, 0.0, 5.0, top_k, with_gradient=False)
 
 
 @runs
-@pytest.mark.parametrize("group", [1, 50_000])
+@pytest.mark.parametrize("group", [1, 10_000])
 def test_the_loss_is_the_same_whatever_the_groups(group, monkeypatch):
     monkeypatch.setattr(triton, "GROUP", group)
-    assert triton.group_rows(19, 200, 8, 3) < 19
-    compare(random(200, 8), random(19, 8), 0.1, 5.0, 3)
+    assert triton.group_rows(7, 200, 8, 3) < 7
+    compare(random(200, 8), random(7, 8), 0.1, 5.0, 3)
 
 
 @runs
