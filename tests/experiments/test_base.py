@@ -294,28 +294,28 @@ import torch
 from tests.experiments.test_base import BASE, run
 torch.set_num_threads(1)  # as the tests do: another number of threads rounds otherwise
 if __name__ == "__main__":
-    run(Path({out!r}), base=dataclasses.replace(BASE, steps=300), seeds=3, workers=2)
+    run(Path({out!r}), base=dataclasses.replace(BASE, steps=100), seeds=2, workers=2)
 """
 
 
 def test_killed_at_some_moment_and_started_again_it_ends_with_the_same_table(tmp_path):
-    """The process is killed without warning once two rows stand, in the middle of the next runs."""
+    """The process is killed without warning once a row stands, in the middle of the next runs."""
     script = tmp_path / "script.py"
     killed = tmp_path / "killed"
     script.write_text(SCRIPT.format(checkout=CHECKOUT, out=str(killed)))
     process = subprocess.Popen([sys.executable, script], start_new_session=True)
     deadline = time.monotonic() + 300
-    while len([*killed.glob("rows/*.parquet")]) < 2:
+    while not [*killed.glob("rows/*.parquet")]:
         running = process.poll() is None and time.monotonic() < deadline
         assert running, "it ended or stood still before it was killed"
         time.sleep(0.02)
     process.send_signal(signal.SIGKILL)
     process.wait()
     assert not (killed / "rates.parquet").exists()
-    assert len([*killed.glob("data/runs/*/run.json")]) < 6
-    subprocess.run([sys.executable, script], check=True, timeout=300)
-    whole = run(tmp_path / "whole", base=dataclasses.replace(BASE, steps=300), seeds=3)
-    pd.testing.assert_frame_equal(pd.read_parquet(killed / "rates.parquet"), whole)
+    assert len([*killed.glob("data/runs/*/run.json")]) < 4
+    longer = dataclasses.replace(BASE, steps=100)
+    whole = run(tmp_path / "whole", base=longer)
+    pd.testing.assert_frame_equal(run(killed, base=longer), whole)
 
 
 ENDLESS = """
