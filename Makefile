@@ -51,9 +51,10 @@ run: $(STAMP)
 lab: $(STAMP)
 	OMP_WAIT_POLICY=$${OMP_WAIT_POLICY:-PASSIVE} $(BIN)/jupyter lab $(AS_ROOT) notebooks/00_start_here.ipynb
 
-# One thread each: two processes with two threads on two cores mostly wait for each other.
+# One thread each: two processes with two threads on two cores mostly wait for each other. Each process takes a gigabyte
+# or two, so there are at most four. tests/conftest.py orders the files.
 test: $(STAMP)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 browser: $(STAMP)
 	ARCVQ_REQUIRE_BROWSER=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/browser $(ARGS)
