@@ -91,6 +91,25 @@ def test_run_ends_with_0_where_all_passed(tmp_path):
     assert shown.exit_code == 0, shown.output
 
 
+@pytest.mark.parametrize("is_terminal", [True, False])
+def test_run_says_in_a_terminal_how_far_it_is(monkeypatch, is_terminal):
+    def two_cells(*_, echo, watch, **__):
+        watch("[1/1] a  running, cell 1 of 2")
+        watch("[1/1] a  running, cell 2 of 2")
+        echo("[1/1] a  passed")
+        return []
+
+    stderr = SimpleNamespace(isatty=lambda: is_terminal)
+    monkeypatch.setattr(cli, "sys", SimpleNamespace(stderr=stderr))
+    monkeypatch.setattr(notebooks, "run_notebooks", two_cells)
+    shown = invoke("run")
+    assert shown.exit_code == 0, shown.output
+    lines = shown.stderr.split("\r")
+    said = ["", "[1/1] a  running, cell 1 of 2", "[1/1] a  running, cell 2 of 2", ""]
+    assert lines == (said if is_terminal else [""])
+    assert shown.stdout.startswith("[1/1] a  passed\n")
+
+
 def test_run_hands_on_how_a_folder_is_read(tmp_path):
     parameters = 'dataset = "digits"\nreading = {}'
     path = write_notebook(tmp_path / "a.ipynb", "print(reading)", parameters=parameters)

@@ -240,11 +240,14 @@ def _check_out(out: Path, notebooks: Sequence[Path]) -> None:
                 f"out is {out}, the folder of {path.name} itself, which its executed copy would "
                 "replace; name another folder"
             )
-        if (out / path.name).exists() and not is_our_page(out / "index.html"):
-            raise FileExistsError(
-                f"{out / path.name} is there, in a folder that holds no report of arcvq; its "
-                "executed copy would replace it, so name another folder"
-            )
+        if is_our_page(out / "index.html"):
+            continue
+        for name in (path.name, f"{path.stem}.html"):
+            if (out / name).exists():
+                raise FileExistsError(
+                    f"{out / name} is there, in a folder that holds no report of arcvq, which "
+                    "would replace it; name another folder"
+                )
     check_page_is_ours(out / "index.html")
 
 

@@ -343,14 +343,15 @@ def test_a_report_never_replaces_the_notebooks_that_it_runs(tmp_path, monkeypatc
     assert not (tmp_path / "index.html").exists()
 
 
-def test_a_notebook_of_the_reader_in_the_folder_of_the_report_is_not_replaced(tmp_path):
+@pytest.mark.parametrize("name", ["mine.ipynb", "mine.html"])
+def test_a_file_of_the_reader_in_the_folder_of_the_report_is_not_replaced(tmp_path, name):
     path = write_notebook(tmp_path / "mine.ipynb", "print(1)")
     (tmp_path / "work").mkdir()
-    other = write_notebook(tmp_path / "work" / "mine.ipynb", "print('my own notes')")
-    before = other.read_bytes()
-    with pytest.raises(FileExistsError, match="is there, in a folder that holds no report"):
+    other = tmp_path / "work" / name
+    other.write_text("my own notes")
+    with pytest.raises(FileExistsError, match=f"{name} is there, in a folder that holds no report"):
         run_notebooks([path], out=other.parent, echo=str)
-    assert other.read_bytes() == before
+    assert other.read_text() == "my own notes"
 
 
 def test_an_earlier_report_is_replaced(tmp_path):
