@@ -31,7 +31,7 @@ def install(versions: str, python: str) -> Path:
     interpreter = folder / "bin" / "python"
     listed = folder / "requirements.txt"
     wanted = ("--all-extras", "--resolution", RESOLUTIONS[versions], "--python", interpreter)
-    uv("venv", "--clear", "--python", python, folder)
+    uv("venv", "--clear", "--seed", "--python", python, folder)
     uv("pip", "compile", "pyproject.toml", *wanted, "--output-file", listed)
     uv("pip", "install", "--python", interpreter, "--requirement", listed)
     uv("pip", "install", "--python", interpreter, "--no-deps", "--editable", ROOT)
