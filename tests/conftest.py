@@ -18,16 +18,8 @@ torch.set_num_threads(
 
 # Files that take long come first: whichever process began one last would finish it alone.
 LONG = ("tests/browser/", "notebooks/", "tests/experiments/", "tests/runs/", "tests/ops/")
-# `make test` runs these notebooks in sizes at which their checks still hold. Readers, `arcvq run` and
-# `make notebooks` have those that are written there.
-SMALLER = {
-    "09_sample_and_complete.ipynb": """
-samples = 200
-from arcvq.priors.settings import FITTING
-FITTING["quick"]["steps"] = 100
-""",
-    "12_speed_and_scale.ipynb": "\nbatch_size = 64",
-}
+# A notebook that `make test` runs at a smaller size than readers, `arcvq run` and `make notebooks` do.
+SMALLER = {"12_speed_and_scale.ipynb": "\nbatch_size = 64"}
 
 
 def place(item):
