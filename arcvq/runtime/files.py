@@ -1,14 +1,23 @@
 """Files that are written whole or not at all, and the folder of data sets and results."""
 
 import os
+import platform
 import re
 import secrets
 import shutil
 import time
-from collections.abc import Callable
-from contextlib import suppress
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from types import ModuleType
 from typing import Any, TypeVar
+
+fcntl: ModuleType | None
+try:
+    import fcntl
+except ModuleNotFoundError:  # on Windows
+    fcntl = None
 
 Result = TypeVar("Result")
 CHECKOUT = Path(__file__).resolve().parents[2]
@@ -16,6 +25,7 @@ IS_CHECKOUT = (CHECKOUT / "pyproject.toml").is_file()  # else the folder of inst
 # Holds the notebooks, trained models and stored results that come with arcvq.
 SHIPPED = CHECKOUT if IS_CHECKOUT else CHECKOUT / "arcvq" / "shipped"
 OLD_DRAFT = 3600  # seconds
+MACHINE = f"{zlib.crc32(platform.node().encode()):08x}"
 NAME_LENGTH = 80  # most file systems allow 255 bytes; a digest and an ending are still to come
 
 
@@ -29,31 +39,23 @@ def write_whole(path: Path, write: Callable[[Path], Any]) -> None:
     Raises:
         OSError: If the folder cannot be written or the disk is full. The earlier file is kept.
     """
-    draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}.draft")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        remove_old_drafts(path.parent)
-        draft.touch()
-        mode = draft.stat().st_mode  # what the umask allows; some writers make private files
-        write(draft)
-        draft.chmod(mode)
-        os.replace(draft, path)
+        with _draft_in(path.parent) as draft, _draft_in(path.parent) as whole:
+            draft.mkdir()
+            file = draft / path.name
+            mode = _mode_of_new_files(draft)
+            write(file)
+            file.chmod(mode)
+            # Leave nothing to do after the file has its name: a kill may come in between.
+            os.replace(file, whole)
+            delete(draft)
+            os.replace(whole, path)
     except (OSError, RuntimeError) as error:  # torch.save reports a full disk as RuntimeError
         kept = "the earlier file is kept" if path.exists() else "nothing was written"
         if isinstance(error, PermissionError):
             kept += "; the environment variable ARCVQ_DATA names another folder for results"
         raise OSError(f"{path} cannot be written ({error}); {kept}") from error
-    finally:
-        if draft.exists():
-            draft.unlink()
-
-
-def remove_old_drafts(folder: Path) -> None:
-    """Delete what writers that were killed have left in a folder: drafts older than an hour."""
-    for draft in folder.glob(".*.draft"):
-        with suppress(OSError):  # another process was first
-            if time.time() - draft.stat().st_mtime > OLD_DRAFT:
-                shutil.rmtree(draft) if draft.is_dir() else draft.unlink()
 
 
 def write_folder(folder: Path, write: Callable[[Path], Result]) -> Result:
@@ -67,20 +69,86 @@ def write_folder(folder: Path, write: Callable[[Path], Result]) -> Result:
         What `write` returned.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    remove_old_drafts(folder)
-    drafts = folder / f".{secrets.token_hex(4)}.draft"
-    drafts.mkdir()
-    try:
-        (drafts / "mode").touch()
-        mode = (drafts / "mode").stat().st_mode
-        (drafts / "mode").unlink()
-        result = write(drafts)
-        for file in sorted(drafts.iterdir()):
+    with _draft_in(folder) as draft:
+        draft.mkdir()
+        mode = _mode_of_new_files(draft)
+        result = write(draft)
+        for file in sorted(draft.iterdir()):
             file.chmod(mode)
             file.replace(folder / file.name)
         return result
+
+
+def _mode_of_new_files(folder: Path) -> int:
+    """The permissions that the umask gives; some writers make files for the owner alone."""
+    probe = folder / "mode"
+    probe.touch()
+    mode = probe.stat().st_mode
+    probe.unlink()
+    return mode
+
+
+@contextmanager
+def _draft_in(folder: Path) -> Iterator[Path]:
+    """A new name for a draft in a folder; what has this name in the end is deleted.
+
+    The draft of a file is a folder as well, since some writers make further files of their own.
+
+    Drafts of writers that were killed are deleted first. Every writer holds a lock on the folder,
+    which ends with its process: if nobody else holds one, all drafts of this machine are such
+    leftovers. Those of other machines, whose locks may not be seen here, are once they are old.
+    """
+    with _opened(folder) as handle:
+        alone = _lock(handle, "LOCK_EX", "LOCK_NB")
+        for draft in folder.glob(".*.draft"):
+            if (alone and draft.name.startswith(f".{MACHINE}-")) or _is_old(draft):
+                delete(draft)
+        _lock(handle, "LOCK_SH")
+        draft = folder / f".{MACHINE}-{secrets.token_hex(4)}.draft"
+        try:
+            yield draft
+        finally:
+            delete(draft)
+
+
+@contextmanager
+def _opened(folder: Path) -> Iterator[int | None]:
+    """A handle of a folder; None on systems and for folders that give none."""
+    handle = None
+    with suppress(OSError):
+        handle = os.open(folder, os.O_RDONLY)
+    try:
+        yield handle
     finally:
-        shutil.rmtree(drafts, ignore_errors=True)
+        if handle is not None:
+            os.close(handle)
+
+
+def _lock(handle: int | None, *flags: str) -> bool:
+    """Lock a folder in the way of `fcntl.flock`; False if it is locked, or cannot be."""
+    if fcntl is None or handle is None:
+        return False
+    try:
+        fcntl.flock(handle, sum(getattr(fcntl, flag) for flag in flags))
+    except OSError:
+        return False
+    return True
+
+
+def _is_old(draft: Path) -> bool:
+    try:
+        return time.time() - draft.stat().st_mtime > OLD_DRAFT
+    except OSError:  # another process was first
+        return False
+
+
+def delete(path: Path) -> None:
+    """Delete a file, or a folder with all that it holds, if it is there and can be deleted."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        with suppress(OSError):
+            path.unlink()
 
 
 def write_text(path: Path, text: str) -> None:

@@ -1,4 +1,5 @@
 import os
+import signal
 import time
 from pathlib import Path
 
@@ -77,6 +78,45 @@ def test_drafts_of_writers_that_were_killed_go_with_the_next_write_once_they_are
         os.utime(draft, (an_hour_ago, an_hour_ago))
     write_text(tmp_path / "note.txt", "new")
     assert sorted(os.listdir(tmp_path)) == [young.name, "note.txt"]
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="kills a process")
+def test_the_draft_of_a_writer_that_was_killed_goes_with_the_next_write(tmp_path):
+    def be_killed(draft):
+        draft.write_text("half of it")
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    child = os.fork()
+    if child == 0:
+        write_whole(tmp_path / "file", be_killed)
+    os.waitpid(child, 0)
+    assert len(os.listdir(tmp_path)) == 1
+    write_text(tmp_path / "note.txt", "new")
+    assert os.listdir(tmp_path) == ["note.txt"]
+
+
+def test_the_draft_of_a_writer_at_work_stays(tmp_path):
+    def write(folder):
+        (folder / "part").touch()
+        write_text(tmp_path / "file", "of another writer")
+
+    write_folder(tmp_path, write)
+    assert sorted(os.listdir(tmp_path)) == ["file", "part"]
+
+
+def test_what_a_writer_makes_beside_its_file_goes(tmp_path):
+    def write(draft):
+        (draft.parent / ".tmp1234").touch()
+        draft.write_text("whole")
+
+    write_whole(tmp_path / "file", write)
+    assert os.listdir(tmp_path) == ["file"]
+
+
+@pytest.mark.parametrize("name", ["x" * 255, "é" * 127, "猫" * 85], ids=["ascii", "latin", "kanji"])
+def test_a_name_may_be_as_long_as_the_disk_allows(tmp_path, name):
+    write_text(tmp_path / name, "text")
+    assert os.listdir(tmp_path) == [name]
 
 
 def test_processes_with_equal_numbers_write_side_by_side(tmp_path, monkeypatch):
