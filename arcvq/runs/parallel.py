@@ -13,9 +13,12 @@ import signal
 import tempfile
 import threading
 import time
+from collections import deque
 from collections.abc import Generator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -31,6 +34,10 @@ from arcvq.runtime.files import data_root
 from arcvq.training import Run
 
 RUNS_PER_GPU = 4  # a small model leaves most of a GPU idle; not yet measured
+KILLED = (
+    "its process was ended twice from outside, as the system does when memory runs out; "
+    "fewer workers need less"
+)
 Outcome = tuple[RunSettings, Exception | None]
 
 
@@ -202,40 +209,85 @@ def _one_by_one(batch: _Batch, settings: list[RunSettings]) -> Generator[Outcome
 def _in_processes(
     batch: _Batch, settings: list[RunSettings], places: list[torch.device], workers: int
 ) -> Generator[Outcome]:
-    """Train in processes of one thread each: threads of several mostly wait for each other."""
+    """Train in processes of one thread each: threads of several mostly wait for each other.
+
+    A run whose process was killed, as the system does when memory runs out, is trained once more,
+    after the others.
+    """
     # A plain fork would copy this process with the threads of torch, and may hang.
     context = multiprocessing.get_context("forkserver" if hasattr(os, "fork") else "spawn")
     context.set_forkserver_preload(["arcvq.runs.parallel"])
     stop = context.Event()
-    # Each worker takes one device from this queue.
-    free = context.SimpleQueue()
+    idle = []
     for number in range(workers):
-        free.put(places[number % len(places)])
-    initial = (batch, stop, free)
-    with threads_kept(1), ProcessPoolExecutor(workers, context, _begin_worker, initial) as pool:
+        # One GPU for each worker: a process holds memory on all that it touches.
+        own = dataclasses.replace(batch, device=places[number % len(places)])
+        idle.append(_Worker(context, own, stop))
+    everyone = [*idle]
+    waiting = deque(settings)
+    killed = set()
+    running: dict[Future[None], tuple[_Worker, RunSettings]] = {}
+    with threads_kept(1):
         try:
-            futures = {pool.submit(_train_in_worker, one): one for one in settings}
-            for future in as_completed(futures):
-                error = future.exception()
-                yield futures[future], error if isinstance(error, Exception) else None
+            while waiting or running:
+                while waiting and idle:
+                    worker = idle.pop()
+                    one = waiting.popleft()
+                    running[worker.start(one)] = worker, one
+                done, _ = wait(running, return_when=FIRST_COMPLETED)
+                for future in done:
+                    worker, one = running.pop(future)
+                    idle.append(worker)
+                    error = future.exception()
+                    # A process that was asked to end by others gives a KeyboardInterrupt.
+                    was_killed = isinstance(error, BrokenProcessPool | KeyboardInterrupt)
+                    if was_killed and one not in killed:
+                        killed.add(one)
+                        waiting.append(one)
+                        continue
+                    if was_killed:
+                        error = RuntimeError(KILLED)
+                    yield one, error if isinstance(error, Exception) else None
         except BaseException:
             stop.set()
-            pool.shutdown(cancel_futures=True)
             raise
+        finally:
+            for worker in everyone:
+                worker.pool.shutdown(cancel_futures=True)
+
+
+class _Worker:
+    """A process that trains one run at a time, and is started again if it was killed.
+
+    It is a pool of one, since a pool is lost as a whole with any of its processes.
+    """
+
+    def __init__(self, context: Any, batch: _Batch, stop: Any):
+        self.make_pool = partial(
+            ProcessPoolExecutor, 1, context, initializer=_begin_worker, initargs=(batch, stop)
+        )
+        self.pool = self.make_pool()
+
+    def start(self, settings: RunSettings) -> Future[None]:
+        """Begin to train a run."""
+        try:
+            return self.pool.submit(_train_in_worker, settings)
+        except BrokenProcessPool:
+            self.pool = self.make_pool()
+            return self.pool.submit(_train_in_worker, settings)
 
 
 _worker: dict[str, Any] = {}  # of a worker process: its batch, and the event that stops it
 
 
-def _begin_worker(batch: _Batch, stop: Any, free: Any) -> None:
+def _begin_worker(batch: _Batch, stop: Any) -> None:
     """Begin a worker process, out of the terminal's reach: Ctrl-C comes from the parent alone."""
     if hasattr(os, "setsid"):
         os.setsid()
     # Outside of `fit`, which listens to it, Ctrl-C does nothing here. (A signal that is ignored
     # altogether would be ignored by `fit` as well.)
     signal.signal(signal.SIGINT, lambda number, frame: None)
-    # One GPU for each worker: a process holds memory on all that it touches.
-    _worker.update(batch=dataclasses.replace(batch, device=free.get()), stop=stop)
+    _worker.update(batch=batch, stop=stop)
     torch.set_num_threads(1)
     threading.Thread(target=_watch, args=(stop,), daemon=True).start()
 

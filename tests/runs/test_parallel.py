@@ -13,6 +13,7 @@ from arcvq.runs import parallel, settings
 from arcvq.runs.parallel import RUNS_PER_GPU, places_of, train_as_completed, train_many
 from arcvq.runs.settings import train
 from arcvq.samp import SAMP
+from tests.runs.deadly import Deadly
 from tests.strokes import IMAGES, SMALL
 
 SETTINGS = [
@@ -71,6 +72,19 @@ def test_a_run_that_fails_is_named_after_the_others_have_finished(tmp_path, work
     with pytest.raises(RuntimeError, match=message):
         train_many(three, IMAGES, root=tmp_path, workers=workers, **OPTIONS)
     assert len(finished(tmp_path)) == 2
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="kills processes")
+def test_a_killed_worker_fails_its_own_run_alone_after_a_second_try(tmp_path):
+    once = Deadly(**vars(SMALL) | {"seed": 2}, kills=1, scars=tmp_path / "once")
+    always = Deadly(**vars(SMALL) | {"seed": 3}, kills=9, scars=tmp_path / "always")
+    four = [always, once, *SETTINGS[:2]]
+    outcomes = dict(train_as_completed(four, IMAGES, root=tmp_path, workers=2, **OPTIONS))
+    assert len(finished(tmp_path)) == 3
+    assert "its process was ended twice from outside" in str(outcomes[always])
+    assert len(list(always.scars.iterdir())) == 2
+    assert_equal(outcomes[once], train(once, IMAGES, root=tmp_path / "alone", **OPTIONS))
+    assert_equal(outcomes[SMALL], train(SMALL, IMAGES, root=tmp_path / "alone", **OPTIONS))
 
 
 def test_no_workers_are_told_before_anything_is_trained(tmp_path):
