@@ -4,8 +4,9 @@ import dataclasses
 import json
 import re
 import warnings
+from collections import Counter
 from collections.abc import Callable, Generator, Mapping, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +20,11 @@ from arcvq.images import ImageData, load_images
 from arcvq.runs.parallel import train_as_completed
 from arcvq.runs.settings import RunSettings, run_name, train
 from arcvq.runtime.devices import choose_device, choose_precision
-from arcvq.runtime.files import data_root, write_text, write_whole
-from arcvq.runtime.store import digest_in
+from arcvq.runtime.files import data_root, delete, safe_name, write_text, write_whole
+from arcvq.runtime.store import digest_in, digest_of
 from arcvq.training import Run
 
+LONGEST_NAME = 200  # bytes; most disks allow 255, and the seed is still to come
 RESULTS_FORMAT = 2  # of a results folder; bump it when earlier rows no longer fit
 
 Rows = list[dict[str, Any]]
@@ -100,7 +102,7 @@ def run_experiment(
 
     Returns:
         The rows in the order of the variants and seeds. They are also written to
-        `out`/NAME.parquet.
+        `out`/NAME.parquet, followed by those of other variants and seeds from earlier calls.
 
     Raises:
         ValueError: For no seeds, an unknown variant, or a folder with results of other settings or
@@ -108,14 +110,14 @@ def run_experiment(
     """
     if seeds < 1:
         raise ValueError(f"seeds is {seeds}; it must be at least 1")
-    variants = _chosen_variants(experiment, base, only)
+    chosen = _chosen_variants(experiment, base, only)
     root = data_root(root)
     device = choose_device(device)
     data = data or load_images(base.dataset, root, device)
     if out is None:
         digest = base.digest(data, choose_precision(base.precision, device))
-        out = root / "experiments" / f"{experiment.name}-{digest}-{RESULTS_FORMAT}"
-    folder = Path(out)
+        out = root / "experiments" / f"{safe_name(experiment.name)}-{digest}-{RESULTS_FORMAT}"
+    folder = Path(out).expanduser()
     claim = {
         "format": RESULTS_FORMAT,
         "experiment": experiment.name,
@@ -124,11 +126,13 @@ def run_experiment(
     }
     _claim(folder, claim)
 
-    trials = _plan(experiment.name, variants, range(base.seed, base.seed + seeds), folder)
+    trials = _plan(experiment, base, range(base.seed, base.seed + seeds), folder)
+    trials = [trial for trial in trials if trial.variant in chosen]
     waiting = [trial for trial in trials if not _is_measured(trial, data, device)]
     waiting.sort(key=lambda trial: trial.settings.seed)  # one run of every variant comes first
     asked = [*dict.fromkeys(trial.settings for trial in waiting)]
 
+    measured: dict[Path, pd.DataFrame] = {}  # rows by their files
     training |= {"root": root, "device": device}
     with closing(_outcomes(experiment, asked, data, training)) as outcomes:
         # Runs can be compared once all of them are trained.
@@ -138,12 +142,20 @@ def run_experiment(
             for trial in waiting:
                 if trial.settings == settings:
                     table = pd.DataFrame([trial.facts | facts | row for row in rows])
-                    write_whole(trial.file, table.to_parquet)
+                    measured[trial.file] = table
+                    _write_rows(trial.file, table)
 
-    table = pd.concat([pd.read_parquet(trial.file) for trial in trials], ignore_index=True)
-    file = folder / f"{experiment.name}.parquet"
-    write_whole(file, table.to_parquet)
-    return pd.read_parquet(file)
+    for trial in trials:
+        if trial.file not in measured:
+            measured[trial.file] = pd.read_parquet(trial.file)
+    rows = pd.concat([measured[trial.file] for trial in trials], ignore_index=True)
+    _write_table(results_file(experiment, folder), rows, folder / "rows")
+    return rows
+
+
+def results_file(experiment: Experiment, folder: Path) -> Path:
+    """The file with all rows of an experiment in a folder."""
+    return folder / f"{safe_name(experiment.name)}.parquet"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -154,32 +166,46 @@ class _Trial:
     file: Path
     facts: dict[str, Any]
 
+    @property
+    def variant(self) -> str:
+        return self.facts["variant"]
 
-def _plan(experiment: str, variants: list[Variant], seeds: range, folder: Path) -> list[_Trial]:
+
+def _plan(experiment: Experiment, base: RunSettings, seeds: range, folder: Path) -> list[_Trial]:
     """The runs of every variant, in the order of the table."""
+    variants = experiment.variants(base)
+    names = _file_names([variant.name for variant in variants])
     trials = []
     for variant in variants:
-        facts = {"experiment": experiment, "variant": variant.name, **variant.facts}
-        name = re.sub(r"[^A-Za-z0-9.]+", "-", variant.name)
+        facts = {"experiment": experiment.name, "variant": variant.name, **variant.facts}
         for seed in seeds:
             settings = dataclasses.replace(variant.settings, seed=seed)
-            file = folder / "rows" / f"{name}-seed-{seed}.parquet"
+            file = folder / "rows" / f"{names[variant.name]}-seed-{seed}.parquet"
             trials.append(_Trial(settings, file, facts))
     return trials
 
 
+def _file_names(variants: Sequence[str]) -> dict[str, str]:
+    """A name for the files of each variant; it ends in a digest where a plain one will not do."""
+    names = {variant: re.sub(r"[^A-Za-z0-9.]+", "-", variant) for variant in variants}
+    uses = Counter(name.lower() for name in names.values())
+    for variant, name in names.items():
+        if uses[name.lower()] > 1 or len(name) > LONGEST_NAME:
+            names[variant] = f"{name[:LONGEST_NAME]}-{digest_of(variant)}"
+    return names
+
+
 def _chosen_variants(
     experiment: Experiment, base: RunSettings, only: Sequence[str]
-) -> list[Variant]:
-    """The variants with these names; all for none."""
-    variants = experiment.variants(base)
-    names = [variant.name for variant in variants]
+) -> Sequence[str]:
+    """The names of the variants to run: all, or those that are asked for."""
+    names = [variant.name for variant in experiment.variants(base)]
     for name in only:
         if name not in names:
             raise ValueError(
                 f"variant {name!r} is unknown; {experiment.name} has {', '.join(names)}"
             )
-    return [variant for variant in variants if not only or variant.name in only]
+    return only or names
 
 
 def _claim(folder: Path, mine: dict[str, Any]) -> None:
@@ -208,7 +234,7 @@ def _claim(folder: Path, mine: dict[str, Any]) -> None:
 
 def _is_measured(trial: _Trial, data: ImageData, device: torch.device) -> bool:
     """Whether the file of a trial holds the rows of its run, and the run did not fail."""
-    if not trial.file.is_file():
+    if not trial.file.exists():
         return False
     try:
         rows = pd.read_parquet(trial.file)
@@ -218,6 +244,38 @@ def _is_measured(trial: _Trial, data: ImageData, device: torch.device) -> bool:
         return False
     same = digest == digest_in(run_name(trial.settings, data, device))
     return same and len(finished(rows)) == len(rows)
+
+
+def _write_rows(file: Path, rows: pd.DataFrame) -> None:
+    """Write the rows of a run; a failure never takes the place of what was measured before."""
+    if len(finished(rows)) == 0 and file.is_file():
+        with suppress(Exception):  # a damaged file holds nothing
+            if len(finished(pd.read_parquet(file))):
+                return
+    if file.is_dir():
+        delete(file)
+    write_whole(file, rows.to_parquet)
+
+
+def _write_table(file: Path, rows: pd.DataFrame, folder: Path) -> None:
+    """Write the rows of this call, and after them all others that are there already.
+
+    Args:
+        file: The table, with the rows of earlier calls.
+        rows: The rows of this call.
+        folder: The folder with the rows of each run.
+    """
+    for path in (*sorted(folder.glob("*.parquet")), file):
+        try:
+            earlier = pd.read_parquet(path)
+            keys = [*zip(earlier["variant"], earlier["seed"], strict=True)]
+        except Exception:  # it is not there, or is damaged
+            continue
+        known = {*zip(rows["variant"], rows["seed"], strict=True)}
+        new = earlier[[key not in known for key in keys]]
+        if len(new):
+            rows = pd.concat([rows, new], ignore_index=True)
+    write_whole(file, rows.to_parquet)
 
 
 def _outcomes(

@@ -160,6 +160,8 @@ def measure(run: Run, settings: RunSettings, data: ImageData, root: Path) -> Row
 
 
 def table(rows: pd.DataFrame, axes: Sequence[str]) -> pd.DataFrame:
-    """A line of text for each point."""
-    titles = {name: SWEEP_AXES[name] for name in axes}
-    return cells(summary(rows, [*MAIN_MEASURES], axes), titles | MAIN_MEASURES)
+    """A line of text for each point; axes on which earlier rows differ are shown as well."""
+    others = [name for name in SWEEP_AXES if name not in axes and rows[name].nunique() > 1]
+    shown = [*axes, *others]
+    titles = {name: SWEEP_AXES[name] for name in shown}
+    return cells(summary(rows, [*MAIN_MEASURES], shown), titles | MAIN_MEASURES)

@@ -6,6 +6,7 @@ import re
 import secrets
 import shutil
 import time
+import unicodedata
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -26,7 +27,9 @@ IS_CHECKOUT = (CHECKOUT / "pyproject.toml").is_file()  # else the folder of inst
 SHIPPED = CHECKOUT if IS_CHECKOUT else CHECKOUT / "arcvq" / "shipped"
 OLD_DRAFT = 3600  # seconds
 MACHINE = f"{zlib.crc32(platform.node().encode()):08x}"
-NAME_LENGTH = 80  # most file systems allow 255 bytes; a digest and an ending are still to come
+NAME_LENGTH = (
+    80  # bytes; most disks allow 255, and a digest and an ending are still to come
+)
 
 
 def write_whole(path: Path, write: Callable[[Path], Any]) -> None:
@@ -183,4 +186,6 @@ def shared_root() -> Path | None:
 def safe_name(text: str) -> str:
     """A short name for a file or folder: `"folder:/my/long path"` becomes `"folder-long-path"`."""
     last_part = re.sub(r":.*[/\\]", "-", text.rstrip("/\\"))
-    return re.sub(r"[^A-Za-z0-9._]+", "-", last_part)[:NAME_LENGTH]
+    # One spelling, since disks differ in whether an accent is a character of its own.
+    name = re.sub(r"[^\w.]+", "-", unicodedata.normalize("NFC", last_part))
+    return name.encode()[:NAME_LENGTH].decode(errors="ignore")
