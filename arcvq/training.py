@@ -24,7 +24,12 @@ from arcvq import metrics
 from arcvq.geometry import perplexity, perplexity_ceiling
 from arcvq.images import ImageData, ImageSplit
 from arcvq.quantizers import Quantizer, SphericalQuantizer
-from arcvq.runtime.checkpoints import load_checkpoint, save_checkpoint
+from arcvq.runtime.checkpoints import (
+    check_optimizer,
+    load_checkpoint,
+    reading_checkpoint,
+    save_checkpoint,
+)
 from arcvq.runtime.checks import check_whole, use_python_numbers
 from arcvq.runtime.cuda_graph import CapturedStep
 from arcvq.runtime.devices import choose_device, choose_precision, dtype_name
@@ -38,7 +43,14 @@ from arcvq.runtime.distributed import (
     world_size,
 )
 from arcvq.runtime.files import write_whole
-from arcvq.runtime.history import Row, history_table, read_record, write_record
+from arcvq.runtime.history import (
+    Row,
+    history_table,
+    naming_file,
+    read_record,
+    reading_run,
+    write_record,
+)
 from arcvq.runtime.interrupt import HeldInterrupt
 from arcvq.runtime.modes import evaluation_mode
 from arcvq.vqvae import VQVAE
@@ -191,16 +203,30 @@ class Run:
 
     @classmethod
     def load(cls, folder: str | Path) -> "Run":
-        """Open a folder that `save` wrote; raises as `VQVAE.from_pretrained` does."""
-        folder = Path(folder)
-        model = VQVAE.from_pretrained(folder)
-        tensors = load_file(folder / "snapshots.safetensors")
-        steps = {int(name.partition(".")[0]) for name in tensors}
-        snapshots = {
-            step: Snapshot(tensors[f"{step}.codebook"], tensors[f"{step}.counts"])
-            for step in sorted(steps)
-        }
-        return cls(model, snapshots=snapshots, **read_record(folder))
+        """Open a folder that `save` wrote.
+
+        Raises:
+            FileNotFoundError: If it holds no finished run.
+            ValueError: If a file is damaged or missing; names it and says how to heal it.
+        """
+        folder = Path(folder).expanduser()
+        if not (folder / "run.json").exists():
+            raise FileNotFoundError(f"{folder} holds no finished run; run.json is missing")
+        with reading_run("run", folder, "VQVAE.from_pretrained"):
+            model = VQVAE.from_pretrained(folder)
+            with naming_file(folder / "snapshots.safetensors"):
+                snapshots = _read_snapshots(folder / "snapshots.safetensors")
+            return cls(model, snapshots=snapshots, **read_record(folder))
+
+
+def _read_snapshots(file: Path) -> dict[int, Snapshot]:
+    """The snapshots in a file that `Run.save` wrote."""
+    tensors = load_file(file)
+    steps = {int(name.partition(".")[0]) for name in tensors}
+    return {
+        step: Snapshot(tensors[f"{step}.codebook"], tensors[f"{step}.counts"])
+        for step in sorted(steps)
+    }
 
 
 def fit(  # noqa: PLR0913  (the ninth argument is an exception, and should stay the only one)
@@ -418,13 +444,16 @@ class TrainingSession:
         """Begin at step 0, or where the checkpoint stands."""
         if self.recording.resume and from_first(self.checkpoint.exists()):
             state = load_checkpoint(self.checkpoint, self.settings)
-            self.step = state["step"]
-            self.rows = state["history"]
-            # As if this session had begun so much earlier.
-            self.began -= state["seconds"]
-            self.model.load_state_dict(state[self.MODEL])
-            self.optimizer.load_state_dict(state["optimizer"])
-            self.restore(state)
+            with reading_checkpoint(self.checkpoint):
+                check_whole(0, step=state["step"])
+                self.step = state["step"]
+                self.rows = state["history"]
+                # As if this session had begun so much earlier.
+                self.began -= state["seconds"]
+                self.model.load_state_dict(state[self.MODEL])
+                self.optimizer.load_state_dict(state["optimizer"])
+                check_optimizer(self.optimizer)
+                self.restore(state)
         else:
             self.snapshot()
             # A folder that cannot be written is found now, before the work is done.

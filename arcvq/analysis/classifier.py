@@ -15,7 +15,7 @@ from tqdm.auto import tqdm
 from arcvq.analysis.sample_quality import Images, as_uint8, label_agreement
 from arcvq.images import ImageData, to_float
 from arcvq.runtime.devices import choose_device
-from arcvq.runtime.files import safe_name, write_text, write_whole
+from arcvq.runtime.files import reason_of, safe_name, write_text, write_whole
 from arcvq.runtime.store import digest_of, kept_path
 from arcvq.training import batch_indices
 
@@ -101,13 +101,21 @@ class Classifier(nn.Module):
 
         Raises:
             FileNotFoundError: If it is not there.
+            ValueError: If a file is damaged.
         """
-        facts = json.loads((folder / "classifier.json").read_text())
-        # On the meta device no weights are drawn, so the caller's generator stays put.
-        with torch.device("meta"):
-            classifier = cls(tuple(facts["shape"]), tuple(facts["classes"]))
-        classifier.load_state_dict(load_file(folder / "model.safetensors"), assign=True)
-        classifier.accuracy = facts["accuracy"]
+        text = (folder / "classifier.json").read_text()
+        try:
+            facts = json.loads(text)
+            # On the meta device no weights are drawn, so the caller's generator stays put.
+            with torch.device("meta"):
+                classifier = cls(tuple(facts["shape"]), tuple(facts["classes"]))
+            classifier.load_state_dict(load_file(folder / "model.safetensors"), assign=True)
+            classifier.accuracy = float(facts["accuracy"])
+        except Exception as error:
+            raise ValueError(
+                f"the classifier in {folder} is damaged ({reason_of(error)}); delete the folder "
+                "to train it again"
+            ) from error
         return classifier.eval()
 
 

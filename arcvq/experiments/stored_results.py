@@ -2,7 +2,7 @@
 
 import pandas as pd
 
-from arcvq.runtime.files import SHIPPED
+from arcvq.runtime.files import SHIPPED, reason_of
 
 RESULTS = SHIPPED / "data" / "results"
 
@@ -15,10 +15,15 @@ def stored(name: str) -> pd.DataFrame:
 
     Raises:
         FileNotFoundError: If there are no such results; the message names those there are.
+        ValueError: If their file is damaged.
     """
     path = RESULTS / f"{name}.parquet"
     if not path.is_file():
         known = sorted(file.stem for file in RESULTS.glob("*.parquet"))
         there = ", ".join(known) or "none; install arcvq again"
         raise FileNotFoundError(f"no stored results {name!r}; there are {there}")
-    return pd.read_parquet(path)
+    try:
+        return pd.read_parquet(path)
+    except Exception as error:
+        reason = reason_of(error)
+        raise ValueError(f"{path} is damaged ({reason}); install arcvq again") from error

@@ -241,7 +241,7 @@ class Prior(nn.Module):
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write model.safetensors and config.json into a folder."""
-        folder = Path(folder)
+        folder = Path(folder).expanduser()
         write_whole(folder / "model.safetensors", lambda path: save_model(self, str(path)))
         config = {
             "format": PRIOR_FORMAT,
@@ -259,7 +259,7 @@ class Prior(nn.Module):
             FileNotFoundError: If a file is missing.
             ValueError: If a file is damaged or of another version.
         """
-        folder = Path(folder)
+        folder = Path(folder).expanduser()
         for name in ("config.json", "model.safetensors"):
             if not (folder / name).is_file():
                 raise FileNotFoundError(

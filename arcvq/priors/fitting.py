@@ -18,7 +18,7 @@ from arcvq.priors.base import Prior
 from arcvq.quantizers import at_least_float32
 from arcvq.runtime.devices import choose_device
 from arcvq.runtime.fingerprint import fingerprint
-from arcvq.runtime.history import Row, history_table, read_record, write_record
+from arcvq.runtime.history import Row, history_table, read_record, reading_run, write_record
 from arcvq.runtime.modes import evaluation_mode
 from arcvq.schedules import Cosine, WarmUp
 from arcvq.training import (
@@ -87,15 +87,23 @@ class PriorRun:
 
     def save(self, folder: str | Path) -> None:
         """Write the prior, history.csv and, last, run.json into a folder."""
-        folder = Path(folder)
+        folder = Path(folder).expanduser()
         self.prior.save_pretrained(folder)
         write_record(folder, self.rows, self.settings, self.seconds)
 
     @classmethod
     def load(cls, folder: str | Path) -> "PriorRun":
-        """Open a folder that `save` wrote; raises as `Prior.from_pretrained` does."""
-        folder = Path(folder)
-        return cls(Prior.from_pretrained(folder), **read_record(folder))
+        """Open a folder that `save` wrote.
+
+        Raises:
+            FileNotFoundError: If it holds no finished run.
+            ValueError: If a file is damaged or missing; names it and says how to heal it.
+        """
+        folder = Path(folder).expanduser()
+        if not (folder / "run.json").exists():
+            raise FileNotFoundError(f"{folder} holds no finished run; run.json is missing")
+        with reading_run("prior", folder, "Prior.from_pretrained"):
+            return cls(Prior.from_pretrained(folder), **read_record(folder))
 
 
 def encode_split(model: VQVAE, split: ImageSplit, batch_size: int = 256) -> TokenSplit:

@@ -15,7 +15,7 @@ from arcvq.priors.transformer import TransformerPrior
 from arcvq.runs.settings import check_profile
 from arcvq.runtime.checks import use_python_numbers
 from arcvq.runtime.devices import choose_device, choose_precision
-from arcvq.runtime.files import safe_name
+from arcvq.runtime.files import delete, safe_name
 from arcvq.runtime.fingerprint import fingerprint
 from arcvq.runtime.store import digest_of, kept_path
 from arcvq.training import Compute, Recording, Run
@@ -134,6 +134,7 @@ def train_prior(
     root: str | Path | None = None,
     device: str | torch.device = "auto",
     progress: bool = True,
+    overwrite: bool = False,
 ) -> PriorRun:
     """Fit the prior of these settings to the tokens of a run, or open it if it was fitted before.
 
@@ -145,14 +146,18 @@ def train_prior(
             from its checkpoint.
         device: The device; see `Compute`.
         progress: Whether to show a progress bar.
+        overwrite: Fit it again in any case, as where a file of the kept one is damaged.
 
     Returns:
         The run of the prior, with the prior on the device. Raises what `fit_prior` raises.
     """
     device = choose_device(device)
     digest = settings.digest(run.model, data, choose_precision(settings.precision, device))
-    folder = kept_path(root, "priors", f"{safe_name(data.name)}-{settings.kind}-{digest}")
-    if (folder / "run.json").is_file():
+    name = f"{safe_name(data.name)}-{settings.kind}-{digest}"
+    folder = kept_path(root, "priors", name, shared=not overwrite)
+    if overwrite:
+        delete(folder)
+    elif (folder / "run.json").exists():
         fitted = PriorRun.load(folder)
         fitted.prior.to(device)
         return fitted

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from arcvq.runtime.files import SHIPPED, write_text
+from arcvq.runtime.files import SHIPPED, reason_of, write_text
 from arcvq.vqvae import VQVAE
 
 FOLDER = SHIPPED / "data" / "checkpoints"
@@ -33,7 +33,7 @@ def load(name: str) -> VQVAE:
 
     Raises:
         FileNotFoundError: If there is no model of this name.
-        ValueError: If the card belongs to other weights.
+        ValueError: If the card is damaged or belongs to other weights.
     """
     card(name)
     return VQVAE.from_pretrained(FOLDER / name)
@@ -48,7 +48,11 @@ def card(name: str) -> dict[str, Any]:
     if not (folder / CARD).is_file():
         known = ", ".join(names()) or "none; install arcvq again"
         raise FileNotFoundError(f"there is no pretrained model {name!r}; there are {known}")
-    facts = json.loads((folder / CARD).read_text())
+    try:
+        facts = dict(json.loads((folder / CARD).read_text("utf-8")))
+    except (ValueError, TypeError) as error:
+        reason = reason_of(error)
+        raise ValueError(f"{folder / CARD} is damaged ({reason}); fetch it again") from error
     found = _sha256(folder / WEIGHTS)
     if facts.get("sha256") != found:
         raise ValueError(
@@ -66,6 +70,7 @@ def write_pretrained(folder: Path, model: VQVAE, facts: Mapping[str, Any]) -> No
         model: The model.
         facts: What the card says, by the names of its lines or, where a fact is a mapping, tables.
     """
+    folder = folder.expanduser()
     model.save_pretrained(folder)
     facts = {**facts, "sha256": _sha256(folder / WEIGHTS)}
     write_text(folder / "README.md", _page(folder.name, facts))

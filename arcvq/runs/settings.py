@@ -17,7 +17,7 @@ from arcvq.quantizers import QUANTIZERS, OnlineClusteredQuantizer, SphericalQuan
 from arcvq.runtime.checks import use_python_numbers
 from arcvq.runtime.devices import choose_device, choose_precision
 from arcvq.runtime.distributed import first_rank_first, from_first
-from arcvq.runtime.files import safe_name
+from arcvq.runtime.files import delete, safe_name
 from arcvq.runtime.store import digest_of, kept_path
 from arcvq.samp import SAMP, Regime
 from arcvq.training import Compute, Recording, Run, fit
@@ -203,10 +203,14 @@ def run_name(settings: RunSettings, data: ImageData, device: torch.device) -> st
 
 
 def run_folder(
-    settings: RunSettings, data: ImageData, root: str | Path | None, device: torch.device
+    settings: RunSettings,
+    data: ImageData,
+    root: str | Path | None,
+    device: torch.device,
+    shared: bool = True,
 ) -> Path:
-    """Where a run is kept. Its folder holds run.json once the run is finished."""
-    return kept_path(root, "runs", run_name(settings, data, device))
+    """Where a run is kept (see `kept_path`). It holds run.json once the run is finished."""
+    return kept_path(root, "runs", run_name(settings, data, device), shared)
 
 
 def train(
@@ -216,6 +220,7 @@ def train(
     root: str | Path | None = None,
     device: str | torch.device = "auto",
     progress: bool = True,
+    overwrite: bool = False,
 ) -> Run:
     """Train the run of these settings, or open it if it was trained before.
 
@@ -226,17 +231,22 @@ def train(
             that was stopped goes on from its checkpoint.
         device: The device; see `Compute`.
         progress: Whether to show a progress bar.
+        overwrite: Train it again in any case, as where a file of the kept run is damaged.
 
     Returns:
-        The run, with its model on the device. Raises what `load_images` and `fit` raise.
+        The run, with its model on the device. Raises what `load_images`, `Run.load` and `fit`
+        raise.
     """
     device = choose_device(device)
     if data is None:
         with first_rank_first():
             data = load_images(settings.dataset, root, device, **vars(settings.reading))
     data = settings.subset(data)
-    folder = run_folder(settings, data, root, device)
-    if from_first((folder / "run.json").is_file()):
+    folder = run_folder(settings, data, root, device, shared=not overwrite)
+    if overwrite:
+        with first_rank_first():
+            delete(folder)
+    elif from_first((folder / "run.json").exists()):
         run = Run.load(folder)
         run.model.to(device)
         return run

@@ -1,12 +1,14 @@
 """Checkpoints: the state of an interrupted training run, from which it can resume."""
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from arcvq.runtime.files import write_whole
+from arcvq.runtime.files import reason_of, write_whole
 
 CHECKPOINT_FORMAT = 1  # bump it when older readers would misread a checkpoint
 
@@ -28,15 +30,10 @@ def load_checkpoint(path: Path, settings: dict[str, Any]) -> dict[str, Any]:
         ValueError: If the file is damaged, of another format, or of a run with other
             settings; these are named with both values.
     """
-    try:
+    with reading_checkpoint(path):
         state = torch.load(path, map_location="cpu", weights_only=True)
         found_format = state["format"]
-        saved = _with_nested_settings(state["settings"])
-    except Exception as error:  # torch.load raises many types for damaged files
-        reason = str(error).split("\n")[0]
-        raise ValueError(
-            f"checkpoint {path} is damaged ({reason}); delete it to start this run again"
-        ) from error
+        saved = dict(_with_nested_settings(state["settings"]))
     if found_format != CHECKPOINT_FORMAT:
         raise ValueError(
             f"checkpoint {path} has format {found_format}, and this arcvq reads format "
@@ -53,6 +50,32 @@ def load_checkpoint(path: Path, settings: dict[str, Any]) -> dict[str, Any]:
             "use the old settings or another folder"
         )
     return state
+
+
+@contextmanager
+def reading_checkpoint(path: Path) -> Iterator[None]:
+    """Tell what is wrong with a checkpoint in one sentence, with the way to heal it.
+
+    Raises:
+        ValueError: For any error inside.
+    """
+    try:
+        yield
+    except Exception as error:  # of many types, for files and for what they hold
+        raise ValueError(
+            f"checkpoint {path} is damaged ({reason_of(error)}); delete it to start this run again"
+        ) from error
+
+
+def check_optimizer(optimizer: torch.optim.Optimizer) -> None:
+    """Raise ValueError unless the moments of each parameter have its shape, as PyTorch expects."""
+    for parameter, moments in optimizer.state.items():
+        for name, moment in moments.items():
+            if moment.ndim and moment.shape != parameter.shape:
+                raise ValueError(
+                    f"{name} of the optimizer has shape {tuple(moment.shape)}, "
+                    f"its parameter {tuple(parameter.shape)}"
+                )
 
 
 def _with_nested_settings(value: Any) -> Any:

@@ -27,9 +27,7 @@ IS_CHECKOUT = (CHECKOUT / "pyproject.toml").is_file()  # else the folder of inst
 SHIPPED = CHECKOUT if IS_CHECKOUT else CHECKOUT / "arcvq" / "shipped"
 OLD_DRAFT = 3600  # seconds
 MACHINE = f"{zlib.crc32(platform.node().encode()):08x}"
-NAME_LENGTH = (
-    80  # bytes; most disks allow 255, and a digest and an ending are still to come
-)
+NAME_LENGTH = 80  # bytes; most disks allow 255, and a digest and an ending are still to come
 
 
 def write_whole(path: Path, write: Callable[[Path], Any]) -> None:
@@ -152,6 +150,14 @@ def delete(path: Path) -> None:
     else:
         with suppress(OSError):
             path.unlink()
+
+
+def reason_of(error: Exception) -> str:
+    """What an error says, in one line; with its type where that says more than the message."""
+    message = " ".join(str(error).split())
+    if isinstance(error, LookupError | TypeError | AttributeError) or not message:
+        return f"{type(error).__name__} {message}".strip()
+    return message
 
 
 def write_text(path: Path, text: str) -> None:

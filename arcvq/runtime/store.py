@@ -28,7 +28,7 @@ def digest_in(name: str) -> str:
     return name.rpartition("-")[2]
 
 
-def kept_path(root: str | Path | None, kind: str, name: str) -> Path:
+def kept_path(root: str | Path | None, kind: str, name: str, shared: bool = True) -> Path:
     """Where a result is kept, whether or not it is there yet.
 
     Args:
@@ -36,6 +36,7 @@ def kept_path(root: str | Path | None, kind: str, name: str) -> Path:
         kind: The folder of all results of this kind, such as `"runs"`.
         name: NAME-DIGEST, for a result that is a file with its ending. What stands before the
             digest is for people; see `safe_name`.
+        shared: Whether to look in the shared folder as well.
 
     Returns:
         An existing path with this digest, whatever its name, else the path of this name. What is
@@ -45,9 +46,9 @@ def kept_path(root: str | Path | None, kind: str, name: str) -> Path:
     shelf = data_root(root) / kind
     for path in sorted(shelf.glob(pattern)):
         return path
-    shared = shared_root()
-    if shared is not None:
-        for path in sorted((shared / kind).glob(pattern)):
+    common = shared_root() if shared else None
+    if common is not None:
+        for path in sorted((common / kind).glob(pattern)):
             if _is_finished(path):
                 return path
     return shelf / name

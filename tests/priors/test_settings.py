@@ -143,3 +143,16 @@ def test_profiles_change_the_size_alone():
         ValueError, match="prior 'oracle' is unknown; known are pixelcnn, transformer"
     ):
         PriorSettings("oracle")
+
+
+def test_a_damaged_prior_is_named_and_fitted_again_when_asked(run, images, tmp_path, fits):  # noqa: F811
+    first = train_prior(TINY, run, images, root=tmp_path, **OPTIONS)
+    for name in ("model.safetensors", "config.json", "history.csv", "run.json"):
+        (file,) = tmp_path.glob(f"priors/*/{name}")
+        file.write_bytes(file.read_bytes()[:40])
+        message = r"^the prior in .* is damaged \(.+\); train it again with overwrite=True"
+        with pytest.raises(ValueError, match=message):
+            train_prior(TINY, run, images, root=tmp_path, **OPTIONS)
+        healed = train_prior(TINY, run, images, root=tmp_path, overwrite=True, **OPTIONS)
+        assert_same_weights(first.prior, healed.prior)
+    assert len(fits) == 5

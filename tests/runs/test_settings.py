@@ -1,7 +1,11 @@
 import dataclasses
 import json
+import re
+import shutil
 import subprocess
 import sys
+import unicodedata
+from itertools import product
 
 import pytest
 import torch
@@ -10,6 +14,7 @@ from arcvq.image_folders import Reading
 from arcvq.runs import settings
 from arcvq.runs.settings import RunSettings, run_folder, run_name, train
 from arcvq.samp import SAMP
+from arcvq.vqvae import VQVAE
 from tests.strokes import IMAGES, SMALL
 
 OPTIONS = {"device": "cpu", "progress": False}
@@ -159,4 +164,140 @@ def test_a_student_opens_the_run_of_the_teacher_and_trains_new_ones_in_a_folder_
     assert torch.equal(student.model.quantizer.codebook, teacher.model.quantizer.codebook)
     train(dataclasses.replace(SMALL, seed=1), IMAGES, root=tmp_path / "own", **OPTIONS)
     assert len(list((tmp_path / "own" / "runs").iterdir())) == 1
+    train(SMALL, IMAGES, root=tmp_path / "own", overwrite=True, **OPTIONS)
+    assert len(fits) == 3
+    assert len(list((tmp_path / "own" / "runs").iterdir())) == 2
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "shared").rglob("*")} == before
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A root folder with a finished run."""
+    root = tmp_path_factory.mktemp("finished")
+    train(SMALL, IMAGES, root=root, **OPTIONS)
+    return root
+
+
+@pytest.fixture
+def kept(finished, tmp_path):
+    """The folder of a finished run that a test may damage; its root is `tmp_path`."""
+    shutil.copytree(finished, tmp_path, dirs_exist_ok=True)
+    return run_folder(SMALL, IMAGES, tmp_path, CPU)
+
+
+def cut(file):
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+
+
+def put_folder(file):
+    file.unlink()
+    file.mkdir()
+
+
+DAMAGES = {
+    "empty": lambda file: file.write_bytes(b""),
+    "cut": cut,
+    "a folder": put_folder,
+    "noise": lambda file: file.write_bytes(bytes(range(256))),
+    "a list": lambda file: file.write_text("[1, 2]"),
+    "without keys": lambda file: file.write_text("{}"),
+    "null": lambda file: file.write_text("null"),
+    "cut by a line": lambda file: file.write_text("".join(file.open().readlines()[:-1])),
+    "cut by a digit": lambda file: file.write_text(file.read_text()[:-2]),
+}
+TEXTS = ["a list", "without keys", "null"]
+DAMAGED_FILES = [
+    *product(["model.safetensors", "snapshots.safetensors"], ["empty", "cut", "a folder", "noise"]),
+    *product(["config.json", "run.json"], ["empty", "cut", "a folder", "noise", *TEXTS]),
+    *product(["history.csv"], [name for name in DAMAGES if name not in TEXTS]),
+]
+
+
+@pytest.mark.parametrize("name, damage", DAMAGED_FILES)
+def test_a_damaged_run_is_named_with_the_way_to_heal_it(kept, tmp_path, unchecked, name, damage):
+    DAMAGES[damage](kept / name)
+    message = (
+        rf"^the run in {re.escape(str(kept))} is damaged \(.+\); train it again with overwrite"
+    )
+    with pytest.raises(ValueError, match=message) as caught:
+        train(SMALL, IMAGES, root=tmp_path, **OPTIONS)
+    assert "\n" not in str(caught.value)
+    if name in ("run.json", "history.csv", "snapshots.safetensors"):
+        assert VQVAE.from_pretrained(kept).quantizer.num_codes == SMALL.num_codes
+
+
+@pytest.mark.parametrize(
+    "facts",
+    [
+        {"settings": [], "seconds": None},
+        {"settings": {}, "seconds": "long"},
+        {"settings": 3, "seconds": 1.0},
+        {"settings": {}, "seconds": 1.0, "rows": 7},
+    ],
+)
+def test_facts_of_a_run_of_wrong_types_are_named(kept, tmp_path, unchecked, facts):
+    (kept / "run.json").write_text(json.dumps(facts))
+    with pytest.raises(ValueError, match=r"is damaged \((run\.json|history\.csv): "):
+        train(SMALL, IMAGES, root=tmp_path, **OPTIONS)
+
+
+def test_a_damaged_run_is_healed_when_asked_and_ends_with_the_same_weights(
+    kept, tmp_path, finished
+):
+    whole = train(SMALL, IMAGES, root=finished, **OPTIONS)
+    put_folder(kept / "run.json")
+    cut(kept / "checkpoint.pt")
+    healed = train(SMALL, IMAGES, root=tmp_path, overwrite=True, **OPTIONS)
+    assert torch.equal(healed.model.quantizer.codebook, whole.model.quantizer.codebook)
+    opened = train(SMALL, IMAGES, root=tmp_path, **OPTIONS)
+    assert torch.equal(opened.model.quantizer.codebook, whole.model.quantizer.codebook)
+
+
+def without(name):
+    def change(state):
+        del state[name]
+
+    return change
+
+
+def with_other_shape(state):
+    name = next(iter(state["model"]))
+    state["model"][name] = torch.zeros(2, 3)
+
+
+def with_other_moments(state):
+    state["optimizer"]["state"][0]["exp_avg"] = torch.zeros(2, 3)
+
+
+def with_words_for_steps(state):
+    state["step"] = "three"
+
+
+KEYS = ["format", "settings", "step", "seconds", "history", "model", "optimizer", "snapshots"]
+CHANGES = {f"without {name}": without(name) for name in [*KEYS, "generator"]}
+CHANGES |= {
+    "a weight of another shape": with_other_shape,
+    "a moment of another shape": with_other_moments,
+    "a step that is no number": with_words_for_steps,
+}
+
+
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
+def test_a_damaged_checkpoint_is_named_in_one_sentence(kept, tmp_path, change):
+    (kept / "run.json").unlink()
+    state = torch.load(kept / "checkpoint.pt", weights_only=True)
+    change(state)
+    torch.save(state, kept / "checkpoint.pt")
+    message = r"^checkpoint .*checkpoint\.pt is damaged \(.+\); delete it to start this run again$"
+    with pytest.raises(ValueError, match=message) as caught:
+        train(SMALL, IMAGES, root=tmp_path, **OPTIONS)
+    assert "\n" not in str(caught.value)
+
+
+def test_classes_and_runs_have_one_name_however_their_accents_are_spelled():
+    composed, decomposed = (
+        dataclasses.replace(IMAGES, name=unicodedata.normalize(form, "folder:bilder/Žluťoučký"))
+        for form in ("NFC", "NFD")
+    )
+    assert run_name(SMALL, composed, CPU) == run_name(SMALL, decomposed, CPU)
+    assert run_name(SMALL, composed, CPU).startswith("folder-Žluťoučký-samp-")

@@ -1,9 +1,12 @@
 import os
 import signal
 import time
+import unicodedata
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from arcvq.runtime.files import (
     CHECKOUT,
@@ -148,8 +151,18 @@ def test_data_root_is_what_is_given_then_the_environment_then_the_checkout(monke
         ("plain_digits", "plain_digits"),
         ("folder:/home/me/My Pictures/", "folder-My-Pictures"),
         ("radius: linear, 400 steps", "radius-linear-400-steps"),
+        ("folder:/home/me/写真", "folder-写真"),
+        ("folder:/" + "猫" * 200, "folder-" + "猫" * 24),
         ("folder:/" + "long/" * 60 + "x" * 200, "folder-" + "x" * 73),
     ],
 )
-def test_a_safe_name_is_short_and_made_of_plain_characters(text, name):
+def test_a_safe_name_is_short_and_made_of_letters_digits_and_dashes(text, name):
     assert safe_name(text) == name
+
+
+@given(st.text(min_size=1, max_size=400))
+def test_a_safe_name_of_any_text_fits_on_a_disk_in_one_spelling(text):
+    name = safe_name(text)
+    assert len(name.encode()) <= 80
+    assert not set(name) & set("/\\:\0 ")
+    assert safe_name(unicodedata.normalize("NFD", text)) == name
