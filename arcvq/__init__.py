@@ -4,8 +4,17 @@ The quantizers, the model and `fit` are loaded at once and need little more than
 else (kept runs, priors, figures, explorers, experiments) is loaded when it is first used.
 """
 
+import os
+import sys
 from importlib import import_module
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+# This process is the command, as `arcvq` or `python -m arcvq`. Its threads sleep while they wait,
+# or they would take the cores of other work. OpenMP reads this when PyTorch is loaded. In a program
+# of others the choice is theirs.
+if sys.argv[:1] == ["-m"] or Path(*sys.argv[:1]).stem == "arcvq":
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 from arcvq.clustering import kmeans
 from arcvq.composites import GroupedQuantizer, ResidualQuantizer

@@ -14,10 +14,10 @@ import tempfile
 import threading
 import time
 from collections import deque
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import closing
+from contextlib import closing, contextmanager
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -34,6 +34,7 @@ from arcvq.runtime.files import data_root
 from arcvq.training import Run
 
 RUNS_PER_GPU = 4  # a small model leaves most of a GPU idle; not yet measured
+WAIT_POLICY = "OMP_WAIT_POLICY"
 KILLED = (
     "its process was ended twice from outside, as the system does when memory runs out; "
     "fewer workers need less"
@@ -103,7 +104,7 @@ def train_as_completed(
     names = {one.dataset for one in unique}
     loaded = {name: data.to("cpu") if data else load_images(name, root, "cpu") for name in names}
     batch = _Batch(loaded, data_root(root), choose_device(device))
-    waiting = [one for one in unique if not (batch.folder(one) / "run.json").is_file()]
+    waiting = [one for one in unique if not (batch.folder(one) / "run.json").exists()]
     finished = ((one, None) for one in unique if one not in waiting)
     # Closed where this ends early: a generator that a traceback still holds would train on.
     with (
@@ -227,7 +228,7 @@ def _in_processes(
     waiting = deque(settings)
     killed = set()
     running: dict[Future[None], tuple[_Worker, RunSettings]] = {}
-    with threads_kept(1):
+    with threads_kept(1), _waiting_threads_sleep():
         try:
             while waiting or running:
                 while waiting and idle:
@@ -254,6 +255,23 @@ def _in_processes(
         finally:
             for worker in everyone:
                 worker.pool.shutdown(cancel_futures=True)
+
+
+@contextmanager
+def _waiting_threads_sleep() -> Iterator[None]:
+    """Have threads of new processes sleep while they wait for work, unless the user decided.
+
+    OpenMP reads this when a process loads PyTorch. Waiting threads that do not sleep take the cores
+    from other processes.
+    """
+    if WAIT_POLICY in os.environ:
+        yield
+        return
+    os.environ[WAIT_POLICY] = "PASSIVE"
+    try:
+        yield
+    finally:
+        os.environ.pop(WAIT_POLICY, None)
 
 
 class _Worker:

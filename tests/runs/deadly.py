@@ -11,7 +11,10 @@ from arcvq.runs.settings import RunSettings
 
 @dataclasses.dataclass(frozen=True)
 class Deadly(RunSettings):
-    """Kills the first processes that train it; `scars` is a folder with a file for each."""
+    """Kills the first processes that train it.
+
+    `scars` is a folder with a file for each, which says how their waiting threads were told to wait.
+    """
 
     kills: int = 1
     scars: Path = Path()
@@ -23,6 +26,7 @@ class Deadly(RunSettings):
     def model(self, data):
         self.scars.mkdir(exist_ok=True)
         if len(list(self.scars.iterdir())) < self.kills:
-            (self.scars / secrets.token_hex(4)).touch()
+            policy = os.environ.get("OMP_WAIT_POLICY", "not set")
+            (self.scars / secrets.token_hex(4)).write_text(policy)
             os.kill(os.getpid(), signal.SIGKILL)
         return super().model(data)
