@@ -74,9 +74,17 @@ def main(debug: bool) -> None:
     """Spherical vector quantization with SAMP: notebooks, training, a check of the installation."""
 
 
-FILE = click.Path(path_type=Path, dir_okay=False)
-FOLDER = click.Path(path_type=Path, file_okay=False)
-EXISTING_FOLDER = click.Path(exists=True, file_okay=False)
+class HomePath(click.Path):
+    """A path in which ~ is the home folder, which shells leave as it is in --out=~/folder."""
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> Any:
+        """Check the path, with the home folder in it."""
+        return super().convert(str(Path(value).expanduser()), param, ctx)
+
+
+FILE = HomePath(path_type=Path, dir_okay=False)
+FOLDER = HomePath(path_type=Path, file_okay=False)
+EXISTING_FOLDER = HomePath(exists=True, file_okay=False)
 
 # Options that are settings of a run; one that is not given has the value of the profile.
 dataset_option = click.option("--dataset", help="digits, photos, mnist, ..., or folder:PATH")
@@ -245,7 +253,8 @@ class _StatusLine:
 @precision_option
 @train_images_option
 @reading_options
-def train_model(device: str, **options: Any) -> None:
+@click.option("--overwrite", is_flag=True, help="Train again, as where the kept run is damaged.")
+def train_model(device: str, overwrite: bool, **options: Any) -> None:
     """Train a VQ-VAE and print its validation figures, or open the stored run of these settings.
 
     An option that is not given has the value of the profile. On several GPUs: torchrun
@@ -269,7 +278,7 @@ def train_model(device: str, **options: Any) -> None:
         regime = settings.regime(data)
         if regime is not None and rank() == 0:
             click.echo(regime.beside_the_paper())
-        finished = train(settings, data, device=chosen)
+        finished = train(settings, data, device=chosen, overwrite=overwrite)
         if rank() > 0:
             return
     for name, value in evaluate(finished.model, data.validation).items():
@@ -368,7 +377,10 @@ def _run_and_report(experiment: "Experiment", out: Path | None, options: dict[st
 
     Returns the number of runs that failed.
     """
+    import pandas as pd
+
     from arcvq.experiments import run_experiment
+    from arcvq.experiments.base import results_file
     from arcvq.experiments.tables import finished, markdown, regime_note
     from arcvq.figures.experiment_results import pictures
     from arcvq.reports.pages import check_page_is_ours, write_figures_page
@@ -376,7 +388,8 @@ def _run_and_report(experiment: "Experiment", out: Path | None, options: dict[st
 
     base = _settings(options)
     out = out or Path(f"{experiment.name}-{safe_name(base.dataset)}")
-    if not (out / f"{experiment.name}.parquet").exists():  # else the page beside it is ours
+    file = results_file(experiment, out)
+    if not file.exists():  # else the page beside it is ours
         check_page_is_ours(out / "index.html")
     rows = run_experiment(experiment, base, out=out, **options)
     failed = len(rows) - len(finished(rows))
@@ -384,14 +397,15 @@ def _run_and_report(experiment: "Experiment", out: Path | None, options: dict[st
     if failed == len(rows):
         raise RuntimeError(f"all {failed} runs failed; the first: {first_error}")
 
-    table = experiment.table(rows)
-    text = f"{markdown(table)}\n{regime_note(rows)}\n"
-    write_text(out / f"{experiment.name}.md", text)
+    everything = pd.read_parquet(file)  # with the rows of earlier calls
+    table = experiment.table(everything)
+    text = f"{markdown(table)}\n{regime_note(everything)}\n"
+    write_text(file.with_suffix(".md"), text)
     page = out / "index.html"
-    write_figures_page(page, experiment.question, pictures(rows), table)
+    write_figures_page(page, experiment.question, pictures(everything), table)
     click.echo(text)
     click.echo(
-        f"{len(rows)} rows, {failed} of failed runs: {out.resolve() / experiment.name}.parquet; "
+        f"{len(everything)} rows, {failed} of failed runs: {file.resolve()}; "
         f"pictures: {page.resolve()}"
     )
     if failed:

@@ -2,10 +2,12 @@
 
 import ast
 import json
+import os
 import re
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import nbformat
@@ -199,6 +201,53 @@ def test_train_prints_the_validation_figures_and_opens_the_stored_run_next_time(
     again = invoke(*command)
     assert again.stdout == first.stdout
     assert "step" not in again.stderr
+
+
+def test_train_names_a_damaged_run_and_heals_it_when_asked(data_folder):
+    model = ("--num-codes", 16, "--dim", 4, "--hidden", 8, "--residual-hidden", 4)
+    training = ("--steps", 2, "--batch-size", 8, "--train-images", 64, "--device", "cpu")
+    command = ("train", "--quantizer", "cosine", *model, *training)
+    assert invoke(*command).exit_code == 0
+    (facts,) = data_folder.glob("runs/*/run.json")
+    facts.write_text("[]")
+    damaged = invoke(*command)
+    assert damaged.exit_code == 2
+    assert damaged.stderr.endswith("with VQVAE.from_pretrained\n")
+    assert f"Error: the run in {facts.parent} is damaged (run.json: " in damaged.stderr
+    assert invoke(*command, "--overwrite").exit_code == 0
+    assert invoke(*command).exit_code == 0
+
+
+def test_the_home_folder_is_found_in_a_path():
+    assert cli.FOLDER.convert("~/results", None, None) == Path.home() / "results"
+
+
+@pytest.mark.parametrize(
+    ("program", "own", "policy"),
+    [
+        ("-m", None, "PASSIVE"),
+        ("/usr/bin/arcvq", None, "PASSIVE"),
+        ("arcvq.exe", "ACTIVE", "ACTIVE"),
+        ("script.py", None, "None"),
+        ("-c", None, "None"),
+    ],
+)
+def test_waiting_threads_of_the_command_sleep_unless_the_user_decides(program, own, policy):
+    code = f"""
+import os, sys
+sys.argv = [{program!r}]
+sys.modules["torch"] = None  # what is set before PyTorch is loaded
+try:
+    import arcvq
+except ImportError:
+    print(os.environ.get("OMP_WAIT_POLICY"))
+"""
+    environment = {**os.environ, "OMP_WAIT_POLICY": own or ""}
+    if own is None:
+        del environment["OMP_WAIT_POLICY"]
+    call = [sys.executable, "-c", code]
+    shown = subprocess.run(call, env=environment, capture_output=True, text=True)
+    assert shown.stdout == f"{policy}\n"
 
 
 def test_train_refuses_what_it_does_not_know():

@@ -1,17 +1,23 @@
 import dataclasses
 import json
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pandas as pd
 import pytest
 import torch
+from hypothesis import example, given
+from hypothesis import settings as settings_of_hypothesis
+from hypothesis import strategies as st
 
 import arcvq
 from arcvq.experiments.base import Experiment, Variant, run_experiment
+from arcvq.runs import settings
 from arcvq.samp import SAMP
 from arcvq.training import evaluate
 from tests.strokes import IMAGES
@@ -203,7 +209,7 @@ def test_where_the_first_seed_failed_the_others_wait_for_it(tmp_path):
     rows = run(tmp_path / "now", comparing, root=earlier)
     assert rows.error.notna().tolist() == [True, True, False, False]
     assert rows.error[1].startswith(
-        "RuntimeError: the run of seed 0, to compare with, failed: the model in"
+        "RuntimeError: the run of seed 0, to compare with, failed: the run in"
     )
     model.write_bytes(whole)
     rows = run(tmp_path / "now", comparing, root=earlier)
@@ -284,6 +290,58 @@ def test_without_a_folder_other_settings_have_another_one(tmp_path):
 
 def test_one_variant_can_be_asked_for(tmp_path):
     assert run(tmp_path, only=["lr 0.003"], seeds=1).variant.tolist() == ["lr 0.003"]
+
+
+def alone(*names, measure=lambda run, settings, data, root: [{"psnr": 10.0}]):
+    """An experiment whose variants are measured without any training."""
+
+    def variants(base):
+        return [Variant(name, base, {"place": name}) for name in names]
+
+    return Experiment("alone", "?", variants, measure, table=lambda rows: rows, trained=False)
+
+
+def kept_rows(folder):
+    rows = pd.read_parquet(folder / "alone.parquet")
+    return sorted(zip(rows.variant, rows.seed, strict=True))
+
+
+def test_no_call_cuts_the_table_of_earlier_calls(tmp_path):
+    run(tmp_path, alone("a", "b"), seeds=2)
+    everything = [("a", 0), ("a", 1), ("b", 0), ("b", 1)]
+    assert run(tmp_path, alone("b"), seeds=1).variant.tolist() == ["b"]
+    assert kept_rows(tmp_path) == everything
+    shutil.rmtree(tmp_path / "rows")
+    run(tmp_path, alone("a", "b"), seeds=1, only=["a"])
+    assert kept_rows(tmp_path) == everything
+    (tmp_path / "alone.parquet").write_bytes(b"damaged")
+    run(tmp_path, alone("c"), seeds=1)
+    assert kept_rows(tmp_path) == [("a", 0), ("c", 0)], "what the rows still hold"
+
+
+def test_a_failure_does_not_take_the_place_of_what_was_measured(tmp_path, monkeypatch):
+    run(tmp_path, alone("a"), seeds=1)
+    monkeypatch.setattr(settings, "RUN_FORMAT", 99)  # its run has another name from now on
+    failed = run(tmp_path, alone("a", measure=lambda *run: 1 / 0), seeds=1)
+    assert failed.error.tolist() == ["ZeroDivisionError: division by zero"]
+    (file,) = (tmp_path / "rows").iterdir()
+    assert pd.read_parquet(file).psnr.tolist() == [10.0]
+    assert run(tmp_path, alone("a"), seeds=1).psnr.tolist() == [10.0]
+
+
+NAMES = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=300)
+
+
+@settings_of_hypothesis(max_examples=20, deadline=None)
+@given(st.lists(NAMES, min_size=1, max_size=4, unique=True))
+@example(["a b", "a-b", "A B", "猫", "犬", "x" * 300, "é" * 200])
+def test_variants_of_any_names_have_rows_of_their_own(names):
+    with TemporaryDirectory() as folder:
+        experiment = alone(*names)
+        rows = run(Path(folder) / "out", experiment, seeds=1)
+        assert rows.variant.tolist() == rows.place.tolist() == names
+        again = run(Path(folder) / "out", dataclasses.replace(experiment, measure=None), seeds=1)
+        pd.testing.assert_frame_equal(again, rows)
 
 
 SCRIPT = """
