@@ -64,7 +64,8 @@ TIMES = ["seconds", "step_milliseconds"]  # columns that no two runs share
 FULL_DISK = "full disk"
 COLUMNS = ["SIGKILL", "SIGTERM", FULL_DISK, *(f"{count} at once" for count in AT_ONCE)]
 COLUMNS += ["survived", "lost", "left behind"]
-PATIENCE = 900  # seconds
+PATIENCE = 900  # seconds, for a command to end
+LINGERING = 120  # seconds, for what it started; a worker that is being loaded ends after that
 # In the environment of the commands: the data set, and what tells their processes from others.
 DATASET = "TORTURE_DATASET"
 PROCESS = "TORTURE_PROCESS"
@@ -193,7 +194,7 @@ class Program:
 
     def survivors(self) -> list[psutil.Process]:
         """The processes that are still there some time after the command has ended."""
-        deadline = time.monotonic() + 15
+        deadline = time.monotonic() + LINGERING
         while (family := self.family()) and time.monotonic() < deadline:
             time.sleep(0.1)
         return family
