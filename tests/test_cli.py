@@ -418,7 +418,13 @@ def test_experiment_ends_with_1_where_some_runs_failed(data_folder, monkeypatch)
         name="paper", question="What?", table=lambda rows: pd.DataFrame({"a": ["1"]})
     )
     monkeypatch.setitem(experiments.EXPERIMENTS, "paper", experiment)
-    monkeypatch.setattr(experiments, "run_experiment", lambda *args, **options: rows)
+
+    def run_experiment(*args, out, **options):
+        out.mkdir(parents=True)
+        rows.to_parquet(out / "paper.parquet")
+        return rows
+
+    monkeypatch.setattr(experiments, "run_experiment", run_experiment)
     monkeypatch.setattr(experiment_results, "pictures", lambda rows: [])
     shown = invoke("experiment", "paper", "--out", data_folder / "found")
     assert shown.exit_code == 1, shown.stderr

@@ -312,13 +312,15 @@ class Torture:
         hits_worker = number == signal.SIGKILL and self.random.random() < 0.5
         workers = program.workers() if hits_worker and self.name == "sweep" else []
         if workers:
-            victim = self.random.choice(workers)
             with suppress(psutil.NoSuchProcess):  # it ended just now
-                victim.kill()
+                self.random.choice(workers).kill()
         else:
             os.kill(program.process.pid, number)
-        program.wait()
-        self._start_again(folder, program, number.name)
+        if program.wait() == 0 and not workers:  # it was at its end already
+            self._remove(folder)
+            self.end(number)
+        else:
+            self._start_again(folder, program, number.name)
 
     def fill_disk(self) -> None:
         """Run the command on a disk that is too small, and again with space."""

@@ -337,10 +337,10 @@ NAMES = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=3
 @example(["a b", "a-b", "A B", "猫", "犬", "x" * 300, "é" * 200])
 def test_variants_of_any_names_have_rows_of_their_own(names):
     with TemporaryDirectory() as folder:
-        experiment = alone(*names)
-        rows = run(Path(folder) / "out", experiment, seeds=1)
+        rows = run(Path(folder) / "out", alone(*names), seeds=1)
         assert rows.variant.tolist() == rows.place.tolist() == names
-        again = run(Path(folder) / "out", dataclasses.replace(experiment, measure=None), seeds=1)
+        failing = alone(*names, measure=lambda *run: 1 / 0)
+        again = run(Path(folder) / "out", failing, seeds=1)
         pd.testing.assert_frame_equal(again, rows)
 
 
