@@ -6,7 +6,7 @@ import re
 import warnings
 from collections import Counter
 from collections.abc import Callable, Generator, Mapping, Sequence
-from contextlib import closing, suppress
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from arcvq.images import ImageData, load_images
 from arcvq.runs.parallel import train_as_completed
 from arcvq.runs.settings import RunSettings, run_name, train
 from arcvq.runtime.devices import choose_device, choose_precision
-from arcvq.runtime.files import data_root, delete, safe_name, write_text, write_whole
+from arcvq.runtime.files import data_root, safe_name, write_text, write_whole
 from arcvq.runtime.store import digest_in, digest_of
 from arcvq.training import Run
 
@@ -132,7 +132,7 @@ def run_experiment(
     waiting.sort(key=lambda trial: trial.settings.seed)  # one run of every variant comes first
     asked = [*dict.fromkeys(trial.settings for trial in waiting)]
 
-    measured: dict[Path, pd.DataFrame] = {}  # rows by their files
+    failures: dict[Path, pd.DataFrame] = {}  # that do not take the place of earlier rows
     training |= {"root": root, "device": device}
     with closing(_outcomes(experiment, asked, data, training)) as outcomes:
         # Runs can be compared once all of them are trained.
@@ -142,13 +142,16 @@ def run_experiment(
             for trial in waiting:
                 if trial.settings == settings:
                     table = pd.DataFrame([trial.facts | facts | row for row in rows])
-                    measured[trial.file] = table
-                    _write_rows(trial.file, table)
+                    if len(finished(table)) == 0 and _has_results(trial.file):
+                        failures[trial.file] = table
+                    else:
+                        write_whole(trial.file, table.to_parquet)
 
+    tables = []
     for trial in trials:
-        if trial.file not in measured:
-            measured[trial.file] = pd.read_parquet(trial.file)
-    rows = pd.concat([measured[trial.file] for trial in trials], ignore_index=True)
+        failure = failures.get(trial.file)
+        tables.append(pd.read_parquet(trial.file) if failure is None else failure)
+    rows = pd.concat(tables, ignore_index=True)
     _write_table(results_file(experiment, folder), rows, folder / "rows")
     return rows
 
@@ -246,15 +249,12 @@ def _is_measured(trial: _Trial, data: ImageData, device: torch.device) -> bool:
     return same and len(finished(rows)) == len(rows)
 
 
-def _write_rows(file: Path, rows: pd.DataFrame) -> None:
-    """Write the rows of a run; a failure never takes the place of what was measured before."""
-    if len(finished(rows)) == 0 and file.is_file():
-        with suppress(Exception):  # a damaged file holds nothing
-            if len(finished(pd.read_parquet(file))):
-                return
-    if file.is_dir():
-        delete(file)
-    write_whole(file, rows.to_parquet)
+def _has_results(file: Path) -> bool:
+    """Whether a file holds rows of a run that did not fail."""
+    try:
+        return len(finished(pd.read_parquet(file))) > 0
+    except Exception:  # it is not there, or is damaged
+        return False
 
 
 def _write_table(file: Path, rows: pd.DataFrame, folder: Path) -> None:
