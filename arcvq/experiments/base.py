@@ -152,13 +152,13 @@ def run_experiment(
         failure = failures.get(trial.file)
         tables.append(pd.read_parquet(trial.file) if failure is None else failure)
     rows = pd.concat(tables, ignore_index=True)
-    _write_table(results_file(experiment, folder), rows, folder / "rows")
+    _write_table(results_file(experiment.name, folder), rows, folder / "rows")
     return rows
 
 
-def results_file(experiment: Experiment, folder: Path) -> Path:
-    """The file with all rows of an experiment in a folder."""
-    return folder / f"{safe_name(experiment.name)}.parquet"
+def results_file(experiment: str, folder: Path) -> Path:
+    """The file with all rows of the experiment of this name in a folder."""
+    return folder / f"{safe_name(experiment)}.parquet"
 
 
 @dataclasses.dataclass(frozen=True)
