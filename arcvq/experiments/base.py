@@ -7,6 +7,7 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import closing
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -153,7 +154,7 @@ def run_experiment(
         tables.append(pd.read_parquet(trial.file) if failure is None else failure)
     rows = pd.concat(tables, ignore_index=True)
     _write_table(results_file(experiment.name, folder), rows, folder / "rows")
-    return rows
+    return pd.read_parquet(BytesIO(rows.to_parquet()))  # with the types of columns in files
 
 
 def results_file(experiment: str, folder: Path) -> Path:

@@ -13,14 +13,14 @@ import signal
 import tempfile
 import threading
 import time
-from collections import deque
 from collections.abc import Generator, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, ThreadPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing, contextmanager
 from functools import partial
 from itertools import chain
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any
 
 import torch
@@ -219,32 +219,37 @@ def _in_processes(
     context = multiprocessing.get_context("forkserver" if hasattr(os, "fork") else "spawn")
     context.set_forkserver_preload(["arcvq.runs.parallel"])
     stop = context.Event()
-    idle = []
+    workers_here = []
     for number in range(workers):
         # One GPU for each worker: a process holds memory on all that it touches.
         own = dataclasses.replace(batch, device=places[number % len(places)])
-        idle.append(_Worker(context, own, stop))
-    everyone = [*idle]
-    waiting = deque(settings)
-    killed = set()
-    running: dict[Future[None], tuple[_Worker, RunSettings]] = {}
-    with threads_kept(1), _waiting_threads_sleep():
+        workers_here.append(_Worker(context, own, stop))
+    idle: SimpleQueue[_Worker] = SimpleQueue()
+    for worker in workers_here:
+        idle.put(worker)
+
+    def train_somewhere(one: RunSettings) -> None:
+        worker = idle.get()
         try:
-            while waiting or running:
-                while waiting and idle:
-                    worker = idle.pop()
-                    one = waiting.popleft()
-                    running[worker.start(one)] = worker, one
+            worker.train(one)
+        finally:
+            idle.put(worker)
+
+    killed = set()
+    # Threads hand out the runs, so that no worker waits while the caller measures one.
+    with threads_kept(1), _waiting_threads_sleep(), ThreadPoolExecutor(workers) as threads:
+        running = {threads.submit(train_somewhere, one): one for one in settings}
+        try:
+            while running:
                 done, _ = wait(running, return_when=FIRST_COMPLETED)
                 for future in done:
-                    worker, one = running.pop(future)
-                    idle.append(worker)
+                    one = running.pop(future)
                     error = future.exception()
                     # A process that was asked to end by others gives a KeyboardInterrupt.
                     was_killed = isinstance(error, BrokenProcessPool | KeyboardInterrupt)
                     if was_killed and one not in killed:
                         killed.add(one)
-                        waiting.append(one)
+                        running[threads.submit(train_somewhere, one)] = one
                         continue
                     if was_killed:
                         error = RuntimeError(KILLED)
@@ -253,8 +258,9 @@ def _in_processes(
             stop.set()
             raise
         finally:
-            for worker in everyone:
-                worker.pool.shutdown(cancel_futures=True)
+            threads.shutdown(cancel_futures=True)
+            for worker in workers_here:
+                worker.pool.shutdown()
 
 
 @contextmanager
@@ -286,13 +292,14 @@ class _Worker:
         )
         self.pool = self.make_pool()
 
-    def start(self, settings: RunSettings) -> Future[None]:
-        """Begin to train a run."""
+    def train(self, settings: RunSettings) -> None:
+        """Train a run; BrokenProcessPool if the process is killed meanwhile."""
         try:
-            return self.pool.submit(_train_in_worker, settings)
+            future = self.pool.submit(_train_in_worker, settings)
         except BrokenProcessPool:
             self.pool = self.make_pool()
-            return self.pool.submit(_train_in_worker, settings)
+            future = self.pool.submit(_train_in_worker, settings)
+        future.result()
 
 
 _worker: dict[str, Any] = {}  # of a worker process: its batch, and the event that stops it
