@@ -293,7 +293,9 @@ class Torture:
 
     def _remove(self, folder: Path) -> None:
         if folder.is_mount():
-            subprocess.run(["umount", folder], check=True)
+            subprocess.run(
+                ["umount", "--lazy", folder], check=True
+            )  # a process may still be exiting
         shutil.rmtree(folder)
         folder.with_suffix(".log").unlink()
 
