@@ -1,6 +1,7 @@
 import dataclasses
 import math
 import sys
+from functools import partial
 from itertools import pairwise, permutations
 
 import numpy as np
@@ -667,12 +668,64 @@ class LargestTensor(TorchDispatchMode):
         return result
 
 
-@pytest.mark.parametrize("measure", [nearest_angles, uniformity])
+@pytest.mark.parametrize("measure", [nearest_angles, min_angle, uniformity, describe])
 def test_the_matrix_of_all_pairs_is_never_held_whole(measure):
     codebook = torch.randn(3000, 2)
     with LargestTensor() as largest:
         measure(codebook)
-    assert 3000 < largest.entries <= geometry.BLOCK < 3000**2
+    assert 3000 < largest.entries <= 2**20
+
+
+def test_all_pairs_are_held_once_and_not_more():
+    with LargestTensor() as largest:
+        pairwise_angles(torch.randn(3000, 2))
+    assert largest.entries == 3000 * 2999 // 2
+
+
+def test_more_pairs_than_memory_holds_are_refused_before_they_are_measured():
+    codebook = torch.ones(65_536, 1)
+    with pytest.raises(
+        ValueError, match=r"^65,536 codes have 2,147,450,880 pairs, .* 16 GiB; pass"
+    ):
+        pairwise_angles(codebook)
+
+
+@pytest.mark.parametrize("num_codes", [2048, 2049, 3100])
+def test_measures_of_many_blocks_are_those_of_one(num_codes, monkeypatch):
+    codebook = normal(num_codes, 5, seed=num_codes)
+    nearest = nearest_angles(codebook)
+    even = uniformity(codebook)
+    monkeypatch.setattr(geometry, "SIDE", 10_000)
+    torch.testing.assert_close(nearest, nearest_angles(codebook), atol=1e-7, rtol=0)
+    assert even == pytest.approx(uniformity(codebook), abs=1e-12)
+    assert min_angle(codebook) == pytest.approx(nearest.min().item(), abs=1e-12)
+
+
+@pytest.mark.parametrize("tiny", [1e-3, 1e-6])
+def test_the_smallest_angle_is_found_among_thousands_of_small_ones(tiny):
+    """Codes on an arc, 2 tiny apart; two in different blocks are but tiny apart."""
+    turns = 2 * tiny * torch.arange(1500, dtype=torch.float64)
+    turns[1300] = turns[7] + tiny
+    codebook = torch.stack([turns.cos(), turns.sin()], dim=1)
+    assert min_angle(codebook) == pytest.approx(tiny, rel=1e-6)
+
+
+def test_the_smallest_angle_does_not_depend_on_the_precision_of_products():
+    codebook = normal(1500, 64, seed=3)
+    exact = min_angle(codebook)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert min_angle(codebook) == exact
+
+
+def test_describe_shows_a_bar_while_it_measures_many_codes(monkeypatch, capsys):
+    monkeypatch.setattr(geometry, "SIDE", 8)
+    monkeypatch.setattr(geometry.tqdm, "monitor_interval", 0)
+    describe(torch.randn(64, 3))
+    assert capsys.readouterr().err == ""
+    monkeypatch.setattr(geometry, "tqdm", partial(geometry.tqdm, mininterval=0))
+    monkeypatch.setattr(geometry, "MOMENT", 0)
+    describe(torch.randn(65, 3))
+    assert "pairs of 65 codes" in capsys.readouterr().err
 
 
 # One vector against many, and the way between two
