@@ -24,7 +24,7 @@ from arcvq.runtime.extras import extra_import
 if TYPE_CHECKING:
     import pandas as pd
 
-SIDE = 1024  # rows and columns of a block of cosines: 8 MiB in float64
+SIDE = 512  # rows and columns of a block of cosines: 2 MiB in float64
 ROUGH = 0.02  # largest error of a difference of cosines in any reduced precision of products
 MOMENT = 1  # seconds without a progress bar
 MAX_PAIRS = 2**29  # of `pairwise_angles`: 4 GiB
@@ -167,7 +167,7 @@ def _cosine_blocks(
 def _with_bar(blocks: Sequence[Any], num_codes: int) -> Iterator[Any]:
     """The blocks, with a progress bar where they take longer than a moment."""
     # A few blocks take no time, but in a notebook even a bar that is not shown costs some.
-    few = num_codes <= 8 * SIDE
+    few = num_codes <= 16 * SIDE
     text = f"pairs of {num_codes:,} codes"
     yield from tqdm(blocks, desc=text, delay=MOMENT, leave=False, disable=few)
 

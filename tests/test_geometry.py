@@ -11,7 +11,6 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn.functional import normalize, pdist
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from arcvq import geometry
 from arcvq.geometry import (
@@ -35,6 +34,7 @@ from arcvq.geometry import (
     usage_counts,
 )
 from tests.dtypes import indices_of_any_dtype
+from tests.memory import LargestTensor
 
 OCTAHEDRON = torch.cat([torch.eye(3), -torch.eye(3)])
 TETRAHEDRON = torch.tensor([[1.0, 1, 1], [1, -1, -1], [-1, 1, -1], [-1, -1, 1]])
@@ -656,18 +656,6 @@ def test_latents_must_match_the_indices(unchecked):
         describe(torch.randn(8, 3), torch.arange(9))
 
 
-class LargestTensor(TorchDispatchMode):
-    """Sees the results of all operations and keeps the number of entries of the largest."""
-
-    entries = 0
-
-    def __torch_dispatch__(self, function, types, arguments=(), options=None):
-        result = function(*arguments, **(options or {}))
-        if isinstance(result, torch.Tensor):
-            self.entries = max(self.entries, result.numel())
-        return result
-
-
 @pytest.mark.parametrize("measure", [nearest_angles, min_angle, uniformity, describe])
 def test_the_matrix_of_all_pairs_is_never_held_whole(measure):
     codebook = torch.randn(3000, 2)
@@ -720,12 +708,12 @@ def test_the_smallest_angle_does_not_depend_on_the_precision_of_products():
 def test_describe_shows_a_bar_while_it_measures_many_codes(monkeypatch, capsys):
     monkeypatch.setattr(geometry, "SIDE", 8)
     monkeypatch.setattr(geometry.tqdm, "monitor_interval", 0)
-    describe(torch.randn(64, 3))
+    describe(torch.randn(128, 3))
     assert capsys.readouterr().err == ""
     monkeypatch.setattr(geometry, "tqdm", partial(geometry.tqdm, mininterval=0))
     monkeypatch.setattr(geometry, "MOMENT", 0)
-    describe(torch.randn(65, 3))
-    assert "pairs of 65 codes" in capsys.readouterr().err
+    describe(torch.randn(129, 3))
+    assert "pairs of 129 codes" in capsys.readouterr().err
 
 
 # One vector against many, and the way between two
