@@ -11,7 +11,7 @@ from plotly.subplots import make_subplots
 from arcvq.explorers.figure_updates import Values, assign, finish_moving, fix_head, points, words
 from arcvq.figures.codebook import usage_bars
 from arcvq.figures.parts import measured
-from arcvq.figures.theme import DOTTED, GRAY, LOG, ORANGE, PAPER, colors
+from arcvq.figures.theme import DOTTED, GRAY, LOG, ORANGE, PAPER, colors, faint
 from arcvq.training import Run
 
 # Pixels: figure, plots, their margins (4 lines of caption)
@@ -170,7 +170,7 @@ def game_values(round: Round, guess: int, seen: bool, score: str) -> Values:
     values = {
         f"{CURVE}/line.color": color,
         f"{BARS}/line.color": color,
-        f"{BARS}/fillcolor": color + "26",
+        f"{BARS}/fillcolor": faint(color),
         "layout/xaxis.range": [0, end],
         "layout/yaxis.range": wide,
         "layout/xaxis2.range": wide,

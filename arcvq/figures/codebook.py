@@ -20,6 +20,7 @@ from arcvq.figures.theme import (
     array,
     check_vectors,
     colored,
+    faint,
     finish,
     named,
 )
@@ -207,5 +208,5 @@ def _add_staircase(
     x = edges[[first, *range(first, last + 2)]]
     y = [floor, *heights[first : last + 1], floor]
     line = {"color": color, "shape": "hv", "width": 1.5}
-    fill = {"fill": "tozeroy", "fillcolor": color + "26"}
+    fill = {"fill": "tozeroy", "fillcolor": faint(color)}
     figure.add_scatter(x=x, y=y, name=name, mode="lines", line=line, showlegend=True, **fill)

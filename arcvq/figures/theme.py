@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Float, Int
+from plotly.colors import hex_to_rgb
 from plotly.graph_objects import Figure
 from plotly.graph_objs.layout import Template
 from torch import Tensor
@@ -107,6 +108,15 @@ def colored(values: Any, name: str = "codes") -> list[tuple[str, Any, str]]:
     """
     values = named(values, name)
     return [(key, values[key], color) for key, color in colors(values).items()]
+
+
+def faint(color: str) -> str:
+    """Make a color of the palette translucent, for an area that others show through.
+
+    As rgba(), since plotly before 6.7 takes no hexadecimal color with an opacity.
+    """
+    red, green, blue = hex_to_rgb(color)
+    return f"rgba({red}, {green}, {blue}, 0.15)"
 
 
 def finish(
