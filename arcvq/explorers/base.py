@@ -108,6 +108,13 @@ class Explorer(widgets.VBox):
             for name, value in self._start.items():
                 setattr(self, name, value)
 
+    def close(self) -> None:
+        """Take the explorer out of the page, and close all widgets that it opened."""
+        parts = _parts(self)
+        super().close()
+        for part in parts:
+            _close(part)
+
     def redraw(self) -> None:
         """Bring the live figure to `values()`: only what differs is sent, in one message."""
         fresh = changed(self.values(), self._shown)
@@ -126,6 +133,14 @@ class Explorer(widgets.VBox):
         slider = self.controls[name]
         slider.max = max(least + 1, most)  # a slider in the browser needs two ends
         slider.disabled = least == most
+
+    def end_slider(self, name: str, most: int) -> None:
+        """Let the slider of a setting end at `most`, which the setting does not exceed."""
+        slider = self.controls[name]
+        # During a reset the slider may still stand elsewhere, and none can end below its value.
+        slider.max = max(slider.max, most)
+        slider.value = getattr(self, name)
+        slider.max = most
 
     def _set_up(self, settings: dict[str, Any]) -> widgets.Box:
         """Make the controls and the copy button, and take over the settings given at the start."""
@@ -222,6 +237,24 @@ def pointed_code(trace: Any, points: Any) -> int | None:
     if not points or not points.point_inds:
         return None
     return int(trace.customdata[points.point_inds[0]][0])
+
+
+def _parts(widget: widgets.Widget) -> list[widgets.Widget]:
+    """The widgets that are values of a widget's traits: children, layout, style."""
+    parts = []
+    for name in widget.keys:
+        value = getattr(widget, name)
+        several = value if isinstance(value, (list, tuple)) else [value]
+        parts += [part for part in several if isinstance(part, widgets.Widget)]
+    return parts
+
+
+def _close(widget: widgets.Widget) -> None:
+    """Close a widget and all that it holds; an explorer has an end of its own."""
+    parts = [] if isinstance(widget, Explorer) else _parts(widget)
+    widget.close()
+    for part in parts:
+        _close(part)
 
 
 def _log_slider(trait: Any, shown: dict[str, Any]) -> widgets.FloatLogSlider:

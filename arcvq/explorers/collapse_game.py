@@ -113,7 +113,7 @@ class CollapseGame(Explorer):
         slider = self.controls["guess"]
         slider.max = max(slider.max, codes)
         self.guess = self.guesses.get(self.run, min(self.guess, codes))
-        slider.max = codes
+        self.end_slider("guess", codes)
         locked = self.run in self.guesses
         slider.disabled = locked
         self.lock_button.disabled = locked

@@ -4,9 +4,10 @@ import copy
 import html
 import threading
 import time
+import weakref
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import ipywidgets as widgets
 import pandas as pd
@@ -30,6 +31,7 @@ EXAMPLES = 4  # validation images that are shown
 PAUSE = 0.1  # seconds between two drawings at least; a row that comes sooner is drawn with the next
 ROWS = 75  # rows of a short run
 APART = 25  # steps between two rows of a long run, which stops only at a row
+STARTING = threading.Lock()  # of two starts at once one is the newer
 
 
 class LiveTraining(Explorer):
@@ -40,7 +42,8 @@ class LiveTraining(Explorer):
     SAMP; the radius goes on from where it is. A quantizer without SAMP has neither.
 
     `run` is the run so far (None before the first row); its history tells which radius and weight
-    were in force. While it trains, torch's random generator is the training's.
+    were in force. While it trains, torch's random generator is the training's; so one dashboard
+    trains at a time, and a start ends the run of another, as when a cell is run again.
 
     Args:
         model: the untrained model.
@@ -49,6 +52,9 @@ class LiveTraining(Explorer):
         **settings: values at the start; also batch_size, lr and seed of `fit`, and precision and
             device of `Compute`.
     """
+
+    # The dashboard that was started last
+    latest: ClassVar["weakref.ref[LiveTraining] | None"] = None
 
     weight = traitlets.Float(1.0, min=0.0, max=10.0).tag(label="margin weight (factor)", step=0.1)
     growth = traitlets.Float(0.0, min=0.0, max=MAX_EXPONENT).tag(label="radius growth (per step)")
@@ -97,6 +103,8 @@ class LiveTraining(Explorer):
     def start(self) -> None:
         """Train from step 0 in the background, with the settings as they are.
 
+        A run of another dashboard ends at its next row.
+
         Raises:
             RuntimeError: while it trains.
         """
@@ -104,11 +112,13 @@ class LiveTraining(Explorer):
             raise RuntimeError(
                 "this LiveTraining is training already; stop() it before you start() it again"
             )
-        self._renew()
-        self.redraw()
-        self._tell("Training.", training=True)
-        self._thread = threading.Thread(target=self._train, name="arcvq-live", daemon=True)
-        self._thread.start()
+        with STARTING:
+            self._end_the_other()
+            self._renew()
+            self.redraw()
+            self._tell("Training.", training=True)
+            self._thread = threading.Thread(target=self._train, name="arcvq-live", daemon=True)
+            self._thread.start()
 
     def stop(self) -> None:
         """End the run at its next row, and wait for that; `run` keeps what there is."""
@@ -191,6 +201,13 @@ class LiveTraining(Explorer):
                 now = quantizer.samp.radius.value(step)
                 radius = Exponential.through(step, now, self.growth)
                 quantizer.samp = replace(quantizer.samp, radius=radius)
+
+    def _end_the_other(self) -> None:
+        other = LiveTraining.latest() if LiveTraining.latest else None
+        if other is not None and other.running:
+            other.stop()
+            other.message.value += " Another training has begun."
+        LiveTraining.latest = weakref.ref(self)
 
     def _pressed(self) -> None:
         if not self.running:  # of two quick clicks one counts

@@ -70,9 +70,8 @@ class RadiusExplorer(Explorer):
         control = self.controls["step"]
         # In one message, or the browser sends the old value back, moved to the new grid.
         with control.hold_sync():
-            control.max = self.run_length
+            self.end_slider("step", self.run_length)
             control.step = max(1, self.run_length // 100)
-            control.value = self.step
 
 
 def _example() -> Tensor:

@@ -242,3 +242,23 @@ def test_a_real_run_is_played(tmp_path):
         game
     )
     assert points(game, 4)[0][1] == used
+
+
+def test_reset_goes_back_from_a_guess_above_the_codes_of_the_first_run(game):
+    start = game.settings()
+    game.next()
+    game.guess = 80
+    game.reset()
+    slider = game.controls["guess"]
+    assert game.settings() == start
+    assert (slider.value, slider.max) == (20, 40)
+
+
+def test_a_run_and_a_guess_can_be_set_together(game):
+    game.guess = 40
+    for run, guess, codes in (("samp", 90, 90), ("plain", 7, 40)):
+        with game.hold_trait_notifications():
+            game.run = run
+            game.guess = guess
+        slider = game.controls["guess"]
+        assert (game.guess, slider.value, slider.max) == (guess, guess, codes)

@@ -345,6 +345,47 @@ def test_closing_stops_the_thread(make, gate):
     assert not live.running and len(live.run.history) < STEPS
 
 
+def soon(gate):
+    """Let the training go on once the caller waits for its end."""
+    threading.Timer(0.3, gate.open).start()
+
+
+def training_threads():
+    return [thread for thread in threading.enumerate() if thread.name == "arcvq-live"]
+
+
+def test_a_newer_run_stops_the_older_one(make, gate):
+    older = make()
+    newer = make()
+    older.start()
+    gate(2)
+    soon(gate)
+    newer.start()
+    assert not older.running and training_threads() == [newer._thread]
+    assert 2 <= len(older.run.history) < STEPS
+    assert older.message.value.endswith("Another training has begun.")
+    assert newer.wait(30).history["step"].iloc[-1] == STEPS
+    older.start()  # the older can be started again, and then it is the newer
+    assert older.wait(30).history["step"].iloc[-1] == STEPS
+
+
+def test_who_waits_for_a_run_that_a_newer_one_stops_gets_what_there_is(make, gate):
+    older = make()
+    newer = make()
+    older.start()
+    gate(1)
+    waited = []
+    waiting = threading.Thread(target=lambda: waited.append(older.wait(30)))
+    waiting.start()
+    soon(gate)
+    newer.start()
+    waiting.join(30)
+    assert waited == [older.run] and len(older.run.history) < STEPS
+    newer.close()
+    newer.close()
+    assert training_threads() == []
+
+
 @pytest.mark.parametrize(
     "quantizer", [arcvq.EuclideanQuantizer, arcvq.EMAQuantizer, arcvq.ContinuousQuantizer]
 )

@@ -201,3 +201,14 @@ def test_a_change_is_one_message_and_the_camera_stays():
     explorer.step = 3000
     assert len(sent) == 1 and explorer.figure.layout.scene.camera.eye.x == 5
     assert not {view.FREE, view.PER_STEP, view.SCALED} & set(sent[0]["style_traces"])
+
+
+def test_reset_goes_back_from_a_step_beyond_the_first_run():
+    explorer = RadiusExplorer()
+    start = explorer.settings()
+    explorer.run_length = 100_000
+    explorer.step = 90_000
+    explorer.reset()
+    slider = explorer.controls["step"]
+    assert explorer.settings() == start
+    assert (slider.value, slider.max) == (600, 3000)
