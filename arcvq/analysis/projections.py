@@ -357,10 +357,14 @@ def _neighbors_kept(units: np.ndarray, points: np.ndarray) -> float:
 
 def _nearest(rows: np.ndarray, chosen: np.ndarray, count: int) -> np.ndarray:
     """The nearest other rows of each chosen row."""
-    # Squared distances, up to a term that is the same for all candidates.
-    distances = np.square(rows).sum(axis=1) - 2 * rows[chosen] @ rows.T
-    distances[np.arange(len(chosen)), chosen] = np.inf
-    return np.argpartition(distances, count - 1, axis=1)[:, :count]
+    squares = np.square(rows).sum(axis=1)
+    found = []
+    for row in chosen:
+        # Squared distances, up to a term that is the same for all candidates.
+        distances = squares - 2 * rows @ rows[row]
+        distances[row] = np.inf
+        found.append(np.argpartition(distances, count - 1)[:count])
+    return np.stack(found)
 
 
 def _read_points(path: Path, shape: tuple[int, int]) -> np.ndarray | None:

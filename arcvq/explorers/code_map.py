@@ -10,10 +10,12 @@ from arcvq import figures, geometry
 from arcvq.analysis import projections
 from arcvq.explorers.base import MapExplorer, pointed_code
 from arcvq.explorers.code_map_figure import with_patch
+from arcvq.figures.parts import thin
 from arcvq.images import ImageData, to_float
 from arcvq.vqvae import VQVAE
 
 IMAGES = 1000  # that usage and classes are counted on, at most
+CODES = 4096  # on the map, at most: UMAP takes seconds for these
 
 
 class CodeMap(MapExplorer):
@@ -21,7 +23,8 @@ class CodeMap(MapExplorer):
 
     Usage and classes are counted on the first 1,000 test images. Click a code, or set `chosen`; the
     code under the pointer is decoded as long as the pointer stays. `used_only` leaves out codes
-    that no image uses. Coordinates are cached: a setting that was seen before costs nothing.
+    that no image uses. Of more than 4,096 codes the map shows a sample, and says so. Coordinates
+    are cached: a setting that was seen before costs nothing.
     """
 
     colour = traitlets.Enum(("usage", "norm", "class", "cluster"), "usage").tag(label="colour")
@@ -64,12 +67,19 @@ class CodeMap(MapExplorer):
         rows = torch.arange(len(self.codebook))
         if self.used_only:
             rows = rows[self.usage > 0]
+        sample, note = thin(len(rows), "codes", limit=CODES)
+        rows = rows[torch.from_numpy(sample)]
         seen = projections.umap_angles(
             self.codebook[rows], self.dim, seed=self.seed, neighbors=self.neighbors
         )
         hover = {"usage": self.usage[rows], "norm": self.norms[rows]}
         picture = figures.code_map(
-            seen, **self._colour(rows), hover=hover, indices=rows.numpy(), chosen=self.chosen
+            seen,
+            **self._colour(rows),
+            hover=hover,
+            indices=rows.numpy(),
+            chosen=self.chosen,
+            summary=f"{seen.trust}{note}",
         )
         drawn = self.chosen if self._pointed is None else self._pointed
         grid = torch.full((1, 3, 3), drawn, device=self.model.quantizer.codebook.device)

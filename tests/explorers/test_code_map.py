@@ -133,3 +133,13 @@ def test_the_code_under_the_pointer_is_decoded_and_the_chosen_one_comes_back(exp
     assert explorer.chosen == 4 and title == "code 4, decoded"
     explorer._point()
     assert drawn()[0] == title and np.array_equal(drawn()[1], patch)
+
+
+def test_of_more_codes_than_umap_places_in_seconds_a_sample_is_shown_and_named(parts, monkeypatch):
+    monkeypatch.setattr("arcvq.explorers.code_map.CODES", 10)
+    explorer = CodeMap(*parts, used_only=False)
+    drawn = shown(explorer)
+    assert len(drawn) == 10
+    assert "10 of 30 codes are drawn" in explorer.figure.layout.meta["summary"]
+    explorer.colour = "norm"
+    assert shown(explorer) == drawn
