@@ -435,8 +435,11 @@ class TrainingSession:
         self.settle()
         run = self.run()
         # run.json says that a run is finished. A folder without it holds a checkpoint.
-        if self.recording.folder and self.step == self.steps and rank() == 0:
-            run.save(self.recording.folder)
+        # Where another process has finished the same run meanwhile, a third may be opening it.
+        folder = self.recording.folder
+        is_kept = folder is not None and (Path(folder) / "run.json").exists()
+        if folder and not is_kept and self.step == self.steps and rank() == 0:
+            run.save(folder)
         barrier()  # so that every process finds the files
         return run
 

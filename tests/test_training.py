@@ -434,3 +434,21 @@ def test_evaluation_leaves_every_module_in_the_mode_in_which_it_came(images):
     with pytest.raises(ValueError):
         evaluate(trained, broken)
     assert [part.training for part in trained.modules()] == before
+
+
+def test_a_run_that_another_process_has_finished_meanwhile_is_left_as_it_is(
+    images, tmp_path, monkeypatch
+):
+    """Its files may be being opened."""
+    advance = VQVAESession.advance
+    times = []
+
+    def finished_meanwhile(session):
+        advance(session)
+        if session.step == session.steps:
+            session.run().save(tmp_path)
+            times.append((tmp_path / "run.json").stat().st_mtime_ns)
+
+    monkeypatch.setattr(VQVAESession, "advance", finished_meanwhile)
+    short(images, folder=tmp_path)
+    assert times == [(tmp_path / "run.json").stat().st_mtime_ns]
