@@ -752,6 +752,8 @@ def evaluate(
 ) -> dict[str, float]:
     """Measure a model on one part of a data set, in float32.
 
+    Reconstructions are clipped to [-1, 1].
+
     Args:
         model: The model. Each of its modules is left in the mode, training or evaluation, in which
             it came.
@@ -763,8 +765,7 @@ def evaluate(
             `arcvq.metrics.authors_measures`.
 
     Returns:
-        psnr: PSNR in dB over all pixels at once, or the mean over images with "authors";
-            reconstructions are clipped to [-1, 1].
+        psnr: PSNR in dB over all pixels at once; with "authors" its mean over images.
         l1: Mean absolute error of images in [-1, 1].
         codes_used, usage: Number of codes that were chosen, and their share of all.
         perplexity, perplexity_ceiling: Perplexity of the codes, and the largest possible one.
