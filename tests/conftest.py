@@ -5,8 +5,10 @@ import signal
 import jaxtyping
 import pytest
 
-# A shell that runs the tests in the background has them ignore Ctrl-C, and their children too.
+# A shell that runs the tests in the background has them ignore Ctrl-C, nohup the end of a terminal,
+# and their children too.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 jaxtyping.install_import_hook("arcvq", "beartype.beartype")
 

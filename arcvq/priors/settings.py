@@ -12,7 +12,7 @@ from arcvq.priors.fitting import PriorRun, fit_prior
 from arcvq.priors.pixelcnn import PixelCNN
 from arcvq.priors.tokens import match_parameters, parameter_count
 from arcvq.priors.transformer import TransformerPrior
-from arcvq.runs.settings import check_profile
+from arcvq.runs.settings import check_profile, with_batch_for
 from arcvq.runtime.checks import use_python_numbers
 from arcvq.runtime.devices import choose_device, choose_precision
 from arcvq.runtime.files import delete, safe_name
@@ -74,18 +74,24 @@ class PriorSettings:
         use_python_numbers(self)
 
     @classmethod
-    def for_profile(cls, profile: str, **changes: Any) -> "PriorSettings":
+    def for_profile(
+        cls, profile: str, data: ImageData | None = None, **changes: Any
+    ) -> "PriorSettings":
         """Settings of a certain size.
 
         Args:
             profile: "quick" (seconds on two cores), "standard" (minutes), "full" (hours) or
                 "paper" (for a GPU).
+            data: The data set, if it may be small; see `RunSettings.for_profile`.
             **changes: Fields that differ from the profile.
         """
         check_profile(profile)
         kind = cls(**changes).kind
         width, layers = SIZES[kind][profile]
-        return cls(**{"width": width, "layers": layers} | FITTING[profile] | changes)
+        settings = cls(**{"width": width, "layers": layers} | FITTING[profile] | changes)
+        if data is None or "batch_size" in changes:
+            return settings
+        return with_batch_for(settings, data, profile)
 
     def config(self) -> dict[str, Any]:
         """The settings as a plain dict, for `from_config` and JSON."""

@@ -113,15 +113,7 @@ class RunSettings:
         settings = cls(**PROFILES[profile] | changes)
         if data is None or "batch_size" in changes:
             return settings
-        images = len(settings.subset(data).train)
-        if settings.batch_size > images:
-            warnings.warn(
-                f"the batch of the profile {profile}, {settings.batch_size} images, is lowered to "
-                f"{images}, the training images of {data.name}",
-                stacklevel=2,
-            )
-            settings = dataclasses.replace(settings, batch_size=images)
-        return settings
+        return with_batch_for(settings, settings.subset(data), profile)
 
     def config(self) -> dict[str, Any]:
         """The settings as a plain dict, for `from_config` and JSON."""
@@ -187,6 +179,25 @@ class RunSettings:
         }
         facts.pop("reading", None)  # its effect is in the pixels
         return digest_of(facts)
+
+
+def with_batch_for(settings: Any, data: ImageData, profile: str) -> Any:
+    """Settings whose batch is at most the training images, with a warning where it is lowered.
+
+    Args:
+        settings: Settings of a profile, with a `batch_size`.
+        data: The data set.
+        profile: The name of the profile, for the warning.
+    """
+    images = len(data.train)
+    if settings.batch_size <= images:
+        return settings
+    warnings.warn(
+        f"the batch of the profile {profile}, {settings.batch_size} images, is lowered to "
+        f"{images}, the training images of {data.name}",
+        stacklevel=3,  # at the call of for_profile
+    )
+    return dataclasses.replace(settings, batch_size=images)
 
 
 def check_profile(profile: str) -> None:

@@ -1,4 +1,6 @@
-"""One browser and one JupyterLab for all tests, a kernel and a screenshot for each.
+"""One browser and one JupyterLab for all tests here, a kernel and a screenshot for each.
+
+Both end with the last test of this folder: while Playwright runs, no other test could call asyncio.run.
 
 Screenshots go to ARCVQ_SCREENSHOTS, else build/screenshots. Without a browser these tests are skipped; with
 ARCVQ_REQUIRE_BROWSER=1 they fail.
@@ -27,7 +29,7 @@ AbortSignal.timeout = milliseconds => timeout.call(AbortSignal, 30 * millisecond
 NO_BROWSER = "needs Chromium or Chrome; to fix: apt install chromium (Debian, Ubuntu)"
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def browser() -> Iterator[Browser]:
     if not launch.find_browser():
         (pytest.fail if os.environ.get("ARCVQ_REQUIRE_BROWSER") == "1" else pytest.skip)(NO_BROWSER)
@@ -35,7 +37,7 @@ def browser() -> Iterator[Browser]:
         yield running
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def context(browser: Browser) -> Iterator[BrowserContext]:
     """One for all pages, so that the browser reads and compiles JupyterLab only once."""
     with browser.new_context(viewport={"width": 1300, "height": 1500}) as shared:
@@ -43,7 +45,7 @@ def context(browser: Browser) -> Iterator[BrowserContext]:
         yield shared
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
     with launch.jupyter_lab(
         {"OMP_NUM_THREADS": "1", "ARCVQ_DATA": str(tmp_path_factory.mktemp("data"))}

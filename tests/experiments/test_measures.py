@@ -12,6 +12,9 @@ from arcvq.runs.settings import train
 from tests.strokes import IMAGES, SMALL
 
 
+NEED_11_PIXELS = {"ssim", "authors_psnr", "authors_ssim"}
+
+
 @pytest.fixture
 def missing(tmp_path, monkeypatch):
     """The measures that are NaN for a run on some data, but LPIPS, whose weights may be missing."""
@@ -28,15 +31,15 @@ def missing(tmp_path, monkeypatch):
     return find_missing
 
 
-def test_all_measures_but_ssim_which_needs_11_pixels_have_a_number(missing):
-    assert missing(IMAGES) == {"ssim"}
+def test_all_measures_but_those_that_need_11_pixels_have_a_number(missing):
+    assert missing(IMAGES) == NEED_11_PIXELS
 
 
 def test_training_images_of_one_class_lack_the_distance_of_the_classifier_alone(missing):
     one_class = ImageSplit(IMAGES.train.images, torch.zeros_like(IMAGES.train.labels))
-    assert missing(dataclasses.replace(IMAGES, train=one_class)) == {"ssim", "classifier_frechet"}
+    assert missing(dataclasses.replace(IMAGES, train=one_class)) == NEED_11_PIXELS | {"classifier_frechet"}
 
 
 def test_a_single_test_image_lacks_the_frechet_distances_alone(missing):
     single = dataclasses.replace(IMAGES, test=IMAGES.test.first(1))
-    assert missing(single) == {"ssim", "rfid", "classifier_frechet"}
+    assert missing(single) == NEED_11_PIXELS | {"rfid", "classifier_frechet"}

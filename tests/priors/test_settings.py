@@ -10,6 +10,7 @@ import torch
 from arcvq.priors import PRIORS, PriorSettings, TiedTokens, parameter_count, settings, train_prior
 from arcvq.priors.fitting import PriorSession
 from arcvq.training import Run
+from tests.strokes import IMAGES
 from tests.test_training import assert_same_weights, images, model  # noqa: F401  (the fixture)
 
 TINY = PriorSettings(width=8, layers=1, steps=4, batch_size=8, precision="float32")
@@ -126,6 +127,15 @@ def test_the_prior_has_the_grid_of_the_model_and_the_classes_of_the_data(run, im
     assert (free.grid, free.classes) == ((2, 2), 0)
     conditional = dataclasses.replace(TINY, conditional=True)
     assert conditional.prior(run.model, images).classes == 2
+
+
+def test_few_images_lower_the_batch_of_the_profile_but_not_one_that_is_given():
+    with pytest.warns(UserWarning, match="the profile quick, 32 images, is lowered to 9, the"):
+        few = PriorSettings.for_profile("quick", IMAGES.subset(9))
+    assert few == PriorSettings(batch_size=9)
+    given = PriorSettings.for_profile("quick", IMAGES.subset(9), batch_size=32)
+    assert given.batch_size == 32
+    assert PriorSettings.for_profile("quick", IMAGES) == PriorSettings()
 
 
 def test_profiles_change_the_size_alone():
