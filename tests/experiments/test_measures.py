@@ -11,7 +11,6 @@ from arcvq.images import ImageSplit
 from arcvq.runs.settings import train
 from tests.strokes import IMAGES, SMALL
 
-
 NEED_11_PIXELS = {"ssim", "authors_psnr", "authors_ssim"}
 
 
@@ -37,7 +36,9 @@ def test_all_measures_but_those_that_need_11_pixels_have_a_number(missing):
 
 def test_training_images_of_one_class_lack_the_distance_of_the_classifier_alone(missing):
     one_class = ImageSplit(IMAGES.train.images, torch.zeros_like(IMAGES.train.labels))
-    assert missing(dataclasses.replace(IMAGES, train=one_class)) == NEED_11_PIXELS | {"classifier_frechet"}
+    assert missing(dataclasses.replace(IMAGES, train=one_class)) == NEED_11_PIXELS | {
+        "classifier_frechet"
+    }
 
 
 def test_a_single_test_image_lacks_the_frechet_distances_alone(missing):
