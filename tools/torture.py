@@ -396,6 +396,7 @@ def shares(total: int, names: Sequence[str]) -> list[int]:
 @click.option("--seed", default=0, show_default=True)
 def main(kills: int, commands: str, seed: int) -> None:
     """End commands at random moments and say what survived."""
+    torch.set_num_threads(1)  # a fork does not take a pool of threads along, and would wait for it
     names = commands.split(",")
     others = shares(kills // 4, names)
     lines = []
