@@ -1,7 +1,7 @@
 # Everything runs in .venv, which is made on the first call and again only when its pins change.
 # Another Python: make test PYTHON=python3.13    Options for the run: make run ARGS="--profile standard"
-# PyTorch's small CPU build: make lab TORCH=cpu, the first time; it is remembered. TORCH is the name of any
-# build at download.pytorch.org/whl.
+# PyTorch's small CPU build: make lab TORCH=cpu, the first time; it is remembered. TORCH is any name that
+# uv pip install --torch-backend takes; uv knows where PyTorch keeps the build.
 
 PYTHON ?= python3
 ARGS ?=
@@ -39,8 +39,9 @@ $(STAMP): pyproject.toml constraints.txt
 	  'Python lacks its venv module; on Debian and Ubuntu: sudo apt install python3-venv' >&2; exit 1; }
 	@echo 'Installing into .venv; PyTorch is large, so this takes a minute or more, once.'
 	$(PYTHON) -m venv .venv
-	$(if $(TORCH),$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-deps \
-	  --index-url https://download.pytorch.org/whl/$(TORCH) torch torchvision)
+	$(if $(TORCH),$(BIN)/python -m pip install --quiet uv)
+	$(if $(TORCH),$(BIN)/uv pip install --quiet --python $(BIN)/python --torch-backend $(TORCH) \
+	  --constraint constraints.txt --no-deps torch torchvision)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[kit,docs,test]'
 	@echo '$(TORCH)' > $@
 

@@ -210,8 +210,6 @@ class Run:
             ValueError: If a file is damaged or missing; names it and says how to heal it.
         """
         folder = Path(folder).expanduser()
-        if not (folder / "run.json").exists():
-            raise FileNotFoundError(f"{folder} holds no finished run; run.json is missing")
         with reading_run("run", folder, "VQVAE.from_pretrained"):
             model = VQVAE.from_pretrained(folder)
             with naming_file(folder / "snapshots.safetensors"):

@@ -100,8 +100,6 @@ class PriorRun:
             ValueError: If a file is damaged or missing; names it and says how to heal it.
         """
         folder = Path(folder).expanduser()
-        if not (folder / "run.json").exists():
-            raise FileNotFoundError(f"{folder} holds no finished run; run.json is missing")
         with reading_run("prior", folder, "Prior.from_pretrained"):
             return cls(Prior.from_pretrained(folder), **read_record(folder))
 

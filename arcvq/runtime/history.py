@@ -86,8 +86,11 @@ def reading_run(what: str, folder: Path, model: str) -> Iterator[None]:
         model: The function that opens its model alone.
 
     Raises:
+        FileNotFoundError: If the folder holds no finished run.
         ValueError: For any error inside.
     """
+    if not (folder / "run.json").exists():
+        raise FileNotFoundError(f"{folder} holds no finished run; run.json is missing")
     try:
         yield
     except Exception as error:

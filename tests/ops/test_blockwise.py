@@ -1,8 +1,8 @@
 import pytest
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from arcvq.ops import blockwise, loss_and_gradient, nearest_code
+from tests.memory import LargestTensor
 from tests.oracles import whole_matrix_loss
 
 
@@ -120,28 +120,16 @@ def test_without_gradient_the_loss_is_the_same():
     assert loss == expected
 
 
-class Watch(TorchDispatchMode):
-    """The entries of the largest tensor that an operation gave."""
-
-    largest = 0
-
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        result = function(*args, **(kwargs or {}))
-        if isinstance(result, torch.Tensor):
-            self.largest = max(self.largest, result.numel())
-        return result
-
-
 @pytest.mark.parametrize(
     "count, num_codes, top_k", [(16_384, 2_048, 3), (300, 60_000, 3), (2_000, 9_000, 64)]
 )
 def test_neither_loss_nor_lookup_holds_codes_times_latents(count, num_codes, top_k):
     latents = torch.randn(count, 4)
     codebook = torch.randn(num_codes, 4)
-    with Watch() as watch:
+    with LargestTensor() as largest:
         loss_and_gradient(latents, codebook, 0.1, 5.0, top_k)
         nearest_code(latents, codebook)
-    assert watch.largest <= blockwise.BLOCK < num_codes * count
+    assert largest.entries <= blockwise.BLOCK < num_codes * count
 
 
 def nearest_by_loops(latents, codebook, metric):
