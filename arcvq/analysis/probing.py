@@ -282,9 +282,10 @@ def replacement_effect(model: VQVAE, images: Images, classifier: ImageClassifier
     if num_used < 2:
         return Replacement(math.nan, math.nan, int(used[0]))
 
+    replaced_codes = used[:REPLACED_CODES]
     units = normalize(model.quantizer.codebook[used], dim=1)
-    # A code is not its own neighbor.
-    cosines = (units @ units.T).fill_diagonal_(-math.inf)
+    # The replaced codes come first in `used`; none is its own neighbor.
+    cosines = (units[: len(replaced_codes)] @ units.T).fill_diagonal_(-math.inf)
     neighbors = used[cosines.argmax(dim=1)]
 
     def predict(indices: Tensor) -> Tensor:
@@ -292,7 +293,7 @@ def replacement_effect(model: VQVAE, images: Images, classifier: ImageClassifier
 
     predictions = _in_batches(predict, indices)
     shares = []
-    for code, neighbor in zip(used[:REPLACED_CODES], neighbors[:REPLACED_CODES], strict=True):
+    for code, neighbor in zip(replaced_codes, neighbors, strict=True):
         # Only images that contain the code are decoded again.
         containing = (indices == code).flatten(1).any(dim=1)
         original = indices[containing]

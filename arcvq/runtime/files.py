@@ -54,7 +54,8 @@ def write_whole(path: Path, write: Callable[[Path], Any]) -> None:
             os.replace(whole, path)
     except (OSError, RuntimeError) as error:  # torch.save reports a full disk as RuntimeError
         kept = "the earlier file is kept" if path.exists() else "nothing was written"
-        if isinstance(error, PermissionError):
+        in_data_root = path.absolute().is_relative_to(data_root().absolute())
+        if isinstance(error, PermissionError) and in_data_root:
             kept += "; the environment variable ARCVQ_DATA names another folder for results"
         raise OSError(f"{path} cannot be written ({error}); {kept}") from error
 

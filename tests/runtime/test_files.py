@@ -39,6 +39,18 @@ def test_a_failed_first_write_says_that_nothing_was_written(tmp_path):
         write_whole(tmp_path / "other.txt", full_disk)
 
 
+def denied(draft):
+    raise PermissionError(13, "Permission denied")
+
+
+def test_the_variable_for_another_folder_is_named_where_it_would_help_alone(tmp_path, monkeypatch):
+    monkeypatch.setenv("ARCVQ_DATA", str(tmp_path / "data"))
+    with pytest.raises(OSError, match=r"nothing was written; .* ARCVQ_DATA names another folder"):
+        write_whole(tmp_path / "data" / "runs" / "model", denied)
+    with pytest.raises(OSError, match=r"nothing was written$"):
+        write_whole(tmp_path / "notebooks" / "00.ipynb", denied)
+
+
 def private(draft):
     """Writes as safetensors does: a new file that only its owner may read."""
     draft.unlink(missing_ok=True)
