@@ -31,9 +31,11 @@ class Baseline(Quantizer, ABC):
     Args:
         num_codes: Number of codes K, at least 1.
         dim: Dimension D of codes and latents, at least 1.
+        commitment: Weight of the commitment loss, at least 0; None for the usual one. Only for
+            methods that have such a loss.
 
     Attributes:
-        commitment: Weight of the commitment loss.
+        commitment: Weight of the commitment loss; 0 where there is none.
         frozen: Whether `freeze` was called: then the method learns nothing.
         method: The module of the package.
 
@@ -44,8 +46,12 @@ class Baseline(Quantizer, ABC):
     commitment = 0.0
     frozen = False
 
-    def __init__(self, num_codes: int, dim: int):
-        super().__init__(num_codes, dim, self.commitment)
+    def __init__(self, num_codes: int, dim: int, commitment: float | None = None):
+        usual = self.commitment
+        super().__init__(num_codes, dim, usual if commitment is None else commitment)
+        if not usual and commitment is not None:
+            raise ValueError(f"commitment is {commitment}, but {self.kind} has no commitment loss")
+        self.commitment = self.beta
         del self.codebook  # the parameter; the property below takes its place
         package = extra_import("vector_quantize_pytorch", extra="baselines")
         self.method: Any = self.build(package)
@@ -115,7 +121,10 @@ class Baseline(Quantizer, ABC):
         return super()._apply(keep_precision, recurse)
 
     def config(self):
-        return {"kind": self.kind, "num_codes": self.num_codes, "dim": self.dim}
+        config = {"kind": self.kind, "num_codes": self.num_codes, "dim": self.dim}
+        if self.commitment != type(self).commitment:
+            config["commitment"] = self.commitment
+        return config
 
 
 class ImplicitQuantizer(Baseline):
@@ -332,10 +341,12 @@ class RotationQuantizer(MovingAverageQuantizer):
     The gradient is rotated and scaled as the latent is to become its code.
     """
 
-    mismatch = (
-        "rotation trick: K and D match; codes are moving averages with decay 0.8 and "
-        "commitment weight 1"
-    )
+    @property
+    def mismatch(self):
+        return (
+            "rotation trick: K and D match; codes are moving averages with decay 0.8 and "
+            f"commitment weight {self.commitment:g}"
+        )
 
 
 class CosineEMAQuantizer(MovingAverageQuantizer):
@@ -345,10 +356,13 @@ class CosineEMAQuantizer(MovingAverageQuantizer):
     """
 
     cosine = True
-    mismatch = (
-        "cosine EMA: K and D match, but codes have norm 1; they are moving averages with decay 0.8 "
-        "and commitment weight 1"
-    )
+
+    @property
+    def mismatch(self):
+        return (
+            "cosine EMA: K and D match, but codes have norm 1; they are moving averages with decay "
+            f"0.8 and commitment weight {self.commitment:g}"
+        )
 
 
 BASELINES: dict[str, type[Quantizer]] = {

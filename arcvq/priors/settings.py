@@ -28,13 +28,26 @@ PRIORS: dict[str, type[PixelCNN] | type[TransformerPrior]] = {
 }
 # Width and layers. A PixelCNN sees a whole grid of 7 columns from 6 layers on.
 SIZES = {
-    "pixelcnn": {"quick": (48, 6), "standard": (64, 8), "full": (128, 15), "paper": (128, 15)},
-    "transformer": {"quick": (64, 3), "standard": (128, 4), "full": (256, 8), "paper": (256, 8)},
+    "pixelcnn": {
+        "quick": (48, 6),
+        "standard": (64, 8),
+        "full": (128, 15),
+        "full_small": (64, 8),
+        "paper": (128, 15),
+    },
+    "transformer": {
+        "quick": (64, 3),
+        "standard": (128, 4),
+        "full": (256, 8),
+        "full_small": (128, 4),
+        "paper": (256, 8),
+    },
 }
 FITTING: dict[str, dict[str, Any]] = {
     "quick": {},
     "standard": {"steps": 3000, "batch_size": 64, "lr": 3e-3},
     "full": {"steps": 30_000, "batch_size": 64, "lr": 1e-3},
+    "full_small": {"steps": 30_000, "batch_size": 64, "lr": 1e-3},
     "paper": {"steps": 30_000, "batch_size": 256, "lr": 1e-3},
 }
 
@@ -80,8 +93,8 @@ class PriorSettings:
         """Settings of a certain size.
 
         Args:
-            profile: "quick" (seconds on two cores), "standard" (minutes), "full" (hours) or
-                "paper" (for a GPU).
+            profile: "quick" (seconds on two cores), "standard" (minutes), "full", "full_small"
+                (hours) or "paper" (for a GPU).
             data: The data set, if it may be small; see `RunSettings.for_profile`.
             **changes: Fields that differ from the profile.
         """

@@ -31,10 +31,20 @@ ALL_QUANTIZERS: dict[str, Any] = {
     "samp_undetached": UndetachedQuantizer,
     **BASELINES,
 }
+COMMITTED = [name for name, kind in BASELINES.items() if getattr(kind, "commitment", 0)]
 PROFILES: dict[str, dict[str, Any]] = {
     "quick": {"hidden": 32, "residual_hidden": 8, "steps": 160, "batch_size": 32, "lr": 3e-3},
     "standard": {"steps": 3000},
     "full": {"steps": 29_500, "lr": 3e-4},
+    # Both ratios of `Regime` as in the paper, so that twice its learning rate goes with D 16.
+    "full_small": {
+        "num_codes": 64,
+        "dim": 16,
+        "hidden": 32,
+        "residual_hidden": 8,
+        "steps": 29_500,
+        "lr": 6e-4,
+    },
     "paper": {
         "hidden": 128,
         "residual_hidden": 32,
@@ -66,7 +76,8 @@ class RunSettings:
         seed: Seed of the weights, of the batches and of what the quantizer draws.
         precision: "auto", "float32" or "bfloat16"; see `Compute`.
         train_images: Train on only so many of the training images; None for all.
-        beta: Weight of the commitment loss. Baselines have their own.
+        beta: Weight of the commitment loss. Baselines have their own, `commitment`.
+        commitment: Weight of the commitment loss of a baseline that has one; None for its usual.
         reading: How the files of a folder become pixels, for a data set "folder:PATH".
     """
 
@@ -84,6 +95,7 @@ class RunSettings:
     precision: str = "auto"
     train_images: int | None = None
     beta: float = 0.25
+    commitment: float | None = None
     reading: Reading = DEFAULT_READING
 
     def __post_init__(self):
@@ -94,6 +106,11 @@ class RunSettings:
         if self.quantizer in BASELINES and self.beta != 0.25:
             own = f"{self.quantizer!r} has a commitment weight of its own"
             raise ValueError(f"beta is {self.beta}; {own}")
+        if self.commitment is not None and self.quantizer not in COMMITTED:
+            raise ValueError(
+                f"commitment is {self.commitment}, which is for {', '.join(COMMITTED)}; "
+                f"{self.quantizer!r} has none but beta"
+            )
 
     @classmethod
     def for_profile(
@@ -103,8 +120,9 @@ class RunSettings:
 
         Args:
             profile: "quick" (about 5 s on two cores), "standard" (a minute or more), "full" (the
-                paper's steps and learning rate on a smaller network and batch, an hour or two) or
-                "paper" (the sizes of the paper, for a GPU).
+                paper's steps and learning rate on a smaller network and batch, an hour or two),
+                "full_small" (the paper's steps and both ratios of its regime with 64 codes of 16
+                dimensions, half an hour) or "paper" (the sizes of the paper, for a GPU).
             data: The data set, if it may be small: where it has fewer training images than the
                 batch of the profile, the batch is lowered to them, with a warning.
             **changes: Fields that differ from the profile.
@@ -118,7 +136,9 @@ class RunSettings:
     def config(self) -> dict[str, Any]:
         """The settings as a plain dict, for `from_config` and JSON."""
         config = vars(self) | {"samp": self.samp.config() if self.samp else None}
-        # Left out where it is the usual one, as in the settings that earlier versions kept.
+        # Left out where they are the usual ones, as in the settings that earlier versions kept.
+        if self.commitment is None:
+            del config["commitment"]
         del config["reading"]
         if self.reading != DEFAULT_READING:
             config["reading"] = vars(self.reading)
@@ -137,8 +157,10 @@ class RunSettings:
         """The untrained model, drawn from the seed; the caller's generator stays as it is."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.seed)
-            beta: dict[str, Any] = {} if self.quantizer in BASELINES else {"beta": self.beta}
-            quantizer = ALL_QUANTIZERS[self.quantizer](self.num_codes, self.dim, **beta)
+            weight: dict[str, Any] = {"beta": self.beta}
+            if self.quantizer in BASELINES:
+                weight = {} if self.commitment is None else {"commitment": self.commitment}
+            quantizer = ALL_QUANTIZERS[self.quantizer](self.num_codes, self.dim, **weight)
             if isinstance(quantizer, SphericalQuantizer):
                 quantizer.samp = self.samp
             return VQVAE(

@@ -13,6 +13,7 @@ from arcvq.baselines import vector_quantize_pytorch
 from arcvq.baselines.vector_quantize_pytorch import BASELINES, fsq_levels
 from arcvq.geometry import describe
 from arcvq.images import ImageData, ImageSplit
+from arcvq.quantizers import Quantizer
 from arcvq.runs.settings import RunSettings
 from arcvq.training import Compute, Recording, fit
 from arcvq.vqvae import VQVAE
@@ -116,6 +117,28 @@ def test_the_loss_is_the_weighted_sum_of_its_terms(kind, terms):
     assert quantized.losses.keys() == terms.keys()
     expected = sum(weight * quantized.losses[name].item() for name, weight in terms.items())
     assert quantized.loss.item() == pytest.approx(expected, abs=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["lfq", "simvq", "rotation", "cosine_ema"])
+def test_another_commitment_weight_changes_the_loss_by_so_much_and_is_kept(kind):
+    def loss(commitment):
+        torch.manual_seed(0)
+        quantizer = BASELINES[kind](64, 8, commitment=commitment)
+        return quantizer, quantizer(latents())
+
+    usual, quantized = loss(None)
+    heavy, heavier = loss(usual.commitment + 2)
+    difference = heavier.loss - quantized.loss
+    assert difference.item() == pytest.approx(2 * quantized.losses["commitment"].item(), rel=1e-4)
+    assert "commitment" not in usual.config()
+    assert Quantizer.from_config(heavy.config()).commitment == usual.commitment + 2
+    with pytest.raises(ValueError, match=r"beta is -1.0; it must be a finite number from 0"):
+        BASELINES[kind](64, 8, commitment=-1.0)
+
+
+def test_a_baseline_without_a_commitment_loss_takes_no_weight_of_it():
+    with pytest.raises(ValueError, match="but BinarySphericalQuantizer has no commitment loss"):
+        BASELINES["bsq"](64, 8, commitment=1.0)
 
 
 @every_baseline

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from arcvq.image_folders import Reading
+from arcvq.images import ImageData, ImageSplit
 from arcvq.runs import settings
 from arcvq.runs.settings import RunSettings, run_folder, run_name, train
 from arcvq.samp import SAMP
@@ -92,7 +93,8 @@ def test_profiles_change_the_size_alone():
     assert (paper.steps, paper.hidden) == (29_500, 128)
     assert RunSettings.for_profile("quick", steps=7, quantizer="ema").steps == 7
     with pytest.raises(
-        ValueError, match="profile 'huge' is unknown; known are quick, standard, full, paper"
+        ValueError,
+        match="profile 'huge' is unknown; known are quick, standard, full, full_small, paper",
     ):
         RunSettings.for_profile("huge")
     with pytest.raises(ValueError, match="quantizer 'cubic' is unknown; known are plain"):
@@ -118,6 +120,28 @@ def test_beta_goes_to_our_quantizers_and_is_refused_for_baselines():
     assert dataclasses.replace(SMALL, beta=0.5).model(IMAGES).quantizer.beta == 0.5
     with pytest.raises(ValueError, match=r"beta is 0\.5; 'fsq' has a commitment weight of its own"):
         dataclasses.replace(SMALL, quantizer="fsq", beta=0.5)
+
+
+def test_commitment_goes_to_baselines_that_have_it_and_is_refused_for_others():
+    weighted = dataclasses.replace(SMALL, quantizer="rotation", commitment=0.5)
+    assert weighted.model(IMAGES).quantizer.commitment == 0.5
+    usual = dataclasses.replace(weighted, commitment=None)
+    assert usual.model(IMAGES).quantizer.commitment == 1
+    assert "commitment" not in usual.config()  # the name of its run stays that of earlier versions
+    assert RunSettings.from_config(weighted.config()) == weighted
+    for quantizer in ("plain", "fsq", "bsq"):
+        with pytest.raises(ValueError, match=r"commitment is 0\.5, which is for lfq, simvq, rota"):
+            dataclasses.replace(SMALL, quantizer=quantizer, commitment=0.5)
+
+
+def test_the_small_profile_of_full_length_has_both_ratios_of_the_paper():
+    mnist = torch.zeros(128, 1, 28, 28, dtype=torch.uint8)
+    images = ImageSplit(mnist, torch.zeros(128, dtype=torch.int64))
+    data = ImageData("mnist", images, images, images, ("0",))
+    regime = RunSettings.for_profile("full_small").regime(data)
+    theirs = SAMP.paper().regime(num_codes=512, dim=64, latents=1024 * 49, lr=3e-4, steps=29_500)
+    assert regime.positives_per_latent == theirs.positives_per_latent
+    assert regime.ball_rate == pytest.approx(theirs.ball_rate, rel=1e-3)
 
 
 def test_importing_arcvq_brings_nothing_heavy():
