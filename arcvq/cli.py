@@ -89,7 +89,9 @@ EXISTING_FOLDER = HomePath(exists=True, file_okay=False)
 # Options that are settings of a run; one that is not given has the value of the profile.
 dataset_option = click.option("--dataset", help="digits, photos, mnist, ..., or folder:PATH")
 profile_option = click.option(
-    "--profile", default="quick", help="quick, standard, full or paper: how long and how large"
+    "--profile",
+    default="quick",
+    help="quick, standard, full, full_small or paper: how long and how large",
 )
 seed_option = click.option("--seed", type=int)
 quantizer_option = click.option("--quantizer", help="plain, ema, cosine, cvq or samp")
@@ -353,14 +355,19 @@ def sweep_samp(ctx: click.Context, out: Path, **options: Any) -> None:
     "--only", multiple=True, metavar="VARIANT", help="Run this variant alone; repeatable."
 )
 @steps_option
+@batch_size_option
+@lr_option
 @train_images_option
 @num_codes_option
+@dim_option
+@hidden_option
+@residual_hidden_option
 @reading_options
 @workers_option
 @click.option("--out", type=FOLDER, help="Folder.  [default: NAME-DATASET]")
 @click.pass_context
 def experiment_of_name(ctx: click.Context, name: str, out: Path | None, **options: Any) -> None:
-    """Run an experiment: paper, ablations, schedules, semantics or gradients.
+    """Run an experiment: paper, best, ablations, regime, codes_per_step, schedules, semantics, ...
 
     Writes a Parquet row for each run, a table with means and 95% intervals, and pictures. One that
     was stopped goes on. The exit code is 1 if a run failed.

@@ -5,16 +5,29 @@ from arcvq.runtime.extras import needs_extra
 with needs_extra("kit"):
     from arcvq.experiments.ablations import ABLATIONS
     from arcvq.experiments.base import Experiment, Variant, run_experiment
+    from arcvq.experiments.best_study import BEST, SEARCH
     from arcvq.experiments.gradient_study import GRADIENTS
     from arcvq.experiments.paper_table import PAPER_TABLE
+    from arcvq.experiments.regime_study import REGIME
     from arcvq.experiments.schedule_study import SCHEDULES
     from arcvq.experiments.semantics_study import SEMANTICS
+    from arcvq.experiments.share_study import CODES_PER_STEP
     from arcvq.experiments.stored_results import stored
     from arcvq.experiments.sweep import SWEEP_AXES, grid, parse_axis, sweep
 
 EXPERIMENTS = {
     experiment.name: experiment
-    for experiment in (PAPER_TABLE, ABLATIONS, SCHEDULES, SEMANTICS, GRADIENTS)
+    for experiment in (
+        PAPER_TABLE,
+        BEST,
+        SEARCH,
+        ABLATIONS,
+        REGIME,
+        CODES_PER_STEP,
+        SCHEDULES,
+        SEMANTICS,
+        GRADIENTS,
+    )
 }
 
 __all__ = [

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 import re
 import warnings
 from collections import Counter
@@ -61,6 +62,10 @@ class Experiment:
         compare: Measures a run beside the run of the first seed, as additional columns. Nothing is
             measured before all runs are trained.
         trained: Whether runs are trained for `measure`; otherwise it is given None and trains.
+        search: An experiment that is run first, with one seed, to choose settings. Each of its
+            variants names, in the fact `candidate_for`, a variant of this experiment. The candidate
+            with the largest `psnr` replaces the settings and facts of that variant, whose seeds are
+            fresh ones. So `search` must measure something else than this experiment reports.
     """
 
     name: str
@@ -70,6 +75,7 @@ class Experiment:
     table: Callable[[pd.DataFrame], pd.DataFrame]
     compare: Callable[[Run, Run, ImageData], dict[str, float]] | None = None
     trained: bool = True
+    search: "Experiment | None" = None
 
 
 def run_experiment(
@@ -88,13 +94,14 @@ def run_experiment(
 
     The rows of each run are written to `out`/rows as soon as it is measured, and are not measured
     again: to try another `measure`, name another folder. A run that fails has its reason in the
-    column `error`, and is tried again the next time.
+    column `error`, and is tried again the next time. The results of a search are in `out`/search.
 
     Args:
         experiment: What to train and measure.
         base: The settings that the variants start from.
         data: The data; None loads `base.dataset`.
-        seeds: How many runs each variant gets, with seeds from `base.seed` on.
+        seeds: How many runs each variant gets, with seeds from `base.seed` on. A search has that
+            seed itself, and the runs after it the following ones.
         only: Names of the variants to run; all if empty.
         out: The folder of the results; by default one for these settings in `root`/experiments.
         root: Where data sets and runs are kept; see `data_root`.
@@ -111,7 +118,8 @@ def run_experiment(
     """
     if seeds < 1:
         raise ValueError(f"seeds is {seeds}; it must be at least 1")
-    chosen = _chosen_variants(experiment, base, only)
+    variants = experiment.variants(base)
+    chosen = _chosen_names(experiment.name, variants, only)
     root = data_root(root)
     device = choose_device(device)
     data = data or load_images(base.dataset, root, device)
@@ -127,18 +135,24 @@ def run_experiment(
     }
     _claim(folder, claim)
 
-    trials = _plan(experiment, base, range(base.seed, base.seed + seeds), folder)
+    training |= {"root": root, "device": device}
+    first_seed = base.seed
+    if experiment.search is not None:
+        found = _run_search(experiment.search, base, data, chosen, folder / "search", training)
+        variants = [_at_its_best(variant, found) for variant in variants]
+        first_seed += 1
+
+    trials = _plan(experiment.name, variants, range(first_seed, first_seed + seeds), folder)
     trials = [trial for trial in trials if trial.variant in chosen]
     waiting = [trial for trial in trials if not _is_measured(trial, data, device)]
     waiting.sort(key=lambda trial: trial.settings.seed)  # one run of every variant comes first
     asked = [*dict.fromkeys(trial.settings for trial in waiting)]
 
     failures: dict[Path, pd.DataFrame] = {}  # that do not take the place of earlier rows
-    training |= {"root": root, "device": device}
     with closing(_outcomes(experiment, asked, data, training)) as outcomes:
         # Runs can be compared once all of them are trained.
         for settings, run in list(outcomes) if experiment.compare else outcomes:
-            rows = _measure(experiment, run, settings, data, root, base.seed)
+            rows = _measure(experiment, run, settings, data, root, first_seed)
             facts = run_facts(settings, data, device)
             for trial in waiting:
                 if trial.settings == settings:
@@ -175,13 +189,40 @@ class _Trial:
         return self.facts["variant"]
 
 
-def _plan(experiment: Experiment, base: RunSettings, seeds: range, folder: Path) -> list[_Trial]:
-    """The runs of every variant, in the order of the table."""
-    variants = experiment.variants(base)
+def _run_search(
+    search: Experiment,
+    base: RunSettings,
+    data: ImageData,
+    chosen: Sequence[str],
+    folder: Path,
+    training: dict[str, Any],
+) -> list[tuple[Variant, float]]:
+    """Every candidate for the chosen variants with its PSNR, which is -inf where its run failed."""
+    candidates = [
+        variant for variant in search.variants(base) if variant.facts["candidate_for"] in chosen
+    ]
+    names = [candidate.name for candidate in candidates]
+    rows = run_experiment(search, base, data, seeds=1, only=names, out=folder, **training)
+    measured = finished(rows).dropna(subset=rows.columns.intersection(["psnr"]))
+    psnr = dict(zip(measured.variant, measured.get("psnr", ()), strict=True))
+    return [(candidate, psnr.get(candidate.name, -math.inf)) for candidate in candidates]
+
+
+def _at_its_best(variant: Variant, found: Sequence[tuple[Variant, float]]) -> Variant:
+    """The variant with the settings and facts of its best candidate; as it is if it has none."""
+    own = [(psnr, one) for one, psnr in found if one.facts["candidate_for"] == variant.name]
+    if not own:
+        return variant
+    _, best = max(own, key=lambda pair: pair[0])
+    return Variant(variant.name, best.settings, {**best.facts, "chosen": best.name})
+
+
+def _plan(experiment: str, variants: Sequence[Variant], seeds: range, folder: Path) -> list[_Trial]:
+    """The runs of every variant of an experiment, in the order of the table."""
     names = _file_names([variant.name for variant in variants])
     trials = []
     for variant in variants:
-        facts = {"experiment": experiment.name, "variant": variant.name, **variant.facts}
+        facts = {"experiment": experiment, "variant": variant.name, **variant.facts}
         for seed in seeds:
             settings = dataclasses.replace(variant.settings, seed=seed)
             file = folder / "rows" / f"{names[variant.name]}-seed-{seed}.parquet"
@@ -199,16 +240,14 @@ def _file_names(variants: Sequence[str]) -> dict[str, str]:
     return names
 
 
-def _chosen_variants(
-    experiment: Experiment, base: RunSettings, only: Sequence[str]
+def _chosen_names(
+    experiment: str, variants: Sequence[Variant], only: Sequence[str]
 ) -> Sequence[str]:
     """The names of the variants to run: all, or those that are asked for."""
-    names = [variant.name for variant in experiment.variants(base)]
+    names = [variant.name for variant in variants]
     for name in only:
         if name not in names:
-            raise ValueError(
-                f"variant {name!r} is unknown; {experiment.name} has {', '.join(names)}"
-            )
+            raise ValueError(f"variant {name!r} is unknown; {experiment} has {', '.join(names)}")
     return only or names
 
 

@@ -8,7 +8,9 @@ from plotly.graph_objects import Figure
 from plotly.subplots import make_subplots
 
 from arcvq.experiments.ablations import ABLATION_AXES
+from arcvq.experiments.best_study import SETTINGS
 from arcvq.experiments.measures import MEASURE_TITLES
+from arcvq.experiments.regime_study import AXES
 from arcvq.experiments.schedule_study import steadiness
 from arcvq.experiments.semantics_study import TITLES
 from arcvq.experiments.tables import (
@@ -18,6 +20,7 @@ from arcvq.experiments.tables import (
     regime_note,
     summary,
 )
+from arcvq.figures.axis_panels import axis_panels
 from arcvq.figures.gradient_curves import feedback_picture, gradient_angles, gradient_norms
 from arcvq.figures.sweep_map import error_bars, sweep_map, value_map
 from arcvq.figures.theme import BLACK, BLUE, GRAY, METHOD_COLORS, finish
@@ -29,6 +32,12 @@ MEANINGS = (  # measures of the semantics study that are drawn
     "probe_codes",
     "agreement",
 )
+AXIS_MEASURES = ("psnr", "codes_used")
+AXIS_TITLES = {  # of the experiments that `axis_panels` draws
+    "best_search": SETTINGS,
+    "regime": {axis: title for axis, (title, _) in AXES.items()},
+    "codes_per_step": {"share": "share of the codes in the margin loss (0: cosine)"},
+}
 
 
 def pictures(rows: pd.DataFrame) -> list[tuple[str, str, Figure]]:
@@ -45,14 +54,15 @@ def pictures(rows: pd.DataFrame) -> list[tuple[str, str, Figure]]:
     if good.empty:
         return []
     figures: dict[str, Figure] = {}
-    if experiment == "paper":
+    if experiment in ("paper", "best"):
         figures = _quantizer_panels(good)
+    elif experiment in AXIS_TITLES:
+        figures = _axis_pictures(good, AXIS_TITLES[experiment])
     elif experiment == "ablations":
-        for name in ("psnr", "codes_used"):
-            figures[MEASURE_TITLES[name]] = ablation_panels(good, name)
+        figures = {MEASURE_TITLES[name]: ablation_panels(good, name) for name in AXIS_MEASURES}
     elif experiment == "schedules":
-        for half in sorted(good.half.unique()):
-            figures[f"The {half}"] = schedule_map(good, half)
+        halves = sorted(good.half.unique())
+        figures = {f"The {half}": schedule_map(good, half) for half in halves}
     elif experiment == "semantics":
         known = good.dropna(axis="columns", how="all")
         titles = {name: TITLES[name].split(" (")[0] for name in MEANINGS if name in known}
@@ -61,14 +71,44 @@ def pictures(rows: pd.DataFrame) -> list[tuple[str, str, Figure]]:
         figures["Reconstruction"] = sweep_map(rows)
         figures["Codes used"] = sweep_map(rows, "codes_used")
     elif experiment == "gradients":
-        first_seeds = good.groupby("variant").seed.transform("min")
-        courses = good[good.seed == first_seeds].groupby("variant", sort=False)
-        histories = dict([*courses])
-        figures["Sizes"] = gradient_norms(histories)
-        figures["Angles"] = gradient_angles(histories)
-        figures["Norms and usage"] = feedback_picture(histories)
+        figures = _gradient_pictures(good)
     note = regime_note(good)
     return [(heading, note, figure) for heading, figure in figures.items()]
+
+
+def _axis_pictures(rows: pd.DataFrame, titles: Mapping[str, str]) -> dict[str, Figure]:
+    """PSNR and usage over each axis of an experiment."""
+    return {
+        MEASURE_TITLES[name]: axis_panels(by_axis(rows), titles, name)
+        for name in AXIS_MEASURES
+    }
+
+
+def _gradient_pictures(rows: pd.DataFrame) -> dict[str, Figure]:
+    """The courses of the first seeds."""
+    first_seeds = rows.groupby("variant").seed.transform("min")
+    courses = rows[rows.seed == first_seeds].groupby("variant", sort=False)
+    histories = dict([*courses])
+    return {
+        "Sizes": gradient_norms(histories),
+        "Angles": gradient_angles(histories),
+        "Norms and usage": feedback_picture(histories),
+    }
+
+
+def by_axis(rows: pd.DataFrame) -> pd.DataFrame:
+    """Rows with the columns axis, value and line, for `axis_panels`.
+
+    Those of a search, whose candidates differ in several settings at once, are repeated for each.
+    """
+    if "axis" in rows:
+        return rows
+    tables = []
+    for setting in SETTINGS:
+        if setting in rows:
+            found = rows.dropna(subset=setting)
+            tables.append(found.assign(axis=setting, value=found[setting], line=rows.candidate_for))
+    return pd.concat(tables, ignore_index=True)
 
 
 def _quantizer_panels(rows: pd.DataFrame) -> dict[str, Figure]:

@@ -1,0 +1,188 @@
+import dataclasses
+import itertools
+import math
+
+import pandas as pd
+import pytest
+import torch
+
+from arcvq.analysis.gradients import term_gradients
+from arcvq.experiments import best_study, run_experiment
+from arcvq.experiments.best_study import BEST, QUANTIZERS, commitment_measures
+from arcvq.figures.experiment_results import pictures
+from arcvq.images import ImageData
+from arcvq.runs.settings import train
+from arcvq.samp import SAMP
+from arcvq.training import evaluate
+from tests.strokes import IMAGES, split
+from tests.strokes import SMALL as BASE
+
+
+def some_candidates(base):
+    """Two or three for each quantizer."""
+    return best_study.candidates(base)[::4]
+
+
+SEARCH = dataclasses.replace(best_study.SEARCH, variants=some_candidates)
+SHORT = dataclasses.replace(BEST, search=SEARCH)
+
+
+def run(out, images=IMAGES, experiment=SHORT, **options):
+    usual = {
+        "seeds": 2,
+        "only": ["plain VQ", "SAMP"],
+        "out": out,
+        "root": out / "data",
+        "device": "cpu",
+        "workers": 1,
+        "progress": False,
+    }
+    return run_experiment(experiment, BASE, images, **usual | options)
+
+
+def searched(out):
+    return pd.read_parquet(out / "search" / "best_search.parquet")
+
+
+def test_each_quantizer_has_nine_settings_that_differ_and_can_be_built():
+    found = best_study.candidates(BASE)
+    assert len({variant.name for variant in found}) == len(found) == 9 * len(QUANTIZERS)
+    assert len({variant.settings for variant in found}) == len(found)
+    for variant in found:
+        assert QUANTIZERS[variant.facts["candidate_for"]] == variant.settings.quantizer
+        if variant.settings.dim == 8:
+            variant.settings.model(IMAGES)
+
+
+@pytest.mark.parametrize("name", ["plain VQ", "SimVQ", "SAMP"])
+def test_any_two_values_of_different_settings_occur_together_once(name):
+    columns = []
+    for variant in best_study.candidates(BASE):
+        if variant.facts["candidate_for"] == name:
+            settings = variant.settings
+            weight = settings.commitment if name == "SimVQ" else settings.beta
+            margin = (variant.facts.get("gamma0"), variant.facts.get("decay"))
+            columns.append((weight, settings.dim, settings.lr, margin))
+    first, *others = zip(*columns, strict=True)
+    varied = [first, *others] if name == "SAMP" else [first, *others[:2]]
+    for one, other in itertools.combinations(varied, 2):
+        assert len({*zip(one, other, strict=True)}) == 9
+
+
+def test_the_settings_of_samp_include_the_papers_schedule_scaled_to_the_run():
+    found = [one.settings.samp for one in best_study.candidates(BASE) if one.settings.samp]
+    assert len(found) == 9
+    assert SAMP.for_run(BASE.steps) in found
+    assert {samp.radius for samp in found} == {SAMP.for_run(BASE.steps).radius}
+    ends = {round(math.log(one.weight.value(0) / one.weight.value(BASE.steps)), 2) for one in found}
+    assert ends == {14.75, 59.0}
+
+
+def test_the_best_on_validation_images_is_measured_with_fresh_seeds(tmp_path):
+    rows = run(tmp_path)
+    tried = searched(tmp_path)
+    assert len(tried) == 5
+    assert set(tried.seed) == {0}
+    for variant, group in tried.groupby("candidate_for"):
+        best = group.loc[group.psnr.idxmax()]
+        own = rows[rows.variant == variant]
+        assert own.seed.tolist() == [1, 2]
+        assert set(own.chosen) == {best.variant}
+        for name in ("dim", "lr", "commitment_weight"):
+            assert set(own[name]) == {best[name]}
+
+    def psnr(name, seed, images):
+        settings = dataclasses.replace(by_name[name], seed=seed)
+        found = train(settings, IMAGES, root=tmp_path / "data", device="cpu", progress=False)
+        return evaluate(found.model, images)["psnr"]
+
+    by_name = {one.name: one.settings for one in best_study.candidates(BASE)}
+    assert tried.psnr[0] == psnr(tried.variant[0], 0, IMAGES.validation)
+    assert rows.psnr[0] == psnr(rows.chosen[0], 1, IMAGES.test)
+
+
+def test_test_images_have_no_part_in_the_choice(tmp_path):
+    others = ImageData("strokes", IMAGES.train, IMAGES.validation, split(8, 9), ("a", "b"))
+    one = run(tmp_path / "one", only=["plain VQ"], seeds=1)
+    other = run(tmp_path / "other", others, only=["plain VQ"], seeds=1)
+    measures = ["variant", "psnr", "distance"]
+    assert searched(tmp_path / "one")[measures].equals(searched(tmp_path / "other")[measures])
+    assert one.chosen.tolist() == other.chosen.tolist()
+    assert one.psnr[0] != other.psnr[0]
+
+
+def test_a_search_is_only_read_when_more_seeds_are_asked_for(tmp_path):
+    few = run(tmp_path, only=["plain VQ"], seeds=1)
+
+    def measured_again(*run):
+        raise AssertionError("a candidate was measured again")
+
+    search = dataclasses.replace(SEARCH, measure=measured_again)
+    more = run(tmp_path, experiment=dataclasses.replace(BEST, search=search), only=["plain VQ"])
+    columns = ["variant", "seed", "psnr", "chosen"]
+    again = more[more.seed == 1][columns].reset_index(drop=True)
+    pd.testing.assert_frame_equal(again, few[columns])
+
+
+def test_a_candidate_that_fails_is_not_chosen_and_a_quantizer_without_any_other_says_so(tmp_path):
+    def measure(run, settings, data, root):
+        if settings.quantizer == "plain" or settings.lr == 3e-3:
+            raise RuntimeError("diverged")
+        # Those that fail would be the best.
+        return [{"psnr": settings.lr}]
+
+    search = dataclasses.replace(SEARCH, measure=measure)
+    experiment = dataclasses.replace(BEST, search=search, measure=measure)
+    rows = run(tmp_path, experiment=experiment, only=["plain VQ", "EMA"], seeds=1)
+    assert rows.error.tolist()[0] == "RuntimeError: diverged"
+    assert rows.lr[1] == max(lr for lr in searched(tmp_path).lr if lr < 3e-3)
+
+
+@pytest.mark.parametrize("quantizer", ["plain", "cvq", "samp"])
+def test_gradients_of_the_terms_are_those_of_the_analysis(tmp_path, quantizer):
+    settings = dataclasses.replace(BASE, quantizer=quantizer)
+    model = train(settings, IMAGES, root=tmp_path, device="cpu", progress=False).model
+    images = IMAGES.train.batch(torch.arange(8))
+    expected = term_gradients(model, images, IMAGES.variance)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    generator = torch.get_rng_state()
+    found = commitment_measures(model, images, IMAGES.variance)
+
+    for name in ("reconstruction", "commitment"):
+        norm = expected.at_latents[name].norm().item()
+        assert found[f"{name}_gradient"] == pytest.approx(norm, rel=1e-4)
+    codes = model.quantizer.codebook.detach()[expected.indices]
+    latents = expected.latents.detach()
+    assert found["distance"] == pytest.approx((latents - codes).norm(dim=1).mean().item())
+    assert found["latent_norm"] == pytest.approx(latents.norm(dim=1).mean().item())
+    assert found["chosen_code_norm"] == pytest.approx(codes.norm(dim=1).mean().item())
+    after = model.state_dict()
+    assert all(torch.equal(after[name], value) for name, value in before.items())
+    assert torch.equal(torch.get_rng_state(), generator)
+    assert not model.quantizer.training
+
+
+def test_where_nothing_draws_latents_and_codes_together_there_is_no_distance(tmp_path):
+    settings = dataclasses.replace(BASE, quantizer="fsq")
+    model = train(settings, IMAGES, root=tmp_path, device="cpu", progress=False).model
+    found = commitment_measures(model, IMAGES.train.batch(torch.arange(8)), IMAGES.variance)
+    missing = {name for name, value in found.items() if math.isnan(value)}
+    assert missing == {"distance", "commitment_gradient", "commitment_weight"}
+    assert found["reconstruction_gradient"] > 0
+
+
+def test_tables_and_figures_of_both_stages_hold_all_quantizers(tmp_path):
+    names = ["plain VQ", "FSQ", "SAMP"]
+    rows = run(tmp_path, only=names, seeds=1)
+    assert "error" not in rows
+    texts = best_study.table(rows)
+    assert texts.quantizer.tolist() == names
+    assert {"D", "beta", "learning rate", "gamma0", "lambda T"} <= {*texts.columns}
+    assert texts.beta[texts.quantizer == "FSQ"].item() == ""
+    assert len(pictures(rows)) == 1
+
+    tried = searched(tmp_path)
+    assert len(best_study.table(tried)) == len(tried)
+    (_, _, figure), _ = pictures(tried)
+    lines = {trace.name for trace in figure.data}
+    assert lines == {*names}
