@@ -79,8 +79,7 @@ def pictures(rows: pd.DataFrame) -> list[tuple[str, str, Figure]]:
 def _axis_pictures(rows: pd.DataFrame, titles: Mapping[str, str]) -> dict[str, Figure]:
     """PSNR and usage over each axis of an experiment."""
     return {
-        MEASURE_TITLES[name]: axis_panels(by_axis(rows), titles, name)
-        for name in AXIS_MEASURES
+        MEASURE_TITLES[name]: axis_panels(by_axis(rows), titles, name) for name in AXIS_MEASURES
     }
 
 
