@@ -37,7 +37,8 @@ AUTHORS_CVQ = "CVQ as its authors run it"
 # decoder each learn at a rate that Adam makes independent of the size of their gradients, so this
 # is the same as a fourth of the commitment loss.
 RECONSTRUCTION_WEIGHT = 4
-PUBLISHED = {  # PSNR (dB) of arXiv 2605.13517: K 512, D 64, 500 epochs, through JPEG files
+PUBLISHED_SIZE = (512, 64)  # K and D of what is published
+PUBLISHED = {  # PSNR (dB) of arXiv 2605.13517: 500 epochs, through JPEG files
     ("mnist", "plain VQ"): "26.48",
     ("mnist", "CVQ"): "27.87",
     ("mnist", "SAMP"): "28.01",
@@ -96,7 +97,9 @@ def table(rows: pd.DataFrame) -> pd.DataFrame:
     # Rows that an earlier version measured lack some columns.
     lines = summary(rows, [name for name in SHOWN if name in rows])
     dataset = rows.dataset.iloc[0].removesuffix(FULL)
-    lines["published"] = [PUBLISHED.get((dataset, name), "") for name in lines.variant]
+    sizes = {*zip(rows.num_codes, rows.dim, strict=True)}
+    published = PUBLISHED if sizes == {PUBLISHED_SIZE} else {}
+    lines["published"] = [published.get((dataset, name), "") for name in lines.variant]
     titles = {"variant": "quantizer"}
     titles |= {name: title for name, title in SHOWN.items() if name in lines}
     if lines.published.any():

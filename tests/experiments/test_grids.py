@@ -147,6 +147,14 @@ def test_the_papers_table_runs_on_every_quantizer(tmp_path):
     assert table["gap closed"][0] == "1.00"
 
 
+@pytest.mark.parametrize("num_codes, dim, beside", [(512, 64, True), (64, 16, False)])
+def test_published_figures_stand_only_beside_codebooks_of_their_size(num_codes, dim, beside):
+    run = {"dataset": "mnist_full", "num_codes": num_codes, "dim": dim, "seed": 0, "psnr": 20.0}
+    rows = pd.DataFrame([run | {"variant": "SAMP"}])
+    columns = paper_table.table(rows).columns
+    assert ("published PSNR (dB)" in columns) == beside
+
+
 def test_the_steadiest_schedule_comes_first_with_the_lengths_at_which_it_is_level_with_the_best():
     means = pd.DataFrame(
         {"near": [19.9, 29.9], "best once": [20.0, 25.0], "best late": [18.0, 30.0]},

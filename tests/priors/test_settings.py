@@ -146,7 +146,8 @@ def test_profiles_change_the_size_alone():
     assert not paper.tied
     assert PriorSettings.for_profile("paper", width=20).width == 20
     with pytest.raises(
-        ValueError, match="profile 'huge' is unknown; known are quick, standard, full, full_small, paper"
+        ValueError,
+        match="profile 'huge' is unknown; known are quick, standard, full, full_small, paper",
     ):
         PriorSettings.for_profile("huge")
     with pytest.raises(
