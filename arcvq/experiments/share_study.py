@@ -7,12 +7,12 @@ from pathlib import Path
 import pandas as pd
 
 from arcvq.experiments.base import Experiment, Rows, Variant
-from arcvq.experiments.measures import MAIN_MEASURES, reconstruction
+from arcvq.experiments.measures import MAIN_MEASURES
 from arcvq.experiments.tables import cells, regime_titles, summary
 from arcvq.images import ImageData
 from arcvq.runs.settings import RunSettings
 from arcvq.samp import SAMP
-from arcvq.training import Compute, Optimization, Recording, Run, VQVAESession
+from arcvq.training import Compute, Optimization, Recording, Run, VQVAESession, evaluate
 
 CODES = (512, 4096)
 SHARES = (1.0, 0.1, 0.03)
@@ -42,8 +42,8 @@ def variants(base: RunSettings) -> list[Variant]:
 
 
 def measure(run: Run, settings: RunSettings, data: ImageData, root: Path) -> Rows:
-    """Measure the test images, and the time of a step."""
-    (row,) = reconstruction(run, settings, data, root)
+    """Measure the test images, as `evaluate` does, and the time of a step."""
+    row = evaluate(run.model, data.test)
     row["processor_milliseconds"] = processor_milliseconds(settings, data)
     return [row]
 
