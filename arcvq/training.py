@@ -21,6 +21,7 @@ from torch.nn.functional import mse_loss
 from tqdm.auto import tqdm
 
 from arcvq import metrics
+from arcvq.autoencoder import Autoencoder
 from arcvq.geometry import perplexity, perplexity_ceiling
 from arcvq.images import ImageData, ImageSplit
 from arcvq.quantizers import Quantizer, SphericalQuantizer
@@ -53,7 +54,6 @@ from arcvq.runtime.history import (
 )
 from arcvq.runtime.interrupt import HeldInterrupt
 from arcvq.runtime.modes import evaluation_mode
-from arcvq.vqvae import VQVAE
 
 if TYPE_CHECKING:
     import pandas
@@ -175,7 +175,7 @@ class Run:
             counted since the row before.
     """
 
-    model: VQVAE
+    model: Autoencoder
     rows: list[Row]
     snapshots: dict[int, Snapshot]
     settings: dict[str, Any]
@@ -211,7 +211,7 @@ class Run:
         """
         folder = Path(folder).expanduser()
         with reading_run("run", folder, "VQVAE.from_pretrained"):
-            model = VQVAE.from_pretrained(folder)
+            model = Autoencoder.from_pretrained(folder)
             with naming_file(folder / "snapshots.safetensors"):
                 snapshots = _read_snapshots(folder / "snapshots.safetensors")
             return cls(model, snapshots=snapshots, **read_record(folder))
@@ -228,7 +228,7 @@ def _read_snapshots(file: Path) -> dict[int, Snapshot]:
 
 
 def fit(  # noqa: PLR0913  (the ninth argument is an exception, and should stay the only one)
-    model: VQVAE,
+    model: Autoencoder,
     data: ImageData,
     *,
     steps: int,
@@ -565,7 +565,7 @@ class VQVAESession(TrainingSession):
 
     def __init__(
         self,
-        model: VQVAE,
+        model: Autoencoder,
         data: ImageData,
         optimization: Optimization,
         compute: Compute,
@@ -637,6 +637,11 @@ class VQVAESession(TrainingSession):
         # Here the ball holds the codes, and moving averages follow their latents.
         self.model.quantizer.after_step()
 
+    @property
+    def measured(self) -> Autoencoder:
+        """The model that is validated."""
+        return self.model
+
     def measure(self, validating: bool) -> Row:
         quantizer = self.model.quantizer
         row = self._losses_of_step()
@@ -645,7 +650,7 @@ class VQVAESession(TrainingSession):
         row |= self._schedule_values()
         quantizer.reset_usage()
         if validating:
-            measures = evaluate(self.model, self.data.validation.first(VALIDATION_IMAGES))
+            measures = evaluate(self.measured, self.data.validation.first(VALIDATION_IMAGES))
             for name in ("psnr", "codes_used", "perplexity"):
                 row[f"validation_{name}"] = measures[name]
         return row
@@ -664,6 +669,11 @@ class VQVAESession(TrainingSession):
             **dict(zip(self.losses, terms, strict=True)),
             "psnr": _decibels(error),
         }
+
+    @property
+    def finite_until(self) -> int:
+        """The last step that was found to have finite losses."""
+        return self.rows[-1]["step"] if self.rows else 0
 
     def _schedule_values(self) -> Row:
         """Radius and weight of SAMP as they are now, of a quantizer that has them."""
@@ -691,11 +701,10 @@ class VQVAESession(TrainingSession):
             bad = int((~tensor.isfinite()).sum())
             if bad:
                 found.append(f"{bad} of {tensor.numel()} values of the {name}")
-        finite_until = self.rows[-1]["step"] if self.rows else 0
         return (
             f"at step {self.step} the loss is {loss}: "
             f"{', '.join(found) or 'no value of the batch'} NaN or infinite; "
-            f"all was finite at step {finite_until}, and a smaller lr may help"
+            f"all was finite at step {self.finite_until}, and a smaller lr may help"
         )
 
     def snapshot(self) -> None:
@@ -742,7 +751,7 @@ def _decibels(error: float) -> float:
 
 @torch.no_grad()
 def evaluate(
-    model: VQVAE,
+    model: Autoencoder,
     split: ImageSplit,
     batch_size: int = 256,
     ssim: bool = False,

@@ -9,6 +9,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn.functional import embedding, mse_loss, normalize
 
+from arcvq.autoencoder import Autoencoder
 from arcvq.baselines.reference import UndetachedQuantizer
 from arcvq.geometry import (
     angles_to,
@@ -24,7 +25,6 @@ from arcvq.runtime.checks import check_whole
 from arcvq.runtime.devices import choose_device
 from arcvq.samp import arc_margin_loss
 from arcvq.training import Compute, Recording, Run, fit
-from arcvq.vqvae import VQVAE
 
 SUPPORTED_QUANTIZERS = ("plain", "ema", "cosine", "cvq", "samp", "samp_undetached")
 ON_BALL = 1e-4  # largest relative difference of norm and radius of a code on the ball
@@ -73,7 +73,9 @@ class Gradients(NamedTuple):
     at_codes: dict[str, Float[Tensor, "K D"]]
 
 
-def term_gradients(model: VQVAE, images: Float[Tensor, "B C H W"], variance: float) -> Gradients:
+def term_gradients(
+    model: Autoencoder, images: Float[Tensor, "B C H W"], variance: float
+) -> Gradients:
     """The gradient of each term of the loss at the latents and at the codebook.
 
     These are the gradients that the next training step on this batch would see in float32. That of

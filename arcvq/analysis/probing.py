@@ -21,11 +21,11 @@ from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d, normalize, pad
 
 from arcvq.analysis.sample_quality import ImageClassifier
+from arcvq.autoencoder import Autoencoder
 from arcvq.geometry import usage_counts
 from arcvq.images import ImageData, ImageSplit, to_float
 from arcvq.runtime.checks import as_integers
 from arcvq.training import Run
-from arcvq.vqvae import VQVAE
 
 Codes = Integer[Tensor, "N *tokens"]  # one token a row, or all tokens of an image in a row
 Values = Integer[Tensor, " N"]  # that all tokens of a row share, such as a class
@@ -259,7 +259,9 @@ class Replacement(NamedTuple):
 
 
 @torch.no_grad()
-def replacement_effect(model: VQVAE, images: Images, classifier: ImageClassifier) -> Replacement:
+def replacement_effect(
+    model: Autoencoder, images: Images, classifier: ImageClassifier
+) -> Replacement:
     """Measure how often the predicted class changes when a code is replaced by its neighbor.
 
     This is done for each of the 32 most frequent codes in turn. Everywhere it occurs, the code is
@@ -304,7 +306,7 @@ def replacement_effect(model: VQVAE, images: Images, classifier: ImageClassifier
     return Replacement(statistics.fmean(shares), largest, int(used[shares.index(largest)]))
 
 
-def stability(model: VQVAE, other: VQVAE, images: Images) -> dict[str, float]:
+def stability(model: Autoencoder, other: Autoencoder, images: Images) -> dict[str, float]:
     """Measure how far two models give the same images the same codes, up to renumbering.
 
     Typically these are two runs with different seeds.
@@ -387,7 +389,7 @@ def describe_codes(
     return found
 
 
-def _encode_split(model: VQVAE, split: ImageSplit) -> _Encoded:
+def _encode_split(model: Autoencoder, split: ImageSplit) -> _Encoded:
     """Encode all images of a split."""
     pixels = to_float(split.images)
     latents = _in_batches(model.latents, pixels)
@@ -420,7 +422,7 @@ def _patch_information(encoded: _Encoded) -> dict[str, float]:
     return found
 
 
-def _probe_accuracies(model: VQVAE, data: ImageData, test: _Encoded) -> dict[str, float]:
+def _probe_accuracies(model: Autoencoder, data: ImageData, test: _Encoded) -> dict[str, float]:
     """The accuracy of linear probes on pixels and on what the model makes of them."""
     train = data.train.first(PROBE_IMAGES)
     train_features = _probe_features(model, _encode_split(model, train))
@@ -432,7 +434,7 @@ def _probe_accuracies(model: VQVAE, data: ImageData, test: _Encoded) -> dict[str
     return found
 
 
-def _probe_features(model: VQVAE, encoded: _Encoded) -> dict[str, Tensor]:
+def _probe_features(model: Autoencoder, encoded: _Encoded) -> dict[str, Tensor]:
     """The features of each probe, one row an image."""
     tokens = encoded.tokens.flatten(1)
     counts = encoded.pixels.new_zeros(len(tokens), model.quantizer.num_codes)

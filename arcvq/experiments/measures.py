@@ -12,6 +12,7 @@ from torch import Tensor
 
 from arcvq.analysis.classifier import train_classifier
 from arcvq.analysis.sample_quality import frechet_distance, inception_fid
+from arcvq.autoencoder import Autoencoder
 from arcvq.geometry import describe
 from arcvq.images import ImageData, ImageSplit
 from arcvq.metrics import authors_measures, lpips
@@ -20,7 +21,6 @@ from arcvq.runs.settings import RunSettings, run_name
 from arcvq.runtime.devices import choose_precision, device_name
 from arcvq.runtime.modes import evaluation_mode
 from arcvq.training import Run, evaluate
-from arcvq.vqvae import VQVAE
 
 MEASURE_TITLES = {  # of the columns, with units
     "psnr": "PSNR (dB)",
@@ -112,7 +112,7 @@ def reconstruction(
     return [row | codebook_measures(model, indices)]
 
 
-def codebook_measures(model: VQVAE, indices: Tensor) -> dict[str, float]:
+def codebook_measures(model: Autoencoder, indices: Tensor) -> dict[str, float]:
     """Measure a model's codebook, with the codes that images were encoded into.
 
     Returns:
@@ -141,7 +141,7 @@ def _if_available(measure: Callable[..., float], outputs: Tensor, originals: Ten
 
 
 @torch.no_grad()
-def _reconstruct(model: VQVAE, split: ImageSplit) -> tuple[Tensor, Tensor]:
+def _reconstruct(model: Autoencoder, split: ImageSplit) -> tuple[Tensor, Tensor]:
     """Indices and reconstructions of all images of a split."""
     device = next(model.parameters()).device
     indices = []

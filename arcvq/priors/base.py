@@ -15,12 +15,12 @@ from jaxtyping import Float, Int, Integer
 from safetensors.torch import load_model, save_model
 from torch import Tensor, nn
 
+from arcvq.autoencoder import Autoencoder
 from arcvq.priors.tokens import FreeTokens, TiedTokens
 from arcvq.quantizers import at_least_float32
 from arcvq.runtime.checks import as_indices, check_whole
 from arcvq.runtime.files import write_text, write_whole
 from arcvq.runtime.fingerprint import fingerprint
-from arcvq.vqvae import VQVAE
 
 PRIOR_FORMAT = 1  # of saved priors; bump it when older versions would misread them
 HALF_PRECISIONS = (torch.bfloat16, torch.float16)
@@ -189,7 +189,7 @@ class Prior(nn.Module):
             fingerprint(codebook.to(precision).float()) for precision in HALF_PRECISIONS
         ]
 
-    def check_model(self, model: VQVAE) -> None:
+    def check_model(self, model: Autoencoder) -> None:
         """Raise ValueError if this prior is not one over the tokens of the model.
 
         The model may have been cast to another precision since the prior was fitted.

@@ -12,6 +12,7 @@ from jaxtyping import Integer
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
+from arcvq.autoencoder import Autoencoder
 from arcvq.images import ImageData, ImageSplit
 from arcvq.ops.blockwise import BLOCK
 from arcvq.priors.base import Prior
@@ -28,7 +29,6 @@ from arcvq.training import (
     TrainingSession,
     check_single,
 )
-from arcvq.vqvae import VQVAE
 
 if TYPE_CHECKING:
     import pandas
@@ -104,7 +104,7 @@ class PriorRun:
             return cls(Prior.from_pretrained(folder), **read_record(folder))
 
 
-def encode_split(model: VQVAE, split: ImageSplit, batch_size: int = 256) -> TokenSplit:
+def encode_split(model: Autoencoder, split: ImageSplit, batch_size: int = 256) -> TokenSplit:
     """The tokens of all images of a split, on the model's device.
 
     Args:
@@ -152,7 +152,7 @@ def bits_per_token(
     return nats / math.log(2) / tokens.numel()
 
 
-def fit_prior(prior: Prior, model: VQVAE, data: ImageData, **options: Any) -> PriorRun:
+def fit_prior(prior: Prior, model: Autoencoder, data: ImageData, **options: Any) -> PriorRun:
     """Fit a prior to the tokens of a model's training images; the model stays as it is.
 
     Args:

@@ -14,10 +14,10 @@ import torch
 from jaxtyping import Bool, Float, Int, Integer
 from torch import Tensor
 
+from arcvq.autoencoder import Autoencoder
 from arcvq.priors.base import Prior
 from arcvq.quantizers import at_least_float32
 from arcvq.runtime.checks import check_whole
-from arcvq.vqvae import VQVAE
 
 # Images drawn together: enough to keep all cores busy, at some hundred MB of caches.
 BATCH = 256
@@ -211,7 +211,7 @@ def sample_tokens(prior: Prior, n: int, **options: Any) -> Int[Tensor, "n h w"]:
 
 
 def sample(
-    model: VQVAE,
+    model: Autoencoder,
     prior: Prior,
     n: int,
     temperature: float = 1.0,
@@ -248,7 +248,7 @@ def sample(
 
 
 def complete(
-    model: VQVAE,
+    model: Autoencoder,
     prior: Prior,
     images: Float[Tensor, "n C H W"],
     mask: Bool[Tensor, "*n h w"],
@@ -282,6 +282,6 @@ def complete(
     return _decode(model, tokens)
 
 
-def _decode(model: VQVAE, tokens: Tensor) -> Tensor:
+def _decode(model: Autoencoder, tokens: Tensor) -> Tensor:
     device = next(model.parameters()).device
     return torch.cat([model.decode(batch.to(device)) for batch in tokens.split(BATCH)])

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from arcvq.autoencoder import Autoencoder
 from arcvq.images import ImageData
 from arcvq.priors.base import NetworkPrior
 from arcvq.priors.fitting import PriorRun, fit_prior
@@ -19,7 +20,6 @@ from arcvq.runtime.files import delete, safe_name
 from arcvq.runtime.fingerprint import fingerprint
 from arcvq.runtime.store import digest_of, kept_path
 from arcvq.training import Compute, Recording, Run
-from arcvq.vqvae import VQVAE
 
 PRIOR_FORMAT = 1  # bump it when the same settings no longer fit the same prior
 PRIORS: dict[str, type[PixelCNN] | type[TransformerPrior]] = {
@@ -115,7 +115,7 @@ class PriorSettings:
         """Build the settings that `config` describes."""
         return cls(**config)
 
-    def prior(self, model: VQVAE, data: ImageData) -> NetworkPrior:
+    def prior(self, model: Autoencoder, data: ImageData) -> NetworkPrior:
         """The prior before fitting, drawn from the seed; the caller's generator stays as it is."""
         height, width = data.size
         grid = (height // model.downsample, width // model.downsample)
@@ -134,7 +134,7 @@ class PriorSettings:
                 free = parameter_count(build(self.width))
             return match_parameters(lambda width: build(width, codebook), free, multiple=4)
 
-    def digest(self, model: VQVAE, data: ImageData, dtype: torch.dtype) -> str:
+    def digest(self, model: Autoencoder, data: ImageData, dtype: torch.dtype) -> str:
         """A short name for the prior of these settings over these tokens in this precision."""
         encoder = fingerprint(*model.encoder.parameters(), model.quantizer.codebook)
         facts = {

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from arcvq.autoencoder import Autoencoder
 from arcvq.runtime.files import SHIPPED, reason_of, write_text
 from arcvq.vqvae import VQVAE
 
@@ -62,7 +63,7 @@ def card(name: str) -> dict[str, Any]:
     return facts
 
 
-def write_pretrained(folder: Path, model: VQVAE, facts: Mapping[str, Any]) -> None:
+def write_pretrained(folder: Path, model: Autoencoder, facts: Mapping[str, Any]) -> None:
     """Write a model with its card: README.md to read by eye and, last, card.json to read by code.
 
     Args:

@@ -1,9 +1,11 @@
-"""Files on the Hugging Face hub."""
+"""Files on the Hugging Face hub, and checkpoints of other people's code."""
 
 from pathlib import Path
 
 import huggingface_hub
+import torch
 from huggingface_hub import errors
+from torch import Tensor
 
 # What an error of the hub says to a reader; the first kind that fits counts.
 REASONS: list[tuple[type[Exception], str]] = [
@@ -37,3 +39,42 @@ def download(repository: str, filename: str, revision: str | None = None) -> Pat
             f"{filename} of {repository} cannot be downloaded from the Hugging Face hub: {reason}"
         ) from error
     return Path(path)
+
+
+def official_file(path: str | Path, filename: str | None, revision: str | None) -> Path:
+    """Return the path of a checkpoint, after its download where it is not on this machine.
+
+    Raises:
+        FileNotFoundError: If there is no such file, or it cannot be downloaded.
+    """
+    file = Path(path, filename or "")
+    if file.is_file():
+        return file
+    if filename is None:
+        raise FileNotFoundError(
+            f"{path} is no file; a checkpoint on the Hugging Face hub is given by the name of its "
+            "repository and that of the file in it"
+        )
+    if Path(path).is_dir():
+        raise FileNotFoundError(f"{path} holds no {filename}")
+    return download(str(path), filename, revision)
+
+
+def official_weights(file: Path) -> dict[str, Tensor]:
+    """Read the weights of a checkpoint by their names in the authors' code.
+
+    Raises:
+        ValueError: If the file is no checkpoint.
+    """
+    try:
+        state = torch.load(file, map_location="cpu", weights_only=True)
+        for field in ("state_dict", "model"):
+            state = state.get(field, state)
+        # DataParallel adds a prefix.
+        named = {name.removeprefix("module."): weight for name, weight in state.items()}
+    except Exception as error:
+        raise ValueError(
+            f"{file} cannot be read as a checkpoint of the authors' code, "
+            "a state dict that torch.save wrote"
+        ) from error
+    return {name: weight for name, weight in named.items() if isinstance(weight, Tensor)}

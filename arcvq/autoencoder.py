@@ -1,0 +1,305 @@
+"""What autoencoders around a quantizer have in common: encode, decode, save and load."""
+
+import json
+import re
+from importlib import import_module
+from pathlib import Path
+from typing import Any, ClassVar, NamedTuple, TypeVar
+
+import torch
+from huggingface_hub import PyTorchModelHubMixin
+from jaxtyping import Float, Int, Integer
+from safetensors.torch import load_model
+from torch import Tensor, nn
+
+# Imported so that a saved model with one of these quantizers can be opened.
+from arcvq.baselines import reference, vector_quantize_pytorch  # noqa: F401
+from arcvq.quantizers import Quantized, Quantizer
+from arcvq.runtime.checks import check_finite
+from arcvq.runtime.files import write_folder
+from arcvq.runtime.hub import official_file, official_weights
+
+# Format of saved models; bump it when older versions would misread them.
+MODEL_FORMAT = 1
+# The module of each kind of model, so that a saved one can be opened without importing it first.
+MODULES = {"VQVAE": "arcvq.vqvae", "VQGAN": "arcvq.vqgan"}
+
+Model = TypeVar("Model", bound="Autoencoder")
+
+HUB_NAME = re.compile(r"[\w-][\w.-]*(/[\w.-]+)?")  # of a model on the Hugging Face hub
+
+
+class VQVAEOutput(NamedTuple):
+    """What the forward pass of a `Autoencoder` returns.
+
+    Attributes:
+        reconstruction: The decoder's output, nominally in [-1, 1], not clipped.
+        latents: The encoder's output, before quantization.
+        quantized: The quantizer's output.
+    """
+
+    reconstruction: Float[Tensor, "B C H W"]
+    latents: Float[Tensor, "B D h w"]
+    quantized: Quantized
+
+
+def _in_precision_of(network: nn.Module, tensor: Tensor) -> Tensor:
+    """Cast a tensor to the precision of a network's weights."""
+    weights = next(network.parameters(), tensor)  # a replica of DataParallel has no parameters
+    return tensor.to(weights.dtype)
+
+
+class Autoencoder(nn.Module, PyTorchModelHubMixin):
+    """An encoder, a quantizer and a decoder: the base class of `VQVAE` and `VQGAN`.
+
+    Args:
+        image_channels: Channels C of the images.
+        downsample: Height of the images over height of the latent grid.
+        encoder: Maps images (B, C, H, W) to latents (B, D, h, w).
+        quantizer: Any `Quantizer`; its `dim` is the number of channels D of the latents.
+        decoder: Maps codes (B, D, h, w) to images (B, C, H, W).
+
+    Attributes:
+        kind: The name of the class, which `config` holds.
+    """
+
+    kind: ClassVar[str]
+
+    def __init_subclass__(cls, **kwargs: Any):
+        coder = (lambda quantizer: quantizer.config(), Quantizer.from_config)
+        super().__init_subclass__(
+            coders={Quantizer: coder}, library_name="arcvq", license="mit", **kwargs
+        )
+        cls.kind = cls.__name__
+
+    def __init__(
+        self,
+        image_channels: int,
+        downsample: int,
+        encoder: nn.Module,
+        quantizer: Quantizer,
+        decoder: nn.Module,
+    ):
+        super().__init__()
+        self.image_channels = int(image_channels)
+        self.downsample = int(downsample)
+        self.encoder = encoder
+        self.quantizer = quantizer
+        self.decoder = decoder
+
+    def sizes(self) -> dict[str, Any]:
+        """Return the arguments of this model besides its quantizer, as plain numbers and lists."""
+        raise NotImplementedError
+
+    def forward(self, images: Float[Tensor, "B C H W"]) -> VQVAEOutput:
+        """Pass images through encoder, quantizer and decoder, as training does.
+
+        Args:
+            images: Images in [-1, 1]; they are cast to the precision of the weights.
+
+        Raises:
+            ValueError: For images of a wrong shape or type.
+        """
+        self.check_images(images)
+        latents = self.encoder(_in_precision_of(self.encoder, images))
+        quantized = self.quantizer(latents)
+        codes = _in_precision_of(self.decoder, quantized.codes)
+        return VQVAEOutput(self.decoder(codes), latents, quantized)
+
+    @torch.no_grad()
+    def latents(self, images: Float[Tensor, "B C H W"]) -> Float[Tensor, "B D h w"]:
+        """Encode images, as `forward` takes them, to latents before quantization.
+
+        Raises:
+            ValueError: For images of a wrong shape or type, and for NaN or infinite values.
+        """
+        self.check_images(images)
+        check_finite(images, "images")
+        return self.encoder(_in_precision_of(self.encoder, images))
+
+    def encode(self, images: Float[Tensor, "B C H W"]) -> Int[Tensor, "B h w *parts"]:
+        """Encode images, as `forward` takes them, to indices; the usage counts stay as they are.
+
+        Raises:
+            ValueError: As `latents` does.
+        """
+        return self.quantizer.encode(self.latents(images))
+
+    @torch.no_grad()
+    def decode(self, indices: Integer[Tensor, "B h w *parts"]) -> Float[Tensor, "B C H W"]:
+        """Decode indices to images, clipped to [-1, 1].
+
+        Args:
+            indices: Indices of any integer type.
+
+        Raises:
+            ValueError: For indices of a wrong shape or type, and for an index out of range.
+        """
+        axes = 3 + len(self.quantizer.index_shape)
+        if indices.ndim != axes or 0 in indices.shape[1:3]:
+            needed = ", ".join(["B", "h", "w", *map(str, self.quantizer.index_shape)])
+            raise ValueError(
+                f"indices have shape {tuple(indices.shape)}; they must be ({needed}), "
+                "h and w from 1"
+            )
+        return self._decode_codes(self.quantizer.lookup(indices))
+
+    @torch.no_grad()
+    def reconstruct(self, images: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C H W"]:
+        """Encode images and decode them again, without counting usage."""
+        return self._decode_codes(self.quantizer.replace(self.latents(images)))
+
+    def _decode_codes(self, codes: Float[Tensor, "B D h w"]) -> Float[Tensor, "B C H W"]:
+        """Decode codes to images, clipped to [-1, 1]."""
+        return self.decoder(_in_precision_of(self.decoder, codes)).clamp(-1, 1)
+
+    def check_images(self, images: Tensor) -> None:
+        """Raise ValueError for images of a shape or type that the network cannot take."""
+        shape = tuple(images.shape)
+        if images.ndim != 4 or shape[1] != self.image_channels:
+            raise ValueError(
+                f"images have shape {shape}; they must be (B, {self.image_channels}, H, W)"
+            )
+        height, width = shape[2:]
+        factor = self.downsample
+        if height % factor or width % factor or height * width == 0:
+            raise ValueError(
+                f"images are {height}x{width} pixels; both must be multiples of {factor}"
+            )
+        if not images.is_floating_point():
+            raise ValueError(f"images are {images.dtype}; they must be floating point in [-1, 1]")
+
+    def config(self) -> dict[str, Any]:
+        """Return what `from_config` needs to build this model again, without its weights."""
+        config = {"format": MODEL_FORMAT, "quantizer": self.quantizer.config(), **self.sizes()}
+        # Earlier versions had only this kind and did not name it; their checkpoints still fit.
+        return config if self.kind == "VQVAE" else {"model": self.kind, **config}
+
+    @classmethod
+    def from_config(cls: type[Model], config: dict[str, Any]) -> Model:
+        """Build the model that `config` describes, with new weights.
+
+        Args:
+            config: What `config()` of a model returned.
+
+        Raises:
+            ValueError: For a config of another format or of another kind of model, or an unknown
+                quantizer.
+        """
+        fields = dict(config)
+        if fields.pop("format", None) != MODEL_FORMAT:
+            raise ValueError(
+                f"the config is not of format {MODEL_FORMAT}, the one that this arcvq reads"
+            )
+        kind = fields.pop("model", "VQVAE")
+        if kind not in MODULES:
+            raise ValueError(f"model {kind!r} is unknown; known are {', '.join(MODULES)}")
+        model_class = getattr(import_module(MODULES[kind]), kind)
+        if not issubclass(model_class, cls):
+            raise ValueError(f"it is a {kind}; {kind}.from_pretrained opens it")
+        return model_class(quantizer=Quantizer.from_config(fields.pop("quantizer")), **fields)
+
+    def save_pretrained(self, save_directory: str | Path, **kwargs) -> str | None:
+        """Save the model as model.safetensors, config.json and a model card (README.md).
+
+        Each file is written whole or not at all. Other arguments are those of
+        `huggingface_hub.PyTorchModelHubMixin.save_pretrained`.
+        """
+        save = super().save_pretrained
+        return write_folder(
+            Path(save_directory).expanduser(),
+            lambda draft: save(draft, **kwargs | {"config": self.config()}),
+        )
+
+    @classmethod
+    def from_pretrained(
+        cls: type[Model], pretrained_model_name_or_path: str | Path, **kwargs
+    ) -> Model:
+        """Load a model that `save_pretrained` saved, in evaluation mode.
+
+        `Autoencoder.from_pretrained` opens any kind of model in a folder.
+
+        Args:
+            pretrained_model_name_or_path: A folder, or the name of a model on the Hugging Face hub.
+            **kwargs: For a model on the hub, the arguments of
+                `huggingface_hub.PyTorchModelHubMixin.from_pretrained`.
+
+        Raises:
+            FileNotFoundError: If the folder lacks a file.
+            ValueError: If a file is damaged or of another version.
+        """
+        folder = Path(pretrained_model_name_or_path).expanduser()
+        if not folder.is_dir():
+            name = str(pretrained_model_name_or_path)
+            if not HUB_NAME.fullmatch(name):
+                raise FileNotFoundError(
+                    f"there is no folder {folder}, and a model on the hub "
+                    "has a name like owner/model"
+                )
+            return super().from_pretrained(name, **kwargs)
+
+        for name in ("config.json", "model.safetensors"):
+            if not (folder / name).is_file():
+                raise FileNotFoundError(
+                    f"{folder} holds no {name}; a model is config.json and model.safetensors"
+                )
+        try:
+            with torch.random.fork_rng(devices=[]):  # the new weights are not kept
+                model = cls.from_config(json.loads((folder / "config.json").read_text()))
+            load_model(model, str(folder / "model.safetensors"))
+        except Exception as error:
+            reason = " ".join(str(error).split())
+            raise ValueError(f"the model in {folder} cannot be opened: {reason}") from error
+        for parameter_name, parameter in model.named_parameters():
+            if not parameter.isfinite().all():
+                raise ValueError(
+                    f"the model in {folder} cannot be used: {parameter_name} holds NaN or infinity"
+                )
+        return model.eval()
+
+    @classmethod
+    def from_official(
+        cls: type[Model],
+        path: str | Path,
+        filename: str | None = None,
+        *,
+        revision: str | None = None,
+    ) -> Model:
+        """Load a checkpoint of the authors' code (a state dict), in evaluation mode.
+
+        The sizes of the model are read off the weights::
+
+            model = VQVAE.from_official("checkpoint.pt")
+            model = VQVAE.from_official("goals4292/ArcVQ-VAE", "MNIST/checkpoint.pt")
+            model = VQGAN.from_official("goals4292/ArcVQ-VAE", "ImageNet/last.ckpt")
+
+        Args:
+            path: The file; or, with `filename`, its folder or a repository on the Hugging Face hub.
+            filename: The file in the folder or repository.
+            revision: The branch, tag or commit of the repository; None for the latest.
+
+        Raises:
+            FileNotFoundError: If there is no such file, or it cannot be downloaded; says why.
+            ValueError: If the file is no such checkpoint; names what is missing or unknown in it.
+        """
+        file = official_file(path, filename, revision)
+        weights = official_weights(file)
+        problem = f"{file} is no checkpoint of the authors' code"
+        try:
+            with torch.random.fork_rng(devices=[]):  # the new weights are not kept
+                return cls.from_official_weights(weights).eval()
+        except KeyError as error:
+            raise ValueError(f"{problem}: {error} is missing") from error
+        except (RuntimeError, TypeError, ValueError) as error:
+            reason = " ".join(str(error).split())
+            raise ValueError(f"{problem}: {reason}") from error
+
+    @classmethod
+    def from_official_weights(cls: type[Model], state: dict[str, Tensor]) -> Model:
+        """Build the model whose weights have these names in the authors' code.
+
+        Raises:
+            KeyError: If a weight is missing that tells a size.
+            ValueError: If names are missing or unknown.
+        """
+        raise NotImplementedError
