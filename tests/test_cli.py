@@ -399,7 +399,7 @@ def test_experiment_writes_rows_a_table_and_a_page(data_folder):
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        (("papers",), "experiment 'papers' is unknown; known are paper, ablations, schedules"),
+        (("papers",), "experiment 'papers' is unknown; known are paper, best, best_search"),
         (("paper", "--seeds", 0), "seeds is 0; it must be at least 1"),
         (("paper", "--only", "VQ"), "variant 'VQ' is unknown; paper has continuous, plain VQ"),
         (("paper", "--dataset", "faces"), "faces"),

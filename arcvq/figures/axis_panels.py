@@ -8,7 +8,7 @@ from plotly.graph_objects import Figure
 from plotly.subplots import make_subplots
 
 from arcvq.experiments.measures import MEASURE_TITLES
-from arcvq.experiments.tables import MEAN_WITH_INTERVAL, summary
+from arcvq.experiments.tables import summary
 from arcvq.figures.sweep_map import error_bars
 from arcvq.figures.theme import colors, finish
 
@@ -26,8 +26,8 @@ def axis_panels(
         **look: title, summary, width, height, or properties of the layout.
 
     Returns:
-        The figure. Each point is the mean of its runs; its caption says over which axes the means
-        of a line differ most.
+        The figure. Each point is the mean of all runs with this value, whatever their seeds and
+        other settings; the caption says over which axes the means of a line differ most.
     """
     table = summary(rows, [measure], ("axis", "line", "value")).sort_values("value")
     axes = [axis for axis in titles if axis in set(table.axis)]
@@ -66,7 +66,12 @@ def axis_panels(
 
     groups = table.groupby(["line", "axis"], sort=False)[measure]
     spans = (groups.max() - groups.min()).nlargest(3)
-    listed = ", ".join(f"{name} over {axis} {span:.3g}" for (name, axis), span in spans.items())
-    text = f"The means of {title} differ most: {listed}. Each point: {MEAN_WITH_INTERVAL}."
+    listed = ", ".join(
+        f"{name} over {titles[axis]} {span:.3g}" for (name, axis), span in spans.items()
+    )
+    text = (
+        f"The means of {title} differ most: {listed}. Each point: the mean of all its runs with a "
+        "95% interval (bootstrap)."
+    )
     size = {"width": 260 * columns + 140, "height": 200 + 230 * lines, "bottom": 70}
     return finish(figure, look, f"{title} over each setting", text, **size)
