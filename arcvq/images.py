@@ -9,6 +9,7 @@ import tempfile
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -27,9 +28,27 @@ from arcvq.runtime.fingerprint import fingerprint
 SEED = 2605  # fixes every split, warp and patch position
 PARTS = ("train", "validation", "test")
 DIGITS = tuple("0123456789")
-PHOTOGRAPHS = ("china", "flower")
+PHOTOGRAPHS = ("china", "flower")  # of the data set `photos`
+# Where each photograph lies: the package that ships it, and its file there.
+PHOTOGRAPH_FILES = {
+    "china": ("sklearn", "datasets/images/china.jpg"),
+    "flower": ("sklearn", "datasets/images/flower.jpg"),
+    "astronaut": ("skimage", "data/astronaut.png"),
+    "chelsea": ("skimage", "data/chelsea.png"),
+    "coffee": ("skimage", "data/coffee.png"),
+    "motorcycle": ("skimage", "data/motorcycle_left.png"),
+    "rocket": ("skimage", "data/rocket.jpg"),
+}
 # Each part of `photos` is cut from columns of its own: from, to in pixels.
 PHOTO_COLUMNS = {"train": (0, 448), "validation": (448, 512), "test": (512, 640)}
+# Larger patches by the name of their data set; each part has photographs of its own.
+LARGE_PATCHES = {"photos_64": 64, "photos_128": 128}
+LARGE_PHOTOGRAPHS = {
+    "train": ("china", "flower", "astronaut", "rocket"),
+    "validation": ("chelsea",),
+    "test": ("coffee", "motorcycle"),
+}
+LARGE_COUNTS = {"train": 4_000, "validation": 500, "test": 500}
 TORCHVISION_CLASSES = {
     "mnist": "MNIST",
     "fashion_mnist": "FashionMNIST",
@@ -41,6 +60,7 @@ DATASETS = (
     "digits",
     "plain_digits",
     "photos",
+    *LARGE_PATCHES,
     *TORCHVISION_CLASSES,
     *(name + FULL for name in TORCHVISION_CLASSES),
 )
@@ -186,6 +206,8 @@ def load_images(
     - `plain_digits`, 16x16 gray: the same originals, enlarged and not warped; 1,437 / 180 / 180.
     - `photos`, 32x32 RGB: 10,000 / 1,000 / 1,000 patches of two photographs, each split from
       columns of its own (`PHOTO_COLUMNS`).
+    - `photos_64`, `photos_128`, 64x64 and 128x128 RGB: 4,000 / 500 / 500 patches of seven
+      photographs, so that a test shows photographs that training never saw.
     - `mnist`, `fashion_mnist`, `kmnist`, `cifar10`: torchvision's data sets, downloaded if they
       are missing. A tenth of the training set is held out for validation.
     - `mnist_full` and so on: the same files, with all images of the training set for training, as
@@ -232,6 +254,8 @@ def load_images(
         data = _load_plain_digits()
     elif name == "photos":
         data = _load_photos()
+    elif name in LARGE_PATCHES:
+        data = _load_large_photos(name)
     else:
         data = _load_torchvision(name, data_root(root))
     return data.to(device)
@@ -331,20 +355,26 @@ def random_warp(
 
 
 def photograph(name: str) -> UInt8[Tensor, "1 3 H W"]:
-    """Read one of scikit-learn's photographs, 424x640 pixels, both multiples of 8.
+    """Read a photograph that scikit-learn or scikit-image ships.
 
     Args:
-        name: "china" or "flower".
+        name: A name in `PHOTOGRAPH_FILES`, such as "china".
+
+    Returns:
+        Its pixels, without the last ones below and on the right, so that height and width are
+        multiples of 8.
 
     Raises:
         ValueError: For another name.
     """
-    if name not in PHOTOGRAPHS:
-        raise ValueError(f"photograph {name!r} is unknown; use one of {', '.join(PHOTOGRAPHS)}")
-    file = extra_folder("sklearn") / "datasets/images" / f"{name}.jpg"
-    with extra_import("PIL.Image").open(file) as image:
-        pixels = torch.from_numpy(np.array(image))
-    return pixels[:424].permute(2, 0, 1)[None].contiguous()
+    if name not in PHOTOGRAPH_FILES:
+        known = ", ".join(PHOTOGRAPH_FILES)
+        raise ValueError(f"photograph {name!r} is unknown; use one of {known}")
+    package, file = PHOTOGRAPH_FILES[name]
+    with extra_import("PIL.Image").open(extra_folder(package) / file) as image:
+        pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)
+    height, width = pixels.shape[1:]
+    return pixels[None, :, : height // 8 * 8, : width // 8 * 8].contiguous()
 
 
 def _load_photos() -> ImageData:
@@ -363,6 +393,31 @@ def _load_photos() -> ImageData:
         splits.append(ImageSplit(images, torch.arange(len(images)) % 2))
     train, validation, test = splits
     return ImageData("photos", train, validation, test, PHOTOGRAPHS)
+
+
+def _load_large_photos(name: str) -> ImageData:
+    side = LARGE_PATCHES[name]
+    generator = torch.Generator().manual_seed(SEED)
+    classes = tuple(chain.from_iterable(LARGE_PHOTOGRAPHS.values()))
+    splits = {}
+    for part, names in LARGE_PHOTOGRAPHS.items():
+        count = LARGE_COUNTS[part] // len(names)
+        patches = [_random_patches(photograph(own), side, count, generator) for own in names]
+        labels = torch.tensor([classes.index(own) for own in names]).repeat_interleave(count)
+        order = torch.randperm(len(labels), generator=generator)
+        splits[part] = ImageSplit(torch.cat(patches)[order], labels[order])
+    return ImageData(name, classes=classes, **splits)
+
+
+def _random_patches(
+    picture: UInt8[Tensor, "1 3 H W"], side: int, count: int, generator: torch.Generator
+) -> UInt8[Tensor, "count 3 side side"]:
+    """Square windows at places that are all different."""
+    windows = picture[0].unfold(1, side, 1).unfold(2, side, 1)
+    places = windows.shape[1:3]
+    chosen = torch.randperm(places.numel(), generator=generator)[:count]
+    rows, columns = torch.unravel_index(chosen, places)
+    return windows[:, rows, columns].transpose(0, 1)
 
 
 # Data sets of torchvision

