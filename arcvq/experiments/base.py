@@ -201,6 +201,8 @@ def _run_search(
     candidates = [
         variant for variant in search.variants(base) if variant.facts["candidate_for"] in chosen
     ]
+    if not candidates:
+        return []
     names = [candidate.name for candidate in candidates]
     rows = run_experiment(search, base, data, seeds=1, only=names, out=folder, **training)
     measured = finished(rows).dropna(subset=rows.columns.intersection(["psnr"]))

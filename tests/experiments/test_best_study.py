@@ -138,6 +138,13 @@ def test_a_candidate_that_fails_is_not_chosen_and_a_quantizer_without_any_other_
     assert rows.lr[1] == max(lr for lr in searched(tmp_path).lr if lr < 3e-3)
 
 
+def test_a_variant_without_candidates_keeps_its_settings(tmp_path):
+    search = dataclasses.replace(SEARCH, variants=lambda base: some_candidates(base)[:2])
+    rows = run(tmp_path, experiment=dataclasses.replace(BEST, search=search), only=["SAMP"])
+    assert rows.seed.tolist() == [1, 2]
+    assert set(rows.dim) == {BASE.dim}
+
+
 @pytest.mark.parametrize("quantizer", ["plain", "cvq", "samp"])
 def test_gradients_of_the_terms_are_those_of_the_analysis(tmp_path, quantizer):
     settings = dataclasses.replace(BASE, quantizer=quantizer)
