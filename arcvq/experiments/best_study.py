@@ -178,6 +178,11 @@ def table(rows: pd.DataFrame) -> pd.DataFrame:
     settings = {name: title for name, title in SETTINGS.items() if name in rows}
     regime = regime_titles(rows)
     measures = MAIN_MEASURES | COMMITMENT_MEASURES
+    thousandths = {}  # of the gradients, which are small
+    for name in ("commitment_gradient", "reconstruction_gradient"):
+        thousandths[name] = 1000 * rows[name]
+        measures[name] += " (thousandths)"
+    rows = rows.assign(**thousandths)
     lines = summary(rows, [*measures], by=("variant", *settings, *regime))
     return cells(lines, {"variant": "quantizer", **settings, **measures, **regime})
 

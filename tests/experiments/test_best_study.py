@@ -185,6 +185,9 @@ def test_tables_and_figures_of_both_stages_hold_all_quantizers(tmp_path):
     texts = best_study.table(rows)
     assert texts.quantizer.tolist() == names
     assert {"D", "beta", "learning rate", "gamma0", "lambda T"} <= {*texts.columns}
+    gradient = texts["gradient of the reconstruction (thousandths)"]
+    measured = [1000 * value for value in rows.reconstruction_gradient]
+    assert gradient.tolist() == [f"{value:,.3f}" for value in measured]
     assert texts.beta[texts.quantizer == "FSQ"].item() == ""
     assert len(pictures(rows)) == 1
 
