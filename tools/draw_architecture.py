@@ -17,7 +17,7 @@ BLUE, ORANGE, GREEN = "#0072b2", "#d55e00", "#009e73"
 LAYERS = [
     (["cli"], "the command arcvq"),
     (["explorers"], "what a reader drags"),
-    (["reports"], "notebooks without a browser, pages"),
+    (["reports", "exercises"], "notebooks without a browser, pages; checks of exercises"),
     (["figures"], "data in, plotly figure out"),
     (["experiments"], "named grids and their tables"),
     (["priors", "analysis"], "models of tokens; what is measured on models"),
