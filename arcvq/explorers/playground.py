@@ -187,7 +187,7 @@ class Playground(Explorer):
         world = self.simulation
         learners = world.learners.values()
         samp, plain = (np.array(learner.history).T for learner in learners)
-        sizes = [world.num_latents, world.num_codes, samp.shape[1]]
+        sizes = [len(world.data), world.num_codes, samp.shape[1]]
         parts: list[Any] = [[self._sent, world.steps, *sizes, world.radius, REACH]]
         for learner in learners:
             parts += [learner.latents, learner.codes, learner.counts]

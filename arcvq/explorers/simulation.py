@@ -4,11 +4,15 @@ Latents are a mixture of von Mises-Fisher clusters on the sphere of radius `REAC
 network: a spring holds each latent at its place in the data. It stands in for the reconstruction
 loss, which keeps an encoder's latents where the decoder needs them. All else is the method itself:
 the quantizers of `arcvq`, their losses and the ball.
+
+The playground runs it in the browser, as web/simulation.js. This is what that is held against, in
+float64.
 """
 
 import collections
 import dataclasses
 import math
+from typing import NamedTuple
 
 import pandas as pd
 import torch
@@ -26,35 +30,57 @@ from arcvq.schedules import MAX_EXPONENT, Constant
 REACH = 2.0  # norm of the data: above the ball's first radius, 1, so that the ball holds codes back
 SPRING = 4.0  # weight of the spring: it gives way to the margin loss at weight 1, and yet holds
 WINDOW = 300  # steps that the running curves remember
+MOST_CLUSTERS = 20
 CURVES = ["step", "codes_used", "perplexity", "min_angle"]
 
 
-def vmf_mixture(
-    count: int, clusters: int, concentration: Number, generator: Generator
-) -> Float[Tensor, "count 3"]:
-    """Draw unit vectors (float64) from von Mises-Fisher clusters of equal weight.
+class Draws(NamedTuple):
+    """All that is random in a simulation, in float64.
 
-    The means are drawn uniformly. In three dimensions the cosine w to the mean has a closed inverse
-    CDF: 1 - w = -log(1 - u (1 - exp(-2 kappa))) / kappa for u uniform in [0, 1) (Jakob 2012, with
-    log1p and expm1). The same seed draws the same u, so a larger concentration draws the same
-    points closer.
+    Attributes:
+        uniform: in [0, 1), how far each latent lies from the mean of its cluster.
+        turn: in [0, 1), the direction in which it lies.
+        normals: the means of the clusters before they are normalized.
+        codes: in [-1, 1), the codes before each method starts with them in its way.
+    """
+
+    uniform: Float[Tensor, " N"]
+    turn: Float[Tensor, " N"]
+    normals: Float[Tensor, "clusters 3"]
+    codes: Float[Tensor, "K 3"]
+
+    @classmethod
+    def of_seed(cls, seed: int, num_latents: int, num_codes: int = 1) -> "Draws":
+        """Draw for so many latents and codes, each from 1."""
+        check_whole(1, num_latents=num_latents, num_codes=num_codes)
+        generator = Generator().manual_seed(seed)
+        kind = {"generator": generator, "dtype": torch.float64}
+        uniform, turn = torch.rand(2, num_latents, **kind)
+        normals = torch.randn(MOST_CLUSTERS, 3, **kind)
+        codes = torch.rand(num_codes, 3, **kind) * 2 - 1
+        return cls(uniform, turn, normals, codes)
+
+
+def vmf_mixture(draws: Draws, clusters: int, concentration: Number) -> Float[Tensor, "N 3"]:
+    """Place unit vectors in von Mises-Fisher clusters of equal weight.
+
+    In three dimensions the cosine w to the mean has a closed inverse CDF: 1 - w = -log(1 - u (1 -
+    exp(-2 kappa))) / kappa for u uniform in [0, 1) (Jakob 2012, with log1p and expm1). So with the
+    same draws a larger concentration places the same points closer.
 
     Args:
-        count: of vectors, from 1.
-        clusters: from 1.
+        draws: what is random.
+        clusters: from 1 to 20.
         concentration: kappa, 0 (uniform on the sphere) to 1e4; the mean resultant length of a
             cluster is coth(kappa) - 1/kappa.
-        generator: what draws.
 
     Raises:
         ValueError: for numbers out of range.
     """
-    check_whole(1, count=count, clusters=clusters)
-    if not 0 <= concentration <= 1e4:
-        raise ValueError(f"concentration is {concentration}; it must be from 0 to 10,000")
-    uniform, turn = torch.rand(2, count, generator=generator, dtype=torch.float64)
-    means = normalize(torch.randn(clusters, 3, generator=generator, dtype=torch.float64), dim=1)
-    mean = means[torch.arange(count) % clusters]
+    check_clusters(clusters, concentration)
+    uniform, turn, normals, _ = draws
+    means = normalize(normals[:clusters], dim=1)
+    mean = means[torch.arange(len(uniform)) % clusters]
     kappa = max(float(concentration), 1e-12)
     short = -torch.log1p(uniform * math.expm1(-2 * kappa)) / kappa  # 1 - w, exact where w is near 1
     short = short.clamp(0, 2)
@@ -69,12 +95,21 @@ def vmf_mixture(
     return normalize((1 - short)[:, None] * mean + across[:, None] * ring, dim=1)
 
 
+def check_clusters(clusters: int, concentration: Number) -> None:
+    """Raise ValueError for numbers of a mixture that are out of range."""
+    check_whole(1, clusters=clusters)
+    if clusters > MOST_CLUSTERS:
+        raise ValueError(f"clusters is {clusters}; it must be at most {MOST_CLUSTERS}")
+    if not 0 <= concentration <= 1e4:
+        raise ValueError(f"concentration is {concentration}; it must be from 0 to 10,000")
+
+
 @dataclasses.dataclass(frozen=True)
 class Settings:
     """What may change between two steps; every value is checked (ValueError).
 
     Attributes:
-        clusters: of the data, from 1.
+        clusters: of the data, from 1 to 20.
         concentration: kappa of the clusters, 0 to 1e4.
         margin: radians, 0 to below pi/2.
         scale: above 0.
@@ -94,6 +129,7 @@ class Settings:
     learning_rate: Number = 0.02
 
     def __post_init__(self):
+        check_clusters(self.clusters, self.concentration)
         for name in ("growth", "weight"):
             number = getattr(self, name)
             if not 0 <= number < math.inf:
@@ -122,7 +158,7 @@ class Learner:
     def __init__(
         self, quantizer: Quantizer, codes: Float[Tensor, "K 3"], data: Float[Tensor, "N 3"]
     ):
-        self.quantizer = quantizer
+        self.quantizer = quantizer.double()
         with torch.no_grad():
             quantizer.codebook.copy_(codes)
         self.points = torch.nn.Parameter(data.clone())
@@ -181,11 +217,9 @@ class Simulation:
         num_codes: int = 64,
         seed: int = 0,
     ):
-        check_whole(1, num_codes=num_codes)
         self.settings = settings or Settings()
-        self.seed = seed
-        self.num_latents = num_latents
         self.num_codes = num_codes
+        self.draws = Draws.of_seed(seed, num_latents, num_codes)
         self.reset()
 
     @property
@@ -205,11 +239,10 @@ class Simulation:
         self.held: tuple[str, int, tuple[float, float, float]] | None = None
         self.data = self._data()
         count = self.num_codes
-        generator = Generator().manual_seed(self.seed)
-        draw = torch.rand(count, 3, generator=generator) * 2 - 1
+        codes = self.draws.codes
         self.prior = SphericalQuantizer(count, 3)
-        self.samp = Learner(self.prior, normalize(draw, dim=1), self.data)
-        self.plain = Learner(EuclideanQuantizer(count, 3), draw / count, self.data)
+        self.samp = Learner(self.prior, normalize(codes, dim=1), self.data)
+        self.plain = Learner(EuclideanQuantizer(count, 3), codes / count, self.data)
         free = []
         for learner in self.learners.values():
             free += [learner.points, learner.quantizer.codebook]
@@ -283,14 +316,11 @@ class Simulation:
 
     def _data(self) -> Tensor:
         now = self.settings
-        generator = Generator().manual_seed(self.seed)
-        return (
-            REACH
-            * vmf_mixture(self.num_latents, now.clusters, now.concentration, generator).float()
-        )
+        return REACH * vmf_mixture(self.draws, now.clusters, now.concentration)
 
     @torch.no_grad()
     def _hold(self) -> None:
         if self.held:
             name, code, position = self.held
-            self.learners[name].quantizer.codebook[code] = torch.tensor(position)
+            codebook = self.learners[name].quantizer.codebook
+            codebook[code] = codebook.new_tensor(position)

@@ -8,11 +8,11 @@ import pytest
 import torch
 
 from arcvq import geometry
-from arcvq.explorers.simulation import REACH, Settings, Simulation, vmf_mixture
+from arcvq.explorers.simulation import REACH, Draws, Settings, Simulation, vmf_mixture
 
 
-def generator(seed=0):
-    return torch.Generator().manual_seed(seed)
+def mixture(count, clusters, kappa, seed=0):
+    return vmf_mixture(Draws.of_seed(seed, count), clusters, kappa)
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +33,7 @@ def state(simulation):
 @pytest.mark.parametrize("kappa", [1e-6, 0.1, 1.0, 10.0, 300.0, 1e4])
 def test_a_cluster_has_the_mean_resultant_length_of_its_law(kappa):
     count = 40_000
-    points = vmf_mixture(count, 1, kappa, generator())
+    points = mixture(count, 1, kappa)
     expected = kappa / 3 if kappa < 1e-3 else 1 / math.tanh(kappa) - 1 / kappa
     # The mean over n points scatters by about sqrt(E sin^2 / n) across the mean direction and by
     # sd(w) / sqrt(n) along it.
@@ -44,12 +44,8 @@ def test_a_cluster_has_the_mean_resultant_length_of_its_law(kappa):
 
 @pytest.mark.parametrize("kappa", [0.5, 30.0])
 def test_cosines_to_the_mean_follow_the_law(kappa):
-    points = vmf_mixture(20_000, 1, kappa, generator(1)).numpy()
-    # The same draws as inside, to reach the draw of the mean
-    same = generator(1)
-    torch.rand(2, 20_000, generator=same, dtype=torch.float64)
-    means = torch.randn(1, 3, generator=same, dtype=torch.float64)
-    mean = torch.nn.functional.normalize(means)[0].numpy()
+    points = mixture(20_000, 1, kappa, seed=1).numpy()
+    mean = torch.nn.functional.normalize(Draws.of_seed(1, 20_000).normals)[0].numpy()
     cosines = np.sort(points @ mean)
     # The CDF of the cosine, and the test of Kolmogorov at p = 0.006
     lowest = np.exp(-2 * kappa)
@@ -60,18 +56,18 @@ def test_cosines_to_the_mean_follow_the_law(kappa):
 
 @pytest.mark.parametrize("kappa", [0, 1e-300, 1e-9, 1e4])
 def test_extreme_concentrations_give_finite_unit_vectors(kappa):
-    points = vmf_mixture(1000, 3, kappa, generator())
+    points = mixture(1000, 3, kappa)
     assert torch.allclose(points.norm(dim=1), torch.ones(1000, dtype=torch.float64), atol=1e-12)
 
 
 def test_a_mixture_has_clusters_of_equal_size_around_different_means():
-    points = vmf_mixture(90, 3, 1e4, generator())
+    points = mixture(90, 3, 1e4)
     near = (points @ points.T > 0.99).sum(1)
     assert near.tolist() == [30] * 90
 
 
 def test_the_same_seed_gives_the_same_points_and_a_larger_concentration_draws_them_closer():
-    loose, again, tight = (vmf_mixture(50, 1, kappa, generator()) for kappa in (5.0, 5.0, 50.0))
+    loose, again, tight = (mixture(50, 1, kappa) for kappa in (5.0, 5.0, 50.0))
     assert torch.equal(loose, again)
     assert geometry.mean_resultant_length(tight) > geometry.mean_resultant_length(loose)
 
@@ -79,8 +75,9 @@ def test_the_same_seed_gives_the_same_points_and_a_larger_concentration_draws_th
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ((0, 1, 1.0), "count is 0"),
+        ((0, 1, 1.0), "num_latents is 0"),
         ((5, 0, 1.0), "clusters is 0"),
+        ((5, 21, 1.0), "clusters is 21; it must be at most 20"),
         ((5, 1, -1.0), "concentration is -1"),
         ((5, 1, 2e4), "concentration is 20000"),
         ((5, 1, math.nan), "concentration is nan"),
@@ -88,12 +85,14 @@ def test_the_same_seed_gives_the_same_points_and_a_larger_concentration_draws_th
 )
 def test_wrong_numbers_of_a_mixture_are_refused(arguments, message):
     with pytest.raises(ValueError, match=message):
-        vmf_mixture(*arguments, generator())
+        mixture(*arguments)
 
 
 @pytest.mark.parametrize(
     ("name", "value"),
     [
+        ("clusters", 0),
+        ("concentration", -1.0),
         ("margin", 1.6),
         ("scale", 0.0),
         ("top_k", 0),
@@ -109,9 +108,12 @@ def test_wrong_settings_are_refused(name, value):
 
 def test_data_lie_on_the_sphere_and_both_codebooks_start_in_the_same_directions():
     simulation = Simulation()
-    assert torch.allclose(simulation.data.norm(dim=1), torch.tensor(REACH))
+    assert torch.allclose(simulation.data.norm(dim=1), torch.tensor(REACH, dtype=torch.float64))
     samp, plain = simulation.samp.codes, simulation.plain.codes
-    assert torch.allclose(samp.norm(dim=1), torch.ones(64)) and plain.abs().max() <= 1 / 64
+    assert (
+        torch.allclose(samp.norm(dim=1), torch.ones(64, dtype=torch.float64))
+        and plain.abs().max() <= 1 / 64
+    )
     assert torch.allclose(torch.nn.functional.normalize(plain, dim=1), samp, atol=1e-5)
 
 
@@ -238,7 +240,7 @@ def test_curves_are_the_geometry_of_the_state_and_remember_a_window(learned, mon
     short = Simulation(num_latents=4, num_codes=2)
     short.step(15)
     assert short.plain.table()["step"].tolist() == list(range(6, 16))
-    assert learner.counts.sum() == learned.num_latents
+    assert learner.counts.sum() == len(learned.data)
 
 
 @pytest.mark.parametrize(

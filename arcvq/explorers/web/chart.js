@@ -1,0 +1,180 @@
+/**
+ * Lines over an axis with numbers, on a canvas.
+ *
+ * What is drawn is a plain object:
+ *
+ *   { title, x: { label, range }, y: { range, log }, lines, dots, cursor, hasLegend }
+ *
+ * Lines are { name, color, dash, x, y }, dots { x, y, color, size }, and `cursor` is a place on the
+ * x-axis. A range that is left out holds all finite values; y then starts at 0.
+ */
+import { Picture, disc } from "./canvas.js";
+
+const MARGIN = { left: 52, right: 14, top: 34, bottom: 38 };
+
+export class Chart extends Picture {
+  constructor(el, theme, aspect = 0.62) {
+    super(el, aspect, (pen, width, height) => this.paintChart(pen, width, height));
+    this.theme = theme;
+    this.content = null;
+  }
+
+  show(content) {
+    this.content = content;
+    this.redraw();
+  }
+
+  paintChart(pen, width, height) {
+    if (!this.content) return;
+    const { title, x, y, lines = [], dots = [], cursor, hasLegend = true } = this.content;
+    const [left, right] = [MARGIN.left, width - MARGIN.right];
+    const [top, bottom] = [MARGIN.top, height - MARGIN.bottom];
+    const across = scale(x.range ?? rangeOf(lists(lines, dots, "x")), left, right);
+    const up = scale(y.range ?? usualRange(lists(lines, dots, "y"), y.log), bottom, top, y.log);
+    this.paintAxes(pen, x, y, across, up, width, height);
+    this.text(title, MARGIN.left, 14, { weight: 600 });
+    if (hasLegend) this.paintLegend(pen, lines, width);
+    pen.save();
+    pen.beginPath();
+    pen.rect(left - 2, top - 4, right - left + 4, bottom - top + 8);
+    pen.clip();
+    for (const line of lines) paintLine(pen, line, across, up);
+    if (cursor !== undefined) paintCursor(pen, across(cursor), top, bottom, this.theme);
+    for (const { x: at, y: value, color, size = 4 } of dots) {
+      disc(pen, across(at), up(value), size);
+      pen.fillStyle = color;
+      pen.fill();
+    }
+    pen.restore();
+  }
+
+  paintAxes(pen, x, y, across, up, width, height) {
+    const [bottom, right] = [height - MARGIN.bottom, width - MARGIN.right];
+    pen.strokeStyle = this.theme.grid;
+    pen.lineWidth = 1;
+    pen.beginPath();
+    for (const tick of ticks(across.range, 5)) {
+      this.text(format(tick), across(tick), bottom + 14, { align: "center", soft: true });
+    }
+    for (const tick of y.log ? powers(up.range) : ticks(up.range, 4)) {
+      pen.moveTo(MARGIN.left, up(tick));
+      pen.lineTo(right, up(tick));
+      this.text(format(tick), MARGIN.left - 6, up(tick) + 4, { align: "right", soft: true });
+    }
+    pen.moveTo(MARGIN.left, bottom);
+    pen.lineTo(right, bottom);
+    pen.stroke();
+    this.text(x.label, (MARGIN.left + right) / 2, height - 6, { align: "center", soft: true });
+  }
+
+  /** Names of the lines, in their colors, beside the title. */
+  paintLegend(pen, lines, width) {
+    let right = width - MARGIN.right;
+    for (const { name, color, dash = [] } of [...lines].reverse()) {
+      if (!name) continue;
+      this.text(name, right, 14, { align: "right" });
+      right -= pen.measureText(name).width + 6;
+      pen.strokeStyle = color;
+      pen.lineWidth = 2.5;
+      pen.setLineDash(dash);
+      pen.beginPath();
+      pen.moveTo(right - 18, 10);
+      pen.lineTo(right, 10);
+      pen.stroke();
+      pen.setLineDash([]);
+      right -= 32;
+    }
+  }
+
+  text(words, x, y, { align = "left", weight = 400, soft = false } = {}) {
+    this.pen.font = `${weight} 12px ${this.theme.font}`;
+    this.pen.textAlign = align;
+    this.pen.fillStyle = soft ? this.theme.soft : this.theme.text;
+    this.pen.fillText(words, x, y);
+  }
+}
+
+function lists(lines, dots, axis) {
+  return [...lines.map((line) => line[axis]), dots.map((dot) => dot[axis])];
+}
+
+/** The smallest and the largest finite number, a little apart. */
+function rangeOf(columns, isLog = false) {
+  let low = Infinity;
+  let high = -Infinity;
+  for (const column of columns) {
+    for (const value of column) {
+      if (!Number.isFinite(value) || (isLog && value <= 0)) continue;
+      low = Math.min(low, value);
+      high = Math.max(high, value);
+    }
+  }
+  if (low > high) return isLog ? [1, 10] : [0, 1];
+  return low === high ? [low, low + 1] : [low, high];
+}
+
+/** From 0 to a little above the largest value; on a log axis from the smallest. */
+function usualRange(columns, isLog) {
+  const [low, high] = rangeOf(columns, isLog);
+  return isLog ? [low, 2 * high] : [Math.min(0, low), 1.08 * high];
+}
+
+/** A function from values to pixels. */
+function scale(range, start, end, isLog = false) {
+  const place = isLog ? Math.log10 : (value) => value;
+  const [low, high] = range.map(place);
+  const toPixels = (value) => start + ((end - start) * (place(value) - low)) / (high - low || 1);
+  toPixels.range = range;
+  return toPixels;
+}
+
+/** About `count` round numbers within a range. */
+function ticks([low, high], count) {
+  const rough = (high - low) / count;
+  const power = 10 ** Math.floor(Math.log10(rough));
+  const step = power * [1, 2, 5, 10].find((factor) => factor * power >= rough);
+  const found = [];
+  const last = Math.floor(high / step + 1e-9);
+  for (let tick = Math.ceil(low / step); tick <= last; tick++) found.push(tick * step);
+  return found;
+}
+
+function powers([low, high]) {
+  const found = [];
+  const last = Math.floor(Math.log10(high));
+  for (let power = Math.ceil(Math.log10(low)); power <= last; power++) found.push(10 ** power);
+  return found;
+}
+
+function format(number) {
+  if (Math.abs(number) >= 1e5) return number.toExponential(0).replace("e+", "e");
+  return String(+number.toPrecision(4));
+}
+
+function paintLine(pen, { x, y, color, dash = [], width = 2 }, across, up) {
+  pen.strokeStyle = color;
+  pen.lineWidth = width;
+  pen.setLineDash(dash);
+  pen.lineCap = "round";
+  pen.beginPath();
+  let isDown = false;
+  for (let i = 0; i < x.length; i++) {
+    const isKnown = Number.isFinite(y[i]);
+    if (isKnown && isDown) pen.lineTo(across(x[i]), up(y[i]));
+    if (isKnown && !isDown) pen.moveTo(across(x[i]), up(y[i]));
+    isDown = isKnown;
+  }
+  pen.stroke();
+  pen.setLineDash([]);
+}
+
+function paintCursor(pen, x, top, bottom, theme) {
+  pen.strokeStyle = theme.text;
+  pen.lineWidth = 1;
+  pen.setLineDash([2, 3]);
+  pen.beginPath();
+  pen.moveTo(x, top);
+  pen.lineTo(x, bottom);
+  pen.stroke();
+  pen.setLineDash([]);
+}

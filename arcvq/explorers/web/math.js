@@ -1,0 +1,329 @@
+/**
+ * The method in JavaScript: lookup, losses with their gradients, the ball, schedules and Adam.
+ *
+ * Vectors are the rows of a flat Float64Array. Every function is held against the Python package.
+ */
+
+/** The smallest norm that anything is divided by: a row of zeros then stays zero. */
+const TINY = 1e-12;
+
+/** Up to this exponent, exp and its products with ordinary norms are finite in float32 too. */
+const MAX_EXPONENT = 80;
+
+// ---- Vectors ----
+
+export function dot(a, i, b, j, dim) {
+  let sum = 0;
+  for (let d = 0; d < dim; d++) sum += a[i * dim + d] * b[j * dim + d];
+  return sum;
+}
+
+export function norms(rows, dim) {
+  const lengths = new Float64Array(rows.length / dim);
+  for (let i = 0; i < lengths.length; i++) lengths[i] = Math.sqrt(dot(rows, i, rows, i, dim));
+  return lengths;
+}
+
+/** Unit vectors; a row of zeros stays zero. */
+export function directions(rows, dim) {
+  const lengths = norms(rows, dim);
+  return rows.map((value, at) => value / Math.max(lengths[Math.floor(at / dim)], TINY));
+}
+
+/** |a - b| and |a + b|: from them angles are exact near 0 and pi, where a cosine loses digits. */
+function apartAndAlong(a, i, b, j, dim) {
+  let apart = 0;
+  let along = 0;
+  for (let d = 0; d < dim; d++) {
+    apart += (a[i * dim + d] - b[j * dim + d]) ** 2;
+    along += (a[i * dim + d] + b[j * dim + d]) ** 2;
+  }
+  return [Math.sqrt(apart), Math.sqrt(along)];
+}
+
+/** The angle between row i of `a` and row j of `b`, both unit vectors, in [0, pi]. */
+export function angleBetween(a, i, b, j, dim) {
+  const [apart, along] = apartAndAlong(a, i, b, j, dim);
+  return apart + along > 0 ? 2 * Math.atan2(apart, along) : Math.PI / 2;
+}
+
+/** Two unit vectors at right angles to a unit vector and to each other. */
+export function rightAngles(mean) {
+  const sizes = Array.from(mean, Math.abs);
+  const axis = [0, 0, 0];
+  axis[sizes.indexOf(Math.min(...sizes))] = 1; // the axis that is farthest from it
+  const right = directions(cross(mean, axis), 3);
+  return [right, cross(mean, right)];
+}
+
+function cross(a, b) {
+  return Float64Array.of(
+    a[1] * b[2] - a[2] * b[1],
+    a[2] * b[0] - a[0] * b[2],
+    a[0] * b[1] - a[1] * b[0],
+  );
+}
+
+// ---- The codebook ----
+
+/**
+ * The index of the nearest code of each latent; of equal scores the lowest.
+ *
+ * @param metric "cosine" for the smallest angle, "euclidean" for the smallest distance.
+ */
+export function nearestCode(latents, codes, dim, metric) {
+  const isCosine = metric === "cosine";
+  const candidates = isCosine ? directions(codes, dim) : codes;
+  const numCodes = codes.length / dim;
+  const indices = new Int32Array(latents.length / dim);
+  for (let i = 0; i < indices.length; i++) {
+    let best = -Infinity;
+    for (let j = 0; j < numCodes; j++) {
+      const score = isCosine
+        ? dot(latents, i, candidates, j, dim)
+        : -squaredDistance(latents, i, candidates, j, dim);
+      if (score > best) {
+        best = score;
+        indices[i] = j;
+      }
+    }
+  }
+  return indices;
+}
+
+function squaredDistance(a, i, b, j, dim) {
+  let sum = 0;
+  for (let d = 0; d < dim; d++) sum += (a[i * dim + d] - b[j * dim + d]) ** 2;
+  return sum;
+}
+
+/** How many latents chose each code. */
+export function usageCounts(indices, numCodes) {
+  const counts = new Int32Array(numCodes);
+  for (const index of indices) counts[index] += 1;
+  return counts;
+}
+
+export function codesUsed(counts) {
+  return counts.reduce((used, count) => used + (count > 0), 0);
+}
+
+/** exp of the entropy of the usage: how many codes it would take if all were used alike. */
+export function perplexity(counts) {
+  const total = counts.reduce((sum, count) => sum + count, 0);
+  let entropy = 0;
+  for (const count of counts) {
+    if (count > 0) entropy -= (count / total) * Math.log(count / total);
+  }
+  return total > 0 ? Math.exp(entropy) : 0;
+}
+
+/** The smallest angle between two codes that are not zero, in radians; NaN for fewer than two. */
+export function minAngle(codes, dim) {
+  const units = directions(codes, dim);
+  const lengths = norms(codes, dim);
+  const known = [...lengths.keys()].filter((j) => lengths[j] > 0);
+  let smallest = known.length > 1 ? Math.PI : NaN;
+  for (let a = 1; a < known.length; a++) {
+    let nearest = 0;
+    let best = -Infinity;
+    for (let b = 0; b < a; b++) {
+      const cosine = dot(units, known[a], units, known[b], dim);
+      if (cosine > best) {
+        best = cosine;
+        nearest = b;
+      }
+    }
+    smallest = Math.min(smallest, angleBetween(units, known[a], units, known[nearest], dim));
+  }
+  return smallest;
+}
+
+/** Scale every code that is longer than `radius` back to that length, in place (BBNR). */
+export function projectToBall(codes, dim, radius) {
+  const lengths = norms(codes, dim);
+  for (let at = 0; at < codes.length; at++) {
+    const length = Math.max(lengths[Math.floor(at / dim)], TINY);
+    codes[at] *= Math.min(1, radius / length);
+  }
+  return codes;
+}
+
+// ---- Losses ----
+
+/**
+ * The ArcCosine Additive Margin loss: the mean over the codes, with its gradient to the latents.
+ *
+ * Each code pulls its `topK` nearest latents, whose angles count as larger by `margin`, against all
+ * others.
+ *
+ * @param settings margin in radians, scale, and topK, which is all latents where there are fewer.
+ * @returns loss, gradient (of the shape of the latents), and for each code the nearest latents.
+ */
+export function marginLoss(latents, codes, dim, { margin, scale, topK }) {
+  const count = latents.length / dim;
+  const numCodes = codes.length / dim;
+  const z = directions(latents, dim);
+  const e = directions(codes, dim);
+  const cosines = new Float64Array(count);
+  const toDirections = new Float64Array(latents.length);
+  const nearest = [];
+  let loss = 0;
+  for (let j = 0; j < numCodes; j++) {
+    for (let i = 0; i < count; i++) cosines[i] = dot(z, i, e, j, dim);
+    const pulled = largest(cosines, Math.min(topK, count));
+    nearest.push(pulled);
+    loss += lossOfCode(z, e, j, dim, cosines, pulled, margin, scale, toDirections);
+  }
+  for (let at = 0; at < toDirections.length; at++) toDirections[at] /= numCodes;
+  const gradient = throughNormalization(toDirections, latents, z, dim);
+  return { loss: loss / numCodes, gradient, nearest };
+}
+
+/** The places of the largest values, the largest first, and of equal ones the first. */
+function largest(values, count) {
+  const places = [];
+  for (let i = 0; i < values.length; i++) {
+    if (places.length === count && values[i] <= values[places[count - 1]]) continue;
+    let at = Math.min(places.length, count - 1);
+    while (at > 0 && values[places[at - 1]] < values[i]) {
+      places[at] = places[at - 1];
+      at -= 1;
+    }
+    places[at] = i;
+  }
+  return places;
+}
+
+/** The loss of one code; adds its gradient to the normalized latents. Overwrites the cosines. */
+function lossOfCode(z, e, j, dim, cosines, pulled, margin, scale, gradient) {
+  const positives = pulled.map((i) => positiveLogit(z, i, e, j, dim, margin));
+  pulled.forEach((i, place) => {
+    cosines[i] = positives[place].logit;
+  });
+  let highest = -Infinity;
+  for (const logit of cosines) highest = Math.max(highest, logit);
+  let total = 0;
+  for (let i = 0; i < cosines.length; i++) {
+    cosines[i] = Math.exp(scale * (cosines[i] - highest)); // from here on, weights
+    total += cosines[i];
+  }
+  let ofPulled = 0;
+  for (const i of pulled) ofPulled += cosines[i];
+
+  // The gradient to a logit is the softmax over all latents, minus that over the pulled ones.
+  for (let i = 0; i < cosines.length; i++) {
+    addScaled(gradient, i, e, j, dim, (scale * cosines[i]) / total);
+  }
+  pulled.forEach((i, place) => {
+    const { slope } = positives[place];
+    const ofAll = cosines[i] / total;
+    // Their slope is not 1, with which they were added above.
+    addScaled(gradient, i, e, j, dim, scale * ((slope - 1) * ofAll - (slope * cosines[i]) / ofPulled));
+  });
+  return Math.log(total) - Math.log(ofPulled);
+}
+
+function addScaled(sum, i, rows, j, dim, factor) {
+  for (let d = 0; d < dim; d++) sum[i * dim + d] += factor * rows[j * dim + d];
+}
+
+/** cos(theta + margin) of a latent that a code pulls, and its slope by cos(theta). */
+function positiveLogit(z, i, e, j, dim, margin) {
+  const [apart, along] = apartAndAlong(z, i, e, j, dim);
+  const cosine = (along ** 2 - apart ** 2) / 4;
+  const sine = (apart * along) / 2;
+  // Where theta + margin > pi the cosine would rise again: go on falling in a straight line.
+  if (cosine < -Math.cos(margin)) return { logit: cosine + Math.cos(margin) - 1, slope: 1 };
+  const logit = cosine * Math.cos(margin) - sine * Math.sin(margin);
+  // The floor keeps the slope finite where latent and code coincide.
+  const cotangent = cosine / Math.max(sine, Number.EPSILON);
+  return { logit, slope: Math.cos(margin) + cotangent * Math.sin(margin) };
+}
+
+/** The logit at scale 1 of a latent that is pulled, by its angle to the code. */
+export function marginLogit(theta, margin) {
+  if (theta > Math.PI - margin) return Math.cos(theta) + Math.cos(margin) - 1;
+  return Math.cos(theta + margin);
+}
+
+/** Of a gradient to z / |z| the part at right angles to z, divided by |z|, reaches z. */
+function throughNormalization(gradient, latents, z, dim) {
+  const lengths = norms(latents, dim);
+  const result = new Float64Array(latents.length);
+  for (let i = 0; i < lengths.length; i++) {
+    if (lengths[i] <= TINY) continue; // a latent without a direction
+    const along = dot(gradient, i, z, i, dim);
+    for (let d = 0; d < dim; d++) {
+      const at = i * dim + d;
+      result[at] = (gradient[at] - along * z[at]) / lengths[i];
+    }
+  }
+  return result;
+}
+
+/**
+ * The VQ loss: the codes learn from its first term, the latents from the second, weighed by beta.
+ *
+ * @returns loss, and the gradients toLatents and toCodes.
+ */
+export function vqLoss(latents, codes, indices, dim, beta) {
+  const toLatents = new Float64Array(latents.length);
+  const toCodes = new Float64Array(codes.length);
+  let squares = 0;
+  for (let i = 0; i < indices.length; i++) {
+    for (let d = 0; d < dim; d++) {
+      const difference = latents[i * dim + d] - codes[indices[i] * dim + d];
+      squares += difference ** 2;
+      toLatents[i * dim + d] = (2 * beta * difference) / latents.length;
+      toCodes[indices[i] * dim + d] -= (2 * difference) / latents.length;
+    }
+  }
+  return { loss: ((1 + beta) * squares) / latents.length, toLatents, toCodes };
+}
+
+// ---- Schedules ----
+
+export function boundedExp(exponent) {
+  return Math.exp(Math.min(Math.max(exponent, -MAX_EXPONENT), MAX_EXPONENT));
+}
+
+const share = (step, steps) => Math.min(Math.max(step / steps, 0), 1);
+
+/** The schedules of arcvq.schedules by kind: functions of the settings, the step and the usage. */
+export const SCHEDULES = {
+  Constant: ({ level }) => level,
+  Exponential: ({ rate, start }, step) => start * boundedExp(rate * step),
+  WarmUp: ({ start, end, steps }, step) => start + (end - start) * share(step, steps),
+  Cosine: ({ start, end, steps }, step) =>
+    end + ((start - end) * (1 + Math.cos(Math.PI * share(step, steps)))) / 2,
+  Oscillating: ({ low, high, period }, step) =>
+    low + ((high - low) * (1 + Math.cos((2 * Math.PI * step) / period))) / 2,
+  Adaptive: ({ low, high, target }, step, usage) =>
+    usage === undefined ? high : high + (low - high) * share(usage, target),
+};
+
+/** The value of a schedule, given as `config()` of a schedule in Python gives it. */
+export function scheduleValue(config, step, usage) {
+  return SCHEDULES[config.kind](config, step, usage);
+}
+
+// ---- Adam ----
+
+/** The memory of Adam for one tensor. */
+export function adamState(length) {
+  return { step: 0, mean: new Float64Array(length), square: new Float64Array(length) };
+}
+
+/** One step of Adam, in place, with the defaults of PyTorch. */
+export function adamStep(values, gradient, state, lr) {
+  state.step += 1;
+  const meanCorrection = 1 - 0.9 ** state.step;
+  const squareCorrection = 1 - 0.999 ** state.step;
+  for (let at = 0; at < values.length; at++) {
+    state.mean[at] += (gradient[at] - state.mean[at]) * 0.1;
+    state.square[at] = 0.999 * state.square[at] + 0.001 * gradient[at] ** 2;
+    const root = Math.sqrt(state.square[at] / squareCorrection) + 1e-8;
+    values[at] -= ((lr / meanCorrection) * state.mean[at]) / root;
+  }
+}

@@ -1,0 +1,173 @@
+/**
+ * Codes that learn on the sphere in three dimensions: SAMP and plain VQ from one start.
+ *
+ * As arcvq.explorers.simulation, which says what is simulated and which it is held against.
+ */
+import {
+  adamState,
+  adamStep,
+  codesUsed,
+  directions,
+  marginLoss,
+  minAngle,
+  nearestCode,
+  perplexity,
+  projectToBall,
+  rightAngles,
+  usageCounts,
+  vqLoss,
+} from "./math.js";
+
+const REACH = 2; // norm of the data
+const SPRING = 4; // weight of the spring
+const BETA = 0.25; // weight of the commitment loss
+const WINDOW = 300; // steps that the curves remember
+const MAX_LOG_RADIUS = 80;
+
+/**
+ * Unit vectors from von Mises-Fisher clusters of equal weight.
+ *
+ * @param draws uniform and turn (numbers in [0, 1), one for each vector), and normals (rows of
+ *   three, one for each of the most clusters that there can be).
+ */
+export function vmfMixture({ uniform, turn, normals }, clusters, concentration) {
+  const means = directions(Float64Array.from(normals.slice(0, 3 * clusters)), 3);
+  const kappa = Math.max(concentration, 1e-12);
+  const points = new Float64Array(3 * uniform.length);
+  uniform.forEach((u, i) => {
+    const at = 3 * (i % clusters);
+    const mean = means.slice(at, at + 3);
+    const short = -Math.log1p(u * Math.expm1(-2 * kappa)) / kappa; // 1 - cosine to the mean
+    const away = Math.min(Math.max(short, 0), 2);
+    const across = Math.sqrt(away * (2 - away));
+    const [right, up] = rightAngles(mean);
+    const angle = 2 * Math.PI * turn[i];
+    for (let d = 0; d < 3; d++) {
+      const ring = Math.cos(angle) * right[d] + Math.sin(angle) * up[d];
+      points[3 * i + d] = (1 - away) * mean[d] + across * ring;
+    }
+  });
+  return directions(points, 3);
+}
+
+/** A codebook and the latents that it quantizes, both free to move. */
+class Learner {
+  constructor(metric, codes, data) {
+    this.metric = metric;
+    this.codes = Float64Array.from(codes);
+    this.latents = Float64Array.from(data);
+    this.codesAdam = adamState(this.codes.length);
+    this.latentsAdam = adamState(this.latents.length);
+    this.history = [];
+    this.count();
+    this.measure(0);
+  }
+
+  get numCodes() {
+    return this.codes.length / 3;
+  }
+
+  /** Note how many latents choose each code now; returns the index of each. */
+  count() {
+    const indices = nearestCode(this.latents, this.codes, 3, this.metric);
+    this.counts = usageCounts(indices, this.numCodes);
+    return indices;
+  }
+
+  /** Take a step of Adam; `margin` holds the settings of the margin loss, or is null. */
+  learn(data, margin, lr) {
+    const indices = this.count();
+    const { toLatents, toCodes } = vqLoss(this.latents, this.codes, indices, 3, BETA);
+    for (let at = 0; at < data.length; at++) {
+      toLatents[at] += (2 * SPRING * (this.latents[at] - data[at])) / data.length;
+    }
+    if (margin) {
+      const { gradient } = marginLoss(this.latents, this.codes, 3, margin);
+      for (let at = 0; at < data.length; at++) toLatents[at] += margin.weight * gradient[at];
+    }
+    adamStep(this.latents, toLatents, this.latentsAdam, lr);
+    adamStep(this.codes, toCodes, this.codesAdam, lr);
+  }
+
+  measure(step) {
+    const degrees = (minAngle(this.codes, 3) * 180) / Math.PI;
+    const used = codesUsed(this.counts);
+    this.history.push({ step, used, perplexity: perplexity(this.counts), minAngle: degrees });
+    if (this.history.length > WINDOW) this.history.shift();
+  }
+
+  get last() {
+    return this.history[this.history.length - 1];
+  }
+}
+
+/** SAMP (`samp`) and plain VQ (`plain`) learning side by side from the same data. */
+export class Simulation {
+  /**
+   * @param draws what is random: those of `vmfMixture`, and codes, uniform in (-1, 1).
+   * @param settings clusters, concentration, margin, scale, topK, growth, weight, learningRate.
+   */
+  constructor(draws, settings) {
+    this.draws = draws;
+    this.settings = settings;
+    this.reset();
+  }
+
+  get radius() {
+    return Math.exp(this.logRadius);
+  }
+
+  /** Go back to step 0, with the present settings. */
+  reset() {
+    this.steps = 0;
+    this.logRadius = 0;
+    this.held = null;
+    this.placeData();
+    const drawn = Float64Array.from(this.draws.codes);
+    const numCodes = drawn.length / 3;
+    this.samp = new Learner("cosine", directions(drawn, 3), this.data);
+    this.plain = new Learner("euclidean", drawn.map((x) => x / numCodes), this.data);
+  }
+
+  /** Go on with other settings; springs draw the latents to their new places, if any. */
+  change(settings) {
+    this.settings = { ...this.settings, ...settings };
+    this.placeData();
+  }
+
+  placeData() {
+    const { clusters, concentration } = this.settings;
+    this.data = vmfMixture(this.draws, clusters, concentration).map((x) => REACH * x);
+  }
+
+  step() {
+    const { growth, learningRate } = this.settings;
+    this.steps += 1;
+    this.logRadius = Math.min(this.logRadius + growth, MAX_LOG_RADIUS);
+    this.samp.learn(this.data, this.settings, learningRate);
+    this.plain.learn(this.data, null, learningRate);
+    projectToBall(this.samp.codes, 3, this.radius);
+    this.keepHeld();
+    this.samp.measure(this.steps);
+    this.plain.measure(this.steps);
+  }
+
+  /** Put a code of "samp" or "plain" somewhere, and keep it there until `release`. */
+  hold(name, code, position) {
+    this.held = { name, code, position };
+    this.keepHeld();
+    const learner = this[name];
+    learner.count();
+    learner.history.pop();
+    learner.measure(this.steps);
+  }
+
+  /** Let the code that is held learn again. */
+  release() {
+    this.held = null;
+  }
+
+  keepHeld() {
+    if (this.held) this[this.held.name].codes.set(this.held.position, 3 * this.held.code);
+  }
+}
