@@ -22,6 +22,11 @@ export class Controls {
     el.append(grid);
   }
 
+  /** End a slider at another value. */
+  limit(name, max) {
+    this.controls.get(name).limit(max);
+  }
+
   /** Show these values, without telling of a change. */
   show(values) {
     for (const [name, control] of this.controls) {
@@ -60,7 +65,11 @@ function slider({ label, min, max, step = 0.01, log = false }, change, round) {
     if (document.activeElement !== input || back(+input.value) !== value) input.value = place(value);
     tell(value);
   };
-  return { element: labelled(label, input, output), show };
+  const limit = (end) => {
+    max = end;
+    input.max = place(end);
+  };
+  return { element: labelled(label, input, output), show, limit };
 }
 
 function menu({ label, options }, change) {

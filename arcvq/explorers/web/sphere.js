@@ -31,13 +31,11 @@ export class Camera {
 
   /** Turn to the side on which most of these rows are. */
   face(rows) {
-    let x = 0;
-    let y = 0;
-    for (let at = 0; at < rows.length; at += 3) {
-      x += rows[at];
-      y += rows[at + 1];
-    }
+    const sum = [0, 0, 0];
+    for (let at = 0; at < rows.length; at++) sum[at % 3] += rows[at];
+    const [x, y, z] = sum;
     if (x || y) this.turn = Math.atan2(x, -y);
+    this.tilt = 0.7 * Math.atan2(z, Math.hypot(x, y)); // a little from above or below
   }
 
   move(right, up) {
