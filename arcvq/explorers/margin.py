@@ -7,14 +7,13 @@ from jaxtyping import Float
 from torch import Generator, Tensor, randn
 from torch.nn.functional import normalize
 
-from arcvq.explorers.base import Explorer
-from arcvq.explorers.margin_figure import margin_picture, margin_values
+from arcvq.explorers.canvas import CanvasExplorer
 from arcvq.figures.theme import check_vectors
 
 COUNTS = {2: 24, 3: 80}  # latents of the example by dimension
 
 
-class MarginExplorer(Explorer):
+class MarginExplorer(CanvasExplorer):
     """One code, its `top_k` nearest latents, and their gradients on the circle or the sphere.
 
     Args:
@@ -28,6 +27,7 @@ class MarginExplorer(Explorer):
         ValueError: for other D, NaN, no latents and norm zero.
     """
 
+    module = "margin"
     margin = traitlets.Float(0.1, min=0.0, max=1.5).tag(label="margin m (rad)")
     scale = traitlets.Float(5.0, min=1.0, max=100.0).tag(label="scale s", log=True)
     top_k = traitlets.Int(3, min=1, max=50).tag(label="top-k")
@@ -48,22 +48,15 @@ class MarginExplorer(Explorer):
                 "(D = 3)"
             )
         example = randn(COUNTS[dim] + 1, dim, generator=Generator().manual_seed(1))
-        self.latents = _directions(example[1:] if latents is None else latents, "latents")
-        self.direction = _directions(example[:1] if code is None else code[None], "the code")[0]
-        if len(self.direction) != dim:
-            raise ValueError(
-                f"the code has D = {len(self.direction)} but the latents have D = {dim}"
-            )
-        super().__init__(**settings)
+        latents = _directions(example[1:] if latents is None else latents, "latents")
+        direction = _directions(example[:1] if code is None else code[None], "the code")[0]
+        if len(direction) != dim:
+            raise ValueError(f"the code has D = {len(direction)} but the latents have D = {dim}")
+        data = {"latents": latents.numpy(), "code": direction.numpy(), "dim": dim}
+        super().__init__(data, **settings)
 
-    def picture(self):
-        return margin_picture(self.latents, self.direction, **self.settings())
-
-    def values(self):
-        return margin_values(self.latents, self.direction, **self.settings())
-
-    def code(self) -> str:
-        return f"arcvq.SAMP(margin={self.margin!r}, scale={self.scale!r}, top_k={self.top_k})"
+    def template(self):
+        return "arcvq.SAMP(margin={margin}, scale={scale}, top_k={top_k})"
 
 
 def _directions(rows: Tensor, what: str) -> Tensor:

@@ -28,7 +28,7 @@ export function widget(mount) {
         model.set(name, value); // which calls `update`
         save();
       },
-      code: () => model.get("code"),
+      code: () => model.get("code_text"),
       reset: () => model.send("reset"),
     };
     const view = mount(el, host);

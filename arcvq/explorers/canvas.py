@@ -1,0 +1,162 @@
+"""Explorers that are drawn in the browser: their settings are traits, their picture is JavaScript.
+
+A page or a notebook needs no kernel to move them; with one, each setting is a trait of the widget.
+"""
+
+import base64
+import json
+import math
+import os
+import uuid
+from typing import Any, ClassVar
+
+import anywidget
+import numpy as np
+import traitlets
+
+from arcvq.explorers.bundle import WEB, bundle
+
+
+class CanvasExplorer(anywidget.AnyWidget):
+    """Controls beside pictures that the browser draws.
+
+    A subclass names its `module` in `web` and declares its settings as traits with a `label`. Each
+    gets a control: a number with min and max a slider (`step`, `log=True`), an Enum a menu, a Bool
+    a checkbox. The trait is the setting: `explorer.margin = 0.3` moves the slider, and the slider
+    sets the trait, once a frame at most.
+
+    Args:
+        data: What the pictures show besides the settings: arrays of numbers, and plain values.
+        **settings: Values at the start.
+
+    Attributes:
+        module: The JavaScript module of the explorer.
+    """
+
+    module: ClassVar[str]
+    specs = traitlets.List().tag(sync=True)
+    data = traitlets.Dict().tag(sync=True)
+    code_text = traitlets.Unicode().tag(sync=True)
+
+    def __init_subclass__(cls, **kwargs: Any):
+        super().__init_subclass__(**kwargs)
+        if "module" not in vars(cls):  # anywidget derives a class of its own for each widget
+            return
+        cls._esm = bundle(cls.module)
+        cls._css = (WEB / "style.css").read_text()
+        for trait in cls.settings_traits().values():
+            trait.tag(sync=True)
+
+    def __init__(self, data: dict[str, Any], **settings: Any):
+        known = self.settings_traits()
+        for name in settings:
+            if name not in known:
+                names = ", ".join(known)
+                raise ValueError(f"{name!r} is no setting of {type(self).__name__}; it has {names}")
+        self._numbers = data
+        specs = [_spec(name, trait) for name, trait in known.items()]
+        packed = {name: _bytes_of(value) for name, value in data.items()}
+        super().__init__(specs=specs, data=packed, **settings)
+        self._start = self.settings()
+        self.code_text = self.code()
+        self.observe(self._update_code, names=list(known))
+        self.on_msg(self._receive)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        is_public = not name.startswith("_")
+        if is_public and not hasattr(type(self), name) and hasattr(self, "_start"):
+            names = ", ".join(self.settings_traits())
+            raise AttributeError(f"{type(self).__name__} has no setting {name!r}; it has {names}")
+        # min and max of a trait let NaN pass
+        if name in self.settings_traits() and isinstance(value, float) and math.isnan(value):
+            raise ValueError(f"{name} of {type(self).__name__} is nan; it must be a number")
+        super().__setattr__(name, value)
+
+    @classmethod
+    def settings_traits(cls) -> dict[str, traitlets.TraitType]:
+        """Return the traits that have a control, in the order in which the class declares them."""
+        found = cls.class_traits(label=lambda label: label is not None)
+        ordered: dict[str, traitlets.TraitType] = {}
+        for base in reversed(cls.__mro__):
+            ordered |= {name: found[name] for name in vars(base) if name in found}
+        return ordered
+
+    def settings(self) -> dict[str, Any]:
+        """Return the present settings by name."""
+        return {name: getattr(self, name) for name in self.settings_traits()}
+
+    def template(self) -> str:
+        """Return `code()` with {name} in place of each setting."""
+        settings = [f"{name}={{{name}}}" for name in self.settings_traits()]
+        return f"{type(self).__name__}({', '.join(settings)})"
+
+    def code(self) -> str:
+        """Return the settings as a line of Python."""
+        return self.template().format(**{name: repr(x) for name, x in self.settings().items()})
+
+    def reset(self) -> None:
+        """Set every setting back to what it was at the start."""
+        with self.hold_trait_notifications():
+            for name, value in self._start.items():
+                setattr(self, name, value)
+
+    def html(self) -> str:
+        """Return the explorer as HTML that needs no kernel: it moves wherever scripts run."""
+        state = {
+            "specs": self.specs,
+            "values": self.settings(),
+            "data": {name: _text_of(value) for name, value in self._numbers.items()},
+            "code": self.template(),
+        }
+        place = f"arcvq-{uuid.uuid4().hex[:12]}"
+        script = bundle(self.module).rpartition("export default")[0].replace("export ", "")
+        return (
+            f'<style>{self._css}</style><div id="{place}"></div><script type="module">\n'
+            f"{bundle('page').replace('export ', '')}\n{script}\n"
+            f"page(mount, document.getElementById({place!r}), {_safe_json(state)});\n</script>"
+        )
+
+    def _update_code(self, _: Any) -> None:
+        self.code_text = self.code()
+
+    def _receive(self, _: Any, content: Any, buffers: Any) -> None:
+        if content == "reset":
+            self.reset()
+
+    def _repr_mimebundle_(self, **kwargs: Any) -> Any:
+        if os.environ.get("ARCVQ_HEADLESS"):  # a widget shows nothing without its kernel
+            return {"text/html": self.html(), "text/plain": self.code()}
+        return super()._repr_mimebundle_(**kwargs)
+
+
+def _spec(name: str, trait: Any) -> dict[str, Any]:
+    """What the browser needs to know of a control."""
+    spec = {"name": name, "label": trait.metadata["label"]}
+    if isinstance(trait, traitlets.Bool):
+        return spec | {"kind": "flag"}
+    if isinstance(trait, traitlets.Enum):
+        return spec | {"kind": "choice", "options": list(trait.values)}
+    is_whole = isinstance(trait, traitlets.Int)
+    return spec | {
+        "kind": "whole" if is_whole else "number",
+        "min": trait.min,
+        "max": trait.max,
+        "step": trait.metadata.get("step", 1 if is_whole else 0.01),
+        "log": trait.metadata.get("log", False),
+    }
+
+
+def _bytes_of(value: Any) -> Any:
+    """An array as the bytes of float64, which travel beside the message; all else as it is."""
+    return value.astype(float).tobytes() if isinstance(value, np.ndarray) else value
+
+
+def _text_of(value: Any) -> Any:
+    if not isinstance(value, np.ndarray):
+        return value
+    return {"base64": base64.b64encode(value.astype(float).tobytes()).decode()}
+
+
+def _safe_json(state: Any) -> str:
+    """JSON that may stand inside a script element."""
+    return json.dumps(state).replace("<", "\\u003c")

@@ -1,0 +1,40 @@
+"""The explorers' JavaScript in a browser, called from Python with numbers for arguments."""
+
+import json
+from contextlib import contextmanager
+
+from arcvq.explorers.bundle import EXPORT, WEB, bundle
+from tests.browser import lab
+
+
+@contextmanager
+def modules(*names):
+    """A function `call(expression, **arguments)` that sees what modules of `web` export.
+
+    Lists of numbers become Float64Array on the way in, and lists on the way out.
+    """
+    scripts = []
+    found = []
+    for name in names:
+        own = EXPORT.findall((WEB / f"{name}.js").read_text())
+        take = f"Object.assign(window.exported ??= {{}}, {{ {', '.join(own)} }});"
+        scripts.append(f'<script type="module">\n{bundle(name)}\n{take}\n</script>')
+        found += own
+    exported = ", ".join(found)
+    with lab.browser() as browser:
+        page = browser.new_page()
+        page.set_content("".join(scripts))
+        page.wait_for_function(f"'{found[-1]}' in (window.exported ?? {{}})")
+
+        def call(expression, **arguments):
+            script = f"""({{ {", ".join(arguments)} }}) => {{
+              const numbers = (value) => Array.isArray(value) ? Float64Array.from(value) : value;
+              const lists = (key, value) => ArrayBuffer.isView(value) ? Array.from(value, strict) : strict(value);
+              const strict = (value) => typeof value === "number" && !Number.isFinite(value) ? String(value) : value;
+              const {{ {exported} }} = window.exported;
+              {"".join(f"{key} = numbers({key});" for key in arguments)}
+              return JSON.stringify({expression}, lists);
+            }}"""
+            return json.loads(page.evaluate(script, arguments))
+
+        yield call
