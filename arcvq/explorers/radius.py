@@ -10,12 +10,15 @@ from torch import Generator, Tensor, randn
 from torch.nn.functional import normalize
 
 from arcvq.analysis import projections
-from arcvq.explorers.base import Explorer
-from arcvq.explorers.radius_figure import Codes, ball_picture, ball_schedule, ball_values
+from arcvq.explorers.canvas import CanvasExplorer
+from arcvq.figures.parts import thin
+from arcvq.schedules import Exponential
 from arcvq.training import Run
 
+PAPER_STEPS = 29_500  # the run that the published growth was tuned to
 
-class RadiusExplorer(Explorer):
+
+class RadiusExplorer(CanvasExplorer):
     """Codes (K, D) under the ball M(t) = exp(growth t) at `step` of a run of `run_length` steps.
 
     In more than 3 dimensions the directions are drawn by PCA; the distance from the center is the
@@ -30,6 +33,7 @@ class RadiusExplorer(Explorer):
         ValueError: for no codes, NaN, infinity, a code of norm zero, and a run without snapshots.
     """
 
+    module = "radius"
     growth = traitlets.Float(3e-4, min=1e-6, max=0.1).tag(label="growth (per step)", log=True)
     run_length = traitlets.Int(3000, min=10, max=10_000_000).tag(label="run (steps)", log=True)
     step = traitlets.Int(600, min=0, max=10_000_000).tag(label="step")
@@ -41,15 +45,7 @@ class RadiusExplorer(Explorer):
             length = max(snapshots, default=0)
             if length:
                 settings = {"run_length": max(10, length), "step": length // 5} | settings
-        self.codes = _codes(_example() if snapshots is None else snapshots)
-        super().__init__(**settings)
-        self._limit_step()
-
-    def picture(self):
-        return ball_picture(self.codes, **self.settings())
-
-    def values(self):
-        return ball_values(self.codes, **self.settings())
+        super().__init__(_moments(_example() if snapshots is None else snapshots), **settings)
 
     def code(self) -> str:
         rate = ball_schedule(self.growth, self.run_length, self.scaled).rate
@@ -67,11 +63,11 @@ class RadiusExplorer(Explorer):
     @traitlets.observe("run_length")
     def _limit_step(self, _=None) -> None:
         self.step = min(self.step, self.run_length)
-        control = self.controls["step"]
-        # In one message, or the browser sends the old value back, moved to the new grid.
-        with control.hold_sync():
-            self.end_slider("step", self.run_length)
-            control.step = max(1, self.run_length // 100)
+
+
+def ball_schedule(growth: float, run_length: int, scaled: bool) -> Exponential:
+    """Return M(t) = exp(growth t); scaled, the growth of 29,500 steps happens within the run."""
+    return Exponential(growth * PAPER_STEPS / run_length if scaled else growth)
 
 
 def _example() -> Tensor:
@@ -81,8 +77,8 @@ def _example() -> Tensor:
     return units * (0.4 + 0.4 * randn(512, 1, generator=generator)).exp()
 
 
-def _codes(snapshots: Tensor | Mapping[int, Any]) -> Codes:
-    """Snapshots by share of the run, with the directions in which to draw them."""
+def _moments(snapshots: Tensor | Mapping[int, Any]) -> dict[str, Any]:
+    """The free codes at each moment, as web/radius.js takes them."""
     if not isinstance(snapshots, Mapping):
         snapshots = {0: snapshots}
     if not snapshots:
@@ -90,7 +86,7 @@ def _codes(snapshots: Tensor | Mapping[int, Any]) -> Codes:
     steps = sorted(snapshots)
     books = [getattr(snapshots[step], "codebook", snapshots[step]).detach() for step in steps]
     codebooks = torch.stack(books).cpu().float()
-    dim = codebooks.shape[2]
+    count, dim = codebooks.shape[1:]
     rows = codebooks.flatten(0, 1)
     drawn = projections.exact(rows) if dim <= 3 else projections.pca(rows, 3, sphere=True)
     zeros = len(rows) - int(rows.any(dim=1).sum())
@@ -100,8 +96,16 @@ def _codes(snapshots: Tensor | Mapping[int, Any]) -> Codes:
         )
     shares = np.array(steps, float) / max(steps[-1], 1)
     shares[0] = 0.0
-    note = ""
+    shown, note = thin(count, "codes")
     if dim > 3:
         share = f"{drawn.variance_share:.0%}"
-        note = f" Directions by PCA, {share} of the variance; norms are exact."
-    return Codes(shares, codebooks, drawn.points.reshape(*codebooks.shape[:2], 3), note)
+        note = f" Directions by PCA, {share} of the variance; norms are exact.{note}"
+    norms = codebooks.double().norm(dim=2).numpy()
+    return {
+        "shares": shares,
+        "norms": norms,
+        "units": drawn.points.reshape(len(steps), count, 3)[:, shown],
+        "longest": norms.max(axis=1),
+        "shown": np.arange(count)[shown],
+        "note": note,
+    }
