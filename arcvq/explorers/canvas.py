@@ -16,6 +16,15 @@ import traitlets
 
 from arcvq.explorers.bundle import WEB, bundle
 
+# What the browser calls the types of arrays; any other type travels as float64.
+ARRAYS = {
+    "uint8": "Uint8Array",
+    "uint16": "Uint16Array",
+    "uint32": "Uint32Array",
+    "float32": "Float32Array",
+    "float64": "Float64Array",
+}
+
 
 class CanvasExplorer(anywidget.AnyWidget):
     """Controls beside pictures that the browser draws.
@@ -55,8 +64,7 @@ class CanvasExplorer(anywidget.AnyWidget):
                 raise ValueError(f"{name!r} is no setting of {type(self).__name__}; it has {names}")
         self._numbers = data
         specs = [_spec(name, trait) for name, trait in known.items()]
-        packed = {name: _bytes_of(value) for name, value in data.items()}
-        super().__init__(specs=specs, data=packed, **settings)
+        super().__init__(specs=specs, data=_packed(data), **settings)
         self._start = self.settings()
         self.code_text = self.code()
         self.observe(self._update_code, names=list(known))
@@ -99,6 +107,11 @@ class CanvasExplorer(anywidget.AnyWidget):
         with self.hold_trait_notifications():
             for name, value in self._start.items():
                 setattr(self, name, value)
+
+    def show(self, data: dict[str, Any]) -> None:
+        """Draw other data under the settings as they are."""
+        self._numbers = data
+        self.data = _packed(data)
 
     def html(self) -> str:
         """Return the explorer as HTML that needs no kernel: it moves wherever scripts run."""
@@ -146,15 +159,25 @@ def _spec(name: str, trait: Any) -> dict[str, Any]:
     }
 
 
+def _packed(data: dict[str, Any]) -> dict[str, Any]:
+    return {name: _bytes_of(value) for name, value in data.items()}
+
+
 def _bytes_of(value: Any) -> Any:
-    """An array as the bytes of float64, which travel beside the message; all else as it is."""
-    return value.astype(float).tobytes() if isinstance(value, np.ndarray) else value
+    """An array as its type and its bytes, which travel beside the message; all else as it is."""
+    if not isinstance(value, np.ndarray):
+        return value
+    if value.dtype.name not in ARRAYS:
+        value = value.astype(float)
+    return {"array": ARRAYS[value.dtype.name], "bytes": value.tobytes()}
 
 
 def _text_of(value: Any) -> Any:
-    if not isinstance(value, np.ndarray):
-        return value
-    return {"base64": base64.b64encode(value.astype(float).tobytes()).decode()}
+    """The same for a page, which is text."""
+    packed = _bytes_of(value)
+    if packed is not value:
+        packed["bytes"] = base64.b64encode(packed["bytes"]).decode()
+    return packed
 
 
 def _safe_json(state: Any) -> str:

@@ -5,7 +5,7 @@
  *
  * @param el where they go.
  * @param specs for each setting { name, label, kind, min, max, step, log, options }, in order. The
- *   kinds are "number", "whole", "choice" and "flag".
+ *   kinds are "number", "whole", "stops" (a slider over options), "choice" and "flag".
  * @param change called with the name and the new value of a setting.
  */
 export class Controls {
@@ -38,12 +38,15 @@ export class Controls {
 const CONTROLS = {
   number: (spec, change) => slider(spec, change, (value) => value),
   whole: (spec, change) => slider(spec, change, Math.round),
+  stops,
   choice: menu,
   flag: box,
 };
 
 /** A range input and its value beside it. On a log slider each stop is 1 % of the way. */
-function slider({ label, min, max, step = 0.01, log = false }, change, round) {
+function slider(spec, change, round) {
+  const { label, step = 0.01, log = false, words = inDigits } = spec;
+  let { min, max } = spec;
   const input = document.createElement("input");
   input.type = "range";
   const place = log ? Math.log10 : (value) => value;
@@ -53,7 +56,7 @@ function slider({ label, min, max, step = 0.01, log = false }, change, round) {
   input.step = log ? (place(max) - place(min)) / 100 : step;
   const output = document.createElement("output");
   const tell = (value) => {
-    output.textContent = +value.toPrecision(4);
+    output.textContent = words(value);
     input.setAttribute("aria-valuetext", output.textContent);
   };
   input.addEventListener("input", () => {
@@ -70,6 +73,18 @@ function slider({ label, min, max, step = 0.01, log = false }, change, round) {
     input.max = place(end);
   };
   return { element: labelled(label, input, output), show, limit };
+}
+
+/** A slider over some values, however far apart they are. */
+function stops({ label, options }, change) {
+  const words = (place) => options[place].toLocaleString("en-US");
+  const spec = { label, min: 0, max: options.length - 1, step: 1, words };
+  const control = slider(spec, (place) => change(options[place]), Math.round);
+  return { ...control, show: (value) => control.show(options.indexOf(value)) };
+}
+
+function inDigits(value) {
+  return String(+value.toPrecision(4));
 }
 
 function menu({ label, options }, change) {

@@ -5,7 +5,7 @@
  *
  * @param mount as for `widget`.
  * @param el where it goes.
- * @param state specs, values, data (lists of numbers as base64 of float64), and code, a line of
+ * @param state specs, values, data (arrays as their type and base64), and code, a line of
  *   Python with {name} in place of each setting.
  */
 export function page(mount, el, { specs, values, data, code }) {
@@ -27,9 +27,9 @@ export function page(mount, el, { specs, values, data, code }) {
 }
 
 function decoded(value) {
-  if (typeof value !== "object" || !("base64" in value)) return value;
-  const bytes = Uint8Array.from(atob(value.base64), (letter) => letter.charCodeAt(0));
-  return new Float64Array(bytes.buffer);
+  if (!value?.array) return value;
+  const bytes = Uint8Array.from(atob(value.bytes), (letter) => letter.charCodeAt(0));
+  return new globalThis[value.array](bytes.buffer);
 }
 
 function inPython(value) {

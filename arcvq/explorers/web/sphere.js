@@ -9,7 +9,7 @@
  *   { kind: "ball", radius, color }
  *
  * `rows` and `moves` are flat rows of three. `colors` and `hollow` hold one value for each point,
- * `tell(i)` says what a point is, and `drag(i, position)` takes it to another place.
+ * `tell(i)` says what a point is (text or an element), and `drag(i, position)` takes it to another place.
  */
 import { Picture, disc, onArrowKeys } from "./canvas.js";
 import { rightAngles } from "./math.js";
@@ -263,7 +263,7 @@ export class Sphere extends Picture {
     this.tip.hidden = !hit;
     this.canvas.style.cursor = hit?.layer.drag ? "pointer" : "grab";
     if (!hit) return;
-    this.tip.textContent = hit.layer.tell(hit.i);
+    this.tip.replaceChildren(hit.layer.tell(hit.i));
     this.tip.style.left = `${x + 14}px`;
     this.tip.style.top = `${y + 14}px`;
   }

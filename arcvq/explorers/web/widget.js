@@ -29,25 +29,33 @@ export function widget(mount) {
         save();
       },
       code: () => model.get("code_text"),
+      send: (words) => model.send(words),
       reset: () => model.send("reset"),
     };
     const view = mount(el, host);
     const update = () => view.update(values());
+    const renew = () => {
+      host.data = unpacked(model.get("data"));
+      update();
+    };
     for (const name of names) model.on(`change:${name}`, update);
+    model.on("change:data", renew);
     return () => {
+      model.off("change:data", renew);
       for (const name of names) model.off(`change:${name}`, update);
       view.destroy();
     };
   };
 }
 
-/** Numbers that Python sent as bytes of float64, by name; all else as it is. */
-export function unpacked(data) {
-  const entries = Object.entries(data).map(([name, value]) => [name, toNumbers(value)]);
+/** The data with arrays where Python sent their types and bytes; all else as it is. */
+function unpacked(data) {
+  const entries = Object.entries(data).map(([name, value]) => [name, toArray(value)]);
   return Object.fromEntries(entries);
 }
 
-function toNumbers(value) {
-  if (!(value instanceof DataView)) return value;
-  return new Float64Array(value.buffer.slice(value.byteOffset, value.byteOffset + value.byteLength));
+function toArray(value) {
+  if (!value?.array) return value;
+  const { buffer, byteOffset: start, byteLength: length } = value.bytes;
+  return new globalThis[value.array](buffer.slice(start, start + length));
 }
