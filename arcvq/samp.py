@@ -114,7 +114,9 @@ class SAMP:
         return cls(scale=10.0, radius=Exponential(5e-5), weight=Exponential(-1e-4))
 
     @classmethod
-    def for_run(cls, steps: int, *, lr: float | None = None, dim: int | None = None) -> "SAMP":
+    def for_run(
+        cls, steps: int, *, lr: float | None = None, dim: int | None = None, **settings: Any
+    ) -> "SAMP":
         """Return the paper's settings with its whole schedule compressed into `steps` steps.
 
         At the paper's rates a short run would end while the ball is still nearly closed. Here the
@@ -129,6 +131,7 @@ class SAMP:
             steps: Length of the run, at least 1.
             lr: Learning rate of Adam.
             dim: Dimension D of the codes.
+            **settings: What else shall differ from the paper's settings, such as `margin=0.3`.
         """
         check_whole(1, steps=steps)
         steps = int(steps)
@@ -139,7 +142,8 @@ class SAMP:
         else:
             check_whole(1, dim=dim)
             growth = PAPER_BALL_RATE * _reach_of_adam(lr, dim)
-        return cls(radius=Exponential(growth), weight=Exponential(-14.75 / steps))
+        schedules = {"radius": Exponential(growth), "weight": Exponential(-14.75 / steps)}
+        return cls(**schedules | settings)
 
     def regime(self, *, num_codes: int, dim: int, latents: int, lr: float, steps: int) -> Regime:
         """Compute what these settings mean in a run of a certain size.

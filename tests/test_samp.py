@@ -285,6 +285,13 @@ def test_settings_hold_the_papers_values_and_scale_to_a_run():
         SAMP.for_run(0)
 
 
+def test_other_settings_go_with_the_schedules_of_a_run():
+    samp = SAMP.for_run(400, margin=0.3, top_k=5, weight=None)
+    assert samp == SAMP(0.3, top_k=5, radius=SAMP.for_run(400).radius, weight=None)
+    with pytest.raises(TypeError, match="margins"):
+        SAMP.for_run(400, margins=0.3)
+
+
 SETTINGS = [
     SAMP.paper(),
     SAMP.for_run(100),
