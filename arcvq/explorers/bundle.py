@@ -10,41 +10,37 @@ EXPORT = re.compile(r"^export (?:async )?(?:function|class|const) (\w+)", re.MUL
 
 
 @cache
-def bundle(name: str) -> str:
-    """Return a module of `web` with all that it imports, as one module without imports.
+def bundle(*names: str) -> str:
+    """Return modules of `web` with all that they import, as one script without imports.
 
-    Each imported module becomes a function that runs once, so that names of one do not meet those
-    of another.
+    Each module NAME becomes a constant NAMEModule that holds what it exports, so that names of one
+    do not meet those of another.
 
     Args:
-        name: The module, without ".js".
+        names: The modules, without ".js".
     """
-    parts = [_as_constant(needed) for needed in _in_order(name)]
-    return "\n".join([*parts, _with_constants(_source(name))])
+    found: list[str] = []
+    for name in names:
+        _add(name, found)
+    return "\n".join(_as_constant(name) for name in found)
+
+
+def _add(name: str, found: list[str]) -> None:
+    """Add a module after those that it needs, each once."""
+    if name in found:
+        return
+    for _, needed in IMPORT.findall(_source(name)):
+        _add(needed, found)
+    found.append(name)
 
 
 def _source(name: str) -> str:
     return (WEB / f"{name}.js").read_text()
 
 
-def _in_order(name: str) -> list[str]:
-    """The modules that a module needs, each after those that it needs itself."""
-    found: list[str] = []
-    for _, needed in IMPORT.findall(_source(name)):
-        for module in [*_in_order(needed), needed]:
-            if module not in found:
-                found.append(module)
-    return found
-
-
 def _as_constant(name: str) -> str:
-    """A module as a constant of its name that holds what it exports."""
     source = _source(name)
     exported = ", ".join(EXPORT.findall(source))
-    body = re.sub(r"^export ", "", _with_constants(source), flags=re.MULTILINE)
+    body = IMPORT.sub(r"const {\1} = \2Module;", source)
+    body = re.sub(r"^export ", "", body, flags=re.MULTILINE)
     return f"const {name}Module = (() => {{\n{body}\nreturn {{ {exported} }};\n}})();"
-
-
-def _with_constants(source: str) -> str:
-    """The source with its imports taken from the constants."""
-    return IMPORT.sub(r"const {\1} = \2Module;", source)

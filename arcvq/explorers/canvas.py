@@ -8,7 +8,8 @@ import json
 import math
 import os
 import uuid
-from typing import Any, ClassVar
+from collections.abc import Mapping
+from typing import Any, ClassVar, NamedTuple
 
 import anywidget
 import numpy as np
@@ -26,6 +27,18 @@ ARRAYS = {
 }
 
 
+class Preset(NamedTuple):
+    """Settings that show something.
+
+    Attributes:
+        settings: By name; those that are left out are as at the start.
+        sentence: What there is to see.
+    """
+
+    settings: Mapping[str, Any]
+    sentence: str
+
+
 class CanvasExplorer(anywidget.AnyWidget):
     """Controls beside pictures that the browser draws.
 
@@ -39,40 +52,57 @@ class CanvasExplorer(anywidget.AnyWidget):
         **settings: Values at the start.
 
     Attributes:
-        module: The JavaScript module of the explorer.
+        module: The JavaScript module of the explorer, whose `mount` draws it (see web/widget.js).
+        presets: Settings by name, each a button.
+        start: The settings at the start.
     """
 
     module: ClassVar[str]
-    specs = traitlets.List().tag(sync=True)
+    presets: ClassVar[Mapping[str, Preset]] = {}
+    specs: Any = traitlets.List().tag(sync=True)
+    preset_specs: Any = traitlets.List().tag(sync=True)
+    start = traitlets.Dict().tag(sync=True)
     data = traitlets.Dict().tag(sync=True)
-    code_text = traitlets.Unicode().tag(sync=True)
+    code_template = traitlets.Unicode().tag(sync=True)
 
     def __init_subclass__(cls, **kwargs: Any):
         super().__init_subclass__(**kwargs)
         if "module" not in vars(cls):  # anywidget derives a class of its own for each widget
             return
-        cls._esm = bundle(cls.module)
+        cls._esm = (
+            f"{bundle('widget', cls.module)}\n"
+            f"export default {{ render: widgetModule.widget({cls.module}Module.mount) }};"
+        )
         cls._css = (WEB / "style.css").read_text()
         for trait in cls.settings_traits().values():
             trait.tag(sync=True)
 
     def __init__(self, data: dict[str, Any], **settings: Any):
-        known = self.settings_traits()
-        for name in settings:
-            if name not in known:
-                names = ", ".join(known)
-                raise ValueError(f"{name!r} is no setting of {type(self).__name__}; it has {names}")
+        self._check_names(settings)
         self._numbers = data
-        specs = [_spec(name, trait) for name, trait in known.items()]
-        super().__init__(specs=specs, data=_packed(data), **settings)
-        self._start = self.settings()
-        self.code_text = self.code()
-        self.observe(self._update_code, names=list(known))
-        self.on_msg(self._receive)
+        # All that the browser needs is there when the widget opens: a later message may be lost
+        super().__init__(data=_packed(data), **settings)
+        self._is_open = True
+
+    @traitlets.default("specs")
+    def _default_specs(self) -> list[dict[str, Any]]:
+        return [_spec(name, trait) for name, trait in self.settings_traits().items()]
+
+    @traitlets.default("preset_specs")
+    def _default_preset_specs(self) -> list[dict[str, Any]]:
+        return [{"name": name, **preset._asdict()} for name, preset in self.presets.items()]
+
+    @traitlets.default("start")
+    def _default_start(self) -> dict[str, Any]:
+        return self.settings()
+
+    @traitlets.default("code_template")
+    def _default_code_template(self) -> str:
+        return self.template()
 
     def __setattr__(self, name: str, value: Any) -> None:
         is_public = not name.startswith("_")
-        if is_public and not hasattr(type(self), name) and hasattr(self, "_start"):
+        if is_public and not hasattr(type(self), name) and hasattr(self, "_is_open"):
             names = ", ".join(self.settings_traits())
             raise AttributeError(f"{type(self).__name__} has no setting {name!r}; it has {names}")
         # min and max of a trait let NaN pass
@@ -104,37 +134,61 @@ class CanvasExplorer(anywidget.AnyWidget):
 
     def reset(self) -> None:
         """Set every setting back to what it was at the start."""
-        with self.hold_trait_notifications():
-            for name, value in self._start.items():
-                setattr(self, name, value)
+        self._set_all(self.start)
+
+    def choose_preset(self, name: str) -> None:
+        """Set every setting as a preset has it.
+
+        Args:
+            name: One of `presets`.
+
+        Raises:
+            ValueError: for another name.
+        """
+        if name not in self.presets:
+            names = ", ".join(map(repr, self.presets)) or "none"
+            raise ValueError(f"{name!r} is no preset of {type(self).__name__}; it has {names}")
+        self._set_all(self.start | dict(self.presets[name].settings))
 
     def show(self, data: dict[str, Any]) -> None:
         """Draw other data under the settings as they are."""
         self._numbers = data
         self.data = _packed(data)
 
-    def html(self) -> str:
-        """Return the explorer as HTML that needs no kernel: it moves wherever scripts run."""
+    def html(self, address: str = "") -> str:
+        """Return the explorer as HTML that needs no kernel: it moves wherever scripts run.
+
+        Args:
+            address: The explorer's name in the page's address, where its settings then stand.
+        """
         state = {
             "specs": self.specs,
+            "presets": self.preset_specs,
             "values": self.settings(),
             "data": {name: _text_of(value) for name, value in self._numbers.items()},
-            "code": self.template(),
+            "template": self.template(),
+            "address": address,
         }
         place = f"arcvq-{uuid.uuid4().hex[:12]}"
-        script = bundle(self.module).rpartition("export default")[0].replace("export ", "")
         return (
             f'<style>{self._css}</style><div id="{place}"></div><script type="module">\n'
-            f"{bundle('page').replace('export ', '')}\n{script}\n"
-            f"page(mount, document.getElementById({place!r}), {_safe_json(state)});\n</script>"
+            f"{bundle('page', self.module)}\n"
+            f"const place = document.getElementById({place!r});\n"
+            f"pageModule.page({self.module}Module.mount, place, {_safe_json(state)});\n</script>"
         )
 
-    def _update_code(self, _: Any) -> None:
-        self.code_text = self.code()
+    def _set_all(self, settings: Mapping[str, Any]) -> None:
+        """Change several settings in one message."""
+        with self.hold_sync(), self.hold_trait_notifications():
+            for name, value in settings.items():
+                setattr(self, name, value)
 
-    def _receive(self, _: Any, content: Any, buffers: Any) -> None:
-        if content == "reset":
-            self.reset()
+    def _check_names(self, settings: Mapping[str, Any]) -> None:
+        known = self.settings_traits()
+        for name in settings:
+            if name not in known:
+                names = ", ".join(known)
+                raise ValueError(f"{name!r} is no setting of {type(self).__name__}; it has {names}")
 
     def _repr_mimebundle_(self, **kwargs: Any) -> Any:
         if os.environ.get("ARCVQ_HEADLESS"):  # a widget shows nothing without its kernel
@@ -144,18 +198,19 @@ class CanvasExplorer(anywidget.AnyWidget):
 
 def _spec(name: str, trait: Any) -> dict[str, Any]:
     """What the browser needs to know of a control."""
-    spec = {"name": name, "label": trait.metadata["label"]}
+    metadata = trait.metadata
+    spec = {"name": name, "label": metadata["label"], "unit": metadata.get("unit", "")}
     if isinstance(trait, traitlets.Bool):
         return spec | {"kind": "flag"}
     if isinstance(trait, traitlets.Enum):
-        return spec | {"kind": "choice", "options": list(trait.values)}
+        return spec | {"kind": "choice", "options": list(trait.values or ())}
     is_whole = isinstance(trait, traitlets.Int)
     return spec | {
         "kind": "whole" if is_whole else "number",
         "min": trait.min,
         "max": trait.max,
-        "step": trait.metadata.get("step", 1 if is_whole else 0.01),
-        "log": trait.metadata.get("log", False),
+        "step": metadata.get("step", 1 if is_whole else 0.01),
+        "log": metadata.get("log", False),
     }
 
 

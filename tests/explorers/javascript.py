@@ -13,17 +13,13 @@ def modules(*names):
 
     Lists of numbers become Float64Array on the way in, and lists on the way out.
     """
-    scripts = []
-    found = []
-    for name in names:
-        own = EXPORT.findall((WEB / f"{name}.js").read_text())
-        take = f"Object.assign(window.exported ??= {{}}, {{ {', '.join(own)} }});"
-        scripts.append(f'<script type="module">\n{bundle(name)}\n{take}\n</script>')
-        found += own
+    found = [one for name in names for one in EXPORT.findall((WEB / f"{name}.js").read_text())]
+    constants = ", ".join(f"{name}Module" for name in names)
+    take = f"window.exported = Object.assign({{}}, {constants});"
     exported = ", ".join(found)
     with lab.browser() as browser:
         page = browser.new_page()
-        page.set_content("".join(scripts))
+        page.set_content(f'<script type="module">\n{bundle(*names)}\n{take}\n</script>')
         page.wait_for_function(f"'{found[-1]}' in (window.exported ?? {{}})")
 
         def call(expression, **arguments):

@@ -4,7 +4,6 @@ import { Controls, buttons, copy } from "./controls.js";
 import { angleBetween, marginLogit, marginLoss } from "./math.js";
 import { Camera, Sphere, ringAround } from "./sphere.js";
 import { readTheme } from "./theme.js";
-import { widget } from "./widget.js";
 
 const DEGREES = 180 / Math.PI;
 const LONGEST = 0.5; // length of the arrow of the largest gradient that there can be, the scale s
@@ -174,5 +173,3 @@ function lengthsOf(rows) {
 function percent(share) {
   return `${+(100 * share).toPrecision(2)}%`;
 }
-
-export default { render: widget(mount) };

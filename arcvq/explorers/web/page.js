@@ -1,28 +1,51 @@
 /** How an explorer lives on a page without a kernel: its settings are kept here. */
+import { filledIn } from "./code.js";
+import { readState, writeState } from "./link.js";
+import { watchTheme } from "./theme.js";
+
+const PAUSE = 250; // milliseconds without a change before the address follows
 
 /**
  * Draw an explorer and answer its settings.
  *
  * @param mount as for `widget`.
  * @param el where it goes.
- * @param state specs, values, data (arrays as their type and base64), and code, a line of
- *   Python with {name} in place of each setting.
+ * @param state specs, presets, values, data (arrays as their type and base64), template (of
+ *   `filledIn`), and address, the explorer's name in the page's address, where its settings then
+ *   stand; without one they stand nowhere.
  */
-export function page(mount, el, { specs, values, data, code }) {
+export function page(mount, el, { specs, presets = [], values, data, template, address }) {
   const start = { ...values };
-  const set = (name, value) => {
-    values[name] = value;
+  let timer;
+  const setAll = (changed) => {
+    Object.assign(values, changed);
     view.update(values);
+    if (!address) return;
+    clearTimeout(timer);
+    timer = setTimeout(() => history.replaceState(null, "", link()), PAUSE);
   };
+  const link = () => writeState(location, address, start, values);
   const host = {
     specs,
+    presets,
+    start,
     values,
     data: Object.fromEntries(Object.entries(data).map(([name, value]) => [name, decoded(value)])),
-    set,
-    code: () => code.replace(/\{(\w+)\}/g, (_, name) => inPython(values[name])),
-    reset: () => view.update(Object.assign(values, start)),
+    theme: watchTheme(el, () => view.update(values)),
+    set: (name, value) => setAll({ [name]: value }),
+    setAll,
+    reset: () => setAll(host.start),
+    code: () => filledIn(template, specs, values),
+    link: address && link,
   };
+  const follow = () => Object.assign(values, start, readState(location, address, specs));
+  if (address) {
+    follow();
+    window.addEventListener("hashchange", () => view.update(follow()));
+  }
+  el.classList.add("arcvq-explorer");
   const view = mount(el, host);
+  host.restart = () => view.restart?.();
   return view;
 }
 
@@ -30,9 +53,4 @@ function decoded(value) {
   if (!value?.array) return value;
   const bytes = Uint8Array.from(atob(value.bytes), (letter) => letter.charCodeAt(0));
   return new globalThis[value.array](bytes.buffer);
-}
-
-function inPython(value) {
-  if (typeof value === "boolean") return value ? "True" : "False";
-  return typeof value === "string" ? `'${value}'` : String(value);
 }

@@ -4,7 +4,6 @@ import { Controls, buttons, copy } from "./controls.js";
 import { Simulation } from "./simulation.js";
 import { Camera, Sphere } from "./sphere.js";
 import { readTheme } from "./theme.js";
-import { widget } from "./widget.js";
 
 const NAMES = { samp: "SAMP", plain: "plain VQ" };
 const CURVES = [
@@ -191,5 +190,3 @@ function settingsOf(values) {
     learningRate: values.learning_rate,
   };
 }
-
-export default { render: widget(mount) };

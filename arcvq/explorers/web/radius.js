@@ -4,7 +4,6 @@ import { Controls, buttons, copy } from "./controls.js";
 import { boundedExp } from "./math.js";
 import { Camera, Sphere } from "./sphere.js";
 import { readTheme } from "./theme.js";
-import { widget } from "./widget.js";
 
 const PAPER_STEPS = 29500; // the run that the published growth was tuned to
 const TOP = 1e4; // of the radius axis: the paper's ball ends at 6,974
@@ -206,5 +205,3 @@ function stairsOf(starts, values, end) {
 function number(value) {
   return value.toLocaleString("en-US", { maximumSignificantDigits: 6 });
 }
-
-export default { render: widget(mount) };

@@ -3,7 +3,6 @@ import { Chart } from "./chart.js";
 import { Controls, buttons, copy } from "./controls.js";
 import { Camera, Sphere } from "./sphere.js";
 import { readTheme } from "./theme.js";
-import { widget } from "./widget.js";
 
 const CURVES = [
   ["codes_used", "codes used"],
@@ -208,5 +207,3 @@ class Reel {
     return value;
   }
 }
-
-export default { render: widget(mount) };

@@ -10,20 +10,65 @@ export const PALETTE = {
 
 /** Colors of text, ground and lines: those of JupyterLab's theme, else those of the page. */
 export function readTheme(el) {
-  const style = getComputedStyle(el);
-  const variable = (name, fallback) => style.getPropertyValue(name).trim() || fallback;
-  const prefersDark = matchMedia("(prefers-color-scheme: dark)").matches;
-  const isDark = luminance(variable("--jp-layout-color0", prefersDark ? "#111" : "#fff")) < 0.5;
+  const ground = groundOf(el);
+  const isDark = luminance(ground) < 0.5;
+  const style = getComputedStyle(document.body);
   return {
     isDark,
-    ground: variable("--jp-layout-color0", isDark ? "#111111" : "#ffffff"),
+    ground,
     text: isDark ? "#e8e8e8" : "#1c1c1c",
     soft: isDark ? "#b4b4b4" : "#595959", // for what is secondary: still 4.5 : 1 on the ground
     grid: isDark ? "#4a4a4a" : "#d4d4d0",
     plain: isDark ? "#e8e8e8" : "#000000",
-    font: variable("--jp-ui-font-family", "system-ui, sans-serif"),
+    font: style.getPropertyValue("--jp-ui-font-family").trim() || "system-ui, sans-serif",
     ...PALETTE,
   };
+}
+
+/**
+ * The colors as `readTheme` gives them, which follow the page: the object stays the same one.
+ *
+ * @param el the explorer's element, whose own colors follow as well.
+ * @param change called after a change.
+ * @returns the theme, with stop() to be called at the end.
+ */
+export function watchTheme(el, change) {
+  const theme = {};
+  const read = () => {
+    const wasDark = theme.isDark;
+    Object.assign(theme, readTheme(el));
+    el.style.colorScheme = theme.isDark ? "dark" : "light";
+    el.style.color = theme.text;
+    el.style.setProperty("--arcvq-soft", theme.soft);
+    return wasDark !== theme.isDark;
+  };
+  read();
+  const follow = () => read() && change();
+  const observer = new MutationObserver(follow);
+  const attributes = { attributeFilter: ["class", "style", "data-jp-theme-light", "data-theme"] };
+  observer.observe(document.body, attributes);
+  observer.observe(document.documentElement, attributes);
+  const system = matchMedia("(prefers-color-scheme: dark)");
+  system.addEventListener("change", follow);
+  theme.stop = () => {
+    observer.disconnect();
+    system.removeEventListener("change", follow);
+  };
+  return theme;
+}
+
+/** The color behind an element: JupyterLab's, else of the nearest element that has one. */
+function groundOf(el) {
+  const lab = getComputedStyle(document.body).getPropertyValue("--jp-layout-color0").trim();
+  if (lab) return lab;
+  // An element may not be in the page yet
+  for (let at = el.isConnected ? el : document.body; at; at = at.parentElement) {
+    const color = getComputedStyle(at).backgroundColor;
+    if (!/^(transparent|rgba\(.*, 0\))$/.test(color)) return color;
+  }
+  const schemes = getComputedStyle(document.documentElement).colorScheme;
+  const isDark = schemes.includes("dark") && matchMedia("(prefers-color-scheme: dark)").matches;
+  return isDark ? "#121212" : "#ffffff";
 }
 
 /** Roughly how light a CSS color is, from 0 to 1. */

@@ -1,50 +1,94 @@
-/** How an explorer lives in a notebook: its settings are traits of a widget's model. */
-
 /**
- * Make the function that anywidget calls.
+ * How an explorer lives in a notebook: its settings are traits of a widget's model.
  *
- * @param mount mount(el, host) draws the explorer and returns { update(values), destroy() }.
+ * An explorer is a module that exports mount(el, host), which draws it in an element and returns
+ *
+ *   { update(values), destroy(), restart() }
+ *
+ * `update` shows other settings; `restart`, which it may leave out, begins again what plays. The
+ * host, here and on a page, is what the explorer lives in:
+ *
+ *   specs, presets, start   of its settings, as `Toolbar` takes them, and their values at the start
+ *   values, data            the settings and the rest at present
+ *   theme                   the colors, which change with those of the page, as `watchTheme` says
+ *   set(name, value)        change a setting, which calls `update`
+ *   setAll(values)          change several at once
+ *   reset()                 go back to the start
+ *   code()                  the present settings as a line of Python
+ *   link()                  the address of the present state; not in a notebook
+ *   restart()               begin again what plays
+ *   send(words)             tell Python; not on a page
  */
+import { filledIn } from "./code.js";
+import { watchTheme } from "./theme.js";
+
+const GONE =
+  "The kernel that drew this has ended. The explorer still answers here, but its settings no " +
+  "longer reach Python: run the cell again.";
+
+/** Make the function that anywidget calls, of an explorer's `mount`. */
 export function widget(mount) {
   return ({ model, el }) => {
     const specs = model.get("specs");
-    const names = specs.map((spec) => spec.name);
-    const values = () => Object.fromEntries(names.map((name) => [name, model.get(name)]));
-    let isWaiting = false;
-    // The kernel is told once a frame at most, however fast a slider moves.
-    const save = () => {
-      if (isWaiting) return;
-      isWaiting = true;
-      requestAnimationFrame(() => {
-        isWaiting = false;
-        model.save_changes();
-      });
+    const values = () => {
+      return Object.fromEntries(specs.map(({ name }) => [name, model.get(name)]));
     };
-    const host = {
-      specs,
-      values: values(),
-      data: unpacked(model.get("data")),
-      set: (name, value) => {
-        model.set(name, value); // which calls `update`
-        save();
-      },
-      code: () => model.get("code_text"),
-      send: (words) => model.send(words),
-      reset: () => model.send("reset"),
+    const update = () => {
+      host.values = values();
+      view.update(host.values);
     };
-    const view = mount(el, host);
-    const update = () => view.update(values());
     const renew = () => {
       host.data = unpacked(model.get("data"));
-      update();
     };
-    for (const name of names) model.on(`change:${name}`, update);
-    model.on("change:data", renew);
+    const setAll = (changed) => {
+      model.set(changed); // which calls `update`
+      save();
+    };
+    const save = onceAFrame(() => model.save_changes());
+    const host = {
+      specs,
+      presets: model.get("preset_specs"),
+      start: model.get("start"),
+      values: values(),
+      data: unpacked(model.get("data")),
+      theme: watchTheme(el, update),
+      set: (name, value) => setAll({ [name]: value }),
+      setAll,
+      reset: () => setAll(host.start),
+      code: () => filledIn(model.get("code_template"), specs, host.values),
+      send: (words) => model.send(words),
+    };
+    el.classList.add("arcvq-explorer");
+    const note = document.createElement("p");
+    note.className = "arcvq-note";
+    note.setAttribute("role", "status");
+    el.append(note);
+    const view = mount(el, host);
+    host.restart = () => view.restart?.();
+    const tell = () => {
+      note.textContent = GONE;
+    };
+    // "change" comes once, after all that a message of Python changed
+    const listeners = { "change:data": renew, change: update, comm_live_update: tell };
+    for (const [event, listener] of Object.entries(listeners)) model.on(event, listener);
     return () => {
-      model.off("change:data", renew);
-      for (const name of names) model.off(`change:${name}`, update);
+      for (const [event, listener] of Object.entries(listeners)) model.off(event, listener);
+      host.theme.stop();
       view.destroy();
     };
+  };
+}
+
+/** The kernel is told once a frame at most, however fast a slider moves. */
+function onceAFrame(action) {
+  let isWaiting = false;
+  return () => {
+    if (isWaiting) return;
+    isWaiting = true;
+    requestAnimationFrame(() => {
+      isWaiting = false;
+      action();
+    });
   };
 }
 

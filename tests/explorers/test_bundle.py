@@ -1,0 +1,33 @@
+"""The JavaScript of the explorers, put together without a build step."""
+
+import pytest
+
+from arcvq.explorers.bundle import WEB, bundle
+from tests.browser import lab
+
+MODULES = sorted(path.stem for path in WEB.glob("*.js"))
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_a_bundle_has_no_import_and_no_export_left(name):
+    lines = bundle(name).splitlines()
+    assert [line for line in lines if line.startswith(("import ", "export "))] == []
+
+
+def test_a_module_that_several_need_is_there_once_and_before_them():
+    script = bundle("widget", "page", "margin")
+    assert script.count("const themeModule =") == 1
+    assert script.index("const themeModule =") < script.index("const widgetModule =")
+
+
+def test_all_modules_run_together_in_a_browser():
+    constants = ", ".join(f"{name}Module" for name in MODULES)
+    script = f"{bundle(*MODULES)}\nwindow.modules = {{ {constants} }};"
+    with lab.browser() as browser:
+        page = browser.new_page()
+        errors = []
+        page.on("pageerror", lambda error: errors.append(str(error)))
+        page.set_content(f'<script type="module">{script}</script>')
+        found = page.evaluate("Object.keys(window.modules ?? {}).length")
+    assert errors == []
+    assert found == len(MODULES)
