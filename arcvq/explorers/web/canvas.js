@@ -1,7 +1,5 @@
 /** A canvas that is drawn once a frame at most, sharp on every screen, and again when resized. */
 
-const KEYS = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, 1], ArrowDown: [0, -1] };
-
 export class Picture {
   /**
    * @param el where the canvas goes.
@@ -40,7 +38,7 @@ export class Picture {
   drawNow() {
     const width = this.canvas.parentElement?.clientWidth ?? 0;
     if (!width) return; // not in the page, or hidden
-    const height = Math.round(width * this.aspect);
+    const height = Math.round(this.heightFor(width));
     this.resize(width, height, window.devicePixelRatio || 1);
     this.pen.clearRect(0, 0, width, height);
     this.paint(this.pen, width, height);
@@ -48,7 +46,12 @@ export class Picture {
     this.canvas.dataset.frames = this.frames;
   }
 
+  heightFor(width) {
+    return width * this.aspect;
+  }
+
   resize(width, height, ratio) {
+    this.ratio = ratio;
     const [w, h] = [Math.round(width * ratio), Math.round(height * ratio)];
     if (this.canvas.width !== w || this.canvas.height !== h) {
       this.canvas.width = w;
@@ -64,15 +67,15 @@ export class Picture {
   }
 }
 
-/** Call `move(right, up)` for the arrow keys, which then do not scroll the notebook. */
-export function onArrowKeys(element, move) {
+/** Call `press(key, isShifted)`; a key that it answers does not scroll or command the notebook. */
+export function onKeys(element, press) {
   element.tabIndex = 0;
+  element.dataset.lmSuppressShortcuts = "true"; // of JupyterLab
   element.addEventListener("keydown", (event) => {
-    const direction = KEYS[event.key];
-    if (!direction || event.ctrlKey || event.metaKey || event.altKey) return;
+    if (event.ctrlKey || event.metaKey || event.altKey) return;
+    if (!press(event.key, event.shiftKey)) return;
     event.preventDefault();
     event.stopPropagation();
-    move(...direction);
   });
 }
 

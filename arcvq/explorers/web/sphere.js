@@ -8,15 +8,25 @@
  *   { kind: "line", rows, color, width }
  *   { kind: "ball", radius, color }
  *
- * `rows` and `moves` are flat rows of three. `colors` and `hollow` hold one value for each point,
- * `tell(i)` says what a point is (text or an element), and `drag(i, position)` takes it to another place.
+ * `rows` and `moves` are flat rows of three. `colors` and `hollow` hold one value for each point;
+ * other colors come as another list.
+ * `tell(i)` says what a point is (text or an element), `drag(i, position)` takes it to another
+ * place, and `release()` lets it go.
+ *
+ * By pointer: drag to turn, or to move a point that has a `drag`. By keys: arrows turn, + and - zoom,
+ * n and p go to the next and the previous point, and shift with an arrow moves it.
  */
-import { Picture, disc, onArrowKeys } from "./canvas.js";
+import { Picture, disc, onKeys } from "./canvas.js";
+import { Dots } from "./dots.js";
 import { rightAngles } from "./math.js";
 
 const BEHIND = 0.35; // opacity of what lies behind the center
 const REACH_OF_POINTER = 12; // pixels
 const CIRCLE = 72; // corners of a circle
+const HEIGHT = 0.5; // of the window at most, so that sliders and sphere are in view together
+const DEPTHS = 256; // slices of the depth in which points are painted, the farthest first
+const KEYS = "Arrow keys turn, plus and minus zoom, n and p go from point to point";
+const KEYS_TO_MOVE = ", shift with an arrow key moves the point";
 const FLAT = 1e-9; // the depth up to which a point lies in the plane of the center
 
 /** Where the reader stands. Several spheres may share one camera, and then turn together. */
@@ -26,6 +36,7 @@ export class Camera {
     this.turn = turn;
     this.tilt = tilt;
     this.isFixed = isFixed;
+    this.closeness = 1;
     this.spheres = [];
   }
 
@@ -42,6 +53,12 @@ export class Camera {
     if (this.isFixed) return;
     this.turn += right;
     this.tilt = Math.min(Math.max(this.tilt + up, -1.5), 1.5);
+    for (const sphere of this.spheres) sphere.redraw();
+  }
+
+  /** Magnify by a factor. */
+  zoom(factor) {
+    this.closeness = Math.min(Math.max(this.closeness * factor, 0.5), 8);
     for (const sphere of this.spheres) sphere.redraw();
   }
 
@@ -80,22 +97,25 @@ export class Sphere extends Picture {
    * @param radius of the sphere whose great circles are drawn.
    */
   constructor(el, camera, theme, reach, radius = reach) {
-    super(el, 1, (pen, width) => this.paintLayers(pen, width));
+    super(el, 1, (pen, width, height) => this.paintLayers(pen, width, height));
     this.camera = camera;
     this.theme = theme;
     this.reach = reach;
     this.radius = radius;
     this.layers = [];
+    this.dots = new Dots();
+    this.chosen = null; // the place of a layer and the number of its point that the keys are at
     camera.spheres.push(this);
     this.canvas.style.cursor = "grab";
-    this.canvas.style.touchAction = "none";
+    this.canvas.style.touchAction = "pan-y pinch-zoom"; // a finger still scrolls the page
     this.tip = document.createElement("div");
     this.tip.className = "arcvq-tip";
+    this.tip.setAttribute("role", "status");
     this.tip.hidden = true;
     el.style.position = "relative";
     el.appendChild(this.tip);
     this.listen();
-    onArrowKeys(this.canvas, (right, up) => camera.move(0.1 * right, 0.1 * up));
+    onKeys(this.canvas, (key, isShifted) => this.press(key, isShifted));
   }
 
   show(layers) {
@@ -103,19 +123,29 @@ export class Sphere extends Picture {
     this.redraw();
   }
 
+  describe(words) {
+    const canMove = this.layers.some((layer) => layer.drag);
+    super.describe(`${words} ${KEYS}${canMove ? KEYS_TO_MOVE : ""}.`);
+  }
+
+  heightFor(width) {
+    return Math.min(super.heightFor(width), Math.max(240, HEIGHT * window.innerHeight));
+  }
+
   // ---- Drawing ----
 
-  paintLayers(pen, width) {
-    this.center = width / 2;
-    this.zoom = (0.46 * width) / this.reach;
+  paintLayers(pen, width, height) {
+    this.center = [width / 2, height / 2];
+    this.zoom = (0.46 * this.camera.closeness * Math.min(width, height)) / this.reach;
     this.view = this.camera.axes();
     this.paintGlobe(pen, false);
-    const behind = this.layers.map((layer) => this.projected(layer));
+    const seen = this.layers.map((layer) => layer.rows && this.project(layer.rows));
     for (const inFront of [false, true]) {
       pen.globalAlpha = inFront ? 1 : BEHIND;
-      this.layers.forEach((layer, place) => this.paintLayer(pen, layer, behind[place], inFront));
+      this.layers.forEach((layer, place) => this.paintLayer(pen, layer, seen[place], inFront));
     }
     this.paintGlobe(pen, true);
+    this.paintChosen(pen);
   }
 
   paintLayer(pen, layer, points, inFront) {
@@ -125,40 +155,21 @@ export class Sphere extends Picture {
     if (layer.kind === "ball" && inFront) this.paintBall(pen, layer);
   }
 
-  projected(layer) {
-    return layer.rows ? this.project(layer.rows) : null;
-  }
-
   /** Pixels to the right and down, and the depth, which grows towards the reader. */
   project(rows) {
     const [right, up, near] = this.view;
+    const [middle, level] = this.center;
     const points = new Float64Array(rows.length);
     for (let at = 0; at < rows.length; at += 3) {
-      points[at] = this.center + this.zoom * along(right, rows, at);
-      points[at + 1] = this.center - this.zoom * along(up, rows, at);
+      points[at] = middle + this.zoom * along(right, rows, at);
+      points[at + 1] = level - this.zoom * along(up, rows, at);
       points[at + 2] = along(near, rows, at);
     }
     return points;
   }
 
   paintPoints(pen, layer, points, inFront) {
-    const order = [];
-    for (let i = 0; i < points.length / 3; i++) {
-      if (points[3 * i + 2] >= -FLAT === inFront) order.push(i);
-    }
-    order.sort((a, b) => points[3 * a + 2] - points[3 * b + 2]);
-    for (const i of order) {
-      const color = layer.colors ? layer.colors[i] : layer.color;
-      disc(pen, points[3 * i], points[3 * i + 1], layer.size);
-      if (layer.hollow?.[i]) {
-        pen.strokeStyle = color;
-        pen.lineWidth = 1.5;
-        pen.stroke();
-      } else {
-        pen.fillStyle = color;
-        pen.fill();
-      }
-    }
+    this.dots.paint(pen, points, fromBehind(points, inFront), layer, this.ratio);
   }
 
   paintArrows(pen, { rows, moves, color }, starts, inFront) {
@@ -189,7 +200,7 @@ export class Sphere extends Picture {
   }
 
   paintBall(pen, { radius, color }) {
-    disc(pen, this.center, this.center, this.zoom * radius);
+    disc(pen, ...this.center, this.zoom * radius);
     pen.strokeStyle = color;
     pen.lineWidth = 2;
     pen.setLineDash([6, 4]);
@@ -203,9 +214,20 @@ export class Sphere extends Picture {
       this.paintLine(pen, this.project(ring), inFront, this.theme.grid, 1);
     }
     if (!inFront) return;
-    disc(pen, this.center, this.center, this.zoom * this.radius);
+    disc(pen, ...this.center, this.zoom * this.radius);
     pen.strokeStyle = this.theme.grid;
     pen.lineWidth = 1;
+    pen.stroke();
+  }
+
+  /** A ring around the point that the keys are at. */
+  paintChosen(pen) {
+    if (!this.chosen) return;
+    const { layer, i } = this.chosenPoint();
+    const [x, y] = this.project(layer.rows.slice(3 * i, 3 * i + 3));
+    disc(pen, x, y, layer.size + 4);
+    pen.strokeStyle = this.theme.text;
+    pen.lineWidth = 2;
     pen.stroke();
   }
 
@@ -214,17 +236,25 @@ export class Sphere extends Picture {
   listen() {
     let grip = null;
     const { canvas } = this;
-    canvas.addEventListener("pointerdown", (event) => {
-      canvas.setPointerCapture(event.pointerId);
-      const hit = this.hit(event.offsetX, event.offsetY, (layer) => layer.drag);
-      grip = { hit, x: event.clientX, y: event.clientY };
-      this.tip.hidden = true;
+    const on = (event, listener) => canvas.addEventListener(event, listener);
+    on("touchstart", (event) => {
+      const { left, top } = canvas.getBoundingClientRect();
+      const { clientX, clientY } = event.touches[0];
+      if (this.hit(clientX - left, clientY - top, isMovable)) event.preventDefault(); // no scrolling
     });
-    canvas.addEventListener("pointermove", (event) => {
+    on("pointerdown", (event) => {
+      canvas.setPointerCapture(event.pointerId);
+      const hit = this.hit(event.offsetX, event.offsetY, isMovable);
+      grip = { hit, x: event.clientX, y: event.clientY };
+      this.hideTip();
+      if (event.pointerType === "touch") this.tellAt(event.offsetX, event.offsetY);
+    });
+    on("pointermove", (event) => {
       if (!grip) {
         this.tellAt(event.offsetX, event.offsetY);
       } else if (grip.hit) {
-        const { layer, i } = grip.hit;
+        const { place, i } = grip.hit;
+        const layer = this.layers[place];
         grip.norm ??= Math.hypot(...layer.rows.slice(3 * i, 3 * i + 3));
         layer.drag(i, this.placeAt(event.offsetX, event.offsetY, grip.norm));
       } else {
@@ -233,45 +263,62 @@ export class Sphere extends Picture {
       }
     });
     const release = () => {
-      grip?.hit?.layer.release?.();
+      if (grip?.hit) this.layers[grip.hit.place].release?.();
       grip = null;
     };
-    canvas.addEventListener("pointerup", release);
-    canvas.addEventListener("pointercancel", release);
-    canvas.addEventListener("pointerleave", () => {
-      this.tip.hidden = true;
+    on("pointerup", release);
+    on("pointercancel", release);
+    on("pointerleave", () => this.hideTip());
+    on("blur", () => this.leave());
+    on("wheel", (event) => {
+      if (!event.ctrlKey) return; // as a pinch on a touchpad; else the page scrolls
+      event.preventDefault();
+      this.camera.zoom(Math.exp(-event.deltaY / 200));
     });
   }
 
   /** The point under the pointer of a layer that is `wanted`: the one that is nearest in front. */
   hit(x, y, wanted) {
     let best = null;
-    for (const layer of this.layers) {
-      if (layer.kind !== "points" || !wanted(layer)) continue;
+    let least = REACH_OF_POINTER ** 2;
+    this.layers.forEach((layer, place) => {
+      if (!this.view || layer.kind !== "points" || !wanted(layer)) return;
       const points = this.project(layer.rows);
-      for (let i = 0; i < points.length / 3; i++) {
-        const far = Math.hypot(points[3 * i] - x, points[3 * i + 1] - y);
-        const isSeen = points[3 * i + 2] > -0.05;
-        if (isSeen && far < REACH_OF_POINTER && !(best?.far <= far)) best = { layer, i, far };
+      for (let at = 0; at < points.length; at += 3) {
+        const far = (points[at] - x) ** 2 + (points[at + 1] - y) ** 2;
+        if (far > least || points[at + 2] < -0.05) continue;
+        best = { place, layer, i: at / 3 };
+        least = far;
       }
-    }
+    });
     return best;
   }
 
   tellAt(x, y) {
-    const hit = this.view && this.hit(x, y, (layer) => layer.tell);
-    this.tip.hidden = !hit;
+    const hit = this.hit(x, y, (layer) => layer.tell);
     this.canvas.style.cursor = hit?.layer.drag ? "pointer" : "grab";
-    if (!hit) return;
-    this.tip.replaceChildren(hit.layer.tell(hit.i));
-    this.tip.style.left = `${x + 14}px`;
-    this.tip.style.top = `${y + 14}px`;
+    if (hit) this.showTip(hit.layer.tell(hit.i), x, y);
+    else this.hideTip();
+  }
+
+  /** Show what a point is beside it, on the side where there is room. */
+  showTip(words, x, y) {
+    const isLeft = x < this.center[0];
+    this.tip.replaceChildren(words);
+    this.tip.style.left = `${x + (isLeft ? 14 : -14)}px`;
+    this.tip.style.top = `${this.canvas.offsetTop + y + 14}px`;
+    this.tip.style.transform = isLeft ? "" : "translateX(-100%)";
+    this.tip.hidden = false;
+  }
+
+  hideTip() {
+    this.tip.hidden = true;
   }
 
   /** The point under the pointer on the front of the sphere with this radius. */
   placeAt(x, y, radius) {
-    let right = (x - this.center) / this.zoom;
-    let up = (this.center - y) / this.zoom;
+    let right = (x - this.center[0]) / this.zoom;
+    let up = (this.center[1] - y) / this.zoom;
     const off = Math.hypot(right, up);
     if (off > radius) {
       right *= radius / off;
@@ -282,11 +329,100 @@ export class Sphere extends Picture {
     return [0, 1, 2].map((d) => right * a[d] + up * b[d] + near * c[d]);
   }
 
+  // ---- Keys ----
+
+  /** Answer a key, and tell whether it was one of ours. */
+  press(key, isShifted) {
+    const direction = ARROWS[key];
+    if (direction && isShifted && this.chosen) this.pushChosen(...direction);
+    else if (direction) this.camera.move(0.1 * direction[0], 0.1 * direction[1]);
+    else if (key === "+" || key === "=") this.camera.zoom(1.15);
+    else if (key === "-") this.camera.zoom(1 / 1.15);
+    else if (key === "n") this.choose(1);
+    else if (key === "p") this.choose(-1);
+    else if (key === "Escape" && this.chosen) this.leave();
+    else return false;
+    return true;
+  }
+
+  /** Go on to the next or the previous point that can say what it is. */
+  choose(step) {
+    const points = [];
+    this.layers.forEach((layer, place) => {
+      if (!layer.tell) return;
+      for (let i = 0; i < layer.rows.length / 3; i++) points.push({ place, i });
+    });
+    if (!points.length) return;
+    const isChosen = ({ place, i }) => place === this.chosen?.place && i === this.chosen.i;
+    const now = points.findIndex(isChosen);
+    const next = now < 0 && step < 0 ? points.length - 1 : now + step;
+    this.chosen = points[(next + points.length) % points.length];
+    this.tellChosen();
+  }
+
+  /** The layer and the number of the chosen point. */
+  chosenPoint() {
+    return { layer: this.layers[this.chosen.place], i: this.chosen.i };
+  }
+
+  tellChosen() {
+    this.redraw();
+    if (!this.view) return;
+    const { layer, i } = this.chosenPoint();
+    const [x, y] = this.project(layer.rows.slice(3 * i, 3 * i + 3));
+    this.showTip(layer.tell(i), x, y);
+  }
+
+  /** Move the chosen point by some pixels. */
+  pushChosen(right, up) {
+    const { layer, i } = this.chosenPoint();
+    if (!layer.drag) return;
+    const row = layer.rows.slice(3 * i, 3 * i + 3);
+    const [x, y] = this.project(row);
+    layer.drag(i, this.placeAt(x + 8 * right, y - 8 * up, Math.hypot(...row)));
+    layer.release?.();
+    this.tellChosen();
+  }
+
+  leave() {
+    this.chosen = null;
+    this.hideTip();
+    this.redraw();
+  }
+
   destroy() {
     this.camera.spheres = this.camera.spheres.filter((other) => other !== this);
     this.tip.remove();
     super.destroy();
   }
+}
+
+const ARROWS = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, 1], ArrowDown: [0, -1] };
+
+function isMovable(layer) {
+  return layer.drag;
+}
+
+/** The numbers of the points in front of the center, or behind it; those far behind come first. */
+function fromBehind(points, inFront) {
+  const count = points.length / 3;
+  const slices = new Int16Array(count).fill(-1);
+  const starts = new Uint32Array(DEPTHS + 1);
+  let most = FLAT;
+  for (let i = 0; i < count; i++) most = Math.max(most, Math.abs(points[3 * i + 2]));
+  for (let i = 0; i < count; i++) {
+    const depth = points[3 * i + 2];
+    if (depth >= -FLAT !== inFront) continue;
+    const share = Math.abs(depth) / most;
+    slices[i] = (DEPTHS - 1) * (inFront ? share : 1 - share);
+    starts[slices[i] + 1] += 1;
+  }
+  for (let slice = 0; slice < DEPTHS; slice++) starts[slice + 1] += starts[slice];
+  const order = new Uint32Array(starts[DEPTHS]);
+  for (let i = 0; i < count; i++) {
+    if (slices[i] >= 0) order[starts[slices[i]]++] = i;
+  }
+  return order;
 }
 
 function along(axis, rows, at) {
