@@ -13,8 +13,8 @@
  * `tell(i)` says what a point is (text or an element), `drag(i, position)` takes it to another
  * place, and `release()` lets it go.
  *
- * By pointer: drag to turn, or to move a point that has a `drag`. By keys: arrows turn, + and - zoom,
- * n and p go to the next and the previous point, and shift with an arrow moves it.
+ * By pointer: drag to turn, or to move a point that has a `drag`. By keys: arrows turn, + and -
+ * zoom, n and p go to the next and the previous point, and shift with an arrow moves it.
  */
 import { Picture, disc, onKeys } from "./canvas.js";
 import { Dots } from "./dots.js";
@@ -240,7 +240,8 @@ export class Sphere extends Picture {
     on("touchstart", (event) => {
       const { left, top } = canvas.getBoundingClientRect();
       const { clientX, clientY } = event.touches[0];
-      if (this.hit(clientX - left, clientY - top, isMovable)) event.preventDefault(); // no scrolling
+      const hit = this.hit(clientX - left, clientY - top, isMovable);
+      if (hit) event.preventDefault(); // the finger moves the point and not the page
     });
     on("pointerdown", (event) => {
       canvas.setPointerCapture(event.pointerId);
