@@ -10,7 +10,6 @@ from plotly.subplots import make_subplots
 from torch import Tensor, cat
 
 from arcvq.explorers.figure_updates import Values, assign, finish_moving, points, ranked, words
-from arcvq.explorers.replay_figure import last_row
 from arcvq.figures.parts import image_source, measured, tile_sheet
 from arcvq.figures.theme import BLACK, BLUE, GRAY, GREEN, LOG, VERMILLION
 from arcvq.samp import SAMP
@@ -198,3 +197,9 @@ def _lay_out(figure: Figure, moment: Moment) -> None:
     hidden = {"visible": False, "constrain": "domain", "row": 2, "col": 3}
     figure.update_xaxes(range=[-0.5, wide - 0.5], **hidden)
     figure.update_yaxes(range=[high - 0.5, -0.5], constraintoward="top", **hidden)
+
+
+def last_row(history: pd.DataFrame, step: int) -> dict[str, float]:
+    """Return the last line of the history up to `step`, empty if none was written yet."""
+    seen = history[history["step"] <= step] if "step" in history else history
+    return seen.iloc[-1].dropna().to_dict() if len(seen) else {}

@@ -3,24 +3,33 @@
 from collections.abc import Mapping
 from typing import Any
 
-import ipywidgets as widgets
+import numpy as np
 import traitlets
-from plotly.graph_objects import Figure
+from jaxtyping import Float
 
-from arcvq.explorers.base import Explorer
-from arcvq.explorers.figure_updates import Values
-from arcvq.explorers.replay_figure import reels, replay_picture, replay_values
+from arcvq.analysis.projections import Projection
+from arcvq.explorers.canvas import CanvasExplorer
+from arcvq.explorers.drawn_codes import LIMIT, code_axes, pack, patches, trust
+from arcvq.figures.parts import measured, thin
+from arcvq.figures.theme import check_vectors, colors
+from arcvq.quantizers import SphericalQuantizer
 from arcvq.training import Run
 
+CURVES = ("codes_used", "perplexity", "psnr")  # columns of the history
+ROWS = 1000  # of a curve, at most
 
-class TrainingReplay(Explorer):
+
+class TrainingReplay(CanvasExplorer):
     """A slider over the snapshots of one or two runs, in one scale and with one camera.
 
     `step` is that of the optimizer; the nearest snapshot is shown. Where the runs have other steps
-    than each other, each shows its last one so far. The cursor in the curves follows.
+    than each other, each shows its last one so far. The cursor in the curves follows. In more than
+    3 dimensions, directions are drawn along the principal axes of the last step; distances from the
+    center are always the norms. The patch beside a code is what the trained model decodes it to.
 
     Args:
         runs: a `Run`, or two by name, also of a model on the GPU.
+        other: a second `Run`.
         **settings: the step at the start, by default the last.
 
     Raises:
@@ -28,18 +37,38 @@ class TrainingReplay(Explorer):
             NaN.
     """
 
+    module = "replay"
     step = traitlets.Int().tag(label="step")
-    given = ("runs",)
 
-    def __init__(self, runs: Run | Mapping[str, Run], **settings: Any):
-        self.reels = reels(runs)
+    def __init__(self, runs: Run | Mapping[str, Run], other: Run | None = None, **settings: Any):
+        named = {"run": runs} if isinstance(runs, Run) else dict(runs)
+        if other is not None:
+            named["other"] = other
+        if len(named) not in (1, 2):
+            raise ValueError(f"a replay shows one or two runs side by side, not {len(named)}")
         steps: set[int] = set()
-        for reel in self.reels:
-            steps.update(reel.run.snapshots)
+        for run in named.values():
+            steps.update(run.snapshots)
         self.steps = sorted(steps)
-        super().__init__(**settings)
-        for scene in ("scene", "scene2")[: len(self.reels)]:
-            self.figure.layout.on_change(self._turn, f"{scene}.camera")
+        self._given = "runs" if other is None else "run, other"
+
+        data: dict[str, Any] = {"steps": self.steps}
+        chosen = colors(named)
+        trusts = {}
+        for place, (name, run) in enumerate(named.items()):
+            codes = _codes_of_run(name, run)
+            axes = code_axes(codes[-1])
+            trusts[name] = trust(codes[-1], axes)
+            reel = {"name": name, "color": chosen[name]} | _reel(run, codes, axes) | _curves(run)
+            data |= {f"{key}{place}": value for key, value in reel.items()}
+        super().__init__(data | {"trust": _sentence(trusts)}, **settings)
+
+    def template(self) -> str:
+        return f"TrainingReplay({self._given}, step={{step}})"
+
+    @traitlets.default("specs")
+    def _a_stop_for_each_snapshot(self) -> list[dict[str, Any]]:
+        return [{"name": "step", "label": "step", "kind": "stops", "options": self.steps}]
 
     @traitlets.default("step")
     def _last(self) -> int:
@@ -49,21 +78,78 @@ class TrainingReplay(Explorer):
     def _nearest(self, proposal) -> int:
         return min(self.steps, key=lambda step: abs(step - proposal.value))
 
-    def picture(self) -> Figure:
-        return replay_picture(self.reels, self.step)
 
-    def values(self) -> Values:
-        return replay_values(self.reels, self.step)
-
-    def _turn(self, layout, camera) -> None:
-        """The reader turned one scene: the other follows."""
-        if len(self.reels) == 2:
-            with self.figure.batch_update():
-                for scene in (layout.scene, layout.scene2):
-                    if scene.camera != camera:
-                        scene.camera = camera
-
-    def _widget(self, name: str, trait: Any) -> widgets.Widget:
-        return widgets.SelectionSlider(
-            options=self.steps, value=self.step, description="step", layout={"width": "600px"}
+def _codes_of_run(name: str, run: Run) -> Float[np.ndarray, "T K D"]:
+    """The codes of all snapshots, in order."""
+    if not run.snapshots:
+        raise ValueError(
+            f"run {name!r} has no snapshots of its codebook, so there is nothing to replay; train "
+            "it with Recording(snapshots=24)"
         )
+    codebooks = []
+    for step, shot in sorted(run.snapshots.items()):
+        codebooks.append(check_vectors(shot.codebook, f"the codebook of {name!r} at step {step}"))
+    return np.stack(codebooks)
+
+
+def _reel(
+    run: Run, codes: Float[np.ndarray, "T K D"], axes: Float[np.ndarray, "D 3"]
+) -> dict[str, Any]:
+    """The snapshots of a run as web/replay.js takes them."""
+    steps = sorted(run.snapshots)
+    counts = np.stack([run.snapshots[step].counts.cpu().numpy() for step in steps])
+    count = len(codes[0])
+    shown, note = thin(count, "codes", LIMIT)
+    extent = float(np.linalg.norm(codes, axis=2).max())
+    drawn = patches(run.model, shown)
+    return {
+        "steps": steps,
+        "codes": pack(codes[:, shown].reshape(-1, codes.shape[2]), axes, extent),
+        "extent": extent,
+        # The shortest numbers that hold them
+        "counts": counts[:, shown].astype(np.min_scalar_type(counts.max())),
+        "shown": shown.astype(np.min_scalar_type(count)),
+        "used": np.count_nonzero(counts, axis=1).tolist(),
+        "total": count,
+        "note": note,
+        "radii": np.array([_radius(run, step) for step in steps]),
+        "patches": drawn,
+        "side": drawn.shape[1],
+    }
+
+
+def _radius(run: Run, step: int) -> float:
+    """The radius M(t) of the ball at a snapshot; NaN for a run that had none."""
+    quantizer = run.model.quantizer
+    radius = quantizer.active_samp().radius if isinstance(quantizer, SphericalQuantizer) else None
+    if radius is None:
+        return np.nan
+    usage = float((run.snapshots[step].counts > 0).float().mean())
+    return float(radius.value(step, usage))
+
+
+def _curves(run: Run) -> dict[str, Any]:
+    """Steps and values of each curve."""
+    curves = {}
+    for column in CURVES:
+        points = measured(run.history, column).astype(np.float32)
+        curves[column] = points[:, :: 1 + points.shape[1] // ROWS]
+    return curves
+
+
+def _sentence(trusts: dict[str, Projection | None]) -> str:
+    """How far the drawn directions can be trusted; norms are always true."""
+    inexact = {name: drawn for name, drawn in trusts.items() if drawn}
+    if not inexact:
+        return "Directions and norms are exact."
+    shares = []
+    for name, drawn in inexact.items():
+        text = f"{name} {drawn.variance_share:.0%} of the variance"
+        if drawn.angle_correlation is not None:
+            text += f" (rank correlation of angles {drawn.angle_correlation:.2f})"
+        shares.append(text)
+    least = min(inexact.values(), key=lambda drawn: drawn.angle_correlation or -1)
+    return (
+        "Norms are true; directions are drawn along 3 principal axes of the last step: "
+        f"{', '.join(shares)}. {least.words}"
+    )

@@ -1,21 +1,24 @@
 /** Scrub through one or two training runs: the codes step by step, and curves with a cursor. */
 import { Chart } from "./chart.js";
-import { Controls, buttons, copy } from "./controls.js";
+import { codeTip, normOf, rowsOf, usageColors, usageLegend } from "./codes.js";
+import { Toolbar } from "./controls.js";
 import { Camera, Sphere } from "./sphere.js";
-import { readTheme } from "./theme.js";
 
 const CURVES = [
   ["codes_used", "codes used"],
   ["perplexity", "perplexity (codes)"],
   ["psnr", "PSNR (dB)"],
 ];
+const PAUSE = 160; // milliseconds that a snapshot stays while it plays
 
 /**
  * @param el where the replay goes.
- * @param host as for the playground; data hold steps (of all snapshots), trust (a sentence on the
- *   drawing), and by the number of each run "name0", "steps0", "codes0" (snapshots x K x 3),
- *   "counts0" (snapshots x K), "radii0" (NaN for no ball), and of its history "step0",
- *   "codes_used0", "perplexity0" and "psnr0".
+ * @param host as for `widget`; data hold steps (of all snapshots), trust (a sentence on the
+ *   drawing), and by the number of each run "name0", "color0", "steps0", "codes0" (snapshots x K x
+ *   3, as `rowsOf` takes them), "extent0", "counts0" (snapshots x K), "shown0" (which codes are
+ *   drawn), "used0" and "total0" (of all codes), "note0", "radii0" (NaN for no ball), "patches0"
+ *   (K x side x side x channels), "side0", and steps and values of each curve: "codes_used0",
+ *   "perplexity0", "psnr0".
  */
 export function mount(el, host) {
   return new Replay(el, host);
@@ -25,16 +28,16 @@ class Replay {
   constructor(el, host) {
     this.host = host;
     this.steps = host.data.steps;
-    this.runs = [0, 1].filter((run) => `name${run}` in host.data).map((run) => new Reel(host.data, run));
-    this.extent = 1.02 * Math.max(1e-9, ...this.runs.map((run) => run.longest()));
-    this.theme = readTheme(el);
+    const numbers = [0, 1].filter((number) => `name${number}` in host.data);
+    this.runs = numbers.map((number) => new Reel(host.data, number));
+    this.most = Math.max(...this.runs.map((run) => run.most));
+    this.extent = 1.02 * Math.max(1e-9, ...this.runs.map((run) => run.of("extent")));
+    this.theme = host.theme;
     this.isPlaying = false;
-    el.classList.add("arcvq-explorer");
-    this.controls = new Controls(el, host.specs, (name, value) => host.set(name, this.nearest(value)));
-    this.buttons = buttons(el, {
+    this.toolbar = new Toolbar(el, host, {
       play: () => (this.isPlaying ? this.pause() : this.play()),
-      reset: () => host.reset(),
-      "copy as code": (button) => copy(host.code(), button),
+      back: () => this.move(-1),
+      forward: () => this.move(1),
     });
     this.layOut(el);
     this.update(host.values);
@@ -42,97 +45,120 @@ class Replay {
 
   layOut(el) {
     const panels = document.createElement("div");
-    panels.className = "arcvq-panels arcvq-two-spheres";
+    panels.className = `arcvq-replay arcvq-runs-${this.runs.length}`;
     const camera = new Camera();
     this.spheres = this.runs.map(() => {
-      const figure = document.createElement("figure");
+      const figure = panels.appendChild(document.createElement("figure"));
       const title = figure.appendChild(document.createElement("figcaption"));
-      const sphere = new Sphere(figure, camera, this.theme, this.extent);
-      panels.append(figure);
-      return { title, sphere };
+      return { title, sphere: new Sphere(figure, camera, this.theme, this.extent) };
     });
     const charts = document.createElement("div");
-    this.charts = CURVES.map(() => new Chart(charts, this.theme, 0.5));
-    panels.append(charts);
+    charts.className = "arcvq-charts";
+    const aspect = this.runs.length === 1 ? 0.3 : 0.48;
+    this.charts = CURVES.map(() => {
+      return new Chart(charts.appendChild(document.createElement("div")), this.theme, aspect);
+    });
+    const hasBall = this.runs.some((run) => run.of("radii").some(Number.isFinite));
+    const legend = usageLegend(this.most, "times since the row before", hasBall);
+    panels.append(charts, legend);
     this.summary = document.createElement("p");
     this.summary.className = "arcvq-summary";
     el.append(panels, this.summary);
   }
 
-  nearest(step) {
-    return this.steps.reduce((best, other) => {
-      return Math.abs(other - step) < Math.abs(best - step) ? other : best;
-    });
-  }
-
   update({ step }) {
     this.step = step;
-    this.controls.show({ step });
+    this.toolbar.show({ step });
     this.runs.forEach((run, place) => this.drawRun(run, this.spheres[place]));
     CURVES.forEach((curve, place) => this.drawCurve(this.charts[place], ...curve));
-    const parts = this.runs.map((run) => run.sentence(step));
-    this.summary.textContent = `At step ${step}: ${parts.join("; ")}. ${this.host.data.trust}`;
+    const parts = this.runs.map((run) => this.sentence(run));
+    const notes = this.runs.map((run) => run.of("note")).join("");
+    this.summary.textContent =
+      `At step ${inWhole(step)}: ${parts.join("; ")}. ${this.host.data.trust}${notes}`;
   }
+
+  // ---- Drawing ----
 
   drawRun(run, { title, sphere }) {
     const { codes, counts, radius } = run.at(this.step);
-    const most = run.most;
     const layers = [
       {
         kind: "points",
-        rows: codes,
-        size: 3.2,
-        colors: Array.from(counts, (count) => this.colorOf(count, most)),
+        rows: rowsOf(codes, run.of("extent")),
+        size: run.of("shown").length > 1000 ? 2.4 : 3.4,
+        colors: usageColors(counts, this.most, this.theme),
         hollow: Array.from(counts, (count) => count === 0),
-        tell: (j) => `code ${j}: chosen ${counts[j]} times`,
+        tell: (place) => run.tip(place, this.step),
       },
     ];
     if (radius <= this.extent) layers.push({ kind: "ball", radius, color: this.theme.orange });
     sphere.show(layers);
-    title.textContent = `${run.name}, step ${run.last(this.step)}`;
-    sphere.describe(run.sentence(this.step));
-  }
-
-  /** From pale to strong blue by the logarithm of the usage. */
-  colorOf(count, most) {
-    if (count === 0) return this.theme.soft;
-    const share = Math.log1p(count) / Math.log1p(most);
-    return `color-mix(in srgb, ${this.theme.vermillion} ${Math.round(100 * share)}%, ${this.theme.sky})`;
+    const seen = inWhole(run.last(this.step));
+    title.textContent = `${run.of("name")}, step ${seen}: ${run.usage(this.step)}`;
+    sphere.describe(`${title.textContent}.`);
   }
 
   drawCurve(chart, column, title) {
-    const colors = [this.theme.plain, this.theme.vermillion];
     const lines = this.runs.map((run, place) => ({
-      name: run.name,
-      color: colors[place],
-      dash: place ? [] : [5, 3],
-      x: run.column("step"),
-      y: run.column(column),
+      name: run.of("name"),
+      color: this.colorOf(run),
+      dash: place === this.runs.length - 1 ? [] : [5, 3],
+      ...run.curve(column),
     }));
-    const hasLegend = column === CURVES[0][0];
+    const hasLegend = column === CURVES[0][0] && lines.length > 1;
     chart.show({ title, x: { label: "step" }, y: {}, lines, cursor: this.step, hasLegend });
-    chart.describe(`${title} over the steps of training.`);
+    const ends = this.runs.map((run) => {
+      const value = run.value(column, this.step);
+      return `${run.of("name")} ${value === undefined ? "unknown" : inDigits(value)}`;
+    });
+    chart.describe(`${title} at step ${inWhole(this.step)}: ${ends.join(", ")}.`);
+  }
+
+  colorOf(run) {
+    const color = run.of("color");
+    return color === "#000000" ? this.theme.plain : color;
+  }
+
+  sentence(run) {
+    let words = `${run.of("name")} ${run.usage(this.step)}`;
+    const perplexity = run.value("perplexity", this.step);
+    if (perplexity !== undefined) words += `, perplexity ${perplexity.toFixed(1)}`;
+    const psnr = run.value("psnr", this.step);
+    if (psnr !== undefined) words += `, PSNR ${psnr.toFixed(1)} dB`;
+    const { radius } = run.at(this.step);
+    if (Number.isFinite(radius)) words += `, ball ${inDigits(radius)}`;
+    return radius > this.extent ? `${words}, beyond the picture` : words;
+  }
+
+  // ---- Playing ----
+
+  /** Go some snapshots on or back. */
+  move(count) {
+    const place = this.steps.indexOf(this.step) + count;
+    if (place in this.steps) this.host.set("step", this.steps[place]);
+  }
+
+  get isAtEnd() {
+    return this.step === this.steps.at(-1);
   }
 
   play() {
-    this.isPlaying = true;
-    this.buttons.querySelector(".arcvq-play").textContent = "pause";
-    let place = this.steps.indexOf(this.step);
-    if (place === this.steps.length - 1) place = -1;
-    const next = () => {
-      if (!this.isPlaying) return;
-      place += 1;
-      this.host.set("step", this.steps[place]);
-      if (place === this.steps.length - 1) this.pause();
-      else this.timer = setTimeout(next, 150);
-    };
-    next();
+    this.setPlaying(true);
+    if (this.isAtEnd) this.host.set("step", this.steps[0]);
+    this.timer = setInterval(() => {
+      this.move(1);
+      if (this.isAtEnd) this.pause();
+    }, PAUSE);
   }
 
   pause() {
-    this.isPlaying = false;
-    clearTimeout(this.timer);
-    this.buttons.querySelector(".arcvq-play").textContent = "play";
+    clearInterval(this.timer);
+    this.setPlaying(false);
+  }
+
+  setPlaying(isPlaying) {
+    this.isPlaying = isPlaying;
+    this.toolbar.button("play").textContent = isPlaying ? "pause" : "play";
   }
 
   destroy() {
@@ -147,63 +173,64 @@ class Reel {
   constructor(data, number) {
     this.data = data;
     this.number = number;
-    this.name = this.column("name");
-    this.steps = this.column("steps");
-    this.numCodes = this.column("counts").length / this.steps.length;
-    this.most = this.column("counts").reduce((most, count) => Math.max(most, count), 1);
+    this.most = this.of("counts").reduce((most, count) => Math.max(most, count), 1);
   }
 
-  column(name) {
+  of(name) {
     return this.data[`${name}${this.number}`];
-  }
-
-  longest() {
-    const codes = this.column("codes");
-    let longest = 0;
-    for (let at = 0; at < codes.length; at += 3) {
-      longest = Math.max(longest, Math.hypot(codes[at], codes[at + 1], codes[at + 2]));
-    }
-    return longest;
   }
 
   /** Which snapshot is the last one up to a step; the first where there is none. */
   place(step) {
-    let found = 0;
-    this.steps.forEach((seen, place) => {
-      if (seen <= step) found = place;
-    });
-    return found;
+    return Math.max(0, this.of("steps").findLastIndex((seen) => seen <= step));
   }
 
   last(step) {
-    return this.steps[this.place(step)];
+    return this.of("steps")[this.place(step)];
   }
 
   at(step) {
     const place = this.place(step);
     const rows = (name, width) => {
-      const size = width * this.numCodes;
-      return this.column(name).subarray(place * size, (place + 1) * size);
+      const size = width * this.of("shown").length;
+      return this.of(name).subarray(place * size, (place + 1) * size);
     };
-    return { codes: rows("codes", 3), counts: rows("counts", 1), radius: this.column("radii")[place] };
+    return { codes: rows("codes", 3), counts: rows("counts", 1), radius: this.of("radii")[place] };
   }
 
-  sentence(step) {
-    const { counts, radius } = this.at(step);
-    const used = counts.reduce((sum, count) => sum + (count > 0), 0);
-    let words = `${this.name} ${used} of ${this.numCodes} codes used`;
-    const psnr = this.lastOf("psnr", step);
-    if (Number.isFinite(psnr)) words += `, PSNR ${psnr.toFixed(1)} dB`;
-    if (Number.isFinite(radius)) words += `, ball ${+radius.toPrecision(3)}`;
-    return words;
+  usage(step) {
+    const used = this.of("used")[this.place(step)];
+    return `${inWhole(used)} of ${inWhole(this.of("total"))} codes used`;
   }
 
-  /** The last value of the history up to a step. */
-  lastOf(name, step) {
-    let value = NaN;
-    this.column("step").forEach((seen, row) => {
-      if (seen <= step && Number.isFinite(this.column(name)[row])) value = this.column(name)[row];
-    });
-    return value;
+  tip(place, step) {
+    const { codes, counts } = this.at(step);
+    const times = counts[place] ? `chosen ${inWhole(counts[place])} times` : "unused";
+    const norm = inDigits(normOf(codes, place, this.of("extent")));
+    const side = this.of("side");
+    const size = this.of("patches").length / this.of("shown").length;
+    const pixels = this.of("patches").subarray(place * size, (place + 1) * size);
+    return codeTip([`code ${this.of("shown")[place]}`, `norm ${norm}`, times], { pixels, side });
   }
+
+  curve(column) {
+    const points = this.of(column);
+    const half = points.length / 2;
+    return { x: points.subarray(0, half), y: points.subarray(half) };
+  }
+
+  /** The last value of a curve up to a step. */
+  value(column, step) {
+    const { x, y } = this.curve(column);
+    return y[x.findLastIndex((seen) => seen <= step)];
+  }
+}
+
+function inWhole(number) {
+  return number.toLocaleString("en-US");
+}
+
+/** Three digits of a number. */
+function inDigits(number) {
+  return number.toLocaleString("en-US", { maximumSignificantDigits: 3 });
 }

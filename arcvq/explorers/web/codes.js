@@ -1,0 +1,124 @@
+/** Codes as Python packs them (drawn_codes.py), and what a sphere shows of each. */
+
+const MOST = 65535;
+const FLOOR = 1e-6; // of the longest norm; a code below it lies at the center
+const SHADES = 32;
+// Viridis without the end that is lost on the ground; the most used code stands out most. (In
+// style.css as .arcvq-usage-bar.)
+const ON_LIGHT = ["#5ec962", "#21918c", "#31688e", "#443983", "#440154"];
+const ON_DARK = ["#3b7fa3", "#21918c", "#35b779", "#90d743", "#fde725"];
+
+/** Rows of three coordinates, from azimuth, elevation and the logarithm of the norm. */
+export function rowsOf(packed, extent) {
+  const rows = new Float64Array(packed.length);
+  for (let at = 0; at < packed.length; at += 3) {
+    const turn = 2 * Math.PI * (packed[at] / MOST - 0.5);
+    const tilt = Math.PI * (packed[at + 1] / MOST - 0.5);
+    const norm = normAt(packed, at, extent);
+    rows[at] = norm * Math.cos(tilt) * Math.cos(turn);
+    rows[at + 1] = norm * Math.cos(tilt) * Math.sin(turn);
+    rows[at + 2] = norm * Math.sin(tilt);
+  }
+  return rows;
+}
+
+/** The norm of a code. */
+export function normOf(packed, code, extent) {
+  return normAt(packed, 3 * code, extent);
+}
+
+function normAt(packed, at, extent) {
+  const height = packed[at + 2];
+  return height ? extent * FLOOR ** (1 - height / MOST) : 0;
+}
+
+/** Colors by the logarithm of how often each code is used, up to `most`; unused codes are gray. */
+export function usageColors(counts, most, theme) {
+  const shades = shadesFor(theme);
+  const top = Math.log(topOf(most));
+  return Array.from(counts, (count) => {
+    if (!count) return theme.soft;
+    return shades[Math.round(((SHADES - 1) * Math.log(count)) / top)];
+  });
+}
+
+/**
+ * A line that says what points and circles on the sphere are.
+ *
+ * @param most the largest count.
+ * @param times what is counted, as "times since the row before".
+ * @param hasBall whether a ball is drawn.
+ */
+export function usageLegend(most, times, hasBall) {
+  const legend = document.createElement("p");
+  legend.className = "arcvq-usage-legend";
+  const top = topOf(most).toLocaleString("en-US");
+  legend.append(entry("code chosen 1 ", sign("arcvq-usage-bar"), ` ${top} ${times}`));
+  legend.append(entry(sign("arcvq-ring"), " unused"));
+  if (hasBall) legend.append(entry(sign("arcvq-dashes"), " ball of radius M(t)"));
+  return legend;
+}
+
+function entry(...parts) {
+  const element = document.createElement("span");
+  element.append(...parts);
+  return element;
+}
+
+function sign(name) {
+  const element = document.createElement("i");
+  element.className = name;
+  return element;
+}
+
+/**
+ * What the tip of a code says, with its decoded patch if there is one.
+ *
+ * @param lines of text.
+ * @param patch { pixels, side }, pixels flat, gray or RGB.
+ */
+export function codeTip(lines, patch) {
+  const tip = document.createElement("div");
+  tip.className = "arcvq-code-tip";
+  if (patch?.pixels.length) tip.append(drawnPatch(patch));
+  const words = tip.appendChild(document.createElement("div"));
+  for (const line of lines) words.appendChild(document.createElement("div")).textContent = line;
+  return tip;
+}
+
+/** A canvas with an image from flat pixels, gray or RGB. */
+export function drawnPatch({ pixels, side, width = side, height = side }) {
+  const canvas = document.createElement("canvas");
+  canvas.width = width;
+  canvas.height = height;
+  canvas.className = "arcvq-patch";
+  const channels = pixels.length / (width * height);
+  const image = new ImageData(width, height);
+  for (let at = 0; at < width * height; at++) {
+    for (let c = 0; c < 3; c++) image.data[4 * at + c] = pixels[channels * at + (c % channels)];
+    image.data[4 * at + 3] = 255;
+  }
+  canvas.getContext("2d").putImageData(image, 0, 0);
+  return canvas;
+}
+
+/** The power of ten at the end of the scale. */
+function topOf(most) {
+  return 10 ** Math.ceil(Math.log10(Math.max(10, most)) - 1e-9);
+}
+
+function shadesFor(theme) {
+  const stops = (theme.isDark ? ON_DARK : ON_LIGHT).map(channelsOf);
+  return Array.from({ length: SHADES }, (_, shade) => {
+    const place = ((stops.length - 1) * shade) / (SHADES - 1);
+    const below = Math.min(Math.floor(place), stops.length - 2);
+    const mixed = stops[below].map((channel, c) => {
+      return Math.round(channel + (place - below) * (stops[below + 1][c] - channel));
+    });
+    return `rgb(${mixed.join(" ")})`;
+  });
+}
+
+function channelsOf(hex) {
+  return [1, 3, 5].map((at) => parseInt(hex.slice(at, at + 2), 16));
+}
