@@ -26,9 +26,9 @@ def code_axes(codes: Float[np.ndarray, "K D"]) -> Float[np.ndarray, "D 3"]:
     dim = codes.shape[1]
     if dim <= 3:
         return np.eye(dim, 3)
-    # The squares of D x D are enough, however many codes there are.
-    axes = np.linalg.eigh(codes.T @ codes)[1]
-    return axes[:, ::-1][:, :3]
+    # D x D numbers are enough, however many codes there are; the principal axes come last.
+    axes = np.linalg.eigh(codes.T @ codes).eigenvectors
+    return axes[:, :-4:-1]
 
 
 def trust(
@@ -38,7 +38,8 @@ def trust(
     if len(axes) <= 3:
         return None
     flat = codes @ axes
-    share = float(np.square(flat).sum() / max(np.square(codes).sum(), 1e-300))
+    whole = np.square(codes).sum()
+    share = float(np.square(flat).sum() / max(whole, 1e-300))
     return projections.assess(codes, flat, "PCA", variance_share=share)
 
 
@@ -57,25 +58,25 @@ def pack(
         true to 4 digits, and 0 below `FLOOR` of the extent.
     """
     x, y, z = projections.directions(codes @ axes).T
+    azimuth = np.arctan2(y, x)
+    elevation = np.arcsin(z.clip(-1, 1))
     norms = np.linalg.norm(codes, axis=1) / max(extent, 1e-300)
-    scales = [
-        np.arctan2(y, x) / (2 * pi) + 0.5,
-        np.arcsin(z.clip(-1, 1)) / pi + 0.5,
-        1 - np.log(norms.clip(FLOOR, 1)) / math.log(FLOOR),
-    ]
-    return (MOST * np.stack(scales, axis=1)).round().astype(np.uint16)
+    depth = np.log(norms.clip(FLOOR, 1)) / math.log(FLOOR)
+    shares = np.stack([azimuth / (2 * pi) + 0.5, elevation / pi + 0.5, 1 - depth], axis=1)
+    return (MOST * shares).round().astype(np.uint16)
 
 
-def patches(model: VQVAE, codes: Int[np.ndarray, " n"]) -> UInt8[np.ndarray, "n p p C"]:
+def patches(model: VQVAE, codes: Int[np.ndarray, " n"]) -> UInt8[np.ndarray, "_ p p C"]:
     """Decode each code: the part of the image that a token draws amid others like it.
 
     Large patches are shown by every so many-th pixel. A model without codes has no patches: n is 0.
     """
     if isinstance(model.quantizer, ContinuousQuantizer):
-        codes = codes[:0]
+        return np.zeros((0, 1, 1, 1), np.uint8)
     device = model.quantizer.codebook.device
     grids = torch.from_numpy(codes)[:, None, None].expand(-1, 3, 3)
-    images = torch.cat([model.decode(part.to(device)).cpu() for part in grids.split(512)])
+    images = [model.decode(part.to(device)).cpu() for part in grids.split(512)]
     side = model.downsample
     middle = slice(side, 2 * side, math.ceil(side / SIDE))
-    return to_uint8(images[:, :, middle, middle]).movedim(1, -1).numpy()
+    pixels = to_uint8(torch.cat(images)[:, :, middle, middle])
+    return pixels.movedim(1, -1).numpy()

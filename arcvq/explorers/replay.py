@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+import torch
 import traitlets
 from jaxtyping import Float
 
@@ -97,7 +98,8 @@ def _reel(
 ) -> dict[str, Any]:
     """The snapshots of a run as web/replay.js takes them."""
     steps = sorted(run.snapshots)
-    counts = np.stack([run.snapshots[step].counts.cpu().numpy() for step in steps])
+    shots = [run.snapshots[step] for step in steps]
+    counts = torch.stack([shot.counts for shot in shots]).cpu().numpy()
     count = len(codes[0])
     shown, note = thin(count, "codes", LIMIT)
     extent = float(np.linalg.norm(codes, axis=2).max())
@@ -112,20 +114,22 @@ def _reel(
         "used": np.count_nonzero(counts, axis=1).tolist(),
         "total": count,
         "note": note,
-        "radii": np.array([_radius(run, step) for step in steps]),
+        "radii": _radii(run, steps),
         "patches": drawn,
         "side": drawn.shape[1],
     }
 
 
-def _radius(run: Run, step: int) -> float:
-    """The radius M(t) of the ball at a snapshot; NaN for a run that had none."""
+def _radii(run: Run, steps: list[int]) -> Float[np.ndarray, " T"]:
+    """The radius M(t) of the ball at each snapshot; NaN for a run that had none."""
+    radii = np.full(len(steps), np.nan)
     quantizer = run.model.quantizer
     radius = quantizer.active_samp().radius if isinstance(quantizer, SphericalQuantizer) else None
-    if radius is None:
-        return np.nan
-    usage = float((run.snapshots[step].counts > 0).float().mean())
-    return float(radius.value(step, usage))
+    if radius is not None:
+        for place, step in enumerate(steps):
+            usage = (run.snapshots[step].counts > 0).float().mean()
+            radii[place] = radius.value(step, float(usage))
+    return radii
 
 
 def _curves(run: Run) -> dict[str, Any]:

@@ -1,14 +1,16 @@
-"""The replay draws every snapshot as it was: codes at their norms, used or not, and curves."""
+"""The replay shows every snapshot as it was: codes at their norms, how often used, and curves."""
 
 import numpy as np
 import pandas as pd
-import plotly.graph_objects as go
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
 
 import arcvq
 from arcvq.explorers import TrainingReplay
-from arcvq.explorers.replay_figure import reels, replay_picture
+from arcvq.explorers.drawn_codes import FLOOR, LIMIT, MOST, pack
 from arcvq.training import Run, Snapshot
 
 STEPS = (0, 4, 10)
@@ -43,68 +45,79 @@ def make_run(dim=3, codes=6, steps=STEPS, quantizer=None, shift=0.0) -> Run:
     )
 
 
-def traces(explorer, name):
-    return [trace for trace in explorer.figure.data if trace.name == name]
+def value(explorer, name):
+    """What a replay sends to the browser, with numbers as an array."""
+    sent = explorer.data[name]
+    if not isinstance(sent, dict):
+        return sent
+    return np.frombuffer(sent["bytes"], sent["array"].removesuffix("Array").lower())
 
 
-def drawn(trace):
-    return np.stack([trace.x, trace.y, trace.z], axis=1)
+def rows_of(packed, extent):
+    """Where the browser draws packed codes (see web/codes.js)."""
+    turn, tilt, height = np.asarray(packed, float).T / MOST
+    turn = 2 * np.pi * (turn - 0.5)
+    tilt = np.pi * (tilt - 0.5)
+    norm = np.where(height > 0, extent * FLOOR ** (1 - height), 0)
+    units = [np.cos(tilt) * np.cos(turn), np.cos(tilt) * np.sin(turn), np.sin(tilt)]
+    return norm[:, None] * np.stack(units, axis=1)
+
+
+def drawn(explorer, step, run=0):
+    """Where the codes of a snapshot are drawn."""
+    place = value(explorer, f"steps{run}").index(step)
+    packed = value(explorer, f"codes{run}").reshape(-1, len(value(explorer, f"shown{run}")), 3)
+    return rows_of(packed[place], value(explorer, f"extent{run}"))
+
+
+def counts(explorer, step, run=0):
+    place = value(explorer, f"steps{run}").index(step)
+    return value(explorer, f"counts{run}").reshape(-1, len(value(explorer, f"shown{run}")))[place]
 
 
 @pytest.mark.parametrize("step", STEPS)
 def test_in_three_dimensions_every_code_is_drawn_where_it_was(step):
     run = make_run()
-    explorer = TrainingReplay(run, step=step)
-    codes, counts = run.snapshots[step].codebook.numpy(), run.snapshots[step].counts.numpy()
-    np.testing.assert_allclose(
-        drawn(traces(explorer, "used codes")[0]), codes[counts > 0], rtol=1e-5
-    )
-    np.testing.assert_allclose(
-        drawn(traces(explorer, "unused codes")[0]), codes[counts == 0], rtol=1e-5
-    )
-    np.testing.assert_allclose(
-        traces(explorer, "used codes")[0].marker.color, np.log10(counts[counts > 0])
-    )
+    explorer = TrainingReplay(run)
+    codes = run.snapshots[step].codebook.numpy()
+    off = np.linalg.norm(drawn(explorer, step) - codes, axis=1)
+    assert (off < 2e-4 * np.linalg.norm(codes, axis=1)).all()
+    np.testing.assert_array_equal(counts(explorer, step), run.snapshots[step].counts)
+    assert value(explorer, "trust") == "Directions and norms are exact."
 
 
 @pytest.mark.parametrize("dim", [1, 2, 4, 64])
-def test_the_distance_from_the_centre_is_the_norm(dim):
+def test_the_distance_from_the_center_is_the_norm(dim):
     run = make_run(dim)
-    explorer = TrainingReplay(run, step=4)
-    lengths = np.linalg.norm(drawn(traces(explorer, "used codes")[0]), axis=1)
-    np.testing.assert_allclose(lengths, run.snapshots[4].codebook.norm(dim=1)[1:], rtol=1e-4)
-    assert ("of the variance" in explorer.figure.layout.meta["summary"]) == (dim > 3)
+    explorer = TrainingReplay(run)
+    lengths = np.linalg.norm(drawn(explorer, 4), axis=1)
+    np.testing.assert_allclose(lengths, run.snapshots[4].codebook.norm(dim=1), rtol=2e-4)
+    assert ("of the variance" in value(explorer, "trust")) == (dim > 3)
+
+
+@given(arrays(float, (4, 3), elements=st.floats(-1, 1, width=32)), st.floats(1e-30, 1e30))
+def test_codes_of_any_length_are_packed_where_they_are(codes, size):
+    codes *= size
+    norms = np.linalg.norm(codes, axis=1)
+    rows = rows_of(pack(codes, np.eye(3), norms.max()), norms.max())
+    far = np.linalg.norm(rows - codes, axis=1)
+    assert (far <= 3e-4 * norms + 1.01 * FLOOR * norms.max()).all()
 
 
 def test_the_axes_are_those_of_the_last_snapshot_at_every_step():
     run = make_run(8)
     last = run.snapshots[10].codebook.double().numpy()
     axes = np.linalg.svd(last)[2][:3]
+    explorer = TrainingReplay(run)
     for step in STEPS:
         flat = run.snapshots[step].codebook.double().numpy() @ axes.T
-        shown = reels(run)[0].codes(step)
-        cosines = (
-            (flat * shown).sum(axis=1)
-            / np.linalg.norm(flat, axis=1)
-            / np.linalg.norm(shown, axis=1)
-        )
-        np.testing.assert_allclose(np.abs(cosines), 1, rtol=1e-9)
-    share = (np.square(last @ axes.T).sum()) / np.square(last).sum()
-    assert f"{share:.0%} of the variance" in TrainingReplay(run).figure.layout.meta["summary"]
-
-
-def test_the_slider_moves_picture_cursor_and_words():
-    explorer = TrainingReplay(make_run(), step=0)
-    before = drawn(traces(explorer, "unused codes")[0])
-    explorer.controls["step"].value = 10
-    assert explorer.step == 10
-    assert [list(trace.x) for trace in traces(explorer, "this step")] == [[10, 10]] * 3
-    assert len(before) == 6 and len(drawn(traces(explorer, "unused codes")[0])) == 1
-    summary = explorer.figure.layout.meta["summary"]
-    assert "step 10: run 5 of 6 codes used, perplexity 5.0, PSNR 14.0 dB, ball 1.65" in summary
-    explorer.reset()
-    assert explorer.step == 0 and explorer.controls["step"].value == 0
-    np.testing.assert_allclose(drawn(traces(explorer, "unused codes")[0]), before)
+        # The signs of the axes are free, so inner products are compared.
+        shown = drawn(explorer, step)
+        shown = shown / np.linalg.norm(shown, axis=1, keepdims=True)
+        flat = flat / np.linalg.norm(flat, axis=1, keepdims=True)
+        np.testing.assert_allclose(shown @ shown.T, flat @ flat.T, atol=1e-3)
+    share = np.square(last @ axes.T).sum() / np.square(last).sum()
+    assert f"{share:.0%} of the variance" in value(explorer, "trust")
 
 
 def test_a_step_between_snapshots_becomes_the_nearest():
@@ -113,71 +126,77 @@ def test_a_step_between_snapshots_becomes_the_nearest():
     explorer.step = 1000
     assert explorer.step == 10
     assert explorer.code() == "TrainingReplay(runs, step=10)"
+    explorer.reset()
+    assert explorer.step == 4
+    assert explorer.specs[0]["options"] == [0, 4, 10], "the slider stops at snapshots alone"
 
 
-def test_two_runs_share_scale_and_camera_and_keep_their_own_steps():
+def test_two_runs_keep_their_own_steps_names_and_balls():
     runs = {
         "plain": make_run(quantizer=arcvq.EuclideanQuantizer(6, 3), shift=0.3),
         "samp": make_run(steps=(0, 6, 10)),
     }
     explorer = TrainingReplay(runs, step=6)
     assert explorer.steps == [0, 4, 6, 10]
-    layout = explorer.figure.layout
-    assert (
-        layout.scene.xaxis.range == layout.scene2.zaxis.range
-        and layout.scene.camera == layout.scene2.camera
-    )
-    assert [note.text for note in layout.annotations[1:]] == ["plain, step 4", "samp, step 6"]
-    assert [ball.visible for ball in traces(explorer, "ball of radius M(t)")] == [False, True]
-    assert layout.meta["summary"].startswith("At step 6: plain 5 of 6 codes used")
-    turned = {"eye": {"x": 2.0, "y": 0.0, "z": 0.0}}
-    explorer._turn(layout, go.layout.scene.Camera(turned))
-    assert layout.scene.camera.eye.x == layout.scene2.camera.eye.x == 2.0
+    assert [value(explorer, f"name{run}") for run in (0, 1)] == ["plain", "samp"]
+    assert [value(explorer, f"steps{run}") for run in (0, 1)] == [[0, 4, 10], [0, 6, 10]]
+    assert np.isnan(value(explorer, "radii0")).all()
+    np.testing.assert_allclose(value(explorer, "radii1"), np.exp(0.05 * np.array([0, 6, 10])))
 
 
-def test_the_ball_has_the_radius_of_the_step_and_goes_once_it_is_beyond_the_codes():
-    quantizer = arcvq.SphericalQuantizer(
-        6, 3, arcvq.SAMP(radius=arcvq.schedules.Exponential(0.2), weight=None)
-    )
-    explorer = TrainingReplay(make_run(quantizer=quantizer), step=4)
-    ball = traces(explorer, "ball of radius M(t)")[0]
-    np.testing.assert_allclose(np.sqrt(ball.x**2 + ball.y**2 + ball.z**2), np.exp(0.8), rtol=1e-5)
-    explorer.step = 10
-    assert (
-        not ball.visible
-        and "ball 7.39, beyond the picture" in explorer.figure.layout.meta["summary"]
-    )
-    explorer.step = 4
-    assert ball.visible
+def test_a_second_run_can_be_given_without_names():
+    run = make_run()
+    explorer = TrainingReplay(run, make_run(steps=(0, 6)), step=4)
+    assert (value(explorer, "name0"), value(explorer, "name1")) == ("run", "other")
+    assert explorer.code() == "TrainingReplay(run, other, step=4)"
 
 
-def test_the_live_figure_equals_a_fresh_picture_after_any_walk():
-    runs = {
-        "plain": make_run(8, quantizer=arcvq.EuclideanQuantizer(6, 8), shift=0.3),
-        "samp": make_run(8),
-    }
-    explorer = TrainingReplay(runs)
-    for step in (0, 4, 0, 10, 4):
-        explorer.step = step
-    fresh = replay_picture(reels(runs), 4)
-    for live, new in zip(explorer.figure.data, fresh.data, strict=True):
-        for axis in {*"xyz"} & {*new}:
-            np.testing.assert_array_equal(live[axis], new[axis])
-    assert explorer.figure.layout.meta == fresh.layout.meta
+def test_the_curves_hold_what_was_measured():
+    run = make_run()
+    run.rows[1]["psnr"] = float("nan")
+    explorer = TrainingReplay(run)
+    assert value(explorer, "codes_used0").tolist() == [2, 4, 6, 8, 10, 1, 2, 3, 4, 5]
+    assert value(explorer, "psnr0").tolist() == [2, 6, 8, 10, 10, 12, 13, 14]
+    long = [{"step": step, "psnr": float(step)} for step in range(5000)]
+    explorer = TrainingReplay(Run(run.model, long, run.snapshots, {}, 1.0))
+    assert 500 < len(value(explorer, "psnr0")) / 2 <= 1000, "more points than pixels help nobody"
+
+
+def test_each_code_comes_with_the_patch_that_it_decodes_to():
+    run = make_run()
+    explorer = TrainingReplay(run)
+    side = value(explorer, "side0")
+    patches = value(explorer, "patches0").reshape(6, side, side, 1)
+    assert side == run.model.downsample == 4
+    for code in range(6):
+        image = run.model.decode(torch.full((1, 3, 3), code))[0]
+        pixels = (image[:, 4:8, 4:8].movedim(0, -1) + 1) * 127.5
+        np.testing.assert_allclose(patches[code], pixels, atol=0.51)
 
 
 def test_equal_codes_one_code_and_zero_codes_are_drawn():
     for codes in (torch.ones(5, 4), torch.ones(1, 1), torch.zeros(3, 4)):
         run = make_run(codes.shape[1], len(codes))
         run.snapshots = {0: Snapshot(codes, torch.ones(len(codes), dtype=torch.int64))}
-        assert np.isfinite(drawn(traces(TrainingReplay(run), "used codes")[0])).all()
+        lengths = np.linalg.norm(drawn(TrainingReplay(run), 0), axis=1)
+        np.testing.assert_allclose(lengths, codes.norm(dim=1), rtol=2e-4)
 
 
-def test_more_codes_than_a_browser_bears_are_thinned_and_said_to_be():
-    run = make_run(2, 20_001, steps=(0, 1))
+def test_more_codes_than_are_drawn_are_thinned_and_said_to_be():
+    run = make_run(2, LIMIT + 1, steps=(0, 1))
     explorer = TrainingReplay(run)
-    assert sum(len(trace.x) for trace in explorer.figure.data[:2]) == 20_000
-    assert "20,000 of 20,001 codes are drawn" in explorer.figure.layout.meta["summary"]
+    assert len(value(explorer, "shown0")) == LIMIT
+    assert value(explorer, "note0") == " 4,096 of 4,097 codes are drawn."
+    assert value(explorer, "total0") == 4097
+    assert value(explorer, "used0") == [0, 4096], "of all codes, drawn or not"
+
+
+def test_a_quick_run_opens_with_less_than_a_hundred_kilobytes():
+    runs = {"plain": make_run(16, 128, range(25)), "samp": make_run(16, 128, range(25))}
+    explorer = TrainingReplay(runs)
+    sent = [part["bytes"] for part in explorer.data.values() if isinstance(part, dict)]
+    assert sum(map(len, sent)) + len(explorer._esm) < 150_000
+    assert sum(map(len, sent)) < 60_000
 
 
 def test_bad_input_is_named(unchecked):
@@ -188,6 +207,8 @@ def test_bad_input_is_named(unchecked):
         TrainingReplay({"a": run, "b": run, "c": run})
     with pytest.raises(ValueError, match="one or two runs side by side, not 0"):
         TrainingReplay({})
+    with pytest.raises(ValueError, match="'stride' is no setting of TrainingReplay; it has step"):
+        TrainingReplay(run, stride=2)
     run.snapshots[4].codebook[2, 1] = torch.nan
     with pytest.raises(
         ValueError, match=r"codebook of 'run' at step 4 has NaN or infinity in 1 of its 6 rows"
@@ -198,7 +219,14 @@ def test_bad_input_is_named(unchecked):
 def test_a_run_without_a_history_shows_its_codes():
     run = make_run()
     run.rows = []
-    assert "PSNR" not in TrainingReplay(run).figure.layout.meta["summary"]
+    explorer = TrainingReplay(run)
+    assert len(drawn(explorer, 10)) == 6
+    assert not len(value(explorer, "psnr0"))
+
+
+def test_a_model_without_codes_has_no_patches():
+    explorer = TrainingReplay(make_run(quantizer=arcvq.ContinuousQuantizer(6, 3)))
+    assert not len(value(explorer, "patches0"))
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
@@ -208,4 +236,4 @@ def test_a_run_on_the_gpu_is_drawn():
     run.snapshots = {
         step: Snapshot(*(tensor.cuda() for tensor in shot)) for step, shot in run.snapshots.items()
     }
-    assert len(drawn(traces(TrainingReplay(run), "used codes")[0])) == 5
+    assert len(drawn(TrainingReplay(run), 10)) == 6

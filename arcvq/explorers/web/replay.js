@@ -54,7 +54,7 @@ class Replay {
     });
     const charts = document.createElement("div");
     charts.className = "arcvq-charts";
-    const aspect = this.runs.length === 1 ? 0.3 : 0.48;
+    const aspect = this.runs.length === 1 ? 0.26 : 0.46;
     this.charts = CURVES.map(() => {
       return new Chart(charts.appendChild(document.createElement("div")), this.theme, aspect);
     });
