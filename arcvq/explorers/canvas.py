@@ -14,6 +14,7 @@ from typing import Any, ClassVar, NamedTuple
 import anywidget
 import numpy as np
 import traitlets
+from IPython.display import display
 
 from arcvq.explorers.bundle import WEB, bundle
 
@@ -25,6 +26,7 @@ ARRAYS = {
     "float32": "Float32Array",
     "float64": "Float64Array",
 }
+SPARE_LIMIT = 500_000  # characters that may stand in a saved notebook beside a widget
 
 
 class Preset(NamedTuple):
@@ -67,6 +69,9 @@ class CanvasExplorer(anywidget.AnyWidget):
 
     def __init_subclass__(cls, **kwargs: Any):
         super().__init_subclass__(**kwargs)
+        for value in vars(cls).values():  # settings_traits() knows them only once the class is made
+            if isinstance(value, traitlets.TraitType) and "label" in value.metadata:
+                value.tag(sync=True)
         if "module" not in vars(cls):  # anywidget derives a class of its own for each widget
             return
         cls._esm = (
@@ -74,14 +79,13 @@ class CanvasExplorer(anywidget.AnyWidget):
             f"export default {{ render: widgetModule.widget({cls.module}Module.mount) }};"
         )
         cls._css = (WEB / "style.css").read_text()
-        for trait in cls.settings_traits().values():
-            trait.tag(sync=True)
 
     def __init__(self, data: dict[str, Any], **settings: Any):
         self._check_names(settings)
         self._numbers = data
         # All that the browser needs is there when the widget opens: a later message may be lost
         super().__init__(data=_packed(data), **settings)
+        self.on_msg(self._receive)
         self._is_open = True
 
     @traitlets.default("specs")
@@ -161,13 +165,17 @@ class CanvasExplorer(anywidget.AnyWidget):
         Args:
             address: The explorer's name in the page's address, where its settings then stand.
         """
+        return self._html(address=address)
+
+    def _html(self, **options: Any) -> str:
+        """HTML of the explorer with more for `page` in web/page.js."""
         state = {
             "specs": self.specs,
             "presets": self.preset_specs,
             "values": self.settings(),
             "data": {name: _text_of(value) for name, value in self._numbers.items()},
             "template": self.template(),
-            "address": address,
+            **options,
         }
         place = f"arcvq-{uuid.uuid4().hex[:12]}"
         return (
@@ -190,10 +198,30 @@ class CanvasExplorer(anywidget.AnyWidget):
                 names = ", ".join(known)
                 raise ValueError(f"{name!r} is no setting of {type(self).__name__}; it has {names}")
 
+    def _receive(self, _: Any, content: Any, buffers: Any) -> None:
+        """A browser says which settings it shows; what it has missed is sent again."""
+        shown = content.get("shown", {}) if isinstance(content, dict) else {}
+        missed = [name for name, value in shown.items() if getattr(self, name) != value]
+        if missed:
+            self.send_state(missed)
+
     def _repr_mimebundle_(self, **kwargs: Any) -> Any:
-        if os.environ.get("ARCVQ_HEADLESS"):  # a widget shows nothing without its kernel
+        if _is_headless():  # a widget shows nothing without its kernel
             return {"text/html": self.html(), "text/plain": self.code()}
-        return super()._repr_mimebundle_(**kwargs)
+        data, _ = super()._repr_mimebundle_(**kwargs)
+        return data
+
+    def _ipython_display_(self) -> None:
+        """Show the widget, and below it what stands in when its kernel has ended."""
+        display(self._repr_mimebundle_(), raw=True)  # as IPython would without this method
+        if not _is_headless():
+            spare = self._html(isSpare=True)
+            if len(spare) <= SPARE_LIMIT:
+                display({"text/html": spare, "text/plain": ""}, raw=True)
+
+
+def _is_headless() -> bool:
+    return bool(os.environ.get("ARCVQ_HEADLESS"))
 
 
 def _spec(name: str, trait: Any) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 /** How an explorer lives on a page without a kernel: its settings are kept here. */
 import { filledIn } from "./code.js";
 import { readState, writeState } from "./link.js";
+import { spare } from "./spare.js";
 import { watchTheme } from "./theme.js";
 
 const PAUSE = 250; // milliseconds without a change before the address follows
@@ -12,9 +13,14 @@ const PAUSE = 250; // milliseconds without a change before the address follows
  * @param el where it goes.
  * @param state specs, presets, values, data (arrays as their type and base64), template (of
  *   `filledIn`), and address, the explorer's name in the page's address, where its settings then
- *   stand; without one they stand nowhere.
+ *   stand; without one they stand nowhere. `isSpare` says that a notebook's widget comes first.
  */
-export function page(mount, el, { specs, presets = [], values, data, template, address }) {
+export function page(mount, el, state) {
+  if (state.isSpare) spare(el, () => draw(mount, el, state));
+  else draw(mount, el, state);
+}
+
+function draw(mount, el, { specs, presets = [], values, data, template, address }) {
   const start = { ...values };
   let timer;
   const setAll = (changed) => {
@@ -46,7 +52,6 @@ export function page(mount, el, { specs, presets = [], values, data, template, a
   el.classList.add("arcvq-explorer");
   const view = mount(el, host);
   host.restart = () => view.restart?.();
-  return view;
 }
 
 function decoded(value) {

@@ -58,6 +58,7 @@ export function widget(mount) {
       code: () => filledIn(model.get("code_template"), specs, host.values),
       send: (words) => model.send(words),
     };
+    listenAgain(model);
     el.classList.add("arcvq-explorer");
     const note = document.createElement("p");
     note.className = "arcvq-note";
@@ -66,11 +67,14 @@ export function widget(mount) {
     const view = mount(el, host);
     host.restart = () => view.restart?.();
     const tell = () => {
-      note.textContent = GONE;
+      const isGone = el.classList.contains("jupyter-widgets-disconnected");
+      note.textContent = isGone ? GONE : "";
     };
+    tell();
     // "change" comes once, after all that a message of Python changed
     const listeners = { "change:data": renew, change: update, comm_live_update: tell };
     for (const [event, listener] of Object.entries(listeners)) model.on(event, listener);
+    model.send({ shown: host.values });
     return () => {
       for (const [event, listener] of Object.entries(listeners)) model.off(event, listener);
       host.theme.stop();
@@ -90,6 +94,20 @@ function onceAFrame(action) {
       action();
     });
   };
+}
+
+/**
+ * Hear what Python says, however late this is.
+ *
+ * anywidget 0.11 waits two seconds for a module and then drops all later messages without a word,
+ * although it draws; a busy browser takes longer. So the model's own listener takes them over.
+ */
+function listenAgain(model) {
+  model.on("change:isOpen", (itself) => {
+    const base = Object.getPrototypeOf(Object.getPrototypeOf(itself));
+    if (base._handle_comm_msg) itself.comm?.on_msg?.(base._handle_comm_msg.bind(itself));
+  });
+  model.set("isOpen", {}); // any new value: events know the model itself, which is hidden else
 }
 
 /** The data with arrays where Python sent their types and bytes; all else as it is. */
