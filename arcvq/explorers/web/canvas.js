@@ -67,10 +67,9 @@ export class Picture {
   }
 }
 
-/** Call `press(key, isShifted)`; a key that it answers does not scroll or command the notebook. */
+/** Call `press(key, isShifted)`; a key that it answers does not scroll the page. */
 export function onKeys(element, press) {
   element.tabIndex = 0;
-  element.dataset.lmSuppressShortcuts = "true"; // of JupyterLab
   element.addEventListener("keydown", (event) => {
     if (event.ctrlKey || event.metaKey || event.altKey) return;
     if (!press(event.key, event.shiftKey)) return;

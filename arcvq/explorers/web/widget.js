@@ -58,7 +58,9 @@ export function widget(mount) {
       code: () => filledIn(model.get("code_template"), specs, host.values),
       send: (words) => model.send(words),
     };
-    listenAgain(model);
+    const itself = modelItself(model);
+    listenAgain(itself);
+    keepKeys(el);
     el.classList.add("arcvq-explorer");
     const note = document.createElement("p");
     note.className = "arcvq-note";
@@ -67,8 +69,7 @@ export function widget(mount) {
     const view = mount(el, host);
     host.restart = () => view.restart?.();
     const tell = () => {
-      const isGone = el.classList.contains("jupyter-widgets-disconnected");
-      note.textContent = isGone ? GONE : "";
+      note.textContent = itself.comm_live ? "" : GONE;
     };
     tell();
     // "change" comes once, after all that a message of Python changed
@@ -96,18 +97,32 @@ function onceAFrame(action) {
   };
 }
 
+/** The model that anywidget hides: the events tell of it. */
+function modelItself(model) {
+  let itself;
+  model.on("change:isOpen", (found) => {
+    itself = found;
+  });
+  model.set("isOpen", {}); // which differs from any value before
+  return itself;
+}
+
 /**
  * Hear what Python says, however late this is.
  *
- * anywidget 0.11 waits two seconds for a module and then drops all later messages without a word,
- * although it draws; a busy browser takes longer. So the model's own listener takes them over.
+ * anywidget 0.11 waits two seconds for a module, and then draws it but drops all later messages
+ * without a word; a busy browser takes longer. So the model's own listener takes them over.
  */
 function listenAgain(model) {
-  model.on("change:isOpen", (itself) => {
-    const base = Object.getPrototypeOf(Object.getPrototypeOf(itself));
-    if (base._handle_comm_msg) itself.comm?.on_msg?.(base._handle_comm_msg.bind(itself));
+  const base = Object.getPrototypeOf(Object.getPrototypeOf(model));
+  if (base._handle_comm_msg) model.comm?.on_msg?.(base._handle_comm_msg.bind(model));
+}
+
+/** Keys belong to the control that has the focus and not to JupyterLab, but those with Ctrl or Cmd. */
+function keepKeys(el) {
+  el.addEventListener("keydown", (event) => {
+    if (!event.ctrlKey && !event.metaKey) event.stopPropagation();
   });
-  model.set("isOpen", {}); // any new value: events know the model itself, which is hidden else
 }
 
 /** The data with arrays where Python sent their types and bytes; all else as it is. */
