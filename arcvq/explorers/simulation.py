@@ -14,6 +14,7 @@ import dataclasses
 import math
 from typing import NamedTuple
 
+import numpy as np
 import pandas as pd
 import torch
 from jaxtyping import Float, Int
@@ -247,6 +248,10 @@ class Simulation:
         for learner in self.learners.values():
             free += [learner.points, learner.quantizer.codebook]
         self.optimizer = torch.optim.Adam(free, fused=True)
+        for tensor in free:
+            # What Adam would make at its first step, so that a state can be resumed before it
+            moments = {"exp_avg": torch.zeros_like(tensor), "exp_avg_sq": torch.zeros_like(tensor)}
+            self.optimizer.state[tensor] = {"step": torch.zeros(())} | moments
 
     def change(self, settings: Settings) -> None:
         """Go on with other settings; the springs draw the latents to their new places, if any."""
@@ -276,6 +281,43 @@ class Simulation:
         self._hold()
         for learner in self.learners.values():
             learner.measure(self.steps)
+
+    @property
+    def state(self) -> np.ndarray:
+        """All that the next steps follow from, in one array of float64.
+
+        In this order: steps and log M(t); of SAMP and then of plain VQ the codes, the two moments
+        of Adam for them, the latents and theirs, and the counts; and the two histories.
+        """
+        parts = [np.array([self.steps, self.log_radius])]
+        parts += [tensor.numpy().ravel() for tensor in self._memory()]
+        parts += [np.array(learner.history).ravel() for learner in self.learners.values()]
+        return np.concatenate(parts)
+
+    def resume(self, state: np.ndarray) -> None:
+        """Go on from a state of a simulation with the same seed and sizes."""
+        tensors = self._memory()
+        sizes = [tensor.numel() for tensor in tensors]
+        start, *parts, histories = np.split(state, np.cumsum([2, *sizes]))
+        self.steps = int(start[0])
+        self.log_radius = float(start[1])
+        for tensor, part in zip(tensors, parts, strict=True):
+            tensor.copy_(torch.tensor(part).view_as(tensor))
+        for memory in self.optimizer.state.values():
+            memory["step"].fill_(self.steps)
+        tables = histories.reshape(2, -1, len(CURVES))
+        for learner, table in zip(self.learners.values(), tables, strict=True):
+            learner.history = collections.deque(map(tuple, table), maxlen=WINDOW)
+
+    def _memory(self) -> list[Tensor]:
+        """The tensors that the next steps follow from."""
+        found = []
+        for learner in self.learners.values():
+            for tensor in (learner.quantizer.codebook, learner.points):
+                memory = self.optimizer.state[tensor]
+                found += [tensor.detach(), memory["exp_avg"], memory["exp_avg_sq"]]
+            found.append(learner.counts)
+        return found
 
     def hold(self, name: str, code: int, position: tuple[float, float, float]) -> None:
         """Put a code of "samp" or "plain" somewhere, and keep it there until `release`.
@@ -309,7 +351,7 @@ class Simulation:
         for name, learner in (("SAMP", self.samp), ("plain VQ", self.plain)):
             _, used, perplexity, angle = learner.history[-1]
             parts.append(
-                f"{name} uses {used} of {self.num_codes} codes, perplexity {perplexity:.1f}, "
+                f"{name} uses {used:.0f} of {self.num_codes} codes, perplexity {perplexity:.1f}, "
                 f"smallest angle {angle:.2g} degrees"
             )
         return f"Step {self.steps}: {'; '.join(parts)}; the ball's radius is {self.radius:.3g}."

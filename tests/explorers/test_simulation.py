@@ -206,6 +206,19 @@ def test_reset_returns_to_the_start_exactly_and_goes_the_same_way_again():
     assert all(map(torch.equal, state(simulation), state(first)))
 
 
+@pytest.mark.parametrize("steps", [0, 20])
+def test_another_simulation_goes_on_from_a_state_exactly(steps):
+    first = Simulation(num_latents=30, num_codes=8)
+    first.step(steps)
+    other = Simulation(num_latents=30, num_codes=8)
+    other.step(7)
+    other.resume(first.state)
+    first.step(15)
+    other.step(15)
+    assert np.array_equal(first.state, other.state)
+    assert first.summary() == other.summary()
+
+
 def test_a_held_code_stays_where_it_is_until_released():
     simulation = Simulation()
     simulation.hold("samp", 5, (0.0, 3.0, 0.0))

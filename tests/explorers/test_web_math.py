@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -39,6 +40,7 @@ CASES = {
     "more positives than latents": (LATENTS[:4], CODES, 0.1, 5.0, 9),
     "a latent near its code": (torch.cat([CODES[:2] + 1e-3, LATENTS]), CODES, 0.5, 10.0, 1),
     "a latent of norm zero": (torch.cat([torch.zeros(1, 3), LATENTS]).double(), CODES, 0.1, 5.0, 3),
+    "a code of norm zero": (LATENTS, torch.cat([CODES, torch.zeros(1, 3)]).double(), 0.1, 5.0, 3),
     "a single latent": (LATENTS[:1], CODES, 0.1, 5.0, 3),
 }
 
@@ -91,15 +93,34 @@ def test_the_gradient_of_the_margin_loss_is_that_of_finite_differences(javascrip
         assert (losses[1] - losses[0]) / 2e-5 == pytest.approx(gradient[at], abs=1e-8)
 
 
+def test_the_gradients_of_the_vq_loss_are_those_of_finite_differences(javascript):
+    call = "vqLoss(latents, codes, [0, 2, 2, 5], 3, 1)"  # with beta 1 both terms are one loss
+    rows = {"latents": flat(LATENTS[:4]), "codes": flat(CODES)}
+    found = javascript(call, **rows)
+    for name, gradient in (("latents", found["toLatents"]), ("codes", found["toCodes"])):
+        for at in (0, 7, 8):
+            losses = []
+            for move in (-1e-5, 1e-5):
+                moved = [*rows[name]]
+                moved[at] += move
+                losses.append(javascript(call, **rows | {name: moved})["loss"])
+            # The latents learn from one term and the codes from the other: half of the sum each
+            assert (losses[1] - losses[0]) / 4e-5 == pytest.approx(gradient[at], abs=1e-8)
+
+
+@pytest.mark.parametrize("dim", [2, 3, 16])
 @pytest.mark.parametrize("metric", ["cosine", "euclidean"])
-def test_the_nearest_codes_are_the_packages(javascript, metric):
+def test_the_nearest_codes_are_the_packages(javascript, metric, dim):
+    latents = vectors(200, dim)
+    codes = torch.cat([vectors(40, dim, seed=1), torch.zeros(1, dim)]).double()
     found = javascript(
-        "nearestCode(latents, codes, 3, metric)",
-        latents=flat(LATENTS),
-        codes=flat(CODES),
+        "nearestCode(latents, codes, dim, metric)",
+        latents=flat(latents),
+        codes=flat(codes),
+        dim=dim,
         metric=metric,
     )
-    assert found == nearest_code(LATENTS, CODES, metric).tolist()
+    assert found == nearest_code(latents, codes, metric).tolist()
 
 
 @pytest.mark.parametrize("metric", ["cosine", "euclidean"])
@@ -154,6 +175,24 @@ def test_no_schedule_is_missing(javascript):
     assert known == {cls.__name__ for cls in schedules.Schedule.__subclasses__()}
 
 
+def arguments(simulation):
+    """Draws and settings as the browser names them."""
+    names = {"top_k": "topK", "learning_rate": "learningRate"}
+    settings = dataclasses.asdict(simulation.settings)
+    return {
+        "draws": {name: flat(tensor) for name, tensor in simulation.draws._asdict().items()},
+        "settings": {names.get(name, name): value for name, value in settings.items()},
+    }
+
+
+AFTER = """(() => {
+  const simulation = new Simulation(draws, settings);
+  if (state) simulation.state = state;
+  for (let step = 0; step < count; step++) simulation.step();
+  return simulation.state;
+})()"""
+
+
 @settings(max_examples=6, deadline=None)
 @given(
     margin=st.floats(0, 1.5),
@@ -167,30 +206,38 @@ def test_no_schedule_is_missing(javascript):
 )
 def test_fifty_steps_go_where_the_packages_quantizers_go(javascript, seed, **changes):
     simulation = Simulation(Settings(**changes), num_latents=40, num_codes=12, seed=seed)
-    draws = {name: flat(tensor) for name, tensor in simulation.draws._asdict().items()}
-    names = {"top_k": "topK", "learning_rate": "learningRate"}
-    given = {
-        names.get(name, name): value
-        for name, value in dataclasses.asdict(simulation.settings).items()
-    }
+    found = javascript(AFTER, **arguments(simulation), state=None, count=50)
+    simulation.step(50)
+    assert found == pytest.approx(simulation.state, abs=1e-6)
+
+
+def test_a_state_goes_to_the_browser_and_back_and_both_go_on_alike(javascript):
+    simulation = Simulation(num_latents=40, num_codes=12)
+    simulation.step(20)
+    found = javascript(AFTER, **arguments(simulation), state=simulation.state.tolist(), count=50)
+    again = Simulation(num_latents=40, num_codes=12)
+    again.resume(np.array(found))
+    assert again.steps == 70
+    again.step(50)
+    simulation.step(100)
+    assert again.state == pytest.approx(simulation.state, abs=1e-6)
+
+
+@pytest.mark.parametrize("rows", ["codes", "latents"])
+def test_a_point_stays_where_it_is_held_and_learns_again_once_released(javascript, rows):
     found = javascript(
         """(() => {
           const simulation = new Simulation(draws, settings);
-          for (let step = 0; step < 50; step++) simulation.step();
-          const { samp, plain, radius } = simulation;
-          const state = ({ codes, latents, counts, last }) => ({ codes, latents, counts, last });
-          return { samp: state(samp), plain: state(plain), radius };
+          const place = () => Array.from(simulation.samp[rows].subarray(12, 15));
+          simulation.hold("samp", rows, 4, [0, 3, 0]);
+          simulation.step();
+          const held = place();
+          simulation.release();
+          simulation.step();
+          return { held, free: place() };
         })()""",
-        draws=draws,
-        settings=given,
+        **arguments(Simulation(num_latents=40, num_codes=12)),
+        rows=rows,
     )
-    simulation.step(50)
-    assert found["radius"] == pytest.approx(simulation.radius)
-    for name, learner in simulation.learners.items():
-        assert found[name]["codes"] == pytest.approx(flat(learner.codes), abs=1e-6)
-        assert found[name]["latents"] == pytest.approx(flat(learner.latents), abs=1e-6)
-        assert found[name]["counts"] == learner.counts.tolist()
-        step, used, perplexity, angle = learner.history[-1]
-        assert (found[name]["last"]["step"], found[name]["last"]["used"]) == (step, used)
-        assert found[name]["last"]["perplexity"] == pytest.approx(float(perplexity))
-        assert found[name]["last"]["minAngle"] == pytest.approx(angle, abs=1e-5)
+    assert found["held"] == [0, 3, 0]
+    assert found["free"][1] < 3

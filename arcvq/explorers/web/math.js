@@ -30,27 +30,6 @@ function dots(a, b, j, dim, result) {
   }
 }
 
-/** Minus the squared distance of each row of `a` to row j of `b`. */
-function closeness(a, b, j, dim, result) {
-  if (dim !== 3) {
-    for (let i = 0; i < result.length; i++) result[i] = -squaredDistance(a, i, b, j, dim);
-    return;
-  }
-  const [x, y, z] = [b[3 * j], b[3 * j + 1], b[3 * j + 2]];
-  for (let i = 0, at = 0; i < result.length; i++, at += 3) {
-    const right = a[at] - x;
-    const up = a[at + 1] - y;
-    const near = a[at + 2] - z;
-    result[i] = -(right * right + up * up + near * near);
-  }
-}
-
-function squaredDistance(a, i, b, j, dim) {
-  let sum = 0;
-  for (let d = 0; d < dim; d++) sum += (a[i * dim + d] - b[j * dim + d]) ** 2;
-  return sum;
-}
-
 /** Add row j of `b`, times a weight and a factor, to each row of the sum. */
 function addWeighted(sum, weights, factor, b, j, dim) {
   if (dim !== 3) {
@@ -125,21 +104,28 @@ function cross(a, b) {
 export function nearestCode(latents, codes, dim, metric) {
   const isCosine = metric === "cosine";
   const candidates = isCosine ? directions(codes, dim) : codes;
-  const scoreAll = isCosine ? dots : closeness;
-  const numCodes = codes.length / dim;
+  // |z - e|^2 is smallest where z e - |e|^2 / 2 is largest
+  const offsets = norms(codes, dim).map((norm) => (isCosine ? 0 : norm ** 2 / 2));
   const indices = new Int32Array(latents.length / dim);
-  const best = new Float64Array(indices.length).fill(-Infinity);
-  const scores = new Float64Array(indices.length);
-  for (let j = 0; j < numCodes; j++) {
-    scoreAll(latents, candidates, j, dim, scores);
-    for (let i = 0; i < scores.length; i++) {
-      if (scores[i] > best[i]) {
-        best[i] = scores[i];
-        indices[i] = j;
-      }
-    }
+  for (let i = 0; i < indices.length; i++) {
+    indices[i] = highestProduct(latents, i, candidates, offsets, dim);
   }
   return indices;
+}
+
+/** The first row of `b` that has the largest dot product with row i of `a`, less its offset. */
+function highestProduct(a, i, b, offsets, dim) {
+  const [x, y, z] = [a[3 * i], a[3 * i + 1], a[3 * i + 2]];
+  let highest = -Infinity;
+  let found = 0;
+  for (let j = 0, at = 0; j < offsets.length; j++, at += 3) {
+    const product = dim === 3 ? x * b[at] + y * b[at + 1] + z * b[at + 2] : dot(a, i, b, j, dim);
+    if (product - offsets[j] > highest) {
+      highest = product - offsets[j];
+      found = j;
+    }
+  }
+  return found;
 }
 
 /** How many latents chose each code. */

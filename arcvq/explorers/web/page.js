@@ -43,6 +43,7 @@ function draw(mount, el, { specs, presets = [], values, data, template, address 
     reset: () => setAll(host.start),
     code: () => filledIn(template, specs, values),
     link: address && link,
+    keep: (changed) => Object.assign(host.data, changed),
   };
   const follow = () => Object.assign(values, start, readState(location, address, specs));
   if (address) {

@@ -1,9 +1,9 @@
 /** Codes learn live on the sphere, under SAMP and as plain VQ beside it. */
 import { Chart } from "./chart.js";
-import { Controls, buttons, copy } from "./controls.js";
+import { Toolbar } from "./controls.js";
+import { Player, prefersStillness } from "./player.js";
 import { Simulation } from "./simulation.js";
 import { Camera, Sphere } from "./sphere.js";
-import { readTheme } from "./theme.js";
 
 const NAMES = { samp: "SAMP", plain: "plain VQ" };
 const CURVES = [
@@ -12,11 +12,19 @@ const CURVES = [
   ["minAngle", "smallest angle (degrees)"],
 ];
 const REACH = 2.2; // of the picture; the data have norm 2
+const MOST = { latents: 2000, codes: 1000 }; // that are drawn
+const TIPS = {
+  play: "Learn step after step, until you pause or look elsewhere",
+  step: "Learn for one step",
+  "from step 0": "Begin again, with the settings as they are now",
+  reset: "Begin again, with the settings of the start",
+};
 
 /**
  * @param el where the playground goes.
- * @param host values (the settings by name), specs (of their controls), data (the draws of the
- *   `Simulation`), and the functions set(name, value), code() and reset().
+ * @param host as web/widget.js has it. Its data are the draws of the `Simulation`, and what Python
+ *   and the playground tell each other: state (of the simulation; the start where it is missing),
+ *   playing, and version, a number that grows whenever one sets the state of the other.
  */
 export function mount(el, host) {
   return new Playground(el, host);
@@ -25,29 +33,27 @@ export function mount(el, host) {
 class Playground {
   constructor(el, host) {
     this.host = host;
+    this.theme = host.theme;
     this.simulation = new Simulation(host.data, settingsOf(host.values));
-    this.isPlaying = false;
-    this.theme = readTheme(el);
-    el.classList.add("arcvq-explorer");
-    this.controls = new Controls(el, host.specs, (name, value) => host.set(name, value));
-    this.controls.show(host.values);
-    this.buttons = buttons(el, {
-      play: () => (this.isPlaying ? this.pause() : this.play()),
+    if (host.data.state) this.simulation.state = host.data.state;
+    this.version = host.data.version;
+    const withReset = Object.create(host, { reset: { value: () => this.reset() } });
+    const actions = {
+      play: () => (this.player.isPlaying ? this.pause() : this.play()),
       step: () => this.step(),
-      "start again": () => this.restart(),
-      reset: () => host.reset(),
-      "copy as code": (button) => copy(host.code(), button),
-    });
-    this.summary = document.createElement("p");
-    this.summary.className = "arcvq-summary";
+      "from step 0": () => this.restart(),
+    };
+    this.toolbar = new Toolbar(el, withReset, actions);
+    for (const [name, tip] of Object.entries(TIPS)) this.toolbar.button(name).title = tip;
     this.layOut(el);
-    el.append(this.summary);
+    this.player = new Player(this.panels, () => this.learn());
     this.draw();
+    if (host.data.playing && !prefersStillness()) this.play();
   }
 
   layOut(el) {
-    const panels = document.createElement("div");
-    panels.className = "arcvq-panels arcvq-two-spheres";
+    this.panels = document.createElement("div");
+    this.panels.className = "arcvq-panels arcvq-two-spheres";
     this.camera = new Camera();
     this.camera.face(this.simulation.data);
     this.spheres = {};
@@ -57,38 +63,50 @@ class Playground {
       this.titles[name] = document.createElement("figcaption");
       figure.append(this.titles[name]);
       this.spheres[name] = new Sphere(figure, this.camera, this.theme, REACH);
-      panels.append(figure);
+      this.panels.append(figure);
     }
     const charts = document.createElement("div");
     this.charts = CURVES.map(() => new Chart(charts, this.theme, 0.5));
-    panels.append(charts);
-    el.append(panels);
+    this.panels.append(charts);
+    this.summary = document.createElement("p");
+    this.summary.className = "arcvq-summary";
+    el.append(this.panels, this.summary);
   }
 
-  /** Take over settings that were changed here or by the kernel. */
+  /** Take over settings, and a state of Python or of another view. */
   update(values) {
-    this.controls.show(values);
+    this.toolbar.show(values);
     this.simulation.change(settingsOf(values));
+    const { state, version, playing } = this.host.data;
+    if (version !== this.version) {
+      this.version = version;
+      this.simulation.state = state;
+    }
+    if (playing && !this.player.isPlaying && !prefersStillness()) this.play();
+    if (!playing && this.player.isPlaying) this.pause();
     this.draw();
   }
 
+  // ---- Learning ----
+
   play() {
-    this.isPlaying = true;
-    this.buttons.querySelector(".arcvq-play").textContent = "pause";
-    const next = () => {
-      if (!this.isPlaying) return;
-      this.step();
-      requestAnimationFrame(next);
-    };
-    requestAnimationFrame(next);
+    this.player.play();
+    this.toolbar.button("play").textContent = "pause";
+    this.keep();
   }
 
   pause() {
-    this.isPlaying = false;
-    this.buttons.querySelector(".arcvq-play").textContent = "play";
+    this.player.pause();
+    this.toolbar.button("play").textContent = "play";
+    this.keep();
   }
 
   step() {
+    this.learn();
+    this.pause();
+  }
+
+  learn() {
     this.simulation.step();
     this.draw();
   }
@@ -96,6 +114,29 @@ class Playground {
   restart() {
     this.simulation.reset();
     this.draw();
+    this.keep();
+  }
+
+  reset() {
+    this.host.reset();
+    this.restart();
+  }
+
+  hold(name, rows, i, position) {
+    this.simulation.hold(name, rows, i, position);
+    if (!this.player.isPlaying) this.draw();
+  }
+
+  release() {
+    this.simulation.release();
+    if (!this.player.isPlaying) this.keep();
+  }
+
+  /** Let Python and other views stand where this one does. */
+  keep() {
+    this.version += 1;
+    const { isPlaying } = this.player;
+    this.host.keep({ state: this.simulation.state, playing: isPlaying, version: this.version });
   }
 
   // ---- Drawing ----
@@ -108,19 +149,27 @@ class Playground {
 
   drawSphere(name) {
     const learner = this.simulation[name];
+    const codes = learner.codes.subarray(0, 3 * MOST.codes);
     const unused = Array.from(learner.counts, (count) => count === 0);
     const color = name === "samp" ? this.theme.vermillion : this.theme.plain;
     const layers = [
-      { kind: "points", rows: learner.latents, size: 2.2, color: this.theme.sky },
       {
         kind: "points",
-        rows: learner.codes,
+        rows: learner.latents.subarray(0, 3 * MOST.latents),
+        size: 2.2,
+        color: this.theme.sky,
+        drag: (i, position) => this.hold(name, "latents", i, position),
+        release: () => this.release(),
+      },
+      {
+        kind: "points",
+        rows: codes,
         size: 4.5,
         colors: unused.map((isUnused) => (isUnused ? this.theme.soft : color)),
         hollow: unused,
         tell: (j) => `code ${j}: ${learner.counts[j]} latents`,
-        drag: (j, position) => this.hold(name, j, position),
-        release: () => this.simulation.release(),
+        drag: (j, position) => this.hold(name, "codes", j, position),
+        release: () => this.release(),
       },
     ];
     const { radius } = this.simulation;
@@ -133,11 +182,6 @@ class Playground {
     if (hasBall) title += `, ball of radius ${radius.toFixed(2)} (dashed)`;
     this.titles[name].textContent = title;
     this.spheres[name].describe(title);
-  }
-
-  hold(name, code, position) {
-    this.simulation.hold(name, code, position);
-    if (!this.isPlaying) this.draw();
   }
 
   drawCurve(chart, key, title) {
@@ -163,11 +207,21 @@ class Playground {
       const usage = `${row.used} of ${numCodes} codes, perplexity ${row.perplexity.toFixed(1)}`;
       return `${NAMES[name]} uses ${usage}, ${angle}`;
     });
-    return `Step ${steps}: ${parts.join("; ")}; the ball's radius is ${+radius.toPrecision(3)}.`;
+    const ball = `the ball's radius is ${+radius.toPrecision(3)}`;
+    return `Step ${steps}: ${parts.join("; ")}; ${ball}.${this.thinned()}`;
+  }
+
+  /** What is left out of the pictures. */
+  thinned() {
+    const { codes, latents } = this.simulation.samp;
+    const words = Object.entries({ codes, latents })
+      .filter(([name, rows]) => rows.length > 3 * MOST[name])
+      .map(([name, rows]) => `${MOST[name]} of ${rows.length / 3} ${name}`);
+    return words.length ? ` Drawn are ${words.join(" and ")}.` : "";
   }
 
   destroy() {
-    this.pause();
+    this.player.destroy();
     for (const picture of [...Object.values(this.spheres), ...this.charts]) picture.destroy();
   }
 }

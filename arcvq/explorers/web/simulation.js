@@ -63,6 +63,13 @@ class Learner {
     this.measure(0);
   }
 
+  /** The arrays that the next steps follow from. */
+  get memory() {
+    const ofCodes = [this.codes, this.codesAdam.mean, this.codesAdam.square];
+    const ofLatents = [this.latents, this.latentsAdam.mean, this.latentsAdam.square];
+    return [...ofCodes, ...ofLatents, this.counts];
+  }
+
   get numCodes() {
     return this.codes.length / 3;
   }
@@ -152,9 +159,38 @@ export class Simulation {
     this.plain.measure(this.steps);
   }
 
-  /** Put a code of "samp" or "plain" somewhere, and keep it there until `release`. */
-  hold(name, code, position) {
-    this.held = { name, code, position };
+  /**
+   * All that the next steps follow from, in one array, laid out as `Simulation.state` in Python.
+   *
+   * To be given back to a simulation with the same draws.
+   */
+  get state() {
+    const learners = [this.samp, this.plain];
+    const memories = learners.flatMap((learner) => learner.memory);
+    const curves = learners.flatMap((learner) => learner.history.map(Object.values));
+    return joined([[this.steps, this.logRadius], ...memories, ...curves]);
+  }
+
+  set state(numbers) {
+    const learners = [this.samp, this.plain];
+    [this.steps, this.logRadius] = numbers;
+    let at = 2;
+    for (const part of learners.flatMap((learner) => learner.memory)) {
+      part.set(numbers.subarray(at, at + part.length));
+      at += part.length;
+    }
+    const half = (numbers.length - at) / 2;
+    for (const learner of learners) {
+      learner.codesAdam.step = this.steps;
+      learner.latentsAdam.step = this.steps;
+      learner.history = rowsOf(numbers.subarray(at, at + half));
+      at += half;
+    }
+  }
+
+  /** Put a point of `rows`, "codes" or "latents", somewhere, and keep it there until `release`. */
+  hold(name, rows, i, position) {
+    this.held = { name, rows, i, position };
     this.keepHeld();
     const learner = this[name];
     learner.count();
@@ -162,12 +198,35 @@ export class Simulation {
     learner.measure(this.steps);
   }
 
-  /** Let the code that is held learn again. */
+  /** Let the point that is held learn again. */
   release() {
     this.held = null;
   }
 
   keepHeld() {
-    if (this.held) this[this.held.name].codes.set(this.held.position, 3 * this.held.code);
+    if (!this.held) return;
+    const { name, rows, i, position } = this.held;
+    this[name][rows].set(position, 3 * i);
   }
+}
+
+function joined(parts) {
+  const length = parts.reduce((sum, part) => sum + part.length, 0);
+  const numbers = new Float64Array(length);
+  let at = 0;
+  for (const part of parts) {
+    numbers.set(part, at);
+    at += part.length;
+  }
+  return numbers;
+}
+
+/** The rows of a learner's history, which are four numbers each. */
+function rowsOf(numbers) {
+  const rows = [];
+  for (let at = 0; at < numbers.length; at += 4) {
+    const [step, used, perplexity, minAngle] = numbers.subarray(at, at + 4);
+    rows.push({ step, used, perplexity, minAngle });
+  }
+  return rows;
 }

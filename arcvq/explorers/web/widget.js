@@ -18,6 +18,8 @@
  *   link()                  the address of the present state; not in a notebook
  *   restart()               begin again what plays
  *   send(words)             tell Python; not on a page
+ *   keep(changed)           put plain values and arrays of the explorer's own into `data`, where
+ *                           Python and other views find them
  */
 import { filledIn } from "./code.js";
 import { watchTheme } from "./theme.js";
@@ -57,6 +59,7 @@ export function widget(mount) {
       reset: () => setAll(host.start),
       code: () => filledIn(model.get("code_template"), specs, host.values),
       send: (words) => model.send(words),
+      keep: (changed) => setAll({ data: { ...model.get("data"), ...packed(changed) } }),
     };
     const itself = modelItself(model);
     listenAgain(itself);
@@ -129,6 +132,17 @@ function keepKeys(el) {
 function unpacked(data) {
   const entries = Object.entries(data).map(([name, value]) => [name, toArray(value)]);
   return Object.fromEntries(entries);
+}
+
+/** The same the other way. */
+function packed(data) {
+  const entries = Object.entries(data).map(([name, value]) => [name, fromArray(value)]);
+  return Object.fromEntries(entries);
+}
+
+function fromArray(value) {
+  if (!ArrayBuffer.isView(value)) return value;
+  return { array: value.constructor.name, bytes: new DataView(value.buffer) };
 }
 
 function toArray(value) {
