@@ -12,7 +12,7 @@ float64.
 import collections
 import dataclasses
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -55,7 +55,7 @@ class Draws(NamedTuple):
         """Draw for so many latents and codes, each from 1."""
         check_whole(1, num_latents=num_latents, num_codes=num_codes)
         generator = Generator().manual_seed(seed)
-        kind = {"generator": generator, "dtype": torch.float64}
+        kind: dict[str, Any] = {"generator": generator, "dtype": torch.float64}
         uniform, turn = torch.rand(2, num_latents, **kind)
         normals = torch.randn(MOST_CLUSTERS, 3, **kind)
         codes = torch.rand(num_codes, 3, **kind) * 2 - 1
