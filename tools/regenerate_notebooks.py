@@ -18,6 +18,7 @@ import kaleido
 import nbformat
 from choreographer.browsers.chromium import Chromium
 from PIL import Image
+from playwright.sync_api import sync_playwright
 
 from arcvq.reports.execution import Execution
 from arcvq.reports.notebook_files import find_notebooks
@@ -25,8 +26,18 @@ from arcvq.reports.notebook_page import PLOTLY, WIDGET, WIDGET_NOTE, is_progress
 from arcvq.reports.pages import figure_text
 from arcvq.runtime.files import write_text
 
-SIZE_LIMIT = 500_000  # bytes of a stored notebook
+SIZE_LIMIT = 1_000_000  # bytes of a stored notebook
+SCALE = 2  # pixels of a still to one of the page, for sharp screens
 COLORS = 256  # enough for a plot, at a third of the bytes
+WINDOW = {"width": 1000, "height": 900}  # in which explorers are drawn
+# What moves an explorer would promise too much on a still.
+STILL = """
+.arcvq-controls, .arcvq-presets, .arcvq-sentence, .arcvq-buttons { display: none !important; }
+"""
+DRAWN = """() => {
+  const canvases = [...document.querySelectorAll(".arcvq-explorer canvas")];
+  return canvases.length > 0 && canvases.every((canvas) => canvas.dataset.frames);
+}"""
 NO_BROWSER = (
     "Stills need Chromium or Chrome, and none was found.\n"
     "To fix: sudo apt install chromium (Debian, Ubuntu), or .venv/bin/plotly_get_chrome to "
@@ -46,7 +57,7 @@ def main(names: list[str]) -> int:
 
 @contextlib.contextmanager
 def browser() -> Iterator[None]:
-    """Keep one browser for all stills: a second for each, not three."""
+    """Keep one browser for all stills of figures: a second for each, not three."""
     kaleido.start_sync_server(silence_warnings=True)
     try:
         yield
@@ -94,32 +105,51 @@ def clean(notebook: nbformat.NotebookNode) -> None:
 
 
 def stored(output: nbformat.NotebookNode) -> nbformat.NotebookNode:
-    """Replace a live figure by its still, and a widget by a note."""
+    """Replace a live figure or an explorer by its still, and a widget by a note."""
     data = output.get("data", {})
     if PLOTLY in data:
-        figure = data[PLOTLY]
-        layout = figure.get("layout", {})
-        width = layout.get("width") or 900
-        height = layout.get("height") or 450
-        description = {"alt": figure_text(figure), "width": width, "height": height}
-        output.data = {"image/png": still(figure, width, height)}
-        output.metadata = nbformat.from_dict({"image/png": description})
+        keep_still(output, *figure_still(data[PLOTLY]))
+    elif "arcvq-explorer" in data.get("text/html", ""):
+        keep_still(output, *explorer_still(data["text/html"]))
     elif WIDGET in data:
         output.data = {"text/plain": WIDGET_NOTE}
     return output
 
 
-def still(figure: Mapping[str, Any], width: int, height: int) -> str:
-    """Draw a plotly figure, given as JSON, as a PNG of few colors in base64."""
-    content = {"data": figure["data"], "layout": figure.get("layout", {})}
-    options = {"format": "png", "width": width, "height": height, "scale": 1}
-    png = kaleido.calc_fig_sync(content, opts=options)
-
+def keep_still(output: nbformat.NotebookNode, png: bytes, words: str) -> None:
+    """Replace what an output holds by a picture of few colors, and words for who cannot see it."""
     picture = Image.open(io.BytesIO(png)).convert("RGB")
     picture = picture.quantize(COLORS, dither=Image.Dither.FLOYDSTEINBERG)
     small = io.BytesIO()
     picture.save(small, "PNG", optimize=True)
-    return base64.b64encode(small.getvalue()).decode()
+    width, height = picture.size
+    description = {"alt": words, "width": width // SCALE, "height": height // SCALE}
+    output.data = {"image/png": base64.b64encode(small.getvalue()).decode()}
+    output.metadata = nbformat.from_dict({"image/png": description})
+
+
+def figure_still(figure: Mapping[str, Any]) -> tuple[bytes, str]:
+    """Draw a plotly figure, given as JSON; return the PNG and the figure in words."""
+    layout = figure.get("layout", {})
+    content = {"data": figure["data"], "layout": layout}
+    size = {"width": layout.get("width") or 900, "height": layout.get("height") or 450}
+    png = kaleido.calc_fig_sync(content, opts={"format": "png", "scale": SCALE, **size})
+    return png, figure_text(figure)
+
+
+def explorer_still(html: str) -> tuple[bytes, str]:
+    """Draw an explorer's page; return the PNG without the controls, and the explorer in words."""
+    path = Chromium.find_browser(skip_local=False)
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        page = browser.new_page(viewport=WINDOW, device_scale_factor=SCALE)
+        page.set_content(f"<!doctype html><body>{html}")
+        page.add_style_tag(content=STILL)
+        page.wait_for_function(DRAWN)
+        png = page.locator(".arcvq-explorer").screenshot(animations="disabled")
+        words = page.locator(".arcvq-summary").first.inner_text()
+        browser.close()
+    return png, words
 
 
 if __name__ == "__main__":

@@ -121,7 +121,7 @@ function listenAgain(model) {
   if (base._handle_comm_msg) model.comm?.on_msg?.(base._handle_comm_msg.bind(model));
 }
 
-/** Keys belong to the control that has the focus and not to JupyterLab, but those with Ctrl or Cmd. */
+/** Keys belong to the control with the focus and not to JupyterLab, but those with Ctrl or Cmd. */
 function keepKeys(el) {
   el.addEventListener("keydown", (event) => {
     if (!event.ctrlKey && !event.metaKey) event.stopPropagation();
