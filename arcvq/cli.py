@@ -84,6 +84,7 @@ class HomePath(click.Path):
 
 FILE = HomePath(path_type=Path, dir_okay=False)
 FOLDER = HomePath(path_type=Path, file_okay=False)
+ANY_PATH = HomePath(path_type=Path)
 EXISTING_FOLDER = HomePath(exists=True, file_okay=False)
 
 # Options that are settings of a run; one that is not given has the value of the profile.
@@ -486,17 +487,15 @@ def draw_samples(
 
 
 @main.command("export-explorers")
-@device_option
-@click.option("--out", type=FILE, default="explorers.html", help="The page.")
-def export(device: str, out: Path) -> None:
-    """Write the margin, radius and replay pictures as one HTML page with sliders.
+@click.option("--out", type=ANY_PATH, default="explorers", help="The folder, or a file NAME.html.")
+def export(out: Path) -> None:
+    """Write the explorers and a trained model as one page, for readers without Python.
 
-    For readers without Python: the page needs no network. The runs that it shows are trained the
-    first time, in seconds, and kept.
+    The page, index.html, is a single file that needs no network and no server.
     """
     from arcvq.explorers.export import export_explorers
 
-    path = export_explorers(out, device=device)
+    path = export_explorers(out)
     click.echo(f"{path.resolve()}: {path.stat().st_size / 1e6:.1f} MB")
 
 

@@ -1,9 +1,12 @@
-"""Make the models in data/checkpoints again: digits and, where its files are, MNIST.
+"""Make the models in data/checkpoints again: digits and, where its files are, those of MNIST.
 
-    python tools/make_pretrained.py digits mnist --root FOLDER_WITH_MNIST
+    python tools/make_pretrained.py digits mnist page/samp page/plain --root FOLDER_WITH_MNIST
 
 A run that was begun before goes on; its card leaves out the device, which a run does not keep. The
 figures are those of the test images, straight from tensors.
+
+The two runs of `arcvq export-explorers` come in half precision, with the snapshots of their
+training, and with ten test images beside them.
 """
 
 import argparse
@@ -11,13 +14,19 @@ import json
 import math
 from pathlib import Path
 
+import torch
+from PIL import Image
+
 import arcvq
 from arcvq.geometry import describe
+from arcvq.images import to_uint8
 from arcvq.runs.pretrained import FOLDER, write_pretrained
 from arcvq.runs.settings import run_folder
 from arcvq.runtime.devices import choose_device, device_name
 
 STEPS = {"digits": 3160, "mnist": 6320}  # 40 and 15 passes over the training images
+PAGE = {"page/samp": "samp", "page/plain": "plain"}
+IMAGES_OF_PAGE = FOLDER / "page" / "images.png"
 
 
 def figures(model: arcvq.VQVAE, data: arcvq.ImageData) -> dict[str, float]:
@@ -30,17 +39,32 @@ def figures(model: arcvq.VQVAE, data: arcvq.ImageData) -> dict[str, float]:
     return rounded
 
 
-def make(name: str, root: Path | None) -> None:
-    """Train one model, or open it if it was trained before, and write it with its card."""
+def settings_of(name: str) -> arcvq.RunSettings:
+    """How a model is trained."""
+    if name in PAGE:
+        return arcvq.RunSettings(
+            dataset="mnist",
+            quantizer=PAGE[name],
+            num_codes=128,
+            dim=3,
+            steps=2000,
+            lr=2e-3,
+        )
     steps = STEPS[name]
     samp = arcvq.SAMP.for_run(steps)
-    settings = arcvq.RunSettings(
-        dataset=name, steps=steps, hidden=64, residual_hidden=16, samp=samp
-    )
-    data = arcvq.load_images(name, root=root)
+    return arcvq.RunSettings(dataset=name, steps=steps, hidden=64, residual_hidden=16, samp=samp)
+
+
+def make(name: str, root: Path | None) -> None:
+    """Train one model, or open it if it was trained before, and write it with its card."""
+    settings = settings_of(name)
+    data = arcvq.load_images(settings.dataset, root=root)
     device = choose_device()
     begun = run_folder(settings, data, root, device).exists()
     run = arcvq.train(settings, data, root=root)
+    if name in PAGE:
+        run.model.half().float()  # as it is stored
+        write_images(data)
 
     machine = [] if begun else [device_name(device)]
     machine += [run.settings["precision"], f"{run.seconds:.0f} s of training"]
@@ -48,15 +72,29 @@ def make(name: str, root: Path | None) -> None:
         "command": f"python tools/make_pretrained.py {name}",
         "data": f"{data.name}, {len(data.train):,} training images",
         "machine": ", ".join(machine),
-        "settings": settings.config() | {"samp": json.dumps(samp.config())},
+        "settings": settings.config(),
         "figures": figures(run.model, data),
     }
+    if settings.samp:
+        card["settings"]["samp"] = json.dumps(settings.samp.config())
+    if name in PAGE:
+        run.model.half()
+        run.save(FOLDER / name)
     write_pretrained(FOLDER / name, run.model, card)
+
+
+def write_images(data: arcvq.ImageData) -> None:
+    """Write a test image of each digit in a row: the fourth of its kind, as it comes."""
+    chosen = [int((data.test.labels == label).nonzero()[3]) for label in range(10)]
+    digits = to_uint8(data.test.batch(torch.tensor(chosen)).cpu())
+    row = torch.cat(list(digits[:, 0]), dim=1)
+    IMAGES_OF_PAGE.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(row.numpy()).save(IMAGES_OF_PAGE)
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("names", nargs="+", choices=STEPS)
+    parser.add_argument("names", nargs="+", choices=[*STEPS, *PAGE])
     parser.add_argument("--root", type=Path, help="where data sets and runs are kept")
     options = parser.parse_args()
     for name in options.names:

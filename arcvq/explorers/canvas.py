@@ -167,8 +167,14 @@ class CanvasExplorer(anywidget.AnyWidget):
         """
         return self._html(address=address)
 
-    def _html(self, **options: Any) -> str:
-        """HTML of the explorer with more for `page` in web/page.js."""
+    def on_page(self, **options: Any) -> tuple[str, str]:
+        """Return an element and the script that draws the explorer there.
+
+        The script needs the bundle of "page" and of `module`, which explorers may share.
+
+        Args:
+            **options: More for `page` in web/page.js.
+        """
         state = {
             "specs": self.specs,
             "presets": self.preset_specs,
@@ -178,11 +184,16 @@ class CanvasExplorer(anywidget.AnyWidget):
             **options,
         }
         place = f"arcvq-{uuid.uuid4().hex[:12]}"
+        found = f"document.getElementById({place!r})"
+        script = f"pageModule.page({self.module}Module.mount, {found}, {_safe_json(state)});"
+        return f'<div id="{place}"></div>', script
+
+    def _html(self, **options: Any) -> str:
+        element, script = self.on_page(**options)
+        modules = bundle("page", self.module)
         return (
-            f'<style>{self._css}</style><div id="{place}"></div><script type="module">\n'
-            f"{bundle('page', self.module)}\n"
-            f"const place = document.getElementById({place!r});\n"
-            f"pageModule.page({self.module}Module.mount, place, {_safe_json(state)});\n</script>"
+            f"<style>{self._css}</style>{element}"
+            f'<script type="module">\n{modules}\n{script}\n</script>'
         )
 
     def _set_all(self, settings: Mapping[str, Any]) -> None:
@@ -232,6 +243,8 @@ def _spec(name: str, trait: Any) -> dict[str, Any]:
         return spec | {"kind": "flag"}
     if isinstance(trait, traitlets.Enum):
         return spec | {"kind": "choice", "options": list(trait.values or ())}
+    if isinstance(trait, traitlets.Unicode):
+        return spec | {"kind": "text"}
     is_whole = isinstance(trait, traitlets.Int)
     return spec | {
         "kind": "whole" if is_whole else "number",

@@ -1,116 +1,84 @@
-"""Explorers as one page without kernel and network: plotly frames, each moved by one slider."""
+"""The public page: explorers between the paragraphs that lead from one to the next, in one file."""
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from plotly.graph_objects import Figure, Frame, Layout
+import torch
+from jinja2 import StrictUndefined, Template
+from PIL import Image
 
-from arcvq.explorers import Explorer, MarginExplorer, RadiusExplorer, TrainingReplay
-from arcvq.explorers.figure_updates import Values, changed, flat
-from arcvq.reports.pages import write_figures_page
-from arcvq.runs.settings import RunSettings, train
+from arcvq.explorers import MarginExplorer, Playground, RadiusExplorer, TrainingReplay
+from arcvq.explorers.bundle import WEB, bundle
+from arcvq.explorers.canvas import CanvasExplorer
+from arcvq.explorers.tokens import TokenExplorer
+from arcvq.images import to_float
+from arcvq.reports.pages import check_page_is_ours
+from arcvq.runs.pretrained import FOLDER, card
+from arcvq.runtime.files import write_text
+from arcvq.training import Run
+from arcvq.vqvae import VQVAE
 
-AT_ONCE: dict[str, Any] = {
-    "mode": "immediate",
-    "frame": {"duration": 0, "redraw": True},
-    "transition": {"duration": 0},
-}
+PAGE = FOLDER / "page"  # what tools/make_pretrained.py has made for it
 
 
-def export_explorers(path: str | Path, *, device: str = "auto", progress: bool = True) -> Path:
-    """Write the margin, radius and replay pictures as one HTML page below 8 MB.
+def export_explorers(path: str | Path) -> Path:
+    """Write the page: text, explorers and a trained model, all in one HTML file of about 1 MB.
 
-    The replay shows quick runs (plain and SAMP, 128 codes in 3 dimensions), which are trained and
-    kept under data/runs if they are not there yet.
+    The page needs no kernel, no network and no other file.
+
+    Args:
+        path: The file; or a folder, where it is called index.html.
 
     Returns:
-        The path of the page.
+        The path of the file.
 
     Raises:
-        OSError: if the page cannot be written; an earlier page is then kept.
+        FileExistsError: If there is a page that arcvq has not written.
+        OSError: If the file cannot be written; an earlier one is then kept.
     """
-    runs = {}
-    for name in ("plain", "samp"):
-        settings = RunSettings.for_profile("quick", quantizer=name, num_codes=128, dim=3)
-        runs[name] = train(settings, device=device, progress=progress)
-    replay = TrainingReplay(runs)
-    ball = RadiusExplorer()
-    margins = np.arange(0, 1.51, 0.05).round(2).tolist()
-    growths = np.geomspace(1e-5, 1e-2, 25).round(7).tolist()
-    sections = [
-        (
-            "Margin",
-            "How the margin loss moves latents around one code, as the margin grows.",
-            moved(MarginExplorer(), "margin", margins, "rad"),
-        ),
-        (
-            "Radius",
-            f"The growing ball after {ball.step:,} of {ball.run_length:,} steps: which codes it "
-            "clips, as it grows faster.",
-            moved(ball, "growth", growths, "per step"),
-        ),
-        (
-            "A training run",
-            "Plain VQ and SAMP from the same start, step by step.",
-            moved(replay, "step", replay.steps),
-        ),
-    ]
-    path = Path(path)
-    write_figures_page(path, "arcvq explorers", sections)
+    path = Path(path).expanduser()
+    if path.suffix != ".html":
+        path = path / "index.html"
+    check_page_is_ours(path)
+    runs = {name: Run.load(PAGE / name) for name in ("plain", "samp")}
+    write_text(path, page_html(runs))
     return path
 
 
-def moved(explorer: Explorer, setting: str, values: Sequence[Any], unit: str = "") -> Figure:
-    """Draw an explorer's picture with a slider: a frame and a stop for each value of one setting.
+def page_html(runs: dict[str, Run]) -> str:
+    """Return the page.
 
-    The slider stands at the present value, and the explorer stays as it is.
+    Args:
+        runs: A run of plain VQ, "plain", and one with SAMP, "samp", whose model the page runs.
     """
-    start = getattr(explorer, setting)
-    shots = []
-    for value in values:
-        setattr(explorer, setting, value)
-        shots.append(flat(explorer.picture()))
-    setattr(explorer, setting, start)
-
-    figure = explorer.picture()
-    first = flat(figure)
-    moving: set[str] = set()
-    for shot in shots:
-        moving.update(changed(shot, first))
-    frames = []
-    stops = []
-    for value, shot in zip(values, shots, strict=True):
-        label = f"{value:.3g}"
-        frames.append(_frame(label, {path: shot[path] for path in sorted(moving)}, figure))
-        stops.append({"method": "animate", "label": label, "args": [[label], AT_ONCE]})
-    figure.frames = frames
-    text = {"prefix": f"{setting}: ", "suffix": f" {unit}".rstrip(), "font": {"size": 14}}
-    nearest = min(range(len(values)), key=lambda place: abs(values[place] - start))
-    bottom = figure.layout.margin.b
-    slider = {
-        "active": nearest,
-        "steps": stops,
-        "currentvalue": text,
-        "pad": {"t": bottom + 10},
-        "len": 0.9,
+    model = runs["samp"].model
+    explorers: dict[str, CanvasExplorer] = {
+        "tokens": token_explorer(model, image=3, place=24),
+        "playground": Playground(),
+        "radius": RadiusExplorer(runs["plain"]),
+        "margin": MarginExplorer(),
+        "replay": TrainingReplay({"plain VQ": runs["plain"], "SAMP": runs["samp"]}),
     }
-    height = figure.layout.height + 90
-    figure.update_layout(sliders=[slider], uirevision="kept", height=height, margin_b=bottom + 90)
-    return figure
+    elements = {}
+    scripts = [bundle("page", *(explorer.module for explorer in explorers.values()))]
+    for name, explorer in explorers.items():
+        elements[name], script = explorer.on_page(address=name)
+        scripts.append(script)
+    template = Template((WEB / "page.html").read_text(), undefined=StrictUndefined)
+    return template.render(
+        **elements,
+        style=(WEB / "style.css").read_text(),
+        script="\n".join(scripts),
+        parameters=f"{sum(weight.numel() for weight in model.parameters()):,}",
+        minutes=round(runs["samp"].seconds / 60),
+        **{f"{name}_psnr": f"{card(f'page/{name}')['figures']['psnr']:.1f}" for name in runs},
+    )
 
 
-def _frame(name: str, values: Values, figure: Figure) -> Frame:
-    """What moves, as plotly's frames want it: whole lists, else only the properties that move."""
-    layout = Layout()
-    traces: dict[int, Any] = {}
-    for path, value in values.items():
-        part, key = path.split("/")
-        target = layout
-        if part != "layout":
-            number = int(part)
-            target = traces.setdefault(number, type(figure.data[number])())
-        target[key] = value
-    places = sorted(traces)
-    return Frame(name=name, data=[traces[place] for place in places], traces=places, layout=layout)
+def token_explorer(model: VQVAE, **settings: Any) -> TokenExplorer:
+    """Return the explorer of a model's tokens, with ten digits to choose from."""
+    row = np.asarray(Image.open(PAGE / "images.png"))
+    digits = np.stack(np.split(row, 10, axis=1))
+    images = to_float(torch.from_numpy(digits)[:, None])
+    return TokenExplorer(model, images, **settings)

@@ -1,4 +1,4 @@
-"""The report and the exported page, opened from the disk with the network off."""
+"""The report, opened from the disk with the network off."""
 
 from pathlib import Path
 
@@ -8,12 +8,9 @@ import pytest
 from click.testing import CliRunner
 from playwright.sync_api import Page
 
-import arcvq
 from arcvq.cli import main
-from arcvq.explorers.export import export_explorers
 from tests.browser import lab as launch
 from tests.browser.lab import pixels
-from tests.explorers.test_replay import make_run
 
 
 @pytest.fixture
@@ -71,42 +68,6 @@ def test_the_report_draws_its_figures_and_the_still_of_an_explorer(offline, tmp_
     assert colours_in(sphere) > 20 and colours_in(still) > 20
     report.page.get_by_role("link", name="All notebooks").click()
     assert report.page.title() == "arcvq notebooks"
-
-
-def test_every_slider_of_the_exported_page_moves_its_picture(offline, tmp_path, monkeypatch):
-    quantizers = {"plain": arcvq.EuclideanQuantizer(6, 3), "samp": None}
-    monkeypatch.setattr(
-        "arcvq.explorers.export.train",
-        lambda settings, **_: make_run(quantizer=quantizers[settings.quantizer]),
-    )
-    page = offline(export_explorers(tmp_path / "explorers.html"))
-    figures = page.page.locator("figure .js-plotly-plot").count()
-    assert figures == 3
-    for place in range(figures):
-        figure = shown(page, place)
-        before, stop = (
-            figure.evaluate(launch.DATA),
-            figure.evaluate("gd => gd._fullLayout.sliders[0].active"),
-        )
-        picture = pixels(figure)
-        rail = figure.locator(".slider-rail-touch-rect").first.bounding_box()
-        across = (
-            0.85
-            if stop < figure.evaluate("gd => gd._fullLayout.sliders[0].steps.length") / 2
-            else 0.15
-        )
-        page.page.mouse.click(rail["x"] + across * rail["width"], rail["y"] + rail["height"] / 2)
-        page.wait(
-            lambda figure=figure, stop=stop: (
-                figure.evaluate("gd => gd._fullLayout.sliders[0].active") != stop
-            ),
-            "the slider did not move",
-        )
-        page.wait(
-            lambda figure=figure, before=before: figure.evaluate(launch.DATA) != before,
-            "the data did not move",
-        )
-        assert (np.abs(pixels(figure) - picture).max(axis=2) > 40).mean() > 0.002
 
 
 def colours_in(figure) -> int:

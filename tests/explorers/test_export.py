@@ -1,75 +1,89 @@
-"""The exported page holds plotly.js once, every picture, and nothing from a network."""
+"""The page: one small file with every explorer, its text and a model, whatever stood there before."""
 
 import re
+from html.parser import HTMLParser
 
-import numpy as np
-import plotly.graph_objects as go
 import pytest
 from click.testing import CliRunner
 
-import arcvq
 from arcvq.cli import main
-from arcvq.explorers import TrainingReplay, export
-from arcvq.reports import pages
-from tests.explorers.test_replay import make_run
+from arcvq.explorers import export
+from arcvq.explorers.bundle import bundle
+from arcvq.explorers.tokens import TokenExplorer
+from arcvq.runs import pretrained
+
+LIMIT = 2_000_000  # bytes
+EXPLORERS = ["tokens", "playground", "radius", "margin", "replay"]
 
 
-def shown(figure, frame):
-    """The figure as it is drawn once a frame was applied."""
-    drawn = go.Figure(figure.data, figure.layout)
-    for place, trace in zip(frame.traces, frame.data, strict=True):
-        drawn.data[place].update(trace.to_plotly_json())
-    return drawn.update_layout(frame.layout.to_plotly_json())
+class Links(HTMLParser):
+    """What a page asks for from elsewhere: none but links for the reader."""
+
+    def __init__(self):
+        super().__init__()
+        self.found = []
+
+    def handle_starttag(self, tag, attributes):
+        named = dict(attributes)
+        address = named.get("src") or named.get("href") or "#"
+        if tag != "a" and not address.startswith(("#", "data:")):
+            self.found.append((tag, address))
 
 
-def test_each_stop_of_the_slider_shows_what_the_explorer_shows():
-    explorer = TrainingReplay(
-        {"plain": make_run(quantizer=arcvq.EuclideanQuantizer(6, 3)), "samp": make_run()}, step=4
-    )
-    figure = export.moved(explorer, "step", [0, 4, 10])
-    assert explorer.step == 4
-    assert figure.layout.sliders[0].active == 1
-    assert [stop.label for stop in figure.layout.sliders[0].steps] == ["0", "4", "10"]
-    for step, frame in zip((0, 4, 10), figure.frames, strict=True):
-        explorer.step = step
-        expected, got = explorer.picture(), shown(figure, frame)
-        for one, other in zip(expected.data, got.data, strict=True):
-            for axis in {*"xyz"} & {*one}:
-                np.testing.assert_array_equal(one[axis], other[axis])
-            assert one.visible == other.visible
-        assert got.layout.annotations == expected.layout.annotations
+@pytest.fixture(scope="module")
+def page(tmp_path_factory):
+    return export.export_explorers(tmp_path_factory.mktemp("page")).read_text()
 
 
-def test_frames_hold_only_what_moves():
-    figure = export.moved(TrainingReplay(make_run()), "step", [0, 4, 10])
-    curves = {place for place, trace in enumerate(figure.data) if trace.name == "run"}
-    assert curves and not any(curves & {*frame.traces} for frame in figure.frames)
-    assert all("camera" not in str(frame.layout.to_plotly_json()) for frame in figure.frames)
+def test_the_page_is_one_small_file_that_asks_for_no_other(page):
+    assert len(page.encode()) < LIMIT
+    links = Links()
+    links.feed(page)
+    assert links.found == []
+    assert "@import" not in page
+    assert "url(" not in page
 
 
-def test_the_command_writes_one_page_without_a_network(tmp_path, monkeypatch):
-    asked = []
-
-    def train(settings, **_):
-        asked.append((settings.quantizer, settings.dim))
-        return make_run()
-
-    monkeypatch.setattr(export, "train", train)
-    path = tmp_path / "new" / "explorers.html"
-    done = CliRunner().invoke(main, ["export-explorers", "--out", str(path)])
-    assert done.exit_code == 0, done.output
-    assert asked == [("plain", 3), ("samp", 3)]
-    page = path.read_text()
-    assert len(page.encode()) < 8_000_000 and str(path) in done.output
-    assert page.count("Plotly.newPlot(") - page.count("Plotly.newPlot()") >= 3
-    assert not re.search(r"<(script|link|img|iframe)[^>]+(src|href)=['\"]?(https?:)?//", page)
-    assert page.count("plotly.js v") == 1
+def test_every_explorer_is_on_it_and_what_they_share_is_there_once(page):
+    for name in EXPLORERS:
+        assert page.count(f'"address": "{name}"') == 1
+    assert page.count(".arcvq-explorer {") == 1
+    for module in ("math", "sphere", "controls", "theme"):
+        assert page.count(f"const {module}Module = ") == 1
 
 
-def test_a_page_beyond_the_limit_is_refused_and_the_earlier_one_survives(tmp_path, monkeypatch):
-    path = tmp_path / "explorers.html"
-    path.write_text("earlier")
-    monkeypatch.setattr(pages, "PAGE_LIMIT", 1_000_000)
-    with pytest.raises(ValueError, match=r"the page would have .* MB; at most 1 are allowed"):
-        pages.write_figures_page(path, "Title", [("Nothing", "Nothing moves.", go.Figure())])
-    assert path.read_text() == "earlier"
+def test_its_model_has_less_than_a_megabyte():
+    model = pretrained.load("page/samp")
+    data = export.token_explorer(model).data
+    assert data["weights"]["array"] == "Uint16Array"
+    assert len(data["weights"]["bytes"]) < 1_000_000
+
+
+def test_the_command_writes_a_folder_or_a_file_and_again_in_its_place(tmp_path):
+    for out in ("site", "one.html", "site"):
+        done = CliRunner().invoke(main, ["export-explorers", "--out", str(tmp_path / out)])
+        assert done.exit_code == 0, done.output
+        assert str(tmp_path / out) in done.output
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["one.html", "site"]
+    assert [path.name for path in (tmp_path / "site").iterdir()] == ["index.html"]
+
+
+def test_a_page_of_somebody_else_is_left_alone(tmp_path):
+    page = tmp_path / "index.html"
+    page.write_text("my home page")
+    done = CliRunner().invoke(main, ["export-explorers", "--out", str(tmp_path)])
+    assert done.exit_code == 2
+    assert "was not written by arcvq" in done.output
+    assert page.read_text() == "my home page"
+
+
+def test_a_model_that_cannot_be_drawn_on_a_sphere_is_refused():
+    model = pretrained.load("digits")
+    with pytest.raises(ValueError, match="D = 64 and images of 1 channels"):
+        export.token_explorer(model)
+
+
+def test_the_text_has_no_place_left_open(page):
+    text = page.partition("<script type")[0]
+    assert not re.search(r"\{\{|\}\}|None|nan", text)
+    assert bundle(TokenExplorer.module) in bundle("page", TokenExplorer.module)

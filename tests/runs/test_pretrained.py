@@ -10,7 +10,7 @@ from arcvq.images import ImageSplit, load_images
 from arcvq.runs import pretrained
 from arcvq.runs.pretrained import FOLDER, card, load, write_pretrained
 from arcvq.runtime.devices import device_name
-from arcvq.training import evaluate
+from arcvq.training import Run, evaluate
 from tests.strokes import IMAGES, SMALL
 
 LIMIT = 4_000_000  # bytes
@@ -56,6 +56,16 @@ def test_what_comes_with_the_checkout_is_small_and_opens(name):
     assert sum(file.stat().st_size for file in (FOLDER / name).iterdir()) < LIMIT
     assert tuple(load(name).quantizer.codebook.shape) == (512, 64)
     assert card(name)["settings"]["dataset"] == name
+
+
+@pytest.mark.parametrize("name", ["page/samp", "page/plain"])
+def test_the_runs_of_the_page_come_with_their_snapshots_in_half_precision(name):
+    run = Run.load(FOLDER / name)
+    codes = run.snapshots[card(name)["settings"]["steps"]].codebook
+    assert torch.equal(codes.half(), run.model.quantizer.codebook.half())
+    for parameter in run.model.parameters():
+        assert torch.equal(parameter, parameter.half().float())
+    assert name not in pretrained.names()
 
 
 def test_the_digits_model_has_the_figures_of_its_card():

@@ -29,6 +29,7 @@ const VALUES = {
   whole: (words, spec) => number(words, spec, Math.round),
   choice: option,
   stops: option,
+  text: (words) => words,
   flag: (words) => ({ true: true, false: false })[words],
 };
 

@@ -11,10 +11,11 @@
  * `rows` and `moves` are flat rows of three. `colors` and `hollow` hold one value for each point;
  * other colors come as another list.
  * `tell(i)` says what a point is (text or an element), `drag(i, position)` takes it to another
- * place, and `release()` lets it go.
+ * place, `release()` lets it go, and `pick(i)` is called for a click on it.
  *
  * By pointer: drag to turn, or to move a point that has a `drag`. By keys: arrows turn, + and -
- * zoom, n and p go to the next and the previous point, and shift with an arrow moves it.
+ * zoom, n and p go to the next and the previous point, shift with an arrow moves it, and Enter
+ * picks it.
  */
 import { Picture, disc, onKeys } from "./canvas.js";
 import { Dots } from "./dots.js";
@@ -22,10 +23,12 @@ import { rightAngles } from "./math.js";
 
 const BEHIND = 0.35; // opacity of what lies behind the center
 const REACH_OF_POINTER = 12; // pixels
+const CLICK = 3; // pixels that the pointer may move in a click
 const CIRCLE = 72; // corners of a circle
 const HEIGHT = 0.5; // of the window at most, so that sliders and sphere are in view together
 const DEPTHS = 256; // slices of the depth in which points are painted, the farthest first
 const KEYS = "Arrow keys turn, plus and minus zoom, n and p go from point to point";
+const KEYS_TO_PICK = ", Enter picks it";
 const KEYS_TO_MOVE = ", shift with an arrow key moves the point";
 const FLAT = 1e-9; // the depth up to which a point lies in the plane of the center
 
@@ -125,7 +128,9 @@ export class Sphere extends Picture {
 
   describe(words) {
     const canMove = this.layers.some((layer) => layer.drag);
-    super.describe(`${words} ${KEYS}${canMove ? KEYS_TO_MOVE : ""}.`);
+    const canPick = this.layers.some((layer) => layer.pick);
+    const keys = KEYS + (canMove ? KEYS_TO_MOVE : "") + (canPick ? KEYS_TO_PICK : "");
+    super.describe(`${words} ${keys}.`);
   }
 
   heightFor(width) {
@@ -246,7 +251,7 @@ export class Sphere extends Picture {
     on("pointerdown", (event) => {
       canvas.setPointerCapture(event.pointerId);
       const hit = this.hit(event.offsetX, event.offsetY, isMovable);
-      grip = { hit, x: event.clientX, y: event.clientY };
+      grip = { hit, x: event.clientX, y: event.clientY, isClick: !hit };
       this.hideTip();
       if (event.pointerType === "touch") this.tellAt(event.offsetX, event.offsetY);
     });
@@ -259,7 +264,10 @@ export class Sphere extends Picture {
         grip.norm ??= Math.hypot(...layer.rows.slice(3 * i, 3 * i + 3));
         layer.drag(i, this.placeAt(event.offsetX, event.offsetY, grip.norm));
       } else {
-        this.camera.move((grip.x - event.clientX) / 150, (event.clientY - grip.y) / 150);
+        const [right, down] = [event.clientX - grip.x, event.clientY - grip.y];
+        grip.isClick &&= Math.hypot(right, down) < CLICK;
+        if (grip.isClick) return;
+        this.camera.move(-right / 150, down / 150);
         Object.assign(grip, { x: event.clientX, y: event.clientY });
       }
     });
@@ -267,7 +275,10 @@ export class Sphere extends Picture {
       if (grip?.hit) this.layers[grip.hit.place].release?.();
       grip = null;
     };
-    on("pointerup", release);
+    on("pointerup", (event) => {
+      if (grip?.isClick) this.pickAt(event.offsetX, event.offsetY);
+      release();
+    });
     on("pointercancel", release);
     on("pointerleave", () => this.hideTip());
     on("blur", () => this.leave());
@@ -295,9 +306,14 @@ export class Sphere extends Picture {
     return best;
   }
 
+  pickAt(x, y) {
+    const hit = this.hit(x, y, (layer) => layer.pick);
+    hit?.layer.pick(hit.i);
+  }
+
   tellAt(x, y) {
     const hit = this.hit(x, y, (layer) => layer.tell);
-    this.canvas.style.cursor = hit?.layer.drag ? "pointer" : "grab";
+    this.canvas.style.cursor = hit?.layer.drag || hit?.layer.pick ? "pointer" : "grab";
     if (hit) this.showTip(hit.layer.tell(hit.i), x, y);
     else this.hideTip();
   }
@@ -341,9 +357,15 @@ export class Sphere extends Picture {
     else if (key === "-") this.camera.zoom(1 / 1.15);
     else if (key === "n") this.choose(1);
     else if (key === "p") this.choose(-1);
+    else if (key === "Enter" && this.chosen) this.pickChosen();
     else if (key === "Escape" && this.chosen) this.leave();
     else return false;
     return true;
+  }
+
+  pickChosen() {
+    const { layer, i } = this.chosenPoint();
+    layer.pick?.(i);
   }
 
   /** Go on to the next or the previous point that can say what it is. */
