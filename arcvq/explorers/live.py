@@ -1,40 +1,33 @@
 """A dashboard on a run that trains in the background, and that the reader steers meanwhile."""
 
 import copy
-import html
 import threading
 import time
 import weakref
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, ClassVar, cast
 
-import ipywidgets as widgets
-import pandas as pd
 import traitlets
-from plotly.graph_objects import Figure
 
-from arcvq import geometry
-from arcvq.explorers.base import Explorer
-from arcvq.explorers.figure_updates import Values
-from arcvq.explorers.live_figure import Moment, live_picture, live_values
+from arcvq.explorers.canvas import CanvasExplorer
+from arcvq.explorers.live_view import LiveView
 from arcvq.figures.theme import Number
-from arcvq.images import ImageData, to_float
+from arcvq.images import ImageData
 from arcvq.quantizers import SphericalQuantizer
+from arcvq.runtime.history import Row
 from arcvq.samp import SAMP
 from arcvq.schedules import MAX_EXPONENT, Exponential
 from arcvq.training import Compute, Recording, Run, fit
 from arcvq.vqvae import VQVAE
 
 FIT = ("batch_size", "lr", "seed", "precision", "device")  # options of `fit` and `Compute`
-EXAMPLES = 4  # validation images that are shown
 PAUSE = 0.1  # seconds between two drawings at least; a row that comes sooner is drawn with the next
 ROWS = 75  # rows of a short run
 APART = 25  # steps between two rows of a long run, which stops only at a row
 STARTING = threading.Lock()  # of two starts at once one is the newer
 
 
-class LiveTraining(Explorer):
+class LiveTraining(CanvasExplorer):
     """A run of `fit` in a background thread, drawn as it goes; the model given stays as it is.
 
     Both settings act from the next step on. `weight`: a factor on the weight of the margin loss, 0
@@ -51,10 +44,20 @@ class LiveTraining(Explorer):
         steps: length of the run.
         **settings: values at the start; also batch_size, lr and seed of `fit`, and precision and
             device of `Compute`.
+
+    Attributes:
+        model: the model that trains.
+        run: the run so far.
+        status: what it does, in words.
+        lacks: what cannot be steered, by the name of its setting.
     """
 
+    module = "live"
     # The dashboard that was started last
     latest: ClassVar["weakref.ref[LiveTraining] | None"] = None
+    model: Any = None
+    run: Run | None = None
+    status = ""
 
     weight = traitlets.Float(1.0, min=0.0, max=10.0).tag(label="margin weight (factor)", step=0.1)
     growth = traitlets.Float(0.0, min=0.0, max=MAX_EXPONENT).tag(label="radius growth (per step)")
@@ -62,38 +65,18 @@ class LiveTraining(Explorer):
     def __init__(self, model: VQVAE, data: ImageData, *, steps: int, **settings: Any):
         self._thread: threading.Thread | None = None
         self._halt = threading.Event()
-        # The training draws while sliders and the browser speak in other threads.
+        # The training draws while the browser speaks in other threads.
         self._lock = threading.RLock()
-        self.data = data
+        self.images = data
         self.steps = steps
         self.options = {name: settings.pop(name) for name in FIT if name in settings}
-        options = [f"{name}={value!r}" for name, value in self.options.items()]
-        self.given = ("model", "images", f"steps={steps}", *options)
-        self.examples = to_float(data.validation.images[:EXAMPLES])
         self._untrained = copy.deepcopy(model)
         self.samp: Any = _own_samp(self._untrained, steps)
         self.lacks = _lacks(self.samp, steps)
         self._renew()
-        super().__init__(**settings)
-
-        # While ipywidgets takes a message in, it holds back all changes: one that is sent just then
-        # would be lost.
-        self.figure.set_state = self._alone(self.figure.set_state)
-        growth = self.controls["growth"]
-        growth.max = 75 / steps  # below the limit of 80 / steps, because the slider rounds
-        growth.step = 0.5 / steps
-        growth.readout_format = ".3g"
-        for name, control in self.controls.items():
-            control.disabled = name in self.lacks
-            control.layout.width = "400px"
-
-        self.message = widgets.HTML()
-        self.message.add_class("arcvq-message")
-        self._start_button = self.button("start", self._pressed)
-        self._stop_button = self.button("stop", self.stop)
-        self.buttons.children = (self._start_button, self._stop_button, *self.buttons.children)
-        self.children = (*self.children[:2], self.message, self.figure)
         self._tell("", training=False)
+        super().__init__(self._seen | self._words, **settings)
+        self.on_msg(self._receive)
 
     @property
     def running(self) -> bool:
@@ -115,8 +98,8 @@ class LiveTraining(Explorer):
         with STARTING:
             self._end_the_other()
             self._renew()
-            self.redraw()
             self._tell("Training.", training=True)
+            self._draw()
             self._thread = threading.Thread(target=self._train, name="arcvq-live", daemon=True)
             self._thread.start()
 
@@ -152,23 +135,34 @@ class LiveTraining(Explorer):
         self._thread = None
         super().reset()
         self._renew()
-        self.redraw()
         self._tell("", training=False)
+        self._draw()
 
     def close(self) -> None:
         """Stop, and take the widget out of the page."""
         self.stop()
         super().close()
 
-    def redraw(self) -> None:
+    def set_state(self, sync_data: dict[str, Any]) -> None:
+        # While a message is taken in, all changes are held back: one of another thread would be
+        # lost.
         with self._lock:
-            super().redraw()
+            super().set_state(sync_data)
 
-    def picture(self) -> Figure:
-        return live_picture(self._moment())
+    def template(self) -> str:
+        given = ["model", "images", f"steps={self.steps}"]
+        given += [f"{name}={value!r}" for name, value in self.options.items()]
+        given += [f"{name}={{{name}}}" for name in self.settings_traits() if name not in self.lacks]
+        return f"LiveTraining({', '.join(given)})"
 
-    def values(self) -> Values:
-        return live_values(self._moment())
+    @traitlets.default("specs")
+    def _steered(self) -> list[dict[str, Any]]:
+        specs = [spec for spec in super()._default_specs() if spec["name"] not in self.lacks]
+        for spec in specs:
+            if spec["name"] == "growth":
+                limit = MAX_EXPONENT / self.steps
+                spec |= {"max": limit, "step": limit / 160}
+        return specs
 
     @traitlets.default("growth")
     def _own_growth(self) -> float:
@@ -206,21 +200,32 @@ class LiveTraining(Explorer):
         other = LiveTraining.latest() if LiveTraining.latest else None
         if other is not None and other.running:
             other.stop()
-            other.message.value += " Another training has begun."
+            other._tell(f"{other.status} Another training has begun.", training=False)
+            other._draw()
         LiveTraining.latest = weakref.ref(self)
 
-    def _pressed(self) -> None:
-        if not self.running:  # of two quick clicks one counts
+    def _receive(self, _: Any, content: Any, buffers: Any) -> None:
+        """Do what a button of the browser asks for."""
+        if content == "start" and not self.running:  # of two quick clicks one counts
             self.start()
+        if content == "stop":
+            self.stop()
+        if content == "reset":
+            self.reset()
+
+    def _set_all(self, settings: Any) -> None:
+        with self._lock:
+            super()._set_all(settings)
 
     def _renew(self) -> None:
         """An untrained model under the settings as they are, and no run yet."""
         self.model = copy.deepcopy(self._untrained)
-        self.run: Run | None = None
+        self.run = None
         self._error: Exception | None = None
         self._halt.clear()
         self._steer()
-        self._look(pd.DataFrame())
+        self._view = LiveView(self.images.validation.images, self.steps, self.samp)
+        self._look([])
 
     def _train(self) -> None:
         every = max(1, min(self.steps // ROWS, APART))
@@ -230,41 +235,39 @@ class LiveTraining(Explorer):
             recording = Recording(log_every=every, progress=False, on_log=self._logged)
             self.run = fit(
                 self.model,
-                self.data,
+                self.images,
                 steps=self.steps,
                 compute=compute,
                 recording=recording,
                 **options,
             )
-            self._look(self.run.history)
-            self.redraw()
-            step = self.run.history["step"].iloc[-1]
+            self._look(self.run.rows)
+            step = self.run.rows[-1]["step"]
             ended = f"Stopped at step {step:,} of {self.steps:,}."
             if step == self.steps:
                 ended = "Finished."
             self._tell(f"{ended} start begins again at step 0.", training=False)
         except Exception as error:  # shown here, and raised by `wait`
             self._error = error
-            text = f"Training ended: {html.escape(str(error))}"
-            self._tell(f'<span role="alert">{text}</span>', training=False)
+            self._tell(f"Training ended: {error}", training=False)
+        self._draw()
 
     def _logged(self, run: Run) -> bool:
         self.run = run
         if time.monotonic() - self._looked >= PAUSE:
-            self._look(run.history)
-            self.redraw()
+            self._look(run.rows)
+            self._draw()
         return self._halt.is_set()
 
-    def _look(self, history: pd.DataFrame) -> None:
-        """Keep what the figure shows of the model as it is now."""
-        codebook = self.model.quantizer.codebook.detach()
-        norms = geometry.norms(codebook).cpu().numpy()
-        reconstructions = self.model.reconstruct(self.examples.to(codebook.device)).cpu()
-        self._seen = Moment(self.steps, history, norms, None, self.examples, reconstructions)
+    def _look(self, rows: list[Row]) -> None:
+        """Keep what is shown of the model as it is now."""
+        with self._lock:  # so that radius and growth belong together
+            self._seen = self._view.look(self.model, rows, self.growth)
         self._looked = time.monotonic()
 
-    def _moment(self) -> Moment:
-        return self._seen._replace(samp=getattr(self.model.quantizer, "samp", None))
+    def _draw(self) -> None:
+        with self._lock:
+            self.show(self._seen | self._words)
 
     def _tell(self, text: str, training: bool) -> None:
         """Say it below the buttons, of which either start or stop can be pressed."""
@@ -272,18 +275,8 @@ class LiveTraining(Explorer):
         if self.lacks:
             lacking = " and no ".join(self.lacks.values())
             note = f"This {type(self.model.quantizer).__name__} has no {lacking}. "
-        self.message.value = note + text
-        self._start_button.disabled = training
-        self._stop_button.disabled = not training
-
-    def _alone(self, action: Callable[[Any], None]) -> Callable[[Any], None]:
-        """The action, but never while the figure is drawn."""
-
-        def held(argument: Any) -> None:
-            with self._lock:
-                action(argument)
-
-        return held
+        self.status = note + text
+        self._words = {"status": self.status, "isTraining": training}
 
 
 def _own_samp(model: VQVAE, steps: int) -> SAMP | None:

@@ -1,23 +1,20 @@
-"""The dashboard on a running `fit`: start, stop, wait, steering, and a figure that follows."""
+"""The dashboard on a running `fit`: start, stop, wait, steering, and what the browser gets of it."""
 
-import base64
-import io
 import math
 import threading
 import time
 
 import numpy as np
-import pandas as pd
 import pytest
 import torch
 import traitlets
-from PIL import Image
 
 import arcvq
 from arcvq.explorers import LiveTraining
 from arcvq.explorers import live as module
-from arcvq.explorers import live_figure as view
+from arcvq.explorers.live_view import LiveView
 from arcvq.images import ImageData
+from tests.explorers.test_replay import rows_of, value
 from tests.test_training import stripes
 
 STEPS = 40
@@ -79,12 +76,26 @@ def gate(monkeypatch):
     let.open()
 
 
-def rows(live, trace):
-    return np.stack([np.asarray(live.figure.data[trace][axis], float) for axis in "xy"], axis=1)
-
-
 def curve(live, column):
-    return rows(live, [name for *_, name in view.CURVES].index(column))
+    """Steps and values of a line, as the browser gets them."""
+    return value(live, column).reshape(2, -1).T
+
+
+def drawn_norms(live):
+    """The norms of the codes that are drawn, the longest first."""
+    packed = value(live, "codes").reshape(-1, 3)
+    norms = np.linalg.norm(rows_of(packed, value(live, "extent")), axis=1)
+    return np.sort(norms)[::-1]
+
+
+def press(live, button):
+    """What a button of the browser sends."""
+    live._handle_custom_msg(button, [])
+
+
+def slide(live, **settings):
+    """What a slider of the browser sends."""
+    live.set_state(settings)
 
 
 def test_untouched_it_is_fit_and_the_model_given_stays_untrained(make, images):
@@ -131,39 +142,40 @@ def test_the_figure_ends_with_every_row_and_the_codes_as_they_are(make):
         curve(live, "validation_psnr"), history[["step", "validation_psnr"]].dropna(), rtol=1e-6
     )
     norms = np.sort(live.run.model.quantizer.codebook.detach().norm(dim=1).numpy())[::-1]
-    np.testing.assert_allclose(rows(live, view.NORMS)[:, 1], norms, rtol=1e-6)
-    assert rows(live, view.RADIUS_AHEAD)[-1] == pytest.approx(
-        [STEPS, samp.radius.value(STEPS)], rel=1e-5
-    )
-    assert live.figure.layout.title.text.startswith(
-        f"Step {STEPS} of {STEPS}: PSNR {history['psnr'].iloc[-1]:.1f} dB"
-    )
-    assert "Finished." in live.message.value
+    np.testing.assert_allclose(drawn_norms(live), norms, rtol=2e-4)
+    ahead = curve(live, "radius_ahead")[-1]
+    assert ahead == pytest.approx([STEPS, samp.radius.value(STEPS)], rel=1e-5)
+    title = f"Step {STEPS} of {STEPS}: PSNR {history['psnr'].iloc[-1]:.1f} dB"
+    assert live.data["title"].startswith(title)
+    assert "Finished." in live.status
+    assert not live.data["isTraining"]
+    used = np.unique(live.run.model.encode(live._view.images))
+    assert np.flatnonzero(value(live, "counts")).tolist() == used.tolist()
 
 
 def test_it_draws_while_it_trains_in_single_messages(make, gate, monkeypatch):
     monkeypatch.setattr(module, "PAUSE", 0.0)
     live, sent = make(), []
-    live.figure.observe(lambda change: change.new and sent.append(change.new), "_py2js_update")
+    live.observe(sent.append, "data")
     live.start()
     gate(3)
-    assert (
-        live.running
-        and len(live.run.history) == 3
-        and curve(live, "psnr")[:, 0].tolist() == [1, 2, 3]
-    )
-    assert live.figure.layout.title.text.startswith("Step 3 of 40")
-    assert len(sent) == 3, "one for each row, and none at the start, as nothing differed"
-    assert rows(live, view.RADIUS_AHEAD)[0, 0] == 3
+    assert live.running
+    assert len(live.run.history) == 3
+    assert curve(live, "psnr")[:, 0].tolist() == [1, 2, 3]
+    assert live.data["title"].startswith("Step 3 of 40")
+    assert live.data["isTraining"]
+    assert len(sent) == 4, "one for the start and one for each row"
+    assert curve(live, "radius_ahead")[0, 0] == 3
 
 
 def test_rows_that_come_fast_are_drawn_together_and_the_last_one_always(make, monkeypatch):
     monkeypatch.setattr(module, "PAUSE", 1000.0)
     live, sent = make(), []
-    live.figure.observe(lambda change: change.new and sent.append(change.new), "_py2js_update")
+    live.observe(sent.append, "data")
     live.start()
     live.wait()
-    assert len(sent) == 1 and len(curve(live, "psnr")) == STEPS
+    assert len(sent) == 2, "one for the start and one for the end"
+    assert len(curve(live, "psnr")) == STEPS
 
 
 @pytest.mark.parametrize("through", ["trait", "slider"])
@@ -173,7 +185,7 @@ def test_the_weight_acts_from_the_next_step(make, gate, through):
     gate(5)
     before = live.model.quantizer.samp
     if through == "slider":
-        live.controls["weight"].value = 4.0
+        slide(live, weight=4.0)
     else:
         live.weight = 4.0
     samp = live.model.quantizer.samp
@@ -196,7 +208,7 @@ def test_the_radius_goes_on_from_where_it_is_when_its_growth_changes(make, gate)
     assert first == 8.85 / STEPS
     live.growth = 0.0
     gate(5)
-    live.controls["growth"].value = 0.5
+    slide(live, growth=0.5)
     gate.open()
     history = live.wait().history
     exponent = np.cumsum([first] * 10 + [0.0] * 5 + [0.5] * (STEPS - 15))
@@ -212,19 +224,17 @@ def test_the_codes_are_held_by_the_steered_ball(make, gate):
     gate.open()
     norms = live.wait().model.quantizer.codebook.detach().norm(dim=1)
     assert norms.max() == pytest.approx(1.0, abs=1e-5)
-    assert (
-        rows(live, view.BALL)[:, 1].tolist() == [1.0, 1.0] and live.figure.data[view.BALL].visible
-    )
-    assert "the ball of radius 1.00 holds" in live.figure.layout.meta["summary"]
+    assert value(live, "ball").tolist() == [1.0]
+    assert "the ball of radius 1.00 holds" in live.data["summary"]
 
 
-def test_a_slider_at_rest_shows_what_lies_ahead_and_holds_from_the_first_step(make):
+def test_a_slider_at_rest_holds_from_the_first_step_and_the_browser_can_tell_what_lies_ahead(make):
     live = make(weight=2.0)
-    steps, ahead = rows(live, view.WEIGHT_AHEAD).T
-    np.testing.assert_allclose(ahead, 2 * np.exp(-14.75 / STEPS * steps), rtol=1e-5)
+    steps, ahead = curve(live, "weight_ahead").T
+    np.testing.assert_allclose(ahead, np.exp(-14.75 / STEPS * steps), rtol=1e-5)
     live.growth = 0.1
-    steps, ahead = rows(live, view.RADIUS_AHEAD).T
-    np.testing.assert_allclose(ahead, np.exp(0.1 * steps), rtol=1e-5)
+    steps, ahead = curve(live, "radius_ahead").T
+    np.testing.assert_allclose(ahead, np.exp(live.data["growth_then"] * steps), rtol=1e-5)
     live.start()
     history = live.wait().history
     np.testing.assert_allclose(history["radius"], np.exp(0.1 * history["step"]), rtol=1e-5)
@@ -241,7 +251,8 @@ def test_stop_ends_it_and_keeps_the_run(make, gate):
     run = live.wait()
     last = run.history["step"].iloc[-1]
     assert run is live.run and 6 <= last < STEPS and len(curve(live, "psnr")) == len(run.history)
-    assert f"Stopped at step {last} of {STEPS}." in live.message.value and not run.model.training
+    assert f"Stopped at step {last} of {STEPS}." in live.status
+    assert not run.model.training
     live.stop()  # at rest nothing happens
     assert live.run is run
 
@@ -263,30 +274,31 @@ def test_a_second_start_is_one_clear_sentence(make, gate):
         RuntimeError, match=r"training already; stop\(\) it before you start\(\) it again$"
     ):
         live.start()
-    live.buttons.children[0].click()  # a second quick click does no harm
+    press(live, "start")  # a second quick click does no harm
     gate.open()
     live.wait()
 
 
 def test_buttons_start_stop_and_reset(make, gate):
     live = make()
-    start, stop, reset = live.buttons.children[:3]
-    assert [one.description for one in (start, stop, reset)] == ["start", "stop", "reset"]
-    assert (start.disabled, stop.disabled) == (False, True)
-    before = [rows(live, trace) for trace in range(view.TILES)]
-    start.click()
+    before = live.data
+    assert not before["isTraining"]
+    press(live, "start")
     gate(4)
-    assert live.running and (start.disabled, stop.disabled) == (True, False)
-    live.weight, live.growth = 3.0, 0.01
+    assert live.running
+    assert live.data["isTraining"]
+    live.weight = 3.0
+    live.growth = 0.01
     gate.open()
-    stop.click()
-    assert not live.running and (start.disabled, stop.disabled) == (False, True)
-    reset.click()
-    assert live.run is None and (live.weight, live.growth) == (1.0, 8.85 / STEPS)
-    assert live.model.quantizer.samp == arcvq.SAMP.for_run(STEPS) and live.message.value == ""
-    assert live.figure.layout.title.text == "Step 0 of 40"
-    for trace, drawn in enumerate(before):
-        np.testing.assert_array_equal(rows(live, trace), drawn)
+    press(live, "stop")
+    assert not live.running
+    assert not live.data["isTraining"]
+    press(live, "reset")
+    assert live.run is None
+    assert (live.weight, live.growth) == (1.0, 8.85 / STEPS)
+    assert live.model.quantizer.samp == arcvq.SAMP.for_run(STEPS)
+    assert live.status == ""
+    assert live.data == before
 
 
 def test_reset_while_it_trains_ends_the_training(make, gate):
@@ -307,11 +319,9 @@ def test_an_error_of_the_training_is_shown_and_raised(make, monkeypatch):
     live.start()
     with pytest.raises(FloatingPointError, match="is nan"):
         live.wait()
-    assert (
-        "the &lt;b&gt;loss&lt;/b&gt; is nan" in live.message.value
-        and 'role="alert"' in live.message.value
-    )
-    assert not live.running and not live.buttons.children[0].disabled
+    assert live.status == "Training ended: the <b>loss</b> is nan"
+    assert not live.running
+    assert not live.data["isTraining"]
     monkeypatch.undo()
     live.start()
     assert len(live.wait().history) == STEPS
@@ -322,7 +332,7 @@ def test_settings_that_fit_refuses_are_shown(make):
     live.start()
     with pytest.raises(ValueError, match="batch_size is 65; it must be at most 64"):
         live.wait()
-    assert "batch_size is 65" in live.message.value and live.run is None
+    assert "batch_size is 65" in live.status and live.run is None
 
 
 def test_waiting_has_its_own_errors(make, gate):
@@ -363,7 +373,7 @@ def test_a_newer_run_stops_the_older_one(make, gate):
     newer.start()
     assert not older.running and training_threads() == [newer._thread]
     assert 2 <= len(older.run.history) < STEPS
-    assert older.message.value.endswith("Another training has begun.")
+    assert older.status.endswith("Another training has begun.")
     assert newer.wait(30).history["step"].iloc[-1] == STEPS
     older.start()  # the older can be started again, and then it is the newer
     assert older.wait(30).history["step"].iloc[-1] == STEPS
@@ -391,16 +401,18 @@ def test_who_waits_for_a_run_that_a_newer_one_stops_gets_what_there_is(make, gat
 )
 def test_a_quantizer_without_samp_trains_and_its_sliders_are_off(make, quantizer):
     live = make(model(quantizer(CODES, 4)))
-    assert live.controls["weight"].disabled and live.controls["growth"].disabled
+    assert live.specs == []
     lacking = "no margin loss to weigh and no ball that grows exponentially"
     says = f"This {quantizer.__name__} has {lacking}."
-    assert says in live.message.value
+    assert says in live.status
     for name in ("weight", "growth"):
         with pytest.raises(ValueError, match=f"{name} is 0.5, but this quantizer has no"):
             setattr(live, name, 0.5)
     live.start()
-    assert len(live.wait().history) == STEPS and says in live.message.value
-    assert not live.figure.data[view.BALL].visible and not len(curve(live, "radius"))
+    assert len(live.wait().history) == STEPS
+    assert says in live.status
+    assert value(live, "ball").tolist() == [math.inf]
+    assert not len(curve(live, "radius"))
     live.reset()
 
 
@@ -417,7 +429,9 @@ def test_a_quantizer_without_samp_trains_and_its_sliders_are_off(make, quantizer
 )
 def test_what_a_samp_lacks_cannot_be_steered_and_the_rest_can(make, samp, off):
     live = make(model(arcvq.SphericalQuantizer(CODES, 4, samp)))
-    assert [name for name, control in live.controls.items() if control.disabled] == off
+    shown = [spec["name"] for spec in live.specs]
+    assert [name for name in ("weight", "growth") if name not in shown] == off
+    assert [name for name in ("weight", "growth") if name not in live.code()] == off
     if "weight" not in off:
         live.weight = 3.0
         assert live.model.quantizer.samp.weight == samp.weight.times(3.0)
@@ -443,8 +457,9 @@ def test_a_value_out_of_range_is_named(make):
 def test_every_growth_on_the_slider_can_be_set(make):
     for steps in (7, 160, 2999, 29_500):
         live = make(steps=steps)
-        live.controls["growth"].value = live.controls["growth"].max
-        assert live.growth == pytest.approx(75 / steps, rel=1e-5)
+        most = live.specs[1]["max"]
+        slide(live, growth=most)
+        assert live.growth == most == 80 / steps
 
 
 def test_a_long_run_has_a_row_every_25_steps_so_that_it_stops_soon(make, monkeypatch):
@@ -462,11 +477,9 @@ def test_a_long_run_has_a_row_every_25_steps_so_that_it_stops_soon(make, monkeyp
     assert told == [1, 2, 25]
 
 
-def test_a_message_of_the_browser_waits_while_the_figure_is_drawn(make):
+def test_a_message_of_the_browser_waits_while_the_training_draws(make):
     live, done = make(), threading.Event()
-    answer = threading.Thread(
-        target=lambda: (live.figure.set_state({"_js2py_layoutDelta": None}), done.set())
-    )
+    answer = threading.Thread(target=lambda: (slide(live, weight=2.0), done.set()))
     with live._lock:
         answer.start()
         assert not done.wait(0.2)
@@ -498,43 +511,53 @@ def test_the_code_makes_the_same_dashboard(make, images):
     )
 
 
-def test_headless_it_is_a_still_of_the_run(make, monkeypatch):
+def test_headless_it_is_a_picture_of_the_run_that_needs_no_kernel(make, monkeypatch):
     live = make()
     live.start()
     live.wait()
     monkeypatch.setenv("ARCVQ_HEADLESS", "1")
-    monkeypatch.setattr("plotly.io.renderers.default", "plotly_mimetype")
-    still = live._repr_mimebundle_()["application/vnd.plotly.v1+json"]
-    assert (
-        still["layout"]["title"]["text"].startswith("Step 40 of 40")
-        and still["data"][view.TILES]["source"]
-    )
+    shown = live._repr_mimebundle_()
+    assert "Step 40 of 40" in shown["text/html"]
+    assert shown["text/plain"] == live.code()
 
 
-@pytest.mark.parametrize(("codes", "shape"), [(1, (1, 1, 8, 8)), (2000, (3, 3, 256, 256))])
-def test_the_figure_needs_no_widget_and_draws_one_code_and_large_images(codes, shape):
-    images, norms = torch.rand(shape) * 2 - 1, np.linspace(0.5, 2.0, codes)
-    moment = view.Moment(
-        1, pd.DataFrame(), norms, arcvq.SAMP(radius=arcvq.Exponential(1.0, 0.9)), images, -images
-    )
-    figure = view.live_picture(moment)
-    assert figure.data[view.NORMS].x[-1] == codes and len(figure.data[view.NORMS].x) <= 512
-    assert figure.data[view.BALL].y.tolist() == pytest.approx([0.9, 0.9])
-    held = np.mean(norms >= 0.999 * 0.9)
-    assert f"the ball of radius 0.90 holds {held:.0%} of the codes" in figure.layout.meta["summary"]
-    png = base64.b64decode(figure.data[view.TILES].source.partition(",")[2])
-    pixels = np.asarray(Image.open(io.BytesIO(png)).convert("RGB"), int)
-    assert pixels.shape[:2] == (2 * (min(64, shape[2]) + 2), shape[0] * (min(64, shape[3]) + 2))
-    first = (
-        (images[0, :, :: max(1, shape[2] // 64), :: max(1, shape[3] // 64)] + 1) * 127.5
-    ).round()
-    size = first.shape[1]
-    np.testing.assert_array_equal(
-        pixels[1 : size + 1, 1 : size + 1], first.expand(3, -1, -1).permute(1, 2, 0)
-    )
-    np.testing.assert_allclose(
-        pixels[size + 3 : -1, 1 : size + 1], 255 - pixels[1 : size + 1, 1 : size + 1], atol=1
-    )
+def test_the_sphere_does_not_turn_by_itself_while_the_codes_move(images):
+    network = model(arcvq.SphericalQuantizer(64, 8))
+    view = LiveView(images.validation.images, STEPS, None)
+    before = rows_of(view.look(network, [], 0.0)["codes"], 1.0)
+    with torch.no_grad():
+        network.quantizer.codebook += 0.01 * torch.randn(64, 8)
+    after = rows_of(view.look(network, [], 0.0)["codes"], 1.0)
+    cosines = (before * after).sum(axis=1)
+    cosines /= np.linalg.norm(before, axis=1) * np.linalg.norm(after, axis=1)
+    assert np.median(cosines) > 0.9, "principal axes alone change places and signs"
+
+
+@pytest.mark.parametrize("size", [8, 256])
+def test_images_are_shown_above_their_reconstructions_and_large_ones_smaller(size):
+    pixels = torch.randint(0, 256, (3, 1, size, size), dtype=torch.uint8)
+    network = model()
+    seen = LiveView(pixels, 1, None).look(network, [], 0.0)
+    stride = max(1, size // 64)
+    side = size // stride
+    assert seen["tiles"].shape == (2 * (side + 2), 3 * (side + 2), 3)
+    assert (seen["tiles_height"], seen["tiles_width"]) == seen["tiles"].shape[:2]
+    first = pixels[0, 0, ::stride, ::stride]
+    np.testing.assert_array_equal(seen["tiles"][1 : side + 1, 1 : side + 1, 0], first)
+    decoded = network.reconstruct(pixels.float() / 127.5 - 1)[0, 0, ::stride, ::stride]
+    below = seen["tiles"][side + 3 : -1, 1 : side + 1, 0]
+    np.testing.assert_allclose(below, (decoded + 1) * 127.5, atol=0.51)
+
+
+def test_a_long_run_and_a_large_codebook_stay_a_small_message(images):
+    network = model(arcvq.SphericalQuantizer(5000, 4))
+    rows = [{"step": step, "psnr": 10.0, "codes_used": 9} for step in range(1, 20_000)]
+    seen = LiveView(images.validation.images, 20_000, None).look(network, rows, 0.0)
+    assert seen["psnr"].shape[1] <= 600
+    assert len(seen["shown"]) == 4096
+    assert "4,096 of 5,000 codes are drawn" in seen["note"]
+    size = sum(part.nbytes for part in seen.values() if isinstance(part, np.ndarray))
+    assert size < 100_000
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")

@@ -26,9 +26,9 @@ export class Chart extends Picture {
 
   paintChart(pen, width, height) {
     if (!this.content) return;
-    const { title, x, y, lines = [], dots = [], cursor, hasLegend = true } = this.content;
+    const { title = "", x, y, lines = [], dots = [], cursor, hasLegend = true } = this.content;
     const [left, right] = [MARGIN.left, width - MARGIN.right];
-    const [top, bottom] = [MARGIN.top, height - MARGIN.bottom];
+    const [top, bottom] = [title ? MARGIN.top : 8, height - MARGIN.bottom];
     const across = scale(x.range ?? rangeOf(lists(lines, dots, "x")), left, right);
     const up = scale(y.range ?? usualRange(lists(lines, dots, "y"), y.log), bottom, top, y.log);
     this.paintAxes(pen, x, y, across, up, width, height);

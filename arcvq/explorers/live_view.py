@@ -1,0 +1,157 @@
+"""What a dashboard shows of a model that trains: losses, PSNR, codes, the ball, norms, images."""
+
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor
+
+from arcvq.explorers.drawn_codes import LIMIT, code_axes, pack
+from arcvq.figures.parts import thin, tile_sheet
+from arcvq.figures.theme import array
+from arcvq.images import to_float
+from arcvq.runtime.history import Row
+from arcvq.samp import SAMP
+from arcvq.schedules import Schedule
+from arcvq.vqvae import VQVAE
+
+CURVES = (  # columns of the history
+    "reconstruction",
+    "commitment",
+    "margin",
+    "psnr",
+    "validation_psnr",
+    "codes_used",
+    "perplexity",
+    "radius",
+    "weight",
+)
+POINTS = 600  # of a curve, at most
+AHEAD = 61  # points of the lines of schedules
+PIXELS = 2**16  # of the validation images on which the use of each code is counted
+EXAMPLES = 4  # of them, those that are shown
+TILE = 64  # pixels of an image, at most
+HELD = 0.999  # of the radius: a code at least so long lies on the ball
+# Facts of the last row for the caption: name, column and format
+FACTS = (
+    ("loss", "loss", "{:.3g}"),
+    ("validation PSNR", "validation_psnr", "{:.1f} dB"),
+    ("perplexity", "perplexity", "{:.1f}"),
+    ("weight of the margin loss", "weight", "{:.3g}"),
+)
+
+
+class LiveView:
+    """Looks at a model from time to time while it trains.
+
+    Args:
+        images: Validation images, as pixels.
+        steps: The length of the run.
+        samp: The SAMP that the run begins with, None for a quantizer without it.
+    """
+
+    def __init__(self, images: UInt8[Tensor, "N C H W"], steps: int, samp: SAMP | None):
+        high, wide = images.shape[2:]
+        self.images = to_float(images[: max(EXAMPLES, PIXELS // (high * wide))])
+        self.steps = steps
+        self.samp = samp
+        self.axes: Float[np.ndarray, "D 3"] | None = None
+        self.extent = 0.0
+
+    def look(self, model: VQVAE, rows: list[Row], growth: float) -> dict[str, Any]:
+        """Return what there is to see now, as web/live.js takes it.
+
+        Args:
+            model: The model.
+            rows: The history so far.
+            growth: Of the ball's radius per step, as the reader has set it.
+        """
+        row = rows[-1] if rows else {}
+        now = int(row.get("step", 0))
+        samp = getattr(model.quantizer, "samp", None)
+        schedule = samp.radius if samp else None
+        radius = float(schedule.value(now)) if schedule else np.inf
+        codes = array(model.quantizer.codebook)
+        norms = np.linalg.norm(codes, axis=1)
+        moment = self._codes(model, codes, norms) | self._tiles(model)
+        moment |= {column: _curve(rows, column) for column in CURVES}
+        title = f"Step {now:,} of {self.steps:,}"
+        if row:
+            title += (
+                f": PSNR {row['psnr']:.1f} dB, {row['codes_used']:,} of {len(codes):,} codes used"
+            )
+        return moment | {
+            "title": title,
+            "summary": _sentence(norms, row, radius),
+            "steps": self.steps,
+            "step": now,
+            "ball": np.array([radius]),
+            "radius_ahead": self._ahead(schedule, now),
+            "weight_ahead": self._ahead(self.samp.weight if self.samp else None, now),
+            "growth_then": growth,
+        }
+
+    def _codes(
+        self, model: VQVAE, codes: Float[np.ndarray, "K D"], norms: Float[np.ndarray, " K"]
+    ) -> dict[str, Any]:
+        """The codes on the sphere, which does not turn by itself while they move."""
+        axes = code_axes(codes)
+        if self.axes is not None:
+            # The turn within these axes that brings them nearest to those before (Procrustes)
+            left, _, right = np.linalg.svd(axes.T @ self.axes)
+            axes = axes @ left @ right
+        self.axes = axes
+        self.extent = max(self.extent, float(norms.max()))
+        indices = model.encode(self.images.to(model.quantizer.codebook.device))
+        counts = torch.bincount(indices.flatten().cpu(), minlength=len(codes)).numpy()
+        shown, note = thin(len(codes), "codes", LIMIT)
+        share = np.square(codes @ axes).sum() / max(np.square(codes).sum(), 1e-300)
+        if codes.shape[1] > 3:
+            note = f" Directions by principal axes, {share:.0%} of the variance.{note}"
+        return {
+            "codes": pack(codes[shown], axes, self.extent),
+            "extent": self.extent,
+            "counts": counts[shown].astype(np.uint32),
+            "shown": shown.astype(np.uint32),
+            "total": len(codes),
+            "note": note,
+            "counted": f"times in {len(self.images)} validation images",
+        }
+
+    def _tiles(self, model: VQVAE) -> dict[str, Any]:
+        """Some images, reconstructed below; of large ones every so many-th pixel."""
+        examples = self.images[:EXAMPLES]
+        reconstructions = model.reconstruct(examples.to(model.quantizer.codebook.device)).cpu()
+        stride = max(1, examples.shape[3] // TILE)
+        tiles = torch.cat([examples, reconstructions])[..., ::stride, ::stride]
+        pixels = tile_sheet(tiles, len(examples))
+        return {
+            "tiles": pixels,
+            "tiles_width": pixels.shape[1],
+            "tiles_height": pixels.shape[0],
+        }
+
+    def _ahead(self, schedule: Schedule | None, now: int) -> Float[np.ndarray, "2 _"]:
+        """Steps and values of a schedule from `now` to the end of the run, if there is one."""
+        steps = np.linspace(now, self.steps, AHEAD if schedule else 0)
+        values = [schedule.value(step) for step in steps] if schedule else []
+        return np.array([steps, values])
+
+
+def _curve(rows: list[Row], column: str) -> Float[np.ndarray, "2 _"]:
+    """Steps and values of a column where it was measured."""
+    seen = [(row["step"], row[column]) for row in rows if column in row]
+    seen = seen[:: 1 + len(seen) // POINTS]
+    return np.array(seen, np.float32).reshape(-1, 2).T
+
+
+def _sentence(norms: Float[np.ndarray, " K"], row: Row, radius: float) -> str:
+    parts = [f"{name} {form.format(row[column])}" for name, column, form in FACTS if column in row]
+    parts.append(f"norms of the codes {norms.min():.3g} to {norms.max():.3g}")
+    if radius < np.inf:
+        held = np.mean(norms >= HELD * radius)
+        size = f"{radius:,.0f}" if radius > 1000 else f"{radius:.2f}"
+        parts.append(f"the ball of radius {size} holds {held:.0%} of the codes")
+    text = "; ".join(parts)
+    return f"{text[0].upper()}{text[1:]}."
