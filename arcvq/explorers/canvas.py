@@ -56,14 +56,14 @@ class CanvasExplorer(anywidget.AnyWidget):
     Attributes:
         module: The JavaScript module of the explorer, whose `mount` draws it (see web/widget.js).
         presets: Settings by name, each a button.
-        start: The settings at the start.
+        first_settings: The settings at the start.
     """
 
     module: ClassVar[str]
     presets: ClassVar[Mapping[str, Preset]] = {}
     specs: Any = traitlets.List().tag(sync=True)
     preset_specs: Any = traitlets.List().tag(sync=True)
-    start = traitlets.Dict().tag(sync=True)
+    first_settings = traitlets.Dict().tag(sync=True)
     data = traitlets.Dict().tag(sync=True)
     code_template = traitlets.Unicode().tag(sync=True)
 
@@ -96,8 +96,8 @@ class CanvasExplorer(anywidget.AnyWidget):
     def _default_preset_specs(self) -> list[dict[str, Any]]:
         return [{"name": name, **preset._asdict()} for name, preset in self.presets.items()]
 
-    @traitlets.default("start")
-    def _default_start(self) -> dict[str, Any]:
+    @traitlets.default("first_settings")
+    def _default_first_settings(self) -> dict[str, Any]:
         return self.settings()
 
     @traitlets.default("code_template")
@@ -138,7 +138,7 @@ class CanvasExplorer(anywidget.AnyWidget):
 
     def reset(self) -> None:
         """Set every setting back to what it was at the start."""
-        self._set_all(self.start)
+        self._set_all(self.first_settings)
 
     def choose_preset(self, name: str) -> None:
         """Set every setting as a preset has it.
@@ -152,7 +152,7 @@ class CanvasExplorer(anywidget.AnyWidget):
         if name not in self.presets:
             names = ", ".join(map(repr, self.presets)) or "none"
             raise ValueError(f"{name!r} is no preset of {type(self).__name__}; it has {names}")
-        self._set_all(self.start | dict(self.presets[name].settings))
+        self._set_all(self.first_settings | dict(self.presets[name].settings))
 
     def show(self, data: dict[str, Any]) -> None:
         """Draw other data under the settings as they are."""

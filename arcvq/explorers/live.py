@@ -76,7 +76,6 @@ class LiveTraining(CanvasExplorer):
         self._renew()
         self._tell("", training=False)
         super().__init__(self._seen | self._words, **settings)
-        self.on_msg(self._receive)
 
     @property
     def running(self) -> bool:
@@ -205,7 +204,10 @@ class LiveTraining(CanvasExplorer):
         LiveTraining.latest = weakref.ref(self)
 
     def _receive(self, _: Any, content: Any, buffers: Any) -> None:
-        """Do what a button of the browser asks for."""
+        """Do what a button of the browser asks for, and tell a new view what it has missed."""
+        super()._receive(_, content, buffers)
+        if content == "view":
+            self.send_state("data")
         if content == "start" and not self.running:  # of two quick clicks one counts
             self.start()
         if content == "stop":

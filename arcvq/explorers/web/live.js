@@ -49,7 +49,7 @@ class Live {
     this.theme = host.theme;
     const reset = () => {
       host.reset();
-      host.send("reset");
+      host.send?.("reset");
     };
     this.toolbar = new Toolbar(el, { ...host, reset }, {
       start: () => this.ask("start", "Starting."),
@@ -57,11 +57,12 @@ class Live {
     });
     this.layOut(el);
     this.update(host.values);
+    host.send?.("view"); // the run may have gone on since the message that this was drawn from
   }
 
   /** Tell Python, and the reader at once: the answer may take until the next row. */
   ask(words, status) {
-    this.host.send(words);
+    this.host.send?.(words);
     this.status.textContent = status;
     this.toolbar.button(words).disabled = true;
   }

@@ -50,7 +50,7 @@ export function widget(mount) {
     const host = {
       specs,
       presets: model.get("preset_specs"),
-      start: model.get("start"),
+      start: model.get("first_settings"),
       values: values(),
       data: unpacked(model.get("data")),
       theme: watchTheme(el, update),
