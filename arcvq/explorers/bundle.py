@@ -8,13 +8,15 @@ WEB = Path(__file__).with_name("web")
 IMPORT = re.compile(r'^import \{([^}]*)\} from "\./(\w+)\.js";$', re.MULTILINE)
 EXPORT = re.compile(r"^export (?:async )?(?:function|class|const) (\w+)", re.MULTILINE)
 
+COMMENT = re.compile(r"^ *(?:/\*\*.*?\*/|//[^\n]*)\n", re.MULTILINE | re.DOTALL)
+
 
 @cache
 def bundle(*names: str) -> str:
     """Return modules of `web` with all that they import, as one script without imports.
 
     Each module NAME becomes a constant NAMEModule that holds what it exports, so that names of one
-    do not meet those of another.
+    do not meet those of another. Comments on lines of their own stay behind: a quarter of the text.
 
     Args:
         names: The modules, without ".js".
@@ -41,6 +43,6 @@ def _source(name: str) -> str:
 def _as_constant(name: str) -> str:
     source = _source(name)
     exported = ", ".join(EXPORT.findall(source))
-    body = IMPORT.sub(r"const {\1} = \2Module;", source)
+    body = IMPORT.sub(r"const {\1} = \2Module;", COMMENT.sub("", source))
     body = re.sub(r"^export ", "", body, flags=re.MULTILINE)
     return f"const {name}Module = (() => {{\n{body}\nreturn {{ {exported} }};\n}})();"

@@ -15,6 +15,7 @@ import anywidget
 import numpy as np
 import traitlets
 from IPython.display import display
+from packaging.version import Version
 
 from arcvq.explorers.bundle import WEB, bundle
 
@@ -26,6 +27,7 @@ ARRAYS = {
     "float32": "Float32Array",
     "float64": "Float64Array",
 }
+OLDEST_ANYWIDGET = "0.9.13"
 SPARE_LIMIT = 500_000  # characters that may stand in a saved notebook beside a widget
 
 
@@ -81,6 +83,11 @@ class CanvasExplorer(anywidget.AnyWidget):
         cls._css = (WEB / "style.css").read_text()
 
     def __init__(self, data: dict[str, Any], **settings: Any):
+        if Version(anywidget.__version__) < Version(OLDEST_ANYWIDGET):
+            raise ImportError(
+                f"anywidget is {anywidget.__version__}, and explorers need {OLDEST_ANYWIDGET} or "
+                "later; to fix: pip install --upgrade anywidget, then start JupyterLab again"
+            )
         self._check_names(settings)
         self._numbers = data
         # All that the browser needs is there when the widget opens: a later message may be lost
@@ -256,7 +263,20 @@ def _spec(name: str, trait: Any) -> dict[str, Any]:
 
 
 def _packed(data: dict[str, Any]) -> dict[str, Any]:
-    return {name: _bytes_of(value) for name, value in data.items()}
+    packed = {}
+    for name, value in data.items():
+        packed[name] = _bytes_of(value)
+        if packed[name] is value:
+            _check_plain(name, value)
+    return packed
+
+
+def _check_plain(name: str, value: Any) -> None:
+    """A message is JSON, which knows no NaN; arrays travel beside it."""
+    try:
+        json.dumps(value, allow_nan=False)
+    except ValueError:
+        raise ValueError(f"{name} is {value!r}; it must be finite to be drawn") from None
 
 
 def _bytes_of(value: Any) -> Any:

@@ -9,9 +9,10 @@ MODULES = sorted(path.stem for path in WEB.glob("*.js"))
 
 
 @pytest.mark.parametrize("name", MODULES)
-def test_a_bundle_has_no_import_and_no_export_left(name):
+def test_a_bundle_has_no_import_no_export_and_no_comment_block_left(name):
     lines = bundle(name).splitlines()
-    assert [line for line in lines if line.startswith(("import ", "export "))] == []
+    left = ("import ", "export ", "/**", "//")
+    assert [line for line in lines if line.strip().startswith(left)] == []
 
 
 def test_a_module_that_several_need_is_there_once_and_before_them():
