@@ -250,7 +250,7 @@ def _spec(name: str, trait: Any) -> dict[str, Any]:
         return spec | {"kind": "flag"}
     if isinstance(trait, traitlets.Enum):
         return spec | {"kind": "choice", "options": list(trait.values or ())}
-    if isinstance(trait, traitlets.Unicode):
+    if isinstance(trait, traitlets.Unicode):  # what the reader sets in the picture
         return spec | {"kind": "text"}
     is_whole = isinstance(trait, traitlets.Int)
     return spec | {
@@ -259,6 +259,7 @@ def _spec(name: str, trait: Any) -> dict[str, Any]:
         "max": trait.max,
         "step": metadata.get("step", 1 if is_whole else 0.01),
         "log": metadata.get("log", False),
+        "least": metadata.get("least", trait.min),
     }
 
 

@@ -10,12 +10,14 @@ from torch import Generator, Tensor, randn
 from torch.nn.functional import normalize
 
 from arcvq.analysis import projections
-from arcvq.explorers.canvas import CanvasExplorer
+from arcvq.explorers.canvas import CanvasExplorer, Preset
 from arcvq.figures.parts import thin
+from arcvq.figures.theme import check_vectors
 from arcvq.schedules import Exponential
 from arcvq.training import Run
 
 PAPER_STEPS = 29_500  # the run that the published growth was tuned to
+DRAWN = 4096  # codes at most
 
 
 class RadiusExplorer(CanvasExplorer):
@@ -25,17 +27,43 @@ class RadiusExplorer(CanvasExplorer):
     norm. `scaled`: the growth of the paper's 29,500 steps happens within the run.
 
     Args:
-        codebook: free codes, which the ball then clips: a tensor; or snapshots by step, or a Run,
+        codebook: Free codes, which the ball then clips: a tensor; or snapshots by step, or a Run,
             whose codes at the same share of the run are shown; an example by default.
-        **settings: values at the start.
+        **settings: Values at the start.
 
     Raises:
-        ValueError: for no codes, NaN, infinity, a code of norm zero, and a run without snapshots.
+        ValueError: For no codes, NaN, infinity, and a run without snapshots.
     """
 
     module = "radius"
-    growth = traitlets.Float(3e-4, min=1e-6, max=0.1).tag(label="growth (per step)", log=True)
-    run_length = traitlets.Int(3000, min=10, max=10_000_000).tag(label="run (steps)", log=True)
+    presets = {
+        "the paper's ball": Preset(
+            {"growth": 3e-4, "run_length": PAPER_STEPS, "step": 1000, "scaled": False},
+            "Growth 0.0003 a step over 29,500 steps: the ball holds the codes at first, lets go of "
+            "them one after the other, and ends at a radius of 6,974, far beyond any code.",
+        ),
+        "in a short run": Preset(
+            {"growth": 3e-4, "run_length": 3000, "step": 3000, "scaled": False},
+            "The same growth a step in a tenth of the steps: when the run ends, the ball has hardly "
+            "opened.",
+        ),
+        "scaled to the run": Preset(
+            {"growth": 3e-4, "run_length": 3000, "step": 150, "scaled": True},
+            "The whole growth of the paper's run within 3,000 steps, as SAMP.for_run(3000) has it: "
+            "the ball lets go of the codes early in the run.",
+        ),
+        "too tight": Preset(
+            {"growth": 0.0, "run_length": 3000, "step": 3000, "scaled": False},
+            "A ball that does not grow: no code is ever longer than 1, so that norms can tell "
+            "nothing.",
+        ),
+        "never binds": Preset(
+            {"growth": 0.1, "run_length": 3000, "step": 15, "scaled": False},
+            "The ball outruns the codes within a dozen steps. A ball that never binds is no ball.",
+        ),
+    }
+    growth = traitlets.Float(3e-4, min=0.0, max=0.1).tag(label="growth per step", log=True, least=1e-6)
+    run_length = traitlets.Int(3000, min=10, max=10_000_000).tag(label="run", unit="steps", log=True)
     step = traitlets.Int(600, min=0, max=10_000_000).tag(label="step")
     scaled = traitlets.Bool(False).tag(label="scaled to the run")
 
@@ -45,11 +73,14 @@ class RadiusExplorer(CanvasExplorer):
             length = max(snapshots, default=0)
             if length:
                 settings = {"run_length": max(10, length), "step": length // 5} | settings
-        super().__init__(_moments(_example() if snapshots is None else snapshots), **settings)
+        elif snapshots is None:
+            snapshots = _example()
+        super().__init__(_moments(snapshots), **settings)
 
     def code(self) -> str:
-        rate = ball_schedule(self.growth, self.run_length, self.scaled).rate
-        return f"arcvq.SAMP(radius=arcvq.Exponential({rate!r}))"
+        steps = self.run_length
+        exponent = ball_schedule(self.growth, steps, self.scaled).rate * steps
+        return f"arcvq.SAMP.for_run({steps}, radius=arcvq.Exponential({exponent:.6g} / {steps}))"
 
     @traitlets.validate("step")
     def _within_the_run(self, proposal) -> int:
@@ -71,41 +102,48 @@ def ball_schedule(growth: float, run_length: int, scaled: bool) -> Exponential:
 
 
 def _example() -> Tensor:
-    """512 codes in all directions with made-up norms, up to about 5."""
+    """512 codes in all directions with norms from 0.4 to 3."""
     generator = Generator().manual_seed(2)
     units = normalize(randn(512, 3, generator=generator), dim=1)
-    return units * (0.4 + 0.4 * randn(512, 1, generator=generator)).exp()
+    return units * (0.4 + 2.6 * torch.rand(512, 1, generator=generator))
 
 
 def _moments(snapshots: Tensor | Mapping[int, Any]) -> dict[str, Any]:
     """The free codes at each moment, as web/radius.js takes them."""
-    if not isinstance(snapshots, Mapping):
-        snapshots = {0: snapshots}
-    if not snapshots:
-        raise ValueError("the run has no snapshots of its codebook; train it with snapshots=24")
-    steps = sorted(snapshots)
-    books = [getattr(snapshots[step], "codebook", snapshots[step]).detach() for step in steps]
-    codebooks = torch.stack(books).cpu().float()
-    count, dim = codebooks.shape[1:]
-    rows = codebooks.flatten(0, 1)
-    drawn = projections.exact(rows) if dim <= 3 else projections.pca(rows, 3, sphere=True)
-    zeros = len(rows) - int(rows.any(dim=1).sum())
-    if zeros:
-        raise ValueError(
-            f"{zeros} of {len(rows)} codes have norm 0 and so no direction to be drawn in"
-        )
-    shares = np.array(steps, float) / max(steps[-1], 1)
+    if isinstance(snapshots, Mapping):
+        if not snapshots:
+            raise ValueError("the run has no snapshots of its codebook; train it with snapshots=24")
+        books = {step: snapshots[step] for step in sorted(snapshots)}
+        names = [f"the codebook at step {step:,}" for step in books]
+    else:
+        books = {0: snapshots}
+        names = ["the codebook"]
+    codebooks = [_codes(book, name) for book, name in zip(books.values(), names, strict=True)]
+    shapes = {tuple(codes.shape) for codes in codebooks}
+    if len(shapes) > 1:
+        raise ValueError(f"the codebooks of the run have different shapes: {sorted(shapes)}")
+
+    steps = np.array(list(books), float)
+    shares = steps / max(steps[-1], 1)
     shares[0] = 0.0
-    shown, note = thin(count, "codes")
+    count, dim = codebooks[0].shape
+    shown, note = thin(count, "codes", DRAWN)
+    rows = torch.cat([codes[shown] for codes in codebooks])
+    drawn = projections.exact(rows) if dim <= 3 else projections.pca(rows, 3, sphere=True)
     if dim > 3:
-        share = f"{drawn.variance_share:.0%}"
-        note = f" Directions by PCA, {share} of the variance; norms are exact.{note}"
-    norms = codebooks.double().norm(dim=2).numpy()
+        note = f" Norms are exact, directions are not. {drawn.trust}{note}"
+    norms = torch.stack([codes.norm(dim=1) for codes in codebooks]).numpy()
     return {
         "shares": shares,
         "norms": norms,
-        "units": drawn.points.reshape(len(steps), count, 3)[:, shown],
+        "units": drawn.points.astype(np.float32),
         "longest": norms.max(axis=1),
-        "shown": np.arange(count)[shown],
+        "shown": shown.astype(np.uint32),
         "note": note,
     }
+
+
+def _codes(book: Any, name: str) -> Tensor:
+    """The codes of a snapshot or a tensor, checked."""
+    codes = getattr(book, "codebook", book)
+    return torch.from_numpy(check_vectors(codes, name)).float()

@@ -10,7 +10,8 @@
  */
 import { Picture, disc } from "./canvas.js";
 
-const MARGIN = { left: 52, right: 14, top: 34, bottom: 38 };
+const MARGIN = { left: 52, right: 22, top: 36, bottom: 38 };
+const SIGN = 18; // length of a line in the legend, with 6 beside it and 14 to the next
 
 export class Chart extends Picture {
   constructor(el, theme, aspect = 0.62) {
@@ -24,6 +25,10 @@ export class Chart extends Picture {
     this.redraw();
   }
 
+  heightFor(width) {
+    return Math.max(super.heightFor(width), LEAST_HEIGHT);
+  }
+
   paintChart(pen, width, height) {
     if (!this.content) return;
     const { title = "", x, y, lines = [], dots = [], cursor, hasLegend = true } = this.content;
@@ -33,7 +38,7 @@ export class Chart extends Picture {
     const up = scale(y.range ?? usualRange(lists(lines, dots, "y"), y.log), bottom, top, y.log);
     this.paintAxes(pen, x, y, across, up, width, height);
     this.text(title, MARGIN.left, 14, { weight: 600 });
-    if (hasLegend) this.paintLegend(pen, lines, width);
+    if (hasLegend) this.paintLegend(pen, title, lines, width);
     pen.save();
     pen.beginPath();
     pen.rect(left - 2, top - 4, right - left + 4, bottom - top + 8);
@@ -67,23 +72,26 @@ export class Chart extends Picture {
     this.text(x.label, (MARGIN.left + right) / 2, height - 6, { align: "center", soft: true });
   }
 
-  /** Names of the lines, in their colors, beside the title. */
-  paintLegend(pen, lines, width) {
-    let right = width - MARGIN.right;
-    for (const { name, color, dash = [] } of [...lines].reverse()) {
-      if (!name) continue;
-      this.text(name, right, 14, { align: "right" });
-      right -= pen.measureText(name).width + 6;
+  /** Names of the lines, in their colors: beside the title, or below it where that is too long. */
+  paintLegend(pen, title, lines, width) {
+    const named = lines.filter(({ name }) => name);
+    const lengths = named.map(({ name }) => pen.measureText(name).width + SIGN + 20);
+    const total = lengths.reduce((sum, length) => sum + length, 0);
+    const titleEnd = MARGIN.left + 1.1 * pen.measureText(title).width; // it is bold
+    const y = titleEnd + total < width - MARGIN.right ? 14 : 28;
+    let x = Math.max(4, width - MARGIN.right - total + 14);
+    named.forEach(({ name, color, dash = [] }, place) => {
       pen.strokeStyle = color;
       pen.lineWidth = 2.5;
       pen.setLineDash(dash);
       pen.beginPath();
-      pen.moveTo(right - 18, 10);
-      pen.lineTo(right, 10);
+      pen.moveTo(x, y - 4);
+      pen.lineTo(x + SIGN, y - 4);
       pen.stroke();
       pen.setLineDash([]);
-      right -= 32;
-    }
+      this.text(name, x + SIGN + 6, y);
+      x += lengths[place];
+    });
   }
 
   text(words, x, y, { align = "left", weight = 400, soft = false } = {}) {

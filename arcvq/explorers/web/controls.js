@@ -14,6 +14,7 @@ export class Controls {
     const grid = document.createElement("div");
     grid.className = "arcvq-controls";
     for (const spec of specs) {
+      if (spec.kind === "text") continue;
       const control = CONTROLS[spec.kind](spec, (value) => change(spec.name, value));
       control.element.classList.add(className(spec.name));
       this.controls.set(spec.name, control);
@@ -66,13 +67,13 @@ function stops({ options, ...spec }, change) {
 }
 
 /** The settings of a log slider as `stops` takes them. */
-function logStops({ min, max, kind, ...spec }) {
+function logStops({ min, max, least = min, kind, ...spec }) {
   const found = [min, max];
-  for (let power = Math.floor(Math.log10(min)); power <= Math.log10(max); power++) {
+  for (let power = Math.floor(Math.log10(least)); power <= Math.log10(max); power++) {
     for (const mantissa of MANTISSAS) {
       const value = Number(`${mantissa}e${power}`);
       const isPossible = kind === "number" || Number.isInteger(value);
-      if (isPossible && value > min && value < max) found.push(value);
+      if (isPossible && value >= least && value > min && value < max) found.push(value);
     }
   }
   return { ...spec, options: found.sort((a, b) => a - b) };

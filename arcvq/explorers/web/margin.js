@@ -1,35 +1,106 @@
 /** One code and its latents: what margin, scale and top-k do to gradients and loss. */
 import { Chart } from "./chart.js";
-import { Controls, buttons, copy } from "./controls.js";
-import { angleBetween, marginLogit, marginLoss } from "./math.js";
-import { Camera, Sphere, ringAround } from "./sphere.js";
-import { readTheme } from "./theme.js";
+import { Toolbar } from "./controls.js";
+import { key } from "./key.js";
+import { angleBetween, directions, marginLogit, marginLoss, norms } from "./math.js";
+import { Camera, Sphere, ringAround, traceArrow } from "./sphere.js";
+import { PALETTE } from "./theme.js";
 
 const DEGREES = 180 / Math.PI;
-const LONGEST = 0.5; // length of the arrow of the largest gradient that there can be, the scale s
-const SMALLEST = 1e-4; // share of it below which an arrow is too short to be seen
 const THETA = Array.from({ length: 181 }, (_, degree) => degree / DEGREES);
+
+// One scale for all settings. Gradients range from 100, the largest scale, down to nearly nothing:
+// lengths grow as the cube root, so that eight times the gradient is an arrow of twice the length.
+const ARROW_OF_ONE = 0.2; // length of the arrow of a gradient of 1, where the sphere has radius 1
+const WEAKEST = 1e-4; // below this gradient an arrow would be shorter than two pixels
+const STRONGEST = 100;
+const LEGEND = [0.01, 0.1, 1];
+const MOST_ARROWS = 512;
+// With spaces at which no line breaks.
+const PULL = "s (p / P − p) sin(θ + m)".replaceAll(" ", "\u00a0");
+const PUSH = "s p sin θ".replaceAll(" ", "\u00a0");
 
 /**
  * @param el where the explorer goes.
- * @param host as for the playground; data are latents and code, unit vectors, and their dim.
+ * @param host as for `widget`; data are the latents and the code, unit vectors, their dim, drawn
+ *   (the latents that are drawn in any case) and note (of the drawing).
  */
 export function mount(el, host) {
   return new Margin(el, host);
 }
 
+/**
+ * The margin loss of one code and what it does to each latent.
+ *
+ * @returns loss; gradient to the latents; and for each latent its angle to the code, its share in
+ *   the softmax, whether it is pulled, and the size of its gradient, pull or push. `pulled` lists
+ *   the pulled ones, the nearest first; `ofPulled` is their share, and the loss is -log of it.
+ */
+export function measure(latents, code, dim, { margin, scale, topK }) {
+  const { loss, gradient, nearest } = marginLoss(latents, code, dim, { margin, scale, topK });
+  const [pulled] = nearest;
+  const count = latents.length / dim;
+  const angles = Array.from({ length: count }, (_, i) => angleBetween(latents, i, code, 0, dim));
+  const isPulled = new Uint8Array(count);
+  for (const i of pulled) isPulled[i] = 1;
+  const logits = angles.map((angle, i) => scale * marginLogit(angle, isPulled[i] ? margin : 0));
+  const logTotal = logSumExp(logits);
+  const shares = logits.map((logit) => Math.exp(logit - logTotal));
+  const ofPulled = pulled.reduce((sum, i) => sum + shares[i], 0);
+  const sizes = norms(gradient, dim);
+  return { loss, gradient, angles, shares, isPulled, sizes, pulled, ofPulled, logTotal };
+}
+
+/** How hard a latent at an angle is pulled, where the others stay: s (p / P - p) sin(theta + m). */
+export function pullAt(theta, { logTotal, ofPulled }, { margin, scale }) {
+  const share = Math.exp(scale * marginLogit(theta, margin) - logTotal);
+  const isPastPi = theta + margin > Math.PI; // from there on the logit falls as the cosine does
+  const slope = Math.sin(isPastPi ? theta : theta + margin);
+  return scale * (share / ofPulled - share) * slope;
+}
+
+/** How hard a latent at an angle is pushed away, where the others stay: s p sin(theta). */
+export function pushAt(theta, { logTotal }, { scale }) {
+  return scale * Math.exp(scale * Math.cos(theta) - logTotal) * Math.sin(theta);
+}
+
+/**
+ * Latents and code where the reader has moved them.
+ *
+ * @param data as for `mount`.
+ * @param moved the new places, as "code:0.6,0,0.8 12:0,0,1"; what makes no sense is left out.
+ */
+export function placed({ latents, code, dim }, moved) {
+  const places = { latents: Float64Array.from(latents), code: Float64Array.from(code) };
+  for (const [name, numbers] of placesOf(moved)) {
+    const isOnSphere = numbers.length === dim && numbers.some((number) => number);
+    if (!isOnSphere || numbers.some(Number.isNaN)) continue;
+    const place = directions(Float64Array.from(numbers), dim);
+    if (name === "code") places.code = place;
+    else if (+name < latents.length / dim) places.latents.set(place, +name * dim);
+  }
+  return places;
+}
+
+/** The same words with one more place. */
+export function withPlace(moved, name, place) {
+  const places = placesOf(moved).set(String(name), Array.from(place, (x) => +x.toFixed(4)));
+  return Array.from(places, ([key, numbers]) => `${key}:${numbers.join(",")}`).join(" ");
+}
+
+function placesOf(moved) {
+  const pairs = moved.split(" ").map((pair) => pair.split(":"));
+  const known = pairs.filter(([name, numbers]) => /^(code|\d+)$/.test(name) && numbers);
+  return new Map(known.map(([name, numbers]) => [name, numbers.split(",").map(Number)]));
+}
+
 class Margin {
   constructor(el, host) {
+    this.host = host;
+    this.theme = host.theme;
     this.dim = host.data.dim;
-    this.latents = host.data.latents;
-    this.code = host.data.code;
-    this.theme = readTheme(el);
-    el.classList.add("arcvq-explorer");
-    this.controls = new Controls(el, host.specs, (name, value) => host.set(name, value));
-    buttons(el, {
-      reset: () => host.reset(),
-      "copy as code": (button) => copy(host.code(), button),
-    });
+    this.drawn = Array.from(host.data.drawn);
+    this.toolbar = new Toolbar(el, host);
     this.layOut(el);
     this.update(host.values);
   }
@@ -42,134 +113,267 @@ class Margin {
     figure.append(this.title);
     const isCircle = this.dim === 2;
     const camera = isCircle ? new Camera(0, 0, true) : new Camera();
-    const direction = this.drawn(this.code);
-    if (!isCircle) camera.face(direction);
-    this.sphere = new Sphere(figure, camera, this.theme, 1.35, 1);
-    const beside = document.createElement("div");
-    this.chart = new Chart(beside, this.theme, 0.75);
+    if (!isCircle) camera.face(placed(this.host.data, this.host.values.moved).code);
+    this.sphere = new SphereWithScale(figure, camera, this.theme, 1.22, 1);
+    const charts = document.createElement("div");
+    this.logits = new Chart(charts, this.theme, 0.32);
+    this.forces = new Chart(charts, this.theme, 0.36);
+    panels.append(figure, charts);
+    const { green, vermillion, sky, orange } = PALETTE;
+    key(figure, [
+      { name: "code", color: green },
+      { name: "pulled", color: vermillion },
+      { name: "pushed", color: sky },
+      { name: "θ of the farthest pulled", color: vermillion, mark: "line" },
+      { name: "θ + m", color: orange, mark: "line" },
+    ]);
     this.summary = document.createElement("p");
     this.summary.className = "arcvq-summary";
-    beside.append(this.summary);
-    panels.append(figure, beside);
-    el.append(panels);
+    el.append(panels, this.summary);
   }
 
   /** Rows of three to draw: a circle stands upright, before the reader. */
-  drawn(rows) {
-    if (this.dim === 3) return rows;
-    const points = [];
-    for (let at = 0; at < rows.length; at += 2) points.push(rows[at], 0, rows[at + 1]);
-    return Float64Array.from(points);
+  inSpace(rows) {
+    return this.dim === 3 ? rows : standing(rows);
   }
 
   update(values) {
-    this.controls.show(values);
+    this.values = values;
+    this.toolbar.show(values);
+    Object.assign(this, placed(this.host.data, values.moved));
     const settings = { margin: values.margin, scale: values.scale, topK: values.top_k };
-    const result = marginLoss(this.latents, this.code, this.dim, settings);
-    const isPulled = new Uint8Array(this.latents.length / this.dim);
-    for (const i of result.nearest[0]) isPulled[i] = 1;
-    const angles = Array.from(isPulled, (_, i) => {
-      return angleBetween(this.latents, i, this.code, 0, this.dim);
-    });
-    const pulledAngles = result.nearest[0].map((i) => angles[i]);
-    this.drawSphere(values, result, isPulled, angles, Math.max(...pulledAngles));
-    this.drawChart(values, pulledAngles);
-    this.tell(values, result, Math.max(...pulledAngles));
+    const found = measure(this.latents, this.code, this.dim, settings);
+    this.drawSphere(found, settings);
+    this.drawLogits(found, settings);
+    this.drawForces(found, settings);
+    this.tell(found, settings);
   }
 
-  drawSphere({ margin, scale }, { gradient, loss }, isPulled, angles, limit) {
-    const { vermillion, blue, sky, green, orange, soft } = this.theme;
-    const moves = this.drawn(gradient);
-    const sizes = lengthsOf(moves);
-    this.largest = Math.max(...sizes);
-    sizes.forEach((size, i) => {
-      // The arrow is against the gradient, and as long as the root of its size.
-      const length = LONGEST * Math.sqrt(Math.min(1, size / scale));
-      const factor = size > SMALLEST * scale ? -length / size : 0;
-      for (let d = 0; d < 3; d++) moves[3 * i + d] *= factor;
-    });
-    const rows = this.drawn(this.latents);
-    const code = this.drawn(this.code);
-    const arrows = (pulled, color) => ({
-      kind: "arrows",
+  // ---- Drawing ----
+
+  drawSphere(found, { margin }) {
+    const { vermillion, blue, sky, green } = this.theme;
+    const drawn = [...new Set([...this.drawn, ...found.pulled])];
+    const rows = this.inSpace(chosenRows(this.latents, drawn, this.dim));
+    const points = {
+      kind: "points",
       rows,
-      moves: moves.map((move, at) => (isPulled[Math.floor(at / 3)] === pulled ? move : 0)),
-      color,
-    });
-    const rings = this.dim === 3 ? [[limit, vermillion], [Math.min(limit + margin, Math.PI), orange]] : [];
+      size: 3.5,
+      colors: drawn.map((i) => (found.isPulled[i] ? vermillion : sky)),
+      tell: (place) => tellLatent(drawn[place], found),
+      drag: (place, position) => this.move(drawn[place], position),
+    };
+    const ofCode = {
+      kind: "points",
+      rows: this.inSpace(this.code),
+      size: 7,
+      color: green,
+      tell: () => "the code",
+      drag: (_, position) => this.move("code", position),
+    };
+    const others = drawn.filter((i) => !found.isPulled[i]);
     this.sphere.show([
-      ...rings.map(([angle, color]) => ({ kind: "line", rows: ringAround(code, angle), color })),
-      arrows(0, blue),
-      arrows(1, vermillion),
-      {
-        kind: "points",
-        rows,
-        size: 3.5,
-        colors: Array.from(isPulled, (pulled) => (pulled ? vermillion : sky)),
-        tell: (i) => {
-          const what = isPulled[i] ? "pulled" : "pushed away";
-          return `latent ${i}: ${(angles[i] * DEGREES).toFixed(1)}° from the code, ${what}, gradient ${sizes[i].toPrecision(2)}`;
-        },
-      },
-      { kind: "points", rows: code, size: 7, color: green, tell: () => "the code" },
+      ...this.caps(found.angles[found.pulled.at(-1)], margin),
+      this.arrows(others, found, blue),
+      this.arrows(found.pulled, found, vermillion),
+      points,
+      ofCode,
     ]);
-    this.title.textContent = `Loss of this code: ${+loss.toPrecision(4)}`;
   }
 
-  drawChart({ margin }, pulledAngles) {
-    const degrees = THETA.map((theta) => theta * DEGREES);
+  /** Where the farthest pulled latent lies, and where it counts as lying. */
+  caps(limit, margin) {
+    const { vermillion, orange } = this.theme;
+    const wider = Math.min(limit + margin, Math.PI);
+    const cap = (angle, color, reach) => {
+      const isCircle = this.dim === 2;
+      const rows = isCircle ? arcAround(this.code, angle, reach) : ringAround(this.code, angle);
+      return { kind: "line", rows, color, width: isCircle ? 3 : 1.5 };
+    };
+    return [cap(wider, orange, 1.14), cap(limit, vermillion, 1.08)];
+  }
+
+  /** Arrows against the gradient, the strongest ones. */
+  arrows(group, { gradient, sizes }, color) {
+    const seen = group.filter((i) => sizes[i] >= WEAKEST);
+    const strongest = seen.sort((a, b) => sizes[b] - sizes[a]).slice(0, MOST_ARROWS);
+    const moves = chosenRows(gradient, strongest, this.dim);
+    strongest.forEach((i, place) => {
+      const factor = -arrowLength(sizes[i]) / sizes[i];
+      for (let d = 0; d < this.dim; d++) moves[place * this.dim + d] *= factor;
+    });
+    const rows = this.inSpace(chosenRows(this.latents, strongest, this.dim));
+    return { kind: "arrows", rows, moves: this.inSpace(moves), color };
+  }
+
+  drawLogits({ angles, pulled }, { margin }) {
+    const { vermillion, blue } = this.theme;
     const turn = (Math.PI - margin) * DEGREES;
-    this.chart.show({
+    const ofPulled = (theta) => marginLogit(theta, margin);
+    this.logits.show({
       title: "logit at scale 1",
       x: { label: "angle θ to the code (degrees)", range: [0, 180] },
       y: { range: [-2.05, 1.05] },
       lines: [
-        { name: "others", color: this.theme.soft, dash: [4, 3], x: degrees, y: THETA.map(Math.cos) },
-        {
-          name: "pulled: cos(θ + m)",
-          color: this.theme.vermillion,
-          x: degrees,
-          y: THETA.map((theta) => marginLogit(theta, margin)),
-        },
+        { name: "pushed: cos θ", color: blue, dash: [4, 3], ...curve(Math.cos) },
+        { name: "pulled: cos(θ + m)", color: vermillion, ...curve(ofPulled) },
       ],
-      dots: pulledAngles.map((theta) => ({
-        x: theta * DEGREES,
-        y: marginLogit(theta, margin),
-        color: this.theme.vermillion,
-      })),
+      dots: dotsAt(pulled, angles, ofPulled, vermillion),
       cursor: turn,
     });
-    this.chart.describe(`Logit over the angle; beyond ${turn.toFixed(1)} degrees it falls in a line.`);
+    this.logits.describe(
+      `Logit over the angle. From ${turn.toFixed(1)} degrees on, where θ + m passes 180 degrees, it ` +
+        "falls on as the cosine does.",
+    );
   }
 
-  tell({ margin, scale, top_k }, { nearest }, limit) {
-    const count = this.latents.length / this.dim;
-    const largest = this.largest / scale;
-    const arrows =
-      largest > SMALLEST
-        ? `Arrows are against the gradient; the longest here is ${percent(largest)} of s = ${+scale.toPrecision(3)}, the most that it can be, and lengths grow as its root.`
-        : `No latent moves: the largest gradient is ${percent(largest)} of s = ${+scale.toPrecision(3)}, too little for an arrow.`;
-    const words =
-      `The ${nearest[0].length} nearest of ${count} latents lie within ${(limit * DEGREES).toFixed(1)}° of the code ` +
-      `(red ring) and count as ${(margin * DEGREES).toFixed(1)}° farther (orange ring). ${arrows}`;
-    this.summary.textContent = words;
-    this.sphere.describe(words);
+  drawForces(found, settings) {
+    const { vermillion, blue } = this.theme;
+    const { angles, pulled, isPulled } = found;
+    const pull = (theta) => pullAt(theta, found, settings);
+    const push = (theta) => pushAt(theta, found, settings);
+    const others = this.drawn.filter((i) => !isPulled[i]).slice(0, MOST_ARROWS);
+    this.forces.show({
+      title: "size of the gradient",
+      x: { label: "angle θ to the code (degrees)", range: [0, 180] },
+      y: { log: true, range: [WEAKEST, STRONGEST] },
+      lines: [
+        { name: "push", color: blue, dash: [4, 3], ...curve(push) },
+        { name: "pull", color: vermillion, ...curve(pull) },
+      ],
+      dots: [
+        ...dotsAt(others, angles, push, blue, 2.5),
+        ...dotsAt(pulled, angles, pull, vermillion),
+      ],
+    });
+    this.forces.describe("Pull and push over the angle, on a logarithmic axis.");
+  }
+
+  tell(found, { margin, scale, topK }) {
+    const { loss, angles, shares, sizes, pulled, isPulled, ofPulled } = found;
+    const [nearest] = pulled;
+    const pushed = [...sizes.keys()].filter((i) => !isPulled[i]);
+    const [norm] = norms(sizes, sizes.length);
+    this.title.textContent = `Loss −log P = ${short(loss)}, norm of its gradient ${short(norm)}`;
+    const words = [
+      `P = ${short(ofPulled)} is the share of the ${plural(pulled.length, "pulled latent")} in the ` +
+        `softmax over ${plural(sizes.length, "latent")}. They lie within ` +
+        `${degrees(angles[pulled.at(-1)])} of the code and count as ${degrees(margin)} farther.`,
+      `Pull on the nearest: ${PULL} = ${short(sizes[nearest])}, with p = ` +
+        `${short(shares[nearest])} and θ + m = ${degrees(angles[nearest])} + ${degrees(margin)}.`,
+      strongestPush(pushed, sizes),
+      tooWeak(pulled, pushed, sizes),
+      this.host.data.note,
+    ];
+    this.summary.textContent = words.filter(Boolean).join(" ");
+    this.sphere.describe(`${this.title.textContent}. ${this.summary.textContent}`);
+  }
+
+  // ---- Moving by hand ----
+
+  move(name, [x, y, z]) {
+    const place = this.dim === 3 ? [x, y, z] : [x, z];
+    this.host.set("moved", withPlace(this.values.moved, name, place));
   }
 
   destroy() {
-    this.sphere.destroy();
-    this.chart.destroy();
+    for (const picture of [this.sphere, this.logits, this.forces]) picture.destroy();
   }
 }
 
-function lengthsOf(rows) {
-  const lengths = [];
-  for (let at = 0; at < rows.length; at += 3) {
-    lengths.push(Math.hypot(rows[at], rows[at + 1], rows[at + 2]));
+/** A sphere with arrows of known length in a corner. */
+class SphereWithScale extends Sphere {
+  paintLayers(pen, width) {
+    super.paintLayers(pen, width);
+    pen.globalAlpha = 1;
+    pen.strokeStyle = this.theme.text;
+    pen.fillStyle = this.theme.soft;
+    pen.font = `11px ${this.theme.font}`;
+    pen.textAlign = "left";
+    pen.lineWidth = 1.6;
+    LEGEND.forEach((size, place) => {
+      const length = arrowLength(size) * this.zoom;
+      const y = width - 40 + 14 * place;
+      pen.beginPath();
+      traceArrow(pen, 6, y, 6 + length, y);
+      pen.stroke();
+      pen.fillText(String(size), 14 + arrowLength(1) * this.zoom, y + 4);
+    });
+    pen.fillText("gradient", 6, width - 54);
   }
-  return lengths;
 }
 
-function percent(share) {
-  return `${+(100 * share).toPrecision(2)}%`;
+function arrowLength(size) {
+  return ARROW_OF_ONE * Math.cbrt(size);
+}
+
+function strongestPush(pushed, sizes) {
+  if (!pushed.length) return "No other latent is left to be pushed, so the loss is 0.";
+  const strongest = pushed.reduce((most, i) => Math.max(most, sizes[i]), 0);
+  return `Strongest push: ${PUSH} = ${short(strongest)}.`;
+}
+
+/** Which arrows are missing because the gradient is next to nothing. */
+function tooWeak(pulled, pushed, sizes) {
+  const isWeak = (i) => sizes[i] < WEAKEST;
+  const [pulls, pushes] = [pulled, pushed].map((group) => group.filter(isWeak).length);
+  if (!pulls && !pushes) return "";
+  if (pulls + pushes === sizes.length) return `No gradient reaches ${WEAKEST}: no arrow is drawn.`;
+  const missing = [pulls && plural(pulls, "pull"), pushes && plural(pushes, "push", "es")];
+  return `Below ${WEAKEST} and without an arrow: ${missing.filter(Boolean).join(" and ")}.`;
+}
+
+function tellLatent(i, { angles, shares, sizes, isPulled }) {
+  const force = `${isPulled[i] ? "pulled" : "pushed"} by ${short(sizes[i])}`;
+  return `latent ${i}: ${degrees(angles[i])} from the code, share ${short(shares[i])}, ${force}`;
+}
+
+function curve(value) {
+  return { x: THETA.map((theta) => theta * DEGREES), y: THETA.map(value) };
+}
+
+function dotsAt(group, angles, value, color, size = 4) {
+  return group.map((i) => ({ x: angles[i] * DEGREES, y: value(angles[i]), color, size }));
+}
+
+function chosenRows(rows, places, dim) {
+  const chosen = new Float64Array(places.length * dim);
+  places.forEach((from, to) => chosen.set(rows.subarray(from * dim, (from + 1) * dim), to * dim));
+  return chosen;
+}
+
+/** Points of the plane, upright before the reader. */
+function standing(rows) {
+  const points = [];
+  for (let at = 0; at < rows.length; at += 2) points.push(rows[at], 0, rows[at + 1]);
+  return Float64Array.from(points);
+}
+
+/** The part of a circle on both sides of a direction, up to an angle, at a distance. */
+function arcAround([x, y], angle, reach) {
+  const middle = Math.atan2(y, x);
+  const corners = [];
+  for (let corner = -36; corner <= 36; corner++) {
+    const turn = middle + (angle * corner) / 36;
+    corners.push(reach * Math.cos(turn), 0, reach * Math.sin(turn));
+  }
+  return Float64Array.from(corners);
+}
+
+function logSumExp(values) {
+  const highest = values.reduce((a, b) => Math.max(a, b), -Infinity);
+  return highest + Math.log(values.reduce((sum, value) => sum + Math.exp(value - highest), 0));
+}
+
+function plural(count, word, ending = "s") {
+  return `${count.toLocaleString("en-US")} ${word}${count === 1 ? "" : ending}`;
+}
+
+function degrees(angle) {
+  return `${(angle * DEGREES).toFixed(1)}°`;
+}
+
+/** Three digits, without exponents for what is neither very large nor very small. */
+function short(value) {
+  return String(+value.toPrecision(3));
 }

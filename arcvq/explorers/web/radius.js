@@ -1,36 +1,69 @@
 /** A ball that grows around the codes: which of them it clips, and when it stops binding. */
 import { Chart } from "./chart.js";
-import { Controls, buttons, copy } from "./controls.js";
+import { Toolbar } from "./controls.js";
+import { key } from "./key.js";
 import { boundedExp } from "./math.js";
 import { Camera, Sphere } from "./sphere.js";
-import { readTheme } from "./theme.js";
+import { PALETTE } from "./theme.js";
 
 const PAPER_STEPS = 29500; // the run that the published growth was tuned to
 const TOP = 1e4; // of the radius axis: the paper's ball ends at 6,974
+const MOST_LINES = 512; // from where the ball holds a code to where it would be
+const MOST_PLACES = 512; // of a curve of norms
+const ROUNDING = 1e-6; // codes of float32 on the surface of a ball are inside
 
 /**
  * @param el where the explorer goes.
- * @param host as for the playground; data hold the free codes at some moments of a run:
- *   shares (of the run, rising from 0), norms (moments x K), units (moments x K x 3), the directions
- *   in which they are drawn, longest (the largest norm at each moment), shown (the numbers of the
- *   codes that are drawn) and note (of the drawing).
+ * @param host as for `widget`; data hold the free codes at some moments of a run:
+ *   shares (of the run, rising from 0), norms (moments x K), units (moments x codes drawn x 3), the
+ *   directions in which they are drawn, longest (the largest norm at each moment), shown (the
+ *   numbers of the codes that are drawn) and note (of the drawing).
  */
 export function mount(el, host) {
   return new Radius(el, host);
 }
 
+/** The growth per step; scaled, that of the paper's run happens within this one. */
+export function rateOf({ growth, run_length: length, scaled }) {
+  return scaled ? (growth * PAPER_STEPS) / length : growth;
+}
+
+/** The ball as a line of Python, scaled to the run as `RadiusExplorer.code()` writes it. */
+export function codeOf(values) {
+  const steps = values.run_length;
+  const exponent = +(rateOf(values) * steps).toPrecision(6);
+  return `arcvq.SAMP.for_run(${steps}, radius=arcvq.Exponential(${exponent} / ${steps}))`;
+}
+
+export function isClipped(norm, radius) {
+  return norm > radius * (1 + ROUNDING);
+}
+
+/**
+ * The step from which on no code is longer than the ball: 0 if none ever is, and Infinity if the
+ * ball still binds at the end of the run.
+ */
+export function lastBinding({ shares, longest }, rate, length) {
+  let last = 0;
+  shares.forEach((share, moment) => {
+    const start = share * length;
+    const end = moment + 1 < shares.length ? shares[moment + 1] * length : Infinity;
+    const letGo = Math.min(end, stepOfRadius(longest[moment], rate));
+    if (letGo > start) last = Math.max(last, letGo);
+  });
+  return last <= length ? last : Infinity;
+}
+
+/** When the ball has grown to a radius. */
+function stepOfRadius(radius, rate) {
+  return isClipped(radius, 1) ? Math.log(radius) / rate : 0;
+}
+
 class Radius {
   constructor(el, host) {
-    this.data = host.data;
-    this.numCodes = host.data.norms.length / host.data.shares.length;
-    this.extent = 1.02 * Math.max(1, ...host.data.longest);
-    this.theme = readTheme(el);
-    el.classList.add("arcvq-explorer");
-    this.controls = new Controls(el, host.specs, (name, value) => host.set(name, value));
-    buttons(el, {
-      reset: () => host.reset(),
-      "copy as code": (button) => copy(host.code(), button),
-    });
+    this.host = host;
+    this.theme = host.theme;
+    this.toolbar = new Toolbar(el, host, {}, () => codeOf(host.values));
     this.layOut(el);
     this.update(host.values);
   }
@@ -41,29 +74,49 @@ class Radius {
     const figure = document.createElement("figure");
     this.title = document.createElement("figcaption");
     figure.append(this.title);
-    this.sphere = new Sphere(figure, new Camera(), this.theme, this.extent);
+    this.sphere = new SphereWithRays(figure, new Camera(), this.theme, 1);
+    key(figure, [
+      { name: "inside the ball", color: PALETTE.blue },
+      { name: "clipped", color: PALETTE.vermillion },
+      { name: "ball of radius M(t)", color: PALETTE.orange, mark: "dashed" },
+      { name: "what was cut off", mark: "line" },
+    ]);
     this.summary = document.createElement("p");
     this.summary.className = "arcvq-summary";
     const charts = document.createElement("div");
-    this.norms = new Chart(charts, this.theme, 0.42);
-    this.radii = new Chart(charts, this.theme, 0.5);
+    this.norms = new Chart(charts, this.theme, 0.32);
+    this.radii = new Chart(charts, this.theme, 0.36);
     panels.append(figure, charts);
     el.append(panels, this.summary);
   }
 
   update(values) {
-    this.controls.limit("step", values.run_length);
-    this.controls.show(values);
+    if (values.step > values.run_length) {
+      this.host.set("step", values.run_length); // which draws again
+      return;
+    }
+    this.takeData();
+    this.toolbar.limit("step", values.run_length);
+    this.toolbar.show(values);
     const { step, run_length: length } = values;
     const rate = rateOf(values);
     const radius = boundedExp(rate * step);
     const moment = this.momentAt(step / length);
     const free = this.data.norms.subarray(moment * this.numCodes, (moment + 1) * this.numCodes);
+    const stop = lastBinding(this.data, rate, length);
     this.drawSphere(moment, free, radius);
-    this.drawNorms(free, radius);
-    const stop = this.lastBinding(rate, length);
+    this.drawNorms(moment, free, radius);
     this.drawRadii(values, radius, stop);
     this.tell(values, free, radius, stop);
+  }
+
+  takeData() {
+    if (this.data === this.host.data) return;
+    this.data = this.host.data;
+    this.numCodes = this.data.norms.length / this.data.shares.length;
+    this.extent = 1.02 * Math.max(1, ...this.data.longest);
+    this.sphere.reach = this.extent;
+    this.sorted = new Map();
   }
 
   /** The last moment that the run has reached. */
@@ -74,70 +127,79 @@ class Radius {
     return moment;
   }
 
-  /** The step from which on no code is longer than the ball; Infinity if it still binds at the end. */
-  lastBinding(rate, length) {
-    const { shares, longest } = this.data;
-    let last = 0;
-    shares.forEach((share, moment) => {
-      const start = share * length;
-      const end = moment + 1 < shares.length ? shares[moment + 1] * length : Infinity;
-      const letGo = Math.min(end, Math.log(Math.max(longest[moment], 1)) / rate);
-      if (letGo > start) last = Math.max(last, letGo);
-    });
-    return last <= length ? last : Infinity;
-  }
-
   // ---- Drawing ----
 
   drawSphere(moment, free, radius) {
+    const { vermillion, blue, orange, soft } = this.theme;
     const { shown, units } = this.data;
     const rows = new Float64Array(3 * shown.length);
+    const places = [];
+    const moves = [];
     const colors = [];
     shown.forEach((code, place) => {
-      const length = Math.min(free[code], radius);
-      colors.push(free[code] > radius ? this.theme.vermillion : this.theme.blue);
+      const isHeld = isClipped(free[code], radius);
+      colors.push(isHeld ? vermillion : blue);
+      const hasLine = isHeld && places.length < 3 * MOST_LINES;
       const at = 3 * (moment * shown.length + place);
-      for (let d = 0; d < 3; d++) rows[3 * place + d] = length * units[at + d];
+      for (let d = 0; d < 3; d++) {
+        rows[3 * place + d] = Math.min(free[code], radius) * units[at + d];
+        if (hasLine) places.push(rows[3 * place + d]);
+        if (hasLine) moves.push((free[code] - radius) * units[at + d]);
+      }
     });
-    const tell = (place) => {
-      const norm = free[shown[place]];
-      const clipped = norm > radius ? `, clipped to ${+radius.toPrecision(3)}` : "";
-      return `code ${shown[place]}: norm ${+norm.toPrecision(3)}${clipped}`;
-    };
-    const layers = [{ kind: "points", rows, size: 3, colors, tell }];
-    if (radius <= this.extent) layers.push({ kind: "ball", radius, color: this.theme.orange });
+    const tell = (place) => tellCode(shown[place], free[shown[place]], radius);
+    this.sphere.radius = Math.min(radius, this.extent);
+    const layers = [
+      { kind: "rays", rows: Float64Array.from(places), moves, color: soft },
+      { kind: "points", rows, size: 3, colors, tell },
+    ];
+    if (radius <= this.extent) layers.push({ kind: "ball", radius, color: orange });
     this.sphere.show(layers);
   }
 
-  drawNorms(free, radius) {
-    const sorted = Float64Array.from(free).sort().reverse();
-    const places = Array.from(sorted, (_, place) => place + 1);
+  drawNorms(moment, free, radius) {
+    const { soft, vermillion } = this.theme;
+    const { places, norms } = this.ranked(moment, free);
     this.norms.show({
       title: "norms, the longest first",
       x: { label: "codes", range: [1, Math.max(2, this.numCodes)] },
       y: { range: [0, 1.04 * this.extent] },
       lines: [
-        { name: "free", color: this.theme.soft, dash: [4, 3], x: places, y: sorted },
+        { name: "free", color: soft, dash: [4, 3], x: places, y: norms },
         {
           name: "in the ball",
-          color: this.theme.vermillion,
+          color: vermillion,
           x: places,
-          y: sorted.map((norm) => Math.min(norm, radius)),
+          y: norms.map((norm) => Math.min(norm, radius)),
         },
       ],
     });
     this.norms.describe("Norms of the codes, free and in the ball.");
   }
 
-  drawRadii({ growth, run_length: length, step }, radius, stop) {
+  /** The norms from the longest on, of at most some hundred codes at even distances. */
+  ranked(moment, free) {
+    if (!this.sorted.has(moment)) {
+      const all = Float64Array.from(free).sort().reverse();
+      const last = all.length - 1;
+      const count = Math.min(all.length, MOST_PLACES);
+      const ranks = Array.from({ length: count }, (_, i) => Math.round((i * last) / (count - 1 || 1)));
+      const norms = ranks.map((rank) => all[rank]);
+      this.sorted.set(moment, { places: ranks.map((rank) => rank + 1), norms });
+    }
+    return this.sorted.get(moment);
+  }
+
+  drawRadii({ growth, run_length: length, step, scaled }, radius, stop) {
     const { blue, purple, soft, green, text } = this.theme;
     const steps = Array.from({ length: 101 }, (_, place) => (place * length) / 100);
-    const curve = (scaled) => {
-      const rate = rateOf({ growth, run_length: length, scaled });
-      return steps.map((t) => boundedExp(rate * t));
+    const curve = (isScaled) => {
+      const rate = rateOf({ growth, run_length: length, scaled: isScaled });
+      const width = isScaled === scaled ? 3 : 1.5;
+      return { x: steps, y: steps.map((t) => boundedExp(rate * t)), width };
     };
     const { shares, longest } = this.data;
-    const stairs = stairsOf([...shares].map((share) => share * length), [...longest], length);
+    const starts = Array.from(shares, (share) => share * length);
     const dots = [{ x: step, y: radius, color: text, size: 4 }];
     if (stop > 0 && stop < Infinity) {
       dots.push({ x: stop, y: this.longestAt(stop / length), color: green, size: 6 });
@@ -147,14 +209,14 @@ class Radius {
       x: { label: "step", range: [0, length] },
       y: { log: true, range: [0.7, Math.max(TOP, 2 * this.extent)] },
       lines: [
-        { name: "per step", color: blue, x: steps, y: curve(false) },
-        { name: "scaled", color: purple, dash: [6, 4], x: steps, y: curve(true) },
-        { name: "longest code", color: soft, dash: [2, 3], ...stairs },
+        { name: "per step", color: blue, ...curve(false) },
+        { name: "scaled", color: purple, dash: [6, 4], ...curve(true) },
+        { name: "longest code", color: soft, dash: [2, 3], ...stairsOf(starts, longest, length) },
       ],
       dots,
       cursor: step,
     });
-    this.radii.describe(`Radius of the ball over ${length} steps.`);
+    this.radii.describe(`Radius of the ball over ${number(length)} steps.`);
   }
 
   longestAt(share) {
@@ -162,23 +224,16 @@ class Radius {
   }
 
   tell({ step, run_length: length }, free, radius, stop) {
-    const clipped = free.reduce((count, norm) => count + (norm > radius), 0);
+    const clipped = free.reduce((count, norm) => count + isClipped(norm, radius), 0);
     const share = `${((100 * clipped) / free.length).toFixed(1)}%`;
     this.title.textContent = `Step ${number(step)}: ${share} of the codes are clipped`;
     const beyond = radius > this.extent ? ", beyond the picture" : "";
-    const ends =
-      stop === Infinity
-        ? "still binds at the end of the run"
-        : stop > 0
-          ? `stops binding at step ${number(Math.ceil(stop))} (green)`
-          : "never binds";
-    const longest = +Math.max(...free).toPrecision(3);
-    const words =
-      `M(${number(step)}) = ${number(+radius.toPrecision(4))}${beyond}; the longest of ` +
-      `${number(free.length)} free codes has norm ${longest}. The ball ${ends} ` +
-      `(${number(length)} steps).${this.data.note}`;
-    this.summary.textContent = words;
-    this.sphere.describe(`${this.title.textContent}. ${words}`);
+    const longest = short(free.reduce((a, b) => Math.max(a, b)));
+    this.summary.textContent =
+      `M(${number(step)}) = ${number(radius)}${beyond}; the longest of ${number(free.length)} free ` +
+      `codes has norm ${longest}. The ball ${ending(stop)} (${number(length)} steps).` +
+      this.data.note;
+    this.sphere.describe(`${this.title.textContent}. ${this.summary.textContent}`);
   }
 
   destroy() {
@@ -186,9 +241,37 @@ class Radius {
   }
 }
 
-/** The growth per step; scaled, that of the paper's run happens within this one. */
-function rateOf({ growth, run_length: length, scaled }) {
-  return scaled ? (growth * PAPER_STEPS) / length : growth;
+/** A sphere with lines from where the ball holds a code to where it would be. */
+class SphereWithRays extends Sphere {
+  paintLayer(pen, layer, points, inFront) {
+    if (layer.kind === "rays") this.paintRays(pen, layer, points, inFront);
+    else super.paintLayer(pen, layer, points, inFront);
+  }
+
+  paintRays(pen, { rows, moves, color }, starts, inFront) {
+    const ends = this.project(rows.map((value, at) => value + moves[at]));
+    pen.strokeStyle = color;
+    pen.lineWidth = 1;
+    pen.globalAlpha *= 0.5;
+    pen.beginPath();
+    for (let at = 0; at < starts.length; at += 3) {
+      if (starts[at + 2] >= 0 !== inFront) continue;
+      pen.moveTo(starts[at], starts[at + 1]);
+      pen.lineTo(ends[at], ends[at + 1]);
+    }
+    pen.stroke();
+    pen.globalAlpha *= 2;
+  }
+}
+
+function ending(stop) {
+  if (stop === Infinity) return "still binds at the end of the run";
+  return stop > 0 ? `stops binding at step ${number(Math.ceil(stop))} (green)` : "never binds";
+}
+
+function tellCode(code, norm, radius) {
+  const held = isClipped(norm, radius) ? `, clipped to ${short(radius)}` : ", inside the ball";
+  return `code ${code}: norm ${short(norm)}${held}`;
 }
 
 /** A line that stays at each value until the next. */
@@ -202,6 +285,11 @@ function stairsOf(starts, values, end) {
   return { x, y };
 }
 
+function short(value) {
+  return String(+value.toPrecision(3));
+}
+
 function number(value) {
-  return value.toLocaleString("en-US", { maximumSignificantDigits: 6 });
+  if (value >= 1e9) return value.toExponential(1);
+  return (+value.toPrecision(8)).toLocaleString("en-US", { maximumFractionDigits: 3 });
 }

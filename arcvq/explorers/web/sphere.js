@@ -465,7 +465,7 @@ function greatCircles(radius) {
 }
 
 /** A line with a head, unless it is too short for one. */
-function traceArrow(pen, x, y, endX, endY) {
+export function traceArrow(pen, x, y, endX, endY) {
   const length = Math.hypot(endX - x, endY - y);
   pen.moveTo(x, y);
   pen.lineTo(endX, endY);
