@@ -34,3 +34,15 @@ def modules(*names):
             return json.loads(page.evaluate(script, arguments))
 
         yield call
+
+
+def drawn(call, explorer):
+    """What an explorer draws on a page: its title, its summary, and the layers of its sphere."""
+    state = json.loads(explorer.html().rpartition(", place, ")[2].rpartition(");\n")[0])
+    place = "document.body.appendChild(document.createElement('div'))"
+    view = f"""(() => {{
+      const view = page(mount, {place}, state);
+      const [title, summary] = [view.title.textContent, view.summary.textContent];
+      return {{ title, summary, layers: view.sphere.layers }};
+    }})()"""
+    return call(view, state=state)

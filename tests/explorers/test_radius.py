@@ -7,181 +7,235 @@ import traitlets
 
 import arcvq
 from arcvq.explorers import RadiusExplorer
-from arcvq.explorers import radius_figure as view
+from arcvq.explorers.radius import ball_schedule
+from arcvq.samp import project_to_ball_
+from arcvq.training import Snapshot
+from tests.explorers.javascript import drawn, modules
+
+START = {"growth": 3e-4, "run_length": 3000, "step": 600, "scaled": False}
 
 
-def rows(explorer, trace):
-    data = explorer.figure.data[trace]
-    return np.stack([data[axis] for axis in "xyz" if axis in data], axis=1)
+@pytest.fixture(scope="module")
+def javascript():
+    with modules("radius", "page") as call:
+        yield call
 
 
-def rate(explorer):
-    return explorer.growth * (29_500 / explorer.run_length if explorer.scaled else 1)
+def layer(picture, kind):
+    return next(layer for layer in picture["layers"] if layer["kind"] == kind)
 
 
-def check(explorer, free):
-    """Everything that moves, against plain numpy."""
-    radius = math.exp(min(80.0, rate(explorer) * explorer.step))
-    norms = np.linalg.norm(free, axis=1)
-    held = free * np.minimum(1, radius / norms)[:, None]
-    out = norms > radius
-    for trace, chosen in ((view.INSIDE, ~out), (view.HELD, out)):
-        assert np.allclose(rows(explorer, trace), held[chosen], rtol=1e-5, atol=1e-6)
-    assert (
-        explorer.figure.layout.title.text
-        == f"Step {explorer.step:,}: {out.mean():.1%} of the codes are clipped"
-    )
-    assert rows(explorer, view.BOUND)[0, 1] == pytest.approx(min(norms.max(), radius), rel=1e-5)
-    assert rows(explorer, view.FREE)[-1, 1] == pytest.approx(norms.min(), rel=1e-5)
-    scaled = explorer.growth * 29_500 / explorer.run_length
-    for trace, growth in ((view.PER_STEP, explorer.growth), (view.SCALED, scaled)):
-        steps, curve = rows(explorer, trace).T
-        assert steps[-1] == explorer.run_length
-        assert np.allclose(np.log(curve), np.minimum(80, growth * steps), rtol=1e-4, atol=1e-5)
-    assert rows(explorer, view.NOW)[0] == pytest.approx([explorer.step, radius], rel=1e-5)
-    stop = math.log(norms.max()) / rate(explorer)
-    [[x, y]] = rows(explorer, view.RELEASE)
-    if stop <= explorer.run_length:
-        assert (x, y) == pytest.approx((stop, norms.max()), rel=1e-4)
-        assert (
-            f"stops binding at step {math.ceil(stop):,}" in explorer.figure.layout.meta["summary"]
-        )
+def rows(values):
+    return np.array(values).reshape(-1, 3)
+
+
+def example():
+    """The codes of the default explorer."""
+    data = RadiusExplorer()._numbers
+    return torch.from_numpy(data["units"] * data["norms"][0][:, None])
+
+
+def check(javascript, explorer, free):
+    """What is drawn and said, against the package."""
+    picture = drawn(javascript, explorer)
+    radius = ball_schedule(explorer.growth, explorer.run_length, explorer.scaled)
+    reach = radius.value(explorer.step)
+    held = project_to_ball_(free.double(), reach).numpy()
+    assert np.allclose(rows(layer(picture, "points")["rows"]), held, rtol=1e-5, atol=1e-6)
+    norms = free.norm(dim=1).numpy()
+    clipped = norms > reach * (1 + 1e-6)
+    assert layer(picture, "points")["colors"] == [
+        "#D55E00" if out else "#0072B2" for out in clipped
+    ]
+    share = f"{clipped.mean():.1%}"
+    assert picture["title"] == f"Step {explorer.step:,}: {share} of the codes are clipped"
+
+    stop = math.log(max(norms.max(), 1)) / radius.rate if radius.rate else math.inf
+    if norms.max() <= 1:
+        assert "never binds" in picture["summary"]
+    elif stop <= explorer.run_length:
+        assert f"stops binding at step {math.ceil(stop):,}" in picture["summary"]
     else:
-        assert (
-            math.isnan(x)
-            and "still binds at the end of the run" in explorer.figure.layout.meta["summary"]
-        )
+        assert "still binds at the end of the run" in picture["summary"]
+    return picture
 
 
 CHANGES = [
-    ("step", 0),
-    ("step", 1777),
-    ("step", 3000),
-    ("growth", 1e-6),
-    ("growth", 0.1),
-    ("growth", 1.26e-3),
-    ("run_length", 10),
-    ("run_length", 29_500),
-    ("run_length", 10_000_000),
-    ("scaled", True),
+    {"step": 0},
+    {"step": 1777},
+    {"step": 3000},
+    {"growth": 0.0},
+    {"growth": 1e-6},
+    {"growth": 0.1},
+    {"run_length": 10},
+    {"run_length": 29_500, "step": 20_000},
+    {"run_length": 10_000_000, "step": 10_000_000},
+    {"scaled": True},
 ]
 
 
-@pytest.mark.parametrize("through", ["trait", "slider"])
-@pytest.mark.parametrize(("name", "value"), CHANGES)
-def test_each_slider_moves_codes_norms_and_schedules_as_the_formula_says(through, name, value):
+@pytest.mark.parametrize("changes", CHANGES)
+def test_codes_clipped_share_and_release_are_as_the_package_says(javascript, changes):
     explorer = RadiusExplorer()
-    if through == "slider":
-        explorer.controls[name].value = value
-    else:
+    for name, value in changes.items():
         setattr(explorer, name, value)
-    assert getattr(explorer, name) == value
-    check(explorer, explorer.codes.codebooks[0].double().numpy())
+    check(javascript, explorer, example())
 
 
-def test_ten_million_steps_are_finite_and_the_ball_is_hidden():
+def test_the_default_ball_binds(javascript):
+    picture = check(javascript, RadiusExplorer(), example())
+    share = float(picture["title"].split(": ")[1].split("%")[0])
+    assert 20 < share < 80
+
+
+def test_lines_lead_to_where_the_codes_would_be(javascript):
+    rays = layer(drawn(javascript, RadiusExplorer()), "rays")
+    free = example().norm(dim=1)
+    ends = np.linalg.norm(rows(rays["rows"]) + rows(rays["moves"]), axis=1)
+    assert np.allclose(ends, free[free > math.exp(0.18)], rtol=1e-5)
+    assert np.allclose(np.linalg.norm(rows(rays["rows"]), axis=1), math.exp(0.18), rtol=1e-5)
+
+
+def test_a_ball_beyond_the_picture_is_not_drawn_and_is_finite(javascript):
     explorer = RadiusExplorer(run_length=10_000_000, step=10_000_000, growth=0.1)
-    check(explorer, explorer.codes.codebooks[0].double().numpy())
-    assert explorer.figure.data[view.BALL].visible is False
-    assert "beyond the picture" in explorer.figure.layout.meta["summary"]
+    picture = check(javascript, explorer, example())
+    assert [layer["kind"] for layer in picture["layers"]] == ["rays", "points"]
+    assert "beyond the picture" in picture["summary"]
     explorer.step = 0
-    assert explorer.figure.data[view.BALL].visible is True
+    assert layer(drawn(javascript, explorer), "ball")["radius"] == 1
 
 
-def test_the_shell_has_the_radius():
+def test_the_step_stays_within_the_run(javascript):
     explorer = RadiusExplorer(step=2000)
-    shell = explorer.figure.data[view.BALL]
-    norms = np.sqrt(sum(np.asarray(shell[axis], float) ** 2 for axis in "xyz"))
-    assert np.allclose(norms, math.exp(0.6), rtol=1e-5)
-
-
-def test_the_step_stays_within_the_run():
-    explorer, sent = RadiusExplorer(step=2000), []
-    explorer.figure.observe(lambda change: change.new and sent.append(change.new), "_py2js_update")
     explorer.run_length = 1000
-    assert explorer.step == 1000 == explorer.controls["step"].max and len(sent) == 1
+    assert explorer.step == 1000
     with pytest.raises(traitlets.TraitError, match="step is 1,001; the run ends after 1,000 steps"):
         explorer.step = 1001
     explorer.reset()
-    assert explorer.settings() == {
-        "growth": 3e-4,
-        "run_length": 3000,
-        "step": 2000,
-        "scaled": False,
-    }
-    assert explorer.controls["step"].max == 3000
+    assert explorer.settings() == START | {"step": 2000}
+    assert RadiusExplorer(run_length=100).step == 100
+    assert RadiusExplorer(step=9000, run_length=10_000).step == 9000
 
 
-def test_code_evaluates_to_the_same_radius():
-    explorer = RadiusExplorer(growth=5e-4)
-    assert eval(explorer.code()).radius == arcvq.Exponential(5e-4)
-    explorer.scaled, explorer.run_length = True, 2000
-    assert eval(explorer.code()).radius.rate == pytest.approx(5e-4 * 14.75)
-    assert explorer.copy_button.code == explorer.code()
+def test_reset_goes_back_from_a_step_beyond_the_first_run():
+    explorer = RadiusExplorer()
+    explorer.run_length = 100_000
+    explorer.step = 90_000
+    explorer.reset()
+    assert explorer.settings() == START
+
+
+@pytest.mark.parametrize("name", RadiusExplorer.presets)
+def test_every_preset_can_be_chosen_after_every_other(name):
+    for other in RadiusExplorer.presets:
+        explorer = RadiusExplorer()
+        explorer.choose_preset(other)
+        explorer.choose_preset(name)
+        assert explorer.settings() == RadiusExplorer.presets[name].settings
+
+
+@pytest.mark.parametrize("scaled", [False, True])
+@pytest.mark.parametrize("growth", [0.0, 3e-4, 1.26e-3, 0.1])
+def test_code_evaluates_to_the_same_ball_scaled_to_the_run(javascript, growth, scaled):
+    explorer = RadiusExplorer(growth=growth, run_length=2000, scaled=scaled)
+    in_browser = javascript("codeOf(values)", values=explorer.settings())
+    radius = ball_schedule(growth, 2000, scaled)
+    for code in (explorer.code(), in_browser):
+        assert code.startswith("arcvq.SAMP.for_run(2000, radius=")
+        samp = eval(code, {"arcvq": arcvq})
+        assert samp.radius.rate == pytest.approx(radius.rate, rel=1e-5)
+        assert samp.weight == arcvq.SAMP.for_run(2000).weight
 
 
 def test_scaled_is_the_schedule_of_the_whole_package():
-    assert view.ball_schedule(3e-4, 400, True).rate == pytest.approx(
-        arcvq.SAMP.for_run(400).radius.rate
-    )
+    assert ball_schedule(3e-4, 400, True).rate == pytest.approx(arcvq.SAMP.for_run(400).radius.rate)
 
 
-def test_snapshots_are_shown_at_their_share_of_the_run():
-    books = {0: torch.randn(20, 3), 50: 2 * torch.randn(20, 3), 100: 3 * torch.randn(20, 3)}
-    explorer = RadiusExplorer(books, growth=1e-3)
+def test_snapshots_are_shown_at_their_share_of_the_run(javascript):
+    books = {step: (step / 50 + 1) * torch.randn(20, 3) for step in (100, 0, 50)}
+    snapshots = {step: Snapshot(book, torch.ones(20)) for step, book in books.items()}
+    explorer = RadiusExplorer(snapshots, growth=0.1)
     assert (explorer.run_length, explorer.step) == (100, 20)
     explorer.run_length = 1000
-    for step, book in ((0, 0), (499, 0), (500, 50), (999, 50), (1000, 100)):
+    for step, book in ((499, 0), (500, 50), (999, 50), (1000, 100)):
         explorer.step = step
-        shown = rows(explorer, view.FREE)[:, 1]
-        assert np.allclose(shown, np.sort(books[book].norm(dim=1).numpy())[::-1], rtol=1e-5)
+        points = layer(drawn(javascript, explorer), "points")
+        assert np.allclose(rows(points["rows"]), books[book], rtol=1e-4, atol=1e-6)
 
 
-def test_with_snapshots_the_last_binding_is_that_of_any_of_them():
-    codes = torch.eye(3)[None] * torch.tensor([1.0, 3.0, 2.0])[:, None, None]
-    free = view.Codes(np.array([0.0, 0.5, 1.0]), codes, codes.numpy())
-    radius = arcvq.Exponential(0.01)
-    assert view.last_binding(free, radius, 400) == 0, (
-        "M(200) = 7.4 is above the 3 that begins there"
-    )
-    assert view.last_binding(free, radius, 200) == pytest.approx(100 * math.log(3))
-    assert view.last_binding(free, arcvq.Exponential(1e-4), 200) == math.inf
+def test_with_snapshots_the_last_binding_is_that_of_any_of_them(javascript):
+    call = "lastBinding({ shares: [0, 0.5, 1], longest: [1, 3, 2] }, rate, length)"
+    # M(200) = 7.4 is above the 3 that begins there
+    assert javascript(call, rate=0.01, length=400) == 0
+    assert javascript(call, rate=0.01, length=200) == pytest.approx(100 * math.log(3))
+    assert javascript(call, rate=1e-4, length=200) == "Infinity"
+    assert javascript(call, rate=0, length=200) == "Infinity"
+    assert javascript("lastBinding({ shares: [0], longest: [1] }, 0, 200)") == 0
 
 
-def test_more_dimensions_keep_norms_and_say_how_directions_were_drawn():
+def test_more_dimensions_keep_norms_and_say_how_far_directions_can_be_trusted(javascript):
     codebook = 2 * torch.randn(30, 16)
-    explorer = RadiusExplorer(codebook, run_length=29_500, step=29_500)
-    drawn = np.concatenate([rows(explorer, view.INSIDE), rows(explorer, view.HELD)])
-    assert np.allclose(np.linalg.norm(drawn, axis=1), codebook.norm(dim=1), rtol=1e-4)
-    summary = explorer.figure.layout.meta["summary"]
-    assert "Directions by PCA" in summary and "norms are exact" in summary
-    for dim in (1, 2):
-        RadiusExplorer(torch.randn(5, dim)).step = 3
+    picture = drawn(javascript, RadiusExplorer(codebook, run_length=29_500, step=29_500))
+    points = rows(layer(picture, "points")["rows"])
+    assert np.allclose(np.linalg.norm(points, axis=1), codebook.norm(dim=1), rtol=1e-4)
+    assert "Norms are exact, directions are not. PCA: " in picture["summary"]
+    assert "rank correlation of angles" in picture["summary"]
 
 
-def test_one_code_and_equal_codes_are_drawn():
-    check(RadiusExplorer(torch.ones(1, 3)), np.ones((1, 3)))
-    check(RadiusExplorer(torch.ones(9, 3)), np.ones((9, 3)))
+@pytest.mark.parametrize(
+    "codebook", [torch.ones(1, 3), torch.ones(9, 3), torch.eye(3), 0.1 * torch.randn(9, 3)]
+)
+def test_one_code_equal_codes_and_codes_on_the_surface_are_drawn(javascript, codebook):
+    explorer = RadiusExplorer(codebook, step=0)
+    check(javascript, explorer, codebook)
 
 
-def test_short_codes_are_never_bound():
-    explorer = RadiusExplorer(0.1 * torch.randn(9, 3))
-    assert (
-        "never binds" in explorer.figure.layout.meta["summary"]
-        and "0.0%" in explorer.figure.layout.title.text
-    )
+@pytest.mark.parametrize("dim", [1, 2])
+def test_fewer_dimensions_are_drawn(javascript, dim):
+    points = layer(drawn(javascript, RadiusExplorer(torch.ones(5, dim))), "points")
+    assert len(points["rows"]) == 3 * 5
+
+
+@pytest.mark.parametrize("dim", [3, 16])
+def test_codes_of_norm_zero_lie_in_the_center(javascript, dim):
+    codebook = torch.randn(8, dim)
+    codebook[5] = 0
+    points = layer(drawn(javascript, RadiusExplorer(codebook)), "points")
+    assert rows(points["rows"])[5].tolist() == [0, 0, 0]
+    assert np.isfinite(points["rows"]).all()
+
+
+def test_many_codes_are_thinned_and_the_summary_says_so_but_all_are_counted(javascript):
+    codebook = torch.randn(10_000, 3)
+    picture = drawn(javascript, RadiusExplorer(codebook))
+    assert len(layer(picture, "points")["rows"]) == 3 * 4096
+    assert "4,096 of 10,000 codes are drawn." in picture["summary"]
+    clipped = (codebook.norm(dim=1) > math.exp(0.18)).double().mean()
+    assert f"{clipped:.1%} of the codes are clipped" in picture["title"]
+
+
+def test_the_example_opens_with_less_than_100_kb():
+    explorer = RadiusExplorer()
+    state = explorer.get_state()
+    arrays = [value["bytes"] for value in state["data"].values() if isinstance(value, dict)]
+    assert sum(map(len, arrays)) + len(explorer._esm) < 100_000
 
 
 @pytest.mark.parametrize(
     ("codebook", "words"),
     [
-        (torch.zeros(2, 3), "2 of 2 codes have norm 0"),
-        (torch.empty(0, 3), "shape"),
-        (torch.full((1, 3), math.nan), "NaN"),
+        (torch.empty(0, 3), "the codebook must be rows of shape"),
+        (torch.randn(3), "the codebook must be rows of shape"),
+        (torch.full((1, 3), math.nan), "the codebook has NaN or infinity in 1 of its 1 rows"),
+        (
+            {0: torch.ones(4, 3), 1200: torch.tensor([[1.0], [math.nan], [math.inf]])},
+            "the codebook at step 1,200 has NaN or infinity in 2 of its 3 rows",
+        ),
+        ({0: torch.ones(4, 3), 9: torch.ones(5, 3)}, "codebooks of the run have different shapes"),
         ({}, "the run has no snapshots of its codebook"),
     ],
 )
-def test_bad_input_is_one_sentence(codebook, words):
+def test_bad_input_is_one_sentence(unchecked, codebook, words):
     with pytest.raises(ValueError, match=words) as caught:
         RadiusExplorer(codebook)
     assert "\n" not in str(caught.value)
@@ -189,26 +243,11 @@ def test_bad_input_is_one_sentence(codebook, words):
 
 def test_a_value_out_of_range_is_named():
     explorer = RadiusExplorer()
-    for name, value in (("growth", 0.0), ("growth", 1.0), ("run_length", 1), ("step", -1)):
+    for name, value in (("growth", -1e-9), ("growth", 1.0), ("run_length", 1), ("step", -1)):
         with pytest.raises(traitlets.TraitError, match=name):
             setattr(explorer, name, value)
-
-
-def test_a_change_is_one_message_and_the_camera_stays():
-    explorer, sent = RadiusExplorer(), []
-    explorer.figure.layout.scene.camera.eye.x = 5
-    explorer.figure.observe(lambda change: change.new and sent.append(change.new), "_py2js_update")
-    explorer.step = 3000
-    assert len(sent) == 1 and explorer.figure.layout.scene.camera.eye.x == 5
-    assert not {view.FREE, view.PER_STEP, view.SCALED} & set(sent[0]["style_traces"])
-
-
-def test_reset_goes_back_from_a_step_beyond_the_first_run():
-    explorer = RadiusExplorer()
-    start = explorer.settings()
-    explorer.run_length = 100_000
-    explorer.step = 90_000
-    explorer.reset()
-    slider = explorer.controls["step"]
-    assert explorer.settings() == start
-    assert (slider.value, slider.max) == (600, 3000)
+    with pytest.raises(ValueError, match="growth of RadiusExplorer is nan"):
+        explorer.growth = math.nan
+    with pytest.raises(ValueError, match="'radius' is no setting of RadiusExplorer"):
+        RadiusExplorer(radius=2)
+    assert explorer.settings() == START

@@ -75,11 +75,12 @@ export class Chart extends Picture {
   /** Names of the lines, in their colors: beside the title, or below it where that is too long. */
   paintLegend(pen, title, lines, width) {
     const named = lines.filter(({ name }) => name);
-    const lengths = named.map(({ name }) => pen.measureText(name).width + SIGN + 20);
-    const total = lengths.reduce((sum, length) => sum + length, 0);
-    const titleEnd = MARGIN.left + 1.1 * pen.measureText(title).width; // it is bold
-    const y = titleEnd + total < width - MARGIN.right ? 14 : 28;
-    let x = Math.max(4, width - MARGIN.right - total + 14);
+    const titleEnd = MARGIN.left + pen.measureText(title).width;
+    pen.font = this.font(400);
+    const lengths = named.map(({ name }) => SIGN + 6 + pen.measureText(name).width + 14);
+    const start = width - MARGIN.right + 14 - lengths.reduce((sum, length) => sum + length, 0);
+    const y = titleEnd + 14 < start ? 14 : 28;
+    let x = Math.max(4, start);
     named.forEach(({ name, color, dash = [] }, place) => {
       pen.strokeStyle = color;
       pen.lineWidth = 2.5;
@@ -95,10 +96,14 @@ export class Chart extends Picture {
   }
 
   text(words, x, y, { align = "left", weight = 400, soft = false } = {}) {
-    this.pen.font = `${weight} 12px ${this.theme.font}`;
+    this.pen.font = this.font(weight);
     this.pen.textAlign = align;
     this.pen.fillStyle = soft ? this.theme.soft : this.theme.text;
     this.pen.fillText(words, x, y);
+  }
+
+  font(weight) {
+    return `${weight} 12px ${this.theme.font}`;
   }
 }
 

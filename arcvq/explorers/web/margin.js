@@ -121,7 +121,7 @@ class Margin {
     panels.append(figure, charts);
     const { green, vermillion, sky, orange } = PALETTE;
     key(figure, [
-      { name: "code", color: green },
+      { name: "code (drag it)", color: green },
       { name: "pulled", color: vermillion },
       { name: "pushed", color: sky },
       { name: "θ of the farthest pulled", color: vermillion, mark: "line" },
@@ -303,7 +303,8 @@ class SphereWithScale extends Sphere {
   }
 }
 
-function arrowLength(size) {
+/** The length of the arrow of a gradient, the same for all settings. */
+export function arrowLength(size) {
   return ARROW_OF_ONE * Math.cbrt(size);
 }
 
