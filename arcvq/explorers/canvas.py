@@ -161,6 +161,13 @@ class CanvasExplorer(anywidget.AnyWidget):
             raise ValueError(f"{name!r} is no preset of {type(self).__name__}; it has {names}")
         self._set_all(self.first_settings | dict(self.presets[name].settings))
 
+    def close(self) -> None:
+        """Take the explorer out of the page, with the widget of its layout."""
+        layout = self.layout
+        super().close()
+        if layout is not None:
+            layout.close()
+
     def show(self, data: dict[str, Any]) -> None:
         """Draw other data under the settings as they are."""
         self._numbers = data

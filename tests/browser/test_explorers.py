@@ -5,19 +5,21 @@ import pytest
 
 from tests.browser.lab import pixels
 
+# An explorer on a canvas, and beside it what Python knows of a setting.
+CANVAS = """
+import ipywidgets, traitlets
+from arcvq.explorers import {name}
+
+explorer = {name}({arguments})
+told = ipywidgets.Label().add_class("told")
+traitlets.dlink((explorer, "{setting}"), (told, "value"), str)
+ipywidgets.VBox([explorer, told])
+"""
 SLIDERS = {
-    "margin": (
-        "from arcvq.explorers import MarginExplorer\nMarginExplorer()",
-        {"arcvq-margin": "cap θ + m", "arcvq-top-k": "nearest latents", "arcvq-scale": ""},
-    ),
-    "margin-circle": (
-        "from arcvq.explorers import MarginExplorer\nMarginExplorer(dim=2)",
-        {"arcvq-margin": "cap θ + m"},
-    ),
-    "radius": (
-        "from arcvq.explorers import RadiusExplorer\nRadiusExplorer()",
-        {"arcvq-growth": "", "arcvq-step": "", "arcvq-run-length": ""},
-    ),
+    "margin": ("MarginExplorer", "", "margin", "0.13"),
+    "margin-circle": ("MarginExplorer", "dim=2", "scale", "6.0"),
+    "radius": ("RadiusExplorer", "", "step", "603"),
+    "radius-growth": ("RadiusExplorer", "", "growth", "0.0004"),
 }
 CODE_MAP = """
 import torch, arcvq
@@ -30,21 +32,56 @@ CodeMap(model, images, used_only=False)
 
 
 @pytest.mark.parametrize("name", SLIDERS)
-def test_keys_on_the_sliders_move_the_plotted_data(open_notebook, name):
-    cell, sliders = SLIDERS[name]
+def test_keys_on_a_slider_draw_again_and_reach_python(open_notebook, name):
+    explorer, arguments, setting, value = SLIDERS[name]
+    cell = CANVAS.format(name=explorer, arguments=arguments, setting=setting)
     notebook = open_notebook(cell)
-    start = notebook.data()
-    for slider, trace in sliders.items():
-        before, picture = notebook.data(), pixels(notebook.figure())
-        old = notebook.reads(slider)
-        assert notebook.press(slider, times=3) != old
-        moved = [
-            one["name"] for one, other in zip(notebook.data(), before, strict=True) if one != other
-        ]
-        assert trace in moved or (not trace and moved)
-        assert (np.abs(pixels(notebook.figure()) - picture).max(axis=2) > 40).any()
+    page = notebook.page
+    canvas, told = page.locator(".arcvq-explorer canvas").first, page.locator(".told")
+    slider = page.locator(f".arcvq-{setting} input")
+    slider.wait_for(state="visible")
+    start, picture = told.inner_text(), pixels(canvas)
+    slider.focus()
+    for _ in range(3):
+        page.keyboard.press("ArrowRight")
+    notebook.wait(lambda: told.inner_text() == value, "Python was not told")
+    assert (np.abs(pixels(canvas) - picture).max(axis=2) > 40).any()
     notebook.click("arcvq-reset")
-    notebook.wait(lambda: notebook.data() == start, "reset did not bring the start back")
+    notebook.wait(lambda: told.inner_text() == start, "reset did not bring the start back")
+    notebook.wait(lambda: (pixels(canvas) == picture).all(), "the first picture did not come back")
+
+
+@pytest.mark.parametrize("by", ["pointer", "keys"])
+def test_the_code_of_the_margin_explorer_is_moved_by_hand(open_notebook, by):
+    cell = CANVAS.format(name="MarginExplorer", arguments="dim=2", setting="moved")
+    notebook = open_notebook(cell)
+    page = notebook.page
+    canvas, title = page.locator(".arcvq-explorer canvas").first, page.locator("figcaption")
+    canvas.wait_for(state="visible")
+    start = title.inner_text()
+    canvas.focus()
+    page.keyboard.press("p")  # the last point is the code
+    tip = page.locator(".arcvq-tip").first
+    notebook.wait(lambda: tip.inner_text() == "the code", "the keys did not reach the code")
+    if by == "keys":
+        page.keyboard.press("Shift+ArrowUp")
+    else:
+        left, top = tip.evaluate("tip => [parseFloat(tip.style.left), parseFloat(tip.style.top)]")
+        box, aside = (
+            tip.locator("xpath=..").bounding_box(),
+            tip.evaluate("tip => tip.style.transform"),
+        )
+        x, y = box["x"] + left + (14 if aside else -14), box["y"] + top - 14
+        page.mouse.move(x, y)
+        page.mouse.down()
+        page.mouse.move(x + 10, y - 30, steps=3)
+        page.mouse.up()
+    notebook.wait(
+        lambda: page.locator(".told").inner_text().startswith("code:"), "Python was not told"
+    )
+    assert title.inner_text() != start
+    notebook.click("arcvq-reset")
+    notebook.wait(lambda: title.inner_text() == start, "reset did not bring the code back")
 
 
 def test_the_playground_plays_pauses_and_steps(open_notebook):

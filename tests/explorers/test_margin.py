@@ -97,7 +97,7 @@ def test_arrows_have_one_scale_for_all_settings(javascript):
             for start, move in zip(rows(arrows["rows"]), rows(arrows["moves"]), strict=True):
                 i = int((explorer.latents - torch.tensor(start)).norm(dim=1).argmin())
                 assert np.linalg.norm(move) == pytest.approx(
-                    0.2 * sizes[i].item() ** (1 / 3), rel=1e-6
+                    0.25 * sizes[i].item() ** (1 / 3), rel=1e-6
                 )
 
 
@@ -126,8 +126,8 @@ def test_weak_gradients_keep_their_arrows(javascript):
     explorer = MarginExplorer(code=code, margin=0.07, scale=40.0)
     picture = drawn(javascript, explorer)
     pushes, pulls = (rows(layer(picture, "arrows", place)["moves"]) for place in (0, 1))
-    assert np.linalg.norm(pulls, axis=1).max() > 0.02
-    assert np.linalg.norm(pushes, axis=1).max() > 0.03
+    assert np.linalg.norm(pulls, axis=1).max() > 0.025
+    assert np.linalg.norm(pushes, axis=1).max() > 0.05
     assert "without an arrow: 1 pull and" in picture["summary"]
 
 
@@ -149,9 +149,7 @@ def test_title_and_summary_tell_loss_gradient_pull_and_push(javascript):
     explorer = MarginExplorer()
     loss, gradient = loss_and_gradient(explorer)
     picture = drawn(javascript, explorer)
-    assert (
-        picture["title"] == f"Loss −log P = {loss:.3g}, norm of its gradient {gradient.norm():.3g}"
-    )
+    assert picture["title"] == f"Loss {loss:.3g}, gradient norm {gradient.norm():.3g}"
     nearest = (explorer.latents @ explorer.direction).argmax()
     assert f"sin(θ\u00a0+\u00a0m) = {gradient[nearest].norm():.3g}, with p" in picture["summary"]
 
@@ -202,7 +200,7 @@ def test_a_point_moved_by_hand_is_the_same_in_python_and_in_the_browser(javascri
     assert layer(picture, "points", 1)["rows"] == pytest.approx([0.6, 0, 0.8])
     assert [0, 0, 1] in rows(layer(picture, "points")["rows"]).tolist()
     loss, _ = loss_and_gradient(explorer)
-    assert f"P = {loss:.3g}," in picture["title"]
+    assert f"Loss {loss:.3g}," in picture["title"]
     explorer.reset()
     assert torch.equal(explorer.latents, MarginExplorer().latents)
 

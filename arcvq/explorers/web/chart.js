@@ -11,6 +11,7 @@
 import { Picture, disc } from "./canvas.js";
 
 const MARGIN = { left: 52, right: 22, top: 36, bottom: 38 };
+const LEAST_HEIGHT = 170; // below it, title and axis leave no room for the lines
 const SIGN = 18; // length of a line in the legend, with 6 beside it and 14 to the next
 
 export class Chart extends Picture {

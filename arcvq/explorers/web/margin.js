@@ -11,9 +11,10 @@ const THETA = Array.from({ length: 181 }, (_, degree) => degree / DEGREES);
 
 // One scale for all settings. Gradients range from 100, the largest scale, down to nearly nothing:
 // lengths grow as the cube root, so that eight times the gradient is an arrow of twice the length.
-const ARROW_OF_ONE = 0.2; // length of the arrow of a gradient of 1, where the sphere has radius 1
+const ARROW_OF_ONE = 0.25; // length of the arrow of a gradient of 1, where the sphere has radius 1
 const WEAKEST = 1e-4; // below this gradient an arrow would be shorter than two pixels
 const STRONGEST = 100;
+const DOT = 3.5; // pixels
 const LEGEND = [0.01, 0.1, 1];
 const MOST_ARROWS = 512;
 // With spaces at which no line breaks.
@@ -116,8 +117,8 @@ class Margin {
     if (!isCircle) camera.face(placed(this.host.data, this.host.values.moved).code);
     this.sphere = new SphereWithScale(figure, camera, this.theme, 1.22, 1);
     const charts = document.createElement("div");
-    this.logits = new Chart(charts, this.theme, 0.32);
-    this.forces = new Chart(charts, this.theme, 0.36);
+    this.logits = new Chart(charts, this.theme, 0.26);
+    this.forces = new Chart(charts, this.theme, 0.3);
     panels.append(figure, charts);
     const { green, vermillion, sky, orange } = PALETTE;
     key(figure, [
@@ -151,14 +152,19 @@ class Margin {
 
   // ---- Drawing ----
 
+  /** The color of a push, which must be seen on the ground. */
+  ofPush() {
+    return this.theme.isDark ? this.theme.sky : this.theme.blue;
+  }
+
   drawSphere(found, { margin }) {
-    const { vermillion, blue, sky, green } = this.theme;
+    const { vermillion, sky, green } = this.theme;
     const drawn = [...new Set([...this.drawn, ...found.pulled])];
     const rows = this.inSpace(chosenRows(this.latents, drawn, this.dim));
     const points = {
       kind: "points",
       rows,
-      size: 3.5,
+      size: DOT,
       colors: drawn.map((i) => (found.isPulled[i] ? vermillion : sky)),
       tell: (place) => tellLatent(drawn[place], found),
       drag: (place, position) => this.move(drawn[place], position),
@@ -174,7 +180,7 @@ class Margin {
     const others = drawn.filter((i) => !found.isPulled[i]);
     this.sphere.show([
       ...this.caps(found.angles[found.pulled.at(-1)], margin),
-      this.arrows(others, found, blue),
+      this.arrows(others, found, this.ofPush()),
       this.arrows(found.pulled, found, vermillion),
       points,
       ofCode,
@@ -203,11 +209,11 @@ class Margin {
       for (let d = 0; d < this.dim; d++) moves[place * this.dim + d] *= factor;
     });
     const rows = this.inSpace(chosenRows(this.latents, strongest, this.dim));
-    return { kind: "arrows", rows, moves: this.inSpace(moves), color };
+    return { kind: "arrows", rows, moves: this.inSpace(moves), color, gap: DOT };
   }
 
   drawLogits({ angles, pulled }, { margin }) {
-    const { vermillion, blue } = this.theme;
+    const { vermillion } = this.theme;
     const turn = (Math.PI - margin) * DEGREES;
     const ofPulled = (theta) => marginLogit(theta, margin);
     this.logits.show({
@@ -215,7 +221,7 @@ class Margin {
       x: { label: "angle θ to the code (degrees)", range: [0, 180] },
       y: { range: [-2.05, 1.05] },
       lines: [
-        { name: "pushed: cos θ", color: blue, dash: [4, 3], ...curve(Math.cos) },
+        { name: "pushed: cos θ", color: this.ofPush(), dash: [4, 3], ...curve(Math.cos) },
         { name: "pulled: cos(θ + m)", color: vermillion, ...curve(ofPulled) },
       ],
       dots: dotsAt(pulled, angles, ofPulled, vermillion),
@@ -228,7 +234,8 @@ class Margin {
   }
 
   drawForces(found, settings) {
-    const { vermillion, blue } = this.theme;
+    const { vermillion } = this.theme;
+    const color = this.ofPush();
     const { angles, pulled, isPulled } = found;
     const pull = (theta) => pullAt(theta, found, settings);
     const push = (theta) => pushAt(theta, found, settings);
@@ -238,11 +245,11 @@ class Margin {
       x: { label: "angle θ to the code (degrees)", range: [0, 180] },
       y: { log: true, range: [WEAKEST, STRONGEST] },
       lines: [
-        { name: "push", color: blue, dash: [4, 3], ...curve(push) },
+        { name: "push", color, dash: [4, 3], ...curve(push) },
         { name: "pull", color: vermillion, ...curve(pull) },
       ],
       dots: [
-        ...dotsAt(others, angles, push, blue, 2.5),
+        ...dotsAt(others, angles, push, color, 2.5),
         ...dotsAt(pulled, angles, pull, vermillion),
       ],
     });
@@ -254,11 +261,12 @@ class Margin {
     const [nearest] = pulled;
     const pushed = [...sizes.keys()].filter((i) => !isPulled[i]);
     const [norm] = norms(sizes, sizes.length);
-    this.title.textContent = `Loss −log P = ${short(loss)}, norm of its gradient ${short(norm)}`;
+    this.title.textContent = `Loss ${short(loss)}, gradient norm ${short(norm)}`;
     const words = [
-      `P = ${short(ofPulled)} is the share of the ${plural(pulled.length, "pulled latent")} in the ` +
-        `softmax over ${plural(sizes.length, "latent")}. They lie within ` +
-        `${degrees(angles[pulled.at(-1)])} of the code and count as ${degrees(margin)} farther.`,
+      `The loss is −log P, with P = ${short(ofPulled)} the share of the pulled latents in the ` +
+        `softmax. The ${pulled.length} nearest of ${plural(sizes.length, "latent")} are pulled: ` +
+        `they lie within ${degrees(angles[pulled.at(-1)])} of the code and count as ` +
+        `${degrees(margin)} farther.`,
       `Pull on the nearest: ${PULL} = ${short(sizes[nearest])}, with p = ` +
         `${short(shares[nearest])} and θ + m = ${degrees(angles[nearest])} + ${degrees(margin)}.`,
       strongestPush(pushed, sizes),
@@ -283,8 +291,8 @@ class Margin {
 
 /** A sphere with arrows of known length in a corner. */
 class SphereWithScale extends Sphere {
-  paintLayers(pen, width) {
-    super.paintLayers(pen, width);
+  paintLayers(pen, width, height) {
+    super.paintLayers(pen, width, height);
     pen.globalAlpha = 1;
     pen.strokeStyle = this.theme.text;
     pen.fillStyle = this.theme.soft;
@@ -293,13 +301,13 @@ class SphereWithScale extends Sphere {
     pen.lineWidth = 1.6;
     LEGEND.forEach((size, place) => {
       const length = arrowLength(size) * this.zoom;
-      const y = width - 40 + 14 * place;
+      const y = height - 36 + 14 * place;
       pen.beginPath();
       traceArrow(pen, 6, y, 6 + length, y);
       pen.stroke();
       pen.fillText(String(size), 14 + arrowLength(1) * this.zoom, y + 4);
     });
-    pen.fillText("gradient", 6, width - 54);
+    pen.fillText("gradient", 6, height - 52);
   }
 }
 

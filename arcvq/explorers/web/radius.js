@@ -84,8 +84,8 @@ class Radius {
     this.summary = document.createElement("p");
     this.summary.className = "arcvq-summary";
     const charts = document.createElement("div");
-    this.norms = new Chart(charts, this.theme, 0.32);
-    this.radii = new Chart(charts, this.theme, 0.36);
+    this.norms = new Chart(charts, this.theme, 0.26);
+    this.radii = new Chart(charts, this.theme, 0.3);
     panels.append(figure, charts);
     el.append(panels, this.summary);
   }

@@ -4,11 +4,11 @@
  * What is drawn is a list of layers, each a plain object:
  *
  *   { kind: "points", rows, size, color, colors, hollow, drag, tell }
- *   { kind: "arrows", rows, moves, color }
+ *   { kind: "arrows", rows, moves, color, gap }
  *   { kind: "line", rows, color, width }
  *   { kind: "ball", radius, color }
  *
- * `rows` and `moves` are flat rows of three. `colors` and `hollow` hold one value for each point;
+ * `rows` and `moves` are flat rows of three; arrows begin `gap` pixels from their places. `colors` and `hollow` hold one value for each point;
  * other colors come as another list.
  * `tell(i)` says what a point is (text or an element), `drag(i, position)` takes it to another
  * place, `release()` lets it go, and `pick(i)` is called for a click on it.
@@ -177,14 +177,14 @@ export class Sphere extends Picture {
     this.dots.paint(pen, points, fromBehind(points, inFront), layer, this.ratio);
   }
 
-  paintArrows(pen, { rows, moves, color }, starts, inFront) {
+  paintArrows(pen, { rows, moves, color, gap = 0 }, starts, inFront) {
     const ends = this.project(rows.map((value, at) => value + moves[at]));
     pen.strokeStyle = color;
     pen.lineWidth = 1.6;
     pen.beginPath();
     for (let at = 0; at < starts.length; at += 3) {
       if (starts[at + 2] >= -FLAT === inFront) {
-        traceArrow(pen, starts[at], starts[at + 1], ends[at], ends[at + 1]);
+        traceArrow(pen, starts[at], starts[at + 1], ends[at], ends[at + 1], gap);
       }
     }
     pen.stroke();
@@ -464,9 +464,12 @@ function greatCircles(radius) {
   return rings;
 }
 
-/** A line with a head, unless it is too short for one. */
-export function traceArrow(pen, x, y, endX, endY) {
-  const length = Math.hypot(endX - x, endY - y);
+/** A line with a head, unless it is too short for one; it is moved on by a gap. */
+export function traceArrow(pen, startX, startY, toX, toY, gap = 0) {
+  const length = Math.hypot(toX - startX, toY - startY);
+  const shift = length ? gap / length : 0;
+  const [aside, down] = [shift * (toX - startX), shift * (toY - startY)];
+  const [x, y, endX, endY] = [startX + aside, startY + down, toX + aside, toY + down];
   pen.moveTo(x, y);
   pen.lineTo(endX, endY);
   if (length < 4) return;
