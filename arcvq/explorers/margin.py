@@ -17,6 +17,31 @@ COUNTS = {2: 24, 3: 80}  # latents of the example by dimension
 DRAWN = 4096  # latents at most, beside those that are pulled
 NUMBER = r"-?\d+(?:\.\d+)?"
 PLACE = re.compile(rf"(code|\d+):({NUMBER}(?:,{NUMBER})+)")
+PRESETS = {
+    "no margin": Preset(
+        {"margin": 0.0, "scale": 5.0, "top_k": 3},
+        "Without a margin the pull fades as a latent comes near its code, as sin θ does.",
+    ),
+    "the paper's settings": Preset(
+        {"margin": 0.1, "scale": 5.0, "top_k": 3},
+        "m = 0.1, s = 5, k = 3. The margin keeps up the pull on latents that are near already.",
+    ),
+    "margin too large": Preset(
+        {"margin": 1.2, "scale": 5.0, "top_k": 3},
+        "With m = 1.2 the pulled latents count as 69° farther: however near they are, the loss "
+        "stays large and the pull never rests.",
+    ),
+    "sharp scale": Preset(
+        {"margin": 0.1, "scale": 40.0, "top_k": 3},
+        "With s = 40 only latents about as near as the pulled ones have a share in the "
+        "softmax. All others feel next to nothing.",
+    ),
+    "many pulled": Preset(
+        {"margin": 0.1, "scale": 5.0, "top_k": 20},
+        "With k = 20 a code pulls latents that are far from it, too, and most on those that "
+        "are near: each by its share.",
+    ),
+}
 
 
 class MarginExplorer(CanvasExplorer):
@@ -37,31 +62,7 @@ class MarginExplorer(CanvasExplorer):
     """
 
     module = "margin"
-    presets = {
-        "no margin": Preset(
-            {"margin": 0.0, "scale": 5.0, "top_k": 3},
-            "Without a margin the pull fades as a latent comes near its code, as sin θ does.",
-        ),
-        "the paper's settings": Preset(
-            {"margin": 0.1, "scale": 5.0, "top_k": 3},
-            "m = 0.1, s = 5, k = 3. The margin keeps up the pull on latents that are near already.",
-        ),
-        "margin too large": Preset(
-            {"margin": 1.2, "scale": 5.0, "top_k": 3},
-            "With m = 1.2 the pulled latents count as 69° farther: however near they are, the loss "
-            "stays large and the pull never rests.",
-        ),
-        "sharp scale": Preset(
-            {"margin": 0.1, "scale": 40.0, "top_k": 3},
-            "With s = 40 only latents about as near as the pulled ones have a share in the "
-            "softmax. All others feel next to nothing.",
-        ),
-        "many pulled": Preset(
-            {"margin": 0.1, "scale": 5.0, "top_k": 20},
-            "With k = 20 a code pulls latents that are far from it, too, and most on those that "
-            "are near: each by its share.",
-        ),
-    }
+    presets = PRESETS
     margin = traitlets.Float(0.1, min=0.0, max=1.5).tag(label="margin m", unit="rad")
     scale = traitlets.Float(5.0, min=1.0, max=100.0).tag(label="scale s", log=True)
     top_k = traitlets.Int(3, min=1, max=50).tag(label="top-k")

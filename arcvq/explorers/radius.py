@@ -18,6 +18,30 @@ from arcvq.training import Run
 
 PAPER_STEPS = 29_500  # the run that the published growth was tuned to
 DRAWN = 4096  # codes at most
+PRESETS = {
+    "the paper's ball": Preset(
+        {"growth": 3e-4, "run_length": PAPER_STEPS, "step": 1000, "scaled": False},
+        "Growth 0.0003 a step over 29,500 steps: the ball holds the codes at first, lets go of "
+        "them one after the other, and ends at a radius of 6,974, far beyond any code.",
+    ),
+    "in a short run": Preset(
+        {"growth": 3e-4, "run_length": 3000, "step": 3000, "scaled": False},
+        "The same growth a step in a tenth of the steps: the run ends with the ball hardly open.",
+    ),
+    "scaled to the run": Preset(
+        {"growth": 3e-4, "run_length": 3000, "step": 150, "scaled": True},
+        "The whole growth of the paper's run within 3,000 steps, as SAMP.for_run(3000) has it: "
+        "the ball lets go of the codes early in the run.",
+    ),
+    "too tight": Preset(
+        {"growth": 0.0, "run_length": 3000, "step": 3000, "scaled": False},
+        "A ball that does not grow: no code is ever longer than 1, so that norms can tell nothing.",
+    ),
+    "never binds": Preset(
+        {"growth": 0.1, "run_length": 3000, "step": 15, "scaled": False},
+        "The ball outruns the codes within a dozen steps. A ball that never binds is no ball.",
+    ),
+}
 
 
 class RadiusExplorer(CanvasExplorer):
@@ -36,34 +60,13 @@ class RadiusExplorer(CanvasExplorer):
     """
 
     module = "radius"
-    presets = {
-        "the paper's ball": Preset(
-            {"growth": 3e-4, "run_length": PAPER_STEPS, "step": 1000, "scaled": False},
-            "Growth 0.0003 a step over 29,500 steps: the ball holds the codes at first, lets go of "
-            "them one after the other, and ends at a radius of 6,974, far beyond any code.",
-        ),
-        "in a short run": Preset(
-            {"growth": 3e-4, "run_length": 3000, "step": 3000, "scaled": False},
-            "The same growth a step in a tenth of the steps: when the run ends, the ball has hardly "
-            "opened.",
-        ),
-        "scaled to the run": Preset(
-            {"growth": 3e-4, "run_length": 3000, "step": 150, "scaled": True},
-            "The whole growth of the paper's run within 3,000 steps, as SAMP.for_run(3000) has it: "
-            "the ball lets go of the codes early in the run.",
-        ),
-        "too tight": Preset(
-            {"growth": 0.0, "run_length": 3000, "step": 3000, "scaled": False},
-            "A ball that does not grow: no code is ever longer than 1, so that norms can tell "
-            "nothing.",
-        ),
-        "never binds": Preset(
-            {"growth": 0.1, "run_length": 3000, "step": 15, "scaled": False},
-            "The ball outruns the codes within a dozen steps. A ball that never binds is no ball.",
-        ),
-    }
-    growth = traitlets.Float(3e-4, min=0.0, max=0.1).tag(label="growth per step", log=True, least=1e-6)
-    run_length = traitlets.Int(3000, min=10, max=10_000_000).tag(label="run", unit="steps", log=True)
+    presets = PRESETS
+    growth = traitlets.Float(3e-4, min=0.0, max=0.1).tag(
+        label="growth per step", log=True, least=1e-6
+    )
+    run_length = traitlets.Int(3000, min=10, max=10_000_000).tag(
+        label="run", unit="steps", log=True
+    )
     step = traitlets.Int(600, min=0, max=10_000_000).tag(label="step")
     scaled = traitlets.Bool(False).tag(label="scaled to the run")
 
