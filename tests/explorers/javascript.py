@@ -38,11 +38,13 @@ def modules(*names):
 
 def drawn(call, explorer):
     """What an explorer draws on a page: its title, its summary, and the layers of its sphere."""
-    state = json.loads(explorer.html().rpartition(", place, ")[2].rpartition(");\n")[0])
-    place = "document.body.appendChild(document.createElement('div'))"
-    view = f"""(() => {{
-      const view = page(mount, {place}, state);
+    _, script = explorer.on_page()
+    state = json.loads(script.partition("'), ")[2].removesuffix(");"))
+    view = """(() => {
+      let view;
+      const place = document.body.appendChild(document.createElement("div"));
+      page((el, host) => (view = mount(el, host)), place, state);
       const [title, summary] = [view.title.textContent, view.summary.textContent];
-      return {{ title, summary, layers: view.sphere.layers }};
-    }})()"""
+      return { title, summary, layers: view.sphere.layers };
+    })()"""
     return call(view, state=state)
