@@ -84,32 +84,6 @@ def test_the_code_of_the_margin_explorer_is_moved_by_hand(open_notebook, by):
     notebook.wait(lambda: title.inner_text() == start, "reset did not bring the code back")
 
 
-def test_the_playground_plays_pauses_and_steps(open_notebook):
-    notebook = open_notebook("from arcvq.explorers import Playground\nPlayground()")
-    canvas = notebook.page.locator(".arcvq-playground")
-
-    def counted(name="frame"):
-        return int(canvas.get_attribute(f"data-{name}") or 0)
-
-    notebook.wait(lambda: counted() >= 1, "the playground was not drawn")
-    picture = pixels(canvas)
-    notebook.click("arcvq-play")
-    notebook.wait(lambda: counted("step") >= 30, "the playground does not play")
-    notebook.click("arcvq-pause")
-    notebook.page.wait_for_timeout(500)
-    frame, step = counted(), counted("step")
-    assert (np.abs(pixels(canvas) - picture).max(axis=2) > 40).mean() > 0.005
-    notebook.page.wait_for_timeout(700)
-    assert (counted(), counted("step")) == (frame, step)
-    notebook.click("arcvq-step")
-    notebook.wait(lambda: counted("step") == step + 1, "one step is not one step")
-    notebook.page.locator(".arcvq-margin .noUi-handle").first.focus()
-    notebook.page.keyboard.press("ArrowRight")
-    notebook.click("arcvq-reset")
-    notebook.wait(lambda: counted("step") == 0, "reset did not bring step 0 back")
-    assert notebook.reads("arcvq-margin") == "0.10"
-
-
 def test_a_click_on_a_point_of_the_code_map_chooses_its_code(open_notebook):
     notebook = open_notebook(CODE_MAP)
     figure = notebook.figure()

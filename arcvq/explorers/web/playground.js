@@ -2,7 +2,7 @@
 import { Chart } from "./chart.js";
 import { Toolbar } from "./controls.js";
 import { Player, prefersStillness } from "./player.js";
-import { Simulation } from "./simulation.js";
+import { Simulation, WINDOW } from "./simulation.js";
 import { Camera, Sphere } from "./sphere.js";
 
 const NAMES = { samp: "SAMP", plain: "plain VQ" };
@@ -158,6 +158,7 @@ class Playground {
         rows: learner.latents.subarray(0, 3 * MOST.latents),
         size: 2.2,
         color: this.theme.sky,
+        tell: (i) => `latent ${i}: nearest to code ${learner.codeOf(i)}`,
         drag: (i, position) => this.hold(name, "latents", i, position),
         release: () => this.release(),
       },
@@ -173,13 +174,11 @@ class Playground {
       },
     ];
     const { radius } = this.simulation;
-    const hasBall = name === "samp" && radius <= REACH;
-    if (hasBall) layers.push({ kind: "ball", radius, color: this.theme.orange });
+    if (name === "samp" && radius <= REACH) layers.push({ kind: "ball", radius, color: this.theme.orange });
     this.spheres[name].show(layers);
 
     const { used } = learner.last;
-    let title = `${NAMES[name]}: ${used} of ${learner.numCodes} codes used`;
-    if (hasBall) title += `, ball of radius ${radius.toFixed(2)} (dashed)`;
+    const title = `${NAMES[name]}: ${used} of ${learner.numCodes} codes used`;
     this.titles[name].textContent = title;
     this.spheres[name].describe(title);
   }
@@ -195,8 +194,14 @@ class Playground {
         y: history.map((row) => row[key]),
       };
     });
+    const dots = lines.map(({ x, y, color }) => {
+      return { x: x[x.length - 1], y: y[y.length - 1], color, size: 3 };
+    });
+    const [first] = lines[0].x;
+    const x = { label: "step", range: [first, first + WINDOW] };
+    const y = key === "minAngle" ? {} : { range: [0, 1.04 * this.simulation.samp.numCodes] };
     const hasLegend = key === "used"; // the lines have the same names in every chart
-    chart.show({ title, x: { label: "step" }, y: {}, lines, hasLegend });
+    chart.show({ title, x, y, lines, dots, hasLegend });
     chart.describe(`${title}: ${lines.map((line) => `${line.name} ${last(line.y)}`).join(", ")}`);
   }
 
@@ -216,7 +221,7 @@ class Playground {
     const { codes, latents } = this.simulation.samp;
     const words = Object.entries({ codes, latents })
       .filter(([name, rows]) => rows.length > 3 * MOST[name])
-      .map(([name, rows]) => `${MOST[name]} of ${rows.length / 3} ${name}`);
+      .map(([name, rows]) => `${digits(MOST[name])} of ${digits(rows.length / 3)} ${name}`);
     return words.length ? ` Drawn are ${words.join(" and ")}.` : "";
   }
 
@@ -224,6 +229,10 @@ class Playground {
     this.player.destroy();
     for (const picture of [...Object.values(this.spheres), ...this.charts]) picture.destroy();
   }
+}
+
+function digits(count) {
+  return count.toLocaleString("en-US");
 }
 
 function last(values) {

@@ -21,7 +21,7 @@ import {
 const REACH = 2; // norm of the data
 const SPRING = 4; // weight of the spring
 const BETA = 0.25; // weight of the commitment loss
-const WINDOW = 300; // steps that the curves remember
+export const WINDOW = 300; // steps that the curves remember
 const MAX_LOG_RADIUS = 80;
 
 /**
@@ -79,6 +79,11 @@ class Learner {
     const indices = nearestCode(this.latents, this.codes, 3, this.metric);
     this.counts = usageCounts(indices, this.numCodes);
     return indices;
+  }
+
+  /** The code that latent i chooses now. */
+  codeOf(i) {
+    return nearestCode(this.latents.subarray(3 * i, 3 * i + 3), this.codes, 3, this.metric)[0];
   }
 
   /** Take a step of Adam; `margin` holds the settings of the margin loss, or is null. */
