@@ -13,6 +13,9 @@ const CURVES = [
 ];
 const REACH = 2.2; // of the picture; the data have norm 2
 const MOST = { latents: 2000, codes: 1000 }; // that are drawn
+const LEGEND =
+  "Small dots are latents, filled circles codes in use, rings codes that no latent chooses; the " +
+  "dashed circle is the ball.";
 const TIPS = {
   play: "Learn step after step, until you pause or look elsewhere",
   step: "Learn for one step",
@@ -60,8 +63,10 @@ class Playground {
     this.titles = {};
     for (const name of Object.keys(NAMES)) {
       const figure = document.createElement("figure");
-      this.titles[name] = document.createElement("figcaption");
-      figure.append(this.titles[name]);
+      const caption = figure.appendChild(document.createElement("figcaption"));
+      const swatch = caption.appendChild(document.createElement("i"));
+      swatch.className = `arcvq-swatch arcvq-${name}`;
+      this.titles[name] = caption.appendChild(document.createElement("span"));
       this.spheres[name] = new Sphere(figure, this.camera, this.theme, REACH);
       this.panels.append(figure);
     }
@@ -70,7 +75,10 @@ class Playground {
     this.panels.append(charts);
     this.summary = document.createElement("p");
     this.summary.className = "arcvq-summary";
-    el.append(this.panels, this.summary);
+    const legend = document.createElement("p");
+    legend.className = "arcvq-legend";
+    legend.textContent = LEGEND;
+    el.append(this.panels, this.summary, legend);
   }
 
   /** Take over settings, and a state of Python or of another view. */
@@ -180,6 +188,7 @@ class Playground {
     const { used } = learner.last;
     const title = `${NAMES[name]}: ${used} of ${learner.numCodes} codes used`;
     this.titles[name].textContent = title;
+    this.titles[name].previousSibling.style.color = color;
     this.spheres[name].describe(title);
   }
 
@@ -200,8 +209,7 @@ class Playground {
     const [first] = lines[0].x;
     const x = { label: "step", range: [first, first + WINDOW] };
     const y = key === "minAngle" ? {} : { range: [0, 1.04 * this.simulation.samp.numCodes] };
-    const hasLegend = key === "used"; // the lines have the same names in every chart
-    chart.show({ title, x, y, lines, dots, hasLegend });
+    chart.show({ title, x, y, lines, dots, hasLegend: false });
     chart.describe(`${title}: ${lines.map((line) => `${line.name} ${last(line.y)}`).join(", ")}`);
   }
 
