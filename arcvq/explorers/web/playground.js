@@ -166,7 +166,7 @@ class Playground {
         rows: learner.latents.subarray(0, 3 * MOST.latents),
         size: 2.2,
         color: this.theme.sky,
-        tell: (i) => `latent ${i}: nearest to code ${learner.codeOf(i)}`,
+        tell: (i) => `latent ${i}, of code ${learner.codeOf(i)}`,
         drag: (i, position) => this.hold(name, "latents", i, position),
         release: () => this.release(),
       },
