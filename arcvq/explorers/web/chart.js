@@ -11,13 +11,16 @@
 import { Picture, disc } from "./canvas.js";
 
 const MARGIN = { left: 52, right: 22, top: 36, bottom: 38 };
+const NO_TITLE = 8; // the margin there
+const NO_LABEL = 20;
 const LEAST_HEIGHT = 170; // below it, title and axis leave no room for the lines
 const SIGN = 18; // length of a line in the legend, with 6 beside it and 14 to the next
 
 export class Chart extends Picture {
-  constructor(el, theme, aspect = 0.62) {
+  constructor(el, theme, aspect = 0.62, leastHeight = LEAST_HEIGHT) {
     super(el, aspect, (pen, width, height) => this.paintChart(pen, width, height));
     this.theme = theme;
+    this.leastHeight = leastHeight;
     this.content = null;
   }
 
@@ -27,14 +30,14 @@ export class Chart extends Picture {
   }
 
   heightFor(width) {
-    return Math.max(super.heightFor(width), LEAST_HEIGHT);
+    return Math.max(super.heightFor(width), this.leastHeight);
   }
 
   paintChart(pen, width, height) {
     if (!this.content) return;
     const { title = "", x, y, lines = [], dots = [], cursor, hasLegend = true } = this.content;
     const [left, right] = [MARGIN.left, width - MARGIN.right];
-    const [top, bottom] = [title ? MARGIN.top : 8, height - MARGIN.bottom];
+    const [top, bottom] = [title ? MARGIN.top : NO_TITLE, height - bottomOf(x)];
     const across = scale(x.range ?? rangeOf(lists(lines, dots, "x")), left, right);
     const up = scale(y.range ?? usualRange(lists(lines, dots, "y"), y.log), bottom, top, y.log);
     this.paintAxes(pen, x, y, across, up, width, height);
@@ -55,7 +58,7 @@ export class Chart extends Picture {
   }
 
   paintAxes(pen, x, y, across, up, width, height) {
-    const [bottom, right] = [height - MARGIN.bottom, width - MARGIN.right];
+    const [bottom, right] = [height - bottomOf(x), width - MARGIN.right];
     pen.strokeStyle = this.theme.grid;
     pen.lineWidth = 1;
     pen.beginPath();
@@ -106,6 +109,11 @@ export class Chart extends Picture {
   font(weight) {
     return `${weight} 12px ${this.theme.font}`;
   }
+}
+
+/** The margin below the axis. */
+function bottomOf({ label }) {
+  return label ? MARGIN.bottom : NO_LABEL;
 }
 
 function lists(lines, dots, axis) {

@@ -2,7 +2,8 @@
 
 /**
  * @param el where it goes.
- * @param entries of { name, color, mark }, gray without a color; the marks are "dot" (the usual one), "line", "dashed".
+ * @param entries of { name, color, mark }, gray without a color; the marks are "dot" (the
+ *   usual one), "ring", "line", "dashed".
  */
 export function key(el, entries) {
   const list = document.createElement("ul");

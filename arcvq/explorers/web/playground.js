@@ -1,6 +1,7 @@
 /** Codes learn live on the sphere, under SAMP and as plain VQ beside it. */
 import { Chart } from "./chart.js";
 import { Toolbar } from "./controls.js";
+import { key } from "./key.js";
 import { Player, prefersStillness } from "./player.js";
 import { Simulation, WINDOW } from "./simulation.js";
 import { Camera, Sphere } from "./sphere.js";
@@ -13,9 +14,6 @@ const CURVES = [
 ];
 const REACH = 2.2; // of the picture; the data have norm 2
 const MOST = { latents: 2000, codes: 1000 }; // that are drawn
-const LEGEND =
-  "Small dots are latents, filled circles codes in use, rings codes that no latent chooses; the " +
-  "dashed circle is the ball.";
 const TIPS = {
   play: "Learn step after step, until you pause or look elsewhere",
   step: "Learn for one step",
@@ -65,20 +63,25 @@ class Playground {
       const figure = document.createElement("figure");
       const caption = figure.appendChild(document.createElement("figcaption"));
       const swatch = caption.appendChild(document.createElement("i"));
-      swatch.className = `arcvq-swatch arcvq-${name}`;
+      swatch.className = `arcvq-mark arcvq-mark-${name === "samp" ? "line" : "dashed"}`;
       this.titles[name] = caption.appendChild(document.createElement("span"));
       this.spheres[name] = new Sphere(figure, this.camera, this.theme, REACH);
+      const { sky, vermillion, orange } = this.theme;
+      const marks = [
+        { name: "latents", color: sky },
+        { name: "codes in use", color: name === "samp" ? vermillion : "currentColor" },
+        { name: "not in use", mark: "ring" },
+      ];
+      if (name === "samp") marks.push({ name: "the ball", color: orange, mark: "dashed" });
+      key(figure, marks);
       this.panels.append(figure);
     }
     const charts = document.createElement("div");
-    this.charts = CURVES.map(() => new Chart(charts, this.theme, 0.5));
+    this.charts = CURVES.map(() => new Chart(charts, this.theme, 0.5, 112));
     this.panels.append(charts);
     this.summary = document.createElement("p");
     this.summary.className = "arcvq-summary";
-    const legend = document.createElement("p");
-    legend.className = "arcvq-legend";
-    legend.textContent = LEGEND;
-    el.append(this.panels, this.summary, legend);
+    el.append(this.panels, this.summary);
   }
 
   /** Take over settings, and a state of Python or of another view. */
@@ -182,7 +185,9 @@ class Playground {
       },
     ];
     const { radius } = this.simulation;
-    if (name === "samp" && radius <= REACH) layers.push({ kind: "ball", radius, color: this.theme.orange });
+    if (name === "samp" && radius <= REACH) {
+      layers.push({ kind: "ball", radius, color: this.theme.orange });
+    }
     this.spheres[name].show(layers);
 
     const { used } = learner.last;
@@ -192,7 +197,7 @@ class Playground {
     this.spheres[name].describe(title);
   }
 
-  drawCurve(chart, key, title) {
+  drawCurve(chart, column, title) {
     const lines = Object.keys(NAMES).map((name) => {
       const { history } = this.simulation[name];
       return {
@@ -200,15 +205,16 @@ class Playground {
         color: name === "samp" ? this.theme.vermillion : this.theme.plain,
         dash: name === "samp" ? [] : [5, 3],
         x: history.map((row) => row.step),
-        y: history.map((row) => row[key]),
+        y: history.map((row) => row[column]),
       };
     });
     const dots = lines.map(({ x, y, color }) => {
       return { x: x[x.length - 1], y: y[y.length - 1], color, size: 3 };
     });
     const [first] = lines[0].x;
-    const x = { label: "step", range: [first, first + WINDOW] };
-    const y = key === "minAngle" ? {} : { range: [0, 1.04 * this.simulation.samp.numCodes] };
+    const isLast = column === "minAngle"; // below which the steps are named
+    const x = { label: isLast ? "step" : "", range: [first, first + WINDOW] };
+    const y = isLast ? {} : { range: [0, 1.04 * this.simulation.samp.numCodes] };
     chart.show({ title, x, y, lines, dots, hasLegend: false });
     chart.describe(`${title}: ${lines.map((line) => `${line.name} ${last(line.y)}`).join(", ")}`);
   }
