@@ -74,5 +74,5 @@ notebooks: $(STAMP)
 	$(BIN)/python tools/regenerate_notebooks.py $(ARGS)
 
 clean:
-	rm -rf output build dist docs/notebooks docs/tables *.egg-info .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+	rm -rf output build dist docs/extra docs/notebooks docs/tables docs/tokens.html *.egg-info .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
 	find arcvq tests tools notebooks -name __pycache__ -o -name .ipynb_checkpoints | xargs rm -rf

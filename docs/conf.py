@@ -17,6 +17,9 @@ ROOT = HERE.parent
 sys.path.insert(0, str(HERE / "_ext"))
 sys.path.insert(0, str(ROOT))
 
+from arcvq.explorers.export import export_explorers, token_explorer  # noqa: E402
+from arcvq.runs import pretrained  # noqa: E402
+
 
 def copy_notebooks() -> None:
     """Make docs/notebooks the same as notebooks/; files that did not change keep their time."""
@@ -41,6 +44,13 @@ def write_tables() -> None:
         shutil.copy2(picture, HERE / "tables" / picture.name)
 
 
+def write_live_page() -> None:
+    """Make the page of `arcvq export-explorers`, and the first of its explorers for the first page."""
+    export_explorers(HERE / "extra" / "live")
+    explorer = token_explorer(pretrained.load("page/samp"), image=3, place=24)
+    (HERE / "tokens.html").write_text(explorer.html("tokens"))
+
+
 def keep_intervals(text: str) -> str:
     """Let `24.1 (23.9 to 24.3)` not be broken into lines, which would make tall tables."""
     return re.sub(r"(\S+) (\(\S+) to (\S+\))", "\\1\u00a0\\2\u00a0to\u00a0\\3", text)
@@ -58,6 +68,7 @@ def _fresh_folder(name: str, files: set[str]) -> set[str]:
 
 copy_notebooks()
 write_tables()
+write_live_page()
 
 project = "arcvq"
 author = "arcvq authors"
@@ -73,7 +84,7 @@ extensions = [
     "sphinx_copybutton",
     "mathml",
 ]
-exclude_patterns = ["_ext", "**.ipynb_checkpoints"]
+exclude_patterns = ["_ext", "extra", "**.ipynb_checkpoints"]
 
 # The notebooks are shown as they are stored, with their outputs and stills. Sphinx reads only what
 # lies below its own folder, so they are copied there; so are the stored tables.
@@ -97,6 +108,7 @@ html_theme = "pydata_sphinx_theme"
 html_title = "arcvq"
 html_math_renderer = "mathml"
 html_static_path = ["_static"]
+html_extra_path = ["extra"]
 html_css_files = ["arcvq.css"]
 html_context = {"default_mode": "auto"}
 html_sidebars = {name: [] for name in ("index", "start", "speed")}  # they have no pages below

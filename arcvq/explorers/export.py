@@ -58,7 +58,7 @@ def page_html(runs: dict[str, Run]) -> str:
         "playground": Playground(),
         "radius": RadiusExplorer(runs["plain"]),
         "margin": MarginExplorer(),
-        "replay": TrainingReplay({"plain VQ": runs["plain"], "SAMP": runs["samp"]}),
+        "replay": TrainingReplay({"plain VQ": runs["plain"], "SAMP": runs["samp"]}, step=0),
     }
     elements = {}
     scripts = [bundle("page", *(explorer.module for explorer in explorers.values()))]
