@@ -45,7 +45,7 @@ def write_tables() -> None:
 
 
 def write_live_page() -> None:
-    """Make the page of `arcvq export-explorers`, and the first of its explorers for the first page."""
+    """Make the page of `arcvq export-explorers`, and the explorer on our first page."""
     export_explorers(HERE / "extra" / "live")
     explorer = token_explorer(pretrained.load("page/samp"), image=3, place=24)
     (HERE / "tokens.html").write_text(explorer.html("tokens"))

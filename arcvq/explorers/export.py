@@ -65,7 +65,7 @@ def page_html(runs: dict[str, Run]) -> str:
     for name, explorer in explorers.items():
         elements[name], script = explorer.on_page(address=name)
         scripts.append(script)
-    template = Template((WEB / "page.html").read_text(), undefined=StrictUndefined)
+    template = Template((WEB / "page.html.j2").read_text(), undefined=StrictUndefined)
     return template.render(
         **elements,
         style=(WEB / "style.css").read_text(),
