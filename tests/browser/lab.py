@@ -197,6 +197,15 @@ class Notebook:
         """Waits until `ready()` is true, while the page goes on; returns what it gave."""
         return _wait(ready, failure, pause=lambda: self.page.wait_for_timeout(50))
 
+    def run(self, code: str) -> None:
+        """Runs code in a new cell at the end."""
+        self.page.locator(".jp-Notebook .jp-CodeCell .cm-content").last.click()
+        self.page.keyboard.press("Escape")
+        self.page.keyboard.press("b")
+        self.page.keyboard.press("Enter")
+        self.page.keyboard.insert_text(code)
+        self.page.keyboard.press("Shift+Enter")
+
     def click(self, name: str) -> None:
         """Clicks the button of class `name`."""
         self.page.locator(f"button.{name}, .{name} button").first.click(timeout=PATIENCE * 1000)

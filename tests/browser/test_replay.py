@@ -21,40 +21,80 @@ runs = {"plain": make_run(arcvq.EuclideanQuantizer(64, 3)), "samp": make_run(arc
 REPLAY = "from arcvq.explorers import TrainingReplay\nreplay = TrainingReplay(runs, step=0)\nreplay"
 
 
-def test_a_key_moves_codes_cursor_and_pixels(open_notebook):
-    notebook = open_notebook(RUNS, REPLAY)
-    figure, before = notebook.figure(), notebook.data()
-    picture = pixels(figure)
-    notebook.press("arcvq-step")
-    after = notebook.data()
-    used = [
-        [len(trace.get("x", [])) for trace in data if trace["name"] == "used codes"]
-        for data in (before, after)
-    ]
-    assert used == [[0, 0], [63, 63]]
-    assert [trace["x"] for trace in after if trace["name"] == "this step"] == [[10, 10]] * 3
-    assert (np.abs(pixels(figure) - picture).max(axis=2) > 40).mean() > 0.005
-    notebook.press("arcvq-step", "ArrowLeft")
-    assert notebook.data() == before
+# anywidget then gives up before any explorer can be there.
+IMPATIENT = """
+const patient = AbortSignal.timeout;
+AbortSignal.timeout = (milliseconds) => patient.call(AbortSignal, milliseconds / 1000);
+"""
 
 
-def test_both_scenes_turn_together(open_notebook):
+def summary(notebook):
+    return notebook.page.locator(".arcvq-summary").inner_text()
+
+
+def spheres(notebook):
+    """What is to be seen of each sphere."""
+    figures = notebook.page.locator(".arcvq-replay figure > canvas")
+    return [pixels(figures.nth(place)) for place in range(figures.count())]
+
+
+def changed(before, after):
+    """The share of the pixels that changed."""
+    return (np.abs(after - before).max(axis=2) > 40).mean()
+
+
+def test_keys_and_buttons_move_codes_and_words_and_the_kernel_follows(open_notebook):
     notebook = open_notebook(RUNS, REPLAY)
-    figure = notebook.figure()
-    box = figure.locator("#scene canvas").bounding_box()
+    page = notebook.page
+    notebook.wait(lambda: "At step 0: plain 0 of 64 codes used" in summary(notebook), "no summary")
+    before = spheres(notebook)
+    assert len(before) == 2
+    page.locator(".arcvq-step input").focus()
+    page.keyboard.press("ArrowRight")
+    notebook.wait(lambda: "At step 10: plain 63 of 64" in summary(notebook), "the key did nothing")
+    notebook.wait(
+        lambda: min(map(changed, before, spheres(notebook))) > 0.002, "the spheres stood still"
+    )
+    assert page.locator(".arcvq-step output").inner_text() == "10"
+    page.locator("button.arcvq-play").click()
+    notebook.wait(lambda: "At step 20" in summary(notebook), "it did not play")
+    notebook.wait(
+        lambda: page.locator("button.arcvq-play").inner_text() == "play", "it did not stop"
+    )
+    page.locator("button.arcvq-back").click()
+    notebook.wait(lambda: "At step 10" in summary(notebook), "back did nothing")
+    notebook.run("print('the kernel has', replay.step)")
+    notebook.wait(lambda: "the kernel has 10" in page.content(), "the kernel did not follow")
+
+
+def test_spheres_turn_together_and_say_what_a_code_is(open_notebook):
+    notebook = open_notebook(RUNS, REPLAY)
+    page = notebook.page
+    sphere = page.locator(".arcvq-replay figure > canvas").first
+    sphere.scroll_into_view_if_needed()
+    page.locator("button.arcvq-forward").click()
+    before = spheres(notebook)
+    box = sphere.bounding_box()
     x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
-    eyes = "gd => ['scene', 'scene2'].map(name => JSON.stringify(gd._fullLayout[name]._scene.getCamera().eye))"
-    before = figure.evaluate(eyes)
-    notebook.page.mouse.move(x, y)
-    notebook.page.mouse.down()
-    notebook.page.mouse.move(x + 80, y + 20, steps=5)
-    notebook.page.mouse.up()
+    page.mouse.move(x, y)
+    page.mouse.down()
+    page.mouse.move(x + 80, y + 20, steps=5)
+    page.mouse.up()
+    notebook.wait(lambda: min(map(changed, before, spheres(notebook))) > 0.002, "one did not turn")
+    tip = page.locator(".arcvq-tip:not([hidden])")
+    for step in range(60):
+        page.mouse.move(x - 60 + 2 * step, y)
+        if tip.count():
+            break
+    assert "code " in tip.inner_text()
+    assert "norm " in tip.inner_text()
+    assert tip.locator("canvas").count() == 1, "its decoded patch"
 
-    def both_turned():
-        now = figure.evaluate(eyes)
-        return len(set(now)) == 1 and now[0] != before[0]
 
-    notebook.wait(both_turned, "the second scene did not follow")
-    turned = figure.evaluate(eyes)
-    notebook.press("arcvq-step", times=2)
-    assert figure.evaluate(eyes) == turned
+def test_it_draws_although_anywidget_gives_up(open_notebook, page):
+    page.add_init_script(IMPATIENT)
+    notebook = open_notebook(RUNS, REPLAY)
+    notebook.wait(lambda: "At step 0" in summary(notebook), "it stayed empty")
+    page.locator(".arcvq-step input").focus()
+    page.keyboard.press("End")
+    notebook.wait(lambda: "At step 20" in summary(notebook), "it does not answer")

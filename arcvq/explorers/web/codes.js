@@ -59,6 +59,14 @@ export function usageLegend(most, times, hasBall) {
   return legend;
 }
 
+/** The name of a line behind a piece of it. */
+export function lineEntry(name, color, isDashed = false) {
+  const element = entry(name);
+  element.className = `arcvq-entry${isDashed ? " arcvq-dashed" : ""}`;
+  element.style.setProperty("--line", color);
+  return element;
+}
+
 function entry(...parts) {
   const element = document.createElement("span");
   element.append(...parts);

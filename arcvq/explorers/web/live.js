@@ -1,6 +1,14 @@
 /** A training run, watched and steered while it goes: its codes, its curves, its images. */
 import { Chart } from "./chart.js";
-import { codeTip, drawnPatch, normOf, rowsOf, usageColors, usageLegend } from "./codes.js";
+import {
+  codeTip,
+  drawnPatch,
+  lineEntry,
+  normOf,
+  rowsOf,
+  usageColors,
+  usageLegend,
+} from "./codes.js";
 import { Toolbar } from "./controls.js";
 import { boundedExp } from "./math.js";
 import { Camera, Sphere } from "./sphere.js";
@@ -91,12 +99,8 @@ class Live {
     const figure = append(el, "figure");
     const caption = append(figure, "figcaption");
     caption.textContent = title;
-    for (const [name, color] of lines) {
-      const entry = append(caption, "span", "arcvq-entry");
-      entry.textContent = name;
-      entry.style.setProperty("--line", this.theme[color]);
-    }
-    if (hasAhead) append(caption, "span", "arcvq-entry arcvq-ahead").textContent = "ahead";
+    for (const [name, color] of lines) caption.append(lineEntry(name, this.theme[color]));
+    if (hasAhead) caption.append(lineEntry("ahead", "var(--arcvq-soft)", true));
     return new Chart(append(figure, "div"), this.theme, 0.42);
   }
 

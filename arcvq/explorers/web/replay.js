@@ -1,6 +1,6 @@
 /** Scrub through one or two training runs: the codes step by step, and curves with a cursor. */
 import { Chart } from "./chart.js";
-import { codeTip, normOf, rowsOf, usageColors, usageLegend } from "./codes.js";
+import { codeTip, lineEntry, normOf, rowsOf, usageColors, usageLegend } from "./codes.js";
 import { Toolbar } from "./controls.js";
 import { Camera, Sphere } from "./sphere.js";
 
@@ -9,6 +9,7 @@ const CURVES = [
   ["perplexity", "perplexity (codes)"],
   ["psnr", "PSNR (dB)"],
 ];
+const BLACK = "#000000"; // which is light on dark ground
 const PAUSE = 160; // milliseconds that a snapshot stays while it plays
 
 /**
@@ -60,6 +61,12 @@ class Replay {
     });
     const hasBall = this.runs.some((run) => run.of("radii").some(Number.isFinite));
     const legend = usageLegend(this.most, "times since the row before", hasBall);
+    if (this.runs.length === 2) {
+      legend.append(...this.runs.map((run, place) => {
+        const color = run.of("color") === BLACK ? "currentColor" : run.of("color");
+        return lineEntry(run.of("name"), color, place === 0);
+      }));
+    }
     panels.append(charts, legend);
     this.summary = document.createElement("p");
     this.summary.className = "arcvq-summary";
@@ -105,8 +112,8 @@ class Replay {
       dash: place === this.runs.length - 1 ? [] : [5, 3],
       ...run.curve(column),
     }));
-    const hasLegend = column === CURVES[0][0] && lines.length > 1;
-    chart.show({ title, x: { label: "step" }, y: {}, lines, cursor: this.step, hasLegend });
+    const look = { title, x: { label: "step" }, y: {}, hasLegend: false };
+    chart.show({ ...look, lines, cursor: this.step });
     const ends = this.runs.map((run) => {
       const value = run.value(column, this.step);
       return `${run.of("name")} ${value === undefined ? "unknown" : inDigits(value)}`;
@@ -116,7 +123,7 @@ class Replay {
 
   colorOf(run) {
     const color = run.of("color");
-    return color === "#000000" ? this.theme.plain : color;
+    return color === BLACK ? this.theme.plain : color;
   }
 
   sentence(run) {
