@@ -161,10 +161,13 @@ function ticks([low, high], count) {
   return found;
 }
 
+/** Powers of ten within a range, some five of them. */
 function powers([low, high]) {
-  const found = [];
+  const first = Math.ceil(Math.log10(low));
   const last = Math.floor(Math.log10(high));
-  for (let power = Math.ceil(Math.log10(low)); power <= last; power++) found.push(10 ** power);
+  const apart = Math.max(1, Math.ceil((last - first) / 5));
+  const found = [];
+  for (let power = first; power <= last; power += apart) found.push(10 ** power);
   return found;
 }
 

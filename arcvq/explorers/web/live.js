@@ -31,7 +31,7 @@ const PANELS = {
     y: {},
     lines: { codes_used: ["used", "blue"], perplexity: ["perplexity", "vermillion"] },
   },
-  "radius, weight": {
+  schedules: {
     y: { log: true, range: [1e-4, 1e4] },
     lines: { radius: ["radius M(t)", "blue"], weight: ["weight", "vermillion"] },
   },
@@ -85,7 +85,7 @@ class Live {
     this.legend = append(figure, "div");
     const charts = append(panels, "div", "arcvq-live-charts");
     this.charts = Object.entries(PANELS).map(([title, { lines }]) => {
-      return this.panel(charts, title, Object.values(lines), title === "radius, weight");
+      return this.panel(charts, title, Object.values(lines), title === "schedules");
     });
     this.norms = this.panel(charts, "norms, the longest first", [["codes", "blue"]]);
     this.images = append(charts, "figure");
@@ -150,7 +150,7 @@ class Live {
     const drawn = Object.entries(lines).map(([column, [, color]]) => {
       return { color: this.theme[color], ...pairs(data[column]) };
     });
-    if (title === "radius, weight") drawn.push(...this.ahead(values));
+    if (title === "schedules") drawn.push(...this.ahead(values));
     const range = title === "codes" ? { range: [0, 1.04 * data.total] } : y;
     chart.show({ x: { label: "step", range: [0, data.steps] }, y: range, lines: drawn });
     chart.describe(`${title} over the steps of training.`);
