@@ -8,16 +8,13 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float
 from plotly.basedatatypes import BaseFigure, Undefined
 from plotly.graph_objects import Figure
 
-from arcvq.figures.parts import ball_surface
 from arcvq.figures.theme import Number, caption_lines, finish
 
 Values = dict[str, Any]
 
-RANKS = 512  # points of a line of norms, at most
 BARE = {
     "showgrid": False,
     "showline": False,
@@ -91,30 +88,6 @@ def points(trace: int, rows: np.ndarray) -> Values:
     """Return the coordinates of a trace from rows (n, 2) or (n, 3)."""
     columns = zip("xyz", rows.astype(np.float32).T, strict=False)
     return {f"{trace}/{axis}": column for axis, column in columns}
-
-
-def ranked(trace: int, norms: Float[np.ndarray, " K"]) -> Values:
-    """Return the line of a trace over the codes, the longest first."""
-    count = len(norms)
-    ranks = np.linspace(0, count - 1, min(RANKS, count)).round().astype(int)
-    longest_first = np.sort(norms)[::-1]
-    return points(trace, np.column_stack([ranks + 1, longest_first[ranks]]))
-
-
-def ball(trace: int, radius: float | None, limit: float) -> Values:
-    """Return what moves in the surface of a ball; one that would leave the axes is hidden."""
-    if radius is None or radius > limit:
-        return {f"{trace}/visible": False}
-    x, y, z = radius * ball_surface()
-    return {
-        f"{trace}/visible": True,
-        f"{trace}/x": x,
-        f"{trace}/y": y,
-        f"{trace}/z": z,
-        f"{trace}/contours.z.start": -radius,
-        f"{trace}/contours.z.end": radius,
-        f"{trace}/contours.z.size": radius / 3,
-    }
 
 
 def words(title: str, summary: str, width: int) -> Values:

@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, UInt8, UInt32
 from torch import Tensor
 
 from arcvq.explorers.drawn_codes import LIMIT, code_axes, pack
@@ -74,23 +74,20 @@ class LiveView:
         radius = float(schedule.value(now)) if schedule else np.inf
         codes = array(model.quantizer.codebook)
         norms = np.linalg.norm(codes, axis=1)
-        moment = self._codes(model, codes, norms) | self._tiles(model)
-        moment |= {column: _curve(rows, column) for column in CURVES}
-        title = f"Step {now:,} of {self.steps:,}"
+        weight = self.samp.weight if self.samp else None
+
+        seen: dict[str, Any] = {"steps": self.steps, "step": now, "growth_then": growth}
+        seen["title"] = f"Step {now:,} of {self.steps:,}"
         if row:
-            title += (
-                f": PSNR {row['psnr']:.1f} dB, {row['codes_used']:,} of {len(codes):,} codes used"
-            )
-        return moment | {
-            "title": title,
-            "summary": _sentence(norms, row, radius),
-            "steps": self.steps,
-            "step": now,
-            "ball": np.array([radius]),
-            "radius_ahead": self._ahead(schedule, now),
-            "weight_ahead": self._ahead(self.samp.weight if self.samp else None, now),
-            "growth_then": growth,
-        }
+            used = f"{row['codes_used']:,} of {len(codes):,} codes used"
+            seen["title"] += f": PSNR {row['psnr']:.1f} dB, {used}"
+        seen["summary"] = _sentence(norms, row, radius)
+        seen["ball"] = np.array([radius])
+        seen["radius_ahead"] = self._ahead(schedule, now)
+        seen["weight_ahead"] = self._ahead(weight, now)
+        for column in CURVES:
+            seen[column] = _curve(rows, column)
+        return seen | self._codes(model, codes, norms) | self._tiles(model)
 
     def _codes(
         self, model: VQVAE, codes: Float[np.ndarray, "K D"], norms: Float[np.ndarray, " K"]
@@ -103,21 +100,23 @@ class LiveView:
             axes = axes @ left @ right
         self.axes = axes
         self.extent = max(self.extent, float(norms.max()))
-        indices = model.encode(self.images.to(model.quantizer.codebook.device))
-        counts = torch.bincount(indices.flatten().cpu(), minlength=len(codes)).numpy()
         shown, note = thin(len(codes), "codes", LIMIT)
-        share = np.square(codes @ axes).sum() / max(np.square(codes).sum(), 1e-300)
         if codes.shape[1] > 3:
+            share = np.square(codes @ axes).sum() / max(np.square(codes).sum(), 1e-300)
             note = f" Directions by principal axes, {share:.0%} of the variance.{note}"
-        return {
-            "codes": pack(codes[shown], axes, self.extent),
-            "extent": self.extent,
-            "counts": counts[shown].astype(np.uint32),
-            "shown": shown.astype(np.uint32),
-            "total": len(codes),
-            "note": note,
-            "counted": f"times in {len(self.images)} validation images",
-        }
+
+        seen: dict[str, Any] = {"total": len(codes), "extent": self.extent, "note": note}
+        seen["codes"] = pack(codes[shown], axes, self.extent)
+        seen["shown"] = shown.astype(np.uint32)
+        seen["counts"] = self._counts(model)[shown]
+        seen["counted"] = f"times in {len(self.images)} validation images"
+        return seen
+
+    def _counts(self, model: VQVAE) -> UInt32[np.ndarray, " K"]:
+        """How often each code is chosen for the validation images."""
+        codebook = model.quantizer.codebook
+        indices = model.encode(self.images.to(codebook.device)).flatten().cpu()
+        return torch.bincount(indices, minlength=len(codebook)).numpy().astype(np.uint32)
 
     def _tiles(self, model: VQVAE) -> dict[str, Any]:
         """Some images, reconstructed below; of large ones every so many-th pixel."""
@@ -126,11 +125,8 @@ class LiveView:
         stride = max(1, examples.shape[3] // TILE)
         tiles = torch.cat([examples, reconstructions])[..., ::stride, ::stride]
         pixels = tile_sheet(tiles, len(examples))
-        return {
-            "tiles": pixels,
-            "tiles_width": pixels.shape[1],
-            "tiles_height": pixels.shape[0],
-        }
+        height, width, _ = pixels.shape
+        return {"tiles": pixels, "tiles_width": width, "tiles_height": height}
 
     def _ahead(self, schedule: Schedule | None, now: int) -> Float[np.ndarray, "2 _"]:
         """Steps and values of a schedule from `now` to the end of the run, if there is one."""

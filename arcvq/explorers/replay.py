@@ -60,7 +60,8 @@ class TrainingReplay(CanvasExplorer):
             codes = _codes_of_run(name, run)
             axes = code_axes(codes[-1])
             trusts[name] = trust(codes[-1], axes)
-            reel = {"name": name, "color": chosen[name]} | _reel(run, codes, axes) | _curves(run)
+            reel = _reel(run, codes, axes) | _curves(run)
+            reel |= {"name": name, "color": chosen[name]}
             data |= {f"{key}{place}": value for key, value in reel.items()}
         super().__init__(data | {"trust": _sentence(trusts)}, **settings)
 
@@ -103,21 +104,16 @@ def _reel(
     count = len(codes[0])
     shown, note = thin(count, "codes", LIMIT)
     extent = float(np.linalg.norm(codes, axis=2).max())
-    drawn = patches(run.model, shown)
-    return {
-        "steps": steps,
-        "codes": pack(codes[:, shown].reshape(-1, codes.shape[2]), axes, extent),
-        "extent": extent,
-        # The shortest numbers that hold them
-        "counts": counts[:, shown].astype(np.min_scalar_type(counts.max())),
-        "shown": shown.astype(np.min_scalar_type(count)),
-        "used": np.count_nonzero(counts, axis=1).tolist(),
-        "total": count,
-        "note": note,
-        "radii": _radii(run, steps),
-        "patches": drawn,
-        "side": drawn.shape[1],
-    }
+    reel: dict[str, Any] = {"steps": steps, "extent": extent, "total": count, "note": note}
+    reel["codes"] = pack(codes[:, shown].reshape(-1, codes.shape[2]), axes, extent)
+    # The shortest numbers that hold them
+    reel["counts"] = counts[:, shown].astype(np.min_scalar_type(counts.max()))
+    reel["shown"] = shown.astype(np.min_scalar_type(count))
+    reel["used"] = np.count_nonzero(counts, axis=1).tolist()
+    reel["radii"] = _radii(run, steps)
+    reel["patches"] = patches(run.model, shown)
+    reel["side"] = reel["patches"].shape[1]
+    return reel
 
 
 def _radii(run: Run, steps: list[int]) -> Float[np.ndarray, " T"]:
