@@ -1,147 +1,68 @@
-"""Frames a second of the playground in a browser, beside bare FigureWidget updates of its size.
+"""Frames a second of the playground, beside a loop in the same page that draws nothing.
 
     python -m benchmarks.playground
 
-Opens JupyterLab and Chromium and lets each run on its own in a fresh notebook, one after the
-other. What counts is the frames that the browser drew. The FigureWidget draws random points, with
-no learning behind it, and cannot say when it has drawn: frames are sent to it at several rates, and
-its best 4 seconds count. The playground learns a step for each frame and waits for the browser. The
-time of a step is that of the kernel alone.
+Opens the playground on a page of its own in Chromium, without a kernel, and lets it play: a step of
+learning and two spheres a frame. The loop counts what `requestAnimationFrame` gives, which is
+mostly 60 frames a second at best. A busy machine
+spoils all of it.
 """
 
-import statistics
-import time
-from collections.abc import Callable
+import tempfile
+from pathlib import Path
 
-import torch
-from playwright.sync_api import Locator, Page
+from playwright.sync_api import Browser
 
-from arcvq.explorers.simulation import Simulation
+from arcvq.explorers import Playground
 from benchmarks import machine, markdown_table, write_report
-from tests.browser.lab import Lab, browser, jupyter_lab, open_notebook
+from tests.browser.lab import browser
 
-SECONDS = 4  # the length of the window that counts
-RATES = (3, 6, 12, 24)  # updates a second that the FigureWidget is sent, one after the other
-WARM_UP = 20  # steps
-
-PLAYGROUND_CELL = "import arcvq.explorers\nplayground = arcvq.explorers.Playground()\nplayground"
-FIGURE_CELL = """
-import asyncio
-import numpy as np
-import plotly.graph_objects as go
-from plotly.subplots import make_subplots
-
-scene = {"type": "scene", "rowspan": 3}
-bare = make_subplots(3, 3, specs=[[scene, scene, {}], [None, None, {}], [None, None, {}]])
-rng = np.random.default_rng(0)
-for column in (1, 2):
-    for size in (256, 64):
-        bare.add_scatter3d(mode="markers", marker_size=3, row=1, col=column)
-    for row in (1, 2, 3):
-        bare.add_scatter(x=np.arange(300), y=rng.normal(size=300), row=row, col=3)
-bare.update_layout(width=1000, height=380)
-figure = go.FigureWidget(bare).add_class("arcvq-figure")
-
-def send():
-    with figure.batch_update():
-        for trace in figure.data:
-            if trace.type == "scatter":
-                trace.y = rng.normal(size=300).astype(np.float32)
-            else:
-                count = 64 if trace.name == "codes" else 256
-                trace.x, trace.y, trace.z = rng.normal(size=(3, count)).astype(np.float32)
-
-for place in (1, 6):
-    figure.data[place].name = "codes"
-send()
-figure
-"""
-SEND_CELL = f"""
-async def send_all():
-    await asyncio.sleep(3)
-    for rate in {RATES}:
-        for _ in range({SECONDS + 1} * rate):
-            send()
-            await asyncio.sleep(1 / rate)
-
-task = asyncio.get_running_loop().create_task(send_all())
-"""
-NOTE_REDRAWS = """gd => {
-    gd.times = [];
-    gd.on('plotly_afterplot', () => { gd.times.push(performance.now()); });
-}"""
-NOTE_FRAMES = """element => {
-    element.times = [];
-    const note = () => { element.times.push(performance.now()); };
-    const watched = {attributes: true, attributeFilter: ['data-frame']};
-    new MutationObserver(note).observe(element, watched);
+SIZES = [(256, 64), (4096, 512)]  # latents and codes
+SECONDS = 5
+COUNT_FRAMES = """async (seconds) => {
+  let bare = 0;
+  let isOn = true;
+  const loop = () => {
+    bare += 1;
+    if (isOn) requestAnimationFrame(loop);
+  };
+  requestAnimationFrame(loop);
+  const { dataset } = document.querySelector("canvas");
+  const before = Number(dataset.frames);
+  const start = performance.now();
+  await new Promise((done) => setTimeout(done, 1000 * seconds));
+  isOn = false;
+  const passed = (performance.now() - start) / 1000;
+  return [(Number(dataset.frames) - before) / passed, bare / passed];
 }"""
 
 
-def step_time(steps: int = 300) -> float:
-    """Median milliseconds of a step of 256 latents and 64 codes, on one thread."""
-    torch.set_num_threads(1)
-    simulation = Simulation()
-    times = []
-    for _ in range(steps):
-        start = time.perf_counter()
-        simulation.step()
-        times.append(time.perf_counter() - start)
-    return 1000 * statistics.median(times[WARM_UP:])
-
-
-def best_rate(times: list[float]) -> float:
-    """The most frames a second in any window, from the times of the frames in milliseconds."""
-    most = 0
-    for start in times:
-        end = start + 1000 * SECONDS
-        most = max(most, sum(start < other <= end for other in times))
-    return most / SECONDS
-
-
-def watch(element: Locator, script: str, seconds: float) -> float:
-    """The best rate of an element while a script notes the times of its frames."""
-    element.evaluate(script)
-    element.page.wait_for_timeout(1000 * seconds)
-    return best_rate(element.evaluate("element => element.times"))
-
-
-def bare_rate(lab: Lab, page: Page) -> float:
-    """Redraws a second of a FigureWidget, at its best."""
-    figure = open_notebook(lab, page, FIGURE_CELL, SEND_CELL, name="bare").figure()
-    return watch(figure, NOTE_REDRAWS, len(RATES) * (SECONDS + 1) + 3)
-
-
-def playground_rate(lab: Lab, page: Page) -> float:
-    """Frames a second of the playground while it plays."""
-    notebook = open_notebook(lab, page, PLAYGROUND_CELL, name="playground")
-    canvas = page.locator(".arcvq-playground")
-    canvas.wait_for(state="attached")
-    notebook.click("arcvq-play")
-    rate = watch(canvas, NOTE_FRAMES, 3 * SECONDS)
-    notebook.click("arcvq-pause")
-    return rate
-
-
-def measure(rate: Callable[[Lab, Page], float]) -> float:
-    """A rate in a fresh JupyterLab and browser."""
-    with jupyter_lab({"OMP_NUM_THREADS": "1"}) as lab, browser() as chromium:
-        page = chromium.new_page(viewport={"width": 1300, "height": 1000})
-        page.set_default_timeout(300_000)  # a FigureWidget that is sent too much answers late
-        return rate(lab, page)
+def rates(chromium: Browser, num_latents: int, num_codes: int) -> tuple[list[float], list[float]]:
+    """Frames a second of the playground and of the bare loop, before and while it plays."""
+    playground = Playground(num_latents=num_latents, num_codes=num_codes)
+    page = chromium.new_page(viewport={"width": 1280, "height": 720})
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "playground.html")
+        path.write_text(f"<!doctype html><meta charset=utf-8>{playground.html()}")
+        page.goto(path.as_uri())
+        page.locator("canvas[data-frames]").first.wait_for()
+        still = page.evaluate(COUNT_FRAMES, SECONDS)
+        page.locator("button.arcvq-play").click()
+        page.wait_for_timeout(2000)  # the browser compiles what is called often
+        playing = page.evaluate(COUNT_FRAMES, SECONDS)
+    page.close()
+    return still, playing
 
 
 def main() -> None:
-    bare = measure(bare_rate)
-    playground = measure(playground_rate)
-    rows = [
-        ["bare FigureWidget", f"{bare:.1f}"],
-        ["playground", f"{playground:.1f}"],
-        ["ratio", f"{playground / bare:.2f}"],
-    ]
-    step = f"A step of 256 latents and 64 codes takes {step_time():.2f} ms (median, one thread)"
-    table = markdown_table(["what", "frames a second"], rows)
-    write_report("playground.md", f"{table}\n\n{step}; {machine()}\n")
+    rows = []
+    with browser() as chromium:
+        for num_latents, num_codes in SIZES:
+            (_, alone), (frames, beside) = rates(chromium, num_latents, num_codes)
+            name = f"{num_latents:,} latents, {num_codes} codes"
+            rows.append([name, f"{frames:.1f}", f"{beside:.1f}", f"{alone:.1f}"])
+    columns = ["playground", "frames a second", "bare loop beside it", "bare loop alone"]
+    write_report("playground.md", f"{markdown_table(columns, rows)}\n\n{machine()}\n")
 
 
 if __name__ == "__main__":

@@ -2,8 +2,8 @@
 
     python -m tools.record_explorer [--out docs/_static/explorer.webp]
 
-The film is taken frame by frame: every frame waits until the kernel has computed its steps and the
-browser has drawn them, so it is smooth however slow the machine is. Needs Chromium or Chrome.
+The film is taken frame by frame: every frame waits until its steps are drawn, so it is smooth
+however slow the machine is. Needs Chromium or Chrome.
 """
 
 import argparse
@@ -20,7 +20,7 @@ from arcvq.explorers import Playground
 
 Playground(num_latents=400, num_codes=48)"""
 OUT = Path(__file__).parents[1] / "docs" / "_static" / "explorer.webp"
-WINDOW = {"width": 1200, "height": 820}  # the explorer is then about 770 pixels wide
+WINDOW = {"width": 1200, "height": 860}  # the explorer is then about 770 pixels wide
 FRAMES_PER_SECOND = 12
 STEPS_PER_FRAME = 2  # training steps between two frames
 COLORS = 128
@@ -46,7 +46,7 @@ class Film:
     def __init__(self, notebook: Notebook):
         self.notebook = notebook
         self.page: Page = notebook.page
-        self.canvas = self.page.locator(".arcvq-playground")
+        self.explorer = self.page.locator(".arcvq-panels")
         self.frames: list[Image.Image] = []
         self.position = (0.0, 0.0)
         self.playing = False
@@ -75,10 +75,10 @@ class Film:
         for _ in range(STEPS_PER_FRAME):
             self.page.locator("button.arcvq-step").evaluate("button => button.click()")
         self.step += STEPS_PER_FRAME
-        self.notebook.wait(
-            lambda: int(self.canvas.get_attribute("data-step") or 0) >= self.step,
-            f"step {self.step} was not drawn",
-        )
+        said = f"Step {self.step}:"
+        summary = self.page.locator(".arcvq-summary")
+        self.notebook.wait(lambda: said in summary.inner_text(), f"step {self.step} did not come")
+        self.page.evaluate("() => new Promise(requestAnimationFrame)")
 
     def move(self, x: float, y: float, frames: int) -> None:
         """Move the mouse to (x, y) in `frames` frames, slower at both ends."""
@@ -117,15 +117,18 @@ def play(film: Film) -> None:
     film.playing = True
     film.shoot(26)
 
-    box = film.canvas.bounding_box()
+    box = film.explorer.bounding_box()
     assert box
     # Between the two spheres, where there is no code to catch.
     film.move(box["x"] + 0.32 * box["width"], box["y"] + 0.20 * box["height"], 6)
     film.drag(box["x"] + 0.52 * box["width"], box["y"] + 0.26 * box["height"], 26)
 
-    handle_x, handle_y = film.middle(".arcvq-clusters .noUi-handle")
-    film.move(handle_x, handle_y, 7)
-    film.drag(handle_x + 48, handle_y, 12)
+    slider = film.page.get_by_role("slider", name="clusters of the data")
+    rail = slider.bounding_box()
+    assert rail
+    handle_y = rail["y"] + rail["height"] / 2
+    film.move(rail["x"] + 0.27 * rail["width"], handle_y, 7)
+    film.drag(rail["x"] + 0.6 * rail["width"], handle_y, 12)
     film.shoot(18)
 
 
@@ -159,8 +162,7 @@ def main() -> None:
     with browser() as running, jupyter_lab({"OMP_NUM_THREADS": "1"}) as lab:
         page = running.new_context(viewport=WINDOW).new_page()
         notebook = open_notebook(lab, page, CELL)
-        canvas = page.locator(".arcvq-playground")
-        notebook.wait(lambda: canvas.get_attribute("data-frame"), "the playground was not drawn")
+        page.locator(".arcvq-panels canvas[data-frames]").first.wait_for()
         film = Film(notebook)
         play(film)
         lab.end_kernels()

@@ -10,7 +10,7 @@ const NAMES = { samp: "SAMP", plain: "plain VQ" };
 const CURVES = [
   ["used", "codes used"],
   ["perplexity", "perplexity (codes)"],
-  ["minAngle", "smallest angle (degrees)"],
+  ["minAngle", "smallest angle (°)"],
 ];
 const REACH = 2.2; // of the picture; the data have norm 2
 const MOST = { latents: 2000, codes: 1000 }; // that are drawn
