@@ -22,8 +22,8 @@ NARROW = {"clusters": 1, "concentration": 150.0}
 PRESETS = {
     "six clusters": Preset(
         {},
-        "Both methods start from the same codes; plain VQ soon uses one or two codes a cluster, "
-        "SAMP several times as many.",
+        "From the same codes, plain VQ soon uses one or two a cluster and SAMP several times as "
+        "many.",
     ),
     "the paper's ball": Preset(
         {"growth": 3e-4},
