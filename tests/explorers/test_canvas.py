@@ -123,7 +123,7 @@ def test_presets_are_settings_with_a_sentence(make):
     for name, preset in explorer.presets.items():
         assert preset.sentence.endswith(".")
         explorer.choose_preset(name)
-        assert explorer.settings() == explorer.start | dict(preset.settings)
+        assert explorer.settings() == explorer.first_settings | dict(preset.settings)
 
 
 @pytest.mark.parametrize("make", EXPLORERS.values(), ids=EXPLORERS)
