@@ -134,7 +134,9 @@ export class Sphere extends Picture {
   }
 
   heightFor(width) {
-    return Math.min(super.heightFor(width), Math.max(240, HEIGHT * window.innerHeight));
+    const notebook = this.canvas.closest(".jp-Notebook");
+    const room = notebook?.clientHeight || window.innerHeight;
+    return Math.min(super.heightFor(width), Math.max(240, HEIGHT * room));
   }
 
   // ---- Drawing ----
