@@ -215,6 +215,13 @@ class Presets {
   }
 }
 
+/** Keys belong to the control with the focus and not to JupyterLab, but those with Ctrl or Cmd. */
+export function keepKeys(el) {
+  el.addEventListener("keydown", (event) => {
+    if (!event.ctrlKey && !event.metaKey) event.stopPropagation();
+  });
+}
+
 /** A row of buttons: { name: action }. */
 export function buttons(el, actions, kind = "arcvq-buttons") {
   const row = document.createElement("div");

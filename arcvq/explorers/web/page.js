@@ -1,5 +1,6 @@
 /** How an explorer lives on a page without a kernel: its settings are kept here. */
 import { filledIn } from "./code.js";
+import { keepKeys } from "./controls.js";
 import { readState, writeState } from "./link.js";
 import { spare } from "./spare.js";
 import { watchTheme } from "./theme.js";
@@ -50,6 +51,7 @@ function draw(mount, el, { specs, presets = [], values, data, template, address 
     follow();
     window.addEventListener("hashchange", () => view.update(follow()));
   }
+  keepKeys(el); // the page may be a notebook's
   el.classList.add("arcvq-explorer");
   const view = mount(el, host);
   host.restart = () => view.restart?.();

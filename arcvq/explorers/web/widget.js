@@ -22,6 +22,7 @@
  *                           Python and other views find them
  */
 import { filledIn } from "./code.js";
+import { keepKeys } from "./controls.js";
 import { watchTheme } from "./theme.js";
 
 const GONE =
@@ -119,13 +120,6 @@ function modelItself(model) {
 function listenAgain(model) {
   const base = Object.getPrototypeOf(Object.getPrototypeOf(model));
   if (base._handle_comm_msg) model.comm?.on_msg?.(base._handle_comm_msg.bind(model));
-}
-
-/** Keys belong to the control with the focus and not to JupyterLab, but those with Ctrl or Cmd. */
-function keepKeys(el) {
-  el.addEventListener("keydown", (event) => {
-    if (!event.ctrlKey && !event.metaKey) event.stopPropagation();
-  });
 }
 
 /** The data with arrays where Python sent their types and bytes; all else as it is. */
