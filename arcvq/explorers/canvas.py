@@ -233,7 +233,7 @@ class CanvasExplorer(anywidget.AnyWidget):
     def _repr_mimebundle_(self, **kwargs: Any) -> Any:
         if _is_headless():  # a widget shows nothing without its kernel
             return {"text/html": self.html(), "text/plain": self.code()}
-        data, _ = super()._repr_mimebundle_(**kwargs)
+        data, _ = super()._repr_mimebundle_(**kwargs) or ({}, {})
         return data
 
     def _ipython_display_(self) -> None:
