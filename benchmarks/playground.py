@@ -3,11 +3,11 @@
     python -m benchmarks.playground
 
 Opens the playground on a page of its own in Chromium, without a kernel, and lets it play: a step of
-learning and two spheres a frame. The loop counts what `requestAnimationFrame` gives, which is
-mostly 60 frames a second at best. A busy machine
-spoils all of it.
+learning and two spheres a frame. The loop counts what `requestAnimationFrame` gives, mostly 60
+frames a second at best. A busy machine spoils all of it, so the load before the run is told.
 """
 
+import os
 import tempfile
 from pathlib import Path
 
@@ -56,13 +56,14 @@ def rates(chromium: Browser, num_latents: int, num_codes: int) -> tuple[list[flo
 
 def main() -> None:
     rows = []
+    load = f"load average before the run {os.getloadavg()[0]:.1f} on {os.cpu_count()} CPUs"
     with browser() as chromium:
         for num_latents, num_codes in SIZES:
             (_, alone), (frames, beside) = rates(chromium, num_latents, num_codes)
             name = f"{num_latents:,} latents, {num_codes} codes"
             rows.append([name, f"{frames:.1f}", f"{beside:.1f}", f"{alone:.1f}"])
     columns = ["playground", "frames a second", "bare loop beside it", "bare loop alone"]
-    write_report("playground.md", f"{markdown_table(columns, rows)}\n\n{machine()}\n")
+    write_report("playground.md", f"{markdown_table(columns, rows)}\n\n{machine()}, {load}\n")
 
 
 if __name__ == "__main__":
