@@ -11,6 +11,7 @@ from arcvq.explorers.radius import ball_schedule
 from arcvq.samp import project_to_ball_
 from arcvq.training import Snapshot
 from tests.explorers.javascript import drawn, modules
+from tests.explorers.test_collapse_game import make_run
 
 START = {"growth": 3e-4, "run_length": 3000, "step": 600, "scaled": False}
 
@@ -161,6 +162,14 @@ def test_snapshots_are_shown_at_their_share_of_the_run(javascript):
         explorer.step = step
         points = layer(drawn(javascript, explorer), "points")
         assert np.allclose(rows(points["rows"]), books[book], rtol=1e-4, atol=1e-6)
+
+
+def test_a_run_is_shown_by_its_snapshots(javascript):
+    explorer = RadiusExplorer(make_run(arcvq.EuclideanQuantizer(20, 4), 3))
+    assert (explorer.run_length, explorer.step) == (37, 7)
+    points = rows(layer(drawn(javascript, explorer), "points")["rows"])
+    # All codes have norm 2; after 7 steps the ball has hardly opened.
+    assert np.allclose(np.linalg.norm(points, axis=1), math.exp(7 * 3e-4))
 
 
 def test_with_snapshots_the_last_binding_is_that_of_any_of_them(javascript):

@@ -41,8 +41,9 @@ export function measure(latents, code, dim, { margin, scale, topK }) {
   const { loss, gradient, nearest } = marginLoss(latents, code, dim, { margin, scale, topK });
   const [pulled] = nearest;
   const count = latents.length / dim;
-  const angles = Array.from({ length: count }, (_, i) => angleBetween(latents, i, code, 0, dim));
+  const angles = new Float64Array(count);
   const isPulled = new Uint8Array(count);
+  for (let i = 0; i < count; i++) angles[i] = angleBetween(latents, i, code, 0, dim);
   for (const i of pulled) isPulled[i] = 1;
   const logits = angles.map((angle, i) => scale * marginLogit(angle, isPulled[i] ? margin : 0));
   const logTotal = logSumExp(logits);
@@ -101,6 +102,7 @@ class Margin {
     this.theme = host.theme;
     this.dim = host.data.dim;
     this.drawn = Array.from(host.data.drawn);
+    this.isDrawn = new Set(this.drawn);
     this.toolbar = new Toolbar(el, host);
     this.layOut(el);
     this.update(host.values);
@@ -159,7 +161,7 @@ class Margin {
 
   drawSphere(found, { margin }) {
     const { vermillion, sky, green } = this.theme;
-    const drawn = [...new Set([...this.drawn, ...found.pulled])];
+    const drawn = [...this.drawn, ...found.pulled.filter((i) => !this.isDrawn.has(i))];
     const rows = this.inSpace(chosenRows(this.latents, drawn, this.dim));
     const points = {
       kind: "points",
@@ -370,8 +372,11 @@ function arcAround([x, y], angle, reach) {
 }
 
 function logSumExp(values) {
-  const highest = values.reduce((a, b) => Math.max(a, b), -Infinity);
-  return highest + Math.log(values.reduce((sum, value) => sum + Math.exp(value - highest), 0));
+  let highest = -Infinity;
+  for (const value of values) highest = Math.max(highest, value);
+  let sum = 0;
+  for (const value of values) sum += Math.exp(value - highest);
+  return highest + Math.log(sum);
 }
 
 function plural(count, word, ending = "s") {

@@ -9,6 +9,7 @@ import { PALETTE } from "./theme.js";
 const PAPER_STEPS = 29500; // the run that the published growth was tuned to
 const TOP = 1e4; // of the radius axis: the paper's ball ends at 6,974
 const MOST_LINES = 512; // from where the ball holds a code to where it would be
+const MANY = 1000; // codes that are drawn smaller
 const MOST_PLACES = 512; // of a curve of norms
 const ROUNDING = 1e-6; // codes of float32 on the surface of a ball are inside
 
@@ -151,7 +152,7 @@ class Radius {
     this.sphere.radius = Math.min(radius, this.extent);
     const layers = [
       { kind: "rays", rows: Float64Array.from(places), moves, color: soft },
-      { kind: "points", rows, size: 3, colors, tell },
+      { kind: "points", rows, size: shown.length > MANY ? 1.7 : 3, colors, tell },
     ];
     if (radius <= this.extent) layers.push({ kind: "ball", radius, color: orange });
     this.sphere.show(layers);
