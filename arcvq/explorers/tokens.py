@@ -54,9 +54,11 @@ class TokenExplorer(CanvasExplorer):
 
 def plan(model: VQVAE, images: Float[Tensor, "B C H W"]) -> dict[str, Any]:
     """Describe the layers of a model, as web/model.js builds them again."""
+    _, *grid = model.encode(images[:1]).shape
+    _, _, *size = images.shape
     return {
-        "image": list(images.shape[2:]),
-        "grid": list(model.encode(images[:1]).shape[1:]),
+        "image": size,
+        "grid": grid,
         "dim": model.quantizer.dim,
         "metric": model.quantizer.metric,
         "encoder": [_described(layer) for layer in model.encoder],
@@ -69,23 +71,32 @@ def weights(model: VQVAE) -> np.ndarray:
     parts: list[Any] = []
     for layer in [*model.encoder.modules(), *model.decoder.modules()]:
         if isinstance(layer, nn.Conv2d):
-            parts += [layer.weight.permute(2, 3, 1, 0), layer.bias]
+            parts.append(layer.weight.permute(2, 3, 1, 0))
+            parts.append(layer.bias)
         elif isinstance(layer, nn.ConvTranspose2d):
-            parts += [layer.weight.permute(2, 3, 0, 1), layer.bias]
+            parts.append(layer.weight.permute(2, 3, 0, 1))
+            parts.append(layer.bias)
     parts.append(model.quantizer.codebook)
-    return torch.cat([part.detach().flatten() for part in parts]).half().numpy()
+    rows = [part.detach().flatten() for part in parts]
+    return torch.cat(rows).half().numpy()
 
 
 def _described(layer: Any) -> dict[str, Any]:
     if isinstance(layer, nn.ReLU):
         return {"kind": "relu"}
     if isinstance(layer, Residual):
-        return {"kind": "residual", "conv": _described(layer.conv), "mix": _described(layer.mix)}
+        conv = _described(layer.conv)
+        mix = _described(layer.mix)
+        return {"kind": "residual", "conv": conv, "mix": mix}
+    kind = "transposed" if isinstance(layer, nn.ConvTranspose2d) else "conv"
+    size, _ = layer.kernel_size
+    stride, _ = layer.stride
+    padding, _ = layer.padding
     return {
-        "kind": "transposed" if isinstance(layer, nn.ConvTranspose2d) else "conv",
-        "size": layer.kernel_size[0],
-        "stride": layer.stride[0],
-        "padding": layer.padding[0],
+        "kind": kind,
+        "size": size,
+        "stride": stride,
+        "padding": padding,
         "inputs": layer.in_channels,
         "channels": layer.out_channels,
     }
