@@ -37,10 +37,15 @@ def trust(
     """Measure how far directions along the axes can be trusted; None where they are exact."""
     if len(axes) <= 3:
         return None
-    flat = codes @ axes
+    share = variance_share(codes, axes)
+    return projections.assess(codes, codes @ axes, "PCA", variance_share=share)
+
+
+def variance_share(codes: Float[np.ndarray, "K D"], axes: Float[np.ndarray, "D 3"]) -> float:
+    """Return the share of the squared norms that lies along the axes."""
+    kept = np.square(codes @ axes).sum()
     whole = np.square(codes).sum()
-    share = float(np.square(flat).sum() / max(whole, 1e-300))
-    return projections.assess(codes, flat, "PCA", variance_share=share)
+    return float(kept / max(whole, 1e-300))
 
 
 def pack(
@@ -58,12 +63,13 @@ def pack(
         true to 4 digits, and 0 below `FLOOR` of the extent.
     """
     x, y, z = projections.directions(codes @ axes).T
-    azimuth = np.arctan2(y, x)
-    elevation = np.arcsin(z.clip(-1, 1))
+    azimuth = np.arctan2(y, x) / (2 * pi)
+    elevation = np.arcsin(z.clip(-1, 1)) / pi
     norms = np.linalg.norm(codes, axis=1) / max(extent, 1e-300)
     depth = np.log(norms.clip(FLOOR, 1)) / math.log(FLOOR)
-    shares = np.stack([azimuth / (2 * pi) + 0.5, elevation / pi + 0.5, 1 - depth], axis=1)
-    return (MOST * shares).round().astype(np.uint16)
+    shares = np.stack([0.5 + azimuth, 0.5 + elevation, 1 - depth], axis=1)
+    scaled = MOST * shares
+    return scaled.round().astype(np.uint16)
 
 
 def patches(model: VQVAE, codes: Int[np.ndarray, " n"]) -> UInt8[np.ndarray, "_ p p C"]:

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float, UInt8, UInt32
 from torch import Tensor
 
-from arcvq.explorers.drawn_codes import LIMIT, code_axes, pack
+from arcvq.explorers.drawn_codes import LIMIT, code_axes, pack, variance_share
 from arcvq.figures.parts import thin, tile_sheet
 from arcvq.figures.theme import array
 from arcvq.images import to_float
@@ -53,7 +53,8 @@ class LiveView:
 
     def __init__(self, images: UInt8[Tensor, "N C H W"], steps: int, samp: SAMP | None):
         high, wide = images.shape[2:]
-        self.images = to_float(images[: max(EXAMPLES, PIXELS // (high * wide))])
+        count = max(EXAMPLES, PIXELS // (high * wide))
+        self.images = to_float(images[:count])
         self.steps = steps
         self.samp = samp
         self.axes: Float[np.ndarray, "D 3"] | None = None
@@ -102,7 +103,7 @@ class LiveView:
         self.extent = max(self.extent, float(norms.max()))
         shown, note = thin(len(codes), "codes", LIMIT)
         if codes.shape[1] > 3:
-            share = np.square(codes @ axes).sum() / max(np.square(codes).sum(), 1e-300)
+            share = variance_share(codes, axes)
             note = f" Directions by principal axes, {share:.0%} of the variance.{note}"
 
         seen: dict[str, Any] = {"total": len(codes), "extent": self.extent, "note": note}
@@ -116,22 +117,26 @@ class LiveView:
         """How often each code is chosen for the validation images."""
         codebook = model.quantizer.codebook
         indices = model.encode(self.images.to(codebook.device)).flatten().cpu()
-        return torch.bincount(indices, minlength=len(codebook)).numpy().astype(np.uint32)
+        counts = torch.bincount(indices, minlength=len(codebook))
+        return counts.numpy().astype(np.uint32)
 
     def _tiles(self, model: VQVAE) -> dict[str, Any]:
         """Some images, reconstructed below; of large ones every so many-th pixel."""
         examples = self.images[:EXAMPLES]
-        reconstructions = model.reconstruct(examples.to(model.quantizer.codebook.device)).cpu()
+        device = model.quantizer.codebook.device
+        reconstructions = model.reconstruct(examples.to(device)).cpu()
         stride = max(1, examples.shape[3] // TILE)
-        tiles = torch.cat([examples, reconstructions])[..., ::stride, ::stride]
-        pixels = tile_sheet(tiles, len(examples))
+        tiles = torch.cat([examples, reconstructions])
+        pixels = tile_sheet(tiles[..., ::stride, ::stride], len(examples))
         height, width, _ = pixels.shape
         return {"tiles": pixels, "tiles_width": width, "tiles_height": height}
 
     def _ahead(self, schedule: Schedule | None, now: int) -> Float[np.ndarray, "2 _"]:
         """Steps and values of a schedule from `now` to the end of the run, if there is one."""
-        steps = np.linspace(now, self.steps, AHEAD if schedule else 0)
-        values = [schedule.value(step) for step in steps] if schedule else []
+        if schedule is None:
+            return np.empty((2, 0))
+        steps = np.linspace(now, self.steps, AHEAD)
+        values = [schedule.value(step) for step in steps]
         return np.array([steps, values])
 
 
@@ -143,7 +148,10 @@ def _curve(rows: list[Row], column: str) -> Float[np.ndarray, "2 _"]:
 
 
 def _sentence(norms: Float[np.ndarray, " K"], row: Row, radius: float) -> str:
-    parts = [f"{name} {form.format(row[column])}" for name, column, form in FACTS if column in row]
+    parts = []
+    for name, column, form in FACTS:
+        if column in row:
+            parts.append(f"{name} {form.format(row[column])}")
     parts.append(f"norms of the codes {norms.min():.3g} to {norms.max():.3g}")
     if radius < np.inf:
         held = np.mean(norms >= HELD * radius)
