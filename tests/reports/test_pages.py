@@ -4,6 +4,7 @@ import pandas as pd
 import plotly.graph_objects as go
 import pytest
 
+from arcvq.reports import pages
 from arcvq.reports.key_figures import KeyFigure
 from arcvq.reports.pages import NotebookResult, outcome, write_figures_page, write_index
 
@@ -52,3 +53,12 @@ def test_a_page_that_cannot_be_written_leaves_the_earlier_one(tmp_path, monkeypa
         write_index(page, [], {})
     assert page.read_text() == "earlier"
     assert [path.name for path in tmp_path.iterdir()] == ["index.html"]
+
+
+def test_a_page_beyond_the_limit_is_refused_and_the_earlier_one_survives(tmp_path, monkeypatch):
+    path = tmp_path / "page.html"
+    path.write_text("earlier")
+    monkeypatch.setattr(pages, "PAGE_LIMIT", 1_000_000)
+    with pytest.raises(ValueError, match=r"the page would have .* MB; at most 1 are allowed"):
+        write_figures_page(path, "Title", [("Nothing", "Nothing moves.", go.Figure())])
+    assert path.read_text() == "earlier"
