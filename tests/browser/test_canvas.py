@@ -25,14 +25,14 @@ PHONE = {"width": 390, "height": 844}
 
 @pytest.fixture
 def on_page(browser, tmp_path):
-    """`on_page(viewport, hash, dark)`: the margin explorer on a page without a kernel."""
+    """`on_page(viewport, hash)`: the margin explorer on a page without a kernel."""
     contexts = []
     path = Path(tmp_path, "page.html")
     body = MarginExplorer().html("margin")
     path.write_text(f'<!doctype html><meta name="viewport" content="width=device-width">{body}')
 
     def open_page(viewport=WIDE, hash=""):
-        contexts.append(browser.new_context(viewport=viewport))
+        contexts.append(browser.new_context(viewport=viewport, has_touch=True))
         page = contexts[-1].new_page()
         page.goto(f"{path.as_uri()}{hash}")
         expect(page.locator(".arcvq-explorer canvas[data-frames]").first).to_be_visible()
@@ -142,6 +142,15 @@ def test_keys_turn_the_sphere_zoom_and_go_from_point_to_point(on_page):
     expect(page.locator(".arcvq-tip").first).to_be_visible()
     page.keyboard.press("Escape")
     expect(page.locator(".arcvq-tip").first).to_be_hidden()
+
+
+def test_a_tap_says_what_a_point_is(on_page):
+    page = on_page(PHONE)
+    sphere = page.locator("canvas").first.bounding_box()
+    across = sphere["x"] + sphere["width"] / 2
+    down = sphere["y"] + sphere["height"] / 2
+    page.touchscreen.tap(across, down + 14)  # where the code is, a little below the middle
+    expect(page.locator(".arcvq-tip").first).to_have_text(re.compile("code"))
 
 
 @pytest.mark.parametrize("viewport", [WIDE, PHONE], ids=["wide", "phone"])

@@ -282,7 +282,9 @@ export class Sphere extends Picture {
       release();
     });
     on("pointercancel", release);
-    on("pointerleave", () => this.hideTip());
+    on("pointerleave", (event) => {
+      if (event.pointerType !== "touch") this.hideTip(); // a finger leaves as soon as it has tapped
+    });
     on("blur", () => this.leave());
     on("wheel", (event) => {
       if (!event.ctrlKey) return; // as a pinch on a touchpad; else the page scrolls
