@@ -18,7 +18,7 @@ export function dot(a, i, b, j, dim) {
   return sum;
 }
 
-/** The dot product of each row of `a` with row j of `b`; in the usual three dimensions, unrolled. */
+/** The dot product of each row of `a` with row j of `b`; in three dimensions, unrolled. */
 function dots(a, b, j, dim, result) {
   if (dim !== 3) {
     for (let i = 0; i < result.length; i++) result[i] = dot(a, i, b, j, dim);

@@ -8,7 +8,8 @@
  *   { kind: "line", rows, color, width }
  *   { kind: "ball", radius, color }
  *
- * `rows` and `moves` are flat rows of three; arrows begin `gap` pixels from their places. `colors` and `hollow` hold one value for each point;
+ * `rows` and `moves` are flat rows of three; arrows begin `gap` pixels from their places.
+ * `colors` and `hollow` hold one value for each point;
  * other colors come as another list.
  * `tell(i)` says what a point is (text or an element), `drag(i, position)` takes it to another
  * place, `release()` lets it go, and `pick(i)` is called for a click on it.
