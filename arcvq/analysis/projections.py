@@ -359,12 +359,12 @@ def _nearest(rows: np.ndarray, chosen: np.ndarray, count: int) -> np.ndarray:
     """The nearest other rows of each chosen row."""
     squares = np.square(rows).sum(axis=1)
     found = []
-    for row in chosen:
+    for block in np.array_split(chosen, math.ceil(len(chosen) / 16)):
         # Squared distances, up to a term that is the same for all candidates.
-        distances = squares - 2 * rows @ rows[row]
-        distances[row] = np.inf
-        found.append(np.argpartition(distances, count - 1)[:count])
-    return np.stack(found)
+        distances = squares - 2 * rows[block] @ rows.T
+        distances[np.arange(len(block)), block] = np.inf
+        found.append(np.argpartition(distances, count - 1, axis=1)[:, :count])
+    return np.concatenate(found)
 
 
 def _read_points(path: Path, shape: tuple[int, int]) -> np.ndarray | None:

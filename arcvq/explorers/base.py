@@ -6,37 +6,27 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-import anywidget
 import ipywidgets as widgets
 import numpy as np
 import traitlets
-from plotly.graph_objects import Figure, FigureWidget
+from IPython.display import display
+from plotly.graph_objects import Figure
 
 from arcvq.explorers.figure_updates import Values, changed, flat, send
+from arcvq.explorers.figure_widget import FigureView, LiveFigure
 from arcvq.figures.theme import Number
 
 LOG_STEP = 0.02  # of a log slider, in powers of 10: 5%
-_COPY = """
-function render({ model, el }) {
-  const button = document.createElement("button");
-  button.className = "jupyter-button arcvq-copy-button";
-  const idle = () => { button.textContent = "copy as code"; button.title = model.get("code"); };
-  button.onclick = async () => {
-    try { await navigator.clipboard.writeText(model.get("code")); button.textContent = "copied"; }
-    catch { window.prompt("Copy the settings:", model.get("code")); }
-    setTimeout(idle, 1500);
-  };
-  model.on("change:code", idle); idle(); el.appendChild(button);
-}
-export default { render };
-"""
 
 
-class CopyButton(anywidget.AnyWidget):
-    """A button that copies `code` to the clipboard, or shows it if the browser forbids that."""
+class CopyButton(widgets.Button):
+    """A button with the code that its `FigureView` copies to the clipboard."""
 
-    _esm = _COPY
     code = traitlets.Unicode().tag(sync=True)
+
+    def __init__(self, code: str):
+        super().__init__(description="copy as code", layout={"width": "auto"}, code=code)
+        self.add_class("arcvq-copy-as-code")
 
 
 class Explorer(widgets.VBox):
@@ -61,14 +51,13 @@ class Explorer(widgets.VBox):
 
         picture = self.picture()
         picture.update_layout(uirevision="kept")  # keeps the reader's camera and hidden traces
-        self.figure = FigureWidget(picture)
-        self.figure._config = self.figure._config | {"displaylogo": False}
-        self.figure.add_class("arcvq-figure")
+        self.figure = LiveFigure(picture)
+        self.view = FigureView(self.figure, self.copy_button)
         self._shown = flat(picture)
 
         reset = self.button("reset", self.reset)
         self.buttons = widgets.HBox([reset, self.copy_button])
-        self.children: tuple[widgets.Widget, ...] = (rows, self.buttons, self.figure)
+        self.children: tuple[widgets.Widget, ...] = (rows, self.buttons, self.view)
 
     def __setattr__(self, name: str, value: Any) -> None:
         # min and max of a trait let NaN pass
@@ -155,10 +144,10 @@ class Explorer(widgets.VBox):
             if name in settings:
                 setattr(self, name, settings[name])
         self._start = self._drawn = self.settings()
-        self.copy_button = CopyButton(code=self.code())
+        self.copy_button = CopyButton(self.code())
         self.observe(self._changed, names=list(self.controls))
         layout = {"flex_flow": "row wrap", "width": "100%"}
-        return widgets.Box(list(self.controls.values()), layout=layout)
+        return widgets.Box(list(self.controls.values()), layout=layout).add_class("arcvq-sliders")
 
     def _changed(self, _) -> None:
         # A reset notifies of each setting, once all of them are set: the first redraws.
@@ -210,6 +199,12 @@ class Explorer(widgets.VBox):
         rounded = float(f"{value:.{3 if log else 6}g}")  # 0.3, not 0.30000000000000004
         value = min(max(rounded, trait.min), trait.max)
         return round(value) if isinstance(trait, traitlets.Int) else value
+
+    def _ipython_display_(self) -> None:
+        if os.environ.get("ARCVQ_HEADLESS") or "figure" not in vars(self):
+            raise NotImplementedError  # which sends IPython to `_repr_mimebundle_`
+        display(self._repr_mimebundle_(), raw=True)
+        self.figure.show_still()
 
     def _repr_mimebundle_(self, **kwargs: Any) -> Any:
         if os.environ.get("ARCVQ_HEADLESS"):  # a widget shows nothing without its kernel

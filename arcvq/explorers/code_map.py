@@ -10,12 +10,14 @@ from arcvq import figures, geometry
 from arcvq.analysis import projections
 from arcvq.explorers.base import MapExplorer, pointed_code
 from arcvq.explorers.code_map_figure import with_patch
+from arcvq.explorers.placing import PLACED
 from arcvq.figures.parts import thin
 from arcvq.images import ImageData, to_float
 from arcvq.vqvae import VQVAE
 
 IMAGES = 1000  # that usage and classes are counted on, at most
-CODES = 4096  # on the map, at most: UMAP takes seconds for these
+USAGE = "usage (tokens)"
+NORM = "norm of the code"
 
 
 class CodeMap(MapExplorer):
@@ -67,12 +69,12 @@ class CodeMap(MapExplorer):
         rows = torch.arange(len(self.codebook))
         if self.used_only:
             rows = rows[self.usage > 0]
-        sample, note = thin(len(rows), "codes", limit=CODES)
+        sample, note = thin(len(rows), "codes", limit=PLACED)
         rows = rows[torch.from_numpy(sample)]
         seen = projections.umap_angles(
             self.codebook[rows], self.dim, seed=self.seed, neighbors=self.neighbors
         )
-        hover = {"usage": self.usage[rows], "norm": self.norms[rows]}
+        hover = {USAGE: self.usage[rows], NORM: self.norms[rows]}
         picture = figures.code_map(
             seen,
             **self._colour(rows),
@@ -87,9 +89,9 @@ class CodeMap(MapExplorer):
 
     def _colour(self, rows: torch.Tensor) -> dict[str, Any]:
         if self.colour == "usage":
-            return {"color": self.usage[rows], "log": True}
+            return {"color": self.usage[rows], "label": USAGE, "log": True}
         if self.colour == "norm":
-            return {"color": self.norms[rows], "label": "norm of the code"}
+            return {"color": self.norms[rows], "label": NORM}
         if self.colour == "class":
             owners = self.owners[rows.numpy()]
             return {"color": owners, "label": "class that uses it most", "classes": self.classes}

@@ -11,7 +11,6 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from arcvq import geometry
-from arcvq.analysis import projections
 from arcvq.analysis.projections import Projection
 from arcvq.explorers.figure_updates import (
     Values,
@@ -22,6 +21,7 @@ from arcvq.explorers.figure_updates import (
     points,
     words,
 )
+from arcvq.explorers.placing import place_codes
 from arcvq.figures.code_maps import code_map
 from arcvq.figures.image_grids import GAP, TILE
 from arcvq.figures.parts import image_source, inferno, tile_sheet
@@ -76,8 +76,7 @@ class Subject:
     def map(self, method: str) -> tuple[Projection, Figure]:
         """Draw the codes on a map, by "PCA" or "UMAP" of their angles, colored by usage."""
         if method not in self.maps:
-            project = projections.pca if method == "PCA" else projections.umap_angles
-            seen = project(self.codebook)
+            seen = place_codes(self.codebook, method, lambda: self.usage)
             self.maps[method] = seen, code_map(seen, self.usage, log=True)
         return self.maps[method]
 
@@ -178,6 +177,9 @@ def inspector_values(subject: Subject, chosen: int, other: int, rank: int, metho
             f"In {_places(places[image])} of image {image} it changes pixels, which are -1 to 1, "
             f"by {change:.3f} on average."
         )
+    away = [code for code in {chosen, other} if np.isnan(seen.points[code]).any()]
+    if away:
+        text.append(f"Not on the map: {', '.join(map(str, sorted(away)))}.")
     text.append(seen.trust)
     return values | words(f"Code {chosen} and code {other}", " ".join(text), WIDTH)
 

@@ -11,7 +11,7 @@ from scipy import stats
 from torch import Tensor
 from torch.nn.functional import pad
 
-from arcvq.analysis import projections
+from arcvq import geometry
 from arcvq.analysis.projections import Projection
 from arcvq.explorers.figure_updates import (
     Values,
@@ -22,7 +22,8 @@ from arcvq.explorers.figure_updates import (
     points,
     words,
 )
-from arcvq.figures.parts import BLANK, image_source, tile_sheet, to_pixels
+from arcvq.explorers.placing import place_codes
+from arcvq.figures.parts import BLANK, image_source, thin, tile_sheet, to_pixels
 from arcvq.figures.theme import BLUE, VERMILLION
 from arcvq.images import ImageData, to_float
 from arcvq.priors import Prior, sampling_steps
@@ -32,6 +33,9 @@ SAMPLE = "sample"
 COMPLETE = "complete the lower half"
 TASKS = (SAMPLE, COMPLETE)
 SIDE = 4  # finished images in a row and in a column
+DRAWN = 4096  # codes on the map that can come next, and that cannot, at most
+IMAGES = 256  # test images that usage is counted on, where a map is of the most used codes
+BATCH = 64  # images encoded at once
 TILE = 64  # pixels of a finished image, at most
 LIKELIEST = 10  # bars, at most
 # Pixels: the plots, beside them, above them (4 lines of caption)
@@ -100,9 +104,14 @@ class Sampler:
     def map(self, method: str) -> Projection:
         """Place the codes on a map, by "PCA" or "UMAP" of their angles."""
         if method not in self.maps:
-            project = projections.pca if method == "PCA" else projections.umap_angles
-            self.maps[method] = project(self.codebook)
+            self.maps[method] = place_codes(self.codebook, method, self.count_usage)
         return self.maps[method]
+
+    def count_usage(self) -> Int[Tensor, " K"]:
+        """Count the tokens of each code in the first test images."""
+        images = to_float(self.data.test.images[:IMAGES]).to(self.codebook.device)
+        tokens = [self.model.encode(batch).flatten() for batch in images.split(BATCH)]
+        return geometry.usage_counts(torch.cat(tokens).cpu(), len(self.codebook))
 
     @property
     def codebook(self) -> Float[Tensor, "K D"]:
@@ -281,6 +290,8 @@ def sampling_values(sampler: Sampler, position: int, method: str, **choice: Any)
         codes = "code" if left == 1 else "codes"
         title = f"{position} of {count} tokens are set; {left:,} {codes} can come next"
     text = _sentence(chances, likeliest, following, choice)
+    if left > DRAWN:
+        text += f" The map shows the {DRAWN:,} likeliest."
     return values | words(title, f"{text} {seen.trust}", WIDTH)
 
 
@@ -322,8 +333,12 @@ def _codes(
     places: np.ndarray, chances: np.ndarray, likeliest: np.ndarray, following: int | None
 ) -> Values:
     """The map: codes that can come next by their probability, and the others."""
-    left = np.flatnonzero(chances)
-    cut = np.flatnonzero(chances == 0)
+    placed = np.flatnonzero(np.isfinite(places).all(axis=1))
+    left = placed[chances[placed] > 0]
+    # Of very many codes the likeliest are enough, and fewer than a browser takes seconds for.
+    left = np.sort(left[np.argsort(-chances[left], kind="stable")[:DRAWN]])
+    cut = placed[chances[placed] == 0]
+    cut = cut[thin(len(cut), "codes", limit=DRAWN)[0]]
     drawn = np.array([] if following is None else [following], int)
     values: Values = {f"{LEFT}/marker.color": _logs(chances[left])}
     for trace, rows in ((CUT, cut), (LEFT, left), (RINGS, likeliest), (NEXT, drawn)):

@@ -55,7 +55,8 @@ def code_map(
     """Draw codes as points on a map of 2 or 3 axes, with the trust in the projection as caption.
 
     Args:
-        projection: Where the K codes are drawn, of `arcvq.analysis.projections`.
+        projection: Where the K codes are drawn, of `arcvq.analysis.projections`; codes at NaN are
+            left out.
         color: (K,), a number for each code, or with `classes` the number of its class; codes of no
             class (-1) are hollow.
         label: What `color` is, with the unit.
@@ -81,7 +82,9 @@ def code_map(
     table = {name: check_numbers(column, count, name) for name, column in shown.items()}
     if color is None or classes:
         del table[label]
-    rows, note = thin(count, "codes")
+    placed = np.flatnonzero(np.isfinite(points).all(axis=1))
+    sample, note = thin(len(placed), "codes")
+    rows = placed[sample]
     name = f"{label.split(' (')[0]} 0"
     empty = np.zeros(count, bool)
     if classes:
@@ -101,7 +104,7 @@ def code_map(
     groups = (
         ("codes", solid, marker),
         (name, rows[empty[rows]], hollow),
-        (f"code {chosen}", np.flatnonzero(numbers == chosen), ring),
+        (f"code {chosen}", placed[numbers[placed] == chosen], ring),
     )
     data = np.column_stack([*table.values()]).astype(np.float32)
     lines = [f"{label}: %{{customdata[{place}]:,.4~g}}" for place, label in enumerate(table)]

@@ -227,12 +227,11 @@ def tile_sheet(
         columns: Images in a row; places without an image are blank.
         frame: Blank pixels on the left, right, top and bottom of each image.
     """
-    from torchvision.utils import make_grid  # takes a second to import
-
-    # make_grid fills the last row, but not a row that is shorter than the sheet.
-    missing = max(0, columns - len(tiles))
+    missing = max(1, math.ceil(len(tiles) / columns)) * columns - len(tiles)
     framed = pad(tiles, (*frame, 0, 0, 0, missing), value=BLANK)
-    return to_pixels(make_grid(framed, nrow=columns, padding=0, pad_value=BLANK))
+    rows = framed.unflatten(0, (-1, columns))
+    # Rows of tiles beside each other become rows of pixels.
+    return to_pixels(rows.permute(2, 0, 3, 1, 4).flatten(3, 4).flatten(1, 2))
 
 
 def image_source(pixels: Pixels, kind: str = "png", **options: Any) -> str:

@@ -77,6 +77,7 @@ TEMPLATE = Template(
             "pad": {"t": 14},
         },
         "legend": {"orientation": "h", "x": 0, "y": 1, "yanchor": "bottom"},
+        "modebar": {"remove": ["sendChartToCloud"]},  # it would upload the reader's data
     }
 )
 LEGEND_ROW = 20  # pixels

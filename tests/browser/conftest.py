@@ -8,7 +8,7 @@ ARCVQ_REQUIRE_BROWSER=1 they fail.
 
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -20,12 +20,6 @@ from tests.browser.lab import Lab, Notebook
 SCREENSHOTS = Path(
     os.environ.get("ARCVQ_SCREENSHOTS") or Path(__file__).parents[2] / "build" / "screenshots"
 )
-# anywidget gives a figure up that is not there after two seconds, and it stays empty for good; on a
-# busy machine plotly's 5 MB take longer.
-PATIENT = """
-const timeout = AbortSignal.timeout;
-AbortSignal.timeout = milliseconds => timeout.call(AbortSignal, 30 * milliseconds);
-"""
 NO_BROWSER = "needs Chromium or Chrome; to fix: apt install chromium (Debian, Ubuntu)"
 
 
@@ -41,7 +35,6 @@ def browser() -> Iterator[Browser]:
 def context(browser: Browser) -> Iterator[BrowserContext]:
     """One for all pages, so that the browser reads and compiles JupyterLab only once."""
     with browser.new_context(viewport={"width": 1300, "height": 1500}) as shared:
-        shared.add_init_script(PATIENT)
         yield shared
 
 
@@ -67,11 +60,14 @@ def page(context: BrowserContext, request: pytest.FixtureRequest) -> Iterator[Pa
 
 @pytest.fixture
 def open_notebook(lab: Lab, page: Page) -> Iterator[Callable[..., Notebook]]:
-    """`open_notebook(*cells)`: run in JupyterLab; at the end the test fails for an error in the browser or kernel."""
+    """`open_notebook(*cells)`: run in JupyterLab; at the end the test fails for an error in the browser or kernel.
+
+    `expected`: parts of errors that belong to the test.
+    """
     opened: list[Notebook] = []
 
-    def run(*cells: str) -> Notebook:
-        opened.append(launch.open_notebook(lab, page, *cells))
+    def run(*cells: str, expected: Sequence[str] = ()) -> Notebook:
+        opened.append(launch.open_notebook(lab, page, *cells, expected=expected))
         return opened[-1]
 
     yield run

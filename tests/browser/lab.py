@@ -12,7 +12,7 @@ import sys
 import tempfile
 import time
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -39,8 +39,6 @@ SETTINGS = {
     "@jupyterlab/apputils-extension/notification": {"fetchNews": "false"},
     "@jupyterlab/notebook-extension/tracker": {"windowingMode": "none"},
 }
-# anywidget says so after two seconds, which plotly's 5 MB can take on a busy machine; the figure comes all the same.
-SLOW = "[anywidget] Failed to initialize model."
 PATIENCE = 90.0  # seconds for anything that a page does, on a busy machine
 DRAWN = """gd => gd._fullData && (gd._fullLayout._has('gl3d')
     ? Object.keys(gd._fullLayout).filter(key => /^scene\\d*$/.test(key)).every(key => gd._fullLayout[key]._scene)
@@ -206,15 +204,26 @@ class Notebook:
         self.page.keyboard.insert_text(code)
         self.page.keyboard.press("Shift+Enter")
 
+    def menu(self, menu: str, item: str) -> None:
+        """Clicks an item of JupyterLab's menus."""
+        bar = self.page.locator("#jp-MainMenu .lm-MenuBar-itemLabel", has_text=menu)
+        bar.first.click()
+        self.page.locator(".lm-Menu-itemLabel", has_text=item).first.click()
+
     def click(self, name: str) -> None:
         """Clicks the button of class `name`."""
         self.page.locator(f"button.{name}, .{name} button").first.click(timeout=PATIENCE * 1000)
 
 
-def open_notebook(lab: Lab, page: Page, *cells: str, name: str = "test") -> Notebook:
-    """Writes a notebook of these cells, opens it in the page, runs it all and waits for its end."""
+def open_notebook(
+    lab: Lab, page: Page, *cells: str, name: str = "test", expected: Sequence[str] = ()
+) -> Notebook:
+    """Writes a notebook of these cells, opens it in the page, runs it all and waits for its end.
+
+    Errors with any of the parts `expected` are not noted.
+    """
     notebook = Notebook(page)
-    _listen(page, notebook.errors)
+    _listen(page, notebook.errors, expected)
     path = f"{name}-{secrets.token_hex(4)}.ipynb"
     content = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in cells])
     content.metadata.kernelspec = {
@@ -226,8 +235,7 @@ def open_notebook(lab: Lab, page: Page, *cells: str, name: str = "test") -> Note
     page.goto(f"{lab.url}/lab/tree/{path}?reset&token={lab.token}")
     _wait(lambda: _kernel_idle(lab, path), "the kernel did not start")
     page.locator("#jp-main-statusbar", has_text="| Idle").wait_for(timeout=PATIENCE * 1000)
-    page.locator("#jp-MainMenu .lm-MenuBar-itemLabel", has_text="Run").first.click()
-    page.locator(".lm-Menu-itemLabel", has_text="Run All Cells").first.click()
+    notebook.menu("Run", "Run All Cells")
     prompts = page.locator(".jp-Notebook .jp-CodeCell .jp-InputPrompt")
     notebook.wait(
         lambda: (
@@ -246,18 +254,20 @@ def pixels(figure: Locator) -> np.ndarray:
     return np.asarray(Image.open(io.BytesIO(figure.screenshot())).convert("RGB"), int)
 
 
-def _listen(page: Page, errors: list[str]) -> None:
-    page.on(
-        "console", lambda message: errors.append(message.text) if message.type == "error" else None
-    )
-    page.on("pageerror", lambda error: errors.append(str(error)) if str(error) != SLOW else None)
+def _listen(page: Page, errors: list[str], expected: Sequence[str]) -> None:
+    def note(text: str) -> None:
+        if not any(part in text for part in expected):
+            errors.append(text)
+
+    page.on("console", lambda message: note(message.text) if message.type == "error" else None)
+    page.on("pageerror", lambda error: note(str(error)))
 
     def received(frame: str | bytes) -> None:
         text = frame.decode("utf-8", "replace") if isinstance(frame, bytes) else frame
         if (
             '"msg_type": "error"' in text
         ):  # of a cell, or of a callback, which the page does not show
-            errors.append("in the kernel: " + text[text.find('"ename"') :][:2000])
+            note("in the kernel: " + text[text.find('"ename"') :][:2000])
 
     page.on("websocket", lambda socket: socket.on("framereceived", received))
 

@@ -154,7 +154,7 @@ def test_a_wrong_setting_is_named_in_one_sentence(settings, error, words):
 
 def test_it_has_the_classes_that_pages_and_tests_look_for(explorer):
     assert (
-        "arcvq-explorer" in explorer._dom_classes and "arcvq-figure" in explorer.figure._dom_classes
+        "arcvq-explorer" in explorer._dom_classes and "arcvq-figure" in explorer.view._dom_classes
     )
     assert "arcvq-slope" in explorer.controls["slope"]._dom_classes
     assert "arcvq-reset" in explorer.buttons.children[0]._dom_classes

@@ -94,6 +94,14 @@ def test_each_colouring_names_itself_on_the_bar(explorer, colour, label):
     assert colour != "class" or list(bar.ticktext) == ["a", "b", "c"]
 
 
+@pytest.mark.parametrize("colour", ["usage", "norm", "class", "cluster"])
+def test_the_tooltip_tells_each_number_once(explorer, colour):
+    explorer.colour = colour
+    lines = explorer.figure.data[0].hovertemplate.removesuffix("<extra></extra>").split("<br>")
+    names = [line.split(":")[0] for line in lines]
+    assert sorted(names) == ["code", "norm of the code", "usage (tokens)"]
+
+
 @pytest.mark.parametrize(("name", "value"), [("seed", 3), ("neighbors", 5)])
 def test_seed_and_neighbours_move_the_codes_and_reset_brings_them_back(explorer, name, value):
     explorer.used_only = False
@@ -136,7 +144,7 @@ def test_the_code_under_the_pointer_is_decoded_and_the_chosen_one_comes_back(exp
 
 
 def test_of_more_codes_than_umap_places_in_seconds_a_sample_is_shown_and_named(parts, monkeypatch):
-    monkeypatch.setattr("arcvq.explorers.code_map.CODES", 10)
+    monkeypatch.setattr("arcvq.explorers.code_map.PLACED", 10)
     explorer = CodeMap(*parts, used_only=False)
     drawn = shown(explorer)
     assert len(drawn) == 10

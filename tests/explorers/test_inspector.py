@@ -227,6 +227,26 @@ def test_codes_are_marked_on_the_map_and_the_map_can_be_another(inspector, monke
         assert np.allclose([shown[code] for code in range(30)], seen.points, atol=1e-6)
 
 
+def test_of_very_many_codes_the_most_used_are_on_the_map_and_any_can_be_chosen(
+    inspector, monkeypatch
+):
+    monkeypatch.setattr("arcvq.analysis.projections.umap_angles", projections.stereographic)
+    monkeypatch.setattr("arcvq.explorers.placing.PLACED", 10)
+    inspector.method = "UMAP"
+    rows = [row for trace in inspector.figure.data[:2] for row in trace.customdata]
+    shown = {int(row[0]) for row in rows}
+    usage = inspector.subject.usage
+    hidden = [code for code in range(30) if code not in shown]
+    assert len(shown) == 10
+    assert usage[sorted(shown)].min() >= usage[hidden].max()
+    assert "10 of 30 codes are placed" in summary(inspector)
+    inspector.chosen = hidden[0]
+    inspector.other = min(shown)
+    assert f"Not on the map: {hidden[0]}." in summary(inspector)
+    assert np.isnan(inspector.figure.data[2].x).all()
+    assert np.isfinite(inspector.figure.data[3].x).all()
+
+
 def test_a_click_chooses_the_code_under_it(inspector):
     for trace in inspector.figure.data[:2]:
         inspector.choose_by_click(trace, SimpleNamespace(point_inds=[1]), None)

@@ -331,6 +331,25 @@ def test_codes_stand_where_the_projection_puts_them(explorer, monkeypatch):
             assert np.allclose(np.stack([trace.x, trace.y], axis=1), seen.points[rows], atol=1e-6)
 
 
+def test_of_very_many_codes_the_most_used_are_on_the_map(explorer, monkeypatch):
+    monkeypatch.setattr("arcvq.analysis.projections.umap_angles", projections.stereographic)
+    monkeypatch.setattr("arcvq.explorers.placing.PLACED", 10)
+    explorer.method = "UMAP"
+    cut, left = (explorer.figure.data[trace] for trace in (CUT, LEFT))
+    assert len(cut.x) + len(left.x) == 10
+    assert np.isfinite([*cut.x, *left.x]).all()
+    assert "10 of 20 codes are placed" in summary(explorer)
+
+
+def test_of_very_many_codes_the_likeliest_are_drawn(explorer, monkeypatch):
+    monkeypatch.setattr("arcvq.explorers.sampling_figure.DRAWN", 5)
+    explorer.top_k = 9
+    drawn = np.asarray(explorer.figure.data[LEFT].customdata)
+    rings = np.asarray(explorer.figure.data[RINGS].customdata)
+    assert set(drawn[:, 0]) == set(rings[:5, 0])
+    assert "The map shows the 5 likeliest." in summary(explorer)
+
+
 def test_a_prior_without_classes_has_no_label_and_completes_the_first_images():
     model, prior, images = make_parts(classes=0)
     explorer = SamplingExplorer(model, prior, images, task=COMPLETE)

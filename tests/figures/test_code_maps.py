@@ -25,6 +25,15 @@ def test_codes_are_drawn_where_the_projection_puts_them_with_its_trust(dim):
     assert [trace.type for trace in figure.data] == ["scatter" if dim == 2 else "scatter3d"] * 3
 
 
+def test_a_code_without_a_place_is_left_out():
+    seen = pca(CODES)
+    seen.points[[1, 3]] = np.nan
+    solid, hollow, ring = code_map(seen, USAGE, log=True, chosen=3).data
+    assert [row[0] for row in solid.customdata] == [0, 2, 5]
+    assert [row[0] for row in hollow.customdata] == [4]
+    assert len(ring.x) == 0
+
+
 def test_axes_have_one_scale():
     assert code_map(pca(CODES)).layout.yaxis.scaleanchor == "x"
     assert code_map(pca(CODES, 3)).layout.scene.aspectmode == "data"
