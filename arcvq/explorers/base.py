@@ -146,8 +146,7 @@ class Explorer(widgets.VBox):
         self._start = self._drawn = self.settings()
         self.copy_button = CopyButton(self.code())
         self.observe(self._changed, names=list(self.controls))
-        layout = {"flex_flow": "row wrap", "width": "100%"}
-        return widgets.Box(list(self.controls.values()), layout=layout).add_class("arcvq-sliders")
+        return widgets.Box(list(self.controls.values())).add_class("arcvq-sliders")
 
     def _changed(self, _) -> None:
         # A reset notifies of each setting, once all of them are set: the first redraws.
@@ -171,7 +170,7 @@ class Explorer(widgets.VBox):
             "value": getattr(self, name),
             "description": trait.metadata["label"],
             "style": {"description_width": "initial"},
-            "layout": {"width": "300px"},
+            "layout": {"width": "auto"},
         }
         if isinstance(trait, traitlets.Enum):
             return widgets.Dropdown(options=trait.values, **shown)
@@ -201,7 +200,7 @@ class Explorer(widgets.VBox):
         return round(value) if isinstance(trait, traitlets.Int) else value
 
     def _ipython_display_(self) -> None:
-        if os.environ.get("ARCVQ_HEADLESS") or "figure" not in vars(self):
+        if os.environ.get("ARCVQ_HEADLESS"):
             raise NotImplementedError  # which sends IPython to `_repr_mimebundle_`
         display(self._repr_mimebundle_(), raw=True)
         self.figure.show_still()

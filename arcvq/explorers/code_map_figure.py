@@ -8,6 +8,7 @@ from arcvq.explorers.figure_updates import BARE
 from arcvq.figures.parts import to_pixels
 
 PANEL = 220  # pixels of width for the image
+HEIGHT = 540
 
 
 def with_patch(figure: Figure, patch: Float[Tensor, "C H W"], title: str) -> Figure:
@@ -27,6 +28,7 @@ def with_patch(figure: Figure, patch: Float[Tensor, "C H W"], title: str) -> Fig
     left = {"anchor": "x9", "domain": [0.25, 0.75], "scaleanchor": "x9", "autorange": "reversed"}
     figure.update_layout(
         width=figure.layout.width + PANEL,
+        height=HEIGHT,
         xaxis_domain=[0, 0.68],
         scene_domain_x=[0, 0.68],
         xaxis9=bare | top,

@@ -10,15 +10,8 @@ from ipywidgets.widgets.widget import widget_serialization
 from plotly.graph_objects import Figure, FigureWidget
 from plotly.offline import get_plotlyjs
 
-from arcvq.explorers.bundle import bundle
+from arcvq.explorers.bundle import WEB, bundle
 from arcvq.explorers.stills import Still
-
-STYLE = """
-.arcvq-figure { overflow: auto hidden; }
-.arcvq-figure > div { transform-origin: 0 0; }
-.arcvq-gone { margin: 4px 0; font-weight: 600; }
-.arcvq-gone:empty { display: none; }
-"""
 
 
 class LiveFigure(FigureWidget):
@@ -58,6 +51,7 @@ class LiveFigure(FigureWidget):
             with self.hold_sync():
                 self._widget_layout = deepcopy(self._layout)
                 self._widget_data = deepcopy(self._data)
+            self.send("whole")
         else:
             self._still.update(**content["still"])
 
@@ -73,8 +67,8 @@ class FigureView(anywidget.AnyWidget):
         copy_button: Copies its `code` to the clipboard.
     """
 
-    _esm = bundle("figure")
-    _css = STYLE
+    _esm = f"{bundle('figure')}\nexport default {{ render: figureModule.render }};"
+    _css = (WEB / "style.css").read_text()
     figure = traitlets.Instance(LiveFigure).tag(sync=True, **widget_serialization)
     copy_button = traitlets.Instance(widgets.Button).tag(sync=True, **widget_serialization)
     script = traitlets.Unicode().tag(sync=True)

@@ -35,17 +35,17 @@ TILES = 7  # in a long strip
 UNIT = TILE / (TILE + GAP)  # the part of its place that a tile fills, without the gap
 # Pixels: the plots, beside them, above them (4 lines of caption)
 WIDTH = 852
-HEIGHT = 458
+HEIGHT = 414
 SIDE = 24
 HEAD = 136
 MAP = 294  # pixels: width of the map and of the strip below it
 # The strips by name: their tiles, and their left, top and width in pixels.
 STRIPS = {
     "nearest": (TILES, 397, 36, 455),
-    "images": (TILES, 397, 155, 455),
-    "slerp": (TILES, 397, 274, 455),
-    "lerp": (TILES, 397, 393, 455),
-    "swap": (3, 0, 360, MAP),
+    "images": (TILES, 397, 140, 455),
+    "slerp": (TILES, 397, 244, 455),
+    "lerp": (TILES, 397, 348, 455),
+    "swap": (3, 0, 316, MAP),
 }
 CODES, UNUSED, CHOSEN, OTHER = range(4)  # the traces of the map, before those of the strips
 PICTURE = {name: number for number, name in enumerate(STRIPS, start=4)}
@@ -318,7 +318,7 @@ def _add_scales(figure: Figure) -> None:
     below = bar | {
         "orientation": "h",
         "x": 0,
-        "y": 1 - 268 / HEIGHT,
+        "y": 1 - 224 / HEIGHT,
         "yanchor": "top",
         "len": MAP,
         "title_side": "bottom",
@@ -327,7 +327,7 @@ def _add_scales(figure: Figure) -> None:
     axis = {"showticklabels": False, "ticks": "", "constrain": "domain"}
     figure.update_layout(
         xaxis=axis | {"domain": [0, MAP / WIDTH]},
-        yaxis=axis | {"domain": [1 - 264 / HEIGHT, 1], "scaleanchor": "x"},
+        yaxis=axis | {"domain": [1 - 220 / HEIGHT, 1], "scaleanchor": "x"},
     )
 
 

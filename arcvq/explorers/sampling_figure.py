@@ -40,18 +40,19 @@ TILE = 64  # pixels of a finished image, at most
 LIKELIEST = 10  # bars, at most
 # Pixels: the plots, beside them, above them (4 lines of caption)
 WIDTH = 852
-HEIGHT = 590
+HEIGHT = 384
 MARGIN = 24
+BELOW = 44  # for the scale of the map
 HEAD = 142
 # The panels by name, which stand on the axes of their number (bars: xaxis5): left, top, width and
 # height in pixels.
 PANELS = {
-    "finished": (0, 0, 270, 270),
-    "making": (310, 0, 255, 255),
-    "tokens": (597, 0, 255, 255),
-    "map": (0, 340, 380, 240),
-    "bars": (460, 340, 392, 190),
-    "patches": (460, 535, 392, 55),
+    "finished": (0, 0, 260, 190),
+    "making": (296, 0, 260, 190),
+    "tokens": (592, 0, 260, 190),
+    "map": (0, 240, 380, 140),
+    "bars": (460, 240, 392, 96),
+    "patches": (460, 341, 392, 39),
 }
 AXIS = {name: str(number) if number > 1 else "" for number, name in enumerate(PANELS, start=1)}
 TITLES = {
@@ -250,9 +251,9 @@ def sampling_picture(sampler: Sampler, position: int, method: str, **choice: Any
     _lay_out(figure, sampler)
     values = sampling_values(sampler, position, method, **choice)
     finish_moving(
-        figure, values, width=WIDTH + 2 * MARGIN, left=MARGIN, right=MARGIN, bottom=MARGIN
+        figure, values, width=WIDTH + 2 * MARGIN, left=MARGIN, right=MARGIN, bottom=BELOW
     )
-    fix_head(figure, HEAD, HEIGHT + MARGIN)
+    fix_head(figure, HEAD, HEIGHT + BELOW)
     return assign(figure, values)
 
 

@@ -74,6 +74,12 @@ EXPLORERS = {
 }
 
 
+@pytest.fixture(scope="module", autouse=True)
+def one_before():
+    """plotly's script stays for the next figure."""
+    EXPLORERS["game"]().close()
+
+
 def open_widgets():
     return set(_instances)
 

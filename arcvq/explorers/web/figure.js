@@ -1,7 +1,7 @@
 /** A plotly figure of the kernel in a notebook, and what its controls lack: names, a copy. */
 import { copy } from "./controls.js";
 import { nameSliders } from "./sliders.js";
-import { readTheme } from "./theme.js";
+import { watchTheme } from "./theme.js";
 
 const ARRAYS = {
   int8: Int8Array,
@@ -13,7 +13,9 @@ const ARRAYS = {
   float32: Float32Array,
   float64: Float64Array,
 };
-const SMALLEST = 0.6; // a narrow page shrinks a figure to this; below, it scrolls sideways
+const NARROWEST = 0.6; // a narrow page shrinks a figure to this; below, it scrolls sideways
+const LOWEST = 0.75; // a low page to this, so that the figure is in view with its controls
+const BARS = 130; // pixels of JupyterLab above and below a notebook
 const GONE = "The kernel behind this explorer is gone: run the cell again.";
 const PAUSE = 1500; // milliseconds without a change after which the still is made
 
@@ -24,14 +26,14 @@ const PAUSE = 1500; // milliseconds without a change after which the still is ma
  * begins, anywidget drops all that the kernel sends to it later. What moves is in models of the
  * notebook's own kind, to which these references lead.
  */
-async function render({ model, el }) {
+export async function render({ model, el }) {
   const find = (name) => model.widget_manager.get_model(model.get(name).slice("IPY_MODEL_".length));
   const figure = await find("figure");
   const script = await find("script");
   const Plotly = await load(script.get("source"));
   await isIn(el);
-  const view = new FigureView(el, figure, Plotly);
   const root = el.closest(".arcvq-explorer") ?? el;
+  const view = new FigureView(el, root, figure, Plotly);
   const stopNaming = nameSliders(root);
   const button = await find("copy_button");
   const onClick = ({ target }) => {
@@ -64,27 +66,37 @@ async function isIn(el) {
 }
 
 class FigureView {
-  constructor(el, figure, Plotly) {
+  constructor(el, root, figure, Plotly) {
     this.el = el;
+    this.root = root;
     this.figure = figure;
     this.Plotly = Plotly;
     this.gone = document.createElement("p");
-    this.gone.className = "arcvq-gone";
+    this.gone.className = "arcvq-note";
     this.gone.setAttribute("role", "status");
     this.plot = document.createElement("div");
     this.plot.setAttribute("role", "figure");
     this.style = document.createElement("style");
     el.append(this.style, this.gone, this.plot);
-    this.colors = colorsOf(el);
+    this.theme = watchTheme(root, () => this.renew());
     this.draw();
     this.listen();
-    this.on("change:still_name", () => this.afterPlot());
     this.tellWhetherGone();
     // A change that came before this view is in no message to it.
-    if (figure.get("_last_layout_edit_id") > 0) figure.send("whole");
+    if (this.hasChanged()) this.renew();
   }
 
-  /** Draw all; what the reader turned, zoomed or hid stays. */
+  hasChanged() {
+    return this.figure.get("_last_layout_edit_id") > 0;
+  }
+
+  /** Draw all as it is now, which Python knows: the model in the browser is as at the start. */
+  renew() {
+    if (this.hasChanged() && this.figure.comm_live) this.figure.send("whole");
+    else this.draw();
+  }
+
+  /** Draw all as in the model; what the reader turned, zoomed or hid stays. */
   draw() {
     const layout = this.decoded("_widget_layout");
     layout.height ??= 360;
@@ -100,7 +112,11 @@ class FigureView {
       });
     };
     this.kept = [];
-    this.on("change:_widget_data", () => this.draw());
+    this.on("msg:custom", async () => {
+      await figure.state_change; // the whole came with the message before
+      this.draw();
+    });
+    this.on("change:still_name", () => this.afterPlot());
     this.on("comm_live_update", () => this.tellWhetherGone());
     onMessage("_py2js_restyle", (part) => {
       Plotly.restyle(plot, part.restyle_data, part.restyle_traces);
@@ -110,7 +126,7 @@ class FigureView {
       Plotly.update(plot, part.style_data ?? {}, part.layout_data ?? {}, part.style_traces);
     });
     for (const name of ["_py2js_addTraces", "_py2js_deleteTraces", "_py2js_moveTraces"]) {
-      onMessage(name, () => figure.send("whole"));
+      onMessage(name, () => this.renew());
     }
     for (const name of ["plotly_click", "plotly_hover", "plotly_unhover"]) {
       plot.on(name, (event) => this.tellPoints(name, event));
@@ -118,11 +134,6 @@ class FigureView {
     plot.on("plotly_afterplot", () => this.afterPlot());
     this.resizing = new ResizeObserver(() => this.fit());
     this.resizing.observe(this.el);
-    this.theming = new MutationObserver(() => {
-      this.colors = colorsOf(this.el);
-      this.draw();
-    });
-    this.theming.observe(document.body, { attributeFilter: ["data-jp-theme-light"] });
   }
 
   on(event, handler) {
@@ -132,7 +143,7 @@ class FigureView {
 
   /** A value of the figure's model, with its arrays and in the colors of the page. */
   decoded(name) {
-    return decoded(this.figure.get(name), this.colors);
+    return decoded(this.figure.get(name), colorsOn(this.theme));
   }
 
   afterPlot() {
@@ -146,14 +157,17 @@ class FigureView {
     this.waiting = setTimeout(() => this.sendStill(words), PAUSE);
   }
 
-  /** Shrink a figure that is wider than its place. */
+  /** Shrink a figure that is wider than its place, or too high to be seen with its controls. */
   fit() {
     const { width, height } = this.plot.layout;
     if (!width) {
       this.Plotly.Plots.resize(this.plot);
       return;
     }
-    const scale = Math.max(SMALLEST, Math.min(1, this.el.clientWidth / width));
+    const controls = this.root.offsetHeight - this.el.offsetHeight;
+    const room = (window.innerHeight - BARS - controls) / height;
+    const across = Math.max(NARROWEST, this.el.clientWidth / width);
+    const scale = Math.min(1, across, Math.max(LOWEST, room));
     this.plot.style.transform = scale < 1 ? `scale(${scale})` : "";
     this.plot.style.height = `${scale * height}px`;
   }
@@ -190,15 +204,14 @@ class FigureView {
   destroy() {
     for (const [event, handler] of this.kept) this.figure.off(event, handler);
     this.resizing.disconnect();
-    this.theming.disconnect();
+    this.theme.stop();
     clearTimeout(this.waiting);
     this.Plotly.purge(this.plot);
   }
 }
 
 /** What the colors of a figure on paper become on the ground of this page. */
-function colorsOf(el) {
-  const { isDark, ground, text, soft, grid, plain } = readTheme(el);
+function colorsOn({ isDark, ground, text, soft, grid, plain }) {
   if (!isDark) return new Map();
   return new Map([
     ["#FCFCFA", ground],
@@ -211,7 +224,8 @@ function colorsOf(el) {
 
 /** A value as plotly takes it: bytes become arrays of numbers, colors those of the page. */
 function decoded(value, colors) {
-  if (typeof value === "string") return value === "_undefined_" ? undefined : (colors.get(value) ?? value);
+  if (value === "_undefined_") return undefined;
+  if (typeof value === "string") return colors.get(value) ?? value;
   if (Array.isArray(value)) return value.map((item) => decoded(item, colors));
   if (value === null || typeof value !== "object") return value;
   const bytes = value.buffer ?? value.value;
@@ -222,5 +236,3 @@ function decoded(value, colors) {
   const entries = Object.entries(value);
   return Object.fromEntries(entries.map(([name, item]) => [name, decoded(item, colors)]));
 }
-
-export default { render };
