@@ -250,9 +250,7 @@ def sampling_picture(sampler: Sampler, position: int, method: str, **choice: Any
     )
     _lay_out(figure, sampler)
     values = sampling_values(sampler, position, method, **choice)
-    finish_moving(
-        figure, values, width=WIDTH + 2 * MARGIN, left=MARGIN, right=MARGIN, bottom=BELOW
-    )
+    finish_moving(figure, values, width=WIDTH + 2 * MARGIN, left=MARGIN, right=MARGIN, bottom=BELOW)
     fix_head(figure, HEAD, HEIGHT + BELOW)
     return assign(figure, values)
 

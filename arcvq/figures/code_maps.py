@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Int, Real
+from jaxtyping import Bool, Int, Real
 from plotly.graph_objects import Figure
 from plotly.subplots import make_subplots
 
@@ -82,9 +82,8 @@ def code_map(
     table = {name: check_numbers(column, count, name) for name, column in shown.items()}
     if color is None or classes:
         del table[label]
-    placed = np.flatnonzero(np.isfinite(points).all(axis=1))
-    sample, note = thin(len(placed), "codes")
-    rows = placed[sample]
+    is_placed = np.isfinite(points).all(axis=1)
+    rows, note = _drawn(is_placed)
     name = f"{label.split(' (')[0]} 0"
     empty = np.zeros(count, bool)
     if classes:
@@ -104,7 +103,7 @@ def code_map(
     groups = (
         ("codes", solid, marker),
         (name, rows[empty[rows]], hollow),
-        (f"code {chosen}", placed[numbers[placed] == chosen], ring),
+        (f"code {chosen}", np.flatnonzero(is_placed & (numbers == chosen)), ring),
     )
     data = np.column_stack([*table.values()]).astype(np.float32)
     lines = [f"{label}: %{{customdata[{place}]:,.4~g}}" for place, label in enumerate(table)]
@@ -123,8 +122,16 @@ def code_map(
     else:
         set_scene(figure, None, names=MAP_AXES)
         layout = {"width": 760, "height": 620, "left": 24, "bottom": 8}
-    title = f"{projection.method} of the codes"
-    return finish(figure, look, title, f"{projection.trust}{note}", **layout)
+    return finish(
+        figure, look, f"{projection.method} of the codes", f"{projection.trust}{note}", **layout
+    )
+
+
+def _drawn(is_placed: Bool[np.ndarray, " K"]) -> tuple[Int[np.ndarray, " n"], str]:
+    """The codes to draw, and a sentence that says so if there are too many."""
+    placed = np.flatnonzero(is_placed)
+    sample, note = thin(len(placed), "codes")
+    return placed[sample], note
 
 
 def _shades(values: np.ndarray, label: str, log: bool, classes: Sequence[str]) -> dict[str, Any]:
