@@ -30,6 +30,7 @@ class LiveFigure(FigureWidget):
     _model_module_version = traitlets.Unicode("2.0.0").tag(sync=True)
     _view_name = traitlets.Unicode(None, allow_none=True).tag(sync=True)
     still_name = traitlets.Unicode().tag(sync=True)
+    _config: Any
 
     def __init__(self, figure: Figure):
         super().__init__(figure)
