@@ -39,6 +39,8 @@ SETTINGS = {
     "@jupyterlab/apputils-extension/notification": {"fetchNews": "false"},
     "@jupyterlab/notebook-extension/tracker": {"windowingMode": "none"},
 }
+# anywidget says so of a model that is not there in two seconds.
+GIVEN_UP = "[anywidget] Failed to initialize model."
 PATIENCE = 90.0  # seconds for anything that a page does, on a busy machine
 DRAWN = """gd => gd._fullData && (gd._fullLayout._has('gl3d')
     ? Object.keys(gd._fullLayout).filter(key => /^scene\\d*$/.test(key)).every(key => gd._fullLayout[key]._scene)

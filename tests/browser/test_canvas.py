@@ -7,7 +7,7 @@ import pytest
 from playwright.sync_api import expect
 
 from arcvq.explorers import MarginExplorer
-from tests.browser.lab import PATIENCE
+from tests.browser.lab import GIVEN_UP, PATIENCE
 
 CELLS = (
     "from arcvq.explorers import MarginExplorer\nexplorer = MarginExplorer()\nexplorer",
@@ -62,7 +62,7 @@ def test_it_answers_without_anywidgets_patience_after_the_kernel_and_after_a_rel
         socket.on("framereceived", lambda frame: sizes.append(len(frame)))
 
     page.on("websocket", listen)
-    notebook = open_notebook(*CELLS)
+    notebook = open_notebook(*CELLS, expected=[GIVEN_UP])
     margin = page.locator(".arcvq-margin output").first
     expect(margin).to_have_text("0.7 rad", timeout=PATIENCE * 1000)  # which Python has set
     assert max(sizes) < 100_000

@@ -2,6 +2,7 @@
 
 import pytest
 
+from tests.browser.lab import GIVEN_UP
 from tests.browser.test_inspector import GAME, INSPECTOR, RUNS
 from tests.browser.test_sampling import SAMPLING
 
@@ -10,7 +11,6 @@ FORCED = """
 const timeout = AbortSignal.timeout;
 AbortSignal.timeout = (limit) => timeout.call(AbortSignal, limit === 2000 ? 1 : limit);
 """
-GIVEN_UP = "[anywidget] Failed to initialize model."
 LINE = """
 import numpy as np, traitlets
 from plotly.graph_objects import Figure, Scatter

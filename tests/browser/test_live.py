@@ -1,6 +1,6 @@
 """A training that runs in the kernel's background, watched and steered in JupyterLab."""
 
-from tests.browser.lab import pixels
+from tests.browser.lab import GIVEN_UP, pixels
 from tests.browser.test_replay import IMPATIENT
 
 SETUP = """
@@ -52,7 +52,12 @@ def test_it_grows_while_it_trains_follows_the_slider_and_stops(open_notebook):
 
 def test_rows_arrive_while_a_cell_waits_although_anywidget_gives_up(open_notebook, page):
     page.add_init_script(IMPATIENT)
-    notebook = open_notebook(SETUP, LIVE.format(steps=150), "live.start()\nrun = live.wait()")
+    notebook = open_notebook(
+        SETUP,
+        LIVE.format(steps=150),
+        "live.start()\nrun = live.wait()",
+        expected=[GIVEN_UP],
+    )
     notebook.wait(lambda: step(notebook) == 150, "rows are missing")
     notebook.wait(lambda: "Finished." in status(notebook), "it does not say that it is finished")
     assert (pixels(page.locator(".arcvq-live-sphere canvas")) < 200).mean() > 0.01

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from tests.browser.lab import pixels
+from tests.browser.lab import GIVEN_UP, pixels
 
 RUNS = """
 import pandas as pd, torch, arcvq
@@ -93,7 +93,7 @@ def test_spheres_turn_together_and_say_what_a_code_is(open_notebook):
 
 def test_it_draws_although_anywidget_gives_up(open_notebook, page):
     page.add_init_script(IMPATIENT)
-    notebook = open_notebook(RUNS, REPLAY)
+    notebook = open_notebook(RUNS, REPLAY, expected=[GIVEN_UP])
     notebook.wait(lambda: "At step 0" in summary(notebook), "it stayed empty")
     page.locator(".arcvq-step input").focus()
     page.keyboard.press("End")
