@@ -20,7 +20,7 @@ from typing import Any
 import nbformat
 import numpy as np
 from PIL import Image
-from playwright.sync_api import Browser, Locator, Page, sync_playwright
+from playwright.sync_api import Browser, Locator, Page, Playwright, sync_playwright
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 # A machine without a graphics card draws WebGL in software; none of the rest may reach for the network.
@@ -54,6 +54,9 @@ DATA = """gd => gd._fullData.map(trace => ({
 WATCH = "gd => { gd.redraws = 0; gd.on('plotly_afterplot', () => { gd.redraws += 1; }); }"
 
 
+STARTED: list[Playwright] = []
+
+
 def find_browser() -> str | None:
     """The path of Chromium or Chrome, or None."""
     return next(filter(None, map(shutil.which, BROWSERS)), None)
@@ -65,12 +68,26 @@ def browser() -> Iterator[Browser]:
     path = find_browser()
     if not path:
         raise FileNotFoundError(f"no browser: none of {', '.join(BROWSERS)} is installed")
-    with sync_playwright() as playwright:
+    with _playwright() as playwright:
         running = playwright.chromium.launch(executable_path=path, args=FLAGS)
         try:
             yield running
         finally:
             running.close()
+
+
+@contextlib.contextmanager
+def _playwright() -> Iterator[Playwright]:
+    """Playwright, which runs once in a process: within another `with` it is that one."""
+    if STARTED:
+        yield STARTED[0]
+        return
+    with sync_playwright() as playwright:
+        STARTED.append(playwright)
+        try:
+            yield playwright
+        finally:
+            STARTED.clear()
 
 
 @dataclass(frozen=True)
