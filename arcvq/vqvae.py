@@ -107,6 +107,9 @@ class VQVAE(Autoencoder):
         encoder, quantizer, decoder: The three parts, modules.
     """
 
+    encoder: nn.Sequential
+    decoder: nn.Sequential
+
     def __init__(
         self,
         image_channels: int,

@@ -8,12 +8,12 @@ from plotly.graph_objects import Figure
 
 from arcvq import figures, geometry
 from arcvq.analysis import projections
+from arcvq.autoencoder import Autoencoder
 from arcvq.explorers.base import MapExplorer, pointed_code
 from arcvq.explorers.code_map_figure import with_patch
 from arcvq.explorers.placing import PLACED
 from arcvq.figures.parts import thin
 from arcvq.images import ImageData, to_float
-from arcvq.vqvae import VQVAE
 
 IMAGES = 1000  # that usage and classes are counted on, at most
 USAGE = "usage (tokens)"
@@ -35,7 +35,7 @@ class CodeMap(MapExplorer):
     used_only = traitlets.Bool(True).tag(label="used codes only")
     chosen = traitlets.Int(0, min=0, max=2**20).tag(label="code")
 
-    def __init__(self, model: VQVAE, data: ImageData, dim: int = 2, **settings: Any):
+    def __init__(self, model: Autoencoder, data: ImageData, dim: int = 2, **settings: Any):
         self.model = model
         self.dim = dim
         self.classes = data.classes

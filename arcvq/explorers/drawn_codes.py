@@ -8,9 +8,9 @@ from jaxtyping import Float, Int, UInt8, UInt16
 from numpy import pi
 
 from arcvq.analysis import projections
+from arcvq.autoencoder import Autoencoder
 from arcvq.images import to_uint8
 from arcvq.quantizers import ContinuousQuantizer
-from arcvq.vqvae import VQVAE
 
 LIMIT = 4096  # codes that are drawn at most
 MOST = 2**16 - 1
@@ -72,7 +72,7 @@ def pack(
     return scaled.round().astype(np.uint16)
 
 
-def patches(model: VQVAE, codes: Int[np.ndarray, " n"]) -> UInt8[np.ndarray, "_ p p C"]:
+def patches(model: Autoencoder, codes: Int[np.ndarray, " n"]) -> UInt8[np.ndarray, "_ p p C"]:
     """Decode each code: the part of the image that a token draws amid others like it.
 
     Large patches are shown by every so many-th pixel. A model without codes has no patches: n is 0.

@@ -1,7 +1,7 @@
 """The public page: explorers between the paragraphs that lead from one to the next, in one file."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -52,7 +52,7 @@ def page_html(runs: dict[str, Run]) -> str:
     Args:
         runs: A run of plain VQ, "plain", and one with SAMP, "samp", whose model the page runs.
     """
-    model = runs["samp"].model
+    model = cast(VQVAE, runs["samp"].model)
     explorers: dict[str, CanvasExplorer] = {
         "tokens": token_explorer(model, image=3, place=24),
         "playground": Playground(),

@@ -6,6 +6,7 @@ import traitlets
 from plotly.graph_objects import Figure
 
 from arcvq import geometry
+from arcvq.autoencoder import Autoencoder
 from arcvq.explorers.base import MapExplorer
 from arcvq.explorers.figure_updates import Values
 from arcvq.explorers.inspector_figure import (
@@ -17,7 +18,6 @@ from arcvq.explorers.inspector_figure import (
     subject,
 )
 from arcvq.images import ImageData
-from arcvq.vqvae import VQVAE
 
 
 class CodeInspector(MapExplorer):
@@ -39,7 +39,7 @@ class CodeInspector(MapExplorer):
     method = traitlets.Enum(("PCA", "UMAP"), "PCA").tag(label="map")
     given = ("model", "images")
 
-    def __init__(self, model: VQVAE, data: ImageData, **settings: Any):
+    def __init__(self, model: Autoencoder, data: ImageData, **settings: Any):
         self.subject = subject(model, data)
         usage = self.subject.usage
         norms = geometry.norms(self.subject.codebook)

@@ -12,6 +12,7 @@ from torch.nn.functional import interpolate
 
 from arcvq import geometry
 from arcvq.analysis.projections import Projection
+from arcvq.autoencoder import Autoencoder
 from arcvq.explorers.figure_updates import (
     Values,
     assign,
@@ -27,7 +28,6 @@ from arcvq.figures.image_grids import GAP, TILE
 from arcvq.figures.parts import image_source, inferno, tile_sheet
 from arcvq.figures.theme import BLACK, VERMILLION
 from arcvq.images import ImageData, to_float
-from arcvq.vqvae import VQVAE
 
 IMAGES = 1000  # test images that usage is counted on, at most
 BATCH = 256  # images encoded at once
@@ -66,7 +66,7 @@ class Subject:
         maps: those that were asked for, by method.
     """
 
-    model: VQVAE
+    model: Autoencoder
     codebook: Float[Tensor, "K D"]
     images: Float[Tensor, "n C H W"]
     indices: Int[Tensor, "n h w"]
@@ -93,7 +93,7 @@ class Subject:
         return self.model.decode(grids.to(self.model.quantizer.codebook.device)).cpu()
 
 
-def subject(model: VQVAE, data: ImageData) -> Subject:
+def subject(model: Autoencoder, data: ImageData) -> Subject:
     """Encode the first 1,000 test images with a model.
 
     Raises:

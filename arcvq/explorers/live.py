@@ -9,6 +9,7 @@ from typing import Any, ClassVar, cast
 
 import traitlets
 
+from arcvq.autoencoder import Autoencoder
 from arcvq.explorers.canvas import CanvasExplorer
 from arcvq.explorers.live_view import LiveView
 from arcvq.figures.theme import Number
@@ -18,7 +19,6 @@ from arcvq.runtime.history import Row
 from arcvq.samp import SAMP
 from arcvq.schedules import MAX_EXPONENT, Exponential
 from arcvq.training import Compute, Recording, Run, fit
-from arcvq.vqvae import VQVAE
 
 FIT = ("batch_size", "lr", "seed", "precision", "device")  # options of `fit` and `Compute`
 PAUSE = 0.1  # seconds between two drawings at least; a row that comes sooner is drawn with the next
@@ -62,7 +62,7 @@ class LiveTraining(CanvasExplorer):
     weight = traitlets.Float(1.0, min=0.0, max=10.0).tag(label="margin weight (factor)", step=0.1)
     growth = traitlets.Float(0.0, min=0.0, max=MAX_EXPONENT).tag(label="radius growth (per step)")
 
-    def __init__(self, model: VQVAE, data: ImageData, *, steps: int, **settings: Any):
+    def __init__(self, model: Autoencoder, data: ImageData, *, steps: int, **settings: Any):
         self._thread: threading.Thread | None = None
         self._halt = threading.Event()
         # The training draws while the browser speaks in other threads.
@@ -281,7 +281,7 @@ class LiveTraining(CanvasExplorer):
         self._words = {"status": self.status, "isTraining": training}
 
 
-def _own_samp(model: VQVAE, steps: int) -> SAMP | None:
+def _own_samp(model: Autoencoder, steps: int) -> SAMP | None:
     """The SAMP of the model's quantizer, which gets one for the run if it has none, as in `fit`."""
     if not isinstance(model.quantizer, SphericalQuantizer):
         return None

@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Float, UInt8, UInt32
 from torch import Tensor
 
+from arcvq.autoencoder import Autoencoder
 from arcvq.explorers.drawn_codes import LIMIT, code_axes, pack, variance_share
 from arcvq.figures.parts import thin, tile_sheet
 from arcvq.figures.theme import array
@@ -14,7 +15,6 @@ from arcvq.images import to_float
 from arcvq.runtime.history import Row
 from arcvq.samp import SAMP
 from arcvq.schedules import Schedule
-from arcvq.vqvae import VQVAE
 
 CURVES = (  # columns of the history
     "reconstruction",
@@ -60,7 +60,7 @@ class LiveView:
         self.axes: Float[np.ndarray, "D 3"] | None = None
         self.extent = 0.0
 
-    def look(self, model: VQVAE, rows: list[Row], growth: float) -> dict[str, Any]:
+    def look(self, model: Autoencoder, rows: list[Row], growth: float) -> dict[str, Any]:
         """Return what there is to see now, as web/live.js takes it.
 
         Args:
@@ -91,7 +91,7 @@ class LiveView:
         return seen | self._codes(model, codes, norms) | self._tiles(model)
 
     def _codes(
-        self, model: VQVAE, codes: Float[np.ndarray, "K D"], norms: Float[np.ndarray, " K"]
+        self, model: Autoencoder, codes: Float[np.ndarray, "K D"], norms: Float[np.ndarray, " K"]
     ) -> dict[str, Any]:
         """The codes on the sphere, which does not turn by itself while they move."""
         axes = code_axes(codes)
@@ -113,14 +113,14 @@ class LiveView:
         seen["counted"] = f"times in {len(self.images)} validation images"
         return seen
 
-    def _counts(self, model: VQVAE) -> UInt32[np.ndarray, " K"]:
+    def _counts(self, model: Autoencoder) -> UInt32[np.ndarray, " K"]:
         """How often each code is chosen for the validation images."""
         codebook = model.quantizer.codebook
         indices = model.encode(self.images.to(codebook.device)).flatten().cpu()
         counts = torch.bincount(indices, minlength=len(codebook))
         return counts.numpy().astype(np.uint32)
 
-    def _tiles(self, model: VQVAE) -> dict[str, Any]:
+    def _tiles(self, model: Autoencoder) -> dict[str, Any]:
         """Some images, reconstructed below; of large ones every so many-th pixel."""
         examples = self.images[:EXAMPLES]
         device = model.quantizer.codebook.device

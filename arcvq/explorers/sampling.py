@@ -6,12 +6,12 @@ import ipywidgets as widgets
 import traitlets
 from plotly.graph_objects import Figure
 
+from arcvq.autoencoder import Autoencoder
 from arcvq.explorers.base import Explorer
 from arcvq.explorers.figure_updates import Values
 from arcvq.explorers.sampling_figure import TASKS, sampler, sampling_picture, sampling_values
 from arcvq.images import ImageData
 from arcvq.priors import Prior
-from arcvq.vqvae import VQVAE
 
 
 class SamplingExplorer(Explorer):
@@ -37,7 +37,7 @@ class SamplingExplorer(Explorer):
     method = traitlets.Enum(("PCA", "UMAP"), "PCA").tag(label="map")
     given = ("model", "prior", "images")
 
-    def __init__(self, model: VQVAE, prior: Prior, data: ImageData, **settings: Any):
+    def __init__(self, model: Autoencoder, prior: Prior, data: ImageData, **settings: Any):
         self.sampler = sampler(model, prior, data)
         places = prior.grid[0] * prior.grid[1]
         self.limits = {

@@ -13,6 +13,7 @@ from torch.nn.functional import pad
 
 from arcvq import geometry
 from arcvq.analysis.projections import Projection
+from arcvq.autoencoder import Autoencoder
 from arcvq.explorers.figure_updates import (
     Values,
     assign,
@@ -27,7 +28,6 @@ from arcvq.figures.parts import BLANK, image_source, thin, tile_sheet, to_pixels
 from arcvq.figures.theme import BLUE, VERMILLION
 from arcvq.images import ImageData, to_float
 from arcvq.priors import Prior, sampling_steps
-from arcvq.vqvae import VQVAE
 
 SAMPLE = "sample"
 COMPLETE = "complete the lower half"
@@ -96,7 +96,7 @@ class Sampler:
         last: the last drawing alone, by what it was asked for with.
     """
 
-    model: VQVAE
+    model: Autoencoder
     prior: Prior
     data: ImageData
     maps: dict[str, Projection] = field(default_factory=dict)
@@ -192,7 +192,7 @@ class Sampler:
         return step.tokens.to(self.codebook.device), drawn_from
 
 
-def sampler(model: VQVAE, prior: Prior, data: ImageData) -> Sampler:
+def sampler(model: Autoencoder, prior: Prior, data: ImageData) -> Sampler:
     """Put the three together.
 
     Raises:
