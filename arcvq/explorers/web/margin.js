@@ -230,8 +230,8 @@ class Margin {
       cursor: turn,
     });
     this.logits.describe(
-      `Logit over the angle. From ${turn.toFixed(1)} degrees on, where θ + m passes 180 degrees, it ` +
-        "falls on as the cosine does.",
+      `Logit over the angle. From ${turn.toFixed(1)} degrees on, where θ + m passes 180 degrees, ` +
+        "it falls on as the cosine does.",
     );
   }
 

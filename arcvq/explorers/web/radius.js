@@ -184,7 +184,8 @@ class Radius {
       const all = Float64Array.from(free).sort().reverse();
       const last = all.length - 1;
       const count = Math.min(all.length, MOST_PLACES);
-      const ranks = Array.from({ length: count }, (_, i) => Math.round((i * last) / (count - 1 || 1)));
+      const rank = (_, i) => Math.round((i * last) / (count - 1 || 1));
+      const ranks = Array.from({ length: count }, rank);
       const norms = ranks.map((rank) => all[rank]);
       this.sorted.set(moment, { places: ranks.map((rank) => rank + 1), norms });
     }
@@ -231,8 +232,8 @@ class Radius {
     const beyond = radius > this.extent ? ", beyond the picture" : "";
     const longest = short(free.reduce((a, b) => Math.max(a, b)));
     this.summary.textContent =
-      `M(${number(step)}) = ${number(radius)}${beyond}; the longest of ${number(free.length)} free ` +
-      `codes has norm ${longest}. The ball ${ending(stop)} (${number(length)} steps).` +
+      `M(${number(step)}) = ${number(radius)}${beyond}; the longest of ${number(free.length)} ` +
+      `free codes has norm ${longest}. The ball ${ending(stop)} (${number(length)} steps).` +
       this.data.note;
     this.sphere.describe(`${this.title.textContent}. ${this.summary.textContent}`);
   }
