@@ -35,7 +35,8 @@ STILL = """
 .arcvq-controls, .arcvq-presets, .arcvq-sentence, .arcvq-buttons { display: none !important; }
 """
 DRAWN = """() => {
-  const canvases = [...document.querySelectorAll(".arcvq-explorer canvas")];
+  const selector = ".arcvq-explorer canvas:not(.arcvq-patch)"; // patches are drawn as they are made
+  const canvases = [...document.querySelectorAll(selector)];
   return canvases.length > 0 && canvases.every((canvas) => canvas.dataset.frames);
 }"""
 NO_BROWSER = (
