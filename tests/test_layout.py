@@ -134,7 +134,9 @@ def small(tmp_path_factory):
 def test_the_core_works_without_any_extra_and_says_what_is_missing(small):
     lines = small[0]
     assert lines[:4] == ["True", "torch.Size([2, 2, 2])", "3", "True"]
-    for name, line in zip(("pandas", "torchvision", "plotly", "anywidget"), lines[4:], strict=True):
+    for name, line in zip(
+        ("pandas", "torchvision", "plotly", "ipywidgets"), lines[4:], strict=True
+    ):
         assert line == f"{name} is not installed; it comes with pip install 'arcvq[kit]'"
 
 

@@ -66,7 +66,7 @@ def test_the_report_draws_its_figures_and_its_explorers_answer_without_a_kernel(
     assert len(sphere.evaluate(launch.DATA)[0]["x"]) == 20
     assert colours_in(sphere) > 20
     explorer = report.page.locator(".arcvq-explorer")
-    slider = explorer.get_by_label("margin", exact=False).first
+    slider = explorer.locator(".arcvq-margin input[type=range]")
     assert slider.get_attribute("aria-valuetext").startswith("0.3")
     before = pixels(explorer.locator("canvas").first)
     slider.press("End")

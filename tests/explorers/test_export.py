@@ -8,8 +8,6 @@ from click.testing import CliRunner
 
 from arcvq.cli import main
 from arcvq.explorers import export
-from arcvq.explorers.bundle import bundle
-from arcvq.explorers.tokens import TokenExplorer
 from arcvq.runs import pretrained
 
 LIMIT = 2_000_000  # bytes
@@ -86,4 +84,3 @@ def test_a_model_that_cannot_be_drawn_on_a_sphere_is_refused():
 def test_the_text_has_no_place_left_open(page):
     text = page.partition("<script type")[0]
     assert not re.search(r"\{\{|\}\}|None|nan", text)
-    assert bundle(TokenExplorer.module) in bundle("page", TokenExplorer.module)
