@@ -87,11 +87,13 @@ def test_the_code_of_the_margin_explorer_is_moved_by_hand(open_notebook, by):
 def test_a_click_on_a_point_of_the_code_map_chooses_its_code(open_notebook):
     notebook = open_notebook(CODE_MAP)
     figure = notebook.figure()
+    # On a narrow page the figure is scaled.
     point = """gd => {
-        const trace = gd._fullData[1], box = gd.getBoundingClientRect(), size = gd._fullLayout._size;
+        const trace = gd._fullData[1], box = gd.getBoundingClientRect(), layout = gd._fullLayout;
+        const scale = box.width / layout.width;
         const x = Array.from(trace.x), y = Array.from(trace.y), place = x.indexOf(Math.max(...x));
-        return [box.left + size.l + gd._fullLayout.xaxis.l2p(x[place]),
-                box.top + size.t + gd._fullLayout.yaxis.l2p(y[place])];
+        return [box.left + scale * (layout._size.l + layout.xaxis.l2p(x[place])),
+                box.top + scale * (layout._size.t + layout.yaxis.l2p(y[place]))];
     }"""
     said = "gd => gd._fullLayout.xaxis9.title.text"
     before, chosen = figure.evaluate(said), notebook.reads("arcvq-chosen")
