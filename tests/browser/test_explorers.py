@@ -26,6 +26,7 @@ import torch, arcvq
 from arcvq.explorers import CodeMap
 
 images = arcvq.load_images("digits", device="cpu").subset(train=32)
+torch.manual_seed(0)
 model = arcvq.VQVAE(1, arcvq.CosineQuantizer(64, 16), hidden=4, residual_hidden=2)
 CodeMap(model, images, used_only=False)
 """
@@ -90,7 +91,7 @@ def test_a_click_on_a_point_of_the_code_map_chooses_its_code(open_notebook):
     # On a narrow page the figure is scaled.
     point = """gd => {
         const trace = gd._fullData[1], box = gd.getBoundingClientRect(), layout = gd._fullLayout;
-        const scale = box.width / layout.width;
+        const scale = new DOMMatrix(getComputedStyle(gd).transform).a;
         const x = Array.from(trace.x), y = Array.from(trace.y), place = x.indexOf(Math.max(...x));
         return [box.left + scale * (layout._size.l + layout.xaxis.l2p(x[place])),
                 box.top + scale * (layout._size.t + layout.yaxis.l2p(y[place]))];

@@ -378,7 +378,7 @@ class Neighbors {
   constructor(el, choose) {
     this.choose = choose;
     this.row = document.createElement("div");
-    this.row.className = "arcvq-neighbors";
+    this.row.className = "arcvq-token-neighbors";
     this.row.setAttribute("role", "group");
     this.row.setAttribute("aria-label", "other codes, from near to far, to put in its place");
     el.append(this.row);
