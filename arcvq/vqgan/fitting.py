@@ -27,6 +27,7 @@ from arcvq.training import (
     Recording,
     Run,
     VQVAESession,
+    float32_weights,
 )
 from arcvq.vqgan.discriminator import PatchDiscriminator, hinge_loss
 from arcvq.vqgan.network import VQGAN
@@ -120,8 +121,9 @@ def fit_vqgan(  # noqa: PLR0913  (as `fit`)
         OSError, KeyboardInterrupt: As `fit`.
     """
     optimization = Optimization(steps, batch_size, lr, seed)
-    session = VQGANSession(model, data, optimization, losses, averaging, compute, recording)
-    return session.train()
+    with float32_weights(model):
+        session = VQGANSession(model, data, optimization, losses, averaging, compute, recording)
+        return session.train()
 
 
 class VQGANSession(VQVAESession):

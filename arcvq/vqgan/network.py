@@ -290,15 +290,17 @@ class VQGAN(Autoencoder):
             check_whole(1, multipliers=multiplier)
         width = quantizer.dim if bottleneck is None else bottleneck
         check_whole(1, bottleneck=width)
-        widths = [channels * multiplier for multiplier in multipliers]
-        sizes = (image_channels, widths, blocks, attention, width, quantizer.dim)
+        # Plain numbers, since those of NumPy overflow, and cannot be written as JSON.
+        factors = [int(multiplier) for multiplier in multipliers]
+        widths = [int(channels) * multiplier for multiplier in factors]
+        sizes = (int(image_channels), widths, int(blocks), attention, int(width), quantizer.dim)
         downsample = 2 ** (len(widths) - 1)
         super().__init__(image_channels, downsample, Encoder(*sizes), quantizer, Decoder(*sizes))
         self.channels = int(channels)
-        self.multipliers = [int(multiplier) for multiplier in multipliers]
+        self.multipliers = factors
         self.blocks = int(blocks)
         self.attention = bool(attention)
-        self.bottleneck = bottleneck
+        self.bottleneck = None if bottleneck is None else int(bottleneck)
 
     def sizes(self) -> dict[str, Any]:
         return {

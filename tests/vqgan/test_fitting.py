@@ -64,6 +64,13 @@ def test_training_lowers_the_error_with_any_quantizer(data, quantizer):
     assert evaluate(network, data.train)["l1"] < 0.7 * untrained
 
 
+def test_a_model_in_half_precision_learns_in_float32_and_is_rounded_at_the_end(data):
+    network = model().bfloat16()
+    history = trained(data, network, PIXELS_ONLY, steps=2).history
+    assert history.loss.notna().all()
+    assert {weight.dtype for weight in network.parameters()} == {torch.bfloat16}
+
+
 def test_the_adversarial_loss_joins_at_its_share_of_the_run(data):
     history = trained(data, losses=ADVERSARIAL).history
     columns = ["adversarial", "adversarial_weight", "discriminator"]

@@ -1,6 +1,8 @@
+import json
 import math
 import re
 
+import numpy as np
 import pytest
 import torch
 from torch.nn.functional import conv2d, group_norm, interpolate, normalize, pad, silu
@@ -221,6 +223,17 @@ def test_a_saved_model_is_the_same_model_whichever_class_opens_it(quantizer, tmp
         assert isinstance(opened, VQGAN)
         assert opened.config() == model.config()
         assert torch.equal(opened.reconstruct(images), model.reconstruct(images))
+
+
+@pytest.mark.parametrize("kind", [np.int64, np.uint8])
+def test_sizes_may_be_numbers_of_numpy(unchecked, kind):
+    quantizer = SphericalQuantizer(16, 6)
+    sizes = {"channels": 128, "multipliers": (1, 4), "blocks": 1, "bottleneck": 10}
+    numbers = {name: kind(size) for name, size in sizes.items() if name != "multipliers"}
+    with torch.device("meta"):
+        plain = VQGAN(3, quantizer, **sizes)
+        model = VQGAN(kind(3), quantizer, multipliers=[kind(1), kind(4)], **numbers)
+    assert json.dumps(model.config()) == json.dumps(plain.config())
 
 
 def test_a_class_refuses_a_model_of_another_kind_and_names_the_one_that_opens_it(tmp_path):
