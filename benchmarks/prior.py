@@ -65,7 +65,7 @@ def measure(
         steps=options.prior_steps,
         batch_size=64,
     )
-    prior = train_prior(prior_settings, run, data, device=options.device).prior
+    prior = train_prior(prior_settings, run.model, data, device=options.device).prior
 
     labels = torch.arange(options.samples, device=prior.device) % len(data.classes)
     generator = torch.Generator().manual_seed(seed)

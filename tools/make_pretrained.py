@@ -1,9 +1,13 @@
 """Make the models in data/checkpoints again: digits and, where its files are, those of MNIST.
 
     python tools/make_pretrained.py digits mnist page/samp page/plain --root FOLDER_WITH_MNIST
+    python tools/make_pretrained.py digits_plain digits_cosine digits_cvq digits_samp prior
 
 A run that was begun before goes on; its card leaves out the device, which a run does not keep. The
 figures are those of the test images, straight from tensors.
+
+The four of the second line differ in their quantizer alone; they and the prior of the last one's
+tokens come in half precision.
 
 The two runs of `arcvq export-explorers` come in half precision, with the snapshots of their
 training, and with ten test images beside them.
@@ -18,14 +22,19 @@ import torch
 from PIL import Image
 
 import arcvq
+from arcvq import priors
 from arcvq.geometry import describe
 from arcvq.images import to_uint8
+from arcvq.priors.shipped import FOLDER_NAME
 from arcvq.runs.pretrained import FOLDER, write_pretrained
 from arcvq.runs.settings import run_folder
 from arcvq.runtime.devices import choose_device, device_name
 
 STEPS = {"digits": 3160, "mnist": 6320}  # 40 and 15 passes over the training images
 PAGE = {"page/samp": "samp", "page/plain": "plain"}
+COMPARED = {f"digits_{quantizer}": quantizer for quantizer in ("plain", "cosine", "cvq", "samp")}
+TOKENIZER = "digits_samp"  # whose tokens get a prior
+PRIOR = "prior"  # its name on the command line
 IMAGES_OF_PAGE = FOLDER / "page" / "images.png"
 
 
@@ -50,6 +59,17 @@ def settings_of(name: str) -> arcvq.RunSettings:
             steps=2000,
             lr=2e-3,
         )
+    if name in COMPARED:
+        return arcvq.RunSettings(
+            dataset="digits",
+            quantizer=COMPARED[name],
+            num_codes=256,
+            dim=16,
+            hidden=64,
+            residual_hidden=16,
+            steps=3000,
+            batch_size=64,
+        )
     steps = STEPS[name]
     samp = arcvq.SAMP.for_run(steps)
     return arcvq.RunSettings(dataset=name, steps=steps, hidden=64, residual_hidden=16, samp=samp)
@@ -62,8 +82,10 @@ def make(name: str, root: Path | None) -> None:
     device = choose_device()
     begun = run_folder(settings, data, root, device).exists()
     run = arcvq.train(settings, data, root=root)
-    if name in PAGE:
+    in_half = name in PAGE or name in COMPARED
+    if in_half:
         run.model.half().float()  # as it is stored
+    if name in PAGE:
         write_images(data)
 
     machine = [] if begun else [device_name(device)]
@@ -77,10 +99,38 @@ def make(name: str, root: Path | None) -> None:
     }
     if settings.samp:
         card["settings"]["samp"] = json.dumps(settings.samp.config())
-    if name in PAGE:
+    if in_half:
         run.model.half()
+    if name in PAGE:
         run.save(FOLDER / name)
     write_pretrained(FOLDER / name, run.model, card)
+
+
+def make_prior(root: Path | None) -> None:
+    """Fit a prior to the labeled tokens of digits_samp, or open it, and write it with its card."""
+    model = arcvq.pretrained.load(TOKENIZER)
+    data = arcvq.load_images("digits", root=root)
+    settings = priors.PriorSettings(
+        kind="transformer",
+        conditional=True,
+        width=96,
+        layers=4,
+        steps=4000,
+        batch_size=64,
+        lr=2e-3,
+    )
+    fitted = priors.train_prior(settings, model, data, root=root)
+    prior = fitted.prior.half().float()  # as it is stored
+    tokens = priors.encode_split(model, data.test)
+    bits = priors.bits_per_token(prior, tokens.tokens, tokens.labels)
+    card = {
+        "command": "python tools/make_pretrained.py prior",
+        "data": f"tokens of {TOKENIZER} for {data.name}, {len(data.train):,} training images",
+        "machine": f"{fitted.settings['precision']}, {fitted.seconds:.0f} s of fitting",
+        "settings": settings.config(),
+        "figures": {"bits_per_token": round(bits, 4), "tokens": tokens.tokens.numel()},
+    }
+    write_pretrained(FOLDER / TOKENIZER / FOLDER_NAME, prior.half(), card)
 
 
 def write_images(data: arcvq.ImageData) -> None:
@@ -94,8 +144,11 @@ def write_images(data: arcvq.ImageData) -> None:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("names", nargs="+", choices=[*STEPS, *PAGE])
+    parser.add_argument("names", nargs="+", choices=[*STEPS, *PAGE, *COMPARED, PRIOR])
     parser.add_argument("--root", type=Path, help="where data sets and runs are kept")
     options = parser.parse_args()
     for name in options.names:
-        make(name, options.root)
+        if name == PRIOR:
+            make_prior(options.root)
+        else:
+            make(name, options.root)

@@ -109,7 +109,7 @@ def prior() -> None:
     data = pictures()
     run = arcvq.train(arcvq.RunSettings(steps=5, **SIZES), data, device="cpu", progress=False)
     settings = PriorSettings(width=8, layers=1, steps=20, batch_size=8)
-    train_prior(settings, run, data, device="cpu", progress=False)
+    train_prior(settings, run.model, data, device="cpu", progress=False)
 
 
 def sweep() -> None:

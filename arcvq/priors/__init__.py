@@ -23,6 +23,7 @@ from arcvq.priors.sampling import (
     sampling_steps,
 )
 from arcvq.priors.settings import PRIORS, PriorSettings, train_prior
+from arcvq.priors.shipped import load_pretrained
 from arcvq.priors.tokens import FreeTokens, TiedTokens, match_parameters, parameter_count
 from arcvq.priors.transformer import TransformerPrior
 from arcvq.runtime.fingerprint import fingerprint
@@ -51,6 +52,7 @@ __all__ = [
     "fit_prior",
     "fit_tokens",
     "influence",
+    "load_pretrained",
     "match_parameters",
     "next_probabilities",
     "parameter_count",

@@ -19,7 +19,7 @@ from arcvq.runtime.devices import choose_device, choose_precision
 from arcvq.runtime.files import delete, safe_name
 from arcvq.runtime.fingerprint import fingerprint
 from arcvq.runtime.store import digest_of, kept_path
-from arcvq.training import Compute, Recording, Run
+from arcvq.training import Compute, Recording
 
 PRIOR_FORMAT = 1  # bump it when the same settings no longer fit the same prior
 PRIORS: dict[str, type[PixelCNN] | type[TransformerPrior]] = {
@@ -147,7 +147,7 @@ class PriorSettings:
 
 def train_prior(
     settings: PriorSettings,
-    run: Run,
+    model: Autoencoder,
     data: ImageData,
     *,
     root: str | Path | None = None,
@@ -155,11 +155,11 @@ def train_prior(
     progress: bool = True,
     overwrite: bool = False,
 ) -> PriorRun:
-    """Fit the prior of these settings to the tokens of a run, or open it if it was fitted before.
+    """Fit the prior of these settings to a model's tokens, or open it if it was fitted before.
 
     Args:
         settings: The settings.
-        run: The run of the model.
+        model: The trained model.
         data: The data set that the model was trained on, or another of its image size.
         root: Where priors are kept, below priors; see `data_root`. A fit that was stopped goes on
             from its checkpoint.
@@ -171,7 +171,7 @@ def train_prior(
         The run of the prior, with the prior on the device. Raises what `fit_prior` raises.
     """
     device = choose_device(device)
-    digest = settings.digest(run.model, data, choose_precision(settings.precision, device))
+    digest = settings.digest(model, data, choose_precision(settings.precision, device))
     name = f"{safe_name(data.name)}-{settings.kind}-{digest}"
     folder = kept_path(root, "priors", name, shared=not overwrite)
     if overwrite:
@@ -181,8 +181,8 @@ def train_prior(
         fitted.prior.to(device)
         return fitted
     return fit_prior(
-        settings.prior(run.model, data),
-        run.model,
+        settings.prior(model, data),
+        model,
         data,
         steps=settings.steps,
         batch_size=settings.batch_size,

@@ -4,9 +4,8 @@ import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
-from arcvq.autoencoder import Autoencoder
 from arcvq.runtime.files import SHIPPED, reason_of, write_text
 from arcvq.vqvae import VQVAE
 
@@ -30,7 +29,9 @@ def load(name: str) -> VQVAE:
     """Open a model that comes with arcvq, in evaluation mode.
 
     Args:
-        name: "digits" or "mnist": grey images of 28x28 pixels, K = 512, D = 64, trained with SAMP.
+        name: "digits" or "mnist": K = 512, D = 64, trained with SAMP. "digits_plain",
+            "digits_cosine", "digits_cvq" or "digits_samp": K = 256, D = 16, trained alike, so that
+            their quantizers can be compared. All are for grey images of 28x28 pixels.
 
     Raises:
         FileNotFoundError: If there is no model of this name.
@@ -63,12 +64,19 @@ def card(name: str) -> dict[str, Any]:
     return facts
 
 
-def write_pretrained(folder: Path, model: Autoencoder, facts: Mapping[str, Any]) -> None:
+class Saved(Protocol):
+    """A model or a prior, which writes itself into a folder."""
+
+    def save_pretrained(self, folder: Path, /) -> Any:
+        """Write config.json and model.safetensors."""
+
+
+def write_pretrained(folder: Path, model: Saved, facts: Mapping[str, Any]) -> None:
     """Write a model with its card: README.md to read by eye and, last, card.json to read by code.
 
     Args:
         folder: The folder; its name is that of the model.
-        model: The model.
+        model: The model, or a prior.
         facts: What the card says, by the names of its lines or, where a fact is a mapping, tables.
     """
     folder = folder.expanduser()

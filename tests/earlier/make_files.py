@@ -57,7 +57,7 @@ arcvq.fit(
 )
 assert not (out / "stopped" / "run.json").exists()
 prior = PriorSettings(width=8, layers=2, steps=6, batch_size=16, precision="float32")
-train_prior(prior, run, images, root=out, progress=False, device="cpu")
+train_prior(prior, run.model, images, root=out, progress=False, device="cpu")
 tied = PriorSettings(
     kind="transformer",
     tied=True,
@@ -68,7 +68,7 @@ tied = PriorSettings(
     batch_size=16,
     precision="float32",
 )
-train_prior(tied, run, images, root=out, progress=False, device="cpu")
+train_prior(tied, run.model, images, root=out, progress=False, device="cpu")
 # a prior whose fit was stopped
 
 

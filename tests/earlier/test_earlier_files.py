@@ -133,7 +133,7 @@ def test_a_stopped_run_goes_on_to_the_weights_of_one_that_was_not_stopped(root, 
 @pytest.mark.parametrize("settings", [PIXELCNN, TRANSFORMER], ids=["pixelcnn", "transformer"])
 def test_kept_priors_are_found_by_their_settings(root, data, no_training, settings):
     run = trained(SETTINGS, data, root)
-    fitted = train_prior(settings, run, data, root=root, device="cpu", progress=False)
+    fitted = train_prior(settings, run.model, data, root=root, device="cpu", progress=False)
     assert fitted.history.step.iloc[-1] == settings.steps
 
 

@@ -37,8 +37,8 @@ def fits(monkeypatch):
 
 
 def test_the_same_settings_are_fitted_once(run, images, tmp_path, fits):  # noqa: F811
-    first = train_prior(TINY, run, images, root=tmp_path, **OPTIONS)
-    again = train_prior(TINY, run, images, root=tmp_path, **OPTIONS)
+    first = train_prior(TINY, run.model, images, root=tmp_path, **OPTIONS)
+    again = train_prior(TINY, run.model, images, root=tmp_path, **OPTIONS)
     assert len(fits) == 1
     assert again.prior.codebook_fingerprint == first.prior.codebook_fingerprint
     assert_same_weights(first.prior, again.prior)
@@ -55,15 +55,15 @@ def test_other_settings_are_fitted_anew(run, images, tmp_path, fits):  # noqa: F
         {"width": 12},
     ]
     for change in changes:
-        train_prior(dataclasses.replace(TINY, **change), run, images, root=tmp_path, **OPTIONS)
+        train_prior(dataclasses.replace(TINY, **change), run.model, images, root=tmp_path, **OPTIONS)
     assert len(fits) == len(changes)
 
 
 @pytest.mark.parametrize("name", ["quantizer.codebook", "encoder.0.weight"])
 def test_other_tokens_are_fitted_anew(name, run, images, tmp_path, fits):  # noqa: F811
-    train_prior(TINY, run, images, root=tmp_path, **OPTIONS)
+    train_prior(TINY, run.model, images, root=tmp_path, **OPTIONS)
     run.model.state_dict()[name].mul_(1.5)
-    train_prior(TINY, run, images, root=tmp_path, **OPTIONS)
+    train_prior(TINY, run.model, images, root=tmp_path, **OPTIONS)
     assert len(fits) == 2
 
 
@@ -74,12 +74,12 @@ def test_a_fit_that_was_stopped_goes_on(run, images, tmp_path, monkeypatch):  # 
         advance(session)
         os.kill(os.getpid(), signal.SIGINT)
 
-    whole = train_prior(TINY, run, images, root=tmp_path / "whole", **OPTIONS)
+    whole = train_prior(TINY, run.model, images, root=tmp_path / "whole", **OPTIONS)
     with monkeypatch.context() as patches:
         patches.setattr(PriorSession, "advance", interrupted)
         with pytest.raises(KeyboardInterrupt, match="stopped at step 1 of 4, saved in"):
-            train_prior(TINY, run, images, root=tmp_path, **OPTIONS)
-    resumed = train_prior(TINY, run, images, root=tmp_path, **OPTIONS)
+            train_prior(TINY, run.model, images, root=tmp_path, **OPTIONS)
+    resumed = train_prior(TINY, run.model, images, root=tmp_path, **OPTIONS)
     assert_same_weights(whole.prior, resumed.prior)
 
 
@@ -157,13 +157,13 @@ def test_profiles_change_the_size_alone():
 
 
 def test_a_damaged_prior_is_named_and_fitted_again_when_asked(run, images, tmp_path, fits):  # noqa: F811
-    first = train_prior(TINY, run, images, root=tmp_path, **OPTIONS)
+    first = train_prior(TINY, run.model, images, root=tmp_path, **OPTIONS)
     for name in ("model.safetensors", "config.json", "history.csv", "run.json"):
         (file,) = tmp_path.glob(f"priors/*/{name}")
         file.write_bytes(file.read_bytes()[:40])
         message = r"^the prior in .* is damaged \(.+\); train it again with overwrite=True"
         with pytest.raises(ValueError, match=message):
-            train_prior(TINY, run, images, root=tmp_path, **OPTIONS)
-        healed = train_prior(TINY, run, images, root=tmp_path, overwrite=True, **OPTIONS)
+            train_prior(TINY, run.model, images, root=tmp_path, **OPTIONS)
+        healed = train_prior(TINY, run.model, images, root=tmp_path, overwrite=True, **OPTIONS)
         assert_same_weights(first.prior, healed.prior)
     assert len(fits) == 5
