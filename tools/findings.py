@@ -24,10 +24,10 @@ FEW = "--only continuous --only 'plain VQ' --only cosine --only CVQ --only SAMP 
 COMMANDS = {  # by the stored table that it makes
     "paper-mnist": f"arcvq experiment paper {MNIST}",
     "paper-cifar10-jpeg": f"arcvq experiment paper {CIFAR} {FEW}",
-    "ablations-digits": "arcvq experiment ablations --steps 400",
-    "schedules-digits": "arcvq experiment schedules --steps 400",
+    "ablations-digits": "arcvq experiment ablations --steps 400 --num-codes 512 --dim 64",
+    "schedules-digits": "arcvq experiment schedules --steps 400 --num-codes 512 --dim 64",
     "semantics-mnist": f"arcvq experiment semantics {MNIST}",
-    "gradients-digits": "arcvq experiment gradients --steps 400",
+    "gradients-digits": "arcvq experiment gradients --steps 400 --num-codes 512 --dim 64",
 }
 PEERS = ("plain VQ", "cosine", "CVQ")
 QUANTIZERS = (

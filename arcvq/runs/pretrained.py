@@ -4,7 +4,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from arcvq.runtime.files import SHIPPED, reason_of, write_text
 from arcvq.vqvae import VQVAE
@@ -64,6 +64,7 @@ def card(name: str) -> dict[str, Any]:
     return facts
 
 
+@runtime_checkable
 class Saved(Protocol):
     """A model or a prior, which writes itself into a folder."""
 
