@@ -1,29 +1,54 @@
-"""Film the playground in a real JupyterLab, for the first screen of the README.
+"""Film the explorer of tokens on the page of `arcvq export-explorers`, for the README.
 
     python -m tools.record_explorer [--out docs/_static/explorer.webp]
 
-The film is taken frame by frame: every frame waits until its steps are drawn, so it is smooth
-however slow the machine is. Needs Chromium or Chrome.
+The clock of the page stands still between frames, so the film is smooth however slow the machine
+is. Needs Chromium or Chrome.
 """
 
 import argparse
 import io
+import tempfile
 from pathlib import Path
 
+import numpy as np
 from PIL import Image
-from playwright.sync_api import Page
+from playwright.sync_api import Locator, Page
+from scipy.interpolate import CubicSpline
 
-from tests.browser.lab import Notebook, browser, jupyter_lab, open_notebook
+from arcvq.explorers.export import export_explorers
+from tests.browser.lab import browser
 
-CELL = """\
-from arcvq.explorers import Playground
-
-Playground(num_latents=400, num_codes=48)"""
 OUT = Path(__file__).parents[1] / "docs" / "_static" / "explorer.webp"
-WINDOW = {"width": 1200, "height": 860}  # the explorer is then about 770 pixels wide
-FRAMES_PER_SECOND = 12
-STEPS_PER_FRAME = 2  # training steps between two frames
-COLORS = 128
+WINDOW = {"width": 960, "height": 620}  # the explorer is then 900 pixels wide
+FRAMES_PER_SECOND = 15
+MOVES_PER_FRAME = 4  # of the mouse, so that strokes are round
+LAST = 1500  # milliseconds that the last frame stays
+COLORS = 256
+
+# Corners of the stroke of a 2, in shares of the pad's width and height.
+STROKE = (
+    (0.30, 0.30),
+    (0.36, 0.19),
+    (0.50, 0.15),
+    (0.64, 0.20),
+    (0.68, 0.34),
+    (0.60, 0.50),
+    (0.46, 0.66),
+    (0.31, 0.80),
+    (0.48, 0.79),
+    (0.72, 0.80),
+)
+TOKEN = (0.64, 0.36)  # in the map of tokens
+# Where the sphere shows the code of this token, and where the mouse takes it.
+WAY = (
+    (0.50, 0.40),
+    (0.45, 0.62),
+    (0.36, 0.82),
+    (0.52, 0.74),
+    (0.66, 0.56),
+    (0.60, 0.36),
+)
 
 # Screenshots have no mouse pointer, so the page gets one that follows ours.
 POINTER = """() => {
@@ -36,104 +61,106 @@ POINTER = """() => {
   document.body.appendChild(pointer);
 }"""
 PLACE_POINTER = """([x, y]) => {
-  document.getElementById("film-pointer").style.transform = `translate(${x}px, ${y}px)`;
+  document.getElementById("film-pointer").style.transform = `translate(${x - 2}px, ${y - 2}px)`;
 }"""
+READY = "document.querySelectorAll('[data-frames]').length > 3"
+
+Point = tuple[float, float]
 
 
 class Film:
-    """Frames of the playground, and the mouse that acts in them."""
+    """Frames of an explorer, and the mouse that acts in them.
 
-    def __init__(self, notebook: Notebook):
-        self.notebook = notebook
-        self.page: Page = notebook.page
-        self.explorer = self.page.locator(".arcvq-panels")
+    Args:
+        page: A page whose clock is ours.
+        explorer: The part of the page that is filmed.
+    """
+
+    def __init__(self, page: Page, explorer: Locator):
+        self.page = page
+        self.explorer = explorer
         self.frames: list[Image.Image] = []
         self.position = (0.0, 0.0)
-        self.playing = False
-        self.step = 0
-        self.clip = self._visible_part()
-        self.page.evaluate(POINTER)
-
-    def _visible_part(self) -> dict[str, float]:
-        """The rectangle from the notebook's code to the end of the explorer."""
-        code = self.page.locator(".jp-Notebook .jp-CodeCell .jp-Editor").first.bounding_box()
-        explorer = self.page.locator(".arcvq-explorer").first.bounding_box()
-        assert code and explorer
-        left, top = explorer["x"] - 6, code["y"] - 4
-        bottom = explorer["y"] + explorer["height"] + 4
-        return {"x": left, "y": top, "width": explorer["width"] + 8, "height": bottom - top}
+        # The place now: a longer sentence would let the explorer grow.
+        self.clip = explorer.bounding_box()
+        page.evaluate(POINTER)
 
     def shoot(self, count: int = 1) -> None:
-        """Take `count` frames, with some training steps before each while it plays."""
+        """Let time pass and take `count` frames."""
         for _ in range(count):
-            if self.playing:
-                self._train()
+            self.page.clock.run_for(1000 // FRAMES_PER_SECOND)
             picture = self.page.screenshot(clip=self.clip)
             self.frames.append(Image.open(io.BytesIO(picture)).convert("RGB"))
 
-    def _train(self) -> None:
-        for _ in range(STEPS_PER_FRAME):
-            self.page.locator("button.arcvq-step").evaluate("button => button.click()")
-        self.step += STEPS_PER_FRAME
-        said = f"Step {self.step}:"
-        summary = self.page.locator(".arcvq-summary")
-        self.notebook.wait(lambda: said in summary.inner_text(), f"step {self.step} did not come")
-        self.page.evaluate("() => new Promise(requestAnimationFrame)")
-
-    def move(self, x: float, y: float, frames: int) -> None:
-        """Move the mouse to (x, y) in `frames` frames, slower at both ends."""
-        start_x, start_y = self.position
-        for frame in range(1, frames + 1):
-            share = frame / frames
-            eased = share * share * (3 - 2 * share)
-            self.place(start_x + (x - start_x) * eased, start_y + (y - start_y) * eased)
-            self.shoot()
-
     def place(self, x: float, y: float) -> None:
-        """Put the mouse at (x, y) at once."""
+        """Put the mouse at (x, y)."""
         self.position = (x, y)
         self.page.mouse.move(x, y)
         self.page.evaluate(PLACE_POINTER, [x, y])
 
-    def drag(self, x: float, y: float, frames: int) -> None:
-        """Hold the mouse button while moving to (x, y)."""
+    def move(self, points: list[Point], frames: int) -> None:
+        """Move the mouse on a smooth line through points, slower at both ends."""
+        corners = np.array([self.position, *points])
+        for share in np.linspace(0, 1, frames * MOVES_PER_FRAME + 1)[1:]:
+            eased = share * share * (3 - 2 * share)
+            self.place(*along(corners, eased))
+            moves = round(share * frames * MOVES_PER_FRAME)
+            if moves % MOVES_PER_FRAME == 0:
+                self.shoot()
+
+    def click(self, target: Locator, frames: int, share: Point = (0.5, 0.5)) -> None:
+        """Move to a part of an element and click."""
+        self.move([point_of(target, share)], frames)
+        self.shoot(2)
         self.page.mouse.down()
-        self.move(x, y, frames)
+        self.page.mouse.up()
+        self.shoot(6)
+
+    def drag(self, target: Locator, shares: tuple[Point, ...], frames: int) -> None:
+        """Hold the mouse button on the way through points of an element."""
+        first, *others = [point_of(target, share) for share in shares]
+        self.move([first], 10)
+        self.shoot(2)
+        self.page.mouse.down()
+        self.move(others, frames)
         self.page.mouse.up()
 
-    def middle(self, selector: str) -> tuple[float, float]:
-        """The middle of an element."""
-        box = self.page.locator(selector).first.bounding_box()
-        assert box
-        return box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+
+def along(corners: np.ndarray, share: float) -> Point:
+    """Return a point on a smooth line through corners, at this share of its length."""
+    way = np.linalg.norm(np.diff(corners, axis=0), axis=1)
+    places = np.concatenate([[0], way.cumsum()])
+    x, y = CubicSpline(places, corners)(share * places[-1])
+    return float(x), float(y)
+
+
+def point_of(target: Locator, share: Point) -> Point:
+    """Return the point at these shares of the width and height of an element."""
+    box = target.bounding_box()
+    assert box
+    return box["x"] + share[0] * box["width"], box["y"] + share[1] * box["height"]
 
 
 def play(film: Film) -> None:
-    """Start the playground, turn the spheres, spread the latents over more clusters."""
-    button_x, button_y = film.middle("button.arcvq-play")
-    film.place(button_x + 160, button_y + 60)
-    film.move(button_x, button_y, 6)
-    film.shoot(2)
-    film.playing = True
-    film.shoot(26)
+    """Draw a digit, choose one of its tokens, and take this to other codes."""
+    pad, tokens, _, sphere = film.explorer.locator("figure canvas").all()
+    film.place(*point_of(film.explorer, (0.55, 0.92)))
+    film.shoot(8)
+    film.click(film.explorer.get_by_role("button", name="erase"), 10)
+    film.drag(pad, STROKE, 40)
+    film.shoot(14)
 
-    box = film.explorer.bounding_box()
-    assert box
-    # Between the two spheres, where there is no code to catch.
-    film.move(box["x"] + 0.32 * box["width"], box["y"] + 0.20 * box["height"], 6)
-    film.drag(box["x"] + 0.52 * box["width"], box["y"] + 0.26 * box["height"], 26)
-
-    slider = film.page.get_by_role("slider", name="clusters of the data")
-    rail = slider.bounding_box()
-    assert rail
-    handle_y = rail["y"] + rail["height"] / 2
-    film.move(rail["x"] + 0.27 * rail["width"], handle_y, 7)
-    film.drag(rail["x"] + 0.6 * rail["width"], handle_y, 12)
-    film.shoot(18)
+    film.click(tokens, 10, TOKEN)
+    film.shoot(8)
+    summary = film.explorer.locator(".arcvq-summary")
+    words = summary.inner_text()
+    film.drag(sphere, WAY, 50)
+    film.shoot(10)
+    assert summary.inner_text() != words, "the mouse has missed the code on the sphere"
 
 
 def write_film(frames: list[Image.Image], path: Path) -> None:
-    """Write the frames as a WebP file that plays in a loop; the last one stays for a second."""
+    """Write the frames as a WebP file that plays in a loop."""
     sample = Image.new("RGB", (frames[0].width, 3 * frames[0].height))
     for place, number in enumerate((0, len(frames) // 2, len(frames) - 1)):
         sample.paste(frames[number], (0, place * frames[0].height))
@@ -141,14 +168,12 @@ def write_film(frames: list[Image.Image], path: Path) -> None:
     first, *others = (
         frame.quantize(palette=palette, dither=Image.Dither.NONE).convert("RGB") for frame in frames
     )
-
-    durations = [1000 // FRAMES_PER_SECOND] * (len(frames) - 1) + [1000]
     path.parent.mkdir(parents=True, exist_ok=True)
     first.save(
         path,
         save_all=True,
         append_images=others,
-        duration=durations,
+        duration=[1000 // FRAMES_PER_SECOND] * len(others) + [LAST],
         loop=0,
         lossless=True,
         quality=60,  # of the search for small files, as it is lossless
@@ -156,16 +181,20 @@ def write_film(frames: list[Image.Image], path: Path) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Film the playground in JupyterLab.")
+    parser = argparse.ArgumentParser(description="Film the explorer of tokens.")
     parser.add_argument("--out", type=Path, default=OUT)
     out = parser.parse_args().out
-    with browser() as running, jupyter_lab({"OMP_NUM_THREADS": "1"}) as lab:
-        page = running.new_context(viewport=WINDOW).new_page()
-        notebook = open_notebook(lab, page, CELL)
-        page.locator(".arcvq-panels canvas[data-frames]").first.wait_for()
-        film = Film(notebook)
+    with browser() as running, tempfile.TemporaryDirectory() as folder:
+        context = running.new_context(viewport=WINDOW, color_scheme="light")
+        page = context.new_page()
+        page.clock.install()
+        page.goto(export_explorers(folder).as_uri())
+        page.wait_for_function(READY)
+        explorer = page.locator(".explorer").first
+        page.add_style_tag(content=".explorer { border: 0 !important }")
+        explorer.scroll_into_view_if_needed()
+        film = Film(page, explorer)
         play(film)
-        lab.end_kernels()
     write_film(film.frames, out)
     print(f"{out}: {len(film.frames)} frames, {out.stat().st_size / 1e6:.1f} MB")
 

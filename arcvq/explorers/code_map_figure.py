@@ -4,7 +4,7 @@ from jaxtyping import Float
 from plotly.graph_objects import Figure
 from torch import Tensor
 
-from arcvq.explorers.figure_updates import BARE
+from arcvq.explorers.panels import BARE
 from arcvq.figures.parts import to_pixels
 
 PANEL = 220  # pixels of width for the image

@@ -8,7 +8,7 @@ from jaxtyping import Float
 from plotly.graph_objects import Figure
 from plotly.subplots import make_subplots
 
-from arcvq.explorers.figure_updates import Values, assign, finish_moving, fix_head, points, words
+from arcvq.explorers.figure_updates import Values, assign, finish_moving, points, words
 from arcvq.figures.codebook import usage_bars
 from arcvq.figures.parts import measured
 from arcvq.figures.theme import DOTTED, GRAY, LOG, ORANGE, PAPER, colors, faint
@@ -122,7 +122,10 @@ def score(rounds: Mapping[str, Round], guesses: Mapping[str, int]) -> str:
     """Tell the score so far: 100 less the mean distance of the guesses from the truth in % of K."""
     if not guesses:
         return ""
-    off = [abs(guess - rounds[name].used) / rounds[name].codes for name, guess in guesses.items()]
+    off = []
+    for name, guess in guesses.items():
+        round = rounds[name]
+        off.append(abs(guess - round.used) / round.codes)
     points = 100 * (1 - np.mean(off))
     return f" Score so far: {points:.0f} of 100 ({len(off)} of {len(rounds)} runs)."
 
@@ -133,10 +136,9 @@ def game_picture(round: Round, guess: int, seen: bool, score: str) -> Figure:
     As long as it is not `seen`, the figure holds the guess alone, and nothing that tells the truth.
     """
     figure = make_subplots(1, 2, horizontal_spacing=0.12)
-    figure.add_scatter(mode="lines", row=1, col=1, showlegend=False)
-    figure.add_scatter(
-        mode="lines", row=1, col=2, showlegend=False, fill="tozeroy", line_shape="hv"
-    )
+    bare = {"mode": "lines", "showlegend": False}
+    figure.add_scatter(row=1, col=1, **bare)
+    figure.add_scatter(row=1, col=2, fill="tozeroy", line_shape="hv", **bare)
     for line in ({"color": ORANGE, "dash": "dash", "width": 3}, DOTTED | {"width": 2.5}):
         for column in (1, 2):
             figure.add_scatter(mode="lines", row=1, col=column, line=line, showlegend=column == 1)
@@ -146,50 +148,58 @@ def game_picture(round: Round, guess: int, seen: bool, score: str) -> Figure:
     figure.update_yaxes(title_text="usage at the end (tokens)", **LOG | {"dtick": 1}, col=2)
 
     values = game_values(round, guess, seen, score)
-    finish_moving(figure, values, left=LEFT, right=SIDE)
-    fix_head(figure, HEAD, HEIGHT)
+    finish_moving(figure, values, HEAD, HEIGHT, left=LEFT, right=SIDE)
     for axis in ("", "2"):
-        figure.add_annotation(
-            x=0.5,
-            y=0.9,
-            xref=f"x{axis} domain",
-            yref=f"y{axis} domain",
-            showarrow=False,
-            font={"size": 14, "color": GRAY},
-            bgcolor=PAPER,
-        )
+        _add_note(figure, axis)
     return assign(figure, values)
+
+
+def _add_note(figure: Figure, axis: str) -> None:
+    """Add what covers a plot whose run is hidden, still empty."""
+    figure.add_annotation(
+        x=0.5,
+        y=0.9,
+        xref=f"x{axis} domain",
+        yref=f"y{axis} domain",
+        showarrow=False,
+        font={"size": 14, "color": GRAY},
+        bgcolor=PAPER,
+    )
 
 
 def game_values(round: Round, guess: int, seen: bool, score: str) -> Values:
     """Return what moves in `game_picture`, by path."""
     color = colors([round.name])[round.name]
-    end = round.curve[-1, 0]
-    wide = [0, 1.04 * round.codes]
+    codes = [0, 1.04 * round.codes]
     hidden = "" if seen else HIDDEN
     values = {
         f"{CURVE}/line.color": color,
         f"{BARS}/line.color": color,
         f"{BARS}/fillcolor": faint(color),
-        "layout/xaxis.range": [0, end],
-        "layout/yaxis.range": wide,
-        "layout/xaxis2.range": wide,
+        "layout/xaxis.range": [0, round.curve[-1, 0]],
+        "layout/yaxis.range": codes,
+        "layout/xaxis2.range": codes,
         "layout/yaxis2.range": np.log10([0.5, round.tokens]).tolist(),
         "layout/annotations[1].text": hidden,
         "layout/annotations[2].text": hidden,
     }
-    values |= _shown(CURVE, round.curve, seen) | _shown(BARS, round.usage, seen)
-    for traces, codes, name, shown in (
-        (GUESS, guess, "your guess", True),
-        (TRUTH, round.used, "truth", seen),
-    ):
-        across = np.array([[0, codes], [end, codes]])
-        upright = np.array([[codes, 0.5], [codes, round.tokens]])
-        for trace, line in zip(traces, (across, upright), strict=True):
-            values |= _shown(trace, line, shown)
-            values[f"{trace}/name"] = f"{name}: {codes:,} codes" if shown else name
+    values |= _shown(CURVE, round.curve, seen)
+    values |= _shown(BARS, round.usage, seen)
+    values |= _lines(GUESS, round, guess, "your guess", True)
+    values |= _lines(TRUTH, round, round.used, "truth", seen)
     text = _verdict(round, guess) if seen else _question(round, guess)
     return values | words(round.title, f"{round.words} {text}{score}", WIDTH - LEFT - SIDE)
+
+
+def _lines(traces: tuple[int, int], round: Round, codes: int, name: str, shown: bool) -> Values:
+    """A number of codes as a line in both plots: across the steps, and upright among the codes."""
+    across, upright = traces
+    steps = round.curve[-1, 0]
+    values = _shown(across, np.array([[0, codes], [steps, codes]]), shown)
+    values |= _shown(upright, np.array([[codes, 0.5], [codes, round.tokens]]), shown)
+    for trace in traces:
+        values[f"{trace}/name"] = f"{name}: {codes:,} codes" if shown else name
+    return values
 
 
 def _shown(trace: int, rows: np.ndarray, shown: bool) -> Values:
@@ -204,8 +214,11 @@ def _question(round: Round, guess: int) -> str:
 
 
 def _verdict(round: Round, guess: int) -> str:
-    off = guess - round.used
-    verdict = f"{abs(off):,} codes too {'many' if off > 0 else 'few'}" if off else "exactly right"
+    verdict = "exactly right"
+    if guess > round.used:
+        verdict = f"{guess - round.used:,} codes too many"
+    elif guess < round.used:
+        verdict = f"{round.used - guess:,} codes too few"
     return (
         f"{round.name} used {round.used:,} of {round.codes:,} codes "
         f"({round.used / round.codes:.0%}) in the last {round.tokens:,} tokens of its training; "

@@ -9,6 +9,7 @@ from numpy import pi
 
 from arcvq.analysis import projections
 from arcvq.autoencoder import Autoencoder
+from arcvq.explorers.encoding import decode_codes
 from arcvq.images import to_uint8
 from arcvq.quantizers import ContinuousQuantizer
 
@@ -79,10 +80,8 @@ def patches(model: Autoencoder, codes: Int[np.ndarray, " n"]) -> UInt8[np.ndarra
     """
     if isinstance(model.quantizer, ContinuousQuantizer):
         return np.zeros((0, 1, 1, 1), np.uint8)
-    device = model.quantizer.codebook.device
-    grids = torch.from_numpy(codes)[:, None, None].expand(-1, 3, 3)
-    images = [model.decode(part.to(device)).cpu() for part in grids.split(512)]
     side = model.downsample
     middle = slice(side, 2 * side, math.ceil(side / SIDE))
-    pixels = to_uint8(torch.cat(images)[:, :, middle, middle])
+    images = decode_codes(model, torch.from_numpy(codes))
+    pixels = to_uint8(images[:, :, middle, middle])
     return pixels.movedim(1, -1).numpy()

@@ -4,23 +4,15 @@ A path is "TRACE/property" or "layout/property" in plotly's notation: "0/marker.
 "layout/title.text". Also here: what the figures of several explorers have in common.
 """
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from plotly.basedatatypes import BaseFigure, Undefined
 from plotly.graph_objects import Figure
 
-from arcvq.figures.theme import Number, caption_lines, finish
+from arcvq.figures.theme import caption_lines, finish
 
 Values = dict[str, Any]
-
-BARE = {
-    "showgrid": False,
-    "showline": False,
-    "ticks": "",
-    "constrain": "domain",
-}
 
 
 def flat(figure: BaseFigure) -> Values:
@@ -99,57 +91,22 @@ def words(title: str, summary: str, width: int) -> Values:
     }
 
 
-def finish_moving(figure: Figure, values: Values, **layout: Any) -> None:
-    """Call `finish` with the title and the summary that `words` put among the values."""
+def finish_moving(figure: Figure, values: Values, head: int, height: int, **layout: Any) -> None:
+    """Call `finish` with the title and the summary that `words` put among the values.
+
+    Args:
+        figure: The figure, with all its traces.
+        values: What moves in it, by path.
+        head: Pixels above the plots, for the title and the longest caption.
+        height: Pixels of all that is below.
+        **layout: As for `finish`.
+    """
     title = values["layout/title.text"]
     summary = values["layout/meta"]["summary"]
     finish(figure, {}, title, summary, **layout)
-
-
-def fix_head(figure: Figure, head: int, height: int) -> None:
-    """Give a figure that `finish` made a top margin for the longest caption, below the title.
-
-    Args:
-        figure: the figure.
-        head: the top margin in pixels.
-        height: pixels of all that is below.
-    """
+    # The caption begins below the title, however long it is.
     figure.layout.annotations[0].update(yanchor="top", yshift=head - 44)
     figure.update_layout(margin_t=head, height=head + height)
-
-
-def place_axes(
-    figure: Figure,
-    number: int | str,
-    box: Sequence[Number],
-    size: Sequence[int],
-    x: dict[str, Any],
-    y: dict[str, Any],
-) -> None:
-    """Lay out a pair of axes without lines.
-
-    Args:
-        figure: the figure.
-        number: of the axes, "" for the first.
-        box: left, top, width and height in pixels.
-        size: width and height in pixels of all plots together.
-        x: more properties of the x-axis.
-        y: more properties of the y-axis.
-    """
-    left, top, width, height = box
-    across, down = size
-    figure.layout[f"xaxis{number}"] = BARE | {
-        "side": "top",
-        "anchor": f"y{number}",
-        "domain": [left / across, (left + width) / across],
-        **x,
-    }
-    figure.layout[f"yaxis{number}"] = BARE | {
-        "anchor": f"x{number}",
-        "domain": [1 - (top + height) / down, 1 - top / down],
-        "constraintoward": "top",
-        **y,
-    }
 
 
 def _sendable(value: Any) -> Any:

@@ -13,9 +13,9 @@ from arcvq.explorers.inspector_figure import (
     CODES,
     TILES,
     UNUSED,
+    Subject,
     inspector_picture,
     inspector_values,
-    subject,
 )
 from arcvq.images import ImageData
 
@@ -40,7 +40,7 @@ class CodeInspector(MapExplorer):
     given = ("model", "images")
 
     def __init__(self, model: Autoencoder, data: ImageData, **settings: Any):
-        self.subject = subject(model, data)
+        self.subject = Subject(model, data)
         usage = self.subject.usage
         norms = geometry.norms(self.subject.codebook)
         longest = int((norms * (usage > 0)).argmax())

@@ -1,11 +1,11 @@
 """One code taken apart: its nearest codes, the images that use it, the ways to another, a swap."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from functools import cache
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float
 from plotly.graph_objects import Figure
 from torch import Tensor
 from torch.nn.functional import interpolate
@@ -13,15 +13,9 @@ from torch.nn.functional import interpolate
 from arcvq import geometry
 from arcvq.analysis.projections import Projection
 from arcvq.autoencoder import Autoencoder
-from arcvq.explorers.figure_updates import (
-    Values,
-    assign,
-    finish_moving,
-    fix_head,
-    place_axes,
-    points,
-    words,
-)
+from arcvq.explorers.encoding import encode_test
+from arcvq.explorers.figure_updates import Values, assign, finish_moving, points, words
+from arcvq.explorers.panels import SLIM, Panel
 from arcvq.explorers.placing import place_codes
 from arcvq.figures.code_maps import code_map
 from arcvq.figures.image_grids import GAP, TILE
@@ -30,7 +24,6 @@ from arcvq.figures.theme import BLACK, VERMILLION
 from arcvq.images import ImageData, to_float
 
 IMAGES = 1000  # test images that usage is counted on, at most
-BATCH = 256  # images encoded at once
 TILES = 7  # in a long strip
 UNIT = TILE / (TILE + GAP)  # the part of its place that a tile fills, without the gap
 # Pixels: the plots, beside them, above them (4 lines of caption)
@@ -39,76 +32,102 @@ HEIGHT = 414
 SIDE = 24
 HEAD = 136
 MAP = 294  # pixels: width of the map and of the strip below it
-# The strips by name: their tiles, and their left, top and width in pixels.
 STRIPS = {
-    "nearest": (TILES, 397, 36, 455),
-    "images": (TILES, 397, 140, 455),
-    "slerp": (TILES, 397, 244, 455),
-    "lerp": (TILES, 397, 348, 455),
-    "swap": (3, 0, 316, MAP),
+    "nearest": Panel(2, 397, 36, 455, 65),
+    "images": Panel(3, 397, 140, 455, 65),
+    "slerp": Panel(4, 397, 244, 455, 65),
+    "lerp": Panel(5, 397, 348, 455, 65),
+    "swap": Panel(6, 0, 316, MAP, 98),
 }
+COLUMNS = dict.fromkeys(STRIPS, TILES) | {"swap": 3}  # tiles in each strip
 CODES, UNUSED, CHOSEN, OTHER = range(4)  # the traces of the map, before those of the strips
 PICTURE = {name: number for number, name in enumerate(STRIPS, start=4)}
 FRAMES = {"images": 4 + len(STRIPS), "swap": 5 + len(STRIPS)}
-AXES = {name: number - 2 for name, number in PICTURE.items()}  # of the strips, after the map's
+
+Tiles = Float[Tensor, "n C H W"]
+Places = Bool[Tensor, "n h w"]
 
 
-@dataclass(frozen=True)
 class Subject:
     """A model, and the test images that usage is counted on, with all tensors on the CPU.
 
+    Args:
+        model: On any device.
+        data: The images.
+
     Attributes:
-        model: on any device.
-        codebook: its codes.
-        images: in [-1, 1].
-        indices: of the images.
-        usage: tokens by code.
-        maps: those that were asked for, by method.
+        model: On any device.
+        codebook: Its codes (K, D).
+        images: The first 1,000 test images (n, C, H, W), in [-1, 1].
+        tokens: Their tokens (n, h, w).
+        usage: How many tokens chose each code (K,).
+        map: As `draw_map` of a method; each map is drawn once.
+
+    Raises:
+        ValueError: If there are no test images, or they do not fit.
     """
 
-    model: Autoencoder
-    codebook: Float[Tensor, "K D"]
-    images: Float[Tensor, "n C H W"]
-    indices: Int[Tensor, "n h w"]
-    usage: Int[Tensor, " K"]
-    maps: dict[str, tuple[Projection, Figure]] = field(default_factory=dict)
+    def __init__(self, model: Autoencoder, data: ImageData):
+        self.model = model
+        self.tokens = encode_test(model, data, IMAGES)
+        self.codebook = model.quantizer.codebook.detach().cpu()
+        self.images = to_float(data.test.images[:IMAGES]).cpu()
+        self.usage = geometry.usage_counts(self.tokens, len(self.codebook))
+        self.map = cache(self.draw_map)
 
-    def map(self, method: str) -> tuple[Projection, Figure]:
+    def draw_map(self, method: str) -> tuple[Projection, Figure]:
         """Draw the codes on a map, by "PCA" or "UMAP" of their angles, colored by usage."""
-        if method not in self.maps:
-            seen = place_codes(self.codebook, method, lambda: self.usage)
-            self.maps[method] = seen, code_map(seen, self.usage, log=True)
-        return self.maps[method]
+        seen = place_codes(self.codebook, method, lambda: self.usage)
+        return seen, code_map(seen, self.usage, log=True)
 
     @torch.no_grad()
-    def patches(self, codes: Float[Tensor, "n D"]) -> Float[Tensor, "n C p p"]:
+    def patches(self, codes: Float[Tensor, "n D"]) -> Tiles:
         """Decode 3 x 3 equal codes, for each code or any point between codes, at its own norm."""
-        grids = codes.to(self.model.quantizer.codebook)[:, :, None, None].expand(-1, -1, 3, 3)
+        there = codes.to(self.model.quantizer.codebook)
+        grids = there[:, :, None, None].expand(-1, -1, 3, 3)
         return self.model.decoder(grids).clamp(-1, 1).cpu()
 
     def swapped(self, image: int, chosen: int, other: int) -> Float[Tensor, "2 C H W"]:
         """Decode an image as it is, and with one code in all places of the other."""
-        grid = self.indices[image]
-        grids = torch.stack([grid, grid.where(grid != chosen, other)])
+        grid = self.tokens[image]
+        changed = grid.where(grid != chosen, other)
+        grids = torch.stack([grid, changed])
         return self.model.decode(grids.to(self.model.quantizer.codebook.device)).cpu()
 
 
-def subject(model: Autoencoder, data: ImageData) -> Subject:
-    """Encode the first 1,000 test images with a model.
+class Inspection:
+    """What is found out about a code.
 
-    Raises:
-        ValueError: if there are none or they do not fit.
+    Args:
+        subject: The model and the images.
+        chosen: The code.
+        other: The code that it is compared with.
+        rank: Which of the images that use the code is looked at, from 1; if there are fewer, the
+            last of them.
+
+    Attributes:
+        chosen: The code.
+        other: The code that it is compared with.
+        angles: From the code to each code, in degrees (K,).
+        near: The codes nearest to it.
+        places: Where the images use it (n, h, w).
+        users: The images that use it, from the one that uses it most.
+        image: The image that is looked at; the first one if none uses the code.
     """
-    if not len(data.test):
-        raise ValueError(
-            f"{data.name} has no test images; the use of a code is counted on at least one"
-        )
-    codebook = model.quantizer.codebook.detach()
-    images = to_float(data.test.images[:IMAGES])
-    batches = [model.encode(batch.to(codebook.device)) for batch in images.split(BATCH)]
-    indices = torch.cat(batches).cpu()
-    usage = geometry.usage_counts(indices, len(codebook))
-    return Subject(model, codebook.cpu(), images.cpu(), indices, usage)
+
+    def __init__(self, subject: Subject, chosen: int, other: int, rank: int):
+        self.chosen = chosen
+        self.other = other
+        codebook = subject.codebook
+        self.angles = geometry.angles_to(codebook, codebook[chosen]).rad2deg()
+        order = self.angles.argsort(stable=True)
+        self.near = order[order != chosen][: TILES - 1].tolist()
+        self.places = subject.tokens == chosen
+        counts = self.places.sum(dim=(1, 2))
+        by_count = counts.argsort(descending=True, stable=True)
+        self.users = by_count[counts[by_count] > 0].tolist()
+        ranked = self.users[:rank] or [0]
+        self.image = ranked[-1]
 
 
 def inspector_picture(subject: Subject, chosen: int, other: int, rank: int, method: str) -> Figure:
@@ -119,222 +138,214 @@ def inspector_picture(subject: Subject, chosen: int, other: int, rank: int, meth
     straight (lerp), decoded; and the image of this rank (from 1; the last if there are fewer)
     decoded as it is and with the other code in these places, with the absolute difference.
     """
-    figure = Figure(subject.map(method)[1].data[:2])
-    for name, symbol, color in (
-        ("chosen code", "circle-open", VERMILLION),
-        ("other code", "diamond-open", BLACK),
-    ):
-        marker = {"size": 15, "symbol": symbol, "color": color, "line": {"width": 3}}
-        figure.add_scatter(mode="markers", name=name, marker=marker, hoverinfo="skip")
-    _add_strips(figure, subject.images.shape[2] / subject.images.shape[3])
-    _add_scales(figure)
+    _, drawn = subject.map(method)
+    figure = Figure(drawn.data[:2])
+    _add_mark(figure, "chosen code", "circle-open", VERMILLION)
+    _add_mark(figure, "other code", "diamond-open", BLACK)
+    _add_strips(figure, _aspect(subject.images))
+    _add_frames(figure)
+    _add_scale_of_differences(figure)
+    _lay_out_map(figure)
     values = inspector_values(subject, chosen, other, rank, method)
-    finish_moving(figure, values, width=WIDTH + 2 * SIDE, left=SIDE, right=SIDE, bottom=SIDE)
-    fix_head(figure, HEAD, HEIGHT + SIDE)
+    around = {"left": SIDE, "right": SIDE, "bottom": SIDE}
+    finish_moving(figure, values, HEAD, HEIGHT + SIDE, width=WIDTH + 2 * SIDE, **around)
     return assign(figure, values)
 
 
 def inspector_values(subject: Subject, chosen: int, other: int, rank: int, method: str) -> Values:
     """Return what moves in `inspector_picture`, by path."""
+    view = Inspection(subject, chosen, other, rank)
     seen, drawn = subject.map(method)
-    codebook = subject.codebook
-    places = subject.indices == chosen
-    angles = geometry.angles_to(codebook, codebook[chosen])
-    near = [code for code in angles.argsort(stable=True).tolist() if code != chosen]
-    near = near[: TILES - 1]
-    counts = places.flatten(1).sum(dim=1)
-    by_count = counts.argsort(descending=True, stable=True).tolist()
-    users = [image for image in by_count if counts[image]]
-    image = users[min(rank, TILES, len(users)) - 1] if users else 0
+    before, after = subject.swapped(view.image, chosen, other).expand(-1, 3, -1, -1)
+    change = (after - before).abs().mean(dim=0)
+    text = _sentence(subject, view, float(change.mean()))
+    hidden = [code for code in sorted({chosen, other}) if np.isnan(seen.points[code]).any()]
+    if hidden:
+        text += f" Not on the map: {', '.join(map(str, hidden))}."
 
     values: Values = {}
     for trace in (CODES, UNUSED):
         for part in ("x", "y", "customdata"):
             values[f"{trace}/{part}"] = drawn.data[trace][part]
-    values |= points(CHOSEN, seen.points[[chosen]]) | points(OTHER, seen.points[[other]])
-    titles = [f"<b>{chosen}</b>", *(f"{code}<br>{_degrees(angles[code])}" for code in near)]
-    nearest = subject.patches(codebook[[chosen, *near]])
-    values |= _strip("nearest", nearest, titles, "nearest<br>codes")
-    values |= _ways(subject, chosen, other)
-    values |= _users(subject, places, users[:TILES], image)
-    swap, change = _swap(subject, places[image], image, chosen, other)
-    values |= swap
+    values |= points(CHOSEN, seen.points[[chosen]])
+    values |= points(OTHER, seen.points[[other]])
+    values |= _nearest(subject, view)
+    values |= _users(subject, view)
+    values |= _ways(subject, view)
+    values |= _swap(view, torch.stack([before, after, inferno(change)]), float(change.mean()))
+    return values | words(f"Code {chosen} and code {other}", f"{text} {seen.trust}", WIDTH)
 
-    text = [f"None of {len(places):,} test images uses code {chosen}."]
-    if users:
-        text = [
-            f"Code {chosen} has {subject.usage[chosen]:,} of {places.numel():,} tokens, in "
-            f"{len(users):,} of {len(places):,} test images."
-        ]
-    text.append(
-        f"Its nearest is code {near[0]}, at {_degrees(angles[near[0]])}."
-        if near
-        else "It is the only code."
-    )
-    text.append(f"Code {other} lies {_degrees(angles[other])} away.")
-    if users:
-        text.append(
-            f"In {_places(places[image])} of image {image} it changes pixels, which are -1 to 1, "
-            f"by {change:.3f} on average."
+
+def _sentence(subject: Subject, view: Inspection, change: float) -> str:
+    """The findings in words; `change` is the mean change of a pixel by the swap."""
+    chosen = view.chosen
+    other = view.other
+    count = len(subject.images)
+    text = f"None of {count:,} test images uses code {chosen}."
+    if view.users:
+        text = (
+            f"Code {chosen} has {subject.usage[chosen]:,} of {subject.tokens.numel():,} tokens, in "
+            f"{len(view.users):,} of {count:,} test images."
         )
-    away = [code for code in {chosen, other} if np.isnan(seen.points[code]).any()]
-    if away:
-        text.append(f"Not on the map: {', '.join(map(str, sorted(away)))}.")
-    text.append(seen.trust)
-    return values | words(f"Code {chosen} and code {other}", " ".join(text), WIDTH)
+    if view.near:
+        nearest = view.near[0]
+        text += f" Its nearest is code {nearest}, at {view.angles[nearest]:.0f}°."
+    else:
+        text += " It is the only code."
+    text += f" Code {other} lies {view.angles[other]:.0f}° away."
+    if view.users:
+        text += (
+            f" In {_count(view.places[view.image])} of image {view.image} it changes pixels, which "
+            f"are -1 to 1, by {change:.3f} on average."
+        )
+    return text
 
 
-def _ways(subject: Subject, chosen: int, other: int) -> Values:
+def _nearest(subject: Subject, view: Inspection) -> Values:
+    """The strip of the code and those nearest to it."""
+    titles = [f"<b>{view.chosen}</b>"]
+    for code in view.near:
+        titles.append(f"{code}<br>{view.angles[code]:.0f}°")
+    codes = subject.codebook[[view.chosen, *view.near]]
+    return _strip("nearest", subject.patches(codes), titles, "nearest<br>codes")
+
+
+def _users(subject: Subject, view: Inspection) -> Values:
+    """The strip of the images that use the code."""
+    users = view.users[:TILES]
+    titles = []
+    for image in users:
+        name = f"<b>{image}</b>" if image == view.image else image
+        titles.append(f"image {name}<br>{_count(view.places[image])}")
+    images = subject.images[users]
+    strip = _strip("images", images, titles or ["none"], "images<br>that use it")
+    return strip | _frames("images", view.places[users], _aspect(images))
+
+
+def _ways(subject: Subject, view: Inspection) -> Values:
     """The strips from one code to the other, with the angle from the first and the norm."""
-    first, last = subject.codebook[[chosen, other]].double()
+    first, last = subject.codebook[[view.chosen, view.other]].double()
     shares = torch.linspace(0, 1, TILES, dtype=torch.float64)
-    paths = {
-        "slerp": geometry.slerp(first, last, shares),
-        "lerp": torch.lerp(first, last, shares[:, None]),
-    }
+    slerp = geometry.slerp(first, last, shares)
+    lerp = torch.lerp(first, last, shares[:, None])
     values: Values = {}
-    for name, path in paths.items():
-        sizes = zip(geometry.angles_to(path, first), geometry.norms(path), strict=True)
-        titles = [f"{_degrees(angle)}<br>norm {norm:.2g}" for angle, norm in sizes]
-        values |= _strip(name, subject.patches(path), titles, f"{name}<br>to {other}")
+    for name, path in (("slerp", slerp), ("lerp", lerp)):
+        angles = geometry.angles_to(path, first).rad2deg()
+        norms = geometry.norms(path)
+        titles = []
+        for angle, norm in zip(angles, norms, strict=True):
+            titles.append(f"{angle:.0f}°<br>norm {norm:.2g}")
+        values |= _strip(name, subject.patches(path), titles, f"{name}<br>to {view.other}")
     return values
 
 
-def _users(
-    subject: Subject, places: Bool[Tensor, "n h w"], users: Sequence[int], image: int
-) -> Values:
-    """The strip of the images that use the code."""
-    titles = []
-    for user in users:
-        name = f"<b>{user}</b>" if user == image else user
-        titles.append(f"image {name}<br>{_places(places[user])}")
-    strip = _strip("images", subject.images[users], titles or ["none"], "images<br>that use it")
-    return strip | _frames("images", places[users], subject.images.shape)
-
-
-def _swap(
-    subject: Subject, places: Bool[Tensor, "h w"], image: int, chosen: int, other: int
-) -> tuple[Values, float]:
-    """The strip of an image with and without the code, and the mean absolute difference."""
-    before, after = subject.swapped(image, chosen, other).expand(-1, 3, -1, -1)
-    change = (after - before).abs().mean(dim=0)
-    mean = float(change.mean())
-    tiles = torch.stack([before, after, inferno(change)])
+def _swap(view: Inspection, tiles: Float[Tensor, "3 3 H W"], change: float) -> Values:
+    """The strip of an image without and with the other code, and of the difference."""
+    places = view.places[view.image]
     titles = [
-        f"image {image},<br>decoded",
-        f"code {other} in<br>{_places(places)}",
-        f"difference,<br>mean {mean:.3f}",
+        f"image {view.image},<br>decoded",
+        f"code {view.other} in<br>{_count(places)}",
+        f"difference,<br>mean {change:.3f}",
     ]
-    frames = _frames("swap", places.expand(2, -1, -1), tiles.shape)
-    return _strip("swap", tiles, titles) | frames, mean
+    frames = _frames("swap", places.expand(2, -1, -1), _aspect(tiles))
+    return _strip("swap", tiles, titles, "") | frames
 
 
-def _strip(
-    name: str, tiles: Float[Tensor, "n C H W"], titles: Sequence[str], label: str = ""
-) -> Values:
+def _strip(name: str, tiles: Tiles, titles: Sequence[str], label: str) -> Values:
     """Tiles side by side as one small picture, with titles above and a label on the left."""
-    columns = STRIPS[name][0]
-    axis = AXES[name]
-    high, wide = tiles.shape[2:]
-    size = (max(1, round(TILE * high / wide)), TILE)
-    tiles = interpolate(tiles, size, mode="nearest" if wide <= TILE else "area")
+    axis = STRIPS[name].number
+    columns = COLUMNS[name]
+    height = max(1, round(TILE * _aspect(tiles)))
+    is_small = tiles.shape[3] <= TILE
+    tiles = interpolate(tiles, (height, TILE), mode="nearest" if is_small else "area")
+    sheet = tile_sheet(tiles, columns, frame=(0, GAP, 0, 0))
     blanks = [""] * (columns - len(titles))
     return {
-        f"{PICTURE[name]}/source": image_source(tile_sheet(tiles, columns, frame=(0, GAP, 0, 0))),
+        f"{PICTURE[name]}/source": image_source(sheet),
         f"layout/yaxis{axis}.ticktext": [label],
         f"layout/xaxis{axis}.ticktext": [*titles, *blanks],
     }
 
 
-def _frames(name: str, places: Bool[Tensor, "n h w"], shape: Sequence[int]) -> Values:
-    """Lines around the places of a strip's tiles (n, C, H, W).
-
-    They are the edges with a place on one of their sides only.
-    """
-    cell = UNIT * np.array([1, shape[2] / shape[3]]) / places.shape[:0:-1]
+def _frames(name: str, places: Places, aspect: float) -> Values:
+    """Lines around the places of a strip's tiles, whose height is `aspect` times their width."""
     inside = np.pad(places.numpy(), ((0, 0), (1, 1), (1, 1)))
-    lines = [np.empty((0, 2))]
-    for edges, step in (
-        (np.diff(inside[:, :, 1:-1], axis=1), [1, 0]),
-        (np.diff(inside[:, 1:-1], axis=2), [0, 1]),
-    ):
-        tile, row, column = np.nonzero(edges)
-        corner = np.column_stack([tile, 0 * tile])
-        start = corner + cell * np.column_stack([column, row])
-        gap = np.full_like(start, np.nan)
-        lines.append(np.stack([start, start + cell * step, gap], axis=1).reshape(-1, 2))
+    # An edge has a place on one of its sides only.
+    level = np.diff(inside[:, :, 1:-1], axis=1)
+    upright = np.diff(inside[:, 1:-1], axis=2)
+    _, rows, columns = places.shape
+    cell = UNIT * np.array([1 / columns, aspect / rows])
+    lines = [_edges(level, cell, [1, 0]), _edges(upright, cell, [0, 1])]
     return points(FRAMES[name], np.concatenate(lines))
 
 
+def _edges(
+    is_edge: Bool[np.ndarray, "n h w"], cell: Float[np.ndarray, "2"], step: list[int]
+) -> Float[np.ndarray, "_ 2"]:
+    """Start, end and a gap of each edge, which goes from its cell's corner by so many cells."""
+    tile, row, column = np.nonzero(is_edge)
+    start = cell * np.column_stack([column, row])
+    start[:, 0] += tile
+    gap = np.full_like(start, np.nan)
+    lines = np.stack([start, start + cell * step, gap], axis=1)
+    return lines.reshape(-1, 2)
+
+
+def _add_mark(figure: Figure, name: str, symbol: str, color: str) -> None:
+    """Add the mark of a code on the map, still without its place."""
+    marker = {"size": 15, "symbol": symbol, "color": color, "line": {"width": 3}}
+    figure.add_scatter(mode="markers", name=name, marker=marker, hoverinfo="skip")
+
+
 def _add_strips(figure: Figure, aspect: float) -> None:
-    """Add the strips, still empty, with titles above their tiles, and the frames on two of them."""
-    small = {"tickangle": 0, "tickfont": {"size": 11}}
-    scale = {"dx": UNIT / TILE, "dy": UNIT / TILE, "x0": UNIT / TILE / 2, "y0": UNIT / TILE / 2}
-    for name, (columns, left, top, width) in STRIPS.items():
-        axis = AXES[name]
-        tall = UNIT * (aspect if name in FRAMES else 1)
-        figure.add_image(
-            hoverinfo="skip", zsmooth="fast", xaxis=f"x{axis}", yaxis=f"y{axis}", **scale
-        )
-        x = small | {
-            "range": [0, columns],
-            "tickvals": np.arange(columns) + UNIT / 2,
-            "constraintoward": "left",
-        }
-        y = small | {"range": [tall, 0], "tickvals": [tall / 2], "scaleanchor": f"x{axis}"}
-        place_axes(figure, axis, (left, top, width, width / columns), (WIDTH, HEIGHT), x, y)
+    """Add the strips, still empty, with titles above their tiles."""
+    pixel = UNIT / TILE
+    scale = {"dx": pixel, "dy": pixel, "x0": pixel / 2, "y0": pixel / 2}
+    for name, panel in STRIPS.items():
+        height = UNIT * (aspect if name in FRAMES else 1)  # codes have square tiles
+        figure.add_image(hoverinfo="skip", zsmooth="fast", **scale, **panel.axes)
+        columns = COLUMNS[name]
+        middles = np.arange(columns) + UNIT / 2
+        small = {"tickangle": 0, "tickfont": {"size": 11}}
+        x = small | {"range": [0, columns], "tickvals": middles, "constraintoward": "left"}
+        y = small | {"range": [height, 0], "tickvals": [height / 2]}
+        y["scaleanchor"] = f"x{panel.number}"
+        panel.place(figure, (WIDTH, HEIGHT), x, y)
+
+
+def _add_frames(figure: Figure) -> None:
+    """Add the lines on two of the strips, still empty, with one entry in the legend."""
+    line = {"color": VERMILLION, "width": 3}
     for name in FRAMES:
-        figure.add_scatter(
-            mode="lines",
-            name="its places",
-            line={"color": VERMILLION, "width": 3},
-            hoverinfo="skip",
-            showlegend=name == "images",
-            xaxis=f"x{AXES[name]}",
-            yaxis=f"y{AXES[name]}",
-        )
+        style = {"mode": "lines", "line": line, "hoverinfo": "skip"} | STRIPS[name].axes
+        figure.add_scatter(name="its places", showlegend=name == "images", **style)
 
 
-def _add_scales(figure: Figure) -> None:
-    """Place the map, and add the scales of its usage and of the difference."""
-    bar = {"lenmode": "pixels", "thickness": 8, "xpad": 0, "ypad": 0, "xanchor": "left"}
-    beside = bar | {
-        "len": 98,
-        "x": (MAP + 2) / WIDTH,
-        "y": 0,
-        "yanchor": "bottom",
-        "tickvals": [0, 0.5, 1],
-        "ticktext": ["0", "0.5", "≥ 1"],
-    }
-    shades = {
-        "color": [0, 1],
-        "colorscale": "Inferno",
-        "cmin": 0,
-        "cmax": 1,
-        "colorbar": beside,
-    }
+def _add_scale_of_differences(figure: Figure) -> None:
+    """Add the scale of the difference beside its strip, by a trace without points."""
+    bar = SLIM | {"len": 98, "x": (MAP + 2) / WIDTH, "y": 0, "yanchor": "bottom"}
+    bar |= {"tickvals": [0, 0.5, 1], "ticktext": ["0", "0.5", "≥ 1"]}
+    shades = {"colorscale": "Inferno", "cmin": 0, "cmax": 1, "color": [0, 1], "colorbar": bar}
     none = [None, None]
     figure.add_scatter(x=none, y=none, mode="markers", marker=shades, showlegend=False)
-    below = bar | {
-        "orientation": "h",
-        "x": 0,
-        "y": 1 - 224 / HEIGHT,
-        "yanchor": "top",
-        "len": MAP,
-        "title_side": "bottom",
-    }
-    figure.update_traces(marker_colorbar=below, selector={"name": "codes"})
-    axis = {"showticklabels": False, "ticks": "", "constrain": "domain"}
-    figure.update_layout(
-        xaxis=axis | {"domain": [0, MAP / WIDTH]},
-        yaxis=axis | {"domain": [1 - 220 / HEIGHT, 1], "scaleanchor": "x"},
-    )
 
 
-def _degrees(angle: Float[Tensor, ""]) -> str:
-    return f"{angle.rad2deg():.0f}°"
+def _lay_out_map(figure: Figure) -> None:
+    """Place the map, and the scale of its usage below it."""
+    bar = SLIM | {"orientation": "h", "x": 0, "y": 1 - 224 / HEIGHT, "yanchor": "top"}
+    bar |= {"len": MAP, "title_side": "bottom"}
+    figure.update_traces(marker_colorbar=bar, selector={"name": "codes"})
+    bare = {"showticklabels": False, "ticks": "", "constrain": "domain"}
+    figure.layout.xaxis.update(bare, domain=[0, MAP / WIDTH])
+    figure.layout.yaxis.update(bare, domain=[1 - 220 / HEIGHT, 1], scaleanchor="x")
 
 
-def _places(places: Bool[Tensor, "h w"]) -> str:
+def _aspect(tiles: Tiles) -> float:
+    """Height by width."""
+    _, _, height, width = tiles.shape
+    return height / width
+
+
+def _count(places: Bool[Tensor, "h w"]) -> str:
     count = int(places.sum())
     return "1 place" if count == 1 else f"{count} places"

@@ -9,7 +9,7 @@ from plotly.graph_objects import Figure
 from arcvq.autoencoder import Autoencoder
 from arcvq.explorers.base import Explorer
 from arcvq.explorers.figure_updates import Values
-from arcvq.explorers.sampling_figure import TASKS, sampler, sampling_picture, sampling_values
+from arcvq.explorers.sampling_figure import TASKS, Sampler, sampling_picture, sampling_values
 from arcvq.images import ImageData
 from arcvq.priors import Prior
 
@@ -38,7 +38,7 @@ class SamplingExplorer(Explorer):
     given = ("model", "prior", "images")
 
     def __init__(self, model: Autoencoder, prior: Prior, data: ImageData, **settings: Any):
-        self.sampler = sampler(model, prior, data)
+        self.sampler = Sampler(model, prior, data)
         places = prior.grid[0] * prior.grid[1]
         self.limits = {
             "top_k": (1, prior.num_codes),
