@@ -4,6 +4,7 @@ Its layers have the names of the public VQGAN code, so that published weights ar
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from jaxtyping import Float
@@ -81,7 +82,8 @@ class Attention(nn.Module):
             return projection(normed).flatten(2).transpose(1, 2)[:, None]
 
         attended = scaled_dot_product_attention(places(self.q), places(self.k), places(self.v))
-        return x + self.proj_out(attended[:, 0].transpose(1, 2).reshape(x.shape))
+        maps = attended[:, 0].transpose(1, 2).reshape(x.shape)
+        return x + self.proj_out(maps)
 
 
 class Downsample(nn.Module):
@@ -165,39 +167,47 @@ class Middle(nn.Module):
         return self.block_2(self.attn_1(self.block_1(x)))
 
 
-class Encoder(nn.Module):
-    """Images (B, C, H, W) to latents (B, D, h, w).
+@dataclass(frozen=True)
+class NetworkSizes:
+    """What the sizes of encoder and decoder follow from.
 
-    Args:
+    Attributes:
         image_channels: C.
         widths: Channels at each resolution, from the highest to the lowest.
-        blocks: Residual blocks at each resolution.
+        blocks: Residual blocks at each resolution of the encoder; the decoder has one more.
         attention: Whether those of the lowest resolution have attention.
-        bottleneck: Channels of the last 3x3 convolution, before the 1x1 convolution to `dim`.
+        bottleneck: Channels on either side of the quantizer, between a 3x3 convolution and the 1x1
+            convolution to or from `dim`.
         dim: D.
     """
 
-    def __init__(
-        self,
-        image_channels: int,
-        widths: Sequence[int],
-        blocks: int,
-        attention: bool,
-        bottleneck: int,
-        dim: int,
-    ):
+    image_channels: int
+    widths: list[int]
+    blocks: int
+    attention: bool
+    bottleneck: int
+    dim: int
+
+
+class Encoder(nn.Module):
+    """Images (B, C, H, W) to latents (B, D, h, w)."""
+
+    def __init__(self, sizes: NetworkSizes):
         super().__init__()
-        self.conv_in = nn.Conv2d(image_channels, widths[0], 3, padding=1)
-        self.down = nn.ModuleList()
+        widths = sizes.widths
+        last = len(widths) - 1
         channels = widths[0]
+        self.conv_in = nn.Conv2d(sizes.image_channels, channels, 3, padding=1)
+        self.down = nn.ModuleList()
         for number, width in enumerate(widths):
-            is_lowest = number == len(widths) - 1
-            self.down.append(DownLevel(channels, width, blocks, attention and is_lowest, is_lowest))
+            is_lowest = number == last
+            attention = sizes.attention and is_lowest
+            self.down.append(DownLevel(channels, width, sizes.blocks, attention, is_lowest))
             channels = width
         self.mid = Middle(channels)
         self.norm_out = group_norm(channels)
-        self.conv_out = nn.Conv2d(channels, bottleneck, 3, padding=1)
-        self.quant_conv = nn.Conv2d(bottleneck, dim, 1)
+        self.conv_out = nn.Conv2d(channels, sizes.bottleneck, 3, padding=1)
+        self.quant_conv = nn.Conv2d(sizes.bottleneck, sizes.dim, 1)
 
     def forward(self, images: Float[Tensor, "B C H W"]) -> Float[Tensor, "B D h w"]:
         x = self.conv_in(images)
@@ -208,38 +218,26 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Codes (B, D, h, w) to images (B, C, H, W): the encoder in reverse, a block deeper each time.
+    """Codes (B, D, h, w) to images (B, C, H, W): the encoder in reverse, with one block more."""
 
-    Args:
-        image_channels: C.
-        widths: Channels at each resolution, from the highest to the lowest.
-        blocks: Residual blocks at each resolution of the encoder.
-        attention: Whether those of the lowest resolution have attention.
-        bottleneck: Channels between the 1x1 convolution from `dim` and the first 3x3 convolution.
-        dim: D.
-    """
-
-    def __init__(
-        self,
-        image_channels: int,
-        widths: Sequence[int],
-        blocks: int,
-        attention: bool,
-        bottleneck: int,
-        dim: int,
-    ):
+    def __init__(self, sizes: NetworkSizes):
         super().__init__()
-        self.post_quant_conv = nn.Conv2d(dim, bottleneck, 1)
-        self.conv_in = nn.Conv2d(bottleneck, widths[-1], 3, padding=1)
-        self.mid = Middle(widths[-1])
+        widths = sizes.widths
+        last = len(widths) - 1
+        lowest = widths[last]
+        self.post_quant_conv = nn.Conv2d(sizes.dim, sizes.bottleneck, 1)
+        self.conv_in = nn.Conv2d(sizes.bottleneck, lowest, 3, padding=1)
+        self.mid = Middle(lowest)
         self.up = nn.ModuleList()
         # Kept from the highest resolution to the lowest, and passed through in reverse.
-        inner = [*widths[1:], widths[-1]]
-        for number, (channels, width) in enumerate(zip(inner, widths, strict=True)):
-            has_attention = attention and number == len(widths) - 1
-            self.up.append(UpLevel(channels, width, blocks + 1, has_attention, number == 0))
+        below = [*widths[1:], lowest]
+        for number, width in enumerate(widths):
+            attention = sizes.attention and number == last
+            is_highest = number == 0
+            blocks = sizes.blocks + 1
+            self.up.append(UpLevel(below[number], width, blocks, attention, is_highest))
         self.norm_out = group_norm(widths[0])
-        self.conv_out = nn.Conv2d(widths[0], image_channels, 3, padding=1)
+        self.conv_out = nn.Conv2d(widths[0], sizes.image_channels, 3, padding=1)
 
     def forward(self, codes: Float[Tensor, "B D h w"]) -> Float[Tensor, "B C H W"]:
         x = self.mid(self.conv_in(self.post_quant_conv(codes)))
@@ -292,15 +290,21 @@ class VQGAN(Autoencoder):
         check_whole(1, bottleneck=width)
         # Plain numbers, since those of NumPy overflow, and cannot be written as JSON.
         factors = [int(multiplier) for multiplier in multipliers]
-        widths = [int(channels) * multiplier for multiplier in factors]
-        sizes = (int(image_channels), widths, int(blocks), attention, int(width), quantizer.dim)
-        downsample = 2 ** (len(widths) - 1)
-        super().__init__(image_channels, downsample, Encoder(*sizes), quantizer, Decoder(*sizes))
+        sizes = NetworkSizes(
+            image_channels=int(image_channels),
+            widths=[int(channels) * factor for factor in factors],
+            blocks=int(blocks),
+            attention=bool(attention),
+            bottleneck=int(width),
+            dim=quantizer.dim,
+        )
+        downsample = 2 ** (len(factors) - 1)
+        super().__init__(image_channels, downsample, Encoder(sizes), quantizer, Decoder(sizes))
         self.channels = int(channels)
         self.multipliers = factors
-        self.blocks = int(blocks)
-        self.attention = bool(attention)
-        self.bottleneck = None if bottleneck is None else int(bottleneck)
+        self.blocks = sizes.blocks
+        self.attention = sizes.attention
+        self.bottleneck = None if bottleneck is None else sizes.bottleneck
 
     def sizes(self) -> dict[str, Any]:
         return {
@@ -315,28 +319,29 @@ class VQGAN(Autoencoder):
     @classmethod
     def from_official_weights(cls, state: dict[str, Tensor]) -> "VQGAN":
         """Build the model whose weights have these names in the public code."""
-        weights = {
-            _our_name(name): weight
-            for name, weight in state.items()
-            if not name.startswith(TRAINING_ONLY)
-        }
-        channels, image_channels = weights["encoder.conv_in.weight"].shape[:2]
-        levels = 1 + max(_numbers(weights, "encoder.down."))
-        widths = [
-            len(weights[f"encoder.down.{level}.block.0.conv1.weight"]) for level in range(levels)
-        ]
-        lowest = f"encoder.down.{levels - 1}."
+        weights = {}
+        for name, weight in state.items():
+            if not name.startswith(TRAINING_ONLY):
+                weights[_our_name(name)] = weight
+        channels, image_channels, *_ = weights["encoder.conv_in.weight"].shape
+        last = max(_numbers(weights, "encoder.down."))
+        multipliers = []
+        for level in range(last + 1):
+            width = len(weights[f"encoder.down.{level}.block.0.conv1.weight"])
+            multipliers.append(width // channels)
+        lowest = f"encoder.down.{last}."
         num_codes, dim = weights["quantizer.codebook"].shape
         model = cls(
             image_channels,
             SphericalQuantizer(num_codes, dim),
             channels,
-            [width // channels for width in widths],
-            1 + max(_numbers(weights, f"{lowest}block.")),
-            f"{lowest}attn.0.q.weight" in weights,
-            len(weights["encoder.conv_out.weight"]),
+            multipliers,
+            blocks=1 + max(_numbers(weights, f"{lowest}block.")),
+            attention=f"{lowest}attn.0.q.weight" in weights,
+            bottleneck=len(weights["encoder.conv_out.weight"]),
         )
-        strange = sorted(set(dict(model.named_parameters())) ^ set(weights))
+        ours = {name for name, _ in model.named_parameters()}
+        strange = sorted(ours ^ set(weights))
         if strange:
             raise ValueError(f"missing or unknown {', '.join(strange)}")
         model.load_state_dict(weights, strict=False)  # usage counts are not among them
@@ -353,7 +358,11 @@ def _our_name(name: str) -> str:
 
 def _numbers(names: Any, prefix: str) -> set[int]:
     """The numbers that follow a prefix in the names of weights."""
-    found = [name.removeprefix(prefix) for name in names if name.startswith(prefix)]
+    found = set()
+    for name in names:
+        if name.startswith(prefix):
+            number, _, _ = name.removeprefix(prefix).partition(".")
+            found.add(int(number))
     if not found:
         raise KeyError(f"{prefix}0")
-    return {int(rest.partition(".")[0]) for rest in found}
+    return found
