@@ -76,7 +76,8 @@ class GatedLayer(nn.Module):
             columns: The n columns, after the `reach` columns left of them.
             from_above: The contribution of the vertical stack to the n columns.
         """
-        change = self.mix(gate(self.horizontal(columns) + from_above))
+        maps = self.horizontal(columns) + from_above
+        change = self.mix(gate(maps))
         return columns[..., self.reach :] + change
 
 
@@ -127,9 +128,12 @@ class PixelCNN(NetworkPrior):
             raise ValueError(f"kernel is {kernel}; it must be an odd number from 3")
         self.kernel = int(kernel)
         self.reach = self.kernel // 2
-        stack = [GatedLayer(width, self.kernel, max(1, classes)) for _ in range(layers)]
-        self.layers: Any = nn.ModuleList(stack)
-        self.head = nn.Sequential(nn.ReLU(), nn.Conv2d(width, width, 1), nn.ReLU())
+        labels = max(1, classes)
+        self.layers: Any = nn.ModuleList()
+        for _ in range(layers):
+            self.layers.append(GatedLayer(width, self.kernel, labels))
+        mix = nn.Conv2d(width, width, 1)
+        self.head = nn.Sequential(nn.ReLU(), mix, nn.ReLU())
 
     def features(self, embedded, labels):
         labels = self.label_rows(labels, len(embedded))
@@ -146,7 +150,8 @@ class PixelCNN(NetworkPrior):
             rows, from_above = layer.down(padded_rows, labels)
             padded_columns = pad(columns, (self.reach, 0))
             columns = layer.right(padded_columns, from_above)
-        return self.head(columns).permute(0, 2, 3, 1)
+        features = self.head(columns)
+        return features.permute(0, 2, 3, 1)
 
     def start(self, batch, labels=None):
         state = super().start(batch, labels)
@@ -164,7 +169,8 @@ class PixelCNN(NetworkPrior):
 
     @torch.no_grad()
     def next_logits(self, state):
-        row, column = divmod(state.position, self.grid[1])
+        _, width = self.grid
+        row, column = divmod(state.position, width)
         if column == 0:
             self._start_row(state, row)
         # Left of the first column there is no token, and above the first row there is no row.
@@ -179,21 +185,25 @@ class PixelCNN(NetworkPrior):
 
     def _start_row(self, state: State, row: int) -> None:
         """Run the vertical stack for a row."""
-        labels = self.label_rows(state.labels, len(state.tokens))
-        above = self._embed_row(state.tokens[:, row - 1], present=row > 0)
+        tokens = state.tokens
+        labels = self.label_rows(state.labels, len(tokens))
+        above = self._embed_row(tokens[:, row - 1], present=row > 0)
         for layer, cache in zip(self.layers, state.cache, strict=True):
             seen = self._store(above, cache.rows, row, dim=2)
-            above, cache.from_above[:] = layer.down(seen, labels)
+            above, from_above = layer.down(seen, labels)
+            cache.from_above.copy_(from_above)
 
     def _store(self, maps: Tensor, cache: Tensor, position: int, dim: int) -> Tensor:
         """Put a row or column into a cache; return it with the `reach` ones before it."""
-        cache.narrow(dim, self.reach + position, 1).copy_(maps)
-        return cache.narrow(dim, position, self.reach + 1)
+        seen = cache.narrow(dim, position, self.reach + 1)
+        seen.narrow(dim, self.reach, 1).copy_(maps)
+        return seen
 
     def _embed_row(self, tokens: Tensor, present: bool) -> Tensor:
         """Tokens (B, n) of one row as maps (B, C, 1, n); zeros beyond the edge of the grid."""
         embedded = self.tokens.embed(tokens) * present
-        return embedded.transpose(1, 2)[:, :, None]
+        maps = embedded.transpose(1, 2)
+        return maps[:, :, None]
 
     def config(self):
         return {**super().config(), "layers": len(self.layers), "kernel": self.kernel}

@@ -20,11 +20,10 @@ def attention(queries: Tensor, keys: Tensor, values: Tensor, causal: bool) -> Te
     """
     if queries.device.type != "cpu":
         return scaled_dot_product_attention(queries, keys, values, is_causal=causal)
-    dtype = queries.dtype
-    queries, keys, values = (at_least_float32(x) for x in (queries, keys, values))
+    exact = [at_least_float32(maps) for maps in (queries, keys, values)]
     with torch.autocast("cpu", enabled=False):
-        attended = scaled_dot_product_attention(queries, keys, values, is_causal=causal)
-    return attended.to(dtype)
+        attended = scaled_dot_product_attention(*exact, is_causal=causal)
+    return attended.to(queries.dtype)
 
 
 class Block(nn.Module):
@@ -42,9 +41,8 @@ class Block(nn.Module):
         self.before_linear = nn.LayerNorm(width)
         self.queries_keys_values = nn.Linear(width, 3 * width)
         self.out = nn.Linear(width, width)
-        self.linear = nn.Sequential(
-            nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width)
-        )
+        hidden = 4 * width
+        self.linear = nn.Sequential(nn.Linear(width, hidden), nn.GELU(), nn.Linear(hidden, width))
 
     def forward(
         self,
@@ -59,8 +57,10 @@ class Block(nn.Module):
             cache: The keys and values of the earlier positions; those of this one are added.
             position: The one position, where there is a cache.
         """
-        projected = self.queries_keys_values(self.before_attention(x))
-        heads = projected.unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        normed = self.before_attention(x)
+        projected = self.queries_keys_values(normed)
+        split = projected.unflatten(2, (3, self.heads, -1))
+        heads = split.permute(2, 0, 3, 1, 4)  # (3, B, heads, T, C / heads)
         queries = heads[0]
         keys_values = heads[1:]
         if cache is not None:
@@ -68,7 +68,8 @@ class Block(nn.Module):
             keys_values = cache[..., : position + 1, :]
         keys, values = keys_values
         attended = attention(queries, keys, values, causal=cache is None)
-        x = x + self.out(attended.transpose(1, 2).flatten(2))
+        joined = attended.transpose(1, 2).flatten(2)
+        x = x + self.out(joined)
         return x + self.linear(self.before_linear(x))
 
 
@@ -106,38 +107,50 @@ class TransformerPrior(NetworkPrior):
         self.rows = nn.Embedding(grid[0], width)
         self.columns = nn.Embedding(grid[1], width)
         self.labels = nn.Embedding(max(1, classes), width)
-        self.blocks = nn.ModuleList(Block(width, self.heads) for _ in range(layers))
+        self.blocks = nn.ModuleList()
+        for _ in range(layers):
+            self.blocks.append(Block(width, self.heads))
         self.norm = nn.LayerNorm(width)
 
     def features(self, embedded, labels):
-        before = pad(embedded.flatten(1, 2)[:, :-1], (0, 0, 1, 0))  # shifted by one position
-        x = before + self._offsets(labels, len(embedded))
+        tokens = embedded.flatten(1, 2)
+        before = pad(tokens[:, :-1], (0, 0, 1, 0))  # shifted by one position
+        x = before + self._offsets(labels, len(tokens))
         for block in self.blocks:
             x = block(x)
-        return self.norm(x).unflatten(1, self.grid)
+        normed = self.norm(x)
+        return normed.unflatten(1, self.grid)
 
     def start(self, batch, labels=None):
         state = super().start(batch, labels)
-        positions = self.grid[0] * self.grid[1]
-        heads = (self.heads, positions, self.width // self.heads)
-        state.cache = self.rows.weight.new_zeros(len(self.blocks), 2, batch, *heads)
+        rows, columns = self.grid
+        head_width = self.width // self.heads
+        heads = (self.heads, rows * columns, head_width)
+        weight = self.rows.weight  # the cache has its precision
+        state.cache = weight.new_zeros(len(self.blocks), 2, batch, *heads)
         return state
 
     @torch.no_grad()
     def next_logits(self, state):
         position = state.position
+        tokens = state.tokens.flatten(1)
         # At position 0 this is the last token, which is not set yet: zeros take its place.
-        before = self.tokens.embed(state.tokens.flatten(1)[:, position - 1]) * (position > 0)
-        offsets = self._offsets(state.labels, len(before))
-        x = (before + offsets[:, position])[:, None]
+        before = tokens[:, position - 1]
+        embedded = self.tokens.embed(before) * (position > 0)
+        offsets = self._offsets(state.labels, len(tokens))
+        x = embedded + offsets[:, position]
+        x = x[:, None]
         for block, cache in zip(self.blocks, state.cache, strict=True):
             x = block(x, cache, position)
-        return self.tokens.logits(self.norm(x)[:, 0])
+        features = self.norm(x[:, 0])
+        return self.tokens.logits(features)
 
     def _offsets(self, labels: Tensor | None, batch: int) -> Tensor:
         """The vectors (B, T, C) of position and label, which are added to the tokens."""
-        positions = (self.rows.weight[:, None] + self.columns.weight).flatten(0, 1)
-        return positions + self.labels(self.label_rows(labels, batch))[:, None]
+        positions = self.rows.weight[:, None] + self.columns.weight
+        rows = self.label_rows(labels, batch)
+        of_labels = self.labels(rows)
+        return positions.flatten(0, 1) + of_labels[:, None]
 
     def config(self):
         return {**super().config(), "layers": len(self.blocks), "heads": self.heads}
