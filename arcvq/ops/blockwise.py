@@ -122,7 +122,8 @@ def _fill_weights(latents, inverse, codes, weights, chunk, exponential):
         chunks = logits[:, :whole].unflatten(1, (-1, chunk))
         peaks.append(chunks.amax(2))
         if whole < count:
-            peaks.append(logits[:, whole:].amax(1, keepdim=True))
+            rest = logits[:, whole:]
+            peaks.append(rest.amax(1, keepdim=True))
         if exponential:
             logits.exp_()
     return torch.cat(peaks, dim=1)
@@ -144,8 +145,8 @@ def _nearest(weights, peaks, chunk, top_k):
     else:  # the last chunk reaches beyond the latents
         found = weights.gather(1, places.clamp_max(count - 1))
         found.masked_fill_(places >= count, -math.inf)
-    best = found.topk(top_k, dim=1, sorted=False).indices
-    return places.gather(1, best)
+    best = found.topk(top_k, dim=1, sorted=False)
+    return places.gather(1, best.indices)
 
 
 def pull_nearest(latents, inverse, codes, nearest, log_others, margin, scale, gradient):
@@ -173,7 +174,8 @@ def pull_nearest(latents, inverse, codes, nearest, log_others, margin, scale, gr
     gap = log_others - logits.logsumexp(1)
     lost = torch.sigmoid(gap)
     if gradient is not None:
-        pull = -lost[:, None] * logits.softmax(1) * slope
+        share = lost[:, None] * logits.softmax(1)
+        pull = -share * slope
         pull_along_codes = pull[..., None] * codes[:, None]
         gradient.index_add_(0, nearest.flatten(), pull_along_codes.flatten(0, 1))
     return softplus(gap).sum(), lost
@@ -226,8 +228,9 @@ def best_scores(latents, codes, center, bias):
     """
     best = []
     size = max(1, TILE // len(codes))
-    for block in latents.split(size):
-        rows = block if center is None else block - center
+    for rows in latents.split(size):
+        if center is not None:
+            rows = rows - center
         scores = rows @ codes.T if bias is None else torch.addmm(bias, rows, codes.T)
         best.append(_first_largest(scores))
     return torch.cat(best)
@@ -244,7 +247,8 @@ def _first_largest(scores):
         return scores.argmax(1)
     chunks = scores.view(-1, SEARCHED)
     per_row = num_codes // SEARCHED
-    chunk = chunks.amax(1).view(-1, per_row).argmax(1)
+    peaks = chunks.amax(1)
+    chunk = peaks.view(-1, per_row).argmax(1)
     first = torch.arange(0, len(chunks), per_row, device=scores.device)
-    column = chunks.index_select(0, first + chunk).argmax(1)
-    return chunk * SEARCHED + column
+    searched = chunks.index_select(0, first + chunk)
+    return chunk * SEARCHED + searched.argmax(1)
