@@ -1,7 +1,7 @@
 """Panels that show a measure over the values of each axis of an experiment, with several lines."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import pandas as pd
 from plotly.graph_objects import Figure
@@ -9,6 +9,7 @@ from plotly.subplots import make_subplots
 
 from arcvq.experiments.measures import MEASURE_TITLES
 from arcvq.experiments.tables import summary
+from arcvq.figures.parts import name_once
 from arcvq.figures.sweep_map import error_bars
 from arcvq.figures.theme import colors, finish
 
@@ -34,44 +35,53 @@ def axis_panels(
     title = MEASURE_TITLES.get(measure, measure)
     columns = min(4, len(axes))
     lines = math.ceil(len(axes) / columns)
-    figure = make_subplots(
-        lines, columns, shared_yaxes="all", vertical_spacing=0.25, horizontal_spacing=0.03
-    )
+    gaps = {"vertical_spacing": 0.25, "horizontal_spacing": 0.03}
+    figure = make_subplots(lines, columns, shared_yaxes="all", **gaps)
     shown = colors([*rows.line.unique()])
     for place, axis in enumerate(axes):
         row, column = divmod(place, columns)
         where = {"row": row + 1, "col": column + 1}
+        panel = table[table.axis == axis]
         for name, color in shown.items():
-            points = table[(table.axis == axis) & (table.line == name)]
-            if points.empty:
-                continue
-            figure.add_scatter(
-                x=[f"{value:g}" for value in points.value],
-                y=points[measure],
-                error_y=error_bars(
-                    points[measure], points[f"{measure}_low"], points[f"{measure}_high"], color
-                ),
-                mode="lines+markers",
-                name=name,
-                legendgroup=name,
-                line_color=color,
-                showlegend=not any(trace.name == name for trace in figure.data),
-                **where,
-            )
+            _add_line(figure, panel[panel.line == name], measure, color, where)
         # Values in their order, also where the first line lacks some.
-        values = sorted(table.value[table.axis == axis].unique())
-        order = {"categoryorder": "array", "categoryarray": [f"{value:g}" for value in values]}
-        figure.update_xaxes(title_text=titles[axis], type="category", **order, **where)
+        values = sorted(panel.value.unique())
+        figure.update_xaxes(title_text=titles[axis], type="category", **where)
+        figure.update_xaxes(categoryorder="array", categoryarray=_written(values), **where)
+    name_once(figure)
     figure.update_yaxes(title_text=title, col=1)
 
-    groups = table.groupby(["line", "axis"], sort=False)[measure]
-    spans = (groups.max() - groups.min()).nlargest(3)
-    listed = ", ".join(
-        f"{name} over {titles[axis]} {span:.3g}" for (name, axis), span in spans.items()
-    )
     text = (
-        f"The means of {title} differ most: {listed}. Each point: the mean of all its runs with a "
-        "95% interval (bootstrap)."
+        f"The means of {title} differ most: {_largest_spans(table, titles, measure)}. "
+        "Each point: the mean of all its runs with a 95% interval (bootstrap)."
     )
     size = {"width": 260 * columns + 140, "height": 200 + 230 * lines, "bottom": 70}
     return finish(figure, look, f"{title} over each setting", text, **size)
+
+
+def _add_line(
+    figure: Figure, points: pd.DataFrame, measure: str, color: str, where: dict[str, int]
+) -> None:
+    """Draw the means of a line in a panel, if it has any there, with their intervals."""
+    if points.empty:
+        return
+    name = points.line.iloc[0]
+    means = points[measure]
+    bars = error_bars(means, points[f"{measure}_low"], points[f"{measure}_high"], color)
+    style = {"mode": "lines+markers", "line_color": color, "name": name, "legendgroup": name}
+    figure.add_scatter(x=_written(points.value), y=means, error_y=bars, **style, **where)
+
+
+def _written(values: Iterable[float]) -> list[str]:
+    """Numbers as the names of categories."""
+    return [f"{value:g}" for value in values]
+
+
+def _largest_spans(table: pd.DataFrame, titles: Mapping[str, str], measure: str) -> str:
+    """Over which axes the means of a line differ most, and by how much, in words."""
+    means = table.groupby(["line", "axis"], sort=False)[measure]
+    spans = means.max() - means.min()
+    listed = []
+    for (name, axis), span in spans.nlargest(3).items():
+        listed.append(f"{name} over {titles[axis]} {span:.3g}")
+    return ", ".join(listed)

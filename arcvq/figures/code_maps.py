@@ -1,6 +1,6 @@
 """Codes of many dimensions on maps, and maps of the tokens of images."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -84,14 +84,9 @@ def code_map(
         del table[label]
     is_placed = np.isfinite(points).all(axis=1)
     rows, note = _drawn(is_placed)
-    name = f"{label.split(' (')[0]} 0"
-    empty = np.zeros(count, bool)
-    if classes:
-        name = "no class"
-        empty = values < 0
-    elif log:
-        empty = values <= 0
-    solid = rows[~empty[rows]]
+    is_hollow = _hollow(values, log, classes)[rows]
+    solid = rows[~is_hollow]
+    unused = "no class" if classes else f"{label.split(' (')[0]} 0"
 
     size = 8 if axes == 2 else 4
     marker = {"size": size, "symbol": "circle", "opacity": 0.85, "color": BLUE}
@@ -99,32 +94,55 @@ def code_map(
         marker |= _shades(values[solid], label, log, classes)
     hollow = {"size": size - 1, "symbol": "circle-open", "opacity": 0.6, "color": GRAY}
     ring = {"size": 2 * size, "symbol": "circle-open", "color": VERMILLION, "line": {"width": 3}}
+    ringed = np.flatnonzero(is_placed & (numbers == chosen))
     # Always three traces, some of them empty, so that a live figure can change them in place.
     groups = (
         ("codes", solid, marker),
-        (name, rows[empty[rows]], hollow),
-        (f"code {chosen}", np.flatnonzero(is_placed & (numbers == chosen)), ring),
+        (unused, rows[is_hollow], hollow),
+        (f"code {chosen}", ringed, ring),
     )
     data = np.column_stack([*table.values()]).astype(np.float32)
-    lines = [f"{label}: %{{customdata[{place}]:,.4~g}}" for place, label in enumerate(table)]
-    template = "<br>".join(lines) + "<extra></extra>"
+    template = _hover_template(table)
     figure = Figure()
     for name, group, marker in groups:
         style: dict[str, Any] = {"marker": marker, "customdata": data[group]}
         add_points(figure, points[group], name, hovertemplate=template, **style)
         figure.data[-1].showlegend = len(group) > 0
 
-    # One scale for all axes, since gaps in different directions are compared.
-    layout = {"width": 760, "height": 640}
-    if axes == 2:
-        figure.update_xaxes(title_text=MAP_AXES[0])
-        figure.update_yaxes(title_text=MAP_AXES[1], scaleanchor="x")
-    else:
+    layout = _lay_out_map(figure, axes)
+    summary = f"{projection.trust}{note}"
+    return finish(figure, look, f"{projection.method} of the codes", summary, **layout)
+
+
+def _hollow(values: np.ndarray, log: bool, classes: Sequence[str]) -> Bool[np.ndarray, " K"]:
+    """Which codes have no class, or a number that a log scale cannot show."""
+    if classes:
+        return values < 0
+    if log:
+        return values <= 0
+    return np.zeros(len(values), bool)
+
+
+def _hover_template(names: Iterable[str]) -> str:
+    """What the pointer shows: a line for each column of `customdata`."""
+    lines = []
+    for place, name in enumerate(names):
+        lines.append(f"{name}: %{{customdata[{place}]:,.4~g}}")
+    return "<br>".join(lines) + "<extra></extra>"
+
+
+def _lay_out_map(figure: Figure, axes: int) -> dict[str, int]:
+    """Name the axes and give them one scale, since gaps in different directions are compared.
+
+    Returns:
+        The sizes of the figure, for `finish`.
+    """
+    if axes == 3:
         set_scene(figure, None, names=MAP_AXES)
-        layout = {"width": 760, "height": 620, "left": 24, "bottom": 8}
-    return finish(
-        figure, look, f"{projection.method} of the codes", f"{projection.trust}{note}", **layout
-    )
+        return {"width": 760, "height": 620, "left": 24, "bottom": 8}
+    figure.update_xaxes(title_text=MAP_AXES[0])
+    figure.update_yaxes(title_text=MAP_AXES[1], scaleanchor="x")
+    return {"width": 760, "height": 640}
 
 
 def _drawn(is_placed: Bool[np.ndarray, " K"]) -> tuple[Int[np.ndarray, " n"], str]:
@@ -136,26 +154,36 @@ def _drawn(is_placed: Bool[np.ndarray, " K"]) -> tuple[Int[np.ndarray, " n"], st
 
 def _shades(values: np.ndarray, label: str, log: bool, classes: Sequence[str]) -> dict[str, Any]:
     """Return the marker properties that show numbers or classes by color."""
+    if classes:
+        return _class_shades(values, label, classes)
     style: dict[str, Any] = {"color": values, "colorscale": "Viridis_r"}
     if log:
         style |= usage_scale(values.max(initial=1), label, len=0.8)
         style["color"] = np.log10(values)
-    elif classes:
-        count = len(classes)
-        numbers = values.astype(int)
-        as_indices(torch.tensor(numbers), count, "classes")
-        # A scale of steps: each color begins where the last one ends.
-        edges = np.linspace(0, 1, count + 1).repeat(2)[1:-1]
-        steps = np.resize(CLASSES, count).repeat(2)
-        style["colorscale"] = list(zip(edges, steps, strict=True))
-        style["symbol"] = np.resize(SYMBOLS, 1 + count // 10)[numbers // 10]
-        ticks = {"tickmode": "array", "tickvals": np.arange(count), "ticktext": classes}
-        style |= {"cmin": -0.5, "cmax": count - 0.5, "colorbar": color_bar(label, len=0.8, **ticks)}
-    else:
-        # Equal ends would leave plotly to choose the range.
-        style |= {"cmin": float(values.min()), "cmax": float(values.max()) + 1e-9}
-        style["colorbar"] = color_bar(label, len=0.8, tickmode="auto")
+        return style
+    # Equal ends would leave plotly to choose the range.
+    style |= {"cmin": float(values.min()), "cmax": float(values.max()) + 1e-9}
+    style["colorbar"] = color_bar(label, len=0.8, tickmode="auto")
     return style
+
+
+def _class_shades(values: np.ndarray, label: str, classes: Sequence[str]) -> dict[str, Any]:
+    count = len(classes)
+    numbers = values.astype(int)
+    as_indices(torch.tensor(numbers), count, "classes")
+    # A scale of steps: each color begins where the last one ends.
+    edges = np.linspace(0, 1, count + 1).repeat(2)[1:-1]
+    steps = np.resize(CLASSES, count).repeat(2)
+    symbols = np.resize(SYMBOLS, 1 + count // 10)
+    ticks = {"tickmode": "array", "tickvals": np.arange(count), "ticktext": classes}
+    return {
+        "color": values,
+        "colorscale": list(zip(edges, steps, strict=True)),
+        "symbol": symbols[numbers // 10],
+        "cmin": -0.5,
+        "cmax": count - 0.5,
+        "colorbar": color_bar(label, len=0.8, **ticks),
+    }
 
 
 def code_maps(
@@ -176,9 +204,8 @@ def code_maps(
     """
     if projections.keys() != usage.keys():
         names = ", ".join(projections)
-        raise ValueError(
-            f"projections of {names} need the usage of the same, not {', '.join(usage)}"
-        )
+        counted = ", ".join(usage)
+        raise ValueError(f"projections of {names} need the usage of the same, not {counted}")
     figure = make_subplots(1, len(projections), horizontal_spacing=0.04)
     text = []
     for column, (name, projection) in enumerate(projections.items(), start=1):

@@ -14,7 +14,7 @@ from numpy import cos, pi, sin
 from numpy.linalg import norm, svd
 from PIL import Image
 from plotly.colors import sample_colorscale
-from plotly.graph_objects import Figure
+from plotly.graph_objects import Figure, Surface
 from torch import Tensor
 from torch.nn.functional import pad
 
@@ -40,12 +40,14 @@ def thin(count: int, what: str, limit: int = 20_000) -> tuple[np.ndarray, str]:
         return np.arange(count), ""
     # A fixed seed: the same figure twice shows the same points.
     rows = np.random.default_rng(0).choice(count, limit, replace=False)
-    return np.sort(rows), f" {limit:,} of {count:,} {what} are drawn."
+    note = f" {limit:,} of {count:,} {what} are drawn."
+    return np.sort(rows), note
 
 
 def measured(history: pd.DataFrame, column: str) -> Float[np.ndarray, "2 n"]:
     """Return steps and values of a column, without the rows where it was not measured (NaN)."""
-    seen = history.reindex(columns=["step", column]).dropna().to_numpy(float)
+    columns = history.reindex(columns=["step", column])
+    seen = columns.dropna().to_numpy(float)
     rows, _ = thin(len(seen), "rows")
     return seen[rows].T
 
@@ -66,7 +68,8 @@ def square_panels(figure: Figure) -> None:
 def add_points(figure: Figure, rows: Rows, name: str, mode: str = "markers", **style: Any) -> None:
     """Draw points in 2 or 3 dimensions, or a line through them; named ones are in the legend."""
     # float32 is enough for a screen and halves the size of a stored figure.
-    axes = dict(zip("xyz", rows.astype(np.float32).T, strict=False))
+    columns = rows.T.astype(np.float32)
+    axes = dict(zip("xyz", columns, strict=False))
     add = figure.add_scatter3d if "z" in axes else figure.add_scatter
     add(**axes, name=name, mode=mode, showlegend=bool(name), **style)
 
@@ -86,19 +89,11 @@ def add_ball(figure: Figure, radius: Number, name: str) -> None:
     x, y, z = radius * ball_surface()
     # Without rings a flat, translucent ball looks like a disc.
     rings = {"show": True, "start": -radius, "end": radius, "size": radius / 3, "color": GRAY}
-    figure.add_surface(
-        x=x,
-        y=y,
-        z=z,
-        name=name,
-        showlegend=bool(name),
-        opacity=0.14,
-        colorscale=[SKY, SKY],
-        showscale=False,
-        contours_z=rings,
-        lighting={"ambient": 1, "diffuse": 0, "specular": 0},
-        hoverinfo="skip",
-    )
+    flat = {"ambient": 1, "diffuse": 0, "specular": 0}
+    ball = Surface(x=x, y=y, z=z, name=name, showlegend=bool(name), hoverinfo="skip")
+    ball.update(colorscale=[SKY, SKY], showscale=False, opacity=0.14)
+    ball.update(contours_z=rings, lighting=flat)
+    figure.add_trace(ball)
 
 
 def add_circle(figure: Figure) -> None:
@@ -118,14 +113,19 @@ def cap(code: Direction, angle: Number) -> Rows:
         In 2 dimensions an arc and the rays to its ends; in 3 dimensions a ring, just above the
         unit sphere.
     """
-    across, up = normals(code)[[0, -1]]
+    across, *up = normals(code)
     turn = np.linspace(-1, 1, 91)[:, None]
     if len(code) == 2:
-        arc = cos(turn * angle) * code + sin(turn * angle) * across
+        arc = _turned(code, across, turn * angle)
         return np.pad(arc, ((1, 1), (0, 0)))
+    ring = _turned(across, up[0], turn * pi)
     # Just above the shell, which would hide parts of it.
-    ring = cos(turn * pi) * across + sin(turn * pi) * up
-    return 1.004 * (cos(angle) * code + sin(angle) * ring)
+    return 1.004 * _turned(code, ring, angle)
+
+
+def _turned(start: np.ndarray, end: np.ndarray, angle: Any) -> Rows:
+    """The direction at an angle (radians) from `start`, on the way to `end` at right angles."""
+    return cos(angle) * start + sin(angle) * end
 
 
 def add_cap(
@@ -142,11 +142,13 @@ def arrow_lines(starts: Rows, moves: Rows) -> tuple[Rows, np.ndarray]:
     Only tips have a marker, as the head of the arrow, and only those of arrows that are longer.
     """
     dim = starts.shape[1]
+    tips = starts + moves
     gaps = np.full_like(starts, np.nan)
-    points = np.stack([starts, starts + moves, gaps], axis=1)
-    longer = norm(moves, axis=1) > 0.02
+    points = np.stack([starts, tips, gaps], axis=1)
+    is_longer = norm(moves, axis=1) > 0.02
+    size = 11 if dim == 2 else 3
     # A marker for start, tip and gap; only the tip has a size.
-    sizes = np.outer(longer, [0, 11 if dim == 2 else 3, 0])
+    sizes = np.outer(is_longer, [0, size, 0])
     return points.reshape(-1, dim), sizes.ravel()
 
 
@@ -186,10 +188,12 @@ def set_scene(
     if extent is not None:
         axis["range"] = [-extent, extent]
         aspect = {"aspectmode": "manual", "aspectratio": dict.fromkeys("xyz", zoom)}
-    x, y, z = ({"title": name, **axis} for name in names)
+    x, y, z = names
+    titles = {"xaxis_title_text": x, "yaxis_title_text": y, "zaxis_title_text": z}
+    figure.update_scenes(xaxis=axis, yaxis=axis, zaxis=axis, **titles)
+    place = dict(zip("xyz", eye, strict=True))
     # Perspective would make equal distances look unequal.
-    camera = {"eye": dict(zip("xyz", eye, strict=True)), "projection": {"type": "orthographic"}}
-    figure.update_scenes(xaxis=x, yaxis=y, zaxis=z, camera=camera, **aspect)
+    figure.update_scenes(camera_eye=place, camera_projection_type="orthographic", **aspect)
 
 
 def color_bar(label: str, **more: Any) -> dict[str, Any]:
@@ -208,13 +212,16 @@ def usage_scale(most: Number, label: str = "usage (tokens)", **bar: Any) -> dict
 
 def inferno(shares: Float[Tensor, "*n H W"]) -> Float[Tensor, "*n 3 H W"]:
     """Turn numbers from 0 to 1 (and above, drawn as 1) into images by the color scale Inferno."""
-    scale = torch.tensor(sample_colorscale("Inferno", 64, colortype="tuple")).float() * 2 - 1
-    return scale[(shares * 63).clamp(max=63).long()].movedim(-1, -3)
+    colors = sample_colorscale("Inferno", 64, colortype="tuple")
+    scale = 2 * torch.tensor(colors).float() - 1
+    numbers = (63 * shares).clamp(max=63).long()
+    return scale[numbers].movedim(-1, -3)
 
 
 def to_pixels(image: Float[Tensor, "C H W"]) -> Pixels:
     """Convert an image in [-1, 1], gray or RGB, to RGB pixels."""
-    return to_uint8(image).expand(3, -1, -1).movedim(0, -1).numpy()
+    pixels = to_uint8(image).expand(3, -1, -1)
+    return pixels.movedim(0, -1).numpy()
 
 
 def tile_sheet(
@@ -227,11 +234,14 @@ def tile_sheet(
         columns: Images in a row; places without an image are blank.
         frame: Blank pixels on the left, right, top and bottom of each image.
     """
-    missing = max(1, math.ceil(len(tiles) / columns)) * columns - len(tiles)
+    count = len(tiles)
+    rows = max(1, math.ceil(count / columns))
+    missing = rows * columns - count
     framed = pad(tiles, (*frame, 0, 0, 0, missing), value=BLANK)
-    rows = framed.unflatten(0, (-1, columns))
+    grid = framed.unflatten(0, (rows, columns))
     # Rows of tiles beside each other become rows of pixels.
-    return to_pixels(rows.permute(2, 0, 3, 1, 4).flatten(3, 4).flatten(1, 2))
+    sheet = grid.permute(2, 0, 3, 1, 4)
+    return to_pixels(sheet.flatten(3, 4).flatten(1, 2))
 
 
 def image_source(pixels: Pixels, kind: str = "png", **options: Any) -> str:
