@@ -237,7 +237,6 @@ class Simulation:
         """Go back to step 0, with the present settings."""
         self.steps = 0
         self.log_radius = 0.0
-        self.held: tuple[str, int, tuple[float, float, float]] | None = None
         self.data = self._data()
         count = self.num_codes
         codes = self.draws.codes
@@ -278,8 +277,6 @@ class Simulation:
         for learner in self.learners.values():
             learner.quantizer.after_step()
             learner.counts = learner.quantizer.batch_counts.clone()
-        self._hold()
-        for learner in self.learners.values():
             learner.measure(self.steps)
 
     @property
@@ -319,32 +316,6 @@ class Simulation:
             found.append(learner.counts)
         return found
 
-    def hold(self, name: str, code: int, position: tuple[float, float, float]) -> None:
-        """Put a code of "samp" or "plain" somewhere, and keep it there until `release`.
-
-        Raises:
-            ValueError: for a code that does not exist, and for a place that is not finite or 0.
-        """
-        if name not in self.learners or not 0 <= code < self.num_codes:
-            last = self.num_codes - 1
-            raise ValueError(
-                f"there is no code {code} of {name!r}; 'samp' and 'plain' have 0 to {last}"
-            )
-        if not all(map(math.isfinite, position)) or not any(position):
-            raise ValueError(
-                f"a code cannot be put at {position}; it needs three finite numbers, not all 0"
-            )
-        self.held = name, code, position
-        self._hold()
-        learner = self.learners[name]
-        learner.counts = geometry.usage_counts(learner.indices, self.num_codes)
-        learner.history.pop()
-        learner.measure(self.steps)
-
-    def release(self) -> None:
-        """Let the code that is held learn again."""
-        self.held = None
-
     def summary(self) -> str:
         """Describe the present state in one line."""
         parts = []
@@ -359,10 +330,3 @@ class Simulation:
     def _data(self) -> Tensor:
         now = self.settings
         return REACH * vmf_mixture(self.draws, now.clusters, now.concentration)
-
-    @torch.no_grad()
-    def _hold(self) -> None:
-        if self.held:
-            name, code, position = self.held
-            codebook = self.learners[name].quantizer.codebook
-            codebook[code] = codebook.new_tensor(position)

@@ -192,8 +192,6 @@ def test_reset_returns_to_the_start_exactly_and_goes_the_same_way_again():
     simulation = Simulation()
     start = state(simulation)
     simulation.step(20)
-    simulation.hold("samp", 3, (0.0, 0.0, 1.0))
-    simulation.release()
     first = Simulation()
     first.step(20)
     simulation.reset()
@@ -217,30 +215,6 @@ def test_another_simulation_goes_on_from_a_state_exactly(steps):
     other.step(15)
     assert np.array_equal(first.state, other.state)
     assert first.summary() == other.summary()
-
-
-def test_a_held_code_stays_where_it_is_until_released():
-    simulation = Simulation()
-    simulation.hold("samp", 5, (0.0, 3.0, 0.0))
-    simulation.step(3)
-    assert simulation.samp.codes[5].tolist() == [0.0, 3.0, 0.0]  # not even the ball moves it
-    simulation.release()
-    simulation.step()
-    assert simulation.samp.codes[5].norm() < 1.1
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (("other", 0, (1.0, 0.0, 0.0)), "no code 0 of 'other'"),
-        (("samp", 64, (1.0, 0.0, 0.0)), "no code 64"),
-        (("samp", 0, (math.nan, 0.0, 0.0)), "cannot be put at"),
-        (("samp", 0, (0.0, 0.0, 0.0)), "cannot be put at"),
-    ],
-)
-def test_a_code_cannot_be_held_where_there_is_none(arguments, message):
-    with pytest.raises(ValueError, match=message):
-        Simulation().hold(*arguments)
 
 
 def test_curves_are_the_geometry_of_the_state_and_remember_a_window(learned, monkeypatch):
