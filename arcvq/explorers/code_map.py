@@ -11,9 +11,10 @@ from arcvq.analysis import projections
 from arcvq.autoencoder import Autoencoder
 from arcvq.explorers.base import MapExplorer, pointed_code
 from arcvq.explorers.code_map_figure import with_patch
+from arcvq.explorers.encoding import decode_codes, encode_test
 from arcvq.explorers.placing import PLACED
 from arcvq.figures.parts import thin
-from arcvq.images import ImageData, to_float
+from arcvq.images import ImageData
 
 IMAGES = 1000  # that usage and classes are counted on, at most
 USAGE = "usage (tokens)"
@@ -41,13 +42,13 @@ class CodeMap(MapExplorer):
         self.classes = data.classes
         self.given = ("model", "images", str(dim))
 
-        test = data.test.first(IMAGES)
-        indices = model.encode(to_float(test.images))
+        tokens = encode_test(model, data, IMAGES)
+        labels = data.test.labels[:IMAGES]
         self.codebook = model.quantizer.codebook.detach().cpu()
         count = len(self.codebook)
-        self.usage = geometry.usage_counts(indices.cpu(), count)
+        self.usage = geometry.usage_counts(tokens, count)
         self.norms = geometry.norms(self.codebook)
-        self.owners = projections.dominant_classes(indices, test.labels, count)
+        self.owners = projections.dominant_classes(tokens, labels, count)
         self._pointed: int | None = None
 
         longest = int((self.norms * (self.usage > 0)).argmax())
@@ -84,8 +85,8 @@ class CodeMap(MapExplorer):
             summary=f"{seen.trust}{note}",
         )
         drawn = self.chosen if self._pointed is None else self._pointed
-        grid = torch.full((1, 3, 3), drawn, device=self.model.quantizer.codebook.device)
-        return with_patch(picture, self.model.decode(grid)[0].cpu(), f"code {drawn}, decoded")
+        patch = decode_codes(self.model, torch.tensor([drawn]))[0]
+        return with_patch(picture, patch, f"code {drawn}, decoded")
 
     def _colour(self, rows: torch.Tensor) -> dict[str, Any]:
         if self.colour == "usage":

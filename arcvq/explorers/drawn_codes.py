@@ -17,9 +17,13 @@ LIMIT = 4096  # codes that are drawn at most
 MOST = 2**16 - 1
 FLOOR = 1e-6  # of the longest norm; a code below it is drawn at the center
 SIDE = 8  # pixels of a decoded patch, at most
+TINY = 1e-300  # the smallest number that anything is divided by
+
+Codes = Float[np.ndarray, "K D"]
+Axes = Float[np.ndarray, "D 3"]
 
 
-def code_axes(codes: Float[np.ndarray, "K D"]) -> Float[np.ndarray, "D 3"]:
+def code_axes(codes: Codes) -> Axes:
     """Return three axes to draw codes along: exact up to D = 3, else their principal axes.
 
     These go through the origin, which stays the origin.
@@ -27,31 +31,30 @@ def code_axes(codes: Float[np.ndarray, "K D"]) -> Float[np.ndarray, "D 3"]:
     dim = codes.shape[1]
     if dim <= 3:
         return np.eye(dim, 3)
-    # D x D numbers are enough, however many codes there are; the principal axes come last.
-    axes = np.linalg.eigh(codes.T @ codes).eigenvectors
-    return axes[:, :-4:-1]
+    # D x D numbers are enough, however many codes there are.
+    _, axes = np.linalg.eigh(codes.T @ codes)
+    principal_first = axes[:, ::-1]
+    return principal_first[:, :3]
 
 
-def trust(
-    codes: Float[np.ndarray, "K D"], axes: Float[np.ndarray, "D 3"]
-) -> projections.Projection | None:
+def trust(codes: Codes, axes: Axes) -> projections.Projection | None:
     """Measure how far directions along the axes can be trusted; None where they are exact."""
     if len(axes) <= 3:
         return None
+    points = codes @ axes
     share = variance_share(codes, axes)
-    return projections.assess(codes, codes @ axes, "PCA", variance_share=share)
+    return projections.assess(codes, points, "PCA", variance_share=share)
 
 
-def variance_share(codes: Float[np.ndarray, "K D"], axes: Float[np.ndarray, "D 3"]) -> float:
+def variance_share(codes: Codes, axes: Axes) -> float:
     """Return the share of the squared norms that lies along the axes."""
-    kept = np.square(codes @ axes).sum()
+    points = codes @ axes
+    kept = np.square(points).sum()
     whole = np.square(codes).sum()
-    return float(kept / max(whole, 1e-300))
+    return float(kept / max(whole, TINY))
 
 
-def pack(
-    codes: Float[np.ndarray, "n D"], axes: Float[np.ndarray, "D 3"], extent: float
-) -> UInt16[np.ndarray, "n 3"]:
+def pack(codes: Float[np.ndarray, "n D"], axes: Axes, extent: float) -> UInt16[np.ndarray, "n 3"]:
     """Write codes in 6 bytes each: the direction along the axes to 0.003 degrees, and the norm.
 
     Args:
@@ -64,13 +67,14 @@ def pack(
         true to 4 digits, and 0 below `FLOOR` of the extent.
     """
     x, y, z = projections.directions(codes @ axes).T
-    azimuth = np.arctan2(y, x) / (2 * pi)
-    elevation = np.arcsin(z.clip(-1, 1)) / pi
-    norms = np.linalg.norm(codes, axis=1) / max(extent, 1e-300)
-    depth = np.log(norms.clip(FLOOR, 1)) / math.log(FLOOR)
-    shares = np.stack([0.5 + azimuth, 0.5 + elevation, 1 - depth], axis=1)
-    scaled = MOST * shares
-    return scaled.round().astype(np.uint16)
+    turn = np.arctan2(y, x) / (2 * pi)
+    rise = np.arcsin(z.clip(-1, 1)) / pi
+    norms = np.linalg.norm(codes, axis=1)
+    shares = norms / max(extent, TINY)
+    depth = np.log(shares.clip(FLOOR, 1)) / math.log(FLOOR)
+    scales = np.stack([0.5 + turn, 0.5 + rise, 1 - depth], axis=1)
+    numbers = MOST * scales
+    return numbers.round().astype(np.uint16)
 
 
 def patches(model: Autoencoder, codes: Int[np.ndarray, " n"]) -> UInt8[np.ndarray, "_ p p C"]:
@@ -81,7 +85,8 @@ def patches(model: Autoencoder, codes: Int[np.ndarray, " n"]) -> UInt8[np.ndarra
     if isinstance(model.quantizer, ContinuousQuantizer):
         return np.zeros((0, 1, 1, 1), np.uint8)
     side = model.downsample
-    middle = slice(side, 2 * side, math.ceil(side / SIDE))
+    stride = math.ceil(side / SIDE)
+    middle = slice(side, 2 * side, stride)
     images = decode_codes(model, torch.from_numpy(codes))
     pixels = to_uint8(images[:, :, middle, middle])
     return pixels.movedim(1, -1).numpy()

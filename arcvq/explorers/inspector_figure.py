@@ -85,14 +85,16 @@ class Subject:
         """Decode 3 x 3 equal codes, for each code or any point between codes, at its own norm."""
         there = codes.to(self.model.quantizer.codebook)
         grids = there[:, :, None, None].expand(-1, -1, 3, 3)
-        return self.model.decoder(grids).clamp(-1, 1).cpu()
+        images = self.model.decoder(grids)
+        return images.clamp(-1, 1).cpu()
 
     def swapped(self, image: int, chosen: int, other: int) -> Float[Tensor, "2 C H W"]:
         """Decode an image as it is, and with one code in all places of the other."""
         grid = self.tokens[image]
         changed = grid.where(grid != chosen, other)
-        grids = torch.stack([grid, changed])
-        return self.model.decode(grids.to(self.model.quantizer.codebook.device)).cpu()
+        both = torch.stack([grid, changed])
+        device = self.model.quantizer.codebook.device
+        return self.model.decode(both.to(device)).cpu()
 
 
 class Inspection:
@@ -113,6 +115,8 @@ class Inspection:
         places: Where the images use it (n, h, w).
         users: The images that use it, from the one that uses it most.
         image: The image that is looked at; the first one if none uses the code.
+        swapped: This image, decoded as it is and with the other code in all these places.
+        change: By how much they differ, as a mean over the channels (H, W).
     """
 
     def __init__(self, subject: Subject, chosen: int, other: int, rank: int):
@@ -121,13 +125,17 @@ class Inspection:
         codebook = subject.codebook
         self.angles = geometry.angles_to(codebook, codebook[chosen]).rad2deg()
         order = self.angles.argsort(stable=True)
-        self.near = order[order != chosen][: TILES - 1].tolist()
+        others = order[order != chosen]
+        self.near = others[: TILES - 1].tolist()
         self.places = subject.tokens == chosen
         counts = self.places.sum(dim=(1, 2))
         by_count = counts.argsort(descending=True, stable=True)
         self.users = by_count[counts[by_count] > 0].tolist()
         ranked = self.users[:rank] or [0]
         self.image = ranked[-1]
+        self.swapped = subject.swapped(self.image, chosen, other)
+        before, after = self.swapped
+        self.change = (after - before).abs().mean(dim=0)
 
 
 def inspector_picture(subject: Subject, chosen: int, other: int, rank: int, method: str) -> Figure:
@@ -147,8 +155,9 @@ def inspector_picture(subject: Subject, chosen: int, other: int, rank: int, meth
     _add_scale_of_differences(figure)
     _lay_out_map(figure)
     values = inspector_values(subject, chosen, other, rank, method)
+    width = WIDTH + 2 * SIDE
     around = {"left": SIDE, "right": SIDE, "bottom": SIDE}
-    finish_moving(figure, values, HEAD, HEIGHT + SIDE, width=WIDTH + 2 * SIDE, **around)
+    finish_moving(figure, values, HEAD, HEIGHT + SIDE, width=width, **around)
     return assign(figure, values)
 
 
@@ -156,49 +165,53 @@ def inspector_values(subject: Subject, chosen: int, other: int, rank: int, metho
     """Return what moves in `inspector_picture`, by path."""
     view = Inspection(subject, chosen, other, rank)
     seen, drawn = subject.map(method)
-    before, after = subject.swapped(view.image, chosen, other).expand(-1, 3, -1, -1)
-    change = (after - before).abs().mean(dim=0)
-    text = _sentence(subject, view, float(change.mean()))
-    hidden = [code for code in sorted({chosen, other}) if np.isnan(seen.points[code]).any()]
-    if hidden:
-        text += f" Not on the map: {', '.join(map(str, hidden))}."
-
     values: Values = {}
     for trace in (CODES, UNUSED):
-        for part in ("x", "y", "customdata"):
-            values[f"{trace}/{part}"] = drawn.data[trace][part]
+        codes = drawn.data[trace]
+        values |= {f"{trace}/x": codes.x, f"{trace}/y": codes.y}
+        values[f"{trace}/customdata"] = codes.customdata
     values |= points(CHOSEN, seen.points[[chosen]])
     values |= points(OTHER, seen.points[[other]])
     values |= _nearest(subject, view)
     values |= _users(subject, view)
     values |= _ways(subject, view)
-    values |= _swap(view, torch.stack([before, after, inferno(change)]), float(change.mean()))
-    return values | words(f"Code {chosen} and code {other}", f"{text} {seen.trust}", WIDTH)
+    values |= _swap(view)
+    title = f"Code {chosen} and code {other}"
+    text = f"{_sentence(subject, view)}{_hidden(seen, view)} {seen.trust}"
+    return values | words(title, text, WIDTH)
 
 
-def _sentence(subject: Subject, view: Inspection, change: float) -> str:
-    """The findings in words; `change` is the mean change of a pixel by the swap."""
+def _sentence(subject: Subject, view: Inspection) -> str:
+    """The findings in words."""
     chosen = view.chosen
-    other = view.other
-    count = len(subject.images)
-    text = f"None of {count:,} test images uses code {chosen}."
+    images = f"{len(subject.images):,} test images"
+    text = f"None of {images} uses code {chosen}."
     if view.users:
-        text = (
-            f"Code {chosen} has {subject.usage[chosen]:,} of {subject.tokens.numel():,} tokens, in "
-            f"{len(view.users):,} of {count:,} test images."
-        )
+        users = len(view.users)
+        usage = subject.usage[chosen]
+        tokens = subject.tokens.numel()
+        text = f"Code {chosen} has {usage:,} of {tokens:,} tokens, in {users:,} of {images}."
     if view.near:
         nearest = view.near[0]
         text += f" Its nearest is code {nearest}, at {view.angles[nearest]:.0f}°."
     else:
         text += " It is the only code."
-    text += f" Code {other} lies {view.angles[other]:.0f}° away."
+    text += f" Code {view.other} lies {view.angles[view.other]:.0f}° away."
     if view.users:
-        text += (
-            f" In {_count(view.places[view.image])} of image {view.image} it changes pixels, which "
-            f"are -1 to 1, by {change:.3f} on average."
-        )
+        places = _count(view.places[view.image])
+        mean = view.change.mean()
+        text += f" In {places} of image {view.image} it changes pixels, which are -1 to 1, "
+        text += f"by {mean:.3f} on average."
     return text
+
+
+def _hidden(seen: Projection, view: Inspection) -> str:
+    """Which of the two codes have no place on the map."""
+    hidden = []
+    for code in np.unique([view.chosen, view.other]):
+        if np.isnan(seen.points[code]).any():
+            hidden.append(str(code))
+    return f" Not on the map: {', '.join(hidden)}." if hidden else ""
 
 
 def _nearest(subject: Subject, view: Inspection) -> Values:
@@ -216,7 +229,8 @@ def _users(subject: Subject, view: Inspection) -> Values:
     titles = []
     for image in users:
         name = f"<b>{image}</b>" if image == view.image else image
-        titles.append(f"image {name}<br>{_count(view.places[image])}")
+        places = _count(view.places[image])
+        titles.append(f"image {name}<br>{places}")
     images = subject.images[users]
     strip = _strip("images", images, titles or ["none"], "images<br>that use it")
     return strip | _frames("images", view.places[users], _aspect(images))
@@ -224,7 +238,8 @@ def _users(subject: Subject, view: Inspection) -> Values:
 
 def _ways(subject: Subject, view: Inspection) -> Values:
     """The strips from one code to the other, with the angle from the first and the norm."""
-    first, last = subject.codebook[[view.chosen, view.other]].double()
+    both = [view.chosen, view.other]
+    first, last = subject.codebook[both].double()
     shares = torch.linspace(0, 1, TILES, dtype=torch.float64)
     slerp = geometry.slerp(first, last, shares)
     lerp = torch.lerp(first, last, shares[:, None])
@@ -235,20 +250,23 @@ def _ways(subject: Subject, view: Inspection) -> Values:
         titles = []
         for angle, norm in zip(angles, norms, strict=True):
             titles.append(f"{angle:.0f}°<br>norm {norm:.2g}")
-        values |= _strip(name, subject.patches(path), titles, f"{name}<br>to {view.other}")
+        label = f"{name}<br>to {view.other}"
+        values |= _strip(name, subject.patches(path), titles, label)
     return values
 
 
-def _swap(view: Inspection, tiles: Float[Tensor, "3 3 H W"], change: float) -> Values:
-    """The strip of an image without and with the other code, and of the difference."""
+def _swap(view: Inspection) -> Values:
+    """The strip of the image without and with the other code, and of the difference."""
+    before, after = view.swapped.expand(-1, 3, -1, -1)
+    tiles = torch.stack([before, after, inferno(view.change)])
     places = view.places[view.image]
-    titles = [
-        f"image {view.image},<br>decoded",
-        f"code {view.other} in<br>{_count(places)}",
-        f"difference,<br>mean {change:.3f}",
-    ]
-    frames = _frames("swap", places.expand(2, -1, -1), _aspect(tiles))
-    return _strip("swap", tiles, titles, "") | frames
+    mean = view.change.mean()
+    without = f"image {view.image},<br>decoded"
+    swapped = f"code {view.other} in<br>{_count(places)}"
+    titles = [without, swapped, f"difference,<br>mean {mean:.3f}"]
+    twice = places.expand(2, -1, -1)
+    frames = _frames("swap", twice, _aspect(tiles))
+    return frames | _strip("swap", tiles, titles, "")
 
 
 def _strip(name: str, tiles: Tiles, titles: Sequence[str], label: str) -> Values:
@@ -256,27 +274,27 @@ def _strip(name: str, tiles: Tiles, titles: Sequence[str], label: str) -> Values
     axis = STRIPS[name].number
     columns = COLUMNS[name]
     height = max(1, round(TILE * _aspect(tiles)))
-    is_small = tiles.shape[3] <= TILE
-    tiles = interpolate(tiles, (height, TILE), mode="nearest" if is_small else "area")
-    sheet = tile_sheet(tiles, columns, frame=(0, GAP, 0, 0))
+    mode = "nearest" if tiles.shape[3] <= TILE else "area"
+    resized = interpolate(tiles, (height, TILE), mode=mode)
+    sheet = tile_sheet(resized, columns, frame=(0, GAP, 0, 0))
     blanks = [""] * (columns - len(titles))
-    return {
-        f"{PICTURE[name]}/source": image_source(sheet),
-        f"layout/yaxis{axis}.ticktext": [label],
-        f"layout/xaxis{axis}.ticktext": [*titles, *blanks],
-    }
+    values: Values = {f"{PICTURE[name]}/source": image_source(sheet)}
+    values[f"layout/yaxis{axis}.ticktext"] = [label]
+    values[f"layout/xaxis{axis}.ticktext"] = [*titles, *blanks]
+    return values
 
 
 def _frames(name: str, places: Places, aspect: float) -> Values:
     """Lines around the places of a strip's tiles, whose height is `aspect` times their width."""
     inside = np.pad(places.numpy(), ((0, 0), (1, 1), (1, 1)))
     # An edge has a place on one of its sides only.
-    level = np.diff(inside[:, :, 1:-1], axis=1)
-    upright = np.diff(inside[:, 1:-1], axis=2)
+    is_level = np.diff(inside[:, :, 1:-1], axis=1)
+    is_upright = np.diff(inside[:, 1:-1], axis=2)
     _, rows, columns = places.shape
-    cell = UNIT * np.array([1 / columns, aspect / rows])
-    lines = [_edges(level, cell, [1, 0]), _edges(upright, cell, [0, 1])]
-    return points(FRAMES[name], np.concatenate(lines))
+    cell = np.array([UNIT / columns, UNIT * aspect / rows])
+    level = _edges(is_level, cell, [1, 0])
+    upright = _edges(is_upright, cell, [0, 1])
+    return points(FRAMES[name], np.concatenate([level, upright]))
 
 
 def _edges(
@@ -286,8 +304,9 @@ def _edges(
     tile, row, column = np.nonzero(is_edge)
     start = cell * np.column_stack([column, row])
     start[:, 0] += tile
+    end = start + cell * step
     gap = np.full_like(start, np.nan)
-    lines = np.stack([start, start + cell * step, gap], axis=1)
+    lines = np.stack([start, end, gap], axis=1)
     return lines.reshape(-1, 2)
 
 
@@ -332,12 +351,14 @@ def _add_scale_of_differences(figure: Figure) -> None:
 
 def _lay_out_map(figure: Figure) -> None:
     """Place the map, and the scale of its usage below it."""
-    bar = SLIM | {"orientation": "h", "x": 0, "y": 1 - 224 / HEIGHT, "yanchor": "top"}
-    bar |= {"len": MAP, "title_side": "bottom"}
+    bottom = 1 - 220 / HEIGHT
+    below = 1 - 224 / HEIGHT
+    bar = SLIM | {"orientation": "h", "x": 0, "y": below, "yanchor": "top", "len": MAP}
     figure.update_traces(marker_colorbar=bar, selector={"name": "codes"})
+    figure.update_traces(marker_colorbar_title_side="bottom", selector={"name": "codes"})
     bare = {"showticklabels": False, "ticks": "", "constrain": "domain"}
     figure.layout.xaxis.update(bare, domain=[0, MAP / WIDTH])
-    figure.layout.yaxis.update(bare, domain=[1 - 220 / HEIGHT, 1], scaleanchor="x")
+    figure.layout.yaxis.update(bare, domain=[bottom, 1], scaleanchor="x")
 
 
 def _aspect(tiles: Tiles) -> float:

@@ -7,8 +7,9 @@ import torch
 from jaxtyping import Float, UInt8, UInt32
 from torch import Tensor
 
+from arcvq import geometry
 from arcvq.autoencoder import Autoencoder
-from arcvq.explorers.drawn_codes import LIMIT, code_axes, pack, variance_share
+from arcvq.explorers.drawn_codes import LIMIT, Axes, Codes, code_axes, pack, variance_share
 from arcvq.figures.parts import thin, tile_sheet
 from arcvq.figures.theme import array
 from arcvq.images import to_float
@@ -41,6 +42,8 @@ FACTS = (
     ("weight of the margin loss", "weight", "{:.3g}"),
 )
 
+Norms = Float[np.ndarray, " K"]
+
 
 class LiveView:
     """Looks at a model from time to time while it trains.
@@ -52,12 +55,12 @@ class LiveView:
     """
 
     def __init__(self, images: UInt8[Tensor, "N C H W"], steps: int, samp: SAMP | None):
-        high, wide = images.shape[2:]
+        _, _, high, wide = images.shape
         count = max(EXAMPLES, PIXELS // (high * wide))
         self.images = to_float(images[:count])
         self.steps = steps
         self.samp = samp
-        self.axes: Float[np.ndarray, "D 3"] | None = None
+        self.axes: Axes | None = None
         self.extent = 0.0
 
     def look(self, model: Autoencoder, rows: list[Row], growth: float) -> dict[str, Any]:
@@ -73,27 +76,27 @@ class LiveView:
         samp = getattr(model.quantizer, "samp", None)
         schedule = samp.radius if samp else None
         radius = float(schedule.value(now)) if schedule else np.inf
+        weight = self.samp.weight if self.samp else None
         codes = array(model.quantizer.codebook)
         norms = np.linalg.norm(codes, axis=1)
-        weight = self.samp.weight if self.samp else None
 
         seen: dict[str, Any] = {"steps": self.steps, "step": now, "growth_then": growth}
         seen["title"] = f"Step {now:,} of {self.steps:,}"
         if row:
-            used = f"{row['codes_used']:,} of {len(codes):,} codes used"
-            seen["title"] += f": PSNR {row['psnr']:.1f} dB, {used}"
+            seen["title"] += f": PSNR {row['psnr']:.1f} dB, "
+            seen["title"] += f"{row['codes_used']:,} of {len(codes):,} codes used"
         seen["summary"] = _sentence(norms, row, radius)
         seen["ball"] = np.array([radius])
         seen["radius_ahead"] = self._ahead(schedule, now)
         seen["weight_ahead"] = self._ahead(weight, now)
         for column in CURVES:
             seen[column] = _curve(rows, column)
-        return seen | self._codes(model, codes, norms) | self._tiles(model)
+        seen |= self._codes(model, codes, norms)
+        return seen | self._tiles(model)
 
-    def _codes(
-        self, model: Autoencoder, codes: Float[np.ndarray, "K D"], norms: Float[np.ndarray, " K"]
-    ) -> dict[str, Any]:
+    def _codes(self, model: Autoencoder, codes: Codes, norms: Norms) -> dict[str, Any]:
         """The codes on the sphere, which does not turn by itself while they move."""
+        count, dim = codes.shape
         axes = code_axes(codes)
         if self.axes is not None:
             # The turn within these axes that brings them nearest to those before (Procrustes)
@@ -101,23 +104,25 @@ class LiveView:
             axes = axes @ left @ right
         self.axes = axes
         self.extent = max(self.extent, float(norms.max()))
-        shown, note = thin(len(codes), "codes", LIMIT)
-        if codes.shape[1] > 3:
+        shown, note = thin(count, "codes", LIMIT)
+        if dim > 3:
             share = variance_share(codes, axes)
             note = f" Directions by principal axes, {share:.0%} of the variance.{note}"
 
-        seen: dict[str, Any] = {"total": len(codes), "extent": self.extent, "note": note}
+        seen: dict[str, Any] = {"total": count, "note": note}
+        seen["extent"] = self.extent
         seen["codes"] = pack(codes[shown], axes, self.extent)
         seen["shown"] = shown.astype(np.uint32)
-        seen["counts"] = self._counts(model)[shown]
+        counts = self._counts(model)
+        seen["counts"] = counts[shown]
         seen["counted"] = f"times in {len(self.images)} validation images"
         return seen
 
     def _counts(self, model: Autoencoder) -> UInt32[np.ndarray, " K"]:
         """How often each code is chosen for the validation images."""
         codebook = model.quantizer.codebook
-        indices = model.encode(self.images.to(codebook.device)).flatten().cpu()
-        counts = torch.bincount(indices, minlength=len(codebook))
+        images = self.images.to(codebook.device)
+        counts = geometry.usage_counts(model.encode(images).cpu(), len(codebook))
         return counts.numpy().astype(np.uint32)
 
     def _tiles(self, model: Autoencoder) -> dict[str, Any]:
@@ -125,9 +130,10 @@ class LiveView:
         examples = self.images[:EXAMPLES]
         device = model.quantizer.codebook.device
         reconstructions = model.reconstruct(examples.to(device)).cpu()
-        stride = max(1, examples.shape[3] // TILE)
         tiles = torch.cat([examples, reconstructions])
-        pixels = tile_sheet(tiles[..., ::stride, ::stride], len(examples))
+        stride = max(1, tiles.shape[3] // TILE)
+        small = tiles[..., ::stride, ::stride]
+        pixels = tile_sheet(small, len(examples))
         height, width, _ = pixels.shape
         return {"tiles": pixels, "tiles_width": width, "tiles_height": height}
 
@@ -142,20 +148,24 @@ class LiveView:
 
 def _curve(rows: list[Row], column: str) -> Float[np.ndarray, "2 _"]:
     """Steps and values of a column where it was measured."""
-    seen = [(row["step"], row[column]) for row in rows if column in row]
-    seen = seen[:: 1 + len(seen) // POINTS]
-    return np.array(seen, np.float32).reshape(-1, 2).T
+    measured = [row for row in rows if column in row]
+    shown = measured[:: 1 + len(measured) // POINTS]
+    steps = [row["step"] for row in shown]
+    values = [row[column] for row in shown]
+    return np.array([steps, values], np.float32)
 
 
-def _sentence(norms: Float[np.ndarray, " K"], row: Row, radius: float) -> str:
+def _sentence(norms: Norms, row: Row, radius: float) -> str:
     parts = []
     for name, column, form in FACTS:
         if column in row:
-            parts.append(f"{name} {form.format(row[column])}")
+            value = form.format(row[column])
+            parts.append(f"{name} {value}")
     parts.append(f"norms of the codes {norms.min():.3g} to {norms.max():.3g}")
     if radius < np.inf:
         held = np.mean(norms >= HELD * radius)
         size = f"{radius:,.0f}" if radius > 1000 else f"{radius:.2f}"
         parts.append(f"the ball of radius {size} holds {held:.0%} of the codes")
     text = "; ".join(parts)
-    return f"{text[0].upper()}{text[1:]}."
+    first = text[0].upper()
+    return f"{first}{text[1:]}."

@@ -164,13 +164,15 @@ class Sampler:
         """Decode the image in the making, with zeros for the codes to come and gray above them."""
         tokens = drawing.tokens
         device = self.codebook.device
-        is_known = torch.arange(tokens.numel()).view(tokens.shape) < position
+        places = torch.arange(tokens.numel()).view(tokens.shape)
+        is_known = places < position
         codes = self.model.quantizer.lookup(tokens[None].to(device))
         with torch.no_grad():
             decoded = self.model.decoder(codes * is_known.to(device))
         image = decoded[0].clamp(-1, 1).cpu()
-        patch = torch.ones(self.model.downsample, self.model.downsample)
-        return image.where(is_known.kron(patch).bool(), COMING)
+        side = self.model.downsample
+        patch = torch.ones(side, side, dtype=torch.bool)
+        return image.where(is_known.kron(patch), COMING)
 
     def _sample(self, label: int, seed: int, choice: Choice) -> Drawing:
         count = SIDE**2
@@ -188,8 +190,9 @@ class Sampler:
         grids = self.model.encode(originals).repeat_interleave(TIMES, dim=0)
         labels = test.labels[first].repeat_interleave(TIMES)
         tokens, probabilities = self._steps(grids, labels, rows, seed, choice)
-        completions = self.model.decode(tokens).unflatten(0, (-1, TIMES))
-        images = torch.cat([originals[:, None], completions], dim=1)
+        completed = self.model.decode(tokens)
+        rows_of_images = completed.unflatten(0, (-1, TIMES))
+        images = torch.cat([originals[:, None], rows_of_images], dim=1)
         return _drawing(tokens, probabilities, rows, images.flatten(0, 1))
 
     def _steps(
@@ -239,7 +242,8 @@ def _drawing(tokens: Tensor, probabilities: list[Tensor], rows: int, images: Ten
     sheet = tile_sheet(tiles, SIDE)
     height, width, _ = sheet.shape
     tile = np.array([width, height]) // SIDE
-    return Drawing(first, drawn_from, given, image_source(sheet), tile)
+    finished = image_source(sheet)
+    return Drawing(first, drawn_from, given, finished, tile)
 
 
 def sampling_picture(sampler: Sampler, position: int, method: str, **choice: Any) -> Figure:
@@ -264,7 +268,8 @@ def sampling_picture(sampler: Sampler, position: int, method: str, **choice: Any
     frame = {"color": VERMILLION, "width": 2}
     figure.add_scatter(mode="lines", line=frame, hoverinfo="skip", showlegend=False, **MADE.axes)
     _lay_out(figure, sampler)
-    _fit(figure, MADE, SIDE * sampler.drawing(**choice).tile)
+    drawing = sampler.drawing(**choice)
+    _fit(figure, MADE, SIDE * drawing.tile)
     values = sampling_values(sampler, position, method, **choice)
     width = WIDTH + 2 * MARGIN
     below = {"bottom": BELOW, "left": MARGIN, "right": MARGIN}
@@ -279,17 +284,16 @@ def sampling_values(sampler: Sampler, position: int, method: str, **choice: Any)
     following = NextCode(drawing, position)
     seen = sampler.map(method)
     making = to_pixels(sampler.making(drawing, position))
-    values = {
-        f"{FINISHED}/source": drawing.finished,
-        f"{MAKING}/source": image_source(making),
-        "layout/xaxis.title.text": _heading(sampler, **choice),
-    }
+    values: Values = {"layout/xaxis.title.text": _heading(sampler, **choice)}
+    values[f"{FINISHED}/source"] = drawing.finished
+    values[f"{MAKING}/source"] = image_source(making)
     values |= _frame(drawing, choice["task"])
     values |= _tokens(drawing, position)
     values |= _codes(seen.points, following)
     values |= _bars(sampler, following)
+    title = _title(drawing, position, following)
     text = f"{_sentence(following, **choice)} {seen.trust}"
-    return values | words(_title(drawing, position, following), text, WIDTH)
+    return values | words(title, text, WIDTH)
 
 
 def _heading(sampler: Sampler, task: str, label: int, **_: Any) -> str:
@@ -320,10 +324,9 @@ def _sentence(
     bits = stats.entropy(chances, base=2)
     first = following.likeliest[0]
     drawn = following.drawn
-    text += (
-        f" The next code has an entropy of {bits:.2f} bits; {first} is the likeliest "
-        f"({chances[first]:.1%}), and {drawn} will be drawn ({chances[drawn]:.1%})."
-    )
+    text += f" The next code has an entropy of {bits:.2f} bits; "
+    text += f"{first} is the likeliest ({chances[first]:.1%}), "
+    text += f"and {drawn} will be drawn ({chances[drawn]:.1%})."
     if following.possible > DRAWN:
         text += f" The map shows the {DRAWN:,} likeliest."
     return text
@@ -339,21 +342,24 @@ def _frame(drawing: Drawing, task: str) -> Values:
 
 def _tokens(drawing: Drawing, position: int) -> Values:
     """The grid of tokens: drawn ones by their probability, given ones gray, those to come light."""
-    shape = drawing.tokens.shape
-    tokens = drawing.tokens.flatten().numpy()
+    tokens = drawing.tokens.flatten()
     place = np.arange(len(tokens))
     is_given = place < drawing.given
     is_drawn = ~is_given & (place < position)
-    logs = _logs(drawing.probabilities[place, tokens]).astype(object)
-    logs[~is_drawn] = None  # a grid is sent as JSON, which has no NaN
-    numbers = tokens.astype(str)
-    grids = {
-        f"{PLACES}/z": is_given.astype(float),
-        f"{PLACES}/text": np.where(is_given, numbers, ""),
-        f"{TOKENS}/z": logs,
-        f"{TOKENS}/text": np.where(is_drawn, numbers, ""),
-    }
-    return {path: grid.reshape(shape).tolist() for path, grid in grids.items()}
+    chances = drawing.probabilities[place, tokens]
+    shades = _logs(chances).astype(object)
+    shades[~is_drawn] = None  # a grid is sent as JSON, which has no NaN
+    given = _cells(PLACES, drawing, is_given, is_given.astype(float))
+    return given | _cells(TOKENS, drawing, is_drawn, shades)
+
+
+def _cells(trace: int, drawing: Drawing, is_shown: np.ndarray, shades: np.ndarray) -> Values:
+    """Some of the tokens as cells, each with its number."""
+    tokens = drawing.tokens.numpy()
+    shape = tokens.shape
+    colors = shades.reshape(shape)
+    text = np.where(is_shown.reshape(shape), tokens.astype(str), "")
+    return {f"{trace}/z": colors.tolist(), f"{trace}/text": text.tolist()}
 
 
 def _codes(places: Float[np.ndarray, "K 2"], following: NextCode) -> Values:
@@ -364,12 +370,12 @@ def _codes(places: Float[np.ndarray, "K 2"], following: NextCode) -> Values:
     left = placed[is_possible]
     cut = placed[~is_possible]
     # Of very many codes the likeliest are enough, and fewer than a browser takes seconds for.
-    likeliest = np.argsort(-chances[left], kind="stable")[:DRAWN]
-    left = np.sort(left[likeliest])
+    order = np.argsort(-chances[left], kind="stable")
+    left = np.sort(left[order[:DRAWN]])
     sample, _ = thin(len(cut), "codes", DRAWN)
-    drawn = [] if following.drawn is None else [following.drawn]
-    groups = {CUT: cut[sample], LEFT: left, RINGS: following.likeliest, NEXT: np.array(drawn, int)}
+    drawn = np.array([] if following.drawn is None else [following.drawn], int)
     values: Values = {f"{LEFT}/marker.color": _logs(chances[left])}
+    groups = {CUT: cut[sample], LEFT: left, RINGS: following.likeliest, NEXT: drawn}
     for trace, codes in groups.items():
         hover = np.column_stack([codes, chances[codes]])
         values[f"{trace}/customdata"] = hover.astype(np.float32)
@@ -384,14 +390,13 @@ def _bars(sampler: Sampler, following: NextCode) -> Values:
     middles = np.arange(len(codes)) + 0.5
     highest = float(chances.max(initial=0))
     numbers = [str(code) for code in codes]
-    return {
-        f"{BARS}/x": middles.astype(np.float32),
-        f"{BARS}/y": chances,
-        f"{BARS}/marker.color": np.where(codes == following.drawn, VERMILLION, BLUE),
-        f"{PATCHES}/source": _patches(sampler.model, codes),
-        "layout/yaxis5.range": [0, 1.05 * highest or 1],
-        "layout/xaxis6.ticktext": numbers + [""] * (LIKELIEST - len(codes)),
-    }
+    blanks = [""] * (LIKELIEST - len(codes))
+    values = points(BARS, np.column_stack([middles, chances]))
+    values[f"{BARS}/marker.color"] = np.where(codes == following.drawn, VERMILLION, BLUE)
+    values[f"{PATCHES}/source"] = _patches(sampler.model, codes)
+    values["layout/yaxis5.range"] = [0, 1.05 * highest or 1]
+    values["layout/xaxis6.ticktext"] = numbers + blanks
+    return values
 
 
 def _patches(model: Autoencoder, codes: Int[np.ndarray, " n"]) -> str:
