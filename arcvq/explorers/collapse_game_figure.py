@@ -92,18 +92,14 @@ def _round(name: str, run: Run, title: str) -> Round:
         raise ValueError(
             f"run {name!r} has no snapshots, whose last one counts the usage at the end"
         )
-    counts = run.snapshots[max(run.snapshots)].counts
+    last = max(run.snapshots)
+    counts = run.snapshots[last].counts
     staircase = usage_bars({name: counts}).data[0]
-    return Round(
-        name,
-        title,
-        _described(run),
-        run.model.quantizer.num_codes,
-        curve,
-        np.column_stack([staircase.x, staircase.y]),
-        int((counts > 0).sum()),
-        int(counts.sum()),
-    )
+    usage = np.column_stack([staircase.x, staircase.y])
+    codes = run.model.quantizer.num_codes
+    used = int(counts.count_nonzero())
+    tokens = int(counts.sum())
+    return Round(name, title, _described(run), codes, curve, usage, used, tokens)
 
 
 def _described(run: Run) -> str:
@@ -139,7 +135,9 @@ def game_picture(round: Round, guess: int, seen: bool, score: str) -> Figure:
     bare = {"mode": "lines", "showlegend": False}
     figure.add_scatter(row=1, col=1, **bare)
     figure.add_scatter(row=1, col=2, fill="tozeroy", line_shape="hv", **bare)
-    for line in ({"color": ORANGE, "dash": "dash", "width": 3}, DOTTED | {"width": 2.5}):
+    guess_line = {"color": ORANGE, "dash": "dash", "width": 3}
+    truth_line = DOTTED | {"width": 2.5}
+    for line in (guess_line, truth_line):
         for column in (1, 2):
             figure.add_scatter(mode="lines", row=1, col=column, line=line, showlegend=column == 1)
     figure.update_xaxes(title_text="step", col=1)

@@ -193,10 +193,12 @@ def _sentence(subject: Subject, view: Inspection) -> str:
         text = f"Code {chosen} has {usage:,} of {tokens:,} tokens, in {users:,} of {images}."
     if view.near:
         nearest = view.near[0]
-        text += f" Its nearest is code {nearest}, at {view.angles[nearest]:.0f}°."
+        angle = view.angles[nearest]
+        text += f" Its nearest is code {nearest}, at {angle:.0f}°."
     else:
         text += " It is the only code."
-    text += f" Code {view.other} lies {view.angles[view.other]:.0f}° away."
+    angle = view.angles[view.other]
+    text += f" Code {view.other} lies {angle:.0f}° away."
     if view.users:
         places = _count(view.places[view.image])
         mean = view.change.mean()
@@ -218,21 +220,23 @@ def _nearest(subject: Subject, view: Inspection) -> Values:
     """The strip of the code and those nearest to it."""
     titles = [f"<b>{view.chosen}</b>"]
     for code in view.near:
-        titles.append(f"{code}<br>{view.angles[code]:.0f}°")
-    codes = subject.codebook[[view.chosen, *view.near]]
-    return _strip("nearest", subject.patches(codes), titles, "nearest<br>codes")
+        angle = view.angles[code]
+        titles.append(f"{code}<br>{angle:.0f}°")
+    shown = [view.chosen, *view.near]
+    patches = subject.patches(subject.codebook[shown])
+    return _strip("nearest", patches, titles, "nearest<br>codes")
 
 
 def _users(subject: Subject, view: Inspection) -> Values:
     """The strip of the images that use the code."""
     users = view.users[:TILES]
-    titles = []
+    titles = [] if users else ["none"]
     for image in users:
         name = f"<b>{image}</b>" if image == view.image else image
         places = _count(view.places[image])
         titles.append(f"image {name}<br>{places}")
     images = subject.images[users]
-    strip = _strip("images", images, titles or ["none"], "images<br>that use it")
+    strip = _strip("images", images, titles, "images<br>that use it")
     return strip | _frames("images", view.places[users], _aspect(images))
 
 
@@ -342,7 +346,8 @@ def _add_frames(figure: Figure) -> None:
 
 def _add_scale_of_differences(figure: Figure) -> None:
     """Add the scale of the difference beside its strip, by a trace without points."""
-    bar = SLIM | {"len": 98, "x": (MAP + 2) / WIDTH, "y": 0, "yanchor": "bottom"}
+    beside = (MAP + 2) / WIDTH
+    bar = SLIM | {"len": 98, "x": beside, "y": 0, "yanchor": "bottom"}
     bar |= {"tickvals": [0, 0.5, 1], "ticktext": ["0", "0.5", "≥ 1"]}
     shades = {"colorscale": "Inferno", "cmin": 0, "cmax": 1, "color": [0, 1], "colorbar": bar}
     none = [None, None]
