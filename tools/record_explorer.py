@@ -39,15 +39,15 @@ STROKE = (
     (0.48, 0.79),
     (0.72, 0.80),
 )
-TOKEN = (0.64, 0.36)  # in the map of tokens
+TOKEN = (0.50, 0.21)  # in the map of tokens
 # Where the sphere shows the code of this token, and where the mouse takes it.
 WAY = (
-    (0.50, 0.40),
-    (0.45, 0.62),
-    (0.36, 0.82),
-    (0.52, 0.74),
-    (0.66, 0.56),
-    (0.60, 0.36),
+    (0.50, 0.50),
+    (0.68, 0.50),
+    (0.66, 0.72),
+    (0.42, 0.78),
+    (0.30, 0.56),
+    (0.36, 0.30),
 )
 
 # Screenshots have no mouse pointer, so the page gets one that follows ours.
@@ -142,7 +142,7 @@ def point_of(target: Locator, share: Point) -> Point:
 
 
 def play(film: Film) -> None:
-    """Draw a digit, choose one of its tokens, and take this to other codes."""
+    """Draw a digit, take one of its tokens to other codes, and give it the farthest at last."""
     pad, tokens, _, sphere = film.explorer.locator("figure canvas").all()
     film.place(*point_of(film.explorer, (0.55, 0.92)))
     film.shoot(8)
@@ -154,9 +154,12 @@ def play(film: Film) -> None:
     film.shoot(8)
     summary = film.explorer.locator(".arcvq-summary")
     words = summary.inner_text()
-    film.drag(sphere, WAY, 50)
-    film.shoot(10)
+    film.drag(sphere, WAY, 40)
+    film.shoot(8)
     assert summary.inner_text() != words, "the mouse has missed the code on the sphere"
+    farthest = film.explorer.locator(".arcvq-token-neighbors button").last
+    film.click(farthest, 14)
+    film.shoot(10)
 
 
 def write_film(frames: list[Image.Image], path: Path) -> None:
