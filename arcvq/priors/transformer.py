@@ -20,10 +20,11 @@ def attention(queries: Tensor, keys: Tensor, values: Tensor, causal: bool) -> Te
     """
     if queries.device.type != "cpu":
         return scaled_dot_product_attention(queries, keys, values, is_causal=causal)
-    exact = [at_least_float32(maps) for maps in (queries, keys, values)]
+    dtype = queries.dtype
+    queries, keys, values = map(at_least_float32, (queries, keys, values))
     with torch.autocast("cpu", enabled=False):
-        attended = scaled_dot_product_attention(*exact, is_causal=causal)
-    return attended.to(queries.dtype)
+        attended = scaled_dot_product_attention(queries, keys, values, is_causal=causal)
+    return attended.to(dtype)
 
 
 class Block(nn.Module):
