@@ -35,7 +35,7 @@ LIKELIEST = 10  # bars, at most
 WIDTH = 852
 HEIGHT = 384
 MARGIN = 24
-BELOW = 44  # for the scale of the map
+BELOW = 66  # for the scale of the map
 HEAD = 142
 # The panels
 MADE = Panel(1, 0, 0, 260, 190)
