@@ -71,18 +71,21 @@ def next_probabilities(
             (nucleus sampling, Holtzman et al. 2020).
     """
     logits = at_least_float32(logits)
+    largest = logits.amax(-1, keepdim=True)
     # Logits of at most 0 do not overflow, however low the temperature.
-    logits = (logits - logits.amax(-1, keepdim=True)) / temperature
+    logits = (logits - largest) / temperature
     if top_k is not None:
-        largest, codes = logits.topk(top_k)
-        logits = torch.full_like(logits, -math.inf).scatter(-1, codes, largest)
+        kept, codes = logits.topk(top_k)
+        none = torch.full_like(logits, -math.inf)
+        logits = none.scatter(-1, codes, kept)
     probabilities = logits.softmax(-1)
     if top_p is not None and top_p < 1:  # at 1, rounding would drop the least likely codes
         falling, codes = probabilities.sort(descending=True)
         likelier = falling.cumsum(-1) - falling
         kept = falling * (likelier < top_p)
         kept = kept / kept.sum(-1, keepdim=True)
-        probabilities = torch.zeros_like(kept).scatter(-1, codes, kept)
+        zeros = torch.zeros_like(kept)
+        probabilities = zeros.scatter(-1, codes, kept)
     return probabilities
 
 
@@ -94,7 +97,8 @@ def draw(probabilities: Float[Tensor, "n K"], uniform: Float[Tensor, " n"]) -> I
     cumulative = probabilities.cumsum(-1)
     # Rounding must not lift the product to the whole sum, which no cumulative value exceeds.
     uniform = uniform * (1 - 2**-22)
-    threshold = uniform[:, None] * cumulative[:, -1:]
+    whole = cumulative[:, -1:]
+    threshold = uniform[:, None] * whole
     return (cumulative <= threshold).sum(-1)
 
 
@@ -123,8 +127,9 @@ def _prepare(prior, tokens, mask, labels, generator, choice) -> _Grids:
             f"it must be torch.bool {prior.grid}, or with one mask for each grid {one_each}"
         )
 
+    rows, columns = prior.grid
     source = "cpu" if generator is None else generator.device
-    uniform = torch.rand(n, prior.grid[0] * prior.grid[1], generator=generator, device=source)
+    uniform = torch.rand(n, rows * columns, generator=generator, device=source)
     if labels is None:
         labels = torch.zeros(n, dtype=torch.int64)
     grids = (tokens, mask.expand(one_each), uniform, labels)
@@ -134,12 +139,15 @@ def _prepare(prior, tokens, mask, labels, generator, choice) -> _Grids:
 @torch.no_grad()
 def _draw_tokens(prior, grids: _Grids, choice) -> Iterator[SamplingStep]:
     """Draw the tokens of one batch, up to the last one that a mask leaves open."""
-    state = prior.start(len(grids.tokens), grids.labels if prior.classes else None)
+    _, width = prior.grid
+    labels = grids.labels if prior.classes else None
+    state = prior.start(len(grids.tokens), labels)
     state.tokens.copy_(grids.tokens * grids.mask)
-    still_open = (~grids.mask).flatten(1).any(0).nonzero()
+    is_open = (~grids.mask).flatten(1).any(0)
+    still_open = is_open.nonzero()
     end = int(still_open.max()) + 1 if len(still_open) else 0
     for position in range(end):
-        row, column = divmod(position, prior.grid[1])
+        row, column = divmod(position, width)
         probabilities = next_probabilities(prior.next_logits(state), **choice)
         if probabilities.isnan().any():
             raise FloatingPointError(
@@ -148,7 +156,8 @@ def _draw_tokens(prior, grids: _Grids, choice) -> Iterator[SamplingStep]:
             )
         drawn = draw(probabilities, grids.uniform[:, position])
         given = grids.tokens[:, row, column]
-        prior.append(state, torch.where(grids.mask[:, row, column], given, drawn))
+        is_given = grids.mask[:, row, column]
+        prior.append(state, torch.where(is_given, given, drawn))
         yield SamplingStep((row, column), probabilities, state.tokens.clone())
 
 
