@@ -58,6 +58,15 @@ def test_what_comes_with_the_checkout_is_small_and_opens(name):
     assert card(name)["settings"]["dataset"] == name
 
 
+@pytest.mark.parametrize("quantizer", ["plain", "cosine", "cvq", "samp"])
+def test_the_models_to_compare_differ_in_their_quantizer_alone(quantizer):
+    settings = card(f"digits_{quantizer}")["settings"]
+    others = card("digits_samp")["settings"]
+    assert settings["quantizer"] == quantizer
+    assert settings | {"quantizer": "samp"} == others
+    assert tuple(load(f"digits_{quantizer}").quantizer.codebook.shape) == (256, 16)
+
+
 @pytest.mark.parametrize("name", ["page/samp", "page/plain"])
 def test_the_runs_of_the_page_come_with_their_snapshots_in_half_precision(name):
     run = Run.load(FOLDER / name)
@@ -68,9 +77,10 @@ def test_the_runs_of_the_page_come_with_their_snapshots_in_half_precision(name):
     assert name not in pretrained.names()
 
 
-def test_the_digits_model_has_the_figures_of_its_card():
-    measured = evaluate(load("digits"), load_images("digits", device="cpu").test)
-    figures = card("digits")["figures"]
+@pytest.mark.parametrize("name", ["digits", "digits_plain", "digits_samp"])
+def test_a_model_of_digits_has_the_figures_of_its_card(name):
+    measured = evaluate(load(name), load_images("digits", device="cpu").test)
+    figures = card(name)["figures"]
     assert measured["psnr"] == pytest.approx(figures["psnr"], abs=0.02)
     assert measured["codes_used"] == pytest.approx(figures["codes_used"], abs=3)
 
