@@ -11,9 +11,11 @@ import math
 import os
 import tempfile
 import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -26,6 +28,9 @@ from arcvq.runtime.devices import threads_kept
 from arcvq.runtime.extras import extra_folder, extra_import
 from arcvq.runtime.files import write_whole
 from arcvq.runtime.store import kept_path
+
+if TYPE_CHECKING:
+    import pandas
 
 Codes = Float[Tensor, "_K _D"] | Float[np.ndarray, "_K _D"]
 
@@ -220,6 +225,43 @@ def assess(
     if len(places) != len(units):
         raise ValueError(f"there are {len(places)} points for {len(units)} codes")
     return _assess(units, places, method, sphere, variance_share)
+
+
+def trust_table(projections: Mapping[str, Projection]) -> "pandas.DataFrame":
+    """The measures of trust of several projections as a table, a row for each name."""
+    import pandas
+
+    rows = {}
+    for name, projection in projections.items():
+        rows[name] = {
+            "share of variance": projection.variance_share,
+            "rank correlation": projection.angle_correlation,
+            "nearest codes kept": projection.neighbors_kept,
+        }
+    return pandas.DataFrame.from_dict(rows, orient="index").astype(float)
+
+
+def nearest_in_group(points: Codes, groups: Integer[np.ndarray, " _K"]) -> float:
+    """The share of points, 0 to 1, whose nearest other point is in the same group.
+
+    Groups that form regions of a map have a share near 1. By chance it is about the sum of the
+    squared shares of the groups.
+
+    Args:
+        points: The coordinates of each code, as drawn.
+        groups: The group of each code, such as its cluster or its class.
+
+    Raises:
+        ValueError: For fewer than two points, or another number of groups than points.
+    """
+    places = np.asarray(points, np.float64)
+    if len(places) < 2 or len(groups) != len(places):
+        raise ValueError(
+            f"there are {len(places)} points and {len(groups)} groups; "
+            "both must be the same number, from 2"
+        )
+    nearest = _nearest(places, np.arange(len(places)), 1)[:, 0]
+    return float(np.mean(groups[nearest] == groups))
 
 
 def clusters(codes: Codes, count: int = 8, seed: int = 0) -> Int[np.ndarray, " _K"]:

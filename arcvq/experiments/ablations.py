@@ -1,6 +1,7 @@
 """Ablations: what each setting of SAMP does, with the others as in the paper, scaled to the run."""
 
 import dataclasses
+import math
 from typing import Any
 
 import pandas as pd
@@ -9,7 +10,14 @@ from arcvq.experiments.base import Experiment, Variant
 from arcvq.experiments.measures import MAIN_MEASURES, MEASURE_TITLES, reconstruction
 from arcvq.experiments.paper_table import halves
 from arcvq.experiments.sweep import at_point
-from arcvq.experiments.tables import cells, regime_titles, summary
+from arcvq.experiments.tables import (
+    cells,
+    finished,
+    intervals_overlap,
+    regime_titles,
+    summary,
+    variant_interval,
+)
 from arcvq.runs.settings import RunSettings
 from arcvq.samp import SAMP
 from arcvq.schedules import Exponential
@@ -26,6 +34,15 @@ ABLATION_AXES = {  # title and values, also the paper's own
     "codes": ("codes K", (64, 256, 512, 1024, 4096, 16384)),
     "dim": ("components D", (2, 8, 32, 64, 128)),
 }
+PAPER_CLAIMS = (  # variants of which the paper reports that the first is better
+    ("both halves", "BBNR alone"),
+    ("both halves", "margin alone"),
+    ("both halves", "without stop-gradient"),
+    ("margin 0.1", "margin 0"),
+    ("margin 0.1", "margin 0.3"),
+    ("top_k 3", "top_k 1"),
+    ("top_k 3", "top_k 5"),
+)
 RUN_FIELDS = {"beta": "beta", "codes": "num_codes", "dim": "dim"}  # axes outside SAMP
 SWEEP_NAMES = {"alpha": "radius", "gamma0": "weight"}  # of axes that a sweep names otherwise
 
@@ -66,6 +83,84 @@ def table(rows: pd.DataFrame) -> pd.DataFrame:
     regime = regime_titles(rows)
     lines = summary(rows, [*SHOWN], by=("variant", *regime)).round(3)
     return cells(lines, {"variant": "setting", **SHOWN, **regime})
+
+
+def effects(rows: pd.DataFrame, measure: str = "psnr") -> pd.DataFrame:
+    """How far each axis moves a measure, and how sure that is.
+
+    Args:
+        rows: The rows of the experiment.
+        measure: A column of the rows.
+
+    Returns:
+        A line for each axis: the variants with the largest and the smallest mean, the difference of
+        the two, and whether their 95% intervals are apart. `trend` is Spearman's rank correlation
+        of the values of the axis with the measure over all runs, and `p` is the probability of so
+        strong a trend if there were none.
+    """
+    from scipy.stats import spearmanr
+
+    rows = finished(rows)
+    found = {}
+    for axis, runs in rows[rows.axis != "part"].groupby("axis", sort=False):
+        means = runs.groupby("variant")[measure].mean()
+        largest = means.idxmax()
+        smallest = means.idxmin()
+        bounds = [variant_interval(runs, name, measure) for name in (largest, smallest)]
+        trend = spearmanr(runs.value, runs[measure])
+        found[axis] = {
+            "largest at": largest,
+            "smallest at": smallest,
+            "difference": means[largest] - means[smallest],
+            "apart": intervals_overlap(*bounds) is False,
+            "trend": trend.statistic,
+            "p": trend.pvalue,
+        }
+    return pd.DataFrame.from_dict(found, orient="index")
+
+
+def claims(rows: pd.DataFrame, measure: str = "psnr") -> pd.DataFrame:
+    """Whether what the paper reports of the parts and settings of SAMP holds in these runs.
+
+    Args:
+        rows: The rows of the experiment.
+        measure: A column of the rows; larger is better.
+
+    Returns:
+        A line for each of `PAPER_CLAIMS`: what came out, the difference of the means, and the same
+        in standard errors, from a spread over seeds that is pooled over all variants. "met" and
+        "reversed" have intervals apart; "no difference" is the same value in every seed.
+    """
+    rows = finished(rows)
+    by_seed = rows.pivot_table(index="seed", columns="variant", values=measure)
+    pooled = math.sqrt(by_seed.var().mean())
+    found = []
+    for better, worse in PAPER_CLAIMS:
+        pairs = by_seed[[better, worse]].dropna()
+        difference = pairs[better] - pairs[worse]
+        standard_error = pooled * math.sqrt(2 / len(pairs))
+        found.append(
+            {
+                "claim": f"{better} over {worse}",
+                "here": _outcome(rows, better, worse, measure, difference),
+                "difference": difference.mean(),
+                "standard errors": difference.mean() / standard_error,
+            }
+        )
+    return pd.DataFrame(found)
+
+
+def _outcome(
+    rows: pd.DataFrame, better: str, worse: str, measure: str, difference: pd.Series
+) -> str:
+    """What came out of a claim, in words."""
+    if (difference == 0).all():
+        return "no difference"
+    one = variant_interval(rows, better, measure)
+    other = variant_interval(rows, worse, measure)
+    if intervals_overlap(one, other) is not False:
+        return "within the intervals"
+    return "met" if difference.mean() > 0 else "reversed"
 
 
 ABLATIONS = Experiment(

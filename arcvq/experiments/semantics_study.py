@@ -10,7 +10,7 @@ from arcvq.analysis.probing import MEASURES, describe_codes, stability
 from arcvq.experiments import paper_table
 from arcvq.experiments.base import Experiment, Rows, Variant
 from arcvq.experiments.measures import MEASURE_TITLES
-from arcvq.experiments.tables import cells, summary
+from arcvq.experiments.tables import cells, finished, summary
 from arcvq.images import ImageData
 from arcvq.runs.settings import RunSettings
 from arcvq.training import Run, evaluate
@@ -57,6 +57,22 @@ def table(rows: pd.DataFrame) -> pd.DataFrame:
     texts = cells(summary(rows, [*titles]), {"variant": "quantizer", **titles})
     turned = texts.set_index("quantizer").T.rename_axis(columns=None)
     return turned.rename_axis("measure").reset_index()
+
+
+def with_losses(rows: pd.DataFrame) -> pd.DataFrame:
+    """Add to finished rows what lies above chance, and what each stage of a model loses.
+
+    `purity_excess` is the purity above its chance level; `agreement_excess` is the agreement above
+    chance, as a share of what is possible. `lost_by_quantization` and `lost_by_places` are the
+    accuracies that linear probes lose from latents to codes, and from codes to their counts.
+    """
+    possible = 1 - rows.agreement_chance
+    return finished(rows).assign(
+        purity_excess=rows.purity - rows.purity_chance,
+        agreement_excess=(rows.agreement - rows.agreement_chance) / possible,
+        lost_by_quantization=rows.probe_latents - rows.probe_codes,
+        lost_by_places=rows.probe_codes - rows.probe_bag_of_codes,
+    )
 
 
 SEMANTICS = Experiment(

@@ -105,6 +105,17 @@ def data_title(rows: pd.DataFrame) -> str:
     return DATA_TITLES.get(name, name)
 
 
+def runs_note(rows: pd.DataFrame) -> str:
+    """Say what runs the rows come from: how many, how long, on what data, and how many failed."""
+    runs = rows.groupby(["variant", "seed"]).ngroups
+    lengths = [f"{length:,}" for length in sorted(rows.steps.unique())]
+    failed = len(rows) - len(finished(rows))
+    return (
+        f"{runs} runs of {' or '.join(lengths)} steps on {data_title(rows)}, "
+        f"{rows.seed.nunique()} seeds each; {failed} failed"
+    )
+
+
 def regime_titles(rows: pd.DataFrame) -> dict[str, str]:
     """The columns of the regime with their titles; none where an earlier version measured."""
     return {name: title for name, title in REGIME_TITLES.items() if name in rows}
@@ -198,6 +209,35 @@ def intervals_overlap(one: Interval, other: Interval) -> bool | None:
     if math.isnan(low) or math.isnan(other_low):
         return None
     return bool(low <= other_high and other_low <= high)
+
+
+def comparison(
+    rows: pd.DataFrame, name: str, others: Sequence[str], measures: Mapping[str, str]
+) -> pd.DataFrame:
+    """Say of each measure whether a variant is higher than others, lower, or not apart from them.
+
+    Args:
+        rows: The rows of an experiment.
+        name: The variant that is compared.
+        others: Those it is compared with.
+        measures: The titles of the measures by their columns.
+
+    Returns:
+        A line for each title and a column for each of the others, with "higher" or "lower" where
+        the 95% intervals are apart, "overlap" where they are not, and "unknown" for a single seed.
+
+    Raises:
+        ValueError: If no run of one of the variants finished.
+    """
+    found = {}
+    for other in others:
+        for measure, title in measures.items():
+            one = variant_interval(rows, name, measure)
+            two = variant_interval(rows, other, measure)
+            side = "higher" if one[0] > two[0] else "lower"
+            outcomes = {True: "overlap", False: side, None: "unknown"}
+            found.setdefault(other, {})[title] = outcomes[intervals_overlap(one, two)]
+    return pd.DataFrame(found)
 
 
 def verdict(

@@ -20,8 +20,10 @@ from arcvq.analysis.projections import (
     directions,
     dominant_classes,
     exact,
+    nearest_in_group,
     pca,
     stereographic,
+    trust_table,
     umap_angles,
 )
 from arcvq.runtime.files import CHECKOUT
@@ -356,3 +358,31 @@ def test_umap_works_where_its_package_cannot_be_written(tmp_path):
         text=True,
     )
     assert shown.stdout.split("\n")[0] == "(40, 2) True", shown.stderr
+
+
+def test_the_table_of_trust_has_a_row_for_each_projection():
+    codes = torch.randn(30, 6, generator=torch.Generator().manual_seed(0))
+    axes = pca(codes)
+    pole = stereographic(codes)
+    table = trust_table({"axes": axes, "pole": pole})
+    assert table.index.tolist() == ["axes", "pole"]
+    assert table["rank correlation"].tolist() == [axes.angle_correlation, pole.angle_correlation]
+    assert table.loc["axes", "share of variance"] == axes.variance_share
+    assert table.loc["pole", "nearest codes kept"] == pole.neighbors_kept
+
+
+def test_points_in_separate_groups_have_their_nearest_point_in_their_group():
+    generator = np.random.default_rng(0)
+    groups = np.repeat([0, 1, 2], 20)
+    apart = 100 * groups[:, None] + generator.normal(size=(60, 2))
+    assert nearest_in_group(apart, groups) == 1
+    mixed = generator.normal(size=(6000, 2))
+    shares = nearest_in_group(mixed, np.repeat([0, 1, 2], 2000))
+    assert shares == pytest.approx(1 / 3, abs=0.03)  # the sum of the squared shares
+
+
+def test_one_point_and_a_missing_group_are_errors():
+    with pytest.raises(ValueError, match="1 points and 1 groups; both must be the same number"):
+        nearest_in_group(np.zeros((1, 2)), np.array([0]))
+    with pytest.raises(ValueError, match="4 points and 3 groups"):
+        nearest_in_group(np.zeros((4, 2)), np.zeros(3, np.int64))

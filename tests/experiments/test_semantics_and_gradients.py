@@ -3,12 +3,14 @@ import itertools
 import math
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
 from arcvq.analysis.gradients import gradient_history
 from arcvq.analysis.probing import stability
 from arcvq.experiments import gradient_study, run_experiment, schedule_study, semantics_study
+from arcvq.experiments.semantics_study import with_losses
 from arcvq.images import ImageData, ImageSplit
 from arcvq.runs.settings import train
 from arcvq.training import evaluate
@@ -206,3 +208,22 @@ def test_the_shortest_schedules_have_lengths_and_names_of_their_own():
     found = schedule_study.variants(dataclasses.replace(BASE, steps=4))
     assert {variant.settings.steps for variant in found} == {1, 4, 16}
     assert len({variant.name for variant in found}) == len(found) == 57
+
+
+def test_what_is_lost_and_what_is_above_chance_follow_from_the_measures():
+    rows = pd.DataFrame(
+        {
+            "purity": [0.5],
+            "purity_chance": [0.2],
+            "agreement": [0.7],
+            "agreement_chance": [0.4],
+            "probe_latents": [0.9],
+            "probe_codes": [0.8],
+            "probe_bag_of_codes": [0.5],
+        }
+    )
+    (line,) = with_losses(rows).itertuples()
+    assert line.purity_excess == pytest.approx(0.3)
+    assert line.agreement_excess == pytest.approx(0.5)
+    assert line.lost_by_quantization == pytest.approx(0.1)
+    assert line.lost_by_places == pytest.approx(0.3)

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from arcvq.experiments.tables import (
     cells,
+    comparison,
     interval,
     intervals_overlap,
     markdown,
@@ -93,6 +94,15 @@ def test_the_verdict_says_whether_intervals_overlap():
     near = ROWS.assign(psnr=ROWS.psnr.where(ROWS.variant != "plain VQ", ROWS.psnr + 2.5))
     assert verdict(near, "SAMP", "plain VQ").endswith(": the intervals overlap")
     assert verdict(near, "plain VQ", "SAMP").endswith(": the intervals overlap")
+
+
+def test_a_comparison_says_on_which_side_a_variant_lies():
+    measures = {"psnr": "PSNR", "codes_used": "codes"}
+    found = comparison(ROWS, "SAMP", ["plain VQ", "continuous", "SAMP"], measures)
+    assert found.loc["PSNR"].tolist() == ["higher", "lower", "overlap"]
+    assert found.index.tolist() == ["PSNR", "codes"]
+    one_seed = ROWS[ROWS.seed == 0]
+    assert comparison(one_seed, "SAMP", ["plain VQ"], measures).loc["PSNR", "plain VQ"] == "unknown"
 
 
 def test_a_single_seed_has_no_interval_that_could_overlap():

@@ -1,0 +1,75 @@
+import pandas as pd
+import pytest
+
+from arcvq.experiments.ablations import PAPER_CLAIMS, claims, effects
+from arcvq.experiments.stored_results import stored
+from arcvq.experiments.tables import runs_note
+
+CLAIMED = sorted({name for pair in PAPER_CLAIMS for name in pair})
+
+
+def made(means, axis="margin", spread=0.1):
+    """Rows of three seeds for each variant, around its mean."""
+    rows = []
+    for value, (variant, mean) in enumerate(means.items()):
+        for seed in range(3):
+            psnr = mean + spread * (seed - 1)
+            rows.append(
+                {
+                    "axis": axis,
+                    "variant": variant,
+                    "value": float(value),
+                    "seed": seed,
+                    "psnr": psnr,
+                    "steps": 100,
+                    "data": "digits",
+                }
+            )
+    return pd.DataFrame(rows)
+
+
+def test_an_axis_is_described_by_its_extremes_and_its_trend():
+    rows = made({"margin 0": 20.0, "margin 0.1": 21.0, "margin 0.3": 22.0})
+    (line,) = effects(rows).itertuples()
+    assert (line.Index, line[1], line[2]) == ("margin", "margin 0.3", "margin 0")
+    assert line.difference == pytest.approx(2)
+    assert line.apart
+    assert line.trend == pytest.approx(0.9486832980505138)  # ties: three values, nine runs
+    assert line.p < 0.001
+
+
+def test_settings_within_the_spread_of_their_seeds_are_not_apart():
+    rows = made({"margin 0": 20.0, "margin 0.1": 20.05})
+    assert not effects(rows).loc["margin", "apart"]
+
+
+def test_runs_that_failed_do_not_count():
+    rows = made({"margin 0": 20.0, "margin 0.1": 21.0})
+    failed = made({"margin 0.3": 90.0}).assign(error="out of memory")
+    every = pd.concat([rows, failed])
+    assert effects(every).loc["margin", "largest at"] == "margin 0.1"
+    assert runs_note(every) == "9 runs of 100 steps on digits, 3 seeds each; 3 failed"
+
+
+def test_a_claim_is_met_reversed_or_open():
+    means = dict.fromkeys(CLAIMED, 20.0)
+    means |= {"both halves": 21.0, "margin alone": 21.0, "without stop-gradient": 22.0}
+    means |= {"margin 0.1": 20.05}
+    found = claims(made(means)).set_index("claim")["here"]
+    assert found["both halves over BBNR alone"] == "met"
+    assert found["both halves over margin alone"] == "no difference"
+    assert found["both halves over without stop-gradient"] == "reversed"
+    assert found["margin 0.1 over margin 0"] == "within the intervals"
+
+
+def test_a_difference_is_given_in_pooled_standard_errors():
+    means = dict.fromkeys(CLAIMED, 20.0) | {"both halves": 21.0}
+    line = claims(made(means)).set_index("claim").loc["both halves over BBNR alone"]
+    # The standard deviation of -0.1, 0, 0.1 is 0.1 in every variant.
+    assert line["standard errors"] == pytest.approx(1 / (0.1 * (2 / 3) ** 0.5))
+
+
+def test_the_stored_table_answers_every_claim():
+    found = claims(stored("ablations-digits"))
+    assert len(found) == len(PAPER_CLAIMS)
+    assert set(found.here) <= {"met", "reversed", "within the intervals", "no difference"}
