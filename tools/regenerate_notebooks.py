@@ -2,7 +2,8 @@
 
 Usage: python tools/regenerate_notebooks.py [NOTEBOOK ...]   (files, names, numbers; none: all)
 
-A notebook runs with the parameters that are written in it. One that fails is left as it was.
+A notebook runs with the parameters that are written in it. One that fails, or one of whose claims
+turns out False, is left as it was.
 """
 
 import base64
@@ -16,6 +17,7 @@ from typing import Any
 
 import kaleido
 import nbformat
+from check_claims import false_claims
 from choreographer.browsers.chromium import Chromium
 from PIL import Image
 from playwright.sync_api import sync_playwright
@@ -80,6 +82,11 @@ def regenerate(path: Path) -> bool:
         return False
 
     notebook = execution.notebook
+    broken = false_claims(notebook)
+    if broken:
+        print(f"{path.stem} was left as it was, for this is False: {broken[0]}", file=sys.stderr)
+        return False
+
     clean(notebook)
     text = nbformat.writes(notebook) + "\n"
     write_text(path, text)
