@@ -1,7 +1,7 @@
 """What every stored notebook must be: small, complete, with its stills and its checks, for GitHub and for nbval."""
 
+import ast
 import re
-import statistics
 from pathlib import Path
 
 import nbformat
@@ -67,7 +67,8 @@ def test_one_cell_is_tagged_parameters_and_has_the_five_that_all_notebooks_share
 
 
 def test_a_readers_own_pictures_are_read_as_asked_and_few_of_them_lower_the_batch(notebook):
-    source = "\n".join(cell.source for cell in code(notebook))
+    # A call that is broken over lines is read as one line.
+    source = "\n".join(re.sub(r"\(\n\s+", "(", cell.source) for cell in code(notebook))
     for call in re.findall(r"load_images\((?:dataset|f\"folder).*", source):
         assert "**reading" in call or call == "load_images(dataset, device=device)"
     assert "**reading" in source
@@ -122,6 +123,25 @@ def test_no_output_names_a_folder_of_the_machine_that_ran_it(notebook):
     assert not re.search(r"(/home/|/root/|/Users/|/tmp/|site-packages)", str(outputs(notebook)))
 
 
-def test_code_cells_are_short(notebook):
-    lines = [len(cell.source.splitlines()) for cell in code(notebook)]
-    assert max(lines) <= 25 and statistics.median(lines) <= 8
+COMPREHENSIONS = (ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)
+
+
+def test_code_is_easy_to_read(notebook):
+    """Short lines, one thought a statement: the field's model notebooks have 11 to 14 nodes in each."""
+    sources = [
+        re.sub(r"^\s*[%!].*$", "", cell.source, flags=re.MULTILINE) for cell in code(notebook)
+    ]
+    nodes = [node for source in sources for node in ast.walk(ast.parse(source))]
+    statements = [node for node in nodes if isinstance(node, ast.stmt)]
+    assert len(nodes) / len(statements) <= 13.5
+    assert max(len(line) for source in sources for line in source.splitlines()) <= 100
+
+
+def test_no_comprehension_is_inside_another(notebook):
+    for cell in code(notebook):
+        found = [
+            node for node in ast.walk(ast.parse(cell.source)) if isinstance(node, COMPREHENSIONS)
+        ]
+        for outer in found:
+            inside = [node for node in ast.walk(outer) if isinstance(node, COMPREHENSIONS)]
+            assert inside == [outer], cell.source
