@@ -18,29 +18,57 @@ export function dot(a, i, b, j, dim) {
   return sum;
 }
 
-/** The dot product of each row of `a` with row j of `b`; in three dimensions, unrolled. */
-function dots(a, b, j, dim, result) {
-  if (dim !== 3) {
-    for (let i = 0; i < result.length; i++) result[i] = dot(a, i, b, j, dim);
-    return;
-  }
+/** The dot product of each row of `a` with row j of `b`. */
+function dots(a, b, j, dim, products) {
+  if (dim === 3) dotsInSpace(a, b, j, products);
+  else products.forEach((_, i) => (products[i] = dot(a, i, b, j, dim)));
+}
+
+// Loops that run for each code and latent are written out in three dimensions, without calls.
+function dotsInSpace(a, b, j, products) {
   const [x, y, z] = [b[3 * j], b[3 * j + 1], b[3 * j + 2]];
-  for (let i = 0, at = 0; i < result.length; i++, at += 3) {
-    result[i] = a[at] * x + a[at + 1] * y + a[at + 2] * z;
+  for (let i = 0, at = 0; i < products.length; i++, at += 3) {
+    products[i] = a[at] * x + a[at + 1] * y + a[at + 2] * z;
   }
 }
 
-/** Add row j of `b`, times a weight and a factor, to each row of the sum. */
-function addWeighted(sum, weights, factor, b, j, dim) {
-  if (dim !== 3) {
-    for (let i = 0; i < weights.length; i++) addScaled(sum, i, b, j, dim, factor * weights[i]);
-    return;
+/** Fill `places` with those of the largest values, the largest first; of equal ones the first. */
+function findLargest(values, places) {
+  const last = places.length - 1;
+  let threshold = -Infinity;
+  for (let i = 0; i < values.length; i++) {
+    const value = values[i];
+    if (value <= threshold) continue;
+    let at = Math.min(i, last);
+    while (at > 0 && values[places[at - 1]] < value) {
+      places[at] = places[at - 1];
+      at -= 1;
+    }
+    places[at] = i;
+    if (i >= last) threshold = values[places[last]];
   }
-  const [x, y, z] = [factor * b[3 * j], factor * b[3 * j + 1], factor * b[3 * j + 2]];
-  for (let i = 0, at = 0; i < weights.length; i++, at += 3) {
-    sum[at] += weights[i] * x;
-    sum[at + 1] += weights[i] * y;
-    sum[at + 2] += weights[i] * z;
+}
+
+/**
+ * Add `BLOCK` rows, each times a weight of its own, to each row of the sum.
+ *
+ * @param weights a list of `BLOCK` arrays, each with a weight for every row of the sum.
+ */
+function addWeighted(sum, weights, rows, dim) {
+  if (dim === 3) addWeightedInSpace(sum, ...weights, rows);
+  else weights.forEach((ofRow, j) => ofRow.forEach((w, i) => addScaled(sum, i, rows, j, dim, w)));
+}
+
+function addWeightedInSpace(sum, a, b, c, d, rows) {
+  const [ax, ay, az, bx, by, bz, cx, cy, cz, dx, dy, dz] = rows;
+  for (let i = 0, at = 0; i < a.length; i++, at += 3) {
+    const ofA = a[i];
+    const ofB = b[i];
+    const ofC = c[i];
+    const ofD = d[i];
+    sum[at] += ofA * ax + ofB * bx + ofC * cx + ofD * dx;
+    sum[at + 1] += ofA * ay + ofB * by + ofC * cy + ofD * dy;
+    sum[at + 2] += ofA * az + ofB * bz + ofC * cz + ofD * dz;
   }
 }
 
@@ -107,25 +135,50 @@ export function nearestCode(latents, codes, dim, metric) {
   // |z - e|^2 is smallest where z e - |e|^2 / 2 is largest
   const offsets = norms(codes, dim).map((norm) => (isCosine ? 0 : norm ** 2 / 2));
   const indices = new Int32Array(latents.length / dim);
-  for (let i = 0; i < indices.length; i++) {
-    indices[i] = highestProduct(latents, i, candidates, offsets, dim);
-  }
+  if (dim === 3) findInSpace(latents, candidates, offsets, indices);
+  else find(latents, candidates, offsets, dim, indices);
   return indices;
 }
 
-/** The first row of `b` that has the largest dot product with row i of `a`, less its offset. */
-function highestProduct(a, i, b, offsets, dim) {
-  const [x, y, z] = [a[3 * i], a[3 * i + 1], a[3 * i + 2]];
-  let highest = -Infinity;
-  let found = 0;
-  for (let j = 0, at = 0; j < offsets.length; j++, at += 3) {
-    const product = dim === 3 ? x * b[at] + y * b[at + 1] + z * b[at + 2] : dot(a, i, b, j, dim);
-    if (product - offsets[j] > highest) {
-      highest = product - offsets[j];
-      found = j;
+/** For each row of `a` the first row of `b` with the largest dot product, less its offset. */
+function find(a, b, offsets, dim, indices) {
+  for (let i = 0; i < indices.length; i++) {
+    let highest = -Infinity;
+    for (let j = 0; j < offsets.length; j++) {
+      const score = dot(a, i, b, j, dim) - offsets[j];
+      if (score <= highest) continue;
+      highest = score;
+      indices[i] = j;
     }
   }
-  return found;
+}
+
+/** The same in three dimensions: for two rows at a time, so that `b` is read half as often. */
+function findInSpace(a, b, offsets, indices) {
+  const last = indices.length - 1;
+  for (let i = 0; i <= last; i += 2) {
+    const next = Math.min(i + 1, last);
+    const [x, y, z] = [a[3 * i], a[3 * i + 1], a[3 * i + 2]];
+    const [u, v, w] = [a[3 * next], a[3 * next + 1], a[3 * next + 2]];
+    let highest = -Infinity;
+    let highestOfNext = -Infinity;
+    let found = 0;
+    let foundOfNext = 0;
+    for (let j = 0, at = 0; j < offsets.length; j++, at += 3) {
+      const score = x * b[at] + y * b[at + 1] + z * b[at + 2] - offsets[j];
+      const scoreOfNext = u * b[at] + v * b[at + 1] + w * b[at + 2] - offsets[j];
+      if (score > highest) {
+        highest = score;
+        found = j;
+      }
+      if (scoreOfNext > highestOfNext) {
+        highestOfNext = scoreOfNext;
+        foundOfNext = j;
+      }
+    }
+    indices[i] = found;
+    indices[next] = foundOfNext;
+  }
 }
 
 /** How many latents chose each code. */
@@ -155,15 +208,13 @@ export function minAngle(codes, dim) {
   const units = directions(codes, dim).filter((_, at) => lengths[Math.floor(at / dim)] > 0);
   const count = units.length / dim;
   const cosines = new Float64Array(count);
+  const nearest = new Int32Array(1);
   let smallest = count > 1 ? Math.PI : NaN;
   for (let a = 1; a < count; a++) {
     const before = cosines.subarray(0, a);
     dots(units, units, a, dim, before);
-    let nearest = 0;
-    for (let b = 1; b < a; b++) {
-      if (before[b] > before[nearest]) nearest = b;
-    }
-    smallest = Math.min(smallest, angleBetween(units, a, units, nearest, dim));
+    findLargest(before, nearest);
+    smallest = Math.min(smallest, angleBetween(units, a, units, nearest[0], dim));
   }
   return smallest;
 }
@@ -180,6 +231,8 @@ export function projectToBall(codes, dim, radius) {
 
 // ---- Losses ----
 
+const BLOCK = 4; // codes whose gradients are added at once, so that the sums are read less often
+
 /**
  * The ArcCosine Additive Margin loss: the mean over the codes, with its gradient to the latents.
  *
@@ -191,95 +244,80 @@ export function projectToBall(codes, dim, radius) {
  */
 export function marginLoss(latents, codes, dim, settings) {
   const numCodes = codes.length / dim;
+  const numLatents = latents.length / dim;
   const z = directions(latents, dim);
   const e = directions(codes, dim);
-  const weights = new Float64Array(latents.length / dim);
+  const weights = Array.from({ length: BLOCK }, () => new Float64Array(numLatents));
   const toDirections = new Float64Array(latents.length);
   const nearest = [];
   let loss = 0;
-  for (let j = 0; j < numCodes; j++) {
-    const ofCode = lossOfCode(z, e, j, dim, settings, weights, toDirections);
-    nearest.push(ofCode.pulled);
-    loss += ofCode.loss;
+  for (let first = 0; first < numCodes; first += BLOCK) {
+    const rows = new Float64Array(BLOCK * dim); // the last block may have rows of zeros
+    for (let j = first; j < Math.min(first + BLOCK, numCodes); j++) {
+      const ofCode = lossOfCode(z, e, j, dim, settings, weights[j - first]);
+      nearest.push(ofCode.pulled);
+      loss += ofCode.loss / numCodes;
+      addScaled(rows, j - first, e, j, dim, ofCode.factor / numCodes);
+    }
+    addWeighted(toDirections, weights, rows, dim);
   }
-  for (let at = 0; at < toDirections.length; at++) toDirections[at] /= numCodes;
-  const gradient = throughNormalization(toDirections, latents, z, dim);
-  return { loss: loss / numCodes, gradient, nearest };
+  return { loss, gradient: throughNormalization(toDirections, latents, z, dim), nearest };
 }
 
-/** The loss of code j and the latents that it pulls; adds its gradient to the unit latents `z`. */
-function lossOfCode(z, e, j, dim, { margin, scale, topK }, weights, gradient) {
+/**
+ * The loss of code j and the latents that it pulls.
+ *
+ * Its gradient to each unit latent is the code's direction, times a factor and the latent's weight.
+ */
+function lossOfCode(z, e, j, dim, { margin, scale, topK }, weights) {
+  const ranked = new Int32Array(Math.min(topK + 1, weights.length));
   dots(z, e, j, dim, weights); // cosines, until they are made weights below
-  const ranked = largest(weights, topK + 1);
-  const pulled = ranked.slice(0, topK);
+  findLargest(weights, ranked);
+  const pulled = Array.from(ranked.subarray(0, topK));
   const positives = pulled.map((i) => positiveLogit(z, i, e, j, dim, margin));
   pulled.forEach((i, place) => {
     weights[i] = positives[place].logit;
   });
-  const logits = [...ranked.slice(topK), ...pulled].map((i) => weights[i]);
-  const total = makeWeights(weights, scale, Math.max(...logits));
-  const ofPulled = pulled.reduce((sum, i) => sum + weights[i], 0);
+  const highest = ranked.reduce((most, i) => Math.max(most, weights[i]), -Infinity);
+  const total = makeWeights(weights, scale, highest);
+  const exps = positives.map(({ logit }) => Math.exp(Math.max(scale * (logit - highest), LOWEST)));
+  const ofPulled = exps.reduce((sum, exp) => sum + exp, 0);
 
   // The gradient to a logit is the softmax over all latents, minus that over the pulled ones.
-  addWeighted(gradient, weights, scale / total, e, j, dim);
   pulled.forEach((i, place) => {
-    const { slope } = positives[place];
-    const ofAll = weights[i] / total;
-    const share = weights[i] / ofPulled;
-    // Their slope is not 1, with which they were added above.
-    addScaled(gradient, i, e, j, dim, scale * ((slope - 1) * ofAll - slope * share));
+    weights[i] = positives[place].slope * exps[place] * (1 - total / ofPulled);
   });
-  return { loss: Math.log(total) - Math.log(ofPulled), pulled };
+  return { loss: Math.log(total) - Math.log(ofPulled), pulled, factor: scale / total };
 }
 
-const PARTS = 16; // of a halving
-const PART = Math.LN2 / PARTS;
 const LOWEST = -700; // exp of less is near the smallest number that there is
-const EXP_OF_PARTS = Float64Array.from({ length: 2 - LOWEST / PART }, (_, n) => 2 ** (-n / PARTS));
+const NEGLIGIBLE = -50; // exp of less is lost in a sum with a 1 in it
+const PARTS = 128; // of a halving
+const PART = Math.LN2 / PARTS;
+const LAST = Math.floor(-NEGLIGIBLE / PART);
+const EXP_OF_PARTS = Float64Array.from({ length: LAST + 1 }, (_, n) => 2 ** (-n / PARTS));
 
 /**
  * Turn logits into the exp of what they lie below the highest, in place; returns their sum.
  *
- * This takes half the time of a step, and Math.exp is three times as slow as a table and a short
- * series, which give 12 digits.
+ * This takes a third of the time of a step, and Math.exp is seven times as slow as a table and a
+ * short series, which give 11 digits; far below the highest the weight stays at exp(-50).
  */
 function makeWeights(logits, scale, highest) {
   const table = EXP_OF_PARTS;
-  const perUnit = 1 / PART;
-  const [of2, of3, of4, of5] = [1 / 2, 1 / 6, 1 / 24, 1 / 120];
+  const perLogit = scale / PART;
+  const start = 0.5 + perLogit * highest;
+  const [of1, of2, of3] = [PART, PART ** 2 / 2, PART ** 3 / 6];
   let total = 0;
   for (let i = 0; i < logits.length; i++) {
-    const x = Math.max(scale * (logits[i] - highest), LOWEST);
-    const n = (0.5 - x * perUnit) | 0; // to the nearest whole number
-    const rest = x + n * PART;
-    const series = 1 + rest * (1 + rest * (of2 + rest * (of3 + rest * (of4 + rest * of5))));
-    logits[i] = table[n] * series;
-    total += logits[i];
+    const parts = Math.min(start - perLogit * logits[i], LAST); // below the highest, and a half
+    const n = Math.floor(parts);
+    const rest = n + 0.5 - parts; // from there to the nearest place of the table
+    const weight = table[n] * (1 + rest * (of1 + rest * (of2 + rest * of3)));
+    logits[i] = weight;
+    total += weight;
   }
   return total;
-}
-
-/** The places of the largest values, the largest first, and of equal ones the first. */
-function largest(values, count) {
-  const places = [];
-  let threshold = -Infinity;
-  for (let i = 0; i < values.length; i++) {
-    if (values[i] <= threshold) continue;
-    if (places.length < count) places.push(i);
-    insert(places, i, values);
-    if (places.length === count) threshold = values[places[count - 1]];
-  }
-  return places;
-}
-
-/** Put a place before those of smaller values; the last one falls out. */
-function insert(places, i, values) {
-  let at = places.length - 1;
-  while (at > 0 && values[places[at - 1]] < values[i]) {
-    places[at] = places[at - 1];
-    at -= 1;
-  }
-  places[at] = i;
 }
 
 /** cos(theta + margin) of a latent that a code pulls, and its slope by cos(theta). */
