@@ -12,10 +12,11 @@ export class Dots {
     this.canvas = document.createElement("canvas");
     this.pen = this.canvas.getContext("2d");
     this.stamps = new Map();
+    this.isWaiting = false;
   }
 
   /**
-   * Paint dots, the first ones below the others.
+   * Put dots above those that wait to be painted, the first ones below the others.
    *
    * @param pen of a canvas that is scaled to the screen by `ratio`.
    * @param points right, down and depth of each, in CSS pixels.
@@ -23,9 +24,10 @@ export class Dots {
    * @param layer size (radius), color or colors, hollow (one for each dot, or none).
    * @param ratio device pixels in a CSS pixel.
    */
-  paint(pen, points, order, { size, color, colors, hollow }, ratio) {
+  add(pen, points, order, { size, color, colors, hollow }, ratio) {
     if (!order.length) return;
-    this.clear(pen.canvas.width, pen.canvas.height);
+    if (!this.isWaiting) this.clear(pen.canvas.width, pen.canvas.height);
+    this.isWaiting = true;
     const full = this.stampsOf(size * ratio, 0);
     const rings = hollow ? this.stampsOf(size * ratio, RING * ratio) : full;
     const single = toRGB(color ?? "black");
@@ -35,6 +37,12 @@ export class Dots {
       const rgb = own ? own[i] : single;
       this.put(stamps, points[3 * i] * ratio, points[3 * i + 1] * ratio, rgb);
     }
+  }
+
+  /** Paint what waits, all at once: copying the pixels takes as long as a thousand dots. */
+  paint(pen) {
+    if (!this.isWaiting) return;
+    this.isWaiting = false;
     this.pen.putImageData(this.image, 0, 0);
     pen.save();
     pen.setTransform(1, 0, 0, 1, 0, 0);

@@ -7,7 +7,7 @@ import { Camera, Sphere, ringAround, traceArrow } from "./sphere.js";
 import { PALETTE } from "./theme.js";
 
 const DEGREES = 180 / Math.PI;
-const THETA = Array.from({ length: 181 }, (_, degree) => degree / DEGREES);
+const WHOLE_DEGREES = Array.from({ length: 181 }, (_, degree) => degree);
 
 // One scale for all settings. Gradients range from 100, the largest scale, down to nearly nothing:
 // lengths grow as the cube root, so that eight times the gradient is an arrow of twice the length.
@@ -203,8 +203,7 @@ class Margin {
 
   /** Arrows against the gradient, the strongest ones. */
   arrows(group, { gradient, sizes }, color) {
-    const seen = group.filter((i) => sizes[i] >= WEAKEST);
-    const strongest = seen.sort((a, b) => sizes[b] - sizes[a]).slice(0, MOST_ARROWS);
+    const strongest = strongestOf(group, sizes);
     const moves = chosenRows(gradient, strongest, this.dim);
     strongest.forEach((i, place) => {
       const factor = -arrowLength(sizes[i]) / sizes[i];
@@ -334,13 +333,22 @@ function tooWeak(pulled, pushed, sizes) {
   return `Below ${WEAKEST} and without an arrow: ${missing.filter(Boolean).join(" and ")}.`;
 }
 
+/** Those with an arrow: no more than `MOST_ARROWS`, and none below `WEAKEST`. */
+function strongestOf(group, sizes) {
+  const seen = group.filter((i) => sizes[i] >= WEAKEST);
+  if (seen.length <= MOST_ARROWS) return seen;
+  const ranked = Float64Array.from(seen, (i) => sizes[i]).sort();
+  const least = ranked[ranked.length - MOST_ARROWS];
+  return seen.filter((i) => sizes[i] >= least).slice(0, MOST_ARROWS);
+}
+
 function tellLatent(i, { angles, shares, sizes, isPulled }) {
   const force = `${isPulled[i] ? "pulled" : "pushed"} by ${short(sizes[i])}`;
   return `latent ${i}: ${degrees(angles[i])} from the code, share ${short(shares[i])}, ${force}`;
 }
 
 function curve(value) {
-  return { x: THETA.map((theta) => theta * DEGREES), y: THETA.map(value) };
+  return { x: WHOLE_DEGREES, y: WHOLE_DEGREES.map((degree) => value(degree / DEGREES)) };
 }
 
 function dotsAt(group, angles, value, color, size = 4) {
@@ -349,7 +357,9 @@ function dotsAt(group, angles, value, color, size = 4) {
 
 function chosenRows(rows, places, dim) {
   const chosen = new Float64Array(places.length * dim);
-  places.forEach((from, to) => chosen.set(rows.subarray(from * dim, (from + 1) * dim), to * dim));
+  for (let to = 0; to < places.length; to++) {
+    for (let d = 0; d < dim; d++) chosen[to * dim + d] = rows[places[to] * dim + d];
+  }
   return chosen;
 }
 

@@ -150,14 +150,18 @@ export class Sphere extends Picture {
     const seen = this.layers.map((layer) => layer.rows && this.project(layer.rows));
     for (const inFront of [false, true]) {
       pen.globalAlpha = inFront ? 1 : BEHIND;
-      this.layers.forEach((layer, place) => this.paintLayer(pen, layer, seen[place], inFront));
+      this.layers.forEach((layer, place) => {
+        if (layer.kind !== "points") this.dots.paint(pen); // those below it
+        this.paintLayer(pen, layer, seen[place], inFront);
+      });
+      this.dots.paint(pen);
     }
     this.paintGlobe(pen, true);
     this.paintChosen(pen);
   }
 
   paintLayer(pen, layer, points, inFront) {
-    if (layer.kind === "points") this.paintPoints(pen, layer, points, inFront);
+    if (layer.kind === "points") this.addPoints(pen, layer, points, inFront);
     if (layer.kind === "arrows") this.paintArrows(pen, layer, points, inFront);
     if (layer.kind === "line") this.paintLine(pen, points, inFront, layer.color, layer.width);
     if (layer.kind === "ball" && inFront) this.paintBall(pen, layer);
@@ -176,8 +180,8 @@ export class Sphere extends Picture {
     return points;
   }
 
-  paintPoints(pen, layer, points, inFront) {
-    this.dots.paint(pen, points, fromBehind(points, inFront), layer, this.ratio);
+  addPoints(pen, layer, points, inFront) {
+    this.dots.add(pen, points, fromBehind(points, inFront), layer, this.ratio);
   }
 
   paintArrows(pen, { rows, moves, color, gap = 0 }, starts, inFront) {
