@@ -8,7 +8,8 @@
   JupyterLab while its kernel trains with a thread for each core.
 - The playground: frames in four seconds of playing, beside the bare loop.
 - Opening: the largest message that the explorer sends to JupyterLab, and the time from the first
-  sight of the cell's output to the first picture.
+  sight of the cell's output to the first picture. The replay shows two runs of 128 codes, with 25
+  snapshots each.
 
 Needs Chromium or Chrome. On a machine without a graphics card it draws in software.
 """
@@ -110,6 +111,29 @@ from arcvq.explorers import RadiusExplorer
 RadiusExplorer(torch.randn({count}, 3))
 """,
 }
+RUNS_CELL = """
+import arcvq
+from arcvq.explorers import LiveTraining, MarginExplorer, Playground, RadiusExplorer, TrainingReplay
+
+data = arcvq.load_images("digits", device="cpu")
+
+def model(quantizer):
+    return arcvq.VQVAE(1, quantizer, hidden=16, residual_hidden=4)
+
+def run(quantizer):
+    recording = arcvq.Recording(snapshots=24, progress=False)
+    return arcvq.fit(model(quantizer), data, steps=96, recording=recording)
+
+plain = arcvq.EuclideanQuantizer(128, 16)
+samp = arcvq.SphericalQuantizer(128, 16)
+"""
+OPENING_CELLS = {
+    "MarginExplorer": "MarginExplorer()",
+    "RadiusExplorer": "RadiusExplorer()",
+    "Playground": "Playground()",
+    "TrainingReplay of two runs": "TrainingReplay({'plain VQ': run(plain), 'SAMP': run(samp)})",
+    "LiveTraining": "LiveTraining(model(samp), data, steps=1000)",
+}
 SLIDERS = {"MarginExplorer": "margin", "RadiusExplorer": "step"}
 
 
@@ -189,13 +213,12 @@ def playground_rates(chromium: Browser, folder: Path) -> list[list[str]]:
 def openings(lab: Lab, chromium: Browser) -> list[list[str]]:
     """Rows of the largest message and the time to the first picture, in JupyterLab."""
     rows = []
-    for name in (*EXPLORER_CELLS, "Playground"):
-        cell = f"from arcvq.explorers import {name}\n{name}()"
+    for name, cell in OPENING_CELLS.items():
         page = chromium.new_context(viewport=VIEWPORT).new_page()
         page.add_init_script(WATCH + FRAMES)
         sizes: list[int] = []
         page.on("websocket", lambda socket, sizes=sizes: _note_openings(socket, sizes))
-        open_notebook(lab, page, cell)
+        open_notebook(lab, page, RUNS_CELL, cell)
         page.wait_for_function("painted.length > 0")
         first = page.evaluate("painted[0] - firstOutput")
         rows.append([name, f"{max(sizes) / 1000:.0f}", f"{first:.0f}"])

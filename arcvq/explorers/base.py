@@ -14,6 +14,7 @@ from plotly.graph_objects import Figure
 
 from arcvq.explorers.figure_updates import Values, changed, flat, send
 from arcvq.explorers.figure_widget import FigureView, LiveFigure
+from arcvq.explorers.settings import HasSettings
 from arcvq.figures.theme import Number
 
 LOG_STEP = 0.02  # of a log slider, in powers of 10: 5%
@@ -29,7 +30,7 @@ class CopyButton(widgets.Button):
         self.add_class("arcvq-copy-as-code")
 
 
-class Explorer(widgets.VBox):
+class Explorer(HasSettings, widgets.VBox):
     """Controls over one live figure.
 
     A subclass declares its settings as traits and draws `picture()`. A trait with a `label` gets a
@@ -58,25 +59,6 @@ class Explorer(widgets.VBox):
         reset = self.button("reset", self.reset)
         self.buttons = widgets.HBox([reset, self.copy_button])
         self.children: tuple[widgets.Widget, ...] = (rows, self.buttons, self.view)
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        # min and max of a trait let NaN pass
-        if name in vars(self).get("controls", ()) and isinstance(value, float) and np.isnan(value):
-            raise ValueError(f"{name} of {type(self).__name__} is nan; it must be a number")
-        super().__setattr__(name, value)
-
-    @classmethod
-    def settings_traits(cls) -> dict[str, traitlets.TraitType]:
-        """Return the traits that have a control, in the order in which the class declares them."""
-        found = cls.class_traits(label=lambda label: label is not None)
-        ordered: dict[str, traitlets.TraitType] = {}
-        for base in reversed(cls.__mro__):
-            ordered |= {name: found[name] for name in vars(base) if name in found}
-        return ordered
-
-    def settings(self) -> dict[str, Any]:
-        """Return the present settings by name."""
-        return {name: getattr(self, name) for name in self.controls}
 
     def picture(self) -> Figure:
         """Draw the whole figure: for all settings the same number and types of traces."""
@@ -136,10 +118,7 @@ class Explorer(widgets.VBox):
         self.add_class("arcvq-explorer")
         traits = self.settings_traits()
         self.controls = {name: self._control(name, trait) for name, trait in traits.items()}
-        for name in settings:
-            if name not in self.controls:
-                known = ", ".join(self.controls)
-                raise ValueError(f"{name!r} is no setting of {type(self).__name__}; it has {known}")
+        self._check_names(settings)
         for name in self.controls:  # in their order, as one may limit the next
             if name in settings:
                 setattr(self, name, settings[name])

@@ -1,6 +1,8 @@
 """The explorers' JavaScript, put together: a widget and a page each take a single module."""
 
+import base64
 import re
+import zlib
 from functools import cache
 from pathlib import Path
 
@@ -9,6 +11,16 @@ IMPORT = re.compile(r'^import \{([^}]*)\} from "\./(\w+)\.js";$', re.MULTILINE)
 EXPORT = re.compile(r"^export (?:async )?(?:function|class|const) (\w+)", re.MULTILINE)
 
 COMMENT = re.compile(r"^ *(?:/\*\*.*?\*/|//[^\n]*)\n", re.MULTILINE | re.DOTALL)
+
+UNPACK = """\
+const bytes = Uint8Array.from(atob("{packed}"), (letter) => letter.charCodeAt(0));
+const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("deflate"));
+const script = await new Response(stream).text();
+const address = URL.createObjectURL(new Blob([script], {{ type: "text/javascript" }}));
+const unpacked = await import(address);
+URL.revokeObjectURL(address);
+export default unpacked.default;
+"""
 
 
 @cache
@@ -25,6 +37,15 @@ def bundle(*names: str) -> str:
     for name in names:
         _add(name, found)
     return "\n".join(_as_constant(name) for name in found)
+
+
+def packed(module: str) -> str:
+    """Return a module that unpacks another one and exports what it exports by default.
+
+    It has some 40% of the characters. All browsers unpack it since May 2023 (DecompressionStream).
+    """
+    data = zlib.compress(module.encode(), level=9)
+    return UNPACK.format(packed=base64.b64encode(data).decode())
 
 
 def _add(name: str, found: list[str]) -> None:

@@ -5,7 +5,6 @@ A page or a notebook needs no kernel to move them; with one, each setting is a t
 
 import base64
 import json
-import math
 import os
 import uuid
 from collections.abc import Mapping
@@ -17,7 +16,8 @@ import traitlets
 from IPython.display import display
 from packaging.version import Version
 
-from arcvq.explorers.bundle import WEB, bundle
+from arcvq.explorers.bundle import WEB, bundle, packed
+from arcvq.explorers.settings import HasSettings
 
 # What the browser calls the types of arrays; any other type travels as float64.
 ARRAYS = {
@@ -43,13 +43,13 @@ class Preset(NamedTuple):
     sentence: str
 
 
-class CanvasExplorer(anywidget.AnyWidget):
+class CanvasExplorer(HasSettings, anywidget.AnyWidget):
     """Controls beside pictures that the browser draws.
 
     A subclass names its `module` in `web` and declares its settings as traits with a `label`. Each
     gets a control: a number with min and max a slider (`step`, `log=True`), an Enum a menu, a Bool
     a checkbox. The trait is the setting: `explorer.margin = 0.3` moves the slider, and the slider
-    sets the trait, once a frame at most.
+    sets the trait, ten times a second at most.
 
     Args:
         data: What the pictures show besides the settings: arrays of numbers, and plain values.
@@ -76,7 +76,7 @@ class CanvasExplorer(anywidget.AnyWidget):
                 value.tag(sync=True)
         if "module" not in vars(cls):  # anywidget derives a class of its own for each widget
             return
-        cls._esm = (
+        cls._esm = packed(
             f"{bundle('widget', cls.module)}\n"
             f"export default {{ render: widgetModule.widget({cls.module}Module.mount) }};"
         )
@@ -116,23 +116,7 @@ class CanvasExplorer(anywidget.AnyWidget):
         if is_public and not hasattr(type(self), name) and hasattr(self, "_is_open"):
             names = ", ".join(self.settings_traits())
             raise AttributeError(f"{type(self).__name__} has no setting {name!r}; it has {names}")
-        # min and max of a trait let NaN pass
-        if name in self.settings_traits() and isinstance(value, float) and math.isnan(value):
-            raise ValueError(f"{name} of {type(self).__name__} is nan; it must be a number")
         super().__setattr__(name, value)
-
-    @classmethod
-    def settings_traits(cls) -> dict[str, traitlets.TraitType]:
-        """Return the traits that have a control, in the order in which the class declares them."""
-        found = cls.class_traits(label=lambda label: label is not None)
-        ordered: dict[str, traitlets.TraitType] = {}
-        for base in reversed(cls.__mro__):
-            ordered |= {name: found[name] for name in vars(base) if name in found}
-        return ordered
-
-    def settings(self) -> dict[str, Any]:
-        """Return the present settings by name."""
-        return {name: getattr(self, name) for name in self.settings_traits()}
 
     def template(self) -> str:
         """Return `code()` with {name} in place of each setting."""
@@ -215,13 +199,6 @@ class CanvasExplorer(anywidget.AnyWidget):
         with self.hold_sync(), self.hold_trait_notifications():
             for name, value in settings.items():
                 setattr(self, name, value)
-
-    def _check_names(self, settings: Mapping[str, Any]) -> None:
-        known = self.settings_traits()
-        for name in settings:
-            if name not in known:
-                names = ", ".join(known)
-                raise ValueError(f"{name!r} is no setting of {type(self).__name__}; it has {names}")
 
     def _receive(self, _: Any, content: Any, buffers: Any) -> None:
         """A browser says which settings it shows; what it has missed is sent again."""

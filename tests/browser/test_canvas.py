@@ -19,21 +19,29 @@ NO_PATIENCE = """
 const patient = AbortSignal.timeout;
 AbortSignal.timeout = (time) => patient.call(AbortSignal, time === 2000 ? 0 : time);
 """
+# A browser whose canvases lack some kinds of drawing.
+LACKING = """
+const given = HTMLCanvasElement.prototype.getContext;
+HTMLCanvasElement.prototype.getContext = function (kind, ...more) {
+  return /^(%s)$/.test(kind) ? null : given.call(this, kind, ...more);
+};
+"""
 WIDE = {"width": 1280, "height": 720}
 PHONE = {"width": 390, "height": 844}
 
 
 @pytest.fixture
 def on_page(browser, tmp_path):
-    """`on_page(viewport, hash)`: the margin explorer on a page without a kernel."""
+    """`on_page(viewport, hash, lacking)`: the margin explorer on a page without a kernel."""
     contexts = []
     path = Path(tmp_path, "page.html")
     body = MarginExplorer().html("margin")
     path.write_text(f'<!doctype html><meta name="viewport" content="width=device-width">{body}')
 
-    def open_page(viewport=WIDE, hash=""):
+    def open_page(viewport=WIDE, hash="", lacking="nothing"):
         contexts.append(browser.new_context(viewport=viewport, has_touch=True))
         page = contexts[-1].new_page()
+        page.add_init_script(LACKING % lacking)
         page.goto(f"{path.as_uri()}{hash}")
         expect(page.locator(".arcvq-explorer canvas[data-frames]").first).to_be_visible()
         return page
@@ -161,3 +169,19 @@ def test_nothing_is_cut_and_every_stop_of_the_margin_has_a_pixel(on_page, viewpo
     if viewport is WIDE:
         canvas = page.locator("canvas").first.bounding_box()
         assert canvas["y"] + canvas["height"] <= viewport["height"]
+
+
+def test_without_webgl_it_is_drawn_all_the_same(on_page):
+    page = on_page(lacking="webgl|webgl2|webgpu")
+    assert "Loss" in page.locator("figcaption").first.inner_text()
+
+
+def test_without_a_canvas_it_says_so_in_one_sentence(browser, tmp_path):
+    page = browser.new_page()
+    page.add_init_script(LACKING % "2d")
+    path = tmp_path / "page.html"
+    path.write_text(f"<!doctype html>{MarginExplorer().html()}")
+    page.goto(path.as_uri())
+    words = "This explorer cannot be drawn: the browser gives no canvas to draw on."
+    expect(page.locator(".arcvq-explorer")).to_have_text(words)
+    page.close()

@@ -44,7 +44,7 @@ def drawn(call, explorer):
       let view;
       const place = document.body.appendChild(document.createElement("div"));
       page((el, host) => (view = mount(el, host)), place, state);
-      const [title, summary] = [view.title.textContent, view.summary.textContent];
-      return { title, summary, layers: view.sphere.layers };
+      const { title, summary } = view.panels;
+      return { title: title.textContent, summary: summary.textContent, layers: view.sphere.layers };
     })()"""
     return call(view, state=state)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from arcvq.explorers.bundle import WEB, bundle
+from arcvq.explorers.bundle import WEB, bundle, packed
 from tests.browser import lab
 
 MODULES = sorted(path.stem for path in WEB.glob("*.js"))
@@ -32,3 +32,16 @@ def test_all_modules_run_together_in_a_browser():
         found = page.evaluate("Object.keys(window.modules ?? {}).length")
     assert errors == []
     assert found == len(MODULES)
+
+
+def test_a_packed_module_is_short_and_exports_the_same():
+    lines = [f"const line{number} = 'a line like others, θ';" for number in range(200)]
+    module = "\n".join([*lines, "export default { found: line7 };"])
+    short = packed(module)
+    assert len(short) < len(module) / 2
+    script = """async (text) => {
+      const address = URL.createObjectURL(new Blob([text], { type: "text/javascript" }));
+      return (await import(address)).default.found;
+    }"""
+    with lab.browser() as browser:
+        assert browser.new_page().evaluate(script, short) == "a line like others, θ"

@@ -188,7 +188,7 @@ def test_many_latents_are_thinned_and_the_summary_says_so(javascript):
     assert 4096 <= len(points["rows"]) / 3 <= 4096 + 50
     assert "4,096 of 25,000 latents are drawn." in picture["summary"]
     assert points["colors"].count("#D55E00") == 50
-    assert len(layer(picture, "arrows", 0)["rows"]) == 3 * 512
+    assert len(layer(picture, "arrows", 0)["rows"]) == 3 * 256
 
 
 def test_a_point_moved_by_hand_is_the_same_in_python_and_in_the_browser(javascript):

@@ -14,6 +14,7 @@ export class Picture {
     this.canvas.style.cssText = "display:block;width:100%";
     el.appendChild(this.canvas);
     this.pen = this.canvas.getContext("2d");
+    if (!this.pen) throw new Error("the browser gives no canvas to draw on");
     this.isWaiting = false;
     this.frames = 0;
     this.observer = new ResizeObserver(() => this.redraw());

@@ -1,8 +1,7 @@
 /** One code and its latents: what margin, scale and top-k do to gradients and loss. */
-import { Chart } from "./chart.js";
 import { Toolbar } from "./controls.js";
-import { key } from "./key.js";
 import { angleBetween, directions, marginLogit, marginLoss, norms } from "./math.js";
+import { Panels } from "./panels.js";
 import { Camera, Sphere, ringAround, traceArrow } from "./sphere.js";
 import { PALETTE } from "./theme.js";
 
@@ -16,7 +15,14 @@ const WEAKEST = 1e-4; // below this gradient an arrow would be shorter than two 
 const STRONGEST = 100;
 const DOT = 3.5; // pixels
 const LEGEND = [0.01, 0.1, 1];
-const MOST_ARROWS = 512;
+const MOST_ARROWS = 256; // of the pulled latents, and of the others
+const MARKS = [
+  { name: "code (drag it)", color: PALETTE.green },
+  { name: "pulled", color: PALETTE.vermillion },
+  { name: "pushed", color: PALETTE.sky },
+  { name: "θ of the farthest pulled", color: PALETTE.vermillion, mark: "line" },
+  { name: "θ + m", color: PALETTE.orange, mark: "line" },
+];
 // With spaces at which no line breaks.
 const PULL = "s (p / P − p) sin(θ + m)".replaceAll(" ", "\u00a0");
 const PUSH = "s p sin θ".replaceAll(" ", "\u00a0");
@@ -104,35 +110,19 @@ class Margin {
     this.drawn = Array.from(host.data.drawn);
     this.isDrawn = new Set(this.drawn);
     this.toolbar = new Toolbar(el, host);
-    this.layOut(el);
+    const makeSphere = (figure) => new SphereWithScale(figure, this.camera(), this.theme, 1.22, 1);
+    this.panels = new Panels(el, this.theme, makeSphere, MARKS);
+    this.sphere = this.panels.sphere;
+    [this.logits, this.forces] = this.panels.charts;
     this.update(host.values);
   }
 
-  layOut(el) {
-    const panels = document.createElement("div");
-    panels.className = "arcvq-panels arcvq-sphere-and-chart";
-    const figure = document.createElement("figure");
-    this.title = document.createElement("figcaption");
-    figure.append(this.title);
-    const isCircle = this.dim === 2;
-    const camera = isCircle ? new Camera(0, 0, true) : new Camera();
-    if (!isCircle) camera.face(placed(this.host.data, this.host.values.moved).code);
-    this.sphere = new SphereWithScale(figure, camera, this.theme, 1.22, 1);
-    const charts = document.createElement("div");
-    this.logits = new Chart(charts, this.theme, 0.26);
-    this.forces = new Chart(charts, this.theme, 0.3);
-    panels.append(figure, charts);
-    const { green, vermillion, sky, orange } = PALETTE;
-    key(figure, [
-      { name: "code (drag it)", color: green },
-      { name: "pulled", color: vermillion },
-      { name: "pushed", color: sky },
-      { name: "θ of the farthest pulled", color: vermillion, mark: "line" },
-      { name: "θ + m", color: orange, mark: "line" },
-    ]);
-    this.summary = document.createElement("p");
-    this.summary.className = "arcvq-summary";
-    el.append(panels, this.summary);
+  /** In front of a circle, or of a sphere that is turned to the code. */
+  camera() {
+    if (this.dim === 2) return new Camera(0, 0, true);
+    const camera = new Camera();
+    camera.face(placed(this.host.data, this.host.values.moved).code);
+    return camera;
   }
 
   /** Rows of three to draw: a circle stands upright, before the reader. */
@@ -262,7 +252,6 @@ class Margin {
     const [nearest] = pulled;
     const pushed = [...sizes.keys()].filter((i) => !isPulled[i]);
     const [norm] = norms(sizes, sizes.length);
-    this.title.textContent = `Loss ${short(loss)}, gradient norm ${short(norm)}`;
     const words = [
       `The loss is −log P, with P = ${short(ofPulled)} the share of the pulled latents in the ` +
         `softmax. The ${pulled.length} nearest of ${plural(sizes.length, "latent")} are pulled: ` +
@@ -272,10 +261,11 @@ class Margin {
         `${short(shares[nearest])} and θ + m = ${degrees(angles[nearest])} + ${degrees(margin)}.`,
       strongestPush(pushed, sizes),
       tooWeak(pulled, pushed, sizes),
+      tooMany(pulled, pushed),
       this.host.data.note,
     ];
-    this.summary.textContent = words.filter(Boolean).join(" ");
-    this.sphere.describe(`${this.title.textContent}. ${this.summary.textContent}`);
+    const title = `Loss ${short(loss)}, gradient norm ${short(norm)}`;
+    this.panels.tell(title, words.filter(Boolean).join(" "));
   }
 
   // ---- Moving by hand ----
@@ -286,7 +276,7 @@ class Margin {
   }
 
   destroy() {
-    for (const picture of [this.sphere, this.logits, this.forces]) picture.destroy();
+    this.panels.destroy();
   }
 }
 
@@ -340,6 +330,12 @@ function strongestOf(group, sizes) {
   const ranked = Float64Array.from(seen, (i) => sizes[i]).sort();
   const least = ranked[ranked.length - MOST_ARROWS];
   return seen.filter((i) => sizes[i] >= least).slice(0, MOST_ARROWS);
+}
+
+/** Which arrows are missing because there are so many. */
+function tooMany(pulled, pushed) {
+  const isThinned = pulled.length > MOST_ARROWS || pushed.length > MOST_ARROWS;
+  return isThinned ? `At most ${MOST_ARROWS} arrows of a color are drawn, the strongest.` : "";
 }
 
 function tellLatent(i, { angles, shares, sizes, isPulled }) {

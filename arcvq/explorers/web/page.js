@@ -2,6 +2,7 @@
 import { filledIn } from "./code.js";
 import { keepKeys } from "./controls.js";
 import { readState, writeState } from "./link.js";
+import { mountOrTell } from "./mounting.js";
 import { spare } from "./spare.js";
 import { watchTheme } from "./theme.js";
 
@@ -53,7 +54,7 @@ function draw(mount, el, { specs, presets = [], values, data, template, address 
   }
   keepKeys(el); // the page may be a notebook's
   el.classList.add("arcvq-explorer");
-  const view = mount(el, host);
+  const view = mountOrTell(mount, el, host);
   host.restart = () => view.restart?.();
 }
 

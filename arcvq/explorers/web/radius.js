@@ -1,8 +1,7 @@
 /** A ball that grows around the codes: which of them it clips, and when it stops binding. */
-import { Chart } from "./chart.js";
 import { Toolbar } from "./controls.js";
-import { key } from "./key.js";
 import { boundedExp } from "./math.js";
+import { Panels } from "./panels.js";
 import { Camera, Sphere } from "./sphere.js";
 import { PALETTE } from "./theme.js";
 
@@ -12,6 +11,12 @@ const MOST_LINES = 512; // from where the ball holds a code to where it would be
 const MANY = 1000; // codes that are drawn smaller
 const MOST_PLACES = 512; // of a curve of norms
 const ROUNDING = 1e-6; // codes of float32 on the surface of a ball are inside
+const MARKS = [
+  { name: "inside the ball", color: PALETTE.blue },
+  { name: "clipped", color: PALETTE.vermillion },
+  { name: "ball of radius M(t)", color: PALETTE.orange, mark: "dashed" },
+  { name: "what was cut off", mark: "line" },
+];
 
 /**
  * @param el where the explorer goes.
@@ -65,30 +70,11 @@ class Radius {
     this.host = host;
     this.theme = host.theme;
     this.toolbar = new Toolbar(el, host, {}, () => codeOf(host.values));
-    this.layOut(el);
+    const makeSphere = (figure) => new SphereWithRays(figure, new Camera(), this.theme, 1);
+    this.panels = new Panels(el, this.theme, makeSphere, MARKS);
+    this.sphere = this.panels.sphere;
+    [this.norms, this.radii] = this.panels.charts;
     this.update(host.values);
-  }
-
-  layOut(el) {
-    const panels = document.createElement("div");
-    panels.className = "arcvq-panels arcvq-sphere-and-chart";
-    const figure = document.createElement("figure");
-    this.title = document.createElement("figcaption");
-    figure.append(this.title);
-    this.sphere = new SphereWithRays(figure, new Camera(), this.theme, 1);
-    key(figure, [
-      { name: "inside the ball", color: PALETTE.blue },
-      { name: "clipped", color: PALETTE.vermillion },
-      { name: "ball of radius M(t)", color: PALETTE.orange, mark: "dashed" },
-      { name: "what was cut off", mark: "line" },
-    ]);
-    this.summary = document.createElement("p");
-    this.summary.className = "arcvq-summary";
-    const charts = document.createElement("div");
-    this.norms = new Chart(charts, this.theme, 0.26);
-    this.radii = new Chart(charts, this.theme, 0.3);
-    panels.append(figure, charts);
-    el.append(panels, this.summary);
   }
 
   update(values) {
@@ -228,18 +214,18 @@ class Radius {
   tell({ step, run_length: length }, free, radius, stop) {
     const clipped = free.reduce((count, norm) => count + isClipped(norm, radius), 0);
     const share = `${((100 * clipped) / free.length).toFixed(1)}%`;
-    this.title.textContent = `Step ${number(step)}: ${share} of the codes are clipped`;
+    const title = `Step ${number(step)}: ${share} of the codes are clipped`;
     const beyond = radius > this.extent ? ", beyond the picture" : "";
     const longest = short(free.reduce((a, b) => Math.max(a, b)));
-    this.summary.textContent =
+    const summary =
       `M(${number(step)}) = ${number(radius)}${beyond}; the longest of ${number(free.length)} ` +
       `free codes has norm ${longest}. The ball ${ending(stop)} (${number(length)} steps).` +
       this.data.note;
-    this.sphere.describe(`${this.title.textContent}. ${this.summary.textContent}`);
+    this.panels.tell(title, summary);
   }
 
   destroy() {
-    for (const picture of [this.sphere, this.norms, this.radii]) picture.destroy();
+    this.panels.destroy();
   }
 }
 

@@ -23,8 +23,10 @@
  */
 import { filledIn } from "./code.js";
 import { keepKeys } from "./controls.js";
+import { mountOrTell } from "./mounting.js";
 import { watchTheme } from "./theme.js";
 
+const PAUSE = 100; // milliseconds between two messages to the kernel
 const GONE =
   "The kernel that drew this has ended. The explorer still answers here, but its settings no " +
   "longer reach Python: run the cell again.";
@@ -47,7 +49,7 @@ export function widget(mount) {
       model.set(changed); // which calls `update`
       save();
     };
-    const save = onceAFrame(() => model.save_changes());
+    const save = atMostEvery(PAUSE, () => model.save_changes());
     const host = {
       specs,
       presets: model.get("preset_specs"),
@@ -70,7 +72,7 @@ export function widget(mount) {
     note.className = "arcvq-note";
     note.setAttribute("role", "status");
     el.append(note);
-    const view = mount(el, host);
+    const view = mountOrTell(mount, el, host);
     host.restart = () => view.restart?.();
     const tell = () => {
       note.textContent = itself.comm_live ? "" : GONE;
@@ -88,17 +90,28 @@ export function widget(mount) {
   };
 }
 
-/** The kernel is told once a frame at most, however fast a slider moves. */
-function onceAFrame(action) {
-  let isWaiting = false;
-  return () => {
-    if (isWaiting) return;
-    isWaiting = true;
-    requestAnimationFrame(() => {
-      isWaiting = false;
-      action();
-    });
+/**
+ * The kernel is told at once, and then so often at most, however fast a slider moves: the notebook
+ * takes its time for each message and its answer.
+ */
+function atMostEvery(pause, action) {
+  let isPausing = false;
+  let isDue = false;
+  const act = () => {
+    isDue = false;
+    action();
+    setTimeout(() => {
+      isPausing = false;
+      if (isDue) ask();
+    }, pause);
   };
+  const ask = () => {
+    isDue = true;
+    if (isPausing) return;
+    isPausing = true;
+    requestAnimationFrame(act);
+  };
+  return ask;
 }
 
 /** The model that anywidget hides: the events tell of it. */

@@ -1,0 +1,39 @@
+"""What the settings of all explorers share: they are traits, each with a control."""
+
+import math
+from collections.abc import Iterable
+from typing import Any
+
+import traitlets
+
+
+class HasSettings(traitlets.HasTraits):
+    """Settings that are traits with a `label`."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        # min and max of a trait let NaN pass
+        is_nan = isinstance(value, float) and math.isnan(value)
+        if is_nan and name in self.settings_traits():
+            raise ValueError(f"{name} of {type(self).__name__} is nan; it must be a number")
+        super().__setattr__(name, value)
+
+    @classmethod
+    def settings_traits(cls) -> dict[str, traitlets.TraitType]:
+        """Return the traits that have a control, in the order in which the class declares them."""
+        found = cls.class_traits(label=lambda label: label is not None)
+        ordered: dict[str, traitlets.TraitType] = {}
+        for base in reversed(cls.__mro__):
+            ordered |= {name: found[name] for name in vars(base) if name in found}
+        return ordered
+
+    def settings(self) -> dict[str, Any]:
+        """Return the present settings by name."""
+        return {name: getattr(self, name) for name in self.settings_traits()}
+
+    def _check_names(self, names: Iterable[str]) -> None:
+        known = self.settings_traits()
+        for name in names:
+            if name not in known:
+                raise ValueError(
+                    f"{name!r} is no setting of {type(self).__name__}; it has {', '.join(known)}"
+                )
