@@ -18,34 +18,66 @@ export function dot(a, i, b, j, dim) {
   return sum;
 }
 
-/** The dot product of each row of `a` with row j of `b`. */
-function dots(a, b, j, dim, products) {
-  if (dim === 3) dotsInSpace(a, b, j, products);
-  else products.forEach((_, i) => (products[i] = dot(a, i, b, j, dim)));
+// What is done for each code and each latent takes nearly all of the time of a step. In three
+// dimensions it is written out for four at once, without calls and with few reads for each product.
+const BLOCK = 4;
+
+/** The rows, and as many of zeros behind them as it takes to whole blocks. */
+function padded(rows, dim) {
+  const size = BLOCK * dim;
+  const result = new Float64Array(size * Math.ceil(rows.length / size));
+  result.set(rows);
+  return result;
 }
 
-// Loops that run for each code and latent are written out in three dimensions, without calls.
-function dotsInSpace(a, b, j, products) {
-  const [x, y, z] = [b[3 * j], b[3 * j + 1], b[3 * j + 2]];
-  for (let i = 0, at = 0; i < products.length; i++, at += 3) {
-    products[i] = a[at] * x + a[at + 1] * y + a[at + 2] * z;
+/** `BLOCK` arrays, each with a number for every row. */
+function arraysFor(rows, dim) {
+  return Array.from({ length: BLOCK }, () => new Float64Array(rows.length / dim));
+}
+
+/** The dot products of each row with those of a block, into a list of as many arrays. */
+function dotsWithBlock(rows, block, dim, products) {
+  if (dim === 3) dotsInSpace(rows, block, ...products);
+  else products.forEach((ofOne, j) => fillWithDots(rows, block, j, dim, ofOne));
+}
+
+function fillWithDots(rows, block, j, dim, products) {
+  for (let i = 0; i < products.length; i++) products[i] = dot(rows, i, block, j, dim);
+}
+
+function dotsInSpace(rows, block, a, b, c, d) {
+  const [ax, ay, az, bx, by, bz, cx, cy, cz, dx, dy, dz] = block;
+  for (let i = 0, at = 0; i < a.length; i++, at += 3) {
+    const x = rows[at];
+    const y = rows[at + 1];
+    const z = rows[at + 2];
+    a[i] = x * ax + y * ay + z * az;
+    b[i] = x * bx + y * by + z * bz;
+    c[i] = x * cx + y * cy + z * cz;
+    d[i] = x * dx + y * dy + z * dz;
   }
 }
 
 /** Fill `places` with those of the largest values, the largest first; of equal ones the first. */
 function findLargest(values, places) {
   const last = places.length - 1;
-  let threshold = -Infinity;
-  for (let i = 0; i < values.length; i++) {
-    const value = values[i];
-    if (value <= threshold) continue;
-    let at = Math.min(i, last);
-    while (at > 0 && values[places[at - 1]] < value) {
-      places[at] = places[at - 1];
-      at -= 1;
+  let least = -Infinity; // of the largest so far
+  for (let start = 0; start < values.length; start += BLOCK) {
+    const end = Math.min(start + BLOCK, values.length);
+    const isWhole = end === start + BLOCK;
+    const isPairLow = isWhole && values[start] <= least && values[start + 1] <= least;
+    if (isPairLow && values[start + 2] <= least && values[start + 3] <= least) continue;
+    for (let i = start; i < end; i++) {
+      const value = values[i];
+      if (value <= least) continue;
+      let at = Math.min(i, last);
+      while (at > 0 && values[places[at - 1]] < value) {
+        places[at] = places[at - 1];
+        at -= 1;
+      }
+      places[at] = i;
+      if (i >= last) least = values[places[last]];
     }
-    places[at] = i;
-    if (i >= last) threshold = values[places[last]];
   }
 }
 
@@ -135,14 +167,14 @@ export function nearestCode(latents, codes, dim, metric) {
   // |z - e|^2 is smallest where z e - |e|^2 / 2 is largest
   const offsets = norms(codes, dim).map((norm) => (isCosine ? 0 : norm ** 2 / 2));
   const indices = new Int32Array(latents.length / dim);
-  if (dim === 3) findInSpace(latents, candidates, offsets, indices);
-  else find(latents, candidates, offsets, dim, indices);
+  const done = dim === 3 ? findInSpace(latents, candidates, offsets, indices) : 0;
+  find(latents, candidates, offsets, dim, indices, done);
   return indices;
 }
 
-/** For each row of `a` the first row of `b` with the largest dot product, less its offset. */
-function find(a, b, offsets, dim, indices) {
-  for (let i = 0; i < indices.length; i++) {
+/** For each row of `a` from `start` on the first row of `b` with the highest product - offset. */
+function find(a, b, offsets, dim, indices, start) {
+  for (let i = start; i < indices.length; i++) {
     let highest = -Infinity;
     for (let j = 0; j < offsets.length; j++) {
       const score = dot(a, i, b, j, dim) - offsets[j];
@@ -153,32 +185,34 @@ function find(a, b, offsets, dim, indices) {
   }
 }
 
-/** The same in three dimensions: for two rows at a time, so that `b` is read half as often. */
-function findInSpace(a, b, offsets, indices) {
-  const last = indices.length - 1;
-  for (let i = 0; i <= last; i += 2) {
-    const next = Math.min(i + 1, last);
-    const [x, y, z] = [a[3 * i], a[3 * i + 1], a[3 * i + 2]];
-    const [u, v, w] = [a[3 * next], a[3 * next + 1], a[3 * next + 2]];
-    let highest = -Infinity;
-    let highestOfNext = -Infinity;
-    let found = 0;
-    let foundOfNext = 0;
-    for (let j = 0, at = 0; j < offsets.length; j++, at += 3) {
-      const score = x * b[at] + y * b[at + 1] + z * b[at + 2] - offsets[j];
-      const scoreOfNext = u * b[at] + v * b[at + 1] + w * b[at + 2] - offsets[j];
-      if (score > highest) {
-        highest = score;
-        found = j;
-      }
-      if (scoreOfNext > highestOfNext) {
-        highestOfNext = scoreOfNext;
-        foundOfNext = j;
-      }
+/** The same for blocks of rows in three dimensions; returns how many rows that were. */
+function findInSpace(rows, codes, offsets, indices) {
+  const whole = indices.length - (indices.length % BLOCK);
+  for (let i = 0; i < whole; i += BLOCK) {
+    const at = 3 * i;
+    const [ax, ay, az] = [rows[at], rows[at + 1], rows[at + 2]];
+    const [bx, by, bz] = [rows[at + 3], rows[at + 4], rows[at + 5]];
+    const [cx, cy, cz] = [rows[at + 6], rows[at + 7], rows[at + 8]];
+    const [dx, dy, dz] = [rows[at + 9], rows[at + 10], rows[at + 11]];
+    let [a, b, c, d] = [-Infinity, -Infinity, -Infinity, -Infinity]; // the highest scores so far
+    let [ofA, ofB, ofC, ofD] = [0, 0, 0, 0]; // and their codes
+    for (let j = 0, from = 0; j < offsets.length; j++, from += 3) {
+      const x = codes[from];
+      const y = codes[from + 1];
+      const z = codes[from + 2];
+      const offset = offsets[j];
+      const scoreA = ax * x + ay * y + az * z - offset;
+      const scoreB = bx * x + by * y + bz * z - offset;
+      const scoreC = cx * x + cy * y + cz * z - offset;
+      const scoreD = dx * x + dy * y + dz * z - offset;
+      if (scoreA > a) [a, ofA] = [scoreA, j];
+      if (scoreB > b) [b, ofB] = [scoreB, j];
+      if (scoreC > c) [c, ofC] = [scoreC, j];
+      if (scoreD > d) [d, ofD] = [scoreD, j];
     }
-    indices[i] = found;
-    indices[next] = foundOfNext;
+    indices.set([ofA, ofB, ofC, ofD], i);
   }
+  return whole;
 }
 
 /** How many latents chose each code. */
@@ -207,14 +241,17 @@ export function minAngle(codes, dim) {
   const lengths = norms(codes, dim);
   const units = directions(codes, dim).filter((_, at) => lengths[Math.floor(at / dim)] > 0);
   const count = units.length / dim;
-  const cosines = new Float64Array(count);
-  const nearest = new Int32Array(1);
+  const blocks = padded(units, dim);
+  const cosines = arraysFor(units, dim);
+  const nearest = new Int32Array(2); // one of them may be the code itself
   let smallest = count > 1 ? Math.PI : NaN;
-  for (let a = 1; a < count; a++) {
-    const before = cosines.subarray(0, a);
-    dots(units, units, a, dim, before);
-    findLargest(before, nearest);
-    smallest = Math.min(smallest, angleBetween(units, a, units, nearest[0], dim));
+  for (let first = 0; first < count && count > 1; first += BLOCK) {
+    dotsWithBlock(units, blocks.subarray(first * dim, (first + BLOCK) * dim), dim, cosines);
+    for (let a = first; a < Math.min(first + BLOCK, count); a++) {
+      findLargest(cosines[a - first], nearest);
+      const b = nearest.find((code) => code !== a);
+      smallest = Math.min(smallest, angleBetween(units, a, units, b, dim));
+    }
   }
   return smallest;
 }
@@ -231,7 +268,6 @@ export function projectToBall(codes, dim, radius) {
 
 // ---- Losses ----
 
-const BLOCK = 4; // codes whose gradients are added at once, so that the sums are read less often
 
 /**
  * The ArcCosine Additive Margin loss: the mean over the codes, with its gradient to the latents.
@@ -244,22 +280,23 @@ const BLOCK = 4; // codes whose gradients are added at once, so that the sums ar
  */
 export function marginLoss(latents, codes, dim, settings) {
   const numCodes = codes.length / dim;
-  const numLatents = latents.length / dim;
   const z = directions(latents, dim);
-  const e = directions(codes, dim);
-  const weights = Array.from({ length: BLOCK }, () => new Float64Array(numLatents));
+  const e = padded(directions(codes, dim), dim);
+  const weights = arraysFor(latents, dim);
   const toDirections = new Float64Array(latents.length);
   const nearest = [];
   let loss = 0;
   for (let first = 0; first < numCodes; first += BLOCK) {
-    const rows = new Float64Array(BLOCK * dim); // the last block may have rows of zeros
-    for (let j = first; j < Math.min(first + BLOCK, numCodes); j++) {
-      const ofCode = lossOfCode(z, e, j, dim, settings, weights[j - first]);
+    const block = e.subarray(first * dim, (first + BLOCK) * dim);
+    dotsWithBlock(z, block, dim, weights); // cosines, which become weights
+    for (let j = 0; j < Math.min(BLOCK, numCodes - first); j++) {
+      const ofCode = lossOfCode(z, block, j, dim, settings, weights[j]);
       nearest.push(ofCode.pulled);
       loss += ofCode.loss / numCodes;
-      addScaled(rows, j - first, e, j, dim, ofCode.factor / numCodes);
+      const factor = ofCode.factor / numCodes;
+      for (let at = j * dim; at < (j + 1) * dim; at++) block[at] *= factor;
     }
-    addWeighted(toDirections, weights, rows, dim);
+    addWeighted(toDirections, weights, block, dim);
   }
   return { loss, gradient: throughNormalization(toDirections, latents, z, dim), nearest };
 }
@@ -267,11 +304,11 @@ export function marginLoss(latents, codes, dim, settings) {
 /**
  * The loss of code j and the latents that it pulls.
  *
- * Its gradient to each unit latent is the code's direction, times a factor and the latent's weight.
+ * Its gradient to each unit latent is the code's direction, times a factor and the latent's weight,
+ * which takes the place of the cosine.
  */
 function lossOfCode(z, e, j, dim, { margin, scale, topK }, weights) {
   const ranked = new Int32Array(Math.min(topK + 1, weights.length));
-  dots(z, e, j, dim, weights); // cosines, until they are made weights below
   findLargest(weights, ranked);
   const pulled = Array.from(ranked.subarray(0, topK));
   const positives = pulled.map((i) => positiveLogit(z, i, e, j, dim, margin));
