@@ -23,7 +23,9 @@ class HasSettings(traitlets.HasTraits):
         found = cls.class_traits(label=lambda label: label is not None)
         ordered: dict[str, traitlets.TraitType] = {}
         for base in reversed(cls.__mro__):
-            ordered |= {name: found[name] for name in vars(base) if name in found}
+            for name in vars(base):
+                if name in found:
+                    ordered[name] = found[name]
         return ordered
 
     def settings(self) -> dict[str, Any]:
