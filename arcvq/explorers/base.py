@@ -169,7 +169,7 @@ class Explorer(HasSettings, widgets.VBox):
         stop back: then the value stays.
         """
         setting = getattr(self, name)
-        trait = self.traits()[name]
+        trait: Any = self.traits()[name]
         log = trait.metadata.get("log")
         place = math.log10 if log else float
         if abs(place(value) - place(setting)) < control.step / 2:

@@ -74,6 +74,7 @@ function groundOf(el) {
 /** Roughly how light a CSS color is, from 0 to 1. */
 function luminance(color) {
   const pen = document.createElement("canvas").getContext("2d");
+  if (!pen) return 1; // no explorer can be drawn then, which mounting.js says
   pen.fillStyle = color;
   pen.fillRect(0, 0, 1, 1);
   const [red, green, blue] = pen.getImageData(0, 0, 1, 1).data;
