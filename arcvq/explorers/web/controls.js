@@ -215,9 +215,17 @@ class Presets {
   }
 }
 
-/** Keys belong to the control with the focus and not to JupyterLab, but those with Ctrl or Cmd. */
+/** Keys belong to the control with the focus and not to the notebook, but those with Ctrl or Cmd. */
 export function keepKeys(el) {
+  // JupyterLab takes the keys that rise to it. Notebook 7 takes them on their way down, except for
+  // an element with this attribute; the Ctrl key comes before the one that is pressed with it.
+  const keep = ({ target, ctrlKey, metaKey }) => {
+    target.toggleAttribute("data-lm-suppress-shortcuts", !ctrlKey && !metaKey);
+  };
+  el.addEventListener("focusin", keep);
+  el.addEventListener("keyup", keep);
   el.addEventListener("keydown", (event) => {
+    keep(event);
     if (!event.ctrlKey && !event.metaKey) event.stopPropagation();
   });
 }
