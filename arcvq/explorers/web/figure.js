@@ -1,5 +1,5 @@
 /** A plotly figure of the kernel in a notebook, and what its controls lack: names, a copy. */
-import { copy } from "./controls.js";
+import { copy, keepKeys } from "./controls.js";
 import { nameSliders } from "./sliders.js";
 import { watchTheme } from "./theme.js";
 
@@ -35,6 +35,7 @@ export async function render({ model, el }) {
   const root = el.closest(".arcvq-explorer") ?? el;
   const view = new FigureView(el, root, figure, Plotly);
   const stopNaming = nameSliders(root);
+  keepKeys(root);
   const button = await find("copy_button");
   const onClick = ({ target }) => {
     const pressed = target.closest(".arcvq-copy-as-code");
