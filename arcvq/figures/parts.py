@@ -13,12 +13,12 @@ from jaxtyping import Float, UInt8
 from numpy import cos, pi, sin
 from numpy.linalg import norm, svd
 from PIL import Image
-from plotly.colors import sample_colorscale
+from plotly.colors import hex_to_rgb, sample_colorscale
 from plotly.graph_objects import Figure, Surface
 from torch import Tensor
 from torch.nn.functional import pad
 
-from arcvq.figures.theme import GRAY, ORANGE, SKY, Number
+from arcvq.figures.theme import GRAY, ORANGE, PAPER, SKY, Number
 from arcvq.images import to_uint8
 
 Rows = Float[np.ndarray, "_n _D"]  # points or directions, with D 2 or 3 where they are drawn
@@ -26,7 +26,8 @@ Direction = Float[np.ndarray, " _D"]
 Pixels = UInt8[np.ndarray, "_height _width 3"]
 
 COMPONENTS = ("component 1", "component 2", "component 3")
-BLANK = 0.975  # the gray of the paper, on the scale of images
+BLANK = 0.975  # stands for the paper, on the scale of images
+PAPER_PIXEL = hex_to_rgb(PAPER)
 
 
 def thin(count: int, what: str, limit: int = 20_000) -> tuple[np.ndarray, str]:
@@ -229,8 +230,10 @@ def tile_sheet(
 ) -> Pixels:
     """Lay out images row by row as one picture.
 
+    What is blank has the color of the paper, which no gray image has.
+
     Args:
-        tiles: Images in [-1, 1], with C 1 (gray) or 3.
+        tiles: Images in [-1, 1], with C 1 (gray) or 3; pixels of `BLANK` are blank.
         columns: Images in a row; places without an image are blank.
         frame: Blank pixels on the left, right, top and bottom of each image.
     """
@@ -240,18 +243,26 @@ def tile_sheet(
     framed = pad(tiles, (*frame, 0, 0, 0, missing), value=BLANK)
     grid = framed.unflatten(0, (rows, columns))
     # Rows of tiles beside each other become rows of pixels.
-    sheet = grid.permute(2, 0, 3, 1, 4)
-    return to_pixels(sheet.flatten(3, 4).flatten(1, 2))
+    beside = grid.permute(2, 0, 3, 1, 4)
+    sheet = beside.flatten(3, 4).flatten(1, 2)
+    is_blank = (sheet == BLANK).all(dim=0)
+    pixels = to_pixels(sheet).copy()
+    pixels[is_blank.numpy()] = PAPER_PIXEL
+    return pixels
 
 
 def image_source(pixels: Pixels, kind: str = "png", **options: Any) -> str:
     """Encode pixels as a data URI, for the `source` of a plotly image.
+
+    In a PNG the paper of `tile_sheet` is transparent, so that it is dark on a dark page.
 
     Args:
         pixels: RGB.
         kind: "png" or "jpeg".
         **options: Settings of Pillow's encoder.
     """
+    if kind == "png":
+        options["transparency"] = PAPER_PIXEL
     stream = io.BytesIO()
     Image.fromarray(pixels).save(stream, kind, **options)
     data = base64.b64encode(stream.getvalue()).decode()

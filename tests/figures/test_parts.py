@@ -134,8 +134,7 @@ def test_a_sheet_has_its_images_row_by_row_and_blanks_for_the_rest(count, column
     tiles = torch.rand(count, 1, 2, 3) * 2 - 1
     sheet = tile_sheet(tiles, columns)
     assert sheet.shape == (*size, 3)
-    blank = round((BLANK + 1) * 127.5)
-    expected = np.full_like(sheet, blank)
+    expected = np.full_like(sheet, 0) + np.array([0xFC, 0xFC, 0xFA], np.uint8)  # the paper
     for number, tile in enumerate(tiles):
         row, column = divmod(number, columns)
         expected[4 * row + 1 : 4 * row + 3, 5 * column + 1 : 5 * column + 4] = to_pixels(tile)
@@ -145,6 +144,15 @@ def test_a_sheet_has_its_images_row_by_row_and_blanks_for_the_rest(count, column
 def test_a_frame_can_differ_from_side_to_side():
     sheet = tile_sheet(torch.full((1, 3, 2, 2), -1.0), 1, frame=(0, 4, 3, 1))
     assert sheet.shape == (6, 6, 3) and not sheet[3:5, :2].any() and sheet[:3].all()
+
+
+def test_a_blank_pixel_of_a_tile_is_paper_and_transparent_in_a_png():
+    tile = torch.full((1, 1, 1, 2), BLANK)
+    tile[..., 1] = 0.98
+    source = image_source(tile_sheet(tile, 1, frame=(0, 0, 0, 0)))
+    picture = Image.open(io.BytesIO(base64.b64decode(source.partition(",")[2])))
+    alpha = np.asarray(picture.convert("RGBA"))[0, :, 3]
+    assert alpha.tolist() == [0, 255]
 
 
 @pytest.mark.parametrize("kind", ["png", "jpeg"])

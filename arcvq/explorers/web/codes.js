@@ -3,6 +3,7 @@
 const MOST = 65535;
 const FLOOR = 1e-6; // of the longest norm; a code below it lies at the center
 const SHADES = 32;
+const PAPER = [252, 252, 250]; // between images that Python has laid out
 // Viridis without the end that is lost on the ground; the most used code stands out most. (In
 // style.css as .arcvq-usage-bar.)
 const ON_LIGHT = ["#5ec962", "#21918c", "#31688e", "#443983", "#440154"];
@@ -94,7 +95,7 @@ export function codeTip(lines, patch) {
   return tip;
 }
 
-/** A canvas with an image from flat pixels, gray or RGB. */
+/** A canvas with an image from flat pixels, gray or RGB; paper is transparent. */
 export function drawnPatch({ pixels, side, width = side, height = side }) {
   const canvas = document.createElement("canvas");
   canvas.width = width;
@@ -104,7 +105,8 @@ export function drawnPatch({ pixels, side, width = side, height = side }) {
   const image = new ImageData(width, height);
   for (let at = 0; at < width * height; at++) {
     for (let c = 0; c < 3; c++) image.data[4 * at + c] = pixels[channels * at + (c % channels)];
-    image.data[4 * at + 3] = 255;
+    const isPaper = PAPER.every((value, c) => image.data[4 * at + c] === value);
+    image.data[4 * at + 3] = isPaper ? 0 : 255;
   }
   canvas.getContext("2d").putImageData(image, 0, 0);
   return canvas;
@@ -115,10 +117,11 @@ function topOf(most) {
   return 10 ** Math.ceil(Math.log10(Math.max(10, most)) - 1e-9);
 }
 
-function shadesFor(theme) {
+/** The colors from the least used code to the most used one. */
+export function shadesFor(theme, count = SHADES) {
   const stops = (theme.isDark ? ON_DARK : ON_LIGHT).map(channelsOf);
-  return Array.from({ length: SHADES }, (_, shade) => {
-    const place = ((stops.length - 1) * shade) / (SHADES - 1);
+  return Array.from({ length: count }, (_, shade) => {
+    const place = ((stops.length - 1) * shade) / (count - 1);
     const below = Math.min(Math.floor(place), stops.length - 2);
     const mixed = stops[below].map((channel, c) => {
       return Math.round(channel + (place - below) * (stops[below + 1][c] - channel));

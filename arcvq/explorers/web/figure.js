@@ -1,4 +1,5 @@
 /** A plotly figure of the kernel in a notebook, and what its controls lack: names, a copy. */
+import { shadesFor } from "./codes.js";
 import { copy, keepKeys } from "./controls.js";
 import { nameSliders } from "./sliders.js";
 import { watchTheme } from "./theme.js";
@@ -13,6 +14,11 @@ const ARRAYS = {
   float32: Float32Array,
   float64: Float64Array,
 };
+// A scale of figures on paper ("Viridis_r"), whose last color would be lost on a dark ground.
+const SCALE = [
+  "#fde725", "#b5de2b", "#6ece58", "#35b779", "#1f9e89",
+  "#26828e", "#31688e", "#3e4989", "#482878", "#440154",
+];
 const NARROWEST = 0.6; // a narrow page shrinks a figure to this; below, it scrolls sideways
 const LOWEST = 0.75; // a low page to this, so that the figure is in view with its controls
 const BARS = 130; // pixels of JupyterLab above and below a notebook
@@ -214,12 +220,17 @@ class FigureView {
 /** What the colors of a figure on paper become on the ground of this page. */
 function colorsOn({ isDark, ground, text, soft, grid, plain }) {
   if (!isDark) return new Map();
+  const shades = shadesFor({ isDark }, SCALE.length);
   return new Map([
+    ...SCALE.map((color, place) => [color, shades[place]]),
     ["#FCFCFA", ground],
     ["#222222", text],
     ["#6E6E6E", soft],
     ["#E4E4E0", grid],
     ["#000000", plain],
+    ["#ECECE8", "#2C2C2C"], // a token to come
+    ["#C9C9C4", "#5C5C5C"], // a token that was given
+    ["#B9B9B4", "#5C5C5C"], // a code that cannot come
   ]);
 }
 
