@@ -18,8 +18,13 @@ export function spare(el, draw) {
   if (!widget) return; // no JupyterLab, or no widget above
   let isLate = false;
   let isDrawn = false;
+  let hasBeen = false; // the widget
   const update = () => {
-    const isNeeded = isLate && !widget.querySelector(".arcvq-explorer");
+    const isThere = widget.querySelector(".arcvq-explorer") !== null;
+    hasBeen ||= isThere;
+    // A cell that runs again takes both out of the page, the widget first.
+    if (hasBeen && !output.isConnected) return;
+    const isNeeded = isLate && !isThere;
     el.hidden = !isNeeded;
     output.style.display = isNeeded ? "" : "none";
     widget.style.display = isNeeded ? "none" : "";
