@@ -83,6 +83,7 @@ extensions = [
     "sphinx.ext.viewcode",
     "sphinx_copybutton",
     "mathml",
+    "picture_words",
 ]
 exclude_patterns = ["_ext", "extra", "**.ipynb_checkpoints"]
 
