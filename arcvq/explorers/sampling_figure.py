@@ -56,7 +56,7 @@ TITLES = {
 FINISHED, MAKING, PATCHES, PLACES, TOKENS, CUT, LEFT, RINGS, NEXT, BARS, FRAME = range(11)
 GRAYS = [[0, "#ECECE8"], [1, "#C9C9C4"]]  # of tokens that are still to come, and of given ones
 FLOOR = 1e-4  # a lower probability has the color of this one
-COMING = 0.85  # the gray of what is still to come
+COMING = 0.4  # the gray of what is still to come: neither white on a dark page nor lost on paper
 
 Choice = dict[str, Any]  # temperature, top_k and top_p
 Chances = Float[np.ndarray, " K"]
