@@ -57,7 +57,7 @@ class Explorer(HasSettings, widgets.VBox):
         self._shown = flat(picture)
 
         reset = self.button("reset", self.reset)
-        self.buttons = widgets.HBox([reset, self.copy_button])
+        self.buttons = widgets.HBox([reset, self.copy_button]).add_class("arcvq-buttons")
         self.children: tuple[widgets.Widget, ...] = (rows, self.buttons, self.view)
 
     def picture(self) -> Figure:
