@@ -1,7 +1,7 @@
 /** A plotly figure of the kernel in a notebook, and what its controls lack: names, a copy. */
 import { shadesFor } from "./codes.js";
 import { copy, keepKeys } from "./controls.js";
-import { nameSliders } from "./sliders.js";
+import { nameControls } from "./names.js";
 import { watchTheme } from "./theme.js";
 
 const ARRAYS = {
@@ -40,7 +40,7 @@ export async function render({ model, el }) {
   await isIn(el);
   const root = el.closest(".arcvq-explorer") ?? el;
   const view = new FigureView(el, root, figure, Plotly);
-  const stopNaming = nameSliders(root);
+  const stopNaming = nameControls(root);
   keepKeys(root);
   const button = await find("copy_button");
   const onClick = ({ target }) => {
@@ -139,8 +139,10 @@ class FigureView {
       plot.on(name, (event) => this.tellPoints(name, event));
     }
     plot.on("plotly_afterplot", () => this.afterPlot());
-    this.resizing = new ResizeObserver(() => this.fit());
+    this.onResize = () => this.fit();
+    this.resizing = new ResizeObserver(this.onResize);
     this.resizing.observe(this.el);
+    window.addEventListener("resize", this.onResize); // which may change the height alone
   }
 
   on(event, handler) {
@@ -211,6 +213,7 @@ class FigureView {
   destroy() {
     for (const [event, handler] of this.kept) this.figure.off(event, handler);
     this.resizing.disconnect();
+    window.removeEventListener("resize", this.onResize);
     this.theme.stop();
     clearTimeout(this.waiting);
     this.Plotly.purge(this.plot);

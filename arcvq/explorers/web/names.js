@@ -1,15 +1,17 @@
-/** What the sliders of ipywidgets do not tell those who cannot see them: their names and values. */
+/** What the controls of ipywidgets do not tell those who cannot see them: names and values. */
+
+const PLAYER = ["play or pause", "stop", "repeat"]; // the buttons of a `Play`
 
 /**
- * Name all sliders in an element, now and whenever they change.
+ * Name all sliders and players in an element, now and whenever they change.
  *
  * @param root the element.
  * @return a function that stops it.
  */
-export function nameSliders(root) {
+export function nameControls(root) {
   const observers = [];
   // The figure, in which most changes happen, is left alone.
-  for (const box of root.querySelectorAll(".arcvq-sliders")) {
+  for (const box of root.querySelectorAll(".arcvq-sliders, .arcvq-buttons")) {
     const observer = new MutationObserver(() => nameAll(box));
     observer.observe(box, { childList: true, characterData: true, subtree: true });
     observers.push(observer);
@@ -28,5 +30,9 @@ function nameAll(box) {
     handle?.setAttribute("aria-label", name);
     // A log slider would tell its exponent.
     handle?.setAttribute("aria-valuetext", readout?.textContent ?? "");
+  }
+  for (const player of box.querySelectorAll(".widget-play")) {
+    const buttons = player.querySelectorAll("button");
+    PLAYER.forEach((name, place) => buttons[place]?.setAttribute("aria-label", name));
   }
 }
