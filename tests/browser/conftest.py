@@ -8,8 +8,9 @@ ARCVQ_REQUIRE_BROWSER=1 they fail.
 
 import os
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from playwright.sync_api import Browser, BrowserContext, Page
@@ -52,24 +53,48 @@ def page(context: BrowserContext, request: pytest.FixtureRequest) -> Iterator[Pa
     try:
         yield page
     finally:
-        SCREENSHOTS.mkdir(parents=True, exist_ok=True)
-        name = re.sub(r"\W+", "-", f"{request.node.path.stem}-{request.node.name}").strip("-")
-        page.screenshot(path=SCREENSHOTS / f"{name}.png")
-        page.close()
+        close(page, f"{request.node.path.stem}-{request.node.name}")
+
+
+def close(page: Page, name: str) -> None:
+    """Closes a page; its last picture is kept."""
+    SCREENSHOTS.mkdir(parents=True, exist_ok=True)
+    name = re.sub(r"\W+", "-", name).strip("-")
+    page.screenshot(path=SCREENSHOTS / f"{name}.png")
+    page.close()
 
 
 @pytest.fixture
 def open_notebook(lab: Lab, page: Page) -> Iterator[Callable[..., Notebook]]:
     """`open_notebook(*cells)`: run in JupyterLab; at the end the test fails for an error in the browser or kernel.
 
-    `expected`: parts of errors that belong to the test.
+    `expected`: parts of errors that belong to the test. `home`: as for `lab.open_notebook`.
     """
     opened: list[Notebook] = []
 
-    def run(*cells: str, expected: Sequence[str] = ()) -> Notebook:
-        opened.append(launch.open_notebook(lab, page, *cells, expected=expected))
+    def run(*cells: str, **options: Any) -> Notebook:
+        opened.append(launch.open_notebook(lab, page, *cells, **options))
         return opened[-1]
 
     yield run
-    lab.end_kernels()
+    lab.end_kernels({notebook.path for notebook in opened})
     assert [error for notebook in opened for error in notebook.errors] == []
+
+
+@pytest.fixture(scope="module")
+def open_once(
+    lab: Lab, context: BrowserContext, request: pytest.FixtureRequest
+) -> Iterator[Callable[..., Notebook]]:
+    """`open_once(*cells)`: the same, opened once for the tests of a file. Each leaves it as at the start."""
+    opened: dict[tuple[str, ...], Notebook] = {}
+
+    def find(*cells: str) -> Notebook:
+        if cells not in opened:
+            opened[cells] = launch.open_notebook(lab, context.new_page(), *cells)
+        return opened[cells]
+
+    yield find
+    lab.end_kernels({notebook.path for notebook in opened.values()})
+    for place, notebook in enumerate(opened.values()):
+        close(notebook.page, f"{request.node.path.stem}-{place}")
+    assert [error for notebook in opened.values() for error in notebook.errors] == []

@@ -12,7 +12,7 @@ import sys
 import tempfile
 import time
 import urllib.request
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -108,10 +108,11 @@ class Lab:
         ) as answer:
             return json.loads(answer.read() or "null")
 
-    def end_kernels(self) -> None:
-        """Ends every kernel: each holds most of a gigabyte."""
+    def end_kernels(self, paths: Collection[str] | None = None) -> None:
+        """Ends the kernels of notebooks, or all: each holds most of a gigabyte."""
         for session in self.ask("/api/sessions"):
-            self.ask(f"/api/sessions/{session['id']}", "DELETE")
+            if paths is None or session["path"] in paths:
+                self.ask(f"/api/sessions/{session['id']}", "DELETE")
 
 
 @contextlib.contextmanager
@@ -173,10 +174,12 @@ def jupyter_lab(environment: dict[str, str] | None = None) -> Iterator[Lab]:
 class Notebook:
     """A notebook open in a page of JupyterLab.
 
+    path: where it lies below the folder of the server.
     errors: what went wrong so far: errors of the browser's console and of the kernel, those of callbacks among them.
     """
 
     page: Page
+    path: str = ""
     errors: list[str] = field(default_factory=list)
 
     def figure(self, place: int = 0, figure: str = ".arcvq-figure") -> Locator:
@@ -235,14 +238,18 @@ class Notebook:
 
 
 def open_notebook(
-    lab: Lab, page: Page, *cells: str, name: str = "test", expected: Sequence[str] = ()
+    lab: Lab,
+    page: Page,
+    *cells: str,
+    name: str = "test",
+    expected: Sequence[str] = (),
+    home: str = "lab/tree",
 ) -> Notebook:
     """Writes a notebook of these cells, opens it in the page, runs it all and waits for its end.
 
-    Errors with any of the parts `expected` are not noted.
+    Errors with any of the parts `expected` are not noted. `home`: "lab/tree" for JupyterLab,
+    "notebooks" for Jupyter Notebook 7.
     """
-    notebook = Notebook(page)
-    _listen(page, notebook.errors, expected)
     path = f"{name}-{secrets.token_hex(4)}.ipynb"
     content = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in cells])
     content.metadata.kernelspec = {
@@ -251,9 +258,7 @@ def open_notebook(
         "language": "python",
     }
     nbformat.write(content, lab.folder / path)
-    page.goto(f"{lab.url}/lab/tree/{path}?reset&token={lab.token}")
-    _wait(lambda: _kernel_idle(lab, path), "the kernel did not start")
-    page.locator("#jp-main-statusbar", has_text="| Idle").wait_for(timeout=PATIENCE * 1000)
+    notebook = visit(lab, page, path, expected, home)
     notebook.menu("Run", "Run All Cells")
     prompts = page.locator(".jp-Notebook .jp-CodeCell .jp-InputPrompt")
     notebook.wait(
@@ -265,6 +270,22 @@ def open_notebook(
     )
     if notebook.errors:
         raise RuntimeError(f"the notebook failed: {notebook.errors}")
+    return notebook
+
+
+def visit(
+    lab: Lab, page: Page, path: str, expected: Sequence[str] = (), home: str = "lab/tree"
+) -> Notebook:
+    """Opens a notebook that is there, and waits for its kernel; for the rest see `open_notebook`."""
+    notebook = Notebook(page, path)
+    _listen(page, notebook.errors, expected)
+    page.goto(f"{lab.url}/{home}/{path}?reset&token={lab.token}")
+    _wait(lambda: _kernel_idle(lab, path), "the kernel did not start")
+    # Before its page knows the kernel, "Run All Cells" is lost.
+    idle = "#jp-main-statusbar >> text=| Idle"
+    if home == "notebooks":
+        idle = ".jp-Notebook-ExecutionIndicator[data-status=idle]"
+    page.locator(idle).wait_for(timeout=PATIENCE * 1000)
     return notebook
 
 
