@@ -5,22 +5,24 @@ import pytest
 
 from tests.browser.lab import pixels
 
-# An explorer on a canvas, and beside it what Python knows of a setting.
+# An explorer on a canvas, and below it what Python knows of a setting.
 CANVAS = """
 import ipywidgets, traitlets
-from arcvq.explorers import {name}
+from arcvq.explorers import {explorer}
 
-explorer = {name}({arguments})
+explorer = {explorer}({arguments})
 told = ipywidgets.Label().add_class("told")
 traitlets.dlink((explorer, "{setting}"), (told, "value"), str)
-ipywidgets.VBox([explorer, told])
+ipywidgets.VBox([explorer, told]).add_class("{name}")
 """
+# By name: the explorer, its setting, and the setting's value after three keys.
 SLIDERS = {
     "margin": ("MarginExplorer", "", "margin", "0.13"),
     "margin-circle": ("MarginExplorer", "dim=2", "scale", "6.5"),
     "radius": ("RadiusExplorer", "", "step", "603"),
     "radius-growth": ("RadiusExplorer", "", "growth", "0.0004"),
 }
+MOVED = {"by-hand": ("MarginExplorer", "dim=2", "moved", "")}
 CODE_MAP = """
 import torch, arcvq
 from arcvq.explorers import CodeMap
@@ -32,37 +34,50 @@ CodeMap(model, images, used_only=False)
 """
 
 
+@pytest.fixture
+def canvases(open_once):
+    """`canvases(name)`: the notebook, and in it the explorer with what Python knows."""
+    cells = []
+    for name, (explorer, arguments, setting, _) in (SLIDERS | MOVED).items():
+        cells.append(
+            CANVAS.format(name=name, explorer=explorer, arguments=arguments, setting=setting)
+        )
+
+    def find(name):
+        notebook = open_once(*cells)
+        return notebook, notebook.page.locator(f".{name}")
+
+    return find
+
+
 @pytest.mark.parametrize("name", SLIDERS)
-def test_keys_on_a_slider_draw_again_and_reach_python(open_notebook, name):
-    explorer, arguments, setting, value = SLIDERS[name]
-    cell = CANVAS.format(name=explorer, arguments=arguments, setting=setting)
-    notebook = open_notebook(cell)
-    page = notebook.page
-    canvas, told = page.locator(".arcvq-explorer canvas").first, page.locator(".told")
-    slider = page.locator(f".arcvq-{setting} input")
+def test_keys_on_a_slider_draw_again_and_reach_python(canvases, name):
+    notebook, explorer = canvases(name)
+    *_, setting, value = SLIDERS[name]
+    canvas, told = explorer.locator("canvas").first, explorer.locator(".told")
+    slider = explorer.locator(f".arcvq-{setting} input")
     slider.wait_for(state="visible")
     start, picture = told.inner_text(), pixels(canvas)
     slider.focus()
     for _ in range(3):
-        page.keyboard.press("ArrowRight")
+        notebook.page.keyboard.press("ArrowRight")
     notebook.wait(lambda: told.inner_text() == value, "Python was not told")
     assert (np.abs(pixels(canvas) - picture).max(axis=2) > 40).any()
-    notebook.click("arcvq-reset")
+    explorer.locator("button.arcvq-reset").click()
     notebook.wait(lambda: told.inner_text() == start, "reset did not bring the start back")
     notebook.wait(lambda: (pixels(canvas) == picture).all(), "the first picture did not come back")
 
 
 @pytest.mark.parametrize("by", ["pointer", "keys"])
-def test_the_code_of_the_margin_explorer_is_moved_by_hand(open_notebook, by):
-    cell = CANVAS.format(name="MarginExplorer", arguments="dim=2", setting="moved")
-    notebook = open_notebook(cell)
+def test_the_code_of_the_margin_explorer_is_moved_by_hand(canvases, by):
+    notebook, explorer = canvases("by-hand")
     page = notebook.page
-    canvas, title = page.locator(".arcvq-explorer canvas").first, page.locator("figcaption")
-    canvas.wait_for(state="visible")
+    canvas, title = explorer.locator("canvas").first, explorer.locator("figcaption")
+    canvas.scroll_into_view_if_needed()
     start = title.inner_text()
     canvas.focus()
     page.keyboard.press("p")  # the last point is the code
-    tip = page.locator(".arcvq-tip").first
+    tip = explorer.locator(".arcvq-tip").first
     notebook.wait(lambda: tip.inner_text() == "the code", "the keys did not reach the code")
     if by == "keys":
         page.keyboard.press("Shift+ArrowUp")
@@ -77,11 +92,10 @@ def test_the_code_of_the_margin_explorer_is_moved_by_hand(open_notebook, by):
         page.mouse.down()
         page.mouse.move(x + 10, y - 30, steps=3)
         page.mouse.up()
-    notebook.wait(
-        lambda: page.locator(".told").inner_text().startswith("code:"), "Python was not told"
-    )
+    told = explorer.locator(".told")
+    notebook.wait(lambda: told.inner_text().startswith("code:"), "Python was not told")
     assert title.inner_text() != start
-    notebook.click("arcvq-reset")
+    explorer.locator("button.arcvq-reset").click()
     notebook.wait(lambda: title.inner_text() == start, "reset did not bring the code back")
 
 

@@ -45,8 +45,8 @@ POINT = """gd => {
 }"""
 
 
-def test_a_click_on_the_map_and_keys_on_the_sliders_take_the_code_apart(open_notebook):
-    notebook = open_notebook(INSPECTOR)
+def test_a_click_on_the_map_and_keys_on_the_sliders_take_the_code_apart(open_once):
+    notebook = open_once(INSPECTOR, RUNS, GAME)
     figure, page = notebook.figure(), notebook.page
     for slider in ("arcvq-rank", "arcvq-other", "arcvq-chosen"):
         before, said, old = pixels(figure), figure.evaluate(SUMMARY), notebook.reads(slider)
@@ -67,21 +67,22 @@ def test_a_click_on_the_map_and_keys_on_the_sliders_take_the_code_apart(open_not
     notebook.wait(lambda: notebook.reads("arcvq-rank") == "1", "reset did not bring the start back")
 
 
-def test_a_guess_is_locked_and_the_run_shows_itself(open_notebook):
-    notebook = open_notebook(RUNS, GAME)
-    figure = notebook.figure()
-    hidden = notebook.data()
+def test_a_guess_is_locked_and_the_run_shows_itself(open_once):
+    notebook = open_once(INSPECTOR, RUNS, GAME)
+    figure = notebook.figure(1)
+    hidden = notebook.data(1)
     assert [len(trace.get("x", [])) for trace in hidden] == [0, 0, 2, 2, 0, 0]
-    guess = int(notebook.press("arcvq-guess", "ArrowLeft", times=2))
-    assert guess == 30 and notebook.data()[2]["y"] == [30, 30]
+    guess = int(notebook.press("arcvq-guess", "ArrowLeft", times=2, place=1))
+    assert guess == 30 and notebook.data(1)[2]["y"] == [30, 30]
     notebook.click("arcvq-lock")
     notebook.wait(
         lambda: "25 codes too many" in figure.evaluate(SUMMARY), "the lock did not show the run"
     )
-    assert notebook.data()[0]["y"] == [60, 40, 30, 5] and notebook.data()[4]["y"] == [5, 5]
+    assert notebook.data(1)[0]["y"] == [60, 40, 30, 5] and notebook.data(1)[4]["y"] == [5, 5]
     notebook.click("arcvq-next")
     notebook.wait(lambda: "samp" in figure.evaluate(TITLE), "the next run did not come")
-    assert [len(trace.get("x", [])) for trace in notebook.data()] == [0, 0, 2, 2, 0, 0]
+    assert [len(trace.get("x", [])) for trace in notebook.data(1)] == [0, 0, 2, 2, 0, 0]
     assert "Score so far" in figure.evaluate(SUMMARY)
-    notebook.click("arcvq-reset")
-    notebook.wait(lambda: notebook.data() == hidden, "reset did not bring the start back")
+    game = notebook.page.locator(".arcvq-explorer", has=notebook.page.locator(".arcvq-guess"))
+    game.locator("button.arcvq-reset").click()
+    notebook.wait(lambda: notebook.data(1) == hidden, "reset did not bring the start back")

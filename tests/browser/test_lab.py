@@ -1,5 +1,7 @@
 """The tests' own eyes: what JupyterLab draws is read, and what goes wrong there is noticed."""
 
+import pytest
+
 SLIDER = """
 import ipywidgets, plotly.graph_objects as go
 
@@ -15,10 +17,22 @@ def move(change):
 slider.observe(move, "value")
 ipywidgets.VBox([slider, figure])
 """
+BUTTON = """
+import ipywidgets
+
+button = ipywidgets.Button(description="bad")
+button.add_class("arcvq-bad")
+button.on_click(lambda _: 1 / 0)
+button
+"""
 
 
-def test_a_key_press_reaches_the_plotted_data(open_notebook):
-    notebook = open_notebook(SLIDER)
+@pytest.fixture
+def notebook(open_once):
+    return open_once(SLIDER, BUTTON)
+
+
+def test_a_key_press_reaches_the_plotted_data(notebook):
     assert notebook.data()[0]["z"] == [0, 0]
     assert notebook.press("arcvq-height", times=2) == "0.30"
     assert notebook.data() == [
@@ -33,19 +47,14 @@ def test_a_key_press_reaches_the_plotted_data(open_notebook):
     ]
 
 
-def test_an_error_in_a_callback_is_noticed(open_notebook):
-    notebook = open_notebook(
-        "import ipywidgets\nbutton = ipywidgets.Button(description='bad')\nbutton.add_class('arcvq-bad')\n"
-        "button.on_click(lambda _: 1 / 0)\nbutton"
-    )
+def test_an_error_in_a_callback_is_noticed(notebook):
     assert notebook.errors == []
     notebook.click("arcvq-bad")
     notebook.wait(lambda: notebook.errors, "the error was not noticed")
     assert "ZeroDivisionError" in notebook.errors.pop()
 
 
-def test_an_error_in_the_browser_is_noticed(open_notebook):
-    notebook = open_notebook("1 + 1")
+def test_an_error_in_the_browser_is_noticed(notebook):
     notebook.page.evaluate("setTimeout(() => { throw new Error('from the page') })")
     notebook.wait(lambda: notebook.errors, "the error was not noticed")
     assert "from the page" in notebook.errors.pop()

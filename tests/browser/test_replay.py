@@ -43,8 +43,8 @@ def changed(before, after):
     return (np.abs(after - before).max(axis=2) > 40).mean()
 
 
-def test_keys_and_buttons_move_codes_and_words_and_the_kernel_follows(open_notebook):
-    notebook = open_notebook(RUNS, REPLAY)
+def test_keys_and_buttons_move_codes_and_words_and_the_kernel_follows(open_once):
+    notebook = open_once(RUNS, REPLAY)
     page = notebook.page
     notebook.wait(lambda: "At step 0: plain 0 of 64 codes used" in summary(notebook), "no summary")
     before = spheres(notebook)
@@ -65,10 +65,11 @@ def test_keys_and_buttons_move_codes_and_words_and_the_kernel_follows(open_noteb
     notebook.wait(lambda: "At step 10" in summary(notebook), "back did nothing")
     notebook.run("print('the kernel has', replay.step)")
     notebook.wait(lambda: "the kernel has 10" in page.content(), "the kernel did not follow")
+    page.locator("button.arcvq-reset").click()
 
 
-def test_spheres_turn_together_and_say_what_a_code_is(open_notebook):
-    notebook = open_notebook(RUNS, REPLAY)
+def test_spheres_turn_together_and_say_what_a_code_is(open_once):
+    notebook = open_once(RUNS, REPLAY)
     page = notebook.page
     sphere = page.locator(".arcvq-replay figure > canvas").first
     sphere.scroll_into_view_if_needed()

@@ -24,8 +24,8 @@ def drawn(notebook):
     return sum(value is not None for row in notebook.data()[TOKENS]["z"] for value in row)
 
 
-def test_keys_on_the_sliders_change_samples_probabilities_and_tokens(open_notebook):
-    notebook = open_notebook(SAMPLING)
+def test_keys_on_the_sliders_change_samples_probabilities_and_tokens(open_once):
+    notebook = open_once(SAMPLING)
     figure = notebook.figure()
     start, sources = notebook.data(), figure.evaluate(SOURCES)
     for slider, key in (
@@ -54,8 +54,8 @@ def test_keys_on_the_sliders_change_samples_probabilities_and_tokens(open_notebo
     )
 
 
-def test_the_menu_completes_and_the_buttons_draw_again_and_play(open_notebook):
-    notebook = open_notebook(SAMPLING)
+def test_the_menu_completes_and_the_buttons_draw_again_and_play(open_once):
+    notebook = open_once(SAMPLING)
     figure, page = notebook.figure(), notebook.page
     sources = figure.evaluate(SOURCES)
     notebook.click("arcvq-again")
@@ -63,8 +63,9 @@ def test_the_menu_completes_and_the_buttons_draw_again_and_play(open_notebook):
     assert notebook.reads("arcvq-seed") == "1"
     page.locator(".arcvq-task select").select_option("complete the lower half")
     notebook.wait(lambda: drawn(notebook) == 0, "the upper half, 8 tokens, is not given")
-    page.locator(".arcvq-play button").first.click()
+    page.get_by_role("button", name="play or pause").click()
     notebook.wait(
         lambda: figure.evaluate(TITLE) == "All 16 tokens are set", "play does not reach the end"
     )
     assert drawn(notebook) == 8 and notebook.reads("arcvq-position") == "16"
+    notebook.click("arcvq-reset")
