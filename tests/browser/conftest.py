@@ -78,7 +78,8 @@ def open_notebook(lab: Lab, page: Page) -> Iterator[Callable[..., Notebook]]:
 
     yield run
     lab.end_kernels({notebook.path for notebook in opened})
-    assert [error for notebook in opened for error in notebook.errors] == []
+    for notebook in opened:
+        assert notebook.errors == []
 
 
 @pytest.fixture(scope="module")
@@ -97,4 +98,5 @@ def open_once(
     lab.end_kernels({notebook.path for notebook in opened.values()})
     for place, notebook in enumerate(opened.values()):
         close(notebook.page, f"{request.node.path.stem}-{place}")
-    assert [error for notebook in opened.values() for error in notebook.errors] == []
+    for notebook in opened.values():
+        assert notebook.errors == []
