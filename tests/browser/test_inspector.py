@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from arcvq.figures.theme import PAPER
 from tests.browser.lab import pixels
 
 INSPECTOR = """
@@ -32,6 +33,12 @@ runs = {"plain": make_run(arcvq.EuclideanQuantizer(64, 3), 5), "samp": make_run(
 """
 TITLE = "gd => gd._fullLayout.title.text"
 SUMMARY = "gd => gd.layout.meta.summary"
+# The colors of the codes from rare to often, as red, green and blue.
+SCALE = """gd => gd._fullData[0].marker.colorscale.map(([_, color]) => {
+    const pen = document.createElement("canvas").getContext("2d");
+    pen.fillStyle = color;
+    return pen.fillStyle.match(/[0-9a-f]{2}/g).map(part => parseInt(part, 16));
+})"""
 # The middle of the point of the map that lies farthest from all others, so that a click meets no other.
 POINT = """gd => {
     const box = gd.getBoundingClientRect(), {xaxis, yaxis, _size} = gd._fullLayout;
@@ -65,6 +72,20 @@ def test_a_click_on_the_map_and_keys_on_the_sliders_take_the_code_apart(open_onc
     )
     notebook.click("arcvq-reset")
     notebook.wait(lambda: notebook.reads("arcvq-rank") == "1", "reset did not bring the start back")
+
+
+def test_on_a_dark_page_the_most_used_code_is_the_brightest(open_once):
+    notebook = open_once(INSPECTOR, RUNS, GAME)
+    figure, body = notebook.figure(), notebook.page.locator("body")
+    body.evaluate("body => body.style.setProperty('--jp-layout-color0', '#111111')")
+    ground = "gd => gd._fullLayout.paper_bgcolor"
+    notebook.wait(lambda: figure.evaluate(ground) == "#111111", "the ground stays light")
+    least, *_, most = figure.evaluate(SCALE)
+    assert sum(least) < sum(most)
+    body.evaluate("body => body.style.removeProperty('--jp-layout-color0')")
+    notebook.wait(lambda: figure.evaluate(ground) == PAPER, "the ground stays dark")
+    least, *_, most = figure.evaluate(SCALE)
+    assert sum(least) > sum(most)
 
 
 def test_a_guess_is_locked_and_the_run_shows_itself(open_once):
