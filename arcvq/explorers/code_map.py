@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import numpy as np
 import torch
 import traitlets
 from plotly.graph_objects import Figure
@@ -12,11 +13,13 @@ from arcvq.autoencoder import Autoencoder
 from arcvq.explorers.base import MapExplorer, pointed_code
 from arcvq.explorers.code_map_figure import with_patch
 from arcvq.explorers.encoding import decode_codes, encode_test
+from arcvq.explorers.figure_updates import Values
 from arcvq.explorers.placing import PLACED
-from arcvq.figures.parts import thin
+from arcvq.figures.parts import thin, to_pixels
 from arcvq.images import ImageData
 
 IMAGES = 1000  # that usage and classes are counted on, at most
+CODES, HOLLOW, RING, PATCH = range(4)  # the traces
 USAGE = "usage (tokens)"
 NORM = "norm of the code"
 
@@ -53,6 +56,7 @@ class CodeMap(MapExplorer):
 
         longest = int((self.norms * (self.usage > 0)).argmax())
         super().__init__(**{"chosen": longest} | settings)
+        self._drawn_around = self._around()
         self.limit("chosen", 0, count - 1)
         for trace in self.figure.data[:2]:
             trace.on_click(self.choose_by_click)
@@ -84,9 +88,42 @@ class CodeMap(MapExplorer):
             chosen=self.chosen,
             summary=f"{seen.trust}{note}",
         )
+        return with_patch(picture, *self._patch())
+
+    def values(self) -> Values:
+        around = self._around()
+        if around != self._drawn_around:
+            self._drawn_around = around
+            return super().values()
+        # From code to code only these move, and a figure takes long to make.
+        patch, title = self._patch()
+        values = {f"{PATCH}/z": to_pixels(patch), "layout/xaxis9.title.text": title}
+        return values | self._ring()
+
+    def _around(self) -> dict[str, Any]:
+        """The settings of all but the chosen code."""
+        settings = self.settings()
+        del settings["chosen"]
+        return settings
+
+    def _patch(self) -> tuple[torch.Tensor, str]:
+        """The code under the pointer, else the chosen one, decoded; and its title."""
         drawn = self.chosen if self._pointed is None else self._pointed
         patch = decode_codes(self.model, torch.tensor([drawn]))[0]
-        return with_patch(picture, patch, f"code {drawn}, decoded")
+        return patch, f"code {drawn}, decoded"
+
+    def _ring(self) -> Values:
+        """The ring, around the chosen code wherever the map has it."""
+        values: Values = {}
+        for column in (*"xyz"[: self.dim], "customdata"):
+            places = []
+            for trace in (CODES, HOLLOW):
+                codes = self._shown[f"{trace}/customdata"][:, 0]
+                places.append(self._shown[f"{trace}/{column}"][codes == self.chosen])
+            values[f"{RING}/{column}"] = np.concatenate(places)
+        values[f"{RING}/name"] = f"code {self.chosen}"
+        values[f"{RING}/showlegend"] = len(values[f"{RING}/x"]) > 0
+        return values
 
     def _colour(self, rows: torch.Tensor) -> dict[str, Any]:
         if self.colour == "usage":

@@ -6,9 +6,11 @@ import torch
 from plotly.callbacks import Points
 
 from arcvq import VQVAE, CosineQuantizer, ImageData, ImageSplit
+from arcvq.analysis import projections
 from arcvq.analysis.projections import pca
 from arcvq.explorers import CodeMap
 from arcvq.explorers.code_map_figure import with_patch
+from arcvq.explorers.figure_updates import changed, flat
 from arcvq.figures import code_map
 
 
@@ -58,6 +60,24 @@ def test_the_chosen_code_is_ringed_and_decoded(explorer, parts):
     )
     wanted = (model.decode(torch.full((1, 3, 3), 17))[0, 0] + 1) * 127.5
     assert np.allclose(np.asarray(image.z)[..., 0], wanted, atol=0.51)
+
+
+@pytest.mark.parametrize("dim", [2, 3])
+def test_from_code_to_code_the_figure_is_as_one_that_is_drawn_whole(parts, dim, monkeypatch):
+    monkeypatch.setattr(projections, "umap_angles", lambda codes, dim, **_: pca(codes, dim))
+    explorer = CodeMap(*parts, dim)
+    in_use = int(explorer.usage.argmax())
+    unused = int(explorer.usage.argmin())
+    for settings in (
+        {"chosen": unused},
+        {"used_only": False},
+        {"chosen": in_use},
+        {"colour": "norm"},
+    ):
+        for name, value in settings.items():
+            setattr(explorer, name, value)
+        whole = flat(explorer.picture())
+        assert changed(whole, flat(explorer.figure)) == {}
 
 
 @pytest.mark.parametrize("dim", [2, 3])
