@@ -229,7 +229,7 @@ def comparison(
     Raises:
         ValueError: If no run of one of the variants finished.
     """
-    found = {}
+    found: dict[str, dict[str, str]] = {}
     for other in others:
         for measure, title in measures.items():
             one = variant_interval(rows, name, measure)
