@@ -18,7 +18,7 @@ with needs_extra("kit"):
     from arcvq.figures.experiment_results import ablation_panels, measure_panels, schedule_map
     from arcvq.figures.gradient_curves import feedback_picture, gradient_angles, gradient_norms
     from arcvq.figures.image_grids import image_grid, reconstruction_grid
-    from arcvq.figures.sphere import margin_gradients, projected_sphere, sphere
+    from arcvq.figures.sphere import margin_gradients, margin_panels, projected_sphere, sphere
     from arcvq.figures.sweep_map import sweep_map
     from arcvq.figures.theme import METHOD_COLORS, PALETTE, TEMPLATE, colors, finish, summary
     from arcvq.figures.token_grids import mask_picture, place_maps
@@ -42,6 +42,7 @@ __all__ = [
     "image_grid",
     "lines",
     "margin_gradients",
+    "margin_panels",
     "mask_picture",
     "measure_panels",
     "norm_against_usage",

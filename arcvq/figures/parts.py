@@ -54,10 +54,10 @@ def measured(history: pd.DataFrame, column: str) -> Float[np.ndarray, "2 n"]:
 
 
 def name_once(figure: Figure) -> None:
-    """Keep the first entry of each name in the legend."""
+    """Keep the first entry of each name in the legend; what has no name is not in it."""
     seen = set()
     for trace in figure.data:
-        trace.showlegend = trace.name not in seen
+        trace.showlegend = bool(trace.name) and trace.name not in seen
         seen.add(trace.name)
 
 
@@ -97,9 +97,10 @@ def add_ball(figure: Figure, radius: Number, name: str) -> None:
     figure.add_trace(ball)
 
 
-def add_circle(figure: Figure) -> None:
-    """Draw the unit circle."""
-    figure.add_shape(type="circle", x0=-1, x1=1, y0=-1, y1=1, line_color=GRAY, layer="between")
+def add_circle(figure: Figure, **place: int) -> None:
+    """Draw the unit circle, in a panel where `place` names one."""
+    corners = {"x0": -1, "x1": 1, "y0": -1, "y1": 1}
+    figure.add_shape(type="circle", line_color=GRAY, layer="between", **corners, **place)
 
 
 def normals(code: Direction) -> Rows:

@@ -1,11 +1,13 @@
 """Codes in the ball, and latents around a code with the way the margin loss moves them."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float
 from numpy.linalg import norm
 from plotly.graph_objects import Figure
+from plotly.subplots import make_subplots
 
 from arcvq.analysis.projections import Projection
 from arcvq.figures.parts import (
@@ -15,8 +17,10 @@ from arcvq.figures.parts import (
     add_cap,
     add_circle,
     add_points,
+    name_once,
     normals,
     set_scene,
+    square_panels,
     thin,
     usage_scale,
 )
@@ -34,12 +38,14 @@ from arcvq.figures.theme import (
     check_numbers,
     check_vectors,
     finish,
+    named,
     summary,
 )
 from arcvq.runtime.checks import check_whole
 
 Code = Float[Array, " _D"]
 SCENE = {"width": 640, "height": 580, "left": 24, "bottom": 8}  # pixels
+LONGEST_ARROW = 0.3  # on a sphere of radius 1
 
 
 def sphere(
@@ -161,13 +167,14 @@ def margin_gradients(
     *,
     margin: Number = 0.1,
     top_k: int = 3,
+    arrow_scale: Number | None = None,
     **look: Any,
 ) -> Figure:
     """Draw how the margin loss of one code moves latents on the unit circle or the unit sphere.
 
-    Arrows follow the negative gradient; the longest is 0.3 long. θ is the angle of the latent that
-    is the `top_k`-th nearest to the code. The loss counts the latents within θ as `margin` farther
-    from the code, so that it pushes others beyond θ + margin; both angles are drawn.
+    Arrows follow the negative gradient. θ is the angle of the latent that is the `top_k`-th nearest
+    to the code. The loss counts the latents within θ as `margin` farther from the code, so that it
+    pushes others beyond θ + margin; both angles are drawn.
 
     Args:
         latents: (N, D), with D 2 (circle) or 3 (sphere).
@@ -175,6 +182,8 @@ def margin_gradients(
         gradients: (N, D), of the loss at the latents.
         margin: Radians; drawn in degrees.
         top_k: How many latents the loss pulls to the code.
+        arrow_scale: How long the arrow of a gradient of norm 1 is drawn, above 0, the same for all
+            pictures that are to be compared. None: the longest arrow is 0.3 long.
         **look: Title, summary, width, height, or properties of the layout.
 
     Returns:
@@ -182,8 +191,109 @@ def margin_gradients(
 
     Raises:
         ValueError: For another D, vectors that are not finite, gradients of another number than
-            the latents, a code of norm zero, and top_k below 1.
+            the latents, a code of norm zero, top_k below 1, and an arrow_scale that is not above 0.
     """
+    latents, unit, gradients = _check_margin_scene(latents, code, gradients, top_k)
+    longest = norm(gradients, axis=1).max()
+    arrow_scale, told_scale = _arrow_scale(arrow_scale, longest)
+    rows, note = thin(len(latents), "latents")
+    starts: np.ndarray = latents[rows]
+    moves = -arrow_scale * gradients[rows]
+    theta = _angle_of_positives(starts, unit, top_k)
+    told = f"θ = {np.degrees(theta):.1f}°"
+    told_wider = f"θ + margin = {np.degrees(theta + margin):.1f}°"
+
+    figure = Figure()
+    add_cap(figure, unit, theta, told, "solid")
+    add_cap(figure, unit, theta + margin, told_wider, "dash")
+    _add_moving_latents(figure, starts, unit, moves, top_k)
+
+    extent = _extent(starts, moves)
+    if len(unit) == 2:
+        layout = {"width": 640, "height": 690}
+        add_circle(figure)
+        _frame_circle(figure, extent)
+        figure.update_yaxes(title_text=COMPONENTS[1])
+    else:
+        layout = SCENE
+        add_ball(figure, 1, "")
+        eye = 2 * unit + 0.6 * normals(unit)[0]  # the code faces the reader, a bit to the side
+        set_scene(figure, 1.02 * extent, eye=eye, zoom=1.8, visible=False)
+    text = (
+        f"Arrows follow the negative gradient (longest {longest:.2g}{told_scale}); "
+        f"{min(top_k, len(starts))} of {len(starts)} latents lie within {told} of the code.{note}"
+    )
+    return finish(figure, look, "How the margin loss moves latents", text, **layout)
+
+
+def margin_panels(
+    latents: Vectors,
+    code: Code,
+    gradients: Mapping[Number, Vectors],
+    *,
+    top_k: int = 3,
+    arrow_scale: Number | None = None,
+    **look: Any,
+) -> Figure:
+    """Draw the latents of one code on the unit circle for several margins, side by side.
+
+    Each panel is a picture of `margin_gradients`, with one scale of the arrows for all.
+
+    Args:
+        latents: (N, 2).
+        code: (2,); drawn at norm 1.
+        gradients: (N, 2), of the loss at the latents, by the margin in radians.
+        top_k: How many latents the loss pulls to the code.
+        arrow_scale: How long the arrow of a gradient of norm 1 is drawn, above 0. None: the longest
+            arrow of all panels is 0.3 long.
+        **look: Title, summary, width, height, or properties of the layout.
+
+    Returns:
+        The figure; its caption tells the longest gradient of each panel.
+
+    Raises:
+        ValueError: As `margin_gradients`, and for no margins.
+    """
+    by_margin = {float(margin): rows for margin, rows in named(gradients, "gradients").items()}
+    for margin, rows in by_margin.items():
+        points, unit, by_margin[margin] = _check_margin_scene(latents, code, rows, top_k)
+    if len(unit) != 2:
+        raise ValueError(f"the panels are circles, for D = 2; the code has D = {len(unit)}")
+    longest = {margin: norm(rows, axis=1).max() for margin, rows in by_margin.items()}
+    arrow_scale, told_scale = _arrow_scale(arrow_scale, max(longest.values()))
+    theta = _angle_of_positives(points, unit, top_k)
+
+    figure = make_subplots(1, len(by_margin), horizontal_spacing=0.03)
+    extent = 1.0
+    for column, (margin, rows) in enumerate(by_margin.items(), start=1):
+        place = {"row": 1, "col": column}
+        moves = -arrow_scale * rows
+        add_circle(figure, **place)
+        add_cap(figure, unit, theta, "θ", "solid", **place)
+        add_cap(figure, unit, theta + margin, "θ + margin", "dash", **place)
+        _add_moving_latents(figure, points, unit, moves, top_k, **place)
+        title = {"text": f"margin {margin:g}", "showarrow": False}
+        away = -0.45 * unit  # opposite to the code, where there is room
+        figure.add_annotation(x=away[0], y=away[1], **title, **place)
+        extent = max(extent, _extent(points, moves))
+    name_once(figure)
+    _frame_circle(figure, extent)
+    square_panels(figure)
+    figure.update_yaxes(title_text=COMPONENTS[1], col=1)
+
+    listed = ", ".join(f"{size:.2g} with margin {margin:g}" for margin, size in longest.items())
+    text = (
+        f"Arrows follow the negative gradient{told_scale}. The longest: {listed}. "
+        f"The farthest latent that is pulled lies at θ = {np.degrees(theta):.1f}°."
+    )
+    size = {"width": max(480, 300 * len(by_margin) + 60), "height": 470}
+    return finish(figure, look, "What the margin changes", text, **size)
+
+
+def _check_margin_scene(
+    latents: Vectors, code: Code, gradients: Vectors, top_k: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The latents, the direction of the code and the gradients, checked."""
     unit = array(code)
     dim = 3 if len(unit) == 3 else 2
     unit = check_vectors(unit[None], "code", dim)[0]
@@ -195,50 +305,57 @@ def margin_gradients(
             f"{len(latents)} latents need as many gradients (not {len(gradients)}) and a code "
             f"that is not zero (not {unit})"
         )
-    unit = unit / norm(unit)
-    longest = norm(gradients, axis=1).max()
-    rows, note = thin(len(latents), "latents")
-    starts: np.ndarray = latents[rows]
-    moves = -0.3 * gradients[rows] / max(longest, 1e-12)
+    return latents, unit / norm(unit), gradients
 
-    # The loss sees directions only, so the nearest latents are those by angle.
-    lengths = np.maximum(norm(starts, axis=1), 1e-12)
-    cosines = starts @ unit / lengths
-    near, far = np.split(np.argsort(-cosines), [top_k])
-    theta = np.arccos(np.clip(cosines[near[-1]], -1, 1))
-    wider = theta + margin
-    told = f"θ = {np.degrees(theta):.1f}°"
 
-    figure = Figure()
-    add_cap(figure, unit, theta, told, "solid")
-    add_cap(figure, unit, wider, f"θ + margin = {np.degrees(wider):.1f}°", "dash")
+def _arrow_scale(asked: Number | None, longest: Number) -> tuple[Number, str]:
+    """How long the arrow of a gradient of norm 1 is, and the words for it where it was asked for."""
+    if asked is None:
+        return LONGEST_ARROW / max(longest, 1e-12), ""
+    if not 0 < asked < np.inf:
+        raise ValueError(f"arrow_scale is {asked}; it must be a finite number above 0")
+    return asked, f", drawn {asked:g} long for a norm of 1"
+
+
+def _cosines(latents: np.ndarray, unit: np.ndarray) -> np.ndarray:
+    """Of the angles to the code: the loss sees directions only."""
+    lengths = np.maximum(norm(latents, axis=1), 1e-12)
+    return latents @ unit / lengths
+
+
+def _angle_of_positives(latents: np.ndarray, unit: np.ndarray, top_k: int) -> Number:
+    """The angle of the farthest of the `top_k` latents that are nearest to the code."""
+    nearest = np.sort(_cosines(latents, unit))[::-1][:top_k]
+    return np.arccos(np.clip(nearest[-1], -1, 1))
+
+
+def _add_moving_latents(
+    figure: Figure,
+    latents: np.ndarray,
+    unit: np.ndarray,
+    moves: np.ndarray,
+    top_k: int,
+    **place: int,
+) -> None:
+    """Draw the code, the latents that it pulls and the others, with their arrows."""
+    dim = len(unit)
+    near, far = np.split(np.argsort(-_cosines(latents, unit)), [top_k])
     for group, name, color in ((near, "nearest", VERMILLION), (far, "other", BLUE)):
-        add_arrows(figure, starts[group], moves[group], color)
+        add_arrows(figure, latents[group], moves[group], color, **place)
         marker = {"color": color, "size": 10 - 2 * dim}
-        add_points(figure, starts[group], f"{len(group)} {name} latents", marker=marker)
+        words = f"{len(group)} {name} latents"
+        add_points(figure, latents[group], words, marker=marker, **place)
     marker = {"size": 18 - 4 * dim, "symbol": "diamond", "color": BLACK}
-    add_points(figure, unit[None], "code", marker=marker)
+    add_points(figure, unit[None], "code", marker=marker, **place)
 
-    places = np.concatenate([starts, starts + moves])
-    extent = max(1.0, np.abs(places).max())
-    if dim == 2:
-        layout = {"width": 640, "height": 690}
-        _frame_circle(figure, 1.05 * extent)
-    else:
-        layout = SCENE
-        add_ball(figure, 1, "")
-        eye = 2 * unit + 0.6 * normals(unit)[0]  # the code faces the reader, a bit to the side
-        set_scene(figure, 1.02 * extent, eye=eye, zoom=1.8, visible=False)
-    text = (
-        f"Arrows follow the negative gradient (longest {longest:.2g}); {len(near)} of "
-        f"{len(starts)} latents lie within {told} of the code.{note}"
-    )
-    return finish(figure, look, "How the margin loss moves latents", text, **layout)
+
+def _extent(starts: np.ndarray, moves: np.ndarray) -> Number:
+    """The largest component of a point of the sphere or a tip of an arrow."""
+    return max(1.0, np.abs(starts).max(), np.abs(starts + moves).max())
 
 
 def _frame_circle(figure: Figure, extent: Number) -> None:
-    """Draw the unit circle on axes of one scale."""
-    add_circle(figure)
-    axis = {"range": [-extent, extent], "constrain": "domain"}
+    """Give circles axes of one scale."""
+    axis = {"range": [-1.05 * extent, 1.05 * extent], "constrain": "domain"}
     figure.update_xaxes(axis, title_text=COMPONENTS[0])
-    figure.update_yaxes(axis, title_text=COMPONENTS[1], scaleanchor="x")
+    figure.update_yaxes(axis, scaleanchor="x")

@@ -6,7 +6,7 @@ import torch
 from torch.nn.functional import normalize
 
 from arcvq.analysis.projections import exact, pca
-from arcvq.figures import margin_gradients, projected_sphere, sphere, summary
+from arcvq.figures import margin_gradients, margin_panels, projected_sphere, sphere, summary
 from arcvq.samp import arc_margin_loss
 
 CODES = torch.randn(6, 5, generator=torch.Generator().manual_seed(0))
@@ -138,6 +138,76 @@ def test_caps_lie_at_theta_of_the_top_k_and_theta_plus_margin(dim):
     assert f"4 of 12 latents lie within θ = {math.degrees(theta):.1f}°" in summary(figure)
 
 
+def arrow_lengths(traces):
+    """The lengths of all arrows, in the order in which they are drawn."""
+    points = np.concatenate([rows(trace) for trace in traces if trace.mode == "lines+markers"])
+    return np.linalg.norm(points[1::3] - points[::3], axis=1)
+
+
+@pytest.mark.parametrize("dim", [2, 3])
+def test_an_arrow_scale_is_the_length_of_a_gradient_of_norm_1_and_is_told(dim):
+    latents, code, gradients = scene(dim)
+    figure = margin_gradients(latents, code, gradients, margin=0.2, arrow_scale=0.5)
+    drawn = arrow_lengths([trace for trace in figure.data if trace.type != "surface"])
+    assert np.sort(drawn) == pytest.approx(0.5 * np.sort(gradients.norm(dim=1)), abs=1e-5)
+    assert "drawn 0.5 long for a norm of 1" in summary(figure)
+
+
+def panels(**options):
+    """Three panels, with the gradients of each margin and the arrows that are drawn in it."""
+    latents, code, _ = scene(2)
+    gradients = {}
+    for margin in (0.0, 0.1, 0.6):
+        free = latents.clone().requires_grad_()
+        arc_margin_loss(free, code[None], margin=margin).backward()
+        gradients[margin] = free.grad
+    figure = margin_panels(latents, code, gradients, **options)
+    names = ("x", "x2", "x3")
+    drawn = [arrow_lengths([t for t in figure.data if t.xaxis == name]) for name in names]
+    return figure, list(gradients.values()), drawn
+
+
+@pytest.mark.parametrize("options", [{}, {"arrow_scale": 0.2}])
+def test_the_arrows_of_all_panels_have_one_scale(options):
+    figure, gradients, drawn = panels(**options)
+    sizes = [np.sort(rows.norm(dim=1)) for rows in gradients]
+    scale = options.get("arrow_scale", 0.3 / max(size[-1] for size in sizes))
+    for lengths, size in zip(drawn, sizes, strict=True):
+        assert np.sort(lengths) == pytest.approx(scale * size, abs=1e-5)
+    assert [note.text for note in figure.layout.annotations][:3] == [
+        "margin 0",
+        "margin 0.1",
+        "margin 0.6",
+    ]
+    longest = ", ".join(
+        f"{size[-1]:.2g} with margin {margin}"
+        for size, margin in zip(sizes, ("0", "0.1", "0.6"), strict=True)
+    )
+    assert longest in summary(figure)
+
+
+def test_each_panel_opens_the_dashed_cap_by_its_margin():
+    figure, _, _ = panels(top_k=4)
+    edges = {}
+    for trace in figure.data:
+        if trace.name and trace.name.startswith("θ"):
+            start = rows(trace)[1]
+            edges[trace.xaxis, trace.name] = start / np.linalg.norm(start)
+    for axis, margin in (("x", 0.0), ("x2", 0.1), ("x3", 0.6)):
+        cosine = edges[axis, "θ"] @ edges[axis, "θ + margin"]
+        assert np.arccos(np.clip(cosine, -1, 1)) == pytest.approx(margin, abs=1e-3)
+
+
+def test_all_panels_are_round_and_of_one_size_with_one_legend():
+    figure, _, _ = panels()
+    layout = figure.layout
+    assert [layout.yaxis.scaleanchor, layout.yaxis2.scaleanchor] == ["x", "x2"]
+    assert layout.xaxis.range == layout.xaxis3.range == layout.yaxis2.range
+    shown = [trace.name for trace in figure.data if trace.showlegend]
+    assert sorted(shown) == sorted(set(shown)) and all(shown)
+    assert len(layout.shapes) == 3
+
+
 def test_the_circle_is_round():
     figure = margin_gradients(*scene(2))
     assert (
@@ -191,6 +261,20 @@ def test_a_long_code_and_vanishing_gradients_can_be_drawn():
         (
             lambda: margin_gradients(torch.ones(5, 3), torch.ones(3), torch.ones(5, 3), top_k=0),
             "top_k is 0",
+        ),
+        (
+            lambda: margin_gradients(
+                torch.ones(5, 3), torch.ones(3), torch.ones(5, 3), arrow_scale=-1
+            ),
+            "arrow_scale is -1; it must be a finite number above 0",
+        ),
+        (
+            lambda: margin_panels(torch.ones(5, 3), torch.ones(3), {0.1: torch.ones(5, 3)}),
+            "the panels are circles, for D = 2; the code has D = 3",
+        ),
+        (
+            lambda: margin_panels(torch.ones(5, 2), torch.ones(2), {}),
+            "there is nothing to draw: the dictionary is empty",
         ),
     ],
 )
