@@ -1,5 +1,6 @@
 """Codes in the ball, and latents around a code with the way the margin loss moves them."""
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
@@ -193,23 +194,24 @@ def margin_gradients(
         ValueError: For another D, vectors that are not finite, gradients of another number than
             the latents, a code of norm zero, top_k below 1, and an arrow_scale that is not above 0.
     """
-    latents, unit, gradients = _check_margin_scene(latents, code, gradients, top_k)
-    longest = norm(gradients, axis=1).max()
-    arrow_scale, told_scale = _arrow_scale(arrow_scale, longest)
-    rows, note = thin(len(latents), "latents")
-    starts: np.ndarray = latents[rows]
-    moves = -arrow_scale * gradients[rows]
-    theta = _angle_of_positives(starts, unit, top_k)
+    scene = _margin_scene(latents, code, top_k)
+    slopes = scene.check_gradients(gradients)
+    longest = norm(slopes, axis=1).max()
+    length, told_length = _arrow_length(arrow_scale, longest)
+    rows, note = thin(len(scene.latents), "latents")
+    shown = dataclasses.replace(scene, latents=scene.latents[rows])
+    moves = -length * slopes[rows]
+    theta = shown.theta
     told = f"θ = {np.degrees(theta):.1f}°"
     told_wider = f"θ + margin = {np.degrees(theta + margin):.1f}°"
 
     figure = Figure()
-    add_cap(figure, unit, theta, told, "solid")
-    add_cap(figure, unit, theta + margin, told_wider, "dash")
-    _add_moving_latents(figure, starts, unit, moves, top_k)
+    add_cap(figure, scene.unit, theta, told, "solid")
+    add_cap(figure, scene.unit, theta + margin, told_wider, "dash")
+    shown.draw(figure, moves)
 
-    extent = _extent(starts, moves)
-    if len(unit) == 2:
+    extent = shown.extent(moves)
+    if len(scene.unit) == 2:
         layout = {"width": 640, "height": 690}
         add_circle(figure)
         _frame_circle(figure, extent)
@@ -217,11 +219,13 @@ def margin_gradients(
     else:
         layout = SCENE
         add_ball(figure, 1, "")
-        eye = 2 * unit + 0.6 * normals(unit)[0]  # the code faces the reader, a bit to the side
+        # The code faces the reader, a bit to the side.
+        eye = 2 * scene.unit + 0.6 * normals(scene.unit)[0]
         set_scene(figure, 1.02 * extent, eye=eye, zoom=1.8, visible=False)
+    count = len(rows)
     text = (
-        f"Arrows follow the negative gradient (longest {longest:.2g}{told_scale}); "
-        f"{min(top_k, len(starts))} of {len(starts)} latents lie within {told} of the code.{note}"
+        f"Arrows follow the negative gradient (longest {longest:.2g}{told_length}); "
+        f"{min(top_k, count)} of {count} latents lie within {told} of the code.{note}"
     )
     return finish(figure, look, "How the margin loss moves latents", text, **layout)
 
@@ -254,62 +258,106 @@ def margin_panels(
     Raises:
         ValueError: As `margin_gradients`, and for no margins.
     """
-    by_margin = {float(margin): rows for margin, rows in named(gradients, "gradients").items()}
-    for margin, rows in by_margin.items():
-        points, unit, by_margin[margin] = _check_margin_scene(latents, code, rows, top_k)
-    if len(unit) != 2:
-        raise ValueError(f"the panels are circles, for D = 2; the code has D = {len(unit)}")
-    longest = {margin: norm(rows, axis=1).max() for margin, rows in by_margin.items()}
-    arrow_scale, told_scale = _arrow_scale(arrow_scale, max(longest.values()))
-    theta = _angle_of_positives(points, unit, top_k)
+    scene = _margin_scene(latents, code, top_k)
+    if len(scene.unit) != 2:
+        raise ValueError(f"the panels are circles, for D = 2; the code has D = {len(scene.unit)}")
+    slopes = {}
+    longest = {}
+    for margin, found in named(gradients, "gradients").items():
+        slopes[margin] = scene.check_gradients(found)
+        longest[margin] = norm(slopes[margin], axis=1).max()
+    length, told_length = _arrow_length(arrow_scale, max(longest.values()))
 
-    figure = make_subplots(1, len(by_margin), horizontal_spacing=0.03)
+    figure = make_subplots(1, len(slopes), horizontal_spacing=0.03)
     extent = 1.0
-    for column, (margin, rows) in enumerate(by_margin.items(), start=1):
-        place = {"row": 1, "col": column}
-        moves = -arrow_scale * rows
-        add_circle(figure, **place)
-        add_cap(figure, unit, theta, "θ", "solid", **place)
-        add_cap(figure, unit, theta + margin, "θ + margin", "dash", **place)
-        _add_moving_latents(figure, points, unit, moves, top_k, **place)
-        title = {"text": f"margin {margin:g}", "showarrow": False}
-        away = -0.45 * unit  # opposite to the code, where there is room
-        figure.add_annotation(x=away[0], y=away[1], **title, **place)
-        extent = max(extent, _extent(points, moves))
+    for column, margin in enumerate(slopes, start=1):
+        moves = -length * slopes[margin]
+        extent = max(extent, scene.extent(moves))
+        _add_panel(figure, scene, float(margin), moves, column)
     name_once(figure)
     _frame_circle(figure, extent)
     square_panels(figure)
     figure.update_yaxes(title_text=COMPONENTS[1], col=1)
 
-    listed = ", ".join(f"{size:.2g} with margin {margin:g}" for margin, size in longest.items())
+    sizes = [f"{size:.2g} with margin {float(margin):g}" for margin, size in longest.items()]
+    listed = ", ".join(sizes)
+    angle = np.degrees(scene.theta)
     text = (
-        f"Arrows follow the negative gradient{told_scale}. The longest: {listed}. "
-        f"The farthest latent that is pulled lies at θ = {np.degrees(theta):.1f}°."
+        f"Arrows follow the negative gradient{told_length}. The longest: {listed}. "
+        f"The farthest latent that is pulled lies at θ = {angle:.1f}°."
     )
-    size = {"width": max(480, 300 * len(by_margin) + 60), "height": 470}
-    return finish(figure, look, "What the margin changes", text, **size)
+    width = max(480, 300 * len(slopes) + 60)
+    return finish(figure, look, "What the margin changes", text, width=width, height=470)
 
 
-def _check_margin_scene(
-    latents: Vectors, code: Code, gradients: Vectors, top_k: int
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The latents, the direction of the code and the gradients, checked."""
-    unit = array(code)
-    dim = 3 if len(unit) == 3 else 2
-    unit = check_vectors(unit[None], "code", dim)[0]
-    latents = check_vectors(latents, "latents", dim)
-    gradients = check_vectors(gradients, "gradients", dim)
+@dataclasses.dataclass(frozen=True)
+class _MarginScene:
+    """A code and latents around it.
+
+    Attributes:
+        latents: (N, D).
+        unit: (D,), the direction of the code.
+        top_k: How many latents the loss pulls to the code.
+    """
+
+    latents: np.ndarray
+    unit: np.ndarray
+    top_k: int
+
+    @property
+    def cosines(self) -> np.ndarray:
+        """Of the angles to the code: the loss sees directions only."""
+        lengths = np.maximum(norm(self.latents, axis=1), 1e-12)
+        return self.latents @ self.unit / lengths
+
+    @property
+    def theta(self) -> Number:
+        """The angle of the farthest of the latents that are pulled."""
+        pulled = np.sort(self.cosines)[-self.top_k :]
+        return np.arccos(np.clip(pulled[0], -1, 1))
+
+    def check_gradients(self, gradients: Vectors) -> np.ndarray:
+        """Gradients of the latents as an array; ValueError if they do not fit."""
+        dim = len(self.unit)
+        found = check_vectors(gradients, "gradients", dim)
+        count = len(self.latents)
+        if len(found) != count:
+            raise ValueError(f"{count} latents need as many gradients, not {len(found)}")
+        return found
+
+    def extent(self, moves: np.ndarray) -> Number:
+        """The largest component of a latent, of the tip of an arrow, or of the unit sphere."""
+        places = np.concatenate([self.latents, self.latents + moves])
+        return max(1.0, np.abs(places).max())
+
+    def draw(self, figure: Figure, moves: np.ndarray, **place: Any) -> None:
+        """Add the code, the latents that it pulls and the others, with their arrows."""
+        dim = len(self.unit)
+        order = np.argsort(-self.cosines)
+        near, far = np.split(order, [self.top_k])
+        for group, name, color in ((near, "nearest", VERMILLION), (far, "other", BLUE)):
+            points = self.latents[group]
+            add_arrows(figure, points, moves[group], color, **place)
+            marker = {"color": color, "size": 10 - 2 * dim}
+            add_points(figure, points, f"{len(group)} {name} latents", marker=marker, **place)
+        marker = {"size": 18 - 4 * dim, "symbol": "diamond", "color": BLACK}
+        add_points(figure, self.unit[None], "code", marker=marker, **place)
+
+
+def _margin_scene(latents: Vectors, code: Code, top_k: int) -> _MarginScene:
+    """The scene, checked: see `margin_gradients`."""
+    given = array(code)
+    dim = 3 if len(given) == 3 else 2
+    (direction,) = check_vectors(given[None], "code", dim)
+    rows = check_vectors(latents, "latents", dim)
     check_whole(1, top_k=top_k)
-    if len(latents) != len(gradients) or not unit.any():
-        raise ValueError(
-            f"{len(latents)} latents need as many gradients (not {len(gradients)}) and a code "
-            f"that is not zero (not {unit})"
-        )
-    return latents, unit / norm(unit), gradients
+    if not direction.any():
+        raise ValueError(f"code is {direction}; it needs a direction, so it must not be zero")
+    return _MarginScene(rows, direction / norm(direction), top_k)
 
 
-def _arrow_scale(asked: Number | None, longest: Number) -> tuple[Number, str]:
-    """How long the arrow of a gradient of norm 1 is, and the words for it where it was asked for."""
+def _arrow_length(asked: Number | None, longest: Number) -> tuple[Number, str]:
+    """How long the arrow of a gradient of norm 1 is, and words for it if it was asked for."""
     if asked is None:
         return LONGEST_ARROW / max(longest, 1e-12), ""
     if not 0 < asked < np.inf:
@@ -317,41 +365,17 @@ def _arrow_scale(asked: Number | None, longest: Number) -> tuple[Number, str]:
     return asked, f", drawn {asked:g} long for a norm of 1"
 
 
-def _cosines(latents: np.ndarray, unit: np.ndarray) -> np.ndarray:
-    """Of the angles to the code: the loss sees directions only."""
-    lengths = np.maximum(norm(latents, axis=1), 1e-12)
-    return latents @ unit / lengths
-
-
-def _angle_of_positives(latents: np.ndarray, unit: np.ndarray, top_k: int) -> Number:
-    """The angle of the farthest of the `top_k` latents that are nearest to the code."""
-    nearest = np.sort(_cosines(latents, unit))[::-1][:top_k]
-    return np.arccos(np.clip(nearest[-1], -1, 1))
-
-
-def _add_moving_latents(
-    figure: Figure,
-    latents: np.ndarray,
-    unit: np.ndarray,
-    moves: np.ndarray,
-    top_k: int,
-    **place: int,
+def _add_panel(
+    figure: Figure, scene: _MarginScene, margin: float, moves: np.ndarray, column: int
 ) -> None:
-    """Draw the code, the latents that it pulls and the others, with their arrows."""
-    dim = len(unit)
-    near, far = np.split(np.argsort(-_cosines(latents, unit)), [top_k])
-    for group, name, color in ((near, "nearest", VERMILLION), (far, "other", BLUE)):
-        add_arrows(figure, latents[group], moves[group], color, **place)
-        marker = {"color": color, "size": 10 - 2 * dim}
-        words = f"{len(group)} {name} latents"
-        add_points(figure, latents[group], words, marker=marker, **place)
-    marker = {"size": 18 - 4 * dim, "symbol": "diamond", "color": BLACK}
-    add_points(figure, unit[None], "code", marker=marker, **place)
-
-
-def _extent(starts: np.ndarray, moves: np.ndarray) -> Number:
-    """The largest component of a point of the sphere or a tip of an arrow."""
-    return max(1.0, np.abs(starts).max(), np.abs(starts + moves).max())
+    """Draw the circle of one margin."""
+    place = {"row": 1, "col": column}
+    add_circle(figure, **place)
+    add_cap(figure, scene.unit, scene.theta, "θ", "solid", **place)
+    add_cap(figure, scene.unit, scene.theta + margin, "θ + margin", "dash", **place)
+    scene.draw(figure, moves, **place)
+    x, y = -0.45 * scene.unit  # opposite to the code, where there is room for the title
+    figure.add_annotation(x=x, y=y, text=f"margin {margin:g}", showarrow=False, **place)
 
 
 def _frame_circle(figure: Figure, extent: Number) -> None:
