@@ -469,6 +469,45 @@ def _usage_of_all_cases() -> Cases:
     yield "three processes", tensor([[1, 0, 0], [0, 1, 0], [0, 0, 9]])
 
 
+# 14 and 15: rounding in place of a codebook, and the usage of a step
+
+
+def _round_to_levels(latents: Tensor, levels: Tensor) -> tuple[Tensor, Tensor]:
+    """FSQ's codes: each component bounded by tanh and rounded to its levels, from -1 to 1."""
+    steps = levels - 1
+    bounded = latents.tanh()
+    places = (bounded + 1) / 2 * steps
+    codes = places.round() / steps * 2 - 1
+    slope_of_tanh = 1 - bounded.square()
+    return codes, _weights(codes) * slope_of_tanh
+
+
+def _round_to_levels_cases() -> Cases:
+    latents = _random(12, 3)
+    yield "3 levels in each component", latents, tensor([3, 3, 3])
+    yield "8, 5 and 4 levels", latents, tensor([8, 5, 4])
+    yield "latents far outside", 10 * latents, tensor([8, 8, 8])
+    yield "2 levels, the signs", latents, tensor([2, 2, 2])
+
+
+def _usage_of_step(indices: Tensor, num_codes: int) -> tuple[int, float]:
+    """How many codes all micro-batches of a step used, and the perplexity of their usage."""
+    real = indices[indices >= 0]
+    counts = torch.bincount(real, minlength=num_codes).double()
+    shares = counts[counts > 0] / counts.sum()
+    entropy = -(shares * shares.log()).sum().item()
+    return len(shares), math.exp(entropy)
+
+
+def _usage_of_step_cases() -> Cases:
+    yield "one micro-batch", tensor([[0, 1, 1, 3]]), 4
+    yield "two that chose different codes", tensor([[0, 0], [1, 2]]), 4
+    yield "two that chose the same codes", tensor([[2, 3], [3, 2]]), 6
+    yield "padding in the second", tensor([[0, 1, 2, 3], [0, -1, -1, -1]]), 4
+    generator = torch.Generator().manual_seed(0)
+    yield "8 micro-batches of 50 tokens", torch.randint(64, (8, 50), generator=generator), 512
+
+
 EXERCISES = {
     "nearest_code": Exercise(_nearest_code, _nearest_code_cases),
     "straight_through": Exercise(
@@ -487,4 +526,6 @@ EXERCISES = {
     "causal_mask": Exercise(_causal_mask, _causal_mask_cases),
     "nucleus": Exercise(_nucleus, _nucleus_cases),
     "usage_of_all": Exercise(_usage_of_all, _usage_of_all_cases),
+    "round_to_levels": Exercise(_round_to_levels, _round_to_levels_cases, learning=("latents",)),
+    "usage_of_step": Exercise(_usage_of_step, _usage_of_step_cases),
 }

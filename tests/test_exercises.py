@@ -103,6 +103,22 @@ def usage_of_all(counts):
     return (counts.sum(dim=0) > 0).float().mean()
 
 
+def round_to_levels(latents, levels):
+    bounded = latents.tanh()
+    steps = levels - 1
+    places = ((bounded + 1) / 2 * steps).round()
+    codes = places / steps * 2 - 1
+    return bounded + (codes - bounded).detach()
+
+
+def usage_of_step(indices, num_codes):
+    real = indices[indices >= 0]
+    counts = torch.bincount(real, minlength=num_codes)
+    shares = counts[counts > 0] / counts.sum()
+    entropy = -(shares * shares.log()).sum()
+    return len(shares), entropy.exp()
+
+
 SOLUTIONS = {name: globals()[name] for name in EXERCISES}
 
 # Typical mistakes, at least three for each exercise.
@@ -239,6 +255,45 @@ MISTAKES = {
         ),
         "a threshold": lambda p, top: p * (p > 1 - top) / (p * (p > 1 - top)).sum(),
         "sorted": lambda p, top: nucleus(p, top).sort(descending=True).values,
+    },
+    "round_to_levels": {
+        "no straight-through": lambda z, levels: (
+            ((z.tanh() + 1) / 2 * (levels - 1)).round() / (levels - 1) * 2 - 1
+        ),
+        "nothing rounded": lambda z, levels: z.tanh(),
+        "past the tanh as well": lambda z, levels: z + (round_to_levels(z, levels) - z).detach(),
+        "not bounded": lambda z, levels: (z * (levels - 1) / 2).round() * 2 / (levels - 1),
+        "rounded down": lambda z, levels: (
+            z.tanh()
+            + (
+                ((z.tanh() + 1) / 2 * (levels - 1)).floor() / (levels - 1) * 2 - 1 - z.tanh()
+            ).detach()
+        ),
+        "one level too many": lambda z, levels: round_to_levels(z, levels + 1),
+        "the first component's levels": lambda z, levels: round_to_levels(z, levels[0]),
+        "whole numbers": lambda z, levels: (
+            z.tanh() + (((z.tanh() + 1) / 2 * (levels - 1)).round() - z.tanh()).detach()
+        ),
+    },
+    "usage_of_step": {
+        "the last micro-batch": lambda indices, k: usage_of_step(indices[-1:], k),
+        "a sum over micro-batches": lambda indices, k: (
+            sum(usage_of_step(part, k)[0] for part in indices),
+            usage_of_step(indices, k)[1],
+        ),
+        "a mean of perplexities": lambda indices, k: (
+            usage_of_step(indices, k)[0],
+            torch.stack([usage_of_step(part, k)[1] for part in indices]).mean(),
+        ),
+        "padding as a code": lambda indices, k: usage_of_step(indices + 1, k + 1),
+        "a share": lambda indices, k: (
+            usage_of_step(indices, k)[0] / k,
+            usage_of_step(indices, k)[1],
+        ),
+        "the entropy": lambda indices, k: (
+            usage_of_step(indices, k)[0],
+            usage_of_step(indices, k)[1].log(),
+        ),
     },
     "usage_of_all": {
         "the mean of shares": lambda counts: (counts > 0).float().mean(),

@@ -18,6 +18,7 @@ with needs_extra("kit"):
     from arcvq.figures.experiment_results import ablation_panels, measure_panels, schedule_map
     from arcvq.figures.gradient_curves import feedback_picture, gradient_angles, gradient_norms
     from arcvq.figures.image_grids import image_grid, reconstruction_grid
+    from arcvq.figures.latent_cells import latent_cells
     from arcvq.figures.sphere import margin_gradients, margin_panels, projected_sphere, sphere
     from arcvq.figures.sweep_map import sweep_map
     from arcvq.figures.theme import METHOD_COLORS, PALETTE, TEMPLATE, colors, finish, summary
@@ -40,6 +41,7 @@ __all__ = [
     "gradient_norms",
     "history_curves",
     "image_grid",
+    "latent_cells",
     "lines",
     "margin_gradients",
     "margin_panels",
