@@ -323,7 +323,7 @@ def test_notebooks_copies_what_came_with_arcvq_and_says_how_to_start(tmp_path):
     shown = invoke("notebooks", tmp_path / "my course")
     assert shown.exit_code == 0, shown.stderr
     first, second = shown.stdout.splitlines()
-    assert first == f"14 notebooks are in {tmp_path / 'my course'}"
+    assert first == f"16 notebooks are in {tmp_path / 'my course'}"
     assert second == f"To start: jupyter lab '{tmp_path}/my course/00_start_here.ipynb'"
     (tmp_path / "my course" / "00_start_here.ipynb").write_text("{}")
     again = invoke("notebooks", tmp_path / "my course")

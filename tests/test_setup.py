@@ -130,8 +130,8 @@ def test_a_wheel_works_outside_a_checkout(wheel, tmp_path):
         str(wheel / "arcvq" / "shipped" / "notebooks" / "00_start_here.ipynb"),
         "512 True",
     ], shown.stderr
-    assert f"14 notebooks are in {tmp_path / 'mine'}" in lines
-    assert len(files(tmp_path / "mine", "*.ipynb")) == 14
+    assert f"16 notebooks are in {tmp_path / 'mine'}" in lines
+    assert len(files(tmp_path / "mine", "*.ipynb")) == 16
     for found in ("notebooks            14", "models               digits, mnist"):
         assert f"ok       {found}; from the wheel, {wheel}/arcvq/shipped" in lines
 

@@ -54,7 +54,7 @@ def latent_cells(
     if columns < 1:
         raise ValueError(f"columns is {columns}; it must be at least 1")
     rows = math.ceil(len(quantizers) / columns)
-    figure = make_subplots(rows, columns, horizontal_spacing=0.03, vertical_spacing=0.12 / rows)
+    figure = make_subplots(rows, columns, horizontal_spacing=0.03, vertical_spacing=0.16 / rows)
     used = {}
     for number, (name, quantizer) in enumerate(quantizers.items()):
         if quantizer.dim != 2:
@@ -78,7 +78,7 @@ def latent_cells(
         f"Codes in use: {listed}. A color stands for a code; filled dots are codes in "
         "use, open ones are not; gray specks are latents."
     )
-    size = {"width": 960, "height": 130 + 225 * rows}
+    size = {"width": 960, "height": 150 + 205 * rows}
     return finish(figure, look, "How quantizers divide the plane", text, **size)
 
 
@@ -120,7 +120,7 @@ def _add_panel(figure: Figure, quantizer: Quantizer, points: np.ndarray, **place
     add_points(figure, points[drawn], "latents", marker=SPECKS, hoverinfo="skip", **place)
     add_points(figure, codes[~in_use], "codes not in use", marker=OPEN, **place)
     add_points(figure, codes[in_use], "codes in use", marker=FILLED, **place)
-    limits = {"range": [-extent, extent], "showgrid": False, "nticks": 4}
+    limits = {"range": [-extent, extent], "showgrid": False, "nticks": 6}
     figure.update_xaxes(limits, **place)
     figure.update_yaxes(limits, **place)
     return int(in_use.sum())
