@@ -91,7 +91,7 @@ def _latents_of(name: str, latents: Vectors | Mapping[str, Vectors]) -> Vectors:
     return latents[name]
 
 
-def _add_panel(figure: Figure, quantizer: Quantizer, points: np.ndarray, **place: int) -> int:
+def _add_panel(figure: Figure, quantizer: Quantizer, points: np.ndarray, **place: Any) -> int:
     """Draw the cells of a quantizer, its codes and latents; return how many codes are in use."""
     codes = array(quantizer.codebook)
     count = quantizer.num_codes
@@ -126,7 +126,7 @@ def _add_panel(figure: Figure, quantizer: Quantizer, points: np.ndarray, **place
     return int(in_use.sum())
 
 
-def _add_name(figure: Figure, name: str, **place: int) -> None:
+def _add_name(figure: Figure, name: str, **place: Any) -> None:
     """Write the name of a quantizer into the upper left corner of its panel."""
     figure.add_annotation(
         text=html.escape(name),
