@@ -1,7 +1,8 @@
 """Priors over the tokens of a VQ-VAE: fit, measure in bits, draw and complete images."""
 
+from arcvq.priors.angles import angle_correlation
 from arcvq.priors.base import NetworkPrior, Prior, State
-from arcvq.priors.counting import BigramPrior, HistogramPrior
+from arcvq.priors.counting import BigramPrior, HistogramPrior, NeighborPrior
 from arcvq.priors.fitting import (
     PriorRun,
     TokenData,
@@ -33,6 +34,7 @@ __all__ = [
     "BigramPrior",
     "FreeTokens",
     "HistogramPrior",
+    "NeighborPrior",
     "NetworkPrior",
     "PixelCNN",
     "Prior",
@@ -44,6 +46,7 @@ __all__ = [
     "TokenData",
     "TokenSplit",
     "TransformerPrior",
+    "angle_correlation",
     "bits_per_token",
     "complete",
     "complete_tokens",

@@ -12,7 +12,9 @@ from arcvq.priors.base import Prior
 from arcvq.quantizers import at_least_float32
 
 
-def witten_bell(counts: Int[Tensor, "*n K"], shorter: Float[Tensor, "K"]) -> Float[Tensor, "*n K"]:
+def witten_bell(
+    counts: Int[Tensor, "*n K"], shorter: Float[Tensor, "*#n K"]
+) -> Float[Tensor, "*n K"]:
     """Estimate probabilities from counts.
 
     After a context seen n times, with T different tokens following, the probability of token k
@@ -20,7 +22,8 @@ def witten_bell(counts: Int[Tensor, "*n K"], shorter: Float[Tensor, "K"]) -> Flo
 
     Args:
         counts: How often each token followed each context.
-        shorter: q, the probabilities after a shorter context, whose precision the result has.
+        shorter: q, the probabilities after a shorter context, for each context or one for all; the
+            result has their precision.
     """
     different = (counts > 0).sum(-1, keepdim=True).clamp_min(1)
     return (counts + different * shorter) / (counts.sum(-1, keepdim=True) + different)
@@ -58,15 +61,23 @@ class CountingPrior(Prior):
             ValueError: As `forward` does.
         """
         tokens, _ = self.as_tokens(tokens, None)
-        pairs = self.context(tokens) * self.num_codes + tokens
-        counts = torch.bincount(pairs.flatten(), minlength=self.table.numel())
-        counts = counts.view_as(self.table)
+        counts = self.counts(self.context(tokens), tokens, len(self.table))
+        self.table = witten_bell(counts, self.without_context(counts)).log().to(self.table)
+        return self
 
+    def counts(
+        self, contexts: Int[Tensor, "n h w"], tokens: Int[Tensor, "n h w"], number: int
+    ) -> Int[Tensor, "_number K"]:
+        """Count how often each token came in each of a number of contexts."""
+        cells = contexts * self.num_codes + tokens
+        counts = torch.bincount(cells.flatten(), minlength=number * self.num_codes)
+        return counts.view(number, self.num_codes)
+
+    def without_context(self, counts: Int[Tensor, "_n K"]) -> Float[Tensor, " K"]:
+        """Return the probability of each token in any context."""
         precision = at_least_float32(self.table).dtype
         uniform = torch.full((self.num_codes,), 1 / self.num_codes, dtype=precision)
-        without_context = witten_bell(counts.sum(0), uniform.to(counts.device))
-        self.table = witten_bell(counts, without_context).log().to(self.table)
-        return self
+        return witten_bell(counts.sum(0), uniform.to(counts.device))
 
     def predict(self, tokens, labels):
         return self.table[self.context(tokens)]
@@ -93,3 +104,63 @@ class BigramPrior(CountingPrior):
         before = tokens.flatten(1).roll(1, 1)
         before[:, 0] = self.num_codes
         return before.view_as(tokens)
+
+
+class NeighborPrior(CountingPrior):
+    """Draws each token given its left and its upper neighbor.
+
+    What lies beyond the border counts as a neighbor of its own kind. After a pair of neighbors that
+    was never seen, the left one alone decides.
+
+    Args:
+        num_codes: See `Prior`.
+        grid: See `Prior`.
+        pairs: How many pairs of neighbors have a row in the table; `count` sets it.
+
+    Attributes:
+        seen: The pairs that have one, sorted.
+    """
+
+    def __init__(self, num_codes: int, grid: tuple[int, int], pairs: int = 0):
+        super().__init__(num_codes, grid)
+        uniform = self.table[:1]
+        self.table = uniform.repeat(self.contexts() + pairs, 1)
+        self.seen: Tensor
+        self.register_buffer("seen", torch.zeros(pairs, dtype=torch.int64))
+
+    def contexts(self):
+        return self.num_codes + 1  # the left neighbors; the pairs come after them
+
+    def neighbors(
+        self, tokens: Int[Tensor, "B h w"]
+    ) -> tuple[Int[Tensor, "B h w"], Int[Tensor, "B h w"]]:
+        """Return the left neighbor of each token, and the number of its pair of neighbors."""
+        left = tokens.roll(1, 2)
+        left[:, :, 0] = self.num_codes
+        upper = tokens.roll(1, 1)
+        upper[:, 0] = self.num_codes
+        return left, left * self.contexts() + upper
+
+    def context(self, tokens):
+        left, pair = self.neighbors(tokens)
+        if not len(self.seen):
+            return left
+        place = torch.searchsorted(self.seen, pair).clamp(max=len(self.seen) - 1)
+        return torch.where(self.seen[place] == pair, self.contexts() + place, left)
+
+    def count(self, tokens):
+        tokens, _ = self.as_tokens(tokens, None)
+        left, pair = self.neighbors(tokens)
+        seen, place = pair.unique(return_inverse=True)
+
+        by_left = self.counts(left, tokens, self.contexts())
+        after_left = witten_bell(by_left, self.without_context(by_left))
+        # What follows a pair is smoothed with what follows its left neighbor.
+        by_pair = self.counts(place, tokens, len(seen))
+        after_pair = witten_bell(by_pair, after_left[seen // self.contexts()])
+        self.seen = seen
+        self.table = torch.cat([after_left, after_pair]).log().to(self.table)
+        return self
+
+    def config(self):
+        return {**super().config(), "pairs": len(self.seen)}
