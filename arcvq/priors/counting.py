@@ -158,7 +158,7 @@ class NeighborPrior(CountingPrior):
         # What follows a pair is smoothed with what follows its left neighbor.
         by_pair = self.counts(place, tokens, len(seen))
         after_pair = witten_bell(by_pair, after_left[seen // self.contexts()])
-        self.seen = seen
+        self.seen = seen.to(self.table.device)
         self.table = torch.cat([after_left, after_pair]).log().to(self.table)
         return self
 
