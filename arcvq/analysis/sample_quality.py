@@ -16,7 +16,7 @@ from jaxtyping import Float, Int, Integer, Real, UInt8
 from torch import Tensor
 
 from arcvq.geometry import usage_counts
-from arcvq.images import to_uint8
+from arcvq.images import to_float, to_uint8
 from arcvq.metrics import pretrained_weights
 from arcvq.runtime.checks import as_integers, check_finite
 
@@ -46,6 +46,24 @@ class ImageClassifier(Protocol):
 
     def predict(self, images: Images) -> Int[Tensor, " N"]:
         """The most likely label of each image."""
+
+
+class PixelFeatures:
+    """Pixels in place of a classifier's features, for images that all belong to one class.
+
+    Attributes:
+        accuracy: 1, since there is only one label.
+    """
+
+    accuracy = 1.0
+
+    def features(self, images: Images) -> Features:
+        """The pixels of each image, in [-1, 1]."""
+        return to_float(as_uint8(images)).flatten(1)
+
+    def predict(self, images: Images) -> Int[Tensor, " N"]:
+        """The only label, 0, for each image."""
+        return torch.zeros(len(images), dtype=torch.int64, device=images.device)
 
 
 def as_uint8(images: Images) -> UInt8[Tensor, "N C H W"]:

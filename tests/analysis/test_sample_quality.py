@@ -12,6 +12,7 @@ from torch import nn
 from arcvq.analysis import sample_quality
 from arcvq.analysis.sample_quality import (
     NearestTraining,
+    PixelFeatures,
     as_uint8,
     describe_samples,
     frechet_distance,
@@ -274,6 +275,18 @@ def test_the_table_holds_what_the_measures_give_and_names_the_classifier():
     pd.testing.assert_series_equal(table, wanted)
     unlabelled = describe_samples(Means(), real=real, generated=to_float(generated), train=train)
     pd.testing.assert_series_equal(unlabelled, table.drop("label_agreement"))
+
+
+def test_images_of_one_class_are_measured_by_their_pixels():
+    real, generated, train = (pictures(12, seed=seed) for seed in range(3))
+    labels = torch.zeros(12, dtype=torch.int64)
+    found = describe_samples(
+        PixelFeatures(), real=real, generated=generated, train=train, labels=labels
+    )
+    flat = [to_float(images).flatten(1).double() for images in (real, generated)]
+    assert found["frechet_distance"] == pytest.approx(frechet_distance(*flat), rel=1e-6)
+    assert found["median_ratio"] == pytest.approx(found["pixel_median_ratio"], rel=1e-6)
+    assert found["label_agreement"] == 1, "all images have the only label"
 
 
 def test_images_are_stored_as_uint8_rounded_and_clipped():
