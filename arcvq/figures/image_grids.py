@@ -29,7 +29,7 @@ def image_grid(
     Args:
         images: (n, C, H, W) in [-1, 1], with C 1 or 3.
         columns: Images in a row, at most.
-        titles: One for each image, or none.
+        titles: One for each image, one for each column, or none.
         **look: Title, summary, width (900 pixels), height, or properties of the layout.
 
     Returns:
@@ -37,16 +37,17 @@ def image_grid(
 
     Raises:
         ValueError: For no images, another shape or NaN, `columns` below 1, and titles of another
-            number than the images.
+            number than the images or the columns.
     """
     tiles = check_images(images, "images")
     count, _, high, wide = tiles.shape
     check_whole(1, columns=columns)
-    if len(titles) not in (0, count):
-        raise ValueError(
-            f"{len(titles)} titles do not fit {count} images; give none or one for each"
-        )
     columns = min(columns, count)
+    if len(titles) not in (0, columns, count):
+        raise ValueError(
+            f"{len(titles)} titles do not fit {count} images in {columns} columns; "
+            "give none, or one for each image or each column"
+        )
     text = f"{count} images of {high} x {wide} pixels."
     return _sheet_figure(tiles, columns, look, "Images", text, titles=titles)
 

@@ -131,35 +131,41 @@ class NeighborPrior(CountingPrior):
     def contexts(self):
         return self.num_codes + 1  # the left neighbors; the pairs come after them
 
-    def neighbors(
-        self, tokens: Int[Tensor, "B h w"]
-    ) -> tuple[Int[Tensor, "B h w"], Int[Tensor, "B h w"]]:
-        """Return the left neighbor of each token, and the number of its pair of neighbors."""
+    def left(self, tokens: Int[Tensor, "B h w"]) -> Int[Tensor, "B h w"]:
+        """Return the left neighbor of each token."""
         left = tokens.roll(1, 2)
         left[:, :, 0] = self.num_codes
+        return left
+
+    def pair(self, tokens: Int[Tensor, "B h w"]) -> Int[Tensor, "B h w"]:
+        """Return the number of each token's pair of neighbors."""
         upper = tokens.roll(1, 1)
         upper[:, 0] = self.num_codes
-        return left, left * self.contexts() + upper
+        return self.left(tokens) * self.contexts() + upper
 
     def context(self, tokens):
-        left, pair = self.neighbors(tokens)
+        left = self.left(tokens)
         if not len(self.seen):
             return left
-        place = torch.searchsorted(self.seen, pair).clamp(max=len(self.seen) - 1)
-        return torch.where(self.seen[place] == pair, self.contexts() + place, left)
+        pair = self.pair(tokens)
+        row = torch.searchsorted(self.seen, pair).clamp(max=len(self.seen) - 1)
+        was_seen = self.seen[row] == pair
+        return torch.where(was_seen, self.contexts() + row, left)
 
     def count(self, tokens):
         tokens, _ = self.as_tokens(tokens, None)
-        left, pair = self.neighbors(tokens)
-        seen, place = pair.unique(return_inverse=True)
-
-        by_left = self.counts(left, tokens, self.contexts())
+        by_left = self.counts(self.left(tokens), tokens, self.contexts())
         after_left = witten_bell(by_left, self.without_context(by_left))
+
         # What follows a pair is smoothed with what follows its left neighbor.
-        by_pair = self.counts(place, tokens, len(seen))
-        after_pair = witten_bell(by_pair, after_left[seen // self.contexts()])
+        seen, row = self.pair(tokens).unique(return_inverse=True)
+        by_pair = self.counts(row, tokens, len(seen))
+        shorter = after_left[seen // self.contexts()]
+        after_pair = witten_bell(by_pair, shorter)
+
         self.seen = seen.to(self.table.device)
-        self.table = torch.cat([after_left, after_pair]).log().to(self.table)
+        table = torch.cat([after_left, after_pair]).log()
+        self.table = table.to(self.table)
         return self
 
     def config(self):

@@ -50,6 +50,16 @@ def test_colors_and_values_outside_the_range_are_kept_and_clipped():
     assert sheet[:, 0, 0].tolist() == [0, 128, 255]
 
 
+def test_a_title_for_each_column_stands_above_the_first_row():
+    images = torch.zeros(5, 1, 28, 28)
+    by_column = image_grid(images, columns=2, titles=["a", "b"])
+    by_image = image_grid(images, columns=2, titles=["a", "b", "", "", ""])
+    for name in ("a", "b"):
+        (above,) = by_column.select_annotations({"text": name})
+        (expected,) = by_image.select_annotations({"text": name})
+        assert (above.x, above.y) == (expected.x, expected.y)
+
+
 def test_titles_stand_above_their_tiles():
     figure = image_grid(torch.zeros(3, 1, 28, 28), columns=2, titles=["a", "b", "c"])
     a, b, c = (one for one in figure.layout.annotations if one.name != "summary")
@@ -131,7 +141,7 @@ def test_one_photograph_keeps_a_moderate_size():
         (lambda: image_grid(torch.zeros(2, 1, 8, 8), columns=0), "columns is 0"),
         (
             lambda: image_grid(torch.zeros(2, 1, 8, 8), titles=["one"]),
-            "1 titles do not fit 2 images",
+            "1 titles do not fit 2 images in 2 columns",
         ),
         (lambda: reconstruction_grid(torch.zeros(2, 1, 8, 8), {}), "nothing to draw"),
         (

@@ -1,4 +1,5 @@
 import math
+from itertools import combinations
 
 import pytest
 import torch
@@ -27,18 +28,18 @@ def test_it_is_the_rank_correlation_of_logits_and_angles_written_out():
     codebook = random(6, 3)
     logits = random(4, 5, 6, seed=1)
     tokens = torch.randint(5, (7, 4, 5), generator=torch.Generator().manual_seed(2))  # not code 5
-    rows = logits.double().flatten(0, 1).repeat(7, 1).tolist()
+    over_places = logits.double().flatten(0, 1)
+    centered = over_places - over_places.mean(0)
+    units = normalize(codebook.double(), dim=1)
     together = []
     nearness = []
-    for first in range(5):
-        for second in range(first + 1, 5):
-            one = torch.tensor([row[first] for row in rows]).double()
-            other = torch.tensor([row[second] for row in rows]).double()
-            one = one - one.mean()
-            other = other - other.mean()
-            together.append(float(one @ other / one.norm() / other.norm()))
-            units = normalize(codebook[[first, second]].double(), dim=1)
-            nearness.append(-math.acos(float(units[0] @ units[1])))
+    for first, second in combinations(range(5), 2):
+        one = centered[:, first]
+        other = centered[:, second]
+        correlation = one @ other / (one.norm() * other.norm())
+        cosine = units[first] @ units[second]
+        together.append(correlation.item())
+        nearness.append(-cosine.acos().item())
     expected = spearmanr(together, nearness).statistic
     found = angle_correlation(GivenLogits(logits), codebook, tokens)
     assert found == pytest.approx(expected)

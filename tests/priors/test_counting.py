@@ -1,6 +1,6 @@
 import math
 from collections import Counter, defaultdict
-from itertools import chain
+from itertools import chain, product
 
 import pytest
 import torch
@@ -88,7 +88,7 @@ def neighbors(grid, row, column):
 
 def plain_neighbor_bits(grids, others, codes):
     """Bits of other grids with a pair of neighbors for a context, counted by hand."""
-    places = [(row, column) for row in range(2) for column in range(3)]
+    places = list(product(range(2), range(3)))
     total = Counter()
     after_left = defaultdict(Counter)
     after_pair = defaultdict(Counter)
