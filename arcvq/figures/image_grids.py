@@ -10,8 +10,9 @@ from plotly.graph_objects import Figure
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from arcvq.figures.parts import color_bar, image_source, inferno, tile_sheet
+from arcvq.figures.parts import BLANK, color_bar, image_source, inferno, tile_sheet
 from arcvq.figures.theme import Images, Number, check_images, finish, named
+from arcvq.images import to_uint8
 from arcvq.metrics import psnr
 from arcvq.runtime.checks import check_whole
 
@@ -120,14 +121,18 @@ def _sheet_figure(
     tiles, scale = _fit(tiles, room)
     if scale < 1:
         text += f" Shown at {scale:.0%} of the size."
-    sheet = tile_sheet(tiles, columns, frame=(0, GAP, head, GAP))[:-GAP, :-GAP]
+    # Titles of columns need room above the first row only.
+    above = head if len(titles) > columns else 0
+    sheet = tile_sheet(tiles, columns, frame=(0, GAP, above, GAP))[:-GAP, :-GAP]
+    blank = int(to_uint8(torch.tensor(BLANK)))
+    sheet = np.pad(sheet, ((head - above, 0), (0, 0), (0, 0)), constant_values=blank)
     down, across, _ = sheet.shape
     source = image_source(sheet, kind, quality=90, optimize=True)
     figure = Figure()
     figure.add_image(source=source, zsmooth=False, hoverinfo="skip")
 
     high, wide = tiles.shape[2:]
-    tops = np.arange(head, down, head + high + GAP)
+    tops = np.arange(head, down, above + high + GAP)
     for number, name in enumerate(titles):
         row, column = divmod(number, columns)
         x = column * (wide + GAP) + wide / 2

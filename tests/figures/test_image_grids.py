@@ -58,6 +58,11 @@ def test_a_title_for_each_column_stands_above_the_first_row():
         (above,) = by_column.select_annotations({"text": name})
         (expected,) = by_image.select_annotations({"text": name})
         assert (above.x, above.y) == (expected.x, expected.y)
+    _, sheet = pixels(by_column)
+    _, with_room_above_each = pixels(by_image)
+    room = with_room_above_each.shape[1] - sheet.shape[1]
+    assert room == 2 * 18, "only the first of three rows has room for titles"
+    assert torch.equal(sheet[:, :130], with_room_above_each[:, :130])
 
 
 def test_titles_stand_above_their_tiles():
