@@ -55,7 +55,9 @@ def test_other_settings_are_fitted_anew(run, images, tmp_path, fits):  # noqa: F
         {"width": 12},
     ]
     for change in changes:
-        train_prior(dataclasses.replace(TINY, **change), run.model, images, root=tmp_path, **OPTIONS)
+        train_prior(
+            dataclasses.replace(TINY, **change), run.model, images, root=tmp_path, **OPTIONS
+        )
     assert len(fits) == len(changes)
 
 
