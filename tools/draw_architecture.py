@@ -9,15 +9,18 @@ light and in dark. Fills are translucent for the same reason.
 from itertools import pairwise
 from pathlib import Path
 
+from arcvq.figures.drawings import Canvas
+from arcvq.figures.theme import BLUE, GREEN
+from arcvq.figures.theme import VERMILLION as ORANGE
+
 WIDTH = 860
 OUT = Path(__file__).parents[1] / "docs" / "_static" / "architecture.svg"
-BLUE, ORANGE, GREEN = "#0072b2", "#d55e00", "#009e73"
 
 # Each row may import from the rows below it.
 LAYERS = [
     (["cli"], "the command arcvq"),
     (["explorers"], "what a reader drags"),
-    (["reports", "exercises"], "notebooks without a browser, pages; checks of exercises"),
+    (["reports", "exercises"], "notebooks without a browser; exercises"),
     (["figures"], "data in, plotly figure out"),
     (["experiments"], "named grids and their tables"),
     (["priors", "analysis"], "models of tokens; what is measured on models"),
@@ -38,134 +41,76 @@ LAYER_STEP = 28
 HEIGHT = LAYERS_TOP + LAYER_STEP * len(LAYERS) + 6
 
 
-def text(x, y, words, size=13, anchor="middle", weight="normal", opacity=1.0):
-    style = f'font-size="{size}" text-anchor="{anchor}" font-weight="{weight}" opacity="{opacity}"'
-    return f'<text x="{x}" y="{y}" {style} fill="currentColor">{words}</text>'
+STAGES = {  # name: (left edge, width, color, what stands below the name)
+    "images": (20, 90, GREEN, "(B, C, H, W)"),
+    "encoder": (150, 90, BLUE, "VQVAE"),
+    "quantizer": (340, 130, ORANGE, "nearest code"),
+    "decoder": (560, 90, BLUE, "VQVAE"),
+    "reconstruction": (710, 130, GREEN, "(B, C, H, W)"),
+}
 
 
-def box(x, y, width, height, color, words, below=""):
-    middle, center = x + width / 2, y + height / 2
-    shape = (
-        f'<rect x="{x}" y="{y}" width="{width}" height="{height}" rx="6" '
-        f'fill="{color}" fill-opacity="0.18" stroke="{color}"/>'
-    )
-    if not below:
-        return shape + text(middle, center + 5, words, weight="bold")
-    lines = text(middle, center - 2, words, weight="bold")
-    return shape + lines + text(middle, center + 15, below, size=11, opacity=0.8)
+def draw_data_flow(canvas):
+    canvas.text((20, 26), "How data flows", 15, "start", "bold")
+    for name, (left, width, color, below) in STAGES.items():
+        canvas.box((left, 48), (width, 52), color, name, below)
+    for before, after in pairwise(STAGES.values()):
+        end_of_box = before[0] + before[1]
+        canvas.arrow([(end_of_box + 3, 74), (after[0] - 5, 74)])
+    canvas.text((289, 66), "latents", 11)
+    canvas.text((514, 66), "codes", 11)
+
+    canvas.box((180, 152), (130, 46), ORANGE, "margin loss", "pulls latents")
+    canvas.box((340, 152), (130, 46), ORANGE, "ball", "after_step: codes")
+    canvas.box((560, 152), (90, 46), BLUE, "prior", "over tokens")
+    canvas.arrow([(290, 78), (290, 148)], dashed=True)
+    canvas.arrow([(390, 148), (390, 105)], dashed=True)
+    canvas.arrow([(435, 103), (435, 128), (590, 128), (590, 148)])
+    canvas.text((512, 122), "indices (B, h, w)", 11)
+    canvas.arrow([(630, 148), (630, 105)])
+    canvas.text((638, 132), "new tokens, looked up", 11, "start")
 
 
-def arrow(points, dashed=False, words="", at=None, anchor="middle"):
-    path = " L ".join(f"{x} {y}" for x, y in points)
-    dash = ' stroke-dasharray="5 4"' if dashed else ""
-    line = (
-        f'<path d="M {path}" fill="none" stroke="currentColor" stroke-width="1.4"{dash} '
-        'marker-end="url(#arrow-head)"/>'
-    )
-    return line + (text(*at, words, size=11, anchor=anchor, opacity=0.9) if words else "")
-
-
-def data_flow():
-    top, height = 48, 52
-    parts = [text(20, 26, "How data flows", size=15, anchor="start", weight="bold")]
-    places = {"images": 20, "encoder": 150, "quantizer": 340, "decoder": 560, "reconstruction": 710}
-    widths = {"quantizer": 130, "reconstruction": 130}
-    below = {
-        "images": "(B, C, H, W)",
-        "encoder": "VQVAE",
-        "quantizer": "nearest code",
-        "decoder": "VQVAE",
-        "reconstruction": "(B, C, H, W)",
-    }
-    colors = {"images": GREEN, "reconstruction": GREEN, "quantizer": ORANGE}
-    ends = {}
-    for name, x in places.items():
-        width = widths.get(name, 90)
-        ends[name] = x + width
-        parts.append(box(x, top, width, height, colors.get(name, BLUE), name, below[name]))
-
-    middle = top + height / 2
-    names = list(places)
-    labels = {"encoder": "latents", "quantizer": "codes"}
-    for before, after in pairwise(names):
-        start, end = ends[before] + 3, places[after] - 5
-        label = labels.get(before, "")
-        parts.append(
-            arrow([(start, middle), (end, middle)], words=label, at=((start + end) / 2, middle - 8))
-        )
-
-    low = 152
-    parts += [
-        box(180, low, 130, 46, ORANGE, "margin loss", "pulls latents"),
-        box(340, low, 130, 46, ORANGE, "ball", "after_step: codes"),
-        box(560, low, 90, 46, BLUE, "prior", "over tokens"),
-        arrow([(290, middle + 4), (290, low - 4)], dashed=True),
-        arrow([(390, low - 4), (390, top + height + 5)], dashed=True),
-        arrow(
-            [(435, top + height + 3), (435, 128), (590, 128), (590, low - 4)],
-            words="indices (B, h, w)",
-            at=(512, 122),
-        ),
-        arrow(
-            [(630, low - 4), (630, top + height + 5)],
-            words="new tokens, looked up",
-            at=(638, 132),
-            anchor="start",
-        ),
-    ]
-    return parts
-
-
-def import_layers():
-    top, height, step = LAYERS_TOP, 22, LAYER_STEP
-    left, width = 20, 430
-    parts = [
-        text(left, top - 20, "Imports point one way", size=15, anchor="start", weight="bold"),
-        text(
-            left + 195,
-            top - 20,
-            "a module may import from the rows below its own",
-            size=12,
-            anchor="start",
-        ),
-    ]
+def draw_import_layers(canvas):
+    top = LAYERS_TOP
+    canvas.text((20, top - 20), "Imports point one way", 15, "start", "bold")
+    rule = "a module may import from the rows below its own"
+    canvas.text((215, top - 20), rule, 12, "start")
     for row, (names, words) in enumerate(LAYERS):
-        y = top + row * step
-        room = (width - 6 * (len(names) - 1)) / len(names)
+        y = top + row * LAYER_STEP
+        # Modules of one row share its width.
+        width = (430 - 6 * (len(names) - 1)) / len(names)
         for place, name in enumerate(names):
-            color = GREEN if row < 4 else ORANGE if name in ("samp", "quantizers") else BLUE
-            x = left + place * (room + 6)
-            parts.append(box(round(x, 1), y, round(room, 1), height, color, name))
-        parts.append(text(left + width + 16, y + 16, words, size=12, anchor="start", opacity=0.85))
+            x = 20 + place * (width + 6)
+            canvas.box((x, y), (width, 22), color_of(row, name), name)
+        canvas.text((466, y + 16), words, 12, "start", opacity=0.85)
 
-    last = top + 3 * step + height
-    edge = left + width + 300
-    bracket = f"M {edge} {top} h 8 V {last} h -8"
-    parts.append(f'<path d="{bracket}" fill="none" stroke="currentColor" opacity="0.7"/>')
-    parts.append(text(edge + 16, (top + last) / 2 - 3, "only here:", 11, "start"))
-    parts.append(text(edge + 16, (top + last) / 2 + 12, "plotly, widgets", 11, "start"))
-    return parts
+    last = top + 3 * LAYER_STEP + 22
+    canvas.line([(750, top), (758, top), (758, last), (750, last)], opacity=0.7)
+    canvas.text((766, (top + last) / 2 - 3), "only here:\nplotly, widgets", 11, "start")
+
+
+def color_of(row, name):
+    if row < 4:
+        return GREEN
+    return ORANGE if name in ("samp", "quantizers") else BLUE
 
 
 def main():
-    head = (
-        '<defs><marker id="arrow-head" viewBox="0 0 10 10" refX="9" refY="5" markerWidth="7" '
-        'markerHeight="7" orient="auto"><path d="M 0 0 L 10 5 L 0 10 z" fill="currentColor"/>'
-        "</marker></defs>"
-    )
+    canvas = Canvas()
+    draw_data_flow(canvas)
+    draw_import_layers(canvas)
     title = (
         "Data flow: images, encoder, quantizer, decoder, reconstruction; a prior over the indices. "
         "Import layers, from cli at the top to runtime at the bottom."
     )
-    lines = [
+    # Part of the page, and so without a background and a color of its own.
+    start = (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" '
         f'aria-label="{title}" style="width:100%;max-width:{WIDTH}px;height:auto" '
-        'font-family="system-ui, sans-serif">',
-        head,
-        *data_flow(),
-        *import_layers(),
-        "</svg>",
-    ]
+        'font-family="system-ui, sans-serif">'
+    )
+    lines = [start, *canvas.parts, "</svg>"]
     OUT.write_text("\n".join(lines) + "\n")
 
 

@@ -1,0 +1,66 @@
+"""Codes of two dimensions in the plane, with the way that each went in training."""
+
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+from plotly.graph_objects import Figure
+
+from arcvq.figures.parts import COMPONENTS, add_points
+from arcvq.figures.theme import (
+    GRAY,
+    SKY,
+    VERMILLION,
+    Array,
+    Counts,
+    Vectors,
+    array,
+    check_numbers,
+    check_vectors,
+    finish,
+)
+
+
+def code_paths(
+    latents: Vectors,
+    path: Float[Array, "..."],
+    counts: Counts,
+    **look: Any,
+) -> Figure:
+    """Draw where codes in the plane went, and which of them are used.
+
+    Args:
+        latents: The latents (N, 2), which stay where they are.
+        path: The codebook (K, 2) at each step, the last one at the end.
+        counts: How many latents chose each code at the end (K,).
+        **look: Title, summary, width, height, or properties of the layout.
+
+    Returns:
+        The figure. Used codes are filled, with a line for their way; unused ones are hollow.
+
+    Raises:
+        ValueError: For other shapes, and for NaN or infinity.
+    """
+    points = check_vectors(latents, "latents", dim=2)
+    ways = array(path)
+    if ways.ndim != 3 or not len(ways):
+        raise ValueError(f"path must have the shape (steps, K, 2), steps from 1, not {ways.shape}")
+    ends = check_vectors(ways[-1], "codes", dim=2)
+    used = check_numbers(counts, len(ends), "tokens") > 0
+
+    figure = Figure()
+    add_points(figure, points, "latents", marker={"color": SKY, "size": 6})
+    gap = np.full((1, 2), np.nan)
+    lines = [np.concatenate([ways[:, code], gap]) for code in np.flatnonzero(used)]
+    if lines:
+        style = {"color": GRAY, "width": 1.5}
+        add_points(figure, np.concatenate(lines), "ways of used codes", "lines", line=style)
+    groups = (("unused codes", ~used, "diamond-open"), ("used codes", used, "diamond"))
+    for name, rows, symbol in groups:
+        marker = {"symbol": symbol, "size": 11, "color": VERMILLION}
+        add_points(figure, ends[rows], name, marker=marker)
+    across, up, _ = COMPONENTS
+    figure.update_xaxes(title_text=across)
+    figure.update_yaxes(title_text=up, scaleanchor="x", constrain="domain")
+    text = f"{used.sum()} of {len(used)} codes are used at the end."
+    return finish(figure, look, "Codes in the plane", text, width=640, height=560)
