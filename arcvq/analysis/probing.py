@@ -212,6 +212,64 @@ def edge_direction(images: Images, grid: tuple[int, int]) -> Float[Tensor, "B h 
     return direction.where(anisotropy >= MIN_ANISOTROPY, math.nan)
 
 
+def windows(
+    images: Images, indices: Integer[Tensor, "_B h w"], code: int
+) -> Float[Tensor, "n C height width"]:
+    """Cut out of images what surrounds each token of a code.
+
+    A window is three patches high and three wide, with the patch of the token in its middle. Beyond
+    the border of an image, the pixels of the border are repeated.
+
+    Args:
+        images: Images whose height and width are multiples of the grid's.
+        indices: Their tokens.
+        code: The code.
+
+    Returns:
+        A window for each token of the code, in the order of the tokens; on the device of the
+        images.
+
+    Raises:
+        ValueError: If images and tokens do not fit each other.
+    """
+    count, _, height, width = images.shape
+    rows, columns = indices.shape[1:]
+    if len(indices) != count or height % rows or width % columns:
+        raise ValueError(
+            f"tokens of shape {tuple(indices.shape)} do not fit images of shape "
+            f"{tuple(images.shape)}; each token needs a patch of whole pixels"
+        )
+    down = height // rows
+    across = width // columns
+    padded = pad(images, (across, across, down, down), mode="replicate")
+    # (B, C, h, w, rows of a window, columns of a window), as a view
+    cut = padded.unfold(2, 3 * down, down).unfold(3, 3 * across, across)
+    image, row, column = (indices == code).nonzero(as_tuple=True)
+    return cut[image.to(cut.device), :, row.to(cut.device), column.to(cut.device)]
+
+
+def mean_windows(
+    images: Images, indices: Integer[Tensor, "_B h w"], codes: Integer[Tensor, " n"]
+) -> Float[Tensor, "n C height width"]:
+    """Average the `windows` of each code: what the images look like where a code was chosen.
+
+    Args:
+        images: As for `windows`.
+        indices: As for `windows`.
+        codes: Codes that have tokens.
+
+    Raises:
+        ValueError: If images and tokens do not fit each other, or a code has no tokens.
+    """
+    means = []
+    for code in codes.tolist():
+        found = windows(images, indices, code)
+        if len(found) == 0:
+            raise ValueError(f"code {code} has no tokens, so it has no mean window")
+        means.append(found.mean(dim=0))
+    return torch.stack(means)
+
+
 def quantile_bins(values: Float[Tensor, " N"]) -> Values:
     """Sort values into 8 bins, 0 to 7, at their quantiles.
 

@@ -17,6 +17,7 @@ from arcvq.analysis.probing import (
     edge_direction,
     excess_information,
     linear_probe,
+    mean_windows,
     mutual_information,
     patch_gray,
     purity,
@@ -25,6 +26,7 @@ from arcvq.analysis.probing import (
     slant,
     stability,
     stroke_width,
+    windows,
 )
 from arcvq.images import ImageData, ImageSplit
 from arcvq.quantizers import EuclideanQuantizer
@@ -419,3 +421,42 @@ def test_images_without_an_edge_lack_the_information_on_edges_alone():
     found = describe_codes(run(), images, Brightness())
     assert [name for name, value in found.items() if math.isnan(value)] == ["edge_information"]
     assert found["class_information"] > 0.5
+
+
+def test_a_window_is_the_patch_of_a_token_and_its_eight_neighbors():
+    images = torch.arange(2 * 12 * 9.0).reshape(2, 1, 12, 9)
+    indices = torch.zeros(2, 4, 3, dtype=torch.int64)
+    indices[1, 2, 1] = 7
+    (window,) = windows(images, indices, 7)
+    # Patches are 3 x 3 pixels; that of row 2 and column 1 begins at pixel (6, 3).
+    assert torch.equal(window, images[1, :, 3:12, 0:9])
+
+
+def test_windows_repeat_the_border_of_the_image():
+    images = torch.randn(1, 3, 4, 4)
+    indices = torch.tensor([[[5, 0], [0, 0]]])
+    (window,) = windows(images, indices, 5)
+    rows = torch.tensor([0, 0, 0, 1, 2, 3])
+    expected = images[0][:, rows][:, :, rows]
+    assert torch.equal(window, expected)
+
+
+def test_the_mean_window_is_the_mean_over_the_tokens_of_each_code():
+    images = torch.randn(6, 1, 8, 8)
+    indices = torch.randint(3, (6, 2, 2), generator=torch.Generator().manual_seed(0))
+    codes = torch.tensor([2, 0])
+    found = mean_windows(images, indices, codes)
+    for code, window in zip(codes.tolist(), found, strict=True):
+        expected = sum(windows(images, indices, code)) / (indices == code).sum()
+        assert torch.allclose(window, expected, atol=1e-6)
+
+
+def test_a_code_without_tokens_has_no_mean_window():
+    with pytest.raises(ValueError, match="code 4 has no tokens"):
+        mean_windows(torch.randn(1, 1, 4, 4), torch.zeros(1, 2, 2).long(), torch.tensor([4]))
+
+
+@pytest.mark.parametrize("shape", [(2, 2, 2), (1, 3, 2)])
+def test_windows_of_tokens_that_do_not_fit_the_images_are_refused(shape):
+    with pytest.raises(ValueError, match="do not fit images of shape"):
+        windows(torch.randn(1, 1, 4, 4), torch.zeros(shape).long(), 0)
