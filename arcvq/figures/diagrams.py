@@ -41,7 +41,7 @@ BRANCHES = {
     "Look at codes": [
         Stop("06", "Sphere in 3-D", 25, "03"),
         Stop("07", "UMAP of code angles", 30, "02"),
-        Stop("11", "What codes mean", 30, "05"),
+        Stop("11", "What codes mean", 40, "05"),
     ],
     "Make new images": [
         Stop("08", "Fit a prior", 30, "05"),
