@@ -37,8 +37,9 @@ class Drawing:
     def __repr__(self) -> str:
         return self.words
 
-    def _repr_svg_(self) -> str:
-        return self.svg
+    def _repr_svg_(self) -> tuple[str, dict[str, str]]:
+        """The drawing and, for pages made of a notebook, its words."""
+        return self.svg, {"alt": self.words}
 
 
 class Canvas:

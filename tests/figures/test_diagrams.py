@@ -6,6 +6,7 @@ from xml.etree import ElementTree
 
 import nbformat
 import pytest
+from IPython.core.formatters import DisplayFormatter
 
 from arcvq.figures import method_diagram, reading_path
 from arcvq.figures.diagrams import BRANCHES, CORE
@@ -38,7 +39,14 @@ def test_a_diagram_is_a_document_with_words_for_those_who_cannot_see_it(draw):
     diagram = draw()
     root = ElementTree.fromstring(diagram.svg)
     assert root.get("aria-label") == diagram.words == repr(diagram)
-    assert diagram._repr_svg_() == diagram.svg
+
+
+@pytest.mark.parametrize("draw", DIAGRAMS.values(), ids=DIAGRAMS)
+def test_a_notebook_keeps_the_words_of_a_diagram_with_its_picture(draw):
+    diagram = draw()
+    data, metadata = DisplayFormatter().format(diagram)
+    assert data["image/svg+xml"] == diagram.svg
+    assert metadata["image/svg+xml"]["alt"] == data["text/plain"] == diagram.words
 
 
 @pytest.mark.parametrize("draw", DIAGRAMS.values(), ids=DIAGRAMS)
