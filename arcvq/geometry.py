@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn.functional import normalize, one_hot
 from tqdm.auto import tqdm
 
-from arcvq.runtime.checks import as_indices, check_finite
+from arcvq.runtime.checks import as_indices, check_finite, check_whole
 from arcvq.runtime.extras import extra_import
 
 if TYPE_CHECKING:
@@ -296,15 +296,27 @@ def random_min_angle(num_codes: int, dim: int, seed: int = 0) -> float:
     return min_angle(torch.randn(num_codes, dim, generator=generator, dtype=torch.float64))
 
 
-def random_angle_density(angles: Float[Tensor, "*shape"], dim: int) -> Float[Tensor, "*shape"]:
+def random_angle_density(
+    angles: Float[Tensor, "*shape"], dim: int, nearest_of: int = 1
+) -> Float[Tensor, "*shape"]:
     """Return the density, per radian, of the angle between two random directions.
 
-    It is proportional to sin(angle)^(D-2) on [0, pi] and 0 elsewhere.
+    It is proportional to sin(angle)^(D-2) on [0, pi] and 0 elsewhere. With `nearest_of`, it is the
+    density of the smallest of so many independent angles, as from a random latent to the nearest
+    of K random codes: K f (1 - F)^(K-1), where f is the density of one angle and F its
+    distribution function.
+
+    Args:
+        angles: Where the density is wanted, in radians.
+        dim: Dimension D, at least 2.
+        nearest_of: Number of codes K, at least 1.
 
     Raises:
-        ValueError: For one dimension, where the angle has no density, and for NaN or infinity.
+        ValueError: For one dimension, where the angle has no density, for no code, and for NaN or
+            infinity.
     """
     check_finite(angles, "angles")
+    check_whole(1, nearest_of=nearest_of)
     if dim < 2:
         raise ValueError(
             f"the angle between random directions has a density from dim = 2 on, got {dim}"
@@ -313,7 +325,43 @@ def random_angle_density(angles: Float[Tensor, "*shape"], dim: int) -> Float[Ten
 
     constant = 1 / beta((dim - 1) / 2, 0.5)
     density = constant * angles.sin().clamp(min=0) ** (dim - 2)
-    return density.where((angles >= 0) & (angles <= math.pi), 0.0)
+    density = density.where((angles >= 0) & (angles <= math.pi), 0.0)
+    if nearest_of == 1:
+        return density
+    farther = 1 - _cap_share(angles.clamp(0, math.pi), dim)
+    return nearest_of * density * farther ** (nearest_of - 1)
+
+
+def _cap_share(angles: Tensor, dim: int) -> Tensor:
+    """The share of the sphere that lies within these angles, from 0 to pi, of a direction."""
+    from scipy.special import betainc
+
+    sine_squared = angles.double().sin().square().cpu().numpy()
+    # I(sin^2; (D-1)/2, 1/2), the incomplete beta function, is the share of two opposite caps.
+    half = torch.as_tensor(betainc((dim - 1) / 2, 0.5, sine_squared) / 2).to(angles)
+    return half.where(angles <= math.pi / 2, 1 - half)
+
+
+def random_nearest_angle(num_codes: int, dim: int) -> float:
+    """Return the median angle from a vector to the nearest of K random codes, in radians.
+
+    The codes are drawn uniformly on the sphere. The nearest one lies beyond an angle with the
+    probability (1 - s)^K, where s is the share of the sphere within that angle.
+
+    Args:
+        num_codes: Number of codes K, at least 1.
+        dim: Dimension D, at least 2.
+
+    Raises:
+        ValueError: For no code, and for fewer than two dimensions.
+    """
+    check_whole(1, num_codes=num_codes)
+    check_whole(2, dim=dim)
+    from scipy.special import betaincinv
+
+    share = -math.expm1(-math.log(2) / num_codes)  # 1 - 2^(-1/K), exact for many codes
+    sine_squared = betaincinv((dim - 1) / 2, 0.5, 2 * share)
+    return math.asin(math.sqrt(sine_squared))
 
 
 # Spread of directions

@@ -30,6 +30,7 @@ from arcvq.geometry import (
     quantization_error,
     random_angle_density,
     random_min_angle,
+    random_nearest_angle,
     uniformity,
     usage_counts,
 )
@@ -231,6 +232,60 @@ def test_the_density_of_random_angles_integrates_to_one_and_fits_samples(dim):
 def test_on_a_line_random_angles_have_no_density():
     with pytest.raises(ValueError, match="dim = 2 on, got 1"):
         random_angle_density(torch.zeros(3), 1)
+
+
+@pytest.mark.parametrize(("num_codes", "dim"), [(2, 2), (10, 3), (128, 16), (512, 64)])
+def test_the_density_of_the_nearest_of_many_angles_integrates_to_one(num_codes, dim):
+    angles = torch.linspace(0, math.pi, 20_001, dtype=torch.float64)
+    density = random_angle_density(angles, dim, nearest_of=num_codes)
+    assert torch.trapezoid(density, angles).item() == pytest.approx(1, abs=1e-4)
+    # Half of the nearest codes lie within the median.
+    within = angles <= random_nearest_angle(num_codes, dim)
+    share = torch.trapezoid(density[within], angles[within]).item()
+    assert share == pytest.approx(0.5, abs=2e-3)
+
+
+def test_the_density_of_the_nearest_is_the_formula_written_out():
+    """K f (1 - F)^(K-1), with F summed up from f."""
+    angles = torch.linspace(0, math.pi, 20_001, dtype=torch.float64)
+    one = random_angle_density(angles, 5)
+    within = torch.cumulative_trapezoid(one, angles)
+    within = torch.cat([torch.zeros(1, dtype=torch.float64), within])
+    expected = 7 * one * (1 - within) ** 6
+    assert torch.allclose(random_angle_density(angles, 5, nearest_of=7), expected, atol=1e-6)
+    outside = torch.tensor([-0.1, math.pi + 0.1])
+    assert random_angle_density(outside, 5, nearest_of=7).tolist() == [0, 0]
+
+
+@pytest.mark.parametrize(("num_codes", "dim"), [(20, 3), (128, 16), (512, 64)])
+def test_the_nearest_of_random_codes_is_as_far_as_the_law_says(num_codes, dim):
+    latents = torch.nn.functional.normalize(normal(400, dim, seed=1), dim=1)
+    codes = torch.nn.functional.normalize(normal(400, num_codes, dim, seed=2), dim=2)
+    cosines = torch.einsum("nd,nkd->nk", latents, codes)
+    nearest = cosines.amax(dim=1).acos().median().item()
+    assert nearest == pytest.approx(random_nearest_angle(num_codes, dim), abs=0.03)
+
+
+def test_the_nearest_of_one_code_is_at_a_right_angle_and_of_more_codes_nearer():
+    assert random_nearest_angle(1, 64) == pytest.approx(math.pi / 2)
+    assert math.degrees(random_nearest_angle(512, 64)) == pytest.approx(68.5, abs=0.1)
+    found = [random_nearest_angle(count, 16) for count in (1, 10, 1000, 10**9)]
+    assert found == sorted(found, reverse=True)
+    assert found[-1] > 0
+
+
+@pytest.mark.parametrize(
+    ("num_codes", "dim", "words"),
+    [(0, 3, "num_codes is 0"), (2, 1, "dim is 1")],
+)
+def test_the_nearest_of_codes_needs_a_code_and_two_dimensions(num_codes, dim, words):
+    with pytest.raises(ValueError, match=words):
+        random_nearest_angle(num_codes, dim)
+
+
+def test_the_nearest_of_no_angle_is_refused():
+    with pytest.raises(ValueError, match="nearest_of is 0"):
+        random_angle_density(torch.zeros(3), 3, nearest_of=0)
 
 
 # spread
