@@ -57,12 +57,12 @@ class CanvasExplorer(HasSettings, anywidget.AnyWidget):
 
     Attributes:
         module: The JavaScript module of the explorer, whose `mount` draws it (see web/widget.js).
-        presets: Settings by name, each a button.
+        presets: Settings by name, each a button; an explorer may have its own.
         first_settings: The settings at the start.
     """
 
     module: ClassVar[str]
-    presets: ClassVar[Mapping[str, Preset]] = {}
+    presets: Mapping[str, Preset] = {}
     specs: Any = traitlets.List().tag(sync=True)
     preset_specs: Any = traitlets.List().tag(sync=True)
     first_settings = traitlets.Dict().tag(sync=True)

@@ -1,5 +1,6 @@
 """A ball that grows around the codes: which of them it clips, and when it stops binding."""
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,11 +14,13 @@ from arcvq.analysis import projections
 from arcvq.explorers.canvas import CanvasExplorer, Preset
 from arcvq.figures.parts import thin
 from arcvq.figures.theme import check_vectors
+from arcvq.samp import PAPER_BALL_RATE, PAPER_RADIUS
 from arcvq.schedules import Exponential
 from arcvq.training import Run
 
 PAPER_STEPS = 29_500  # the run that the published growth was tuned to
 DRAWN = 4096  # codes at most
+MOST_GROWTH = 0.1  # per step
 PRESETS = {
     "the paper's ball": Preset(
         {"growth": 3e-4, "run_length": PAPER_STEPS, "step": 1000, "scaled": False},
@@ -48,11 +51,14 @@ class RadiusExplorer(CanvasExplorer):
     """Codes (K, D) under the ball M(t) = exp(growth t) at `step` of a run of `run_length` steps.
 
     In more than 3 dimensions the directions are drawn by PCA; the distance from the center is the
-    norm. `scaled`: the growth of the paper's 29,500 steps happens within the run.
+    norm. `growth` 0 fixes the radius at 1. `scaled`: the growth of the paper's 29,500 steps happens
+    within the run.
 
     Args:
         codebook: Free codes, which the ball then clips: a tensor; or snapshots by step, or a Run,
-            whose codes at the same share of the run are shown; an example by default.
+            whose codes at the same share of the run are shown; an example by default. With a Run,
+            the ball starts at the paper's rate relative to Adam's (see `arcvq.samp.Regime`), and
+            the presets are those of its length.
         **settings: Values at the start.
 
     Raises:
@@ -61,7 +67,7 @@ class RadiusExplorer(CanvasExplorer):
 
     module = "radius"
     presets = PRESETS
-    growth = traitlets.Float(3e-4, min=0.0, max=0.1).tag(
+    growth = traitlets.Float(3e-4, min=0.0, max=MOST_GROWTH).tag(
         label="growth per step", log=True, least=1e-6
     )
     run_length = traitlets.Int(3000, min=10, max=10_000_000).tag(
@@ -72,6 +78,9 @@ class RadiusExplorer(CanvasExplorer):
 
     def __init__(self, codebook: Tensor | Mapping[int, Any] | Run | None = None, **settings: Any):
         snapshots = codebook.snapshots if isinstance(codebook, Run) else codebook
+        if isinstance(codebook, Run) and codebook.snapshots:
+            self.presets = presets_of(codebook)
+            settings = {"growth": paper_growth(codebook)} | settings
         if isinstance(snapshots, Mapping):
             length = max(snapshots, default=0)
             if length:
@@ -102,6 +111,38 @@ class RadiusExplorer(CanvasExplorer):
 def ball_schedule(growth: float, run_length: int, scaled: bool) -> Exponential:
     """Return M(t) = exp(growth t); scaled, the growth of 29,500 steps happens within the run."""
     return Exponential(growth * PAPER_STEPS / run_length if scaled else growth)
+
+
+def paper_growth(run: Run) -> float:
+    """The growth per step at which alpha / (lr sqrt(D)) is the paper's in this run."""
+    dim = next(iter(run.snapshots.values())).codebook.shape[1]
+    reach = run.settings["lr"] * math.sqrt(dim)  # the most that Adam adds to a norm in a step
+    return min(PAPER_BALL_RATE * reach, MOST_GROWTH)
+
+
+def presets_of(run: Run) -> dict[str, Preset]:
+    """Balls to try on the codes of a run, in its own length."""
+    growth = paper_growth(run)
+    return {
+        "the paper's ratio": Preset(
+            {"growth": growth, "scaled": False},
+            f"The ball grows by {growth:.2g} a step: {PAPER_BALL_RATE:g} times the most that Adam "
+            "adds to the norm of a code in a step, as in the paper's run.",
+        ),
+        "the paper's rate": Preset(
+            {"growth": PAPER_RADIUS.rate, "scaled": False},
+            "Growth 0.0003 a step, as published. It was chosen for 29,500 steps.",
+        ),
+        "scaled to the run": Preset(
+            {"growth": PAPER_RADIUS.rate, "scaled": True},
+            "The growth of the paper's 29,500 steps happens within this run, as "
+            "SAMP.for_run(steps) has it.",
+        ),
+        "fixed": Preset(
+            {"growth": 0.0, "scaled": False},
+            "A ball that does not grow: no code is ever longer than 1.",
+        ),
+    }
 
 
 def _example() -> Tensor:

@@ -169,7 +169,45 @@ def test_a_run_is_shown_by_its_snapshots(javascript):
     assert (explorer.run_length, explorer.step) == (37, 7)
     points = rows(layer(drawn(javascript, explorer), "points")["rows"])
     # All codes have norm 2; after 7 steps the ball has hardly opened.
-    assert np.allclose(np.linalg.norm(points, axis=1), math.exp(7 * 3e-4))
+    assert np.allclose(np.linalg.norm(points, axis=1), math.exp(7 * explorer.growth))
+
+
+def test_on_a_run_the_ball_starts_at_the_papers_ratio_and_presets_keep_the_length_of_the_run():
+    run = make_run(arcvq.EuclideanQuantizer(20, 4), 3)
+    explorer = RadiusExplorer(run)
+    samp = arcvq.SAMP.for_run(37, lr=run.settings["lr"], dim=4)
+    assert explorer.growth == pytest.approx(samp.radius.rate)
+    assert [preset["name"] for preset in explorer.preset_specs] == list(explorer.presets)
+    assert set(explorer.presets) != set(RadiusExplorer.presets)
+    for name, preset in explorer.presets.items():
+        explorer.choose_preset(name)
+        assert (explorer.run_length, explorer.step) == (37, 7)
+        assert explorer.growth == preset.settings["growth"]
+    assert explorer.growth == 0
+    assert RadiusExplorer(run, growth=0.02).growth == 0.02
+
+
+def test_on_a_run_with_a_large_learning_rate_the_ball_starts_at_the_end_of_the_slider():
+    run = make_run(arcvq.EuclideanQuantizer(20, 4), 3)
+    run.settings["lr"] = 10.0
+    assert RadiusExplorer(run).growth == 0.1
+
+
+def test_the_radius_axis_shows_the_codes_and_the_end_of_the_ball(javascript):
+    call = "topOf(codes, rate, length)"
+    assert javascript(call, codes=4.4, rate=0.0015, length=200) == 10
+    assert javascript(call, codes=4.4, rate=0.02, length=200) == 100
+    assert javascript(call, codes=4.4, rate=3e-4, length=29_500) == 10_000
+    assert javascript(call, codes=4.4, rate=0.1, length=10_000) == 10_000
+    assert javascript(call, codes=20_000, rate=0.0, length=10) == 100_000
+
+
+def test_a_ball_without_growth_is_said_to_be_fixed_at_radius_1(javascript):
+    fixed = drawn(javascript, RadiusExplorer(growth=0.0))["summary"]
+    assert "The ball is fixed at radius 1 and still binds at the end of the run" in fixed
+    small = drawn(javascript, RadiusExplorer(0.1 * torch.randn(9, 3), growth=0.0))["summary"]
+    assert "The ball is fixed at radius 1 and never binds" in small
+    assert "fixed" not in drawn(javascript, RadiusExplorer())["summary"]
 
 
 def test_with_snapshots_the_last_binding_is_that_of_any_of_them(javascript):

@@ -6,7 +6,7 @@ import { Camera, Sphere } from "./sphere.js";
 import { PALETTE } from "./theme.js";
 
 const PAPER_STEPS = 29500; // the run that the published growth was tuned to
-const TOP = 1e4; // of the radius axis: the paper's ball ends at 6,974
+const TOP = 1e4; // of the radius axis at most: the paper's ball ends at 6,974
 const MOST_LINES = 512; // from where the ball holds a code to where it would be
 const MANY = 1000; // codes that are drawn smaller
 const MOST_PLACES = 512; // of a curve of norms
@@ -60,6 +60,12 @@ export function lastBinding({ shares, longest }, rate, length) {
   return last <= length ? last : Infinity;
 }
 
+/** The top of the radius axis: the power of ten above the codes and above where the ball ends. */
+export function topOf(codes, rate, length) {
+  const end = Math.min(boundedExp(rate * length), TOP);
+  return 10 ** Math.ceil(Math.log10(Math.max(codes, end)));
+}
+
 /** When the ball has grown to a radius. */
 function stepOfRadius(radius, rate) {
   return isClipped(radius, 1) ? Math.log(radius) / rate : 0;
@@ -94,7 +100,7 @@ class Radius {
     this.drawSphere(moment, free, radius);
     this.drawNorms(moment, free, radius);
     this.drawRadii(values, radius, stop);
-    this.tell(values, free, radius, stop);
+    this.tell(values, free, radius, rate, stop);
   }
 
   takeData() {
@@ -178,7 +184,8 @@ class Radius {
     return this.sorted.get(moment);
   }
 
-  drawRadii({ growth, run_length: length, step, scaled }, radius, stop) {
+  drawRadii(values, radius, stop) {
+    const { growth, run_length: length, step, scaled } = values;
     const { blue, purple, soft, green, text } = this.theme;
     const steps = Array.from({ length: 101 }, (_, place) => (place * length) / 100);
     const curve = (isScaled) => {
@@ -195,7 +202,7 @@ class Radius {
     this.radii.show({
       title: "radius M(t)",
       x: { label: "step", range: [0, length] },
-      y: { log: true, range: [0.7, Math.max(TOP, 2 * this.extent)] },
+      y: { log: true, range: [0.7, topOf(2 * this.extent, rateOf(values), length)] },
       lines: [
         { name: "per step", color: blue, ...curve(false) },
         { name: "scaled", color: purple, dash: [6, 4], ...curve(true) },
@@ -211,15 +218,16 @@ class Radius {
     return this.data.longest[this.momentAt(Math.max(0, share - 1e-12))];
   }
 
-  tell({ step, run_length: length }, free, radius, stop) {
+  tell({ step, run_length: length }, free, radius, rate, stop) {
     const clipped = free.reduce((count, norm) => count + isClipped(norm, radius), 0);
     const share = `${((100 * clipped) / free.length).toFixed(1)}%`;
     const title = `Step ${number(step)}: ${share} of the codes are clipped`;
     const beyond = radius > this.extent ? ", beyond the picture" : "";
     const longest = short(free.reduce((a, b) => Math.max(a, b)));
+    const fixed = rate === 0 ? "is fixed at radius 1 and " : "";
     const summary =
       `M(${number(step)}) = ${number(radius)}${beyond}; the longest of ${number(free.length)} ` +
-      `free codes has norm ${longest}. The ball ${ending(stop)} (${number(length)} steps).` +
+      `free codes has norm ${longest}. The ball ${fixed}${ending(stop)} (${number(length)} steps).` +
       this.data.note;
     this.panels.tell(title, summary);
   }
