@@ -46,9 +46,10 @@ class Regime(NamedTuple):
             pulls its k nearest of the N latents of a batch. Where it is near 1, nearly every
             latent is pulled. The paper's is 0.031. None without the margin loss.
         ball_rate: alpha / (lr sqrt(D)), the growth of the ball in the first step over the most that
-            a step of Adam adds to the length of a code (about lr to each of D components). Above 1
-            the ball outruns the codes from the start; it is 0 for a ball that does not grow. The
-            paper's is 0.125. None without a ball.
+            a step of Adam adds to the length of a code that is chosen in every step (about lr to
+            each of D components; where a code is chosen rarely, up to 3.16 lr). Above 1 the ball
+            outruns the codes from the start; it is 0 for a ball that does not grow. The paper's is
+            0.125. None without a ball.
         last_binding_step: The last step in which the ball grows by less than Adam can lengthen a
             code, so that it can still hold one back; 0 if there is none. The paper's is 6,931 of
             29,500. None without a ball.
@@ -195,7 +196,10 @@ class SAMP:
 
 
 def _reach_of_adam(lr: float, dim: int) -> float:
-    """The most that a step of Adam adds to the length of a code, about lr to each component."""
+    """The most that a step of Adam adds to the length of a code that is chosen in every step.
+
+    That is about lr to each component (Kingma and Ba 2015, section 2.1).
+    """
     if not 0 < lr < math.inf:
         raise ValueError(f"lr is {lr}; it must be a finite number above 0")
     return lr * math.sqrt(dim)
