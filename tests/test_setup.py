@@ -13,6 +13,8 @@ import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from arcvq import pretrained
+
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 REQUIREMENTS = [
@@ -132,7 +134,8 @@ def test_a_wheel_works_outside_a_checkout(wheel, tmp_path):
     ], shown.stderr
     assert f"16 notebooks are in {tmp_path / 'mine'}" in lines
     assert len(files(tmp_path / "mine", "*.ipynb")) == 16
-    for found in ("notebooks            14", "models               digits, mnist"):
+    models = ", ".join(pretrained.names())
+    for found in ("notebooks            16", f"models               {models}"):
         assert f"ok       {found}; from the wheel, {wheel}/arcvq/shipped" in lines
 
 

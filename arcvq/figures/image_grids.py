@@ -10,9 +10,14 @@ from plotly.graph_objects import Figure
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from arcvq.figures.parts import BLANK, color_bar, image_source, inferno, tile_sheet
+from arcvq.figures.parts import (
+    PAPER_PIXEL,
+    color_bar,
+    image_source,
+    inferno,
+    tile_sheet,
+)
 from arcvq.figures.theme import Images, Number, check_images, finish, named
-from arcvq.images import to_uint8
 from arcvq.metrics import psnr
 from arcvq.runtime.checks import check_whole
 
@@ -124,8 +129,9 @@ def _sheet_figure(
     # Titles of columns need room above the first row only.
     above = head if len(titles) > columns else 0
     sheet = tile_sheet(tiles, columns, frame=(0, GAP, above, GAP))[:-GAP, :-GAP]
-    blank = int(to_uint8(torch.tensor(BLANK)))
-    sheet = np.pad(sheet, ((head - above, 0), (0, 0), (0, 0)), constant_values=blank)
+    top_rows = np.empty((head - above, sheet.shape[1], 3), np.uint8)
+    top_rows[:] = PAPER_PIXEL
+    sheet = np.concatenate([top_rows, sheet])
     down, across, _ = sheet.shape
     source = image_source(sheet, kind, quality=90, optimize=True)
     figure = Figure()
