@@ -44,7 +44,7 @@ MEASURES = {
     "class_information": "information on the class (bits per token)",
     "stroke_width_information": "information on the stroke width (bits per token)",
     "slant_information": "information on the slant (bits per token)",
-    "grey_information": "information on the patch's grey (bits per token)",
+    "grey_information": "information on the patch's gray (bits per token)",
     "edge_information": "information on the patch's edge direction (bits per token)",
     "position_information": "information on the position (bits per token)",
     "purity": "purity (share of tokens)",

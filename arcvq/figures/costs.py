@@ -12,7 +12,7 @@ from arcvq.figures.theme import BLACK, GRAY, LOG, METHOD_COLORS, finish
 # Columns of the table, in the order in which they are drawn: time, memory, name and line.
 CURVES = (
     ("plain", "plain_memory", "whole matrix", {"color": BLACK}),
-    ("loss", "memory", "streaming", {"color": METHOD_COLORS["samp"]}),
+    ("loss", "memory", "in blocks", {"color": METHOD_COLORS["samp"]}),
     ("floor", None, "floor: two matrix products", {"color": GRAY, "dash": "dash"}),
 )
 
@@ -49,10 +49,10 @@ def cost_picture(table: pd.DataFrame, **look: Any) -> Figure:
     memory = table.memory.max()
     whole = table.plain_memory.max()
     text = (
-        f"The streaming loss takes {ratio.min():.2f} to {ratio.max():.2f} times its floor, and "
+        f"The loss in blocks takes {ratio.min():.2f} to {ratio.max():.2f} times its floor, and "
         f"holds at most {memory:,.0f} MiB beside inputs and gradient; the whole matrix, where it "
         f"was tried, holds up to {whole:,.0f} MiB and takes up to {slower:.1f} times as long as "
-        "the streaming loss."
+        "the loss in blocks."
     )
     return finish(figure, look, "What the margin loss costs", text, height=640)
 

@@ -1,6 +1,7 @@
 """An executed notebook as a web page: nbconvert's HTML with live figures and MathML formulas."""
 
 import copy
+import re
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,9 @@ from arcvq.runtime.files import write_text
 PLOTLY = "application/vnd.plotly.v1+json"
 WIDGET = "application/vnd.jupyter.widget-view+json"
 WIDGET_NOTE = "A live widget stands here: open the notebook in JupyterLab."
+# What tqdm's widgets are as text: "runs: 0%|   | 0/6 [00:00<?", or "0run [00:00, ?run/s]" if there
+# is nothing to do or the total is not known.
+TQDM = re.compile(r"%\||\[\d+:\d\d[\d:]*[<,]")
 # An output longer than this is folded.
 FOLDED_LINES = 100
 FOLDED_CHARACTERS = 20_000
@@ -69,7 +73,8 @@ def _write_page(body: str, result: NotebookResult, folder: Path, is_live: bool) 
 
 def is_progress_bar(output: NotebookNode) -> bool:
     """Tell whether an output is tqdm's widget, which says nothing after the run."""
-    return WIDGET in output.get("data", {}) and "%|" in output.data.get("text/plain", "")
+    text = output.get("data", {}).get("text/plain", "")
+    return WIDGET in output.get("data", {}) and bool(TQDM.search(text))
 
 
 def _body(notebook: NotebookNode) -> str:

@@ -23,10 +23,10 @@ def test_time_and_memory_are_drawn_over_latents_and_over_codes():
     times = {
         trace.xaxis: list(trace.x)
         for trace in figure.data
-        if trace.name == "streaming" and trace.yaxis in "y y2"
+        if trace.name == "in blocks" and trace.yaxis in "y y2"
     }
     assert times == {"x": [1_000, 10_000, 100_000], "x2": [64, 512, 4_096]}
-    over_n = next(trace for trace in figure.data if trace.name == "streaming")
+    over_n = next(trace for trace in figure.data if trace.name == "in blocks")
     assert list(over_n.y) == pytest.approx([0.768, 7.68, 76.8])  # ms
     assert all(figure.layout[axis].type == "log" for axis in ("xaxis", "xaxis4", "yaxis", "yaxis4"))
     assert "1.50 to 1.50 times its floor" in summary(figure) and "4.0 times" in summary(figure)

@@ -8,9 +8,10 @@ import pytest
 from bs4 import BeautifulSoup
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 from PIL import Image
+from tqdm.notebook import tqdm as notebook_tqdm
 
 from arcvq.reports.local_files import LocalFiles
-from arcvq.reports.notebook_page import write_notebook_page
+from arcvq.reports.notebook_page import WIDGET, is_progress_bar, write_notebook_page
 from arcvq.reports.pages import NotebookResult
 
 
@@ -166,3 +167,20 @@ def test_the_page_leaves_the_notebook_as_it_is(folder):
     before = nbformat.from_dict(cell)
     page_of(folder, cell)
     assert cell == before
+
+
+@pytest.mark.parametrize("total", [0, 6, None])
+def test_a_bar_of_tqdm_is_known_with_any_total(total):
+    bar = notebook_tqdm(total=total, desc="runs", unit="run", display=False)
+    data = {WIDGET: {}, "text/plain": repr(bar.container)}
+    assert is_progress_bar(new_output("display_data", data))
+
+
+@pytest.mark.parametrize("text", ["IntSlider(value=0)", "Select(options=[1, 2])", "HBox()"])
+def test_another_widget_is_no_bar(text):
+    assert not is_progress_bar(new_output("display_data", {WIDGET: {}, "text/plain": text}))
+
+
+def test_a_printed_meter_is_no_bar():
+    data = {"text/plain": "runs: 0run [00:00, ?run/s]"}
+    assert not is_progress_bar(new_output("display_data", data))
