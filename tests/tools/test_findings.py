@@ -52,6 +52,13 @@ def test_the_best_quantizer_and_the_place_of_samp_are_found():
     assert text.endswith("overlaps with cosine.")
 
 
+def test_tuned_quantizers_are_listed_by_what_they_reach():
+    text = findings.at_their_best(PAPER[PAPER.variant.isin(["SAMP", "FSQ"])])
+    assert "FSQ 25.10 (25.00 to 25.20) dB with 250 codes, SAMP 23.10" in text
+    assert "in runs of 1,000 steps on MNIST" in text
+    assert text.endswith("SAMP ranks 2 of 2. The interval of SAMP overlaps with none of theirs.")
+
+
 def test_usage_is_told_with_its_rank_correlation():
     text = findings.usage(PAPER)
     assert "rank correlation of 1.00" in text
