@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -112,7 +113,16 @@ class Lab:
         """Ends the kernels of notebooks, or all: each holds most of a gigabyte."""
         for session in self.ask("/api/sessions"):
             if paths is None or session["path"] in paths:
-                self.ask(f"/api/sessions/{session['id']}", "DELETE")
+                address = f"/api/sessions/{session['id']}"
+                _wait(lambda address=address: self._ends(address), "a kernel did not end")
+
+    def _ends(self, session: str) -> bool:
+        """Ends a kernel; the server cannot while it starts the kernel again."""
+        try:
+            self.ask(session, "DELETE")
+        except urllib.error.HTTPError as error:
+            return error.code == 404
+        return True
 
 
 @contextlib.contextmanager

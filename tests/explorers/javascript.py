@@ -11,7 +11,7 @@ from tests.browser import lab
 def modules(*names):
     """A function `call(expression, **arguments)` that sees what modules of `web` export.
 
-    Lists of numbers become Float64Array on the way in, and lists on the way out.
+    A promise is waited for. Lists of numbers become Float64Array on the way in, and lists on the way out.
     """
     found = [one for name in names for one in EXPORT.findall((WEB / f"{name}.js").read_text())]
     constants = ", ".join(f"{name}Module" for name in names)
@@ -23,13 +23,13 @@ def modules(*names):
         page.wait_for_function(f"'{found[-1]}' in (window.exported ?? {{}})")
 
         def call(expression, **arguments):
-            script = f"""({{ {", ".join(arguments)} }}) => {{
+            script = f"""async ({{ {", ".join(arguments)} }}) => {{
               const numbers = (value) => Array.isArray(value) ? Float64Array.from(value) : value;
               const lists = (key, value) => ArrayBuffer.isView(value) ? Array.from(value, strict) : strict(value);
               const strict = (value) => typeof value === "number" && !Number.isFinite(value) ? String(value) : value;
               const {{ {exported} }} = window.exported;
               {"".join(f"{key} = numbers({key});" for key in arguments)}
-              return JSON.stringify({expression}, lists);
+              return JSON.stringify(await ({expression}), lists);
             }}"""
             return json.loads(page.evaluate(script, arguments))
 

@@ -152,7 +152,7 @@ def headings(rows):
     if good.empty:
         return []
     experiment = good.experiment.iloc[0]
-    if experiment == "paper":
+    if experiment in ("paper", "best"):
         return ["Quantizers"] if any(good.variant != "continuous") else []
     if experiment == "schedules":
         return [f"The {half}" for half in ("radius", "weight") if half in set(good.half)]

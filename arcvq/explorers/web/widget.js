@@ -35,34 +35,40 @@ const GONE =
 export function widget(mount) {
   return ({ model, el }) => {
     const specs = model.get("specs");
-    const values = () => {
-      return Object.fromEntries(specs.map(({ name }) => [name, model.get(name)]));
-    };
+    let unsent = {}; // what the kernel has yet to hear, which its answers must not undo
+    const read = (name) => (Object.hasOwn(unsent, name) ? unsent[name] : model.get(name));
+    const values = () => Object.fromEntries(specs.map(({ name }) => [name, read(name)]));
     const update = () => {
       host.values = values();
       view.update(host.values);
     };
     const renew = () => {
-      host.data = unpacked(model.get("data"));
+      host.data = unpacked(read("data"));
     };
     const setAll = (changed) => {
+      Object.assign(unsent, changed);
       model.set(changed); // which calls `update`
       save();
     };
-    const save = atMostEvery(PAUSE, () => model.save_changes());
+    const save = atMostEvery(PAUSE, () => {
+      const latest = unsent;
+      unsent = {};
+      model.set(latest);
+      model.save_changes();
+    });
     const host = {
       specs,
       presets: model.get("preset_specs"),
       start: model.get("first_settings"),
       values: values(),
-      data: unpacked(model.get("data")),
+      data: unpacked(read("data")),
       theme: watchTheme(el, update),
       set: (name, value) => setAll({ [name]: value }),
       setAll,
       reset: () => setAll(host.start),
       code: () => filledIn(model.get("code_template"), specs, host.values),
       send: (words) => model.send(words),
-      keep: (changed) => setAll({ data: { ...model.get("data"), ...packed(changed) } }),
+      keep: (changed) => setAll({ data: { ...read("data"), ...packed(changed) } }),
     };
     const itself = modelItself(model);
     listenAgain(itself);

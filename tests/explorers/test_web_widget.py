@@ -1,0 +1,72 @@
+"""How an explorer in a notebook shares its settings with the kernel, in a browser without one."""
+
+import pytest
+
+from tests.explorers.javascript import modules
+
+# A model of one setting as anywidget gives it, and a mount that shows nothing. `saved` is what the
+# kernel was told; `answer` is what a message of the kernel does to the model.
+DRAG = """(async () => {
+  class LiveModel extends class {} {
+    comm_live = true;
+  }
+  const state = { specs: [{ name: "angle" }], angle: 0, first_settings: { angle: 0 }, data: {} };
+  const listeners = [];
+  const saved = [];
+  const tell = (event, detail) => {
+    for (const [name, listener] of listeners) if (name === event) listener(detail);
+  };
+  const model = {
+    get: (name) => state[name],
+    set: (changed) => {
+      if (changed === "isOpen") return tell("change:isOpen", new LiveModel());
+      Object.assign(state, changed);
+      tell("change");
+    },
+    save_changes: () => saved.push(state.angle),
+    send: () => {},
+    on: (...one) => listeners.push(one),
+    off: () => {},
+  };
+  const answer = (angle) => model.set({ angle });
+  const shown = [];
+  let host;
+  const mount = (el, given) => {
+    host = given;
+    return { update: ({ angle }) => shown.push(angle), destroy: () => {} };
+  };
+  const wait = (time) => new Promise((resolve) => setTimeout(resolve, time));
+  widget(mount)({ model, el: document.body.appendChild(document.createElement("div")) });
+  %s
+  return { saved, shown, angle: host.values.angle };
+})()"""
+
+
+@pytest.fixture(scope="module")
+def drag():
+    with modules("widget") as call:
+        yield lambda steps: call(DRAG % steps)
+
+
+def test_a_late_answer_of_the_kernel_does_not_undo_what_a_key_has_set_since(drag):
+    found = drag("""
+      host.set("angle", 1);
+      await wait(50); // told
+      host.set("angle", 2);
+      answer(1);
+      host.set("angle", host.values.angle + 1);
+      await wait(300);
+    """)
+    assert found["saved"] == [1, 3]
+    assert found["shown"] == sorted(found["shown"]), "the slider went back"
+    assert found["angle"] == 3
+
+
+def test_what_python_sets_is_shown_once_the_kernel_knows_what_the_hand_did(drag):
+    found = drag("""
+      host.set("angle", 1);
+      await wait(300);
+      answer(7);
+    """)
+    assert found["saved"] == [1]
+    assert found["shown"][-1] == found["angle"] == 7
