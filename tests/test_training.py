@@ -13,6 +13,7 @@ from arcvq import training
 from arcvq.images import ImageData, ImageSplit
 from arcvq.metrics import authors_measures
 from arcvq.quantizers import QUANTIZERS
+from arcvq.runtime.devices import threads_kept
 from arcvq.runtime.interrupt import SIGNALS
 from arcvq.samp import SAMP
 from arcvq.training import (
@@ -106,6 +107,17 @@ def test_training_improves_and_reports_what_it_measured(images):
     loss = row["reconstruction"] + row["codebook"] + 0.25 * row["commitment"]
     assert row["loss"] == pytest.approx(loss + row["weight"] * row["margin"], rel=0.3)
     assert row["radius"] == pytest.approx(math.exp(8.85), rel=1e-3)
+
+
+@pytest.mark.parametrize("batch_size, threads", [(16, 1), (32, 2)])
+def test_small_batches_are_trained_by_one_thread(batch_size, threads, images, monkeypatch):
+    monkeypatch.setattr(training, "SMALLEST_SHARED_STEP", 17 * 8 * 8)
+    used = set()
+    with threads_kept(2):
+        record = {"on_log": lambda run: used.add(torch.get_num_threads())}
+        short(images, batch_size=batch_size, record=record)
+        assert torch.get_num_threads() == 2
+    assert used == {threads}
 
 
 def test_snapshots_are_spread_over_the_run(images):
