@@ -1,5 +1,9 @@
-"""Measurements that are no tests. Each module is a command and writes to benchmarks/results/."""
+"""Measurements that are no tests.
 
+Each module is a command and writes to benchmarks/results, or to the folder ARCVQ_BENCHMARK_RESULTS.
+"""
+
+import os
 import platform
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -8,7 +12,9 @@ import torch
 
 from arcvq.runtime.files import write_text
 
-RESULTS = Path(__file__).parent / "results"
+OWN_RESULTS = Path(__file__).parent / "results"
+RESULTS_VARIABLE = "ARCVQ_BENCHMARK_RESULTS"
+RESULTS = Path(os.environ.get(RESULTS_VARIABLE) or OWN_RESULTS)
 
 
 def machine() -> str:

@@ -183,19 +183,30 @@ def step_table(found: dict[str, Any]) -> str:
 
 
 def markdown(found: dict[str, Any]) -> str:
-    """All tables and numbers of speed.md."""
-    many = found["many"]
-    sentence = (
-        f"{many['settings']} settings of the quick profile together: {many['together']:.0f} s, "
-        f"one alone: {many['alone']:.1f} s, {many['together'] / many['alone']:.0f} times."
-    )
-    paragraphs = [loss_table(found["loss"]["targets"]), step_table(found["step"]), sentence]
-    for name, run in found["paper"].items():
+    """The tables and numbers of speed.md, of the parts that have been measured."""
+    paragraphs = []
+    if "loss" in found:
+        paragraphs.append(loss_table(found["loss"]["targets"]))
+    if "step" in found:
+        paragraphs.append(step_table(found["step"]))
+        paragraphs.append(f"Steps in {found['step']['precision']}, unless their name says else.")
+    if "many" in found:
+        paragraphs.append(many_sentence(found["many"]))
+    for name, run in found.get("paper", {}).items():
         measured = f"{run['seconds']:.0f} s, {run['psnr']:.2f} dB"
         paragraphs.append(f"MNIST, {name}, {run['steps']:,} steps: {measured}.")
-    precision = found["step"]["precision"]
-    paragraphs.append(f"Medians. {found['machine']}; step in {precision}.\n")
+    paragraphs.append(f"Medians. {found['machine']}.\n")
     return "\n\n".join(paragraphs)
+
+
+def many_sentence(found: dict[str, Any]) -> str:
+    """How long many settings take together, beside one alone."""
+    together = found["together"]
+    alone = found["alone"]
+    return (
+        f"{found['settings']} settings of the quick profile together: {together:.0f} s, "
+        f"one alone: {alone:.1f} s, {together / alone:.0f} times."
+    )
 
 
 def main() -> None:
@@ -219,6 +230,7 @@ def main() -> None:
             found[part] = process.submit(PARTS[part], device).result()
     found["machine"] = machine()
     write_text(file, json.dumps(found, indent=1))
-    picture = cost_picture(pd.DataFrame(found["loss"]["curves"]))
-    write_whole(RESULTS / "speed.png", lambda draft: picture.write_image(draft, format="png"))
+    if "loss" in found:
+        picture = cost_picture(pd.DataFrame(found["loss"]["curves"]))
+        write_whole(RESULTS / "speed.png", lambda draft: picture.write_image(draft, format="png"))
     write_report("speed.md", markdown(found))

@@ -65,6 +65,7 @@ def fitted_step(
     batch_size: int,
     dtype: torch.dtype,
     cuda_graph: bool = False,
+    hidden: int = 128,
 ) -> Action:
     """A training step as `fit` takes it, including the choice of the images.
 
@@ -74,21 +75,22 @@ def fitted_step(
         batch_size: The number of images in a batch.
         dtype: The precision of encoder and decoder.
         cuda_graph: Replay the step as a CUDA graph; see `Compute`.
+        hidden: Channels of encoder and decoder.
 
     Returns:
         A function that takes one step.
     """
-    model = _build_model(quantizer, data)
+    model = _build_model(quantizer, data, hidden)
     optimization = Optimization(steps=1, batch_size=batch_size, lr=3e-4, seed=0)
     compute = Compute(data.device, dtype_name(dtype), cuda_graph)
     return VQVAESession(model, data, optimization, compute, Recording()).advance
 
 
-def _build_model(quantizer: Quantizer, data: ImageData) -> VQVAE:
+def _build_model(quantizer: Quantizer, data: ImageData, hidden: int = 128) -> VQVAE:
     """A model on the device of the images; SAMP gets settings if it has none."""
     if isinstance(quantizer, SphericalQuantizer) and quantizer.samp is None:
         quantizer.samp = SAMP.for_run(10_000)
-    return VQVAE(data.channels, quantizer).to(data.device)
+    return VQVAE(data.channels, quantizer, hidden=hidden).to(data.device)
 
 
 def margin_costs(
