@@ -1,12 +1,15 @@
 """What the experiments found, in sentences that are computed from the stored tables."""
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import pandas as pd
 
 from arcvq.experiments.gradient_study import HELD, while_held
+from arcvq.experiments.regime_study import AXES, OWN_VALUES, spans
 from arcvq.experiments.schedule_study import steadiness
+from arcvq.experiments.share_study import SHARES
 from arcvq.experiments.stored_results import stored
 from arcvq.experiments.tables import (
     cell,
@@ -21,10 +24,13 @@ from arcvq.runs.settings import RunSettings
 MNIST = "--dataset mnist --profile standard --steps 3160 --train-images 10000"
 CIFAR = "--dataset cifar10 --profile standard --steps 1000"
 FEW = "--only continuous --only 'plain VQ' --only cosine --only CVQ --only SAMP --only FSQ"
+SHORT = "--steps 1000 --batch-size 64 --lr 1e-3"
 COMMANDS = {  # by the stored table that it makes
     "paper-mnist": f"arcvq experiment paper {MNIST}",
     "paper-cifar10-jpeg": f"arcvq experiment paper {CIFAR} {FEW}",
-    "best-digits": "arcvq experiment best --steps 1000 --num-codes 512 --batch-size 64 --lr 1e-3",
+    "regime-digits": f"arcvq experiment regime {SHORT}",
+    "codes_per_step-digits": f"arcvq experiment codes_per_step {SHORT}",
+    "best-digits": f"arcvq experiment best {SHORT} --num-codes 512",
     "ablations-digits": "arcvq experiment ablations --steps 400 --num-codes 512 --dim 64",
     "schedules-digits": "arcvq experiment schedules --steps 400 --num-codes 512 --dim 64",
     "semantics-mnist": f"arcvq experiment semantics {MNIST}",
@@ -62,6 +68,8 @@ def findings() -> list[Finding]:
     gradients = stored("gradients-digits")
     semantics = stored("semantics-mnist")
     best = stored("best-digits")
+    moved = stored("regime-digits")
+    shares = stored("codes_per_step-digits")
     return [
         Finding("paper-mnist", "SAMP and its peers", peers(mnist)),
         Finding("paper-cifar10-jpeg", "Other data", peers(cifar)),
@@ -69,6 +77,8 @@ def findings() -> list[Finding]:
         Finding("paper-mnist", "Usage", usage(mnist)),
         Finding("paper-mnist", "The halves of SAMP", halves(mnist)),
         Finding("best-digits", "Each at its best", at_their_best(best)),
+        Finding("regime-digits", "What the ratios decide", regime(moved)),
+        Finding("codes_per_step-digits", "A random share of the codes", random_share(shares)),
         Finding("ablations-digits", "Settings", ranges(ablations)),
         Finding("ablations-digits", "The paper's choices", repeated_ablations(ablations)),
         Finding("schedules-digits", "Schedules of the radius", steadiest(schedules, "radius")),
@@ -116,6 +126,56 @@ def at_their_best(rows: pd.DataFrame) -> str:
         f"in runs of {rows.steps.iloc[0]:,} steps on {data_title(rows)}, and one was chosen on "
         f"validation images. On test images, with fresh seeds: {listed}. SAMP ranks {place} of "
         f"{len(means)}. {_overlaps(rows, means.index.drop('SAMP'))}."
+    )
+
+
+def regime(rows: pd.DataFrame) -> str:
+    """What moves PSNR and usage: the ratios of the regime, or what else changes with them?"""
+    decibels = spans(rows, "psnr")
+    points = 100 * spans(rows, "usage")
+
+    def moves(axis: str, line: str) -> str:
+        return f"{decibels[line][axis]:.2f} dB and {points[line][axis]:.0f} points"
+
+    listed = []
+    for axis in decibels.index:
+        title, _ = AXES[axis]
+        values = rows.value[rows["axis"] == axis]
+        text = f"{title}, {values.min():g} to {values.max():g}: {moves(axis, 'SAMP')}"
+        if not math.isnan(decibels.cosine[axis]):
+            text += f" (cosine {moves(axis, 'cosine')})"
+        listed.append(text)
+
+    ratios_alone = decibels.index.difference([*OWN_VALUES])
+    most_decibels = decibels.SAMP[ratios_alone].max()
+    most_points = points.SAMP[ratios_alone].max()
+    return (
+        f"In runs on {data_title(rows)} one thing at a time was changed, with the ball at the "
+        "paper's rate. How far that moved SAMP's mean PSNR and the share of the codes used: "
+        f"{'; '.join(listed)}. What changes a ratio, but neither codes, batch nor dimension, moved "
+        f"the PSNR by at most {most_decibels:.2f} dB and the share of the codes used by at most "
+        f"{most_points:.0f} points."
+    )
+
+
+def random_share(rows: pd.DataFrame) -> str:
+    """Whether the margin loss on a few codes a step is as good as on all, and what it saves."""
+    smallest = min(SHARES)
+    lines = []
+    for num_codes in sorted(rows.num_codes.unique()):
+        few = f"K {num_codes:,}, SAMP on {smallest:.0%}"
+        every = f"K {num_codes:,}, SAMP on 100%"
+        means = rows.groupby("variant")[["codes_used", "processor_milliseconds"]].mean()
+        used = means.codes_used
+        times = means.processor_milliseconds
+        lines.append(
+            f"{verdict(rows, few, every)}; codes used {used[few]:.0f} and {used[every]:.0f}; "
+            f"processor time of a step {times[few]:.0f} and {times[every]:.0f} ms, "
+            f"{times[f'K {num_codes:,}, cosine']:.0f} ms without the margin loss"
+        )
+    return (
+        f"The margin loss on a random {smallest:.0%} of the codes, drawn anew each step, in runs "
+        f"of {rows.steps.iloc[0]:,} steps on {data_title(rows)}. {'. '.join(lines)}."
     )
 
 

@@ -158,6 +158,8 @@ def headings(rows):
         return [f"The {half}" for half in ("radius", "weight") if half in set(good.half)]
     return {
         "ablations": ["PSNR (dB)", "codes used"],
+        "regime": ["PSNR (dB)", "codes used"],
+        "codes_per_step": ["PSNR (dB)", "codes used"],
         "semantics": ["What codes tell"],
         "gradients": ["Sizes", "Angles", "Norms and usage"],
     }[experiment]

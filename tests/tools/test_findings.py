@@ -59,6 +59,41 @@ def test_tuned_quantizers_are_listed_by_what_they_reach():
     assert text.endswith("SAMP ranks 2 of 2. The interval of SAMP overlaps with none of theirs.")
 
 
+def test_the_ratios_of_the_regime_are_told_apart_from_codes_batch_and_dimension():
+    rows = []
+    for axis, value, psnr, used in (
+        ("codes", 32, 22.0, 1.0),
+        ("codes", 512, 25.0, 0.5),
+        ("top_k", 1, 24.0, 0.7),
+        ("top_k", 12, 24.5, 0.78),
+    ):
+        point = {"axis": axis, "value": float(value), "line": "SAMP", "data": "digits"}
+        rows.append(point | {"psnr": psnr, "usage": used})
+        if axis == "codes":
+            rows.append(point | {"line": "cosine", "psnr": psnr - 0.5, "usage": used / 2})
+    text = findings.regime(pd.DataFrame(rows))
+    assert "codes K, 32 to 512: 3.00 dB and 50 points (cosine 3.00 dB and 25 points)" in text
+    assert "top-k (latents), 1 to 12: 0.50 dB and 8 points." in text
+    assert text.endswith("at most 0.50 dB and the share of the codes used by at most 8 points.")
+
+
+def test_a_random_share_of_the_codes_is_compared_with_all_of_them():
+    rows = []
+    for name, psnr, used, time in (
+        ("K 512, cosine", 23.0, 60, 20.0),
+        ("K 512, SAMP on 3%", 24.0, 300, 21.0),
+        ("K 512, SAMP on 100%", 24.1, 310, 30.0),
+    ):
+        for seed in range(2):
+            row = {"variant": name, "seed": seed, "psnr": psnr + seed, "codes_used": used}
+            row |= {"processor_milliseconds": time, "num_codes": 512, "steps": 500}
+            rows.append(row | {"data": "digits"})
+    text = findings.random_share(pd.DataFrame(rows))
+    assert "of 500 steps on digits. K 512, SAMP on 3% 24.50 (24.00 to 25.00) dB, K 512, " in text
+    assert "the intervals overlap; codes used 300 and 310; processor time" in text
+    assert text.endswith("21 and 30 ms, 20 ms without the margin loss.")
+
+
 def test_usage_is_told_with_its_rank_correlation():
     text = findings.usage(PAPER)
     assert "rank correlation of 1.00" in text
