@@ -6,6 +6,8 @@ values are then left out.
 
 import dataclasses
 import operator
+from numbers import Real
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,14 +16,47 @@ from jaxtyping import Int64, Shaped
 from torch import Tensor
 
 
-def check_whole(minimum: int, **numbers: Any) -> None:
-    """Raise ValueError, naming it, for a number that is not whole or is below `minimum`.
+def check_whole(minimum: int, maximum: int | None = None, /, **numbers: Any) -> None:
+    """Raise ValueError, naming it, for a number that is not whole or is out of range.
 
     Integers of NumPy and of PyTorch pass as well; `int()` makes them Python's.
+
+    Args:
+        minimum: The smallest number allowed.
+        maximum: The largest number allowed; None for any.
+        **numbers: The numbers by name, such as `steps=steps`.
+    """
+    allowed = f"a whole number from {minimum:,}"
+    if maximum is not None:
+        allowed += f" to {maximum:,}"
+    for name, number in numbers.items():
+        in_range = _is_whole(number) and minimum <= number
+        if maximum is not None:
+            in_range = in_range and number <= maximum
+        if not in_range:
+            raise ValueError(f"{name} is {number!r}; it must be {allowed}")
+
+
+def check_range(minimum: int | float, maximum: int | float, /, **numbers: Any) -> None:
+    """Raise ValueError, naming it, for what is no number from `minimum` to `maximum`.
+
+    Both ends are allowed, NaN is not.
     """
     for name, number in numbers.items():
-        if not _is_whole(number) or number < minimum:
-            raise ValueError(f"{name} is {number!r}; it must be a whole number from {minimum}")
+        is_number = isinstance(number, Real) and not isinstance(number, bool)
+        if not is_number or not minimum <= number <= maximum:
+            allowed = f"a number from {minimum} to {maximum}"
+            raise ValueError(f"{name} is {number!r}; it must be {allowed}")
+
+
+def check_paths(**paths: Any) -> None:
+    """Raise ValueError, naming it, for a path that is neither empty nor that of what exists."""
+    for name, path in paths.items():
+        is_path = isinstance(path, str | Path)
+        if not is_path or (path and not Path(path).expanduser().exists()):
+            raise ValueError(
+                f"{name} is {path!r}; it must be the path of a file or folder that exists, or empty"
+            )
 
 
 def _is_whole(number: Any) -> bool:

@@ -7,7 +7,13 @@ import torch
 from hypothesis import given
 
 from arcvq.runs.settings import RunSettings
-from arcvq.runtime.checks import as_indices, check_finite, check_whole
+from arcvq.runtime.checks import (
+    as_indices,
+    check_finite,
+    check_paths,
+    check_range,
+    check_whole,
+)
 from arcvq.samp import SAMP
 from arcvq.schedules import Constant
 from arcvq.training import Optimization
@@ -40,6 +46,32 @@ def test_a_number_that_is_not_whole_or_too_small_is_named(number, shown):
 )
 def test_whole_numbers_from_the_minimum_on_pass_whoever_made_them(kind):
     check_whole(0, classes=kind(0), width=kind(7))
+
+
+@pytest.mark.parametrize("number, shown", [(0, "0"), (1001, "1001"), (2.0, "2.0"), (True, "True")])
+def test_a_whole_number_may_have_a_largest_value(number, shown):
+    message = f"^steps is {shown}; it must be a whole number from 1 to 1,000$"
+    with pytest.raises(ValueError, match=message):
+        check_whole(1, 1000, steps=number)
+    check_whole(1, 1000, steps=1, more_steps=1000)
+
+
+@pytest.mark.parametrize("number", [-0.1, 1.6, math.nan, math.inf, True, None, "1", [1]])
+def test_a_number_out_of_its_range_is_named(number):
+    with pytest.raises(ValueError, match=r"^margin is .*; it must be a number from 0 to 1\.5$"):
+        check_range(0, 1.5, scale=1, margin=number)
+
+
+@pytest.mark.parametrize("kind", [int, float, np.float32, np.int8])
+def test_both_ends_of_a_range_pass_whoever_made_them(kind):
+    check_range(-1, 2, low=kind(-1), high=kind(2))
+
+
+def test_a_path_must_be_empty_or_there(tmp_path):
+    check_paths(folder="", picture=str(tmp_path), other=tmp_path)
+    for path in (str(tmp_path / "missing"), tmp_path / "missing", None, 3):
+        with pytest.raises(ValueError, match=r"^picture is .*; it must be the path of .* exists"):
+            check_paths(folder="", picture=path)
 
 
 @pytest.mark.parametrize("values, lowest, highest", [([0, 4], 0, 4), ([[-1, 2]], -1, 2)])
