@@ -11,6 +11,7 @@ import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -142,6 +143,14 @@ def folder_of(name: str) -> Path:
     return Path(path).expanduser()
 
 
+def check_folder(folder: Path) -> None:
+    """Raise FileNotFoundError if there is no such folder, or NotADirectoryError if it is a file."""
+    if not folder.exists():
+        raise FileNotFoundError(f"the folder {str(folder)!r} does not exist")
+    if not folder.is_dir():
+        raise NotADirectoryError(f"{str(folder)!r} is a file; name the folder that it is in")
+
+
 def _plural(noun: str, count: int) -> str:
     if count == 1:
         return noun
@@ -164,10 +173,7 @@ def scan_folder(folder: str | Path) -> FolderScan:
         ValueError: If the names of the folders do not tell whether the data set is divided.
     """
     folder = Path(folder)
-    if not folder.exists():
-        raise FileNotFoundError(f"the folder {str(folder)!r} does not exist")
-    if not folder.is_dir():
-        raise NotADirectoryError(f"{str(folder)!r} is a file; name the folder that it is in")
+    check_folder(folder)
     left_out: dict[str, list[Path]] = {}
     files = []
     suffixes = image_suffixes()
@@ -310,12 +316,13 @@ def _part_folders(folder: Path, files: Iterable[Path]) -> dict[str, str]:
     return part_of
 
 
-def check_levels(levels: str | Sequence[float] | None) -> None:
+def check_levels(levels: Any) -> None:
     """Raise ValueError unless levels are None, "minmax" or a range (low, high)."""
     if levels is None or levels == "minmax":
         return
-    is_range = not isinstance(levels, str) and len(levels) == 2 and levels[0] < levels[1]
-    if not is_range:
+    is_pair = isinstance(levels, tuple) and len(levels) == 2
+    are_numbers = is_pair and all(isinstance(level, Real) for level in levels)
+    if not (are_numbers and levels[0] < levels[1]):
         raise ValueError(f"levels are {levels!r}; use 'minmax' or a range (low, high)")
 
 
@@ -323,7 +330,7 @@ def check_color(background: str) -> None:
     """Raise ValueError for a color that Pillow does not know."""
     try:
         extra_import("PIL.ImageColor").getrgb(background)
-    except (ValueError, AttributeError):
+    except (ValueError, TypeError, AttributeError):
         raise ValueError(
             f"background is {background!r}; use the name of a color, or #rrggbb"
         ) from None
@@ -357,6 +364,10 @@ class Reading:
         if self.size % 8:
             raise ValueError(f"size is {self.size}; it must be a multiple of 8 pixels")
         check_levels(self.levels)
+        if self.grey not in (None, True, False):
+            raise ValueError(f"grey is {self.grey!r}; it must be True, False or None")
+        if self.skip_broken not in (True, False):
+            raise ValueError(f"skip_broken is {self.skip_broken!r}; it must be True or False")
         if self.background != "white":
             check_color(self.background)
 

@@ -19,7 +19,7 @@ from jaxtyping import Float, Float64, Int, Int64, UInt8
 from torch import Tensor
 from torch.nn.functional import affine_grid, grid_sample, interpolate
 
-from arcvq.image_folders import Reading, folder_of, read_images, scan_folder
+from arcvq.image_folders import Reading, check_folder, folder_of, read_images, scan_folder
 from arcvq.runtime.devices import choose_device
 from arcvq.runtime.extras import extra_folder, extra_import
 from arcvq.runtime.files import data_root, shared_root
@@ -236,12 +236,9 @@ def load_images(
     """
     device = choose_device(device)
     reading = Reading(size, grey, background, levels, skip_broken)
+    check_dataset(name)
     if name.startswith("folder:"):
         return _load_folder(name, reading).to(device)
-    if name not in DATASETS:
-        raise ValueError(
-            f"data set {name!r} is unknown; use one of {', '.join(DATASETS)}, or folder:PATH"
-        )
     if reading != Reading():
         raise ValueError(
             "size, grey, background, levels and skip_broken are for folder:PATH only, "
@@ -259,6 +256,23 @@ def load_images(
     else:
         data = _load_torchvision(name, data_root(root))
     return data.to(device)
+
+
+def check_dataset(name: Any) -> None:
+    """Check the name of a data set before it is loaded.
+
+    Raises:
+        ValueError: For a name that `load_images` does not know.
+        FileNotFoundError: For a folder that is not there.
+        NotADirectoryError: For a file in the place of a folder.
+    """
+    if name in DATASETS:
+        return
+    if not isinstance(name, str) or not name.startswith("folder:"):
+        raise ValueError(
+            f"data set {name!r} is unknown; use one of {', '.join(DATASETS)}, or folder:PATH"
+        )
+    check_folder(folder_of(name))
 
 
 def hold_out(split: ImageSplit, tenths: int) -> list[ImageSplit]:

@@ -234,7 +234,7 @@ def with_batch_for(settings: Any, data: ImageData, profile: str) -> Any:
 
 def check_profile(profile: str) -> None:
     """Raise ValueError for a profile that is not one of `PROFILES`."""
-    if profile not in PROFILES:
+    if profile not in list(PROFILES):  # a list, so that it may be of any type
         raise ValueError(f"profile {profile!r} is unknown; known are {', '.join(PROFILES)}")
 
 
