@@ -1,7 +1,6 @@
 """What each notebook of a run gets as parameters, checked before any of them starts."""
 
 import ast
-import dataclasses
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,11 +9,11 @@ from typing import Any
 import nbformat
 from papermill import inspect_notebook
 
-from arcvq.image_folders import Reading
-from arcvq.images import DATASETS
-from arcvq.runs.settings import PROFILES
+from arcvq.image_folders import folder_of
+from arcvq.images import check_dataset
+from arcvq.reports.shared_parameters import SHARED, check_reading, check_seed
+from arcvq.runs.settings import check_profile
 
-SHARED = ("dataset", "profile", "device", "seed", "reading")  # every notebook must have these
 HEADLESS = {"unlocked": True}  # nobody is there to guess first
 _WORDS = {"true": True, "false": False, "none": None}  # as they are written on a command line
 
@@ -35,7 +34,7 @@ def plan_parameters(
 
     Raises:
         ValueError: No notebook has a parameter of that name, a notebook lacks one in `SHARED`, a
-            value has another type than the default, the profile or data set is unknown, or a file
+            value has another type than the default, a value of `SHARED` is not allowed, or a file
             is no notebook in Python.
         FileNotFoundError: An image folder does not exist.
     """
@@ -44,9 +43,8 @@ def plan_parameters(
         _check_name(name, known)
 
     given = {**HEADLESS, **parameters}
-    profile = given.get("profile")
-    if profile not in (None, *PROFILES):
-        raise ValueError(f"profile {profile!r} is unknown; use one of {', '.join(PROFILES)}")
+    if "profile" in given:
+        check_profile(given["profile"])
     if "dataset" in given:
         given["dataset"] = _absolute(given["dataset"])
     if "reading" in given:
@@ -58,6 +56,8 @@ def plan_parameters(
         plan[path] = {
             name: _converted(path, name, given[name], own[name]["default"]) for name in chosen
         }
+        if "seed" in plan[path]:
+            check_seed(plan[path]["seed"])
     return plan
 
 
@@ -99,25 +99,16 @@ def _check_name(name: str, known: Mapping[Path, Mapping[str, Any]]) -> None:
 
 def _absolute(dataset: str) -> str:
     """The data set, checked, with the absolute path of an image folder."""
-    if dataset in DATASETS:
-        return dataset
+    check_dataset(dataset)
     if not dataset.startswith("folder:"):
-        raise ValueError(
-            f"data set {dataset!r} is unknown; use one of {', '.join(DATASETS)}, folder:PATH"
-        )
-    folder = Path(dataset.removeprefix("folder:")).expanduser().resolve()
-    if not folder.is_dir():
-        raise FileNotFoundError(f"there is no folder {folder}")
-    return f"folder:{folder}"
+        return dataset
+    return f"folder:{folder_of(dataset).resolve()}"
 
 
 def _reading(given: Any, dataset: str | None) -> dict[str, Any]:
     """How a folder is read, checked, as papermill writes it: it knows lists, but no tuples."""
     fields = _literal(given, given) if isinstance(given, str) else given
-    known = [field.name for field in dataclasses.fields(Reading)]
-    if not isinstance(fields, Mapping) or not set(fields) <= set(known):
-        raise ValueError(f"reading is {given!r}; it takes {', '.join(known)}, in a dict")
-    Reading(**fields)
+    check_reading(fields)
     if fields and dataset is not None and not dataset.startswith("folder:"):
         raise ValueError(f"{', '.join(fields)}: for folder:PATH only, not for {dataset}")
     return {

@@ -218,9 +218,10 @@ def test_the_index_grows_with_the_run_and_ends_with_everything(finished):
     ("parameters", "error", "sentence"),
     [
         ({"margn": "0.1"}, ValueError, "no chosen notebook has a parameter 'margn'"),
-        ({"profile": "huge"}, ValueError, "'huge' is unknown; use one of quick, standard, full"),
+        ({"profile": "huge"}, ValueError, "'huge' is unknown; known are quick, standard, full"),
         ({"dataset": "imagenet"}, ValueError, "set 'imagenet' is unknown; use one of digits"),
-        ({"dataset": "folder:nowhere"}, FileNotFoundError, "there is no folder /.*nowhere"),
+        ({"dataset": "folder:nowhere"}, FileNotFoundError, "folder 'nowhere' does not exist"),
+        ({"seed": "-1"}, ValueError, "seed is -1; it must be a whole number from 0 to"),
         ({"device": "abacus"}, ValueError, "abacus"),
     ],
 )

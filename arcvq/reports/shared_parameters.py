@@ -1,0 +1,48 @@
+"""The parameters that every notebook has: what is wrong with them is said before anything runs."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from arcvq.image_folders import Reading
+from arcvq.images import check_dataset
+from arcvq.runs.settings import check_profile
+from arcvq.runtime.checks import check_whole
+from arcvq.runtime.devices import choose_device
+
+SHARED = ("dataset", "profile", "device", "seed", "reading")
+LARGEST_SEED = 1_000_000_000  # UMAP takes no seed above 32 bits, and notebooks use seed + 2 as well
+
+
+def check_parameters(dataset: Any, profile: Any, device: Any, seed: Any, reading: Any) -> None:
+    """Check the parameters that every notebook has, before it loads or trains anything.
+
+    Args:
+        dataset: Name of the data set, for `load_images`.
+        profile: A name in `PROFILES`.
+        device: A device, or "auto"; see `choose_device`.
+        seed: A whole number from 0 to `LARGEST_SEED`.
+        reading: Fields of `Reading` as a dict, for a data set "folder:PATH".
+
+    Raises:
+        ValueError: One of them is not allowed. The message names it and says what is.
+        FileNotFoundError: The folder of images is not there.
+    """
+    check_dataset(dataset)
+    check_profile(profile)
+    choose_device(device)
+    check_seed(seed)
+    check_reading(reading)
+
+
+def check_seed(seed: Any) -> None:
+    """Raise ValueError for a seed that notebooks do not take."""
+    check_whole(0, LARGEST_SEED, seed=seed)
+
+
+def check_reading(reading: Any) -> None:
+    """Raise ValueError for what does not say how the files of a folder become pixels."""
+    known = [field.name for field in dataclasses.fields(Reading)]
+    if not isinstance(reading, Mapping) or not set(reading) <= set(known):
+        raise ValueError(f"reading is {reading!r}; it takes {', '.join(known)}, in a dict")
+    Reading(**reading)
