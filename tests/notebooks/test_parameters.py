@@ -12,8 +12,10 @@ from pathlib import Path
 
 import nbformat
 import pytest
+from PIL import Image
 
 import arcvq
+from arcvq.images import load_images
 
 PATHS = sorted((Path(__file__).parents[2] / "notebooks").glob("*.ipynb"))
 SEED = "seed = 0  # a whole number from 0 to 1,000,000,000"
@@ -27,10 +29,10 @@ class Loading(Exception):
 
 @pytest.fixture(autouse=True)
 def nothing_is_loaded(monkeypatch, unchecked):
-    def load_images(*arguments, **options):
+    def begin_to_load(*arguments, **options):
         raise Loading
 
-    monkeypatch.setattr(arcvq, "load_images", load_images)
+    monkeypatch.setattr(arcvq, "load_images", begin_to_load)
 
 
 @cache
@@ -174,6 +176,14 @@ def test_what_is_neither_number_nor_shared_is_tried_here():
 def test_the_game_of_notebook_01_is_unlocked_by_true_alone(value):
     assert_refused(PATHS[1], "unlocked", value)
     start(PATHS[1], "unlocked", True)
+
+
+def test_one_class_is_too_few_for_notebook_11(tmp_path, monkeypatch):
+    monkeypatch.setattr(arcvq, "load_images", load_images)
+    for number in range(10):
+        Image.new("L", (8, 8), number).save(tmp_path / f"{number}.png")
+    with pytest.raises(ValueError, match=r"^folder:.* has one class; this notebook needs two"):
+        start(PATHS[11], "dataset", f"folder:{tmp_path}")
 
 
 @pytest.mark.parametrize("name", ["folder", "picture"])
