@@ -1,0 +1,319 @@
+"""Networks on large images: feature maps computed in strips of rows, with the same result.
+
+A convolution needs a few rows above and below those that it computes, so it can work strip by strip.
+Group normalization and attention see the whole map, so overlapping tiles of the image would not
+give the same result. Here each layer gets what it would have seen:
+
+- A convolution, an activation or an enlargement is not computed at once. It is kept as a rule that
+  computes any rows of its output from rows of its input.
+- Group normalization passes once over its input, strip by strip, for mean and variance. After that
+  it is such a rule too.
+- A sum, which ends a residual block, is computed strip by strip and stored. If its first term is a
+  stored map, the sum takes over its memory.
+- Any other operation gets whole maps. In a VQGAN this is attention, at the lowest resolution.
+
+Only sums at full resolution are held, not what lies inside a block. The price is that the rows
+before a normalization are computed twice.
+"""
+
+from collections.abc import Callable, Iterator
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import group_norm, interpolate, pad, relu, silu
+
+Rows = Callable[[int, int], Tensor]  # the rows from the first number to before the second
+
+
+@torch.no_grad()
+def in_strips(
+    network: nn.Module,
+    x: Tensor,
+    rows: int,
+    on_strip: Callable[[], object] = lambda: None,
+) -> Tensor:
+    """Apply a network to maps (B, C, h, w), computing so many rows of each feature map at a time.
+
+    Gradients are not recorded. A map that has become the first term of a sum cannot be used again
+    (as in a U-Net, for one); this raises RuntimeError.
+
+    Args:
+        network: Any network, in evaluation mode.
+        x: Its input.
+        rows: Rows of a strip.
+        on_strip: Called after each strip.
+    """
+    output = network(StripedMap(x.shape, x, Strips(rows, on_strip), stored=x))
+    return output.whole() if isinstance(output, StripedMap) else output
+
+
+class Strips:
+    """How maps are cut into strips.
+
+    Args:
+        rows: Rows of a strip.
+        on_strip: Called after each strip.
+    """
+
+    def __init__(self, rows: int, on_strip: Callable[[], object]):
+        self.rows = rows
+        self.on_strip = on_strip
+
+    def of(self, height: int) -> Iterator[tuple[int, int]]:
+        """The first row of each strip, and the row after its last."""
+        for start in range(0, height, self.rows):
+            yield start, min(start + self.rows, height)
+            self.on_strip()
+
+
+class StripedMap(Tensor):
+    """Feature maps (B, C, h, w) whose rows are computed when they are needed, or are stored.
+
+    To a network it is a tensor with shape, type and device, but without memory of its own.
+
+    Args:
+        shape: (B, C, h, w).
+        like: A tensor of the same type and on the same device.
+        strips: How it is cut.
+        compute: Computes rows of it, unless it is stored.
+        stored: All of it.
+        reusable: Whether a sum may take over the memory of `stored`.
+    """
+
+    def __new__(cls, shape: Any, like: Tensor, *_: Any, **__: Any) -> Self:
+        make = torch.Tensor._make_wrapper_subclass
+        return make(cls, tuple(shape), dtype=like.dtype, device=like.device)
+
+    def __init__(
+        self,
+        shape: Any,
+        like: Tensor,
+        strips: Strips,
+        compute: Rows | None = None,
+        stored: Tensor | None = None,
+        reusable: bool = False,
+    ):
+        self.strips = strips
+        self.compute = compute
+        self.stored = stored
+        self.reusable = reusable
+        self.highest_used = 0  # row, since a sum has last set it
+
+    @classmethod
+    def __torch_function__(
+        cls, function: Any, types: Any, arguments: Any = (), options: Any = None
+    ) -> Any:
+        options = options or {}
+        if function in DESCRIPTIONS:
+            with torch._C.DisableTorchFunctionSubclass():
+                return function(*arguments, **options)
+        rule = RULES.get(function)
+        result = rule(*arguments, **options) if rule else NotImplemented
+        if result is NotImplemented:
+            result = function(*map(_whole, arguments), **options)
+        return result
+
+    @classmethod
+    def __torch_dispatch__(cls, function: Any, *_: Any) -> Any:
+        raise NotImplementedError(f"{function} cannot be computed in strips")
+
+    def rows(self, start: int, stop: int) -> Tensor:
+        """Rows from `start` to before `stop`."""
+        if self.compute is not None:
+            return self.compute(start, stop)
+        if self.stored is None:
+            raise RuntimeError(
+                "a sum has taken over the memory of this map, which can be used only once in a sum"
+            )
+        self.highest_used = min(self.highest_used, start)
+        return self.stored[:, :, start:stop]
+
+    def padded_rows(self, start: int, stop: int) -> Tensor:
+        """Rows from `start` to before `stop`, with zeros where they lie outside of the map."""
+        height = self.shape[2]
+        inside = self.rows(max(start, 0), min(stop, height))
+        above = max(-start, 0)
+        below = max(stop - height, 0)
+        return pad(inside, (0, 0, above, below)) if above or below else inside
+
+    def whole(self) -> Tensor:
+        """All of it."""
+        if self.stored is not None:
+            self.reusable = False  # whoever has it may keep it
+            return self.stored
+        result = torch.empty(self.shape, dtype=self.dtype, device=self.device)
+        for start, stop in self.strips.of(self.shape[2]):
+            result[:, :, start:stop] = self.rows(start, stop)
+        return result
+
+    def then(self, compute: Rows, shape: Any = None) -> "StripedMap":
+        """A map whose rows are computed from those of this one."""
+        return StripedMap(shape or self.shape, self, self.strips, compute)
+
+
+def _whole(argument: Any) -> Any:
+    return argument.whole() if isinstance(argument, StripedMap) else argument
+
+
+def _conv2d(x, weight, bias, stride, padding, dilation, groups):
+    def output_size(axis):
+        size = x.shape[2 + axis] + 2 * padding[axis]
+        extent = dilation[axis] * (weight.shape[2 + axis] - 1) + 1
+        return (size - extent) // stride[axis] + 1
+
+    def compute(start, stop):
+        first = start * stride[0] - padding[0]
+        last = (stop - 1) * stride[0] - padding[0] + dilation[0] * (weight.shape[2] - 1)
+        strip = x.padded_rows(first, last + 1)
+        return torch.conv2d(strip, weight, bias, stride, (0, padding[1]), dilation, groups)
+
+    return x.then(compute, (len(x), len(weight), output_size(0), output_size(1)))
+
+
+def _conv_transpose2d(x, weight, bias, stride, padding, output_padding, groups, dilation):
+    if any(output_padding) or any(size != 1 for size in dilation):
+        return NotImplemented
+
+    def output_size(axis):
+        return (x.shape[2 + axis] - 1) * stride[axis] - 2 * padding[axis] + weight.shape[2 + axis]
+
+    def compute(start, stop):
+        # Row i of the input reaches rows i * stride to i * stride + kernel - 1, before `padding`
+        # rows are cut off.
+        kernel = weight.shape[2]
+        top = start + padding[0]
+        bottom = stop - 1 + padding[0]
+        first = max(-(-(top - kernel + 1) // stride[0]), 0)
+        last = min(bottom // stride[0], x.shape[2] - 1)
+        strip = torch.conv_transpose2d(
+            x.rows(first, last + 1), weight, bias, stride, (0, padding[1]), 0, groups
+        )
+        return strip[:, :, top - first * stride[0] : bottom + 1 - first * stride[0]]
+
+    channels = weight.shape[1] * groups
+    return x.then(compute, (len(x), channels, output_size(0), output_size(1)))
+
+
+def _pad(x, sizes, mode="constant", value=None):
+    if mode != "constant" or value or len(sizes) != 4 or min(sizes) < 0:
+        return NotImplemented
+    left, right, top, bottom = sizes
+    batch, channels, height, width = x.shape
+
+    def compute(start, stop):
+        return pad(x.padded_rows(start - top, stop - top), (left, right))
+
+    return x.then(compute, (batch, channels, height + top + bottom, width + left + right))
+
+
+def _interpolate(x, size=None, scale_factor=None, mode="nearest", *rest, **options):
+    if mode != "nearest" or size is not None or scale_factor != int(scale_factor):
+        return NotImplemented
+    factor = int(scale_factor)
+    batch, channels, height, width = x.shape
+
+    def compute(start, stop):
+        first = start // factor
+        last = (stop - 1) // factor
+        strip = interpolate(x.rows(first, last + 1), scale_factor=factor, mode="nearest")
+        return strip[:, :, start - first * factor : stop - first * factor]
+
+    return x.then(compute, (batch, channels, height * factor, width * factor))
+
+
+def _pointwise(function):
+    """The rule of a function that is applied to each entry on its own."""
+
+    def rule(x, inplace=False):
+        return x.then(lambda start, stop: function(x.rows(start, stop)))
+
+    return rule
+
+
+def _group_norm(x, num_groups, weight=None, bias=None, eps=1e-5):
+    mean, variance = _moments(x, num_groups)
+    channels = x.shape[1]
+    scale = (variance + eps).rsqrt().repeat_interleave(channels // num_groups, dim=1)
+    shift = -mean.repeat_interleave(channels // num_groups, dim=1) * scale
+    if weight is not None:
+        scale = scale * weight
+        shift = shift * weight
+    if bias is not None:
+        shift = shift + bias
+
+    def compute(start, stop):
+        strip = torch.addcmul(shift[:, :, None, None], x.rows(start, stop), scale[:, :, None, None])
+        return strip.to(x.dtype)
+
+    return x.then(compute)
+
+
+def _moments(x: StripedMap, groups: int) -> tuple[Tensor, Tensor]:
+    """Mean and variance (B, groups) over the whole map, from those of its strips."""
+    precise = torch.promote_types(x.dtype, torch.float32)
+    means = []
+    variances = []
+    shares = []
+    for start, stop in x.strips.of(x.shape[2]):
+        strip = x.rows(start, stop).to(precise).reshape(len(x), groups, -1)
+        variance, mean = torch.var_mean(strip, dim=2, correction=0)
+        variances.append(variance)
+        means.append(mean)
+        shares.append((stop - start) / x.shape[2])
+    share = torch.tensor(shares, dtype=precise, device=x.device)[:, None, None]
+    strip_means = torch.stack(means)
+    mean = (share * strip_means).sum(0)
+    # The law of total variance: the mean of the variances, plus the variance of the means.
+    spread = torch.stack(variances) + (strip_means - mean) ** 2
+    return mean, (share * spread).sum(0)
+
+
+def _add(x, y):
+    if not isinstance(x, Tensor) or not isinstance(y, Tensor) or x.shape != y.shape:
+        return NotImplemented
+    if not isinstance(x, StripedMap):
+        x, y = y, x
+    if not isinstance(y, StripedMap):
+        y = StripedMap(y.shape, y, x.strips, stored=y)
+    if x.dtype != y.dtype:
+        return NotImplemented
+    reuses = x.reusable and x is not y
+    result = x.stored if reuses else torch.empty(x.shape, dtype=x.dtype, device=x.device)
+    waiting: list[tuple[int, int, Tensor]] = []
+    for start, stop in x.strips.of(x.shape[2]):
+        x.highest_used = start
+        waiting.append((start, stop, x.rows(start, stop) + y.rows(start, stop)))
+        # A later strip needs no row above the highest that this one has used: those are free.
+        free = x.highest_used if reuses else stop
+        while waiting and waiting[0][1] <= free:
+            first, last, strip = waiting.pop(0)
+            result[:, :, first:last] = strip
+    for first, last, strip in waiting:
+        result[:, :, first:last] = strip
+    if reuses:
+        x.stored = None
+    return StripedMap(result.shape, result, x.strips, stored=result, reusable=True)
+
+
+RULES = {
+    torch.conv2d: _conv2d,
+    torch.conv_transpose2d: _conv_transpose2d,
+    pad: _pad,
+    interpolate: _interpolate,
+    relu: _pointwise(relu),
+    silu: _pointwise(silu),
+    group_norm: _group_norm,
+    Tensor.add: _add,
+}
+
+# What is known of a map without its entries.
+DESCRIPTIONS = {
+    Tensor.shape.__get__,
+    Tensor.dtype.__get__,
+    Tensor.device.__get__,
+    Tensor.ndim.__get__,
+    Tensor.requires_grad.__get__,
+    Tensor.__len__,
+    Tensor.__hash__,
+}
