@@ -79,7 +79,8 @@ class Attention(nn.Module):
         normed = self.norm(x)
 
         def places(projection: nn.Module) -> Float[Tensor, "B 1 n c"]:
-            return projection(normed).flatten(2).transpose(1, 2)[:, None]
+            # In another order in memory, PyTorch would build the matrix of all pairs of places.
+            return projection(normed).flatten(2).transpose(1, 2)[:, None].contiguous()
 
         attended = scaled_dot_product_attention(places(self.q), places(self.k), places(self.v))
         maps = attended[:, 0].transpose(1, 2).reshape(x.shape)
