@@ -11,13 +11,16 @@ from huggingface_hub import PyTorchModelHubMixin
 from jaxtyping import Float, Int, Integer
 from safetensors.torch import load_model
 from torch import Tensor, nn
+from torch.nn.functional import pad
+from tqdm.auto import tqdm
 
 # Imported so that a saved model with one of these quantizers can be opened.
 from arcvq.baselines import reference, vector_quantize_pytorch  # noqa: F401
 from arcvq.quantizers import Quantized, Quantizer
-from arcvq.runtime.checks import check_finite
+from arcvq.runtime.checks import check_finite, check_whole
 from arcvq.runtime.files import write_folder
 from arcvq.runtime.hub import official_file, official_weights
+from arcvq.runtime.strips import in_strips
 
 # Format of saved models; bump it when older versions would misread them.
 MODEL_FORMAT = 1
@@ -149,22 +152,74 @@ class Autoencoder(nn.Module, PyTorchModelHubMixin):
         """Encode images and decode them again, without counting usage."""
         return self._decode_codes(self.quantizer.replace(self.latents(images)))
 
+    @torch.no_grad()
+    def reconstruct_large(
+        self, images: Float[Tensor, "B C H W"], rows: int = 32
+    ) -> Float[Tensor, "B C H W"]:
+        """Do what `reconstruct` does in less memory, for photographs of millions of pixels.
+
+        Each feature map is computed in strips, a few rows at a time. Every layer gets what it would
+        get from the whole image, so that there are no seams and the result is the same but for
+        rounding. A latent that lies within rounding of the border between two codes may get the
+        other code.
+
+        The largest map that is held has the size of the images times the channels that a residual
+        block has at that resolution; what is within a block has the height of a strip. The layers
+        before a group normalization are computed twice. The time that attention takes grows with
+        the square of the number of tokens. A progress bar appears after two seconds.
+
+        Args:
+            images: Images of any size from `downsample` pixels. A side that is no multiple of
+                `downsample` is extended by reflection, and the result is cropped.
+            rows: Rows of a feature map that are computed at a time. More take more memory and a
+                little less time.
+
+        Raises:
+            ValueError: For images of a wrong shape or type, and for NaN or infinite values.
+        """
+        check_whole(1, rows=rows)
+        self._check_kind(images)
+        height, width = images.shape[2:]
+        factor = self.downsample
+        if min(height, width) < factor:
+            raise ValueError(f"images are {height}x{width} pixels; both must be {factor} or more")
+        images = pad(images, (0, -width % factor, 0, -height % factor), mode="reflect")
+        check_finite(images, "images")
+        images = _in_precision_of(self.encoder, images)
+
+        def through_strips(images, quantize, on_strip):
+            latents = in_strips(self.encoder, images, rows, on_strip)
+            codes = _in_precision_of(self.decoder, quantize(latents))
+            return in_strips(self.decoder, codes, rows, on_strip)
+
+        # A column that is one token wide is cut into as many strips as the whole image.
+        strips: list[None] = []
+        column = images[:1, :, :, :factor]
+        through_strips(column, lambda latents: latents, lambda: strips.append(None))
+        with tqdm(desc="strips", total=len(strips), delay=2, leave=False) as bar:
+            outputs = through_strips(images, self.quantizer.replace, bar.update)
+        return outputs[:, :, :height, :width].clamp(-1, 1)
+
     def _decode_codes(self, codes: Float[Tensor, "B D h w"]) -> Float[Tensor, "B C H W"]:
         """Decode codes to images, clipped to [-1, 1]."""
         return self.decoder(_in_precision_of(self.decoder, codes)).clamp(-1, 1)
 
     def check_images(self, images: Tensor) -> None:
         """Raise ValueError for images of a shape or type that the network cannot take."""
-        shape = tuple(images.shape)
-        if images.ndim != 4 or shape[1] != self.image_channels:
-            raise ValueError(
-                f"images have shape {shape}; they must be (B, {self.image_channels}, H, W)"
-            )
-        height, width = shape[2:]
+        self._check_kind(images)
+        height, width = images.shape[2:]
         factor = self.downsample
         if height % factor or width % factor or height * width == 0:
             raise ValueError(
                 f"images are {height}x{width} pixels; both must be multiples of {factor}"
+            )
+
+    def _check_kind(self, images: Tensor) -> None:
+        """Raise ValueError for images of a wrong number of axes or channels, or a wrong type."""
+        shape = tuple(images.shape)
+        if images.ndim != 4 or shape[1] != self.image_channels:
+            raise ValueError(
+                f"images have shape {shape}; they must be (B, {self.image_channels}, H, W)"
             )
         if not images.is_floating_point():
             raise ValueError(f"images are {images.dtype}; they must be floating point in [-1, 1]")

@@ -1,8 +1,8 @@
 """Networks on large images: feature maps computed in strips of rows, with the same result.
 
-A convolution needs a few rows above and below those that it computes, so it can work strip by strip.
-Group normalization and attention see the whole map, so overlapping tiles of the image would not
-give the same result. Here each layer gets what it would have seen:
+A convolution needs only a few rows above and below those that it computes. Group normalization and
+attention see the whole map, so overlapping tiles of the image would not give the same result. Here
+each layer gets what it would have seen:
 
 - A convolution, an activation or an enlargement is not computed at once. It is kept as a rule that
   computes any rows of its output from rows of its input.
@@ -17,11 +17,12 @@ before a normalization are computed twice.
 """
 
 from collections.abc import Callable, Iterator
-from typing import Any, Self
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import group_norm, interpolate, pad, relu, silu
+from torch.utils._pytree import tree_map_only
 
 Rows = Callable[[int, int], Tensor]  # the rows from the first number to before the second
 
@@ -81,7 +82,7 @@ class StripedMap(Tensor):
         reusable: Whether a sum may take over the memory of `stored`.
     """
 
-    def __new__(cls, shape: Any, like: Tensor, *_: Any, **__: Any) -> Self:
+    def __new__(cls, shape: Any, like: Tensor, *_: Any, **__: Any) -> "StripedMap":
         make = torch.Tensor._make_wrapper_subclass
         return make(cls, tuple(shape), dtype=like.dtype, device=like.device)
 
@@ -111,7 +112,8 @@ class StripedMap(Tensor):
         rule = RULES.get(function)
         result = rule(*arguments, **options) if rule else NotImplemented
         if result is NotImplemented:
-            result = function(*map(_whole, arguments), **options)
+            arguments, options = tree_map_only(StripedMap, StripedMap.whole, (arguments, options))
+            result = function(*arguments, **options)
         return result
 
     @classmethod
@@ -132,10 +134,15 @@ class StripedMap(Tensor):
     def padded_rows(self, start: int, stop: int) -> Tensor:
         """Rows from `start` to before `stop`, with zeros where they lie outside of the map."""
         height = self.shape[2]
-        inside = self.rows(max(start, 0), min(stop, height))
+        if start >= 0 and stop <= height:
+            return self.rows(start, stop)
+        first = min(max(start, 0), height - 1)
+        last = max(min(stop, height), 1)
         above = max(-start, 0)
         below = max(stop - height, 0)
-        return pad(inside, (0, 0, above, below)) if above or below else inside
+        padded = pad(self.rows(first, last), (0, 0, above, below))
+        skipped = max(start - first, 0)  # the last row, where all that is asked for lies below it
+        return padded[:, :, skipped : skipped + stop - start]
 
     def whole(self) -> Tensor:
         """All of it."""
@@ -152,11 +159,10 @@ class StripedMap(Tensor):
         return StripedMap(shape or self.shape, self, self.strips, compute)
 
 
-def _whole(argument: Any) -> Any:
-    return argument.whole() if isinstance(argument, StripedMap) else argument
-
-
 def _conv2d(x, weight, bias, stride, padding, dilation, groups):
+    if isinstance(padding, str):
+        return NotImplemented
+
     def output_size(axis):
         size = x.shape[2 + axis] + 2 * padding[axis]
         extent = dilation[axis] * (weight.shape[2 + axis] - 1) + 1
@@ -308,12 +314,9 @@ RULES = {
 }
 
 # What is known of a map without its entries.
+ATTRIBUTES = ("shape", "dtype", "device", "ndim", "requires_grad")
 DESCRIPTIONS = {
-    Tensor.shape.__get__,
-    Tensor.dtype.__get__,
-    Tensor.device.__get__,
-    Tensor.ndim.__get__,
-    Tensor.requires_grad.__get__,
+    *(getattr(Tensor, name).__get__ for name in ATTRIBUTES),
     Tensor.__len__,
     Tensor.__hash__,
 }
