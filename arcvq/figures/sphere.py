@@ -39,7 +39,6 @@ from arcvq.figures.theme import (
     check_numbers,
     check_vectors,
     finish,
-    named,
     summary,
 )
 from arcvq.runtime.checks import check_whole
@@ -198,19 +197,17 @@ def margin_gradients(
     slopes = scene.check_gradients(gradients)
     longest = norm(slopes, axis=1).max()
     length, told_length = _arrow_length(arrow_scale, longest)
-    rows, note = thin(len(scene.latents), "latents")
-    shown = dataclasses.replace(scene, latents=scene.latents[rows])
-    moves = -length * slopes[rows]
-    theta = shown.theta
+    moves = -length * slopes
+    theta = scene.theta
     told = f"θ = {np.degrees(theta):.1f}°"
     told_wider = f"θ + margin = {np.degrees(theta + margin):.1f}°"
 
     figure = Figure()
     add_cap(figure, scene.unit, theta, told, "solid")
     add_cap(figure, scene.unit, theta + margin, told_wider, "dash")
-    shown.draw(figure, moves)
+    note = scene.draw(figure, moves)
 
-    extent = shown.extent(moves)
+    extent = scene.extent(moves)
     if len(scene.unit) == 2:
         layout = {"width": 640, "height": 690}
         add_circle(figure)
@@ -222,10 +219,10 @@ def margin_gradients(
         # The code faces the reader, a bit to the side.
         eye = 2 * scene.unit + 0.6 * normals(scene.unit)[0]
         set_scene(figure, 1.02 * extent, eye=eye, zoom=1.8, visible=False)
-    count = len(rows)
+    count = len(scene.latents)
     text = (
         f"Arrows follow the negative gradient (longest {longest:.2g}{told_length}); "
-        f"{min(top_k, count)} of {count} latents lie within {told} of the code.{note}"
+        f"{min(top_k, count):,} of {count:,} latents lie within {told} of the code.{note}"
     )
     return finish(figure, look, "How the margin loss moves latents", text, **layout)
 
@@ -261,9 +258,11 @@ def margin_panels(
     scene = _margin_scene(latents, code, top_k)
     if len(scene.unit) != 2:
         raise ValueError(f"the panels are circles, for D = 2; the code has D = {len(scene.unit)}")
+    if not gradients:
+        raise ValueError("there is nothing to draw: the dictionary of gradients is empty")
     slopes = {}
     longest = {}
-    for margin, found in named(gradients, "gradients").items():
+    for margin, found in gradients.items():
         slopes[margin] = scene.check_gradients(found)
         longest[margin] = norm(slopes[margin], axis=1).max()
     length, told_length = _arrow_length(arrow_scale, max(longest.values()))
@@ -273,18 +272,18 @@ def margin_panels(
     for column, margin in enumerate(slopes, start=1):
         moves = -length * slopes[margin]
         extent = max(extent, scene.extent(moves))
-        _add_panel(figure, scene, float(margin), moves, column)
+        note = _add_panel(figure, scene, margin, moves, column)
     name_once(figure)
     _frame_circle(figure, extent)
     square_panels(figure)
     figure.update_yaxes(title_text=COMPONENTS[1], col=1)
 
-    sizes = [f"{size:.2g} with margin {float(margin):g}" for margin, size in longest.items()]
+    sizes = [f"{size:.2g} with margin {margin:g}" for margin, size in longest.items()]
     listed = ", ".join(sizes)
     angle = np.degrees(scene.theta)
     text = (
         f"Arrows follow the negative gradient{told_length}. The longest: {listed}. "
-        f"The farthest latent that is pulled lies at θ = {angle:.1f}°."
+        f"The farthest latent that is pulled lies at θ = {angle:.1f}°.{note}"
     )
     width = max(480, 300 * len(slopes) + 60)
     return finish(figure, look, "What the margin changes", text, width=width, height=470)
@@ -330,18 +329,25 @@ class _MarginScene:
         places = np.concatenate([self.latents, self.latents + moves])
         return max(1.0, np.abs(places).max())
 
-    def draw(self, figure: Figure, moves: np.ndarray, **place: Any) -> None:
-        """Add the code, the latents that it pulls and the others, with their arrows."""
+    def draw(self, figure: Figure, moves: np.ndarray, **place: Any) -> str:
+        """Add the code, the latents that it pulls and the others, with their arrows.
+
+        Returns:
+            A sentence for the caption if there are too many others to draw.
+        """
         dim = len(self.unit)
         order = np.argsort(-self.cosines)
         near, far = np.split(order, [self.top_k])
-        for group, name, color in ((near, "nearest", VERMILLION), (far, "other", BLUE)):
+        drawn, note = thin(len(far), "other latents")
+        groups = ((near, "nearest", VERMILLION), (far[drawn], "other", BLUE))
+        for group, name, color in groups:
             points = self.latents[group]
             add_arrows(figure, points, moves[group], color, **place)
             marker = {"color": color, "size": 10 - 2 * dim}
-            add_points(figure, points, f"{len(group)} {name} latents", marker=marker, **place)
+            add_points(figure, points, f"{len(group):,} {name} latents", marker=marker, **place)
         marker = {"size": 18 - 4 * dim, "symbol": "diamond", "color": BLACK}
         add_points(figure, self.unit[None], "code", marker=marker, **place)
+        return note
 
 
 def _margin_scene(latents: Vectors, code: Code, top_k: int) -> _MarginScene:
@@ -366,16 +372,17 @@ def _arrow_length(asked: Number | None, longest: Number) -> tuple[Number, str]:
 
 
 def _add_panel(
-    figure: Figure, scene: _MarginScene, margin: float, moves: np.ndarray, column: int
-) -> None:
-    """Draw the circle of one margin."""
+    figure: Figure, scene: _MarginScene, margin: Number, moves: np.ndarray, column: int
+) -> str:
+    """Draw the circle of one margin; return what the caption says of latents left out."""
     place = {"row": 1, "col": column}
     add_circle(figure, **place)
     add_cap(figure, scene.unit, scene.theta, "θ", "solid", **place)
     add_cap(figure, scene.unit, scene.theta + margin, "θ + margin", "dash", **place)
-    scene.draw(figure, moves, **place)
+    note = scene.draw(figure, moves, **place)
     x, y = -0.45 * scene.unit  # opposite to the code, where there is room for the title
     figure.add_annotation(x=x, y=y, text=f"margin {margin:g}", showarrow=False, **place)
+    return note
 
 
 def _frame_circle(figure: Figure, extent: Number) -> None:

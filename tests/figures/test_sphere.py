@@ -224,6 +224,17 @@ def test_a_long_code_and_vanishing_gradients_can_be_drawn():
     )
 
 
+def test_of_very_many_latents_all_that_are_pulled_are_drawn_and_theta_is_theirs():
+    angles = torch.linspace(0.1, 3, 30_000)
+    latents = torch.stack([angles.cos(), angles.sin()], dim=1)
+    code = torch.tensor([1.0, 0.0])
+    figure = margin_gradients(latents, code, torch.ones(30_000, 2), top_k=3)
+    assert np.allclose(rows(named(figure, "3 nearest")), latents[:3])
+    assert len(rows(named(figure, "20,000 other"))) == 20_000
+    assert f"3 of 30,000 latents lie within θ = {math.degrees(angles[2]):.1f}°" in summary(figure)
+    assert "20,000 of 29,997 other latents are drawn." in summary(figure)
+
+
 @pytest.mark.parametrize(
     ("call", "words"),
     [
@@ -274,7 +285,7 @@ def test_a_long_code_and_vanishing_gradients_can_be_drawn():
         ),
         (
             lambda: margin_panels(torch.ones(5, 2), torch.ones(2), {}),
-            "there is nothing to draw: the dictionary is empty",
+            "there is nothing to draw: the dictionary of gradients is empty",
         ),
     ],
 )
