@@ -91,9 +91,11 @@ def _core_path() -> Canvas:
 
 def _branches() -> Canvas:
     canvas = Canvas()
+    middles = []
     for row, (name, stops) in enumerate(BRANCHES.items()):
         top = 62 * row
         middle = top + 23
+        middles.append(middle)
         canvas.text((174, middle + 5), name, anchor="end", weight="bold")
         canvas.arrow([(190, middle), (208, middle)])
         for place, stop in enumerate(stops):
@@ -103,7 +105,7 @@ def _branches() -> Canvas:
             canvas.box((left, top), (190, 46), GREEN, title, below)
             if place > 0:
                 canvas.arrow([(left - 18, middle), (left - 2, middle)])
-    canvas.line([(190, 0), (190, middle)])
+    canvas.line([(190, 0), (190, middles[-1])])
     return canvas
 
 
@@ -187,7 +189,7 @@ def _turn_latent(canvas: Canvas, center: Point, start: int, end: int, color: str
     latent = on_circle(center, RADIUS, start)
     canvas.line([center, latent], color, opacity=0.45)
     canvas.circle(latent, 4, color, fill=1)
-    canvas.turn(center, RADIUS - 14, start, end, color)
+    canvas.curved_arrow(center, RADIUS - 14, start, end, color)
 
 
 def _ball_panel() -> Canvas:

@@ -11,11 +11,10 @@ from dataclasses import dataclass
 from html import escape
 from typing import Any
 
-from arcvq.figures.theme import PAPER, Number
+from arcvq.figures.theme import INK, PAPER, Number
 
 Point = tuple[Number, Number]
 
-INK = "#222222"
 LINE_HEIGHT = 1.35  # of the size of the letters
 HEAD = 9  # pixels from the tip of an arrow to the end of its head
 COVERED = 0.7 * HEAD  # pixels of an arrow's line that its head covers, so that the tip is sharp
@@ -157,30 +156,6 @@ class Canvas:
         self.line([*before, end], color, stroke_width=width, stroke_dasharray=dashes)
         self._head(tip, heading, color)
 
-    def turn(
-        self,
-        center: Point,
-        radius: Number,
-        start: Number,
-        end: Number,
-        color: str,
-    ) -> None:
-        """Draw an arrow along a circle.
-
-        Args:
-            center: Of the circle.
-            radius: Of the circle.
-            start: The angle where the arrow starts.
-            end: The angle of its tip.
-            color: Of the arrow.
-        """
-        ahead = 1 if end > start else -1
-        covered = math.degrees(COVERED / radius)
-        self.arc(center, radius, start, end - ahead * covered, color, width=2)
-        # The head lies along the chord that it covers.
-        heading = end + ahead * (90 - covered / 2)
-        self._head(on_circle(center, radius, end), heading, color)
-
     def arc(
         self,
         center: Point,
@@ -190,12 +165,37 @@ class Canvas:
         color: str,
         width: Number = 1.4,
     ) -> None:
-        """Draw a part of a circle, less than a half; see `turn`."""
+        """Draw a part of a circle, less than a half.
+
+        Args:
+            center: Of the circle.
+            radius: Of the circle.
+            start: The angle where the arc starts.
+            end: The angle where it ends; if it is smaller, the arc goes clockwise.
+            color: Of the line.
+            width: Of the line, in pixels.
+        """
         clockwise = int(end < start)
         from_x, from_y = on_circle(center, radius, start)
         to_x, to_y = on_circle(center, radius, end)
         path = f"M {from_x} {from_y} A {radius} {radius} 0 0 {clockwise} {to_x} {to_y}"
         self._add("path", d=path, fill="none", stroke=color, stroke_width=width)
+
+    def curved_arrow(
+        self,
+        center: Point,
+        radius: Number,
+        start: Number,
+        end: Number,
+        color: str,
+    ) -> None:
+        """Draw an `arc` as an arrow, with its head at the end."""
+        ahead = 1 if end > start else -1
+        covered = math.degrees(COVERED / radius)
+        self.arc(center, radius, start, end - ahead * covered, color, width=2)
+        # The head lies along the chord that it covers.
+        heading = end + ahead * (90 - covered / 2)
+        self._head(on_circle(center, radius, end), heading, color)
 
     def circle(
         self,

@@ -1,6 +1,5 @@
 """How quantizers divide a plane of latents: the cell of each code, with the codes and latents."""
 
-import colorsys
 import html
 import math
 from collections.abc import Mapping
@@ -12,15 +11,22 @@ from plotly.graph_objects import Figure
 from plotly.subplots import make_subplots
 
 from arcvq.figures.parts import COMPONENTS, add_points, name_once, square_panels, thin
-from arcvq.figures.theme import BLACK, GRAY, PAPER, Vectors, array, check_vectors, finish
+from arcvq.figures.theme import (
+    BLACK,
+    GRAY,
+    PAPER,
+    Vectors,
+    array,
+    check_vectors,
+    finish,
+    many_colors,
+)
 from arcvq.geometry import usage_counts
 from arcvq.quantizers import Quantizer
+from arcvq.runtime.checks import check_whole
 
 SIDE = 121  # points along each side of a panel whose code is looked up
 SHOWN = 0.99  # the share of latents that a panel reaches to, so that a few do not shrink the rest
-GOLDEN = (math.sqrt(5) - 1) / 2  # turns of this share of the color circle never meet again
-LIGHTNESS = (0.74, 0.83, 0.91)
-SATURATION = 0.55
 FILLED = {"color": BLACK, "size": 7, "line": {"color": "white", "width": 1}}
 OPEN = {"color": GRAY, "size": 7, "symbol": "circle-open"}
 SPECKS = {"color": GRAY, "size": 3, "opacity": 0.5}
@@ -38,7 +44,7 @@ def latent_cells(
         quantizers: Quantizers of 2 dimensions by name, at least one.
         latents: Latents (N, 2), the same for all, or those of each quantizer by its name. They are
             drawn as specks, and say which codes are in use.
-        columns: Panels in a row, at least 1.
+        columns: Panels in a row, at most.
         **look: Title, summary, width, height, or properties of the layout.
 
     Returns:
@@ -47,39 +53,39 @@ def latent_cells(
 
     Raises:
         ValueError: For no quantizer, one of another dimension, one without latents, and latents
-            that are not finite or have another shape.
+            that are not finite or have another shape; for columns below 1.
     """
     if not quantizers:
         raise ValueError("there is nothing to draw: the dictionary of quantizers is empty")
-    if columns < 1:
-        raise ValueError(f"columns is {columns}; it must be at least 1")
+    check_whole(1, columns=columns)
+    columns = min(columns, len(quantizers))
     rows = math.ceil(len(quantizers) / columns)
-    figure = make_subplots(rows, columns, horizontal_spacing=0.03, vertical_spacing=0.16 / rows)
-    used = {}
+    gaps = {"horizontal_spacing": 0.15 / columns, "vertical_spacing": 0.16 / rows}
+    figure = make_subplots(rows, columns, **gaps)
+    counts = []
     for number, (name, quantizer) in enumerate(quantizers.items()):
         if quantizer.dim != 2:
             raise ValueError(f"{name} has {quantizer.dim} dimensions; a plane has 2")
         points = check_vectors(_latents_of(name, latents), f"latents of {name}", dim=2)
         row, column = divmod(number, columns)
         place = {"row": row + 1, "col": column + 1}
-        used[name] = _add_panel(figure, quantizer, points, **place)
+        used = _add_panel(figure, quantizer, points, **place)
+        counts.append(f"{name} {used} of {quantizer.num_codes}")
         _add_name(figure, name, **place)
     name_once(figure)
-    figure.update_traces(showlegend=False, selector={"type": "heatmap"})
     square_panels(figure)
     figure.update_xaxes(title_text=COMPONENTS[0], row=rows)
     figure.update_yaxes(title_text=COMPONENTS[1], col=1)
 
-    counts = []
-    for name, quantizer in quantizers.items():
-        counts.append(f"{name} {used[name]} of {quantizer.num_codes}")
     listed = ", ".join(counts)
     text = (
         f"Codes in use: {listed}. A color stands for a code; filled dots are codes in "
         "use, open ones are not; gray specks are latents."
     )
-    size = {"width": 960, "height": 150 + 205 * rows}
-    return finish(figure, look, "How quantizers divide the plane", text, **size)
+    width = max(480, 100 + 172 * columns)
+    height = 150 + 205 * rows
+    title = "How quantizers divide the plane"
+    return finish(figure, look, title, text, width=width, height=height)
 
 
 def _latents_of(name: str, latents: Vectors | Mapping[str, Vectors]) -> Vectors:
@@ -111,7 +117,7 @@ def _add_panel(figure: Figure, quantizer: Quantizer, points: np.ndarray, **place
         z=cells.int().numpy(),
         zmin=-0.5,
         zmax=count - 0.5,
-        colorscale=_cell_colors(count),
+        colorscale=_color_steps(count),
         showscale=False,
         hovertemplate="code %{z}<extra></extra>",
         **place,
@@ -120,9 +126,9 @@ def _add_panel(figure: Figure, quantizer: Quantizer, points: np.ndarray, **place
     add_points(figure, points[drawn], "latents", marker=SPECKS, hoverinfo="skip", **place)
     add_points(figure, codes[~in_use], "codes not in use", marker=OPEN, **place)
     add_points(figure, codes[in_use], "codes in use", marker=FILLED, **place)
-    limits = {"range": [-extent, extent], "showgrid": False, "nticks": 6}
-    figure.update_xaxes(limits, **place)
-    figure.update_yaxes(limits, **place)
+    axis = {"range": [-extent, extent], "constrain": "domain", "showgrid": False, "nticks": 6}
+    figure.update_xaxes(axis, **place)
+    figure.update_yaxes(axis, **place)
     return int(in_use.sum())
 
 
@@ -149,15 +155,10 @@ def _encode(quantizer: Quantizer, points: np.ndarray) -> torch.Tensor:
     return quantizer.encode(latents).cpu()
 
 
-def _cell_colors(count: int) -> list[tuple[float, str]]:
-    """A color scale with a step for each code; codes with neighboring indices differ in hue."""
+def _color_steps(count: int) -> list[tuple[float, str]]:
+    """A color scale with a step for each code."""
     scale = []
-    for code in range(count):
-        hue = code * GOLDEN % 1
-        lightness = LIGHTNESS[code % 3]
-        parts = colorsys.hls_to_rgb(hue, lightness, SATURATION)
-        red, green, blue = (round(255 * part) for part in parts)
-        color = f"rgb({red}, {green}, {blue})"
+    for code, color in enumerate(many_colors(count)):
         start = code / count
         end = (code + 1) / count
         scale += [(start, color), (end, color)]

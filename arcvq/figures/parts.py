@@ -141,7 +141,7 @@ def add_cap(
 def arrow_lines(starts: Rows, moves: Rows) -> tuple[Rows, np.ndarray]:
     """Return three points for each arrow: start, tip and a gap; and the sizes of their markers.
 
-    Only tips have a marker, as the head of the arrow, and only those of arrows that are longer.
+    Only tips have a marker, as the head of the arrow, and only where the arrow is longer than 0.02.
     """
     dim = starts.shape[1]
     tips = starts + moves

@@ -23,7 +23,7 @@ from arcvq.figures.theme import (
 
 def code_paths(
     latents: Vectors,
-    path: Float[Array, "..."],
+    path: Float[Array, "_steps _K _D"],
     counts: Counts,
     **look: Any,
 ) -> Figure:
@@ -45,7 +45,8 @@ def code_paths(
     ways = array(path)
     if ways.ndim != 3 or not len(ways):
         raise ValueError(f"path must have the shape (steps, K, 2), steps from 1, not {ways.shape}")
-    ends = check_vectors(ways[-1], "codes", dim=2)
+    check_vectors(np.concatenate(ways), "path", dim=2)
+    ends = ways[-1]
     used = check_numbers(counts, len(ends), "tokens") > 0
 
     figure = Figure()

@@ -1,5 +1,6 @@
 """The look that all figures share (colors, template, caption), and the checks on what they draw."""
 
+import colorsys
 import html
 import itertools
 import math
@@ -36,6 +37,7 @@ YELLOW = "#F0E442"
 PALETTE = (BLUE, VERMILLION, GREEN, PURPLE, ORANGE, SKY, BLACK, YELLOW)  # faint ones last
 GRAY = "#6E6E6E"
 PAPER = "#FCFCFA"
+INK = "#222222"  # of words
 METHOD_COLORS = {
     "plain": BLACK,
     "ema": SKY,
@@ -60,7 +62,7 @@ TEMPLATE = Template(
         "font": {
             "family": "Open Sans, DejaVu Sans, Arial, sans-serif",
             "size": 12,
-            "color": "#222222",
+            "color": INK,
         },
         # Opaque: on a transparent paper the dark text is lost on JupyterLab's dark background.
         "paper_bgcolor": PAPER,
@@ -81,6 +83,10 @@ TEMPLATE = Template(
     }
 )
 LEGEND_ROW = 20  # pixels
+# Of `many_colors`
+GOLDEN = (math.sqrt(5) - 1) / 2  # turns by this share of the color circle never meet again
+LIGHTNESS = (0.74, 0.83, 0.91)
+SATURATION = 0.55
 
 
 def colors(names: Collection[str]) -> dict[str, str]:
@@ -109,6 +115,21 @@ def colored(values: Any, name: str = "codes") -> list[tuple[str, Any, str]]:
     """
     values = named(values, name)
     return [(key, values[key], color) for key, color in colors(values).items()]
+
+
+def many_colors(count: int) -> list[str]:
+    """Return light colors for so many areas, where those of the palette do not suffice.
+
+    Colors that follow each other differ in hue and in lightness.
+    """
+    found = []
+    for number in range(count):
+        hue = number * GOLDEN % 1
+        lightness = LIGHTNESS[number % len(LIGHTNESS)]
+        shares = colorsys.hls_to_rgb(hue, lightness, SATURATION)
+        red, green, blue = (round(255 * share) for share in shares)
+        found.append(f"rgb({red}, {green}, {blue})")
+    return found
 
 
 def faint(color: str) -> str:

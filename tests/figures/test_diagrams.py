@@ -10,8 +10,8 @@ from IPython.core.formatters import DisplayFormatter
 
 from arcvq.figures import method_diagram, reading_path
 from arcvq.figures.diagrams import BRANCHES, CORE
-from arcvq.figures.drawings import INK, Canvas, on_circle
-from arcvq.figures.theme import PAPER
+from arcvq.figures.drawings import Canvas, on_circle
+from arcvq.figures.theme import INK, PAPER
 
 ROOT = Path(__file__).parents[2]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
@@ -143,8 +143,8 @@ def test_the_head_of_an_arrow_is_at_its_end_and_points_along_its_last_line():
 
 
 @pytest.mark.parametrize("end, side", [(40, 1), (-40, -1)])
-def test_a_turn_ends_on_the_circle_with_its_head_ahead(end, side):
-    _, head = drawn("turn", (0, 0), 100, 0, end, "black")
+def test_a_curved_arrow_ends_on_the_circle_with_its_head_ahead(end, side):
+    _, head = drawn("curved_arrow", (0, 0), 100, 0, end, "black")
     tip, *back = corners(head)
     assert tip == on_circle((0, 0), 100, end)
     # y grows downward: the head of a counterclockwise turn ends above its back corners.

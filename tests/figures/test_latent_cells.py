@@ -48,9 +48,19 @@ def test_each_quantizer_has_a_panel_with_its_own_latents():
     assert names[:2] == ["plain", "cosine"]
 
 
-def test_a_panel_reaches_to_the_farthest_code_and_has_one_scale():
-    figure = latent_cells({"plain": quantizer()}, LATENTS)
-    assert figure.layout.xaxis.range[1] >= 5 and figure.layout.yaxis.scaleanchor == "x"
+def test_a_panel_reaches_to_the_farthest_code_and_is_a_square():
+    layout = latent_cells({"plain": quantizer()}, LATENTS).layout
+    assert layout.xaxis.range[1] >= 5 and layout.xaxis.range == layout.yaxis.range
+    assert layout.yaxis.scaleanchor == "x"
+    assert layout.xaxis.constrain == layout.yaxis.constrain == "domain"
+
+
+def test_a_row_has_no_more_places_than_quantizers_and_a_picture_of_few_is_narrower():
+    one = {"plain": quantizer()}
+    layout = latent_cells(one, LATENTS).layout
+    assert list(layout.xaxis.domain) == [0, 1]
+    many = {str(number): quantizer() for number in range(5)}
+    assert layout.width < latent_cells(many, LATENTS).layout.width
 
 
 def test_one_latent_far_away_does_not_shrink_the_picture():

@@ -34,7 +34,14 @@ def test_the_caption_counts_the_used_codes_and_both_axes_have_one_scale():
     assert figure.layout.yaxis.scaleanchor == "x"
 
 
-def test_other_shapes_are_refused():
+def test_a_path_with_nan_at_any_step_is_refused():
+    broken = PATH.clone()
+    broken[0, 1] = torch.nan
+    with pytest.raises(ValueError, match="path has NaN or infinity in 1 of its 4 rows"):
+        code_paths(LATENTS, broken, torch.tensor([1, 1]))
+
+
+def test_other_shapes_are_refused(unchecked):
     with pytest.raises(ValueError, match="latents must be rows of shape"):
         code_paths(torch.zeros(4, 3), PATH, torch.tensor([1, 1]))
     with pytest.raises(ValueError, match="path must have the shape"):
