@@ -13,6 +13,7 @@ written out in float64, and cases that try what is easily forgotten.
 
 import copy
 import math
+import numbers
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -137,8 +138,8 @@ def _difference_of_gradients(found: Tensor, gradients: Any) -> str:
 
 def _weights(result: Tensor) -> Tensor:
     """Different weights of the entries of a result, so that each has a gradient of its own."""
-    numbers = torch.arange(1.0, result.numel() + 1)
-    return numbers.view(result.shape)
+    weights = torch.arange(1.0, result.numel() + 1)
+    return weights.view(result.shape)
 
 
 def _equal_arguments(given: Arguments, original: Arguments) -> bool:
@@ -156,7 +157,7 @@ def _difference(found: Any, expected: Any) -> str:
         return _difference_of_tensors(found, expected)
     if isinstance(found, Tensor) and found.numel() == 1:
         found = found.item()
-    if isinstance(found, bool) or not isinstance(found, (int, float)):
+    if isinstance(found, bool) or not isinstance(found, numbers.Real):
         return f"it returns a {type(found).__name__}; a number is expected."
     if _is_close(tensor(float(found)), tensor(float(expected))).all():
         return ""
@@ -198,9 +199,7 @@ def _kind(values: Tensor) -> str:
     """What the entries of a tensor are, in words."""
     if values.is_floating_point():
         return "floating-point numbers"
-    return {torch.bool: "booleans", torch.int64: "whole numbers (int64)"}.get(
-        values.dtype, "others"
-    )
+    return KINDS.get(values.dtype, "others")
 
 
 def _is_close(found: Tensor, expected: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from torch.nn.functional import normalize, one_hot
@@ -387,3 +388,10 @@ def test_a_tensor_on_another_device_is_told(capsys):
 def test_what_is_no_exercise_is_refused_with_the_names(answer):
     with pytest.raises(ValueError, match="is no exercise; check takes a function named nearest_"):
         check(answer)
+
+
+def test_a_number_of_numpy_is_a_number_too():
+    def push(share, scale):
+        return np.float32(scale * share)
+
+    assert check(push)
