@@ -20,23 +20,24 @@ def axis_panels(
     """Draw a panel for each axis, with a line for each group of runs.
 
     Args:
-        rows: rows of an experiment with the columns axis, value and line; those of runs that failed
+        rows: Rows of an experiment with the columns axis, value and line; those of runs that failed
             are left out.
-        titles: titles of the axes, in the order of the panels. Axes without rows have no panel.
-        measure: a column of the rows.
-        **look: title, summary, width, height, or properties of the layout.
+        titles: Titles of the axes, in the order of the panels. Axes without rows have no panel.
+        measure: A column of the rows.
+        **look: Title, summary, width, height, or properties of the layout.
 
     Returns:
         The figure. Each point is the mean of all runs with this value, whatever their seeds and
         other settings; the caption says over which axes the means of a line differ most.
     """
     table = summary(rows, [measure], ("axis", "line", "value")).sort_values("value")
-    axes = [axis for axis in titles if axis in set(table.axis)]
+    tried = set(table.axis)
+    axes = [axis for axis in titles if axis in tried]
     title = MEASURE_TITLES.get(measure, measure)
     columns = min(4, len(axes))
-    lines = math.ceil(len(axes) / columns)
+    rows_of_panels = math.ceil(len(axes) / columns)
     gaps = {"vertical_spacing": 0.25, "horizontal_spacing": 0.03}
-    figure = make_subplots(lines, columns, shared_yaxes="all", **gaps)
+    figure = make_subplots(rows_of_panels, columns, shared_yaxes="all", **gaps)
     shown = colors([*rows.line.unique()])
     for place, axis in enumerate(axes):
         row, column = divmod(place, columns)
@@ -55,7 +56,9 @@ def axis_panels(
         f"The means of {title} differ most: {_largest_spans(table, titles, measure)}. "
         "Each point: the mean of all its runs with a 95% interval (bootstrap)."
     )
-    size = {"width": 260 * columns + 140, "height": 200 + 230 * lines, "bottom": 70}
+    width = 260 * columns + 140
+    height = 200 + 230 * rows_of_panels
+    size = {"width": width, "height": height, "bottom": 70}
     return finish(figure, look, f"{title} over each setting", text, **size)
 
 

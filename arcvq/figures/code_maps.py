@@ -76,17 +76,18 @@ def code_map(
     """
     points = projection.points
     count, axes = points.shape
-    numbers = np.arange(count) if indices is None else indices
-    values = np.ones(count) if color is None else array(color)
-    shown = {"code": numbers, label: values, **(hover or {})}
-    table = {name: check_numbers(column, count, name) for name, column in shown.items()}
-    if color is None or classes:
-        del table[label]
+    numbers = np.arange(count) if indices is None else check_numbers(indices, count, "indices")
+    values = np.ones(count) if color is None else check_numbers(color, count, label)
+    table = {"code": numbers}
+    if color is not None and not classes:
+        table[label] = values
+    for name, column in (hover or {}).items():
+        table[name] = check_numbers(column, count, name)
     is_placed = np.isfinite(points).all(axis=1)
     rows, note = _drawn(is_placed)
     is_hollow = _hollow(values, log, classes)[rows]
     solid = rows[~is_hollow]
-    unused = "no class" if classes else f"{label.split(' (')[0]} 0"
+    of_hollow = "no class" if classes else f"{label.split(' (')[0]} 0"
 
     size = 8 if axes == 2 else 4
     marker = {"size": size, "symbol": "circle", "opacity": 0.85, "color": BLUE}
@@ -98,14 +99,14 @@ def code_map(
     # Always three traces, some of them empty, so that a live figure can change them in place.
     groups = (
         ("codes", solid, marker),
-        (unused, rows[is_hollow], hollow),
+        (of_hollow, rows[is_hollow], hollow),
         (f"code {chosen}", ringed, ring),
     )
     data = np.column_stack([*table.values()]).astype(np.float32)
     template = _hover_template(table)
     figure = Figure()
-    for name, group, marker in groups:
-        style: dict[str, Any] = {"marker": marker, "customdata": data[group]}
+    for name, group, look_of_group in groups:
+        style: dict[str, Any] = {"marker": look_of_group, "customdata": data[group]}
         add_points(figure, points[group], name, hovertemplate=template, **style)
         figure.data[-1].showlegend = len(group) > 0
 

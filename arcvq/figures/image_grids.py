@@ -10,13 +10,7 @@ from plotly.graph_objects import Figure
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from arcvq.figures.parts import (
-    PAPER_PIXEL,
-    color_bar,
-    image_source,
-    inferno,
-    tile_sheet,
-)
+from arcvq.figures.parts import PAPER_PIXEL, color_bar, image_source, inferno, tile_sheet
 from arcvq.figures.theme import Images, Number, check_images, finish, named
 from arcvq.metrics import psnr
 from arcvq.runtime.checks import check_whole
@@ -66,17 +60,18 @@ def reconstruction_grid(
     Args:
         images: The originals (n, C, H, W) in [-1, 1], with C 1 or 3.
         reconstructions: Images of the same shape by name of the method.
-        columns: How many images to draw; PSNR (dB) is over all that are given.
+        columns: How many images to draw, at most; PSNR (dB) is over all that are given.
         **look: Title, summary, width, height, or properties of the layout.
 
     Returns:
         The figure. The absolute errors, means over the channels, are all on one color scale.
 
     Raises:
-        ValueError: For no images or reconstructions, other shapes, and NaN.
+        ValueError: For no images or reconstructions, other shapes, NaN, and `columns` below 1.
     """
     images = check_images(images, "images")
-    columns = max(1, min(columns, len(images)))
+    check_whole(1, columns=columns)
+    columns = min(columns, len(images))
     labels = ["original"]
     scores = []
     made = []

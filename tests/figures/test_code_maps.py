@@ -62,6 +62,13 @@ def test_the_pointer_shows_index_and_numbers():
     assert template.startswith("code: ") and "norm: " in template and "usage (tokens): " in template
 
 
+def test_the_pointer_also_shows_a_number_that_could_have_been_the_color():
+    usage = torch.arange(len(CODES))
+    codes = code_map(pca(CODES), hover={"usage (tokens)": usage}).data[0]
+    assert "usage (tokens)" in codes.hovertemplate
+    assert np.array_equal(codes.customdata[:, 1], usage)
+
+
 def test_classes_have_a_color_each_and_codes_without_one_are_hollow():
     owners = np.array([0, 1, 9, -1, 0, 2])
     names = [f"class {n}" for n in range(10)]

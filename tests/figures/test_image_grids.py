@@ -146,6 +146,12 @@ def test_one_photograph_keeps_a_moderate_size():
         ),
         (lambda: image_grid(torch.zeros(2, 1, 8, 8), columns=0), "columns is 0"),
         (
+            lambda: reconstruction_grid(
+                torch.zeros(2, 1, 8, 8), {"plain": torch.zeros(2, 1, 8, 8)}, columns=0
+            ),
+            "columns is 0",
+        ),
+        (
             lambda: image_grid(torch.zeros(2, 1, 8, 8), titles=["one"]),
             "1 titles do not fit 2 images in 2 columns",
         ),
