@@ -84,11 +84,9 @@ def _candidate(
     """One of the settings of a quantizer, with those among beta and weight that it has."""
     facts: dict[str, float | str] = {"candidate_for": name}
     title = f"{name}, D {settings.dim}, lr {settings.lr:g}"
-    if settings.quantizer in COMMITTED:
-        settings = dataclasses.replace(settings, commitment=beta)
-        title += f", beta {beta:g}"
-    elif settings.quantizer != "fsq":
-        settings = dataclasses.replace(settings, beta=beta)
+    if settings.quantizer != "fsq":
+        field = "commitment" if settings.quantizer in COMMITTED else "beta"
+        settings = dataclasses.replace(settings, **{field: beta})
         title += f", beta {beta:g}"
     if settings.quantizer == "samp":
         gamma0, decay = margin_weight

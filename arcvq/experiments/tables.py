@@ -128,7 +128,8 @@ def regime_note(rows: pd.DataFrame) -> str:
         known = rows[name].dropna().unique()
         if len(known) == 0:
             continue
-        low, high = (f"{value:.3g}" for value in (min(known), max(known)))
+        low = f"{known.min():.3g}"
+        high = f"{known.max():.3g}"
         ours = low if low == high else f"{low} to {high}"
         notes.append(f"{title}: {ours} (the paper's: {getattr(PAPER_REGIME, name):.3g})")
     return "; ".join(notes)
@@ -229,14 +230,14 @@ def comparison(
     Raises:
         ValueError: If no run of one of the variants finished.
     """
-    found: dict[str, dict[str, str]] = {}
-    for other in others:
-        for measure, title in measures.items():
-            one = variant_interval(rows, name, measure)
-            two = variant_interval(rows, other, measure)
-            side = "higher" if one[0] > two[0] else "lower"
+    found: dict[str, dict[str, str]] = {other: {} for other in others}
+    for measure, title in measures.items():
+        ours = variant_interval(rows, name, measure)
+        for other in others:
+            theirs = variant_interval(rows, other, measure)
+            side = "higher" if ours[0] > theirs[0] else "lower"
             outcomes = {True: "overlap", False: side, None: "unknown"}
-            found.setdefault(other, {})[title] = outcomes[intervals_overlap(one, two)]
+            found[other][title] = outcomes[intervals_overlap(ours, theirs)]
     return pd.DataFrame(found)
 
 
@@ -248,11 +249,12 @@ def verdict(
     Raises:
         ValueError: If no run of one of the variants finished.
     """
-    intervals = [variant_interval(rows, name, measure) for name in (one, other)]
-    texts = [
-        f"{name} {cell(measure, *found)} {unit}".rstrip()
-        for name, found in zip((one, other), intervals, strict=True)
-    ]
+    intervals = []
+    texts = []
+    for name in (one, other):
+        found = variant_interval(rows, name, measure)
+        intervals.append(found)
+        texts.append(f"{name} {cell(measure, *found)} {unit}".rstrip())
     outcomes = {
         True: "overlap",
         False: "do not overlap",
