@@ -20,21 +20,27 @@ def flat(figure: BaseFigure) -> Values:
 
     What the reader owns is left out: the camera, and what uirevision keeps.
     """
+    parts = {str(place): trace.to_plotly_json() for place, trace in enumerate(figure.data)}
+    parts["layout"] = figure.layout.to_plotly_json()
+    parts["layout"].pop("template", None)
     found: Values = {}
-
-    def walk(value: Any, path: str) -> None:
-        if isinstance(value, dict) and value and not path.endswith("/meta"):
-            for key, inner in value.items():
-                walk(inner, f"{path}{key}" if path.endswith("/") else f"{path}.{key}")
-        elif not path.endswith(("/type", "uirevision")) and ".camera." not in path:
-            found[path] = value
-
-    for place, trace in enumerate(figure.data):
-        walk(trace.to_plotly_json(), f"{place}/")
-    layout = figure.layout.to_plotly_json()
-    layout.pop("template", None)
-    walk(layout, "layout/")
+    for part, properties in parts.items():
+        for key, value in properties.items():
+            found |= _leaves(value, f"{part}/{key}")
     return found
+
+
+def _leaves(value: Any, path: str) -> Values:
+    """A property by its path, or if it has properties itself, all of these."""
+    if isinstance(value, dict) and value and not path.endswith("/meta"):
+        found: Values = {}
+        for key, inner in value.items():
+            found |= _leaves(inner, f"{path}.{key}")
+        return found
+    is_readers = path.endswith("uirevision") or ".camera." in path
+    if is_readers or path.endswith("/type"):
+        return {}
+    return {path: value}
 
 
 def assign(figure: BaseFigure, values: Values) -> BaseFigure:
