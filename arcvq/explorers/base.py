@@ -41,7 +41,7 @@ class Explorer(HasSettings, widgets.VBox):
     moves returns only that from `values()`, which is many times faster.
 
     Attributes:
-        given: what `code()` passes before the settings.
+        given: What `code()` passes before the settings.
     """
 
     given: tuple[str, ...] = ()
@@ -204,8 +204,8 @@ def pointed_code(trace: Any, points: Any) -> int | None:
     """Return the code under the pointer: the first column of a map's `customdata`.
 
     Args:
-        trace: the trace, as plotly's click and hover give it.
-        points: the points, as plotly's click and hover give them.
+        trace: The trace, as plotly's click and hover give it.
+        points: The points, as plotly's click and hover give them.
     """
     if not points or not points.point_inds:
         return None

@@ -138,7 +138,7 @@ class CanvasExplorer(HasSettings, anywidget.AnyWidget):
             name: One of `presets`.
 
         Raises:
-            ValueError: for another name.
+            ValueError: For another name.
         """
         if name not in self.presets:
             names = ", ".join(map(repr, self.presets)) or "none"

@@ -15,9 +15,9 @@ def with_patch(figure: Figure, patch: Float[Tensor, "C H W"], title: str) -> Fig
     """Put an image in [-1, 1], such as a code decoded, on the right of a map.
 
     Args:
-        figure: of `code_map`; it becomes wider.
+        figure: Of `code_map`; it becomes wider.
         patch: (C, H, W) in [-1, 1], with C 1 or 3.
-        title: title of the image.
+        title: Title of the image.
 
     Returns:
         The same figure.

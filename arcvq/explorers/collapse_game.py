@@ -19,12 +19,12 @@ class CollapseGame(Explorer):
     `guesses` holds the guesses locked so far; `reset()` forgets them.
 
     Args:
-        runs: trained runs by name.
-        unlocked: show everything from the start, as a still needs it.
-        **settings: values at the start.
+        runs: Trained runs by name.
+        unlocked: Show everything from the start, as a still needs it.
+        **settings: Values at the start.
 
     Raises:
-        ValueError: for no runs, and for a run without history or snapshots.
+        ValueError: For no runs, and for a run without history or snapshots.
     """
 
     run = traitlets.Unicode().tag(label="run")

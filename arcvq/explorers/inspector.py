@@ -29,7 +29,7 @@ class CodeInspector(MapExplorer):
     UMAP of the angles for the map. The model may be on any device.
 
     Raises:
-        ValueError: without test images, for images that do not fit the model, and for a code that
+        ValueError: Without test images, for images that do not fit the model, and for a code that
             does not exist.
     """
 

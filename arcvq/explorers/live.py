@@ -39,17 +39,17 @@ class LiveTraining(CanvasExplorer):
     trains at a time, and a start ends the run of another, as when a cell is run again.
 
     Args:
-        model: the untrained model.
-        data: what it trains on.
-        steps: length of the run.
-        **settings: values at the start; also batch_size, lr and seed of `fit`, and precision and
+        model: The untrained model.
+        data: What it trains on.
+        steps: Length of the run.
+        **settings: Values at the start; also batch_size, lr and seed of `fit`, and precision and
             device of `Compute`.
 
     Attributes:
-        model: the model that trains.
-        run: the run so far.
-        status: what it does, in words.
-        lacks: what cannot be steered, by the name of its setting.
+        model: The model that trains.
+        run: The run so far.
+        status: What it does, in words.
+        lacks: What cannot be steered, by the name of its setting.
     """
 
     module = "live"
@@ -88,7 +88,7 @@ class LiveTraining(CanvasExplorer):
         A run of another dashboard ends at its next row.
 
         Raises:
-            RuntimeError: while it trains.
+            RuntimeError: While it trains.
         """
         if self.running:
             raise RuntimeError(
@@ -112,12 +112,12 @@ class LiveTraining(CanvasExplorer):
         """Return the run once it has ended; an interrupted wait lets it train on.
 
         Args:
-            timeout: seconds to wait at most.
+            timeout: Seconds to wait at most.
 
         Raises:
-            TimeoutError: if it has not ended by then.
-            RuntimeError: if nothing was started.
-            Exception: what the training raised.
+            TimeoutError: If it has not ended by then.
+            RuntimeError: If nothing was started.
+            Exception: What the training raised.
         """
         if self._thread is None:
             raise RuntimeError("there is no training to wait for; start() it first")

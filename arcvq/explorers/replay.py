@@ -29,12 +29,12 @@ class TrainingReplay(CanvasExplorer):
     center are always the norms. The patch beside a code is what the trained model decodes it to.
 
     Args:
-        runs: a `Run`, or two by name, also of a model on the GPU.
-        other: a second `Run`.
-        **settings: the step at the start, by default the last.
+        runs: A `Run`, or two by name, also of a model on the GPU.
+        other: A second `Run`.
+        **settings: The step at the start, by default the last.
 
     Raises:
-        ValueError: for no runs or more than two, for a run without snapshots, and for codes with
+        ValueError: For no runs or more than two, for a run without snapshots, and for codes with
             NaN.
     """
 

@@ -24,7 +24,7 @@ class SamplingExplorer(Explorer):
     start. `method`: PCA or UMAP of the angles for the map. Model and prior may be on any device.
 
     Raises:
-        ValueError: for a prior of another model, images that do not fit and settings out of range.
+        ValueError: For a prior of another model, images that do not fit and settings out of range.
     """
 
     task = traitlets.Enum(TASKS, TASKS[0]).tag(label="task")

@@ -39,10 +39,10 @@ class Draws(NamedTuple):
     """All that is random in a simulation, in float64.
 
     Attributes:
-        uniform: in [0, 1), how far each latent lies from the mean of its cluster.
-        turn: in [0, 1), the direction in which it lies.
-        normals: the means of the clusters before they are normalized.
-        codes: in [-1, 1), the codes before each method starts with them in its way.
+        uniform: In [0, 1), how far each latent lies from the mean of its cluster.
+        turn: In [0, 1), the direction in which it lies.
+        normals: The means of the clusters before they are normalized.
+        codes: In [-1, 1), the codes before each method starts with them in its way.
     """
 
     uniform: Float[Tensor, " N"]
@@ -70,13 +70,13 @@ def vmf_mixture(draws: Draws, clusters: int, concentration: Number) -> Float[Ten
     same draws a larger concentration places the same points closer.
 
     Args:
-        draws: what is random.
-        clusters: from 1 to 20.
-        concentration: kappa, 0 (uniform on the sphere) to 1e4; the mean resultant length of a
+        draws: What is random.
+        clusters: From 1 to 20.
+        concentration: Kappa, 0 (uniform on the sphere) to 1e4; the mean resultant length of a
             cluster is coth(kappa) - 1/kappa.
 
     Raises:
-        ValueError: for numbers out of range.
+        ValueError: For numbers out of range.
     """
     check_clusters(clusters, concentration)
     uniform, turn, normals, _ = draws
@@ -110,14 +110,14 @@ class Settings:
     """What may change between two steps; every value is checked (ValueError).
 
     Attributes:
-        clusters: of the data, from 1 to 20.
-        concentration: kappa of the clusters, 0 to 1e4.
-        margin: radians, 0 to below pi/2.
-        scale: above 0.
-        top_k: from 1.
-        growth: of the ball's radius per step, M <- M exp(growth), from 0.
-        weight: of the margin loss, from 0.
-        learning_rate: of Adam, above 0, at most 1.
+        clusters: Of the data, from 1 to 20.
+        concentration: Kappa of the clusters, 0 to 1e4.
+        margin: Radians, 0 to below pi/2.
+        scale: Above 0.
+        top_k: From 1.
+        growth: Of the ball's radius per step, M <- M exp(growth), from 0.
+        weight: Of the margin loss, from 0.
+        learning_rate: Of Adam, above 0, at most 1.
     """
 
     clusters: int = 6
@@ -150,10 +150,10 @@ class Learner:
     """A quantizer and the latents that it quantizes, both free to move.
 
     Attributes:
-        quantizer: with its codebook.
-        points: the latents.
-        counts: how many latents chose each code in the last step (before the first step: now).
-        history: a tuple of `CURVES` for each of the last `WINDOW` steps.
+        quantizer: With its codebook.
+        points: The latents.
+        counts: How many latents chose each code in the last step (before the first step: now).
+        history: A tuple of `CURVES` for each of the last `WINDOW` steps.
     """
 
     def __init__(
@@ -204,10 +204,10 @@ class Simulation:
     normalizes it, plain VQ divides it by K. The same seed and the same changes give the same run.
 
     Args:
-        settings: at the start.
-        num_latents: from 1.
+        settings: At the start.
+        num_latents: From 1.
         num_codes: K, from 1.
-        seed: of data and codes.
+        seed: Of data and codes.
     """
 
     def __init__(

@@ -44,7 +44,7 @@ def pictures(rows: pd.DataFrame) -> list[tuple[str, str, Figure]]:
     """Draw the figures of an experiment, for a page.
 
     Args:
-        rows: rows of one of the `EXPERIMENTS`; those of runs that failed are left out.
+        rows: Rows of one of the `EXPERIMENTS`; those of runs that failed are left out.
 
     Returns:
         Heading, text and figure of each; none that no run is there for.
@@ -133,15 +133,15 @@ def measure_panels(
     Every run is a faint dot, the mean of a variant a large one with its interval.
 
     Args:
-        rows: rows of an experiment; those of runs that failed are left out.
-        measures: columns, or columns with their titles.
-        **look: title, summary, width, height, or properties of the layout.
+        rows: Rows of an experiment; those of runs that failed are left out.
+        measures: Columns, or columns with their titles.
+        **look: Title, summary, width, height, or properties of the layout.
 
     Returns:
         The figure, with the variants in the order of the rows, the first on top.
 
     Raises:
-        ValueError: for a column that is not there.
+        ValueError: For a column that is not there.
     """
     if not isinstance(measures, Mapping):
         measures = {name: MEASURE_TITLES.get(name, name) for name in measures}
@@ -182,9 +182,9 @@ def ablation_panels(rows: pd.DataFrame, measure: str = "psnr", **look) -> Figure
     """Draw a panel for each axis of the ablations: a measure over the values of the axis.
 
     Args:
-        rows: rows of the ablations; those of runs that failed are left out.
-        measure: a column of the rows.
-        **look: title, summary, width, height, or properties of the layout.
+        rows: Rows of the ablations; those of runs that failed are left out.
+        measure: A column of the rows.
+        **look: Title, summary, width, height, or properties of the layout.
 
     Returns:
         The figure; its caption names the axes over which the means differ most.
@@ -244,10 +244,10 @@ def schedule_map(rows: pd.DataFrame, half: str, measure: str = "psnr", **look) -
     the best come first.
 
     Args:
-        rows: rows of the schedule study; those of runs that failed are left out.
+        rows: Rows of the schedule study; those of runs that failed are left out.
         half: "radius" or "weight".
-        measure: a column of the rows.
-        **look: title, summary, width, height, or properties of the layout.
+        measure: A column of the rows.
+        **look: Title, summary, width, height, or properties of the layout.
     """
     title = MEASURE_TITLES.get(measure, measure)
     table = summary(rows[rows.half == half], [measure], ("schedule", "steps"))

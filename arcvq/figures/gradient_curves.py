@@ -20,12 +20,12 @@ def gradient_norms(histories: Histories, **look: Any) -> Figure:
     """Draw the norm of each term's gradient at the latents over the steps, on a log scale.
 
     Args:
-        histories: what `arcvq.analysis.gradients.gradient_history` returned, by name; each has a
+        histories: What `arcvq.analysis.gradients.gradient_history` returned, by name; each has a
             panel.
-        **look: title, summary, width, height, or properties of the layout.
+        **look: Title, summary, width, height, or properties of the layout.
 
     Raises:
-        ValueError: for no histories.
+        ValueError: For no histories.
     """
     histories = named(histories, "run")
     shades = colors(TERMS)
@@ -63,11 +63,11 @@ def gradient_angles(histories: Histories, **look: Any) -> Figure:
     other, above it they are opposed. A term that no history has gets no panel.
 
     Args:
-        histories: what `arcvq.analysis.gradients.gradient_history` returned, by name.
-        **look: title, summary, width, height, or properties of the layout.
+        histories: What `arcvq.analysis.gradients.gradient_history` returned, by name.
+        **look: Title, summary, width, height, or properties of the layout.
 
     Raises:
-        ValueError: for no histories.
+        ValueError: For no histories.
     """
     columns = {
         f"angle_reconstruction_{term}": f"reconstruction to {term} (°)" for term in TERMS[1:]
@@ -84,11 +84,11 @@ def feedback_picture(histories: Histories, **look: Any) -> Figure:
     The correlation is over the codes in use.
 
     Args:
-        histories: what `arcvq.analysis.gradients.gradient_history` returned, by name.
-        **look: title, summary, width, height, or properties of the layout.
+        histories: What `arcvq.analysis.gradients.gradient_history` returned, by name.
+        **look: Title, summary, width, height, or properties of the layout.
 
     Raises:
-        ValueError: for no histories.
+        ValueError: For no histories.
     """
     columns = {
         "norm_usage_correlation": "rank correlation of norm and usage",

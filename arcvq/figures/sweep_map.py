@@ -28,17 +28,17 @@ def sweep_map(
     which missing values stay empty; a single axis that varies makes a line.
 
     Args:
-        table: rows of the experiment `arcvq.experiments.sweep`.
-        measure: a column of the table.
-        x: an axis of the sweep; by default the one with the most values.
-        y: another one; by default the one with the next most values.
-        **look: title, summary, width, height, or properties of the layout.
+        table: Rows of the experiment `arcvq.experiments.sweep`.
+        measure: A column of the table.
+        x: An axis of the sweep; by default the one with the most values.
+        y: Another one; by default the one with the next most values.
+        **look: Title, summary, width, height, or properties of the layout.
 
     Returns:
         The figure; its caption tells the largest value and where it is.
 
     Raises:
-        ValueError: for an unknown measure or axis, a measure without any value, or a table in
+        ValueError: For an unknown measure or axis, a measure without any value, or a table in
             which nothing varies.
     """
     for name in filter(None, (measure, x, y)):
@@ -107,10 +107,10 @@ def value_map(values: pd.DataFrame, text_format: str, label: str, **style) -> Fi
     """Draw a table as colored cells with their values written in them; NaN stays empty.
 
     Args:
-        values: the table; its index and columns are the labels of the axes.
-        text_format: how a value is written, such as "{:.2f}".
-        label: title of the scale of colors.
-        **style: properties of the plotly heat map; `z` colors the cells by other values.
+        values: The table; its index and columns are the labels of the axes.
+        text_format: How a value is written, such as "{:.2f}".
+        label: Title of the scale of colors.
+        **style: Properties of the plotly heat map; `z` colors the cells by other values.
     """
     texts = values.map(text_format.format).replace("nan", "")
     figure = Figure()
