@@ -38,7 +38,8 @@ DRAG = """(async () => {
   const wait = (time) => new Promise((resolve) => setTimeout(resolve, time));
   widget(mount)({ model, el: document.body.appendChild(document.createElement("div")) });
   %s
-  return { saved, shown, angle: host.values.angle };
+  const { data } = state;
+  return { saved, shown, angle: host.values.angle, bytes: data.rows && data.rows.bytes.byteLength };
 })()"""
 
 
@@ -70,3 +71,11 @@ def test_what_python_sets_is_shown_once_the_kernel_knows_what_the_hand_did(drag)
     """)
     assert found["saved"] == [1]
     assert found["shown"][-1] == found["angle"] == 7
+
+
+def test_of_a_part_of_an_array_the_kernel_gets_that_part_alone(drag):
+    found = drag("""
+      const whole = Float64Array.of(1, 2, 3, 4);
+      host.keep({ rows: whole.subarray(1, 3) });
+    """)
+    assert found["bytes"] == 2 * 8

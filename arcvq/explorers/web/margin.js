@@ -4,6 +4,7 @@ import { angleBetween, directions, marginLogit, marginLoss, norms } from "./math
 import { Panels } from "./panels.js";
 import { Camera, Sphere, ringAround, traceArrow } from "./sphere.js";
 import { PALETTE } from "./theme.js";
+import { short } from "./wording.js";
 
 const DEGREES = 180 / Math.PI;
 const WHOLE_DEGREES = Array.from({ length: 181 }, (_, degree) => degree);
@@ -391,9 +392,4 @@ function plural(count, word, ending = "s") {
 
 function degrees(angle) {
   return `${(angle * DEGREES).toFixed(1)}°`;
-}
-
-/** Three digits, without exponents for what is neither very large nor very small. */
-function short(value) {
-  return String(+value.toPrecision(3));
 }

@@ -268,7 +268,6 @@ export function projectToBall(codes, dim, radius) {
 
 // ---- Losses ----
 
-
 /**
  * The ArcCosine Additive Margin loss: the mean over the codes, with its gradient to the latents.
  *

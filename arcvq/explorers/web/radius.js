@@ -4,6 +4,7 @@ import { boundedExp } from "./math.js";
 import { Panels } from "./panels.js";
 import { Camera, Sphere } from "./sphere.js";
 import { PALETTE } from "./theme.js";
+import { short } from "./wording.js";
 
 const PAPER_STEPS = 29500; // the run that the published growth was tuned to
 const TOP = 1e4; // of the radius axis at most: the paper's ball ends at 6,974
@@ -279,10 +280,6 @@ function stairsOf(starts, values, end) {
     y.push(values[place], values[place]);
   });
   return { x, y };
-}
-
-function short(value) {
-  return String(+value.toPrecision(3));
 }
 
 function number(value) {

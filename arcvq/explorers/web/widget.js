@@ -155,7 +155,8 @@ function packed(data) {
 
 function fromArray(value) {
   if (!ArrayBuffer.isView(value)) return value;
-  return { array: value.constructor.name, bytes: new DataView(value.buffer) };
+  const { buffer, byteOffset: start, byteLength: length } = value; // a part of the buffer, if need be
+  return { array: value.constructor.name, bytes: new DataView(buffer, start, length) };
 }
 
 function toArray(value) {
