@@ -10,6 +10,7 @@ import dataclasses
 import itertools
 import math
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import torch
@@ -86,7 +87,8 @@ def _candidate(
     title = f"{name}, D {settings.dim}, lr {settings.lr:g}"
     if settings.quantizer != "fsq":
         field = "commitment" if settings.quantizer in COMMITTED else "beta"
-        settings = dataclasses.replace(settings, **{field: beta})
+        changed: dict[str, Any] = {field: beta}
+        settings = dataclasses.replace(settings, **changed)
         title += f", beta {beta:g}"
     if settings.quantizer == "samp":
         gamma0, decay = margin_weight
