@@ -17,7 +17,6 @@ LIMIT = 4096  # codes that are drawn at most
 MOST = 2**16 - 1
 FLOOR = 1e-6  # of the longest norm; a code below it is drawn at the center
 SIDE = 8  # pixels of a decoded patch, at most
-TINY = 1e-300  # the smallest number that anything is divided by
 
 Codes = Float[np.ndarray, "K D"]
 Axes = Float[np.ndarray, "D 3"]
@@ -51,7 +50,7 @@ def variance_share(codes: Codes, axes: Axes) -> float:
     points = codes @ axes
     kept = np.square(points).sum()
     whole = np.square(codes).sum()
-    return float(kept / max(whole, TINY))
+    return float(kept / max(whole, projections.TINY))
 
 
 def pack(codes: Float[np.ndarray, "n D"], axes: Axes, extent: float) -> UInt16[np.ndarray, "n 3"]:
@@ -70,7 +69,7 @@ def pack(codes: Float[np.ndarray, "n D"], axes: Axes, extent: float) -> UInt16[n
     turn = np.arctan2(y, x) / (2 * pi)
     rise = np.arcsin(z.clip(-1, 1)) / pi
     norms = np.linalg.norm(codes, axis=1)
-    shares = norms / max(extent, TINY)
+    shares = norms / max(extent, projections.TINY)
     depth = np.log(shares.clip(FLOOR, 1)) / math.log(FLOOR)
     scales = np.stack([0.5 + turn, 0.5 + rise, 1 - depth], axis=1)
     numbers = MOST * scales

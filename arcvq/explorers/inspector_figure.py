@@ -275,7 +275,7 @@ def _swap(view: Inspection) -> Values:
 
 def _strip(name: str, tiles: Tiles, titles: Sequence[str], label: str) -> Values:
     """Tiles side by side as one small picture, with titles above and a label on the left."""
-    axis = STRIPS[name].number
+    panel = STRIPS[name]
     columns = COLUMNS[name]
     height = max(1, round(TILE * _aspect(tiles)))
     mode = "nearest" if tiles.shape[3] <= TILE else "area"
@@ -283,8 +283,8 @@ def _strip(name: str, tiles: Tiles, titles: Sequence[str], label: str) -> Values
     sheet = tile_sheet(resized, columns, frame=(0, GAP, 0, 0))
     blanks = [""] * (columns - len(titles))
     values: Values = {f"{PICTURE[name]}/source": image_source(sheet)}
-    values[f"layout/yaxis{axis}.ticktext"] = [label]
-    values[f"layout/xaxis{axis}.ticktext"] = [*titles, *blanks]
+    values[f"layout/{panel.yaxis}.ticktext"] = [label]
+    values[f"layout/{panel.xaxis}.ticktext"] = [*titles, *blanks]
     return values
 
 
@@ -347,7 +347,7 @@ def _add_frames(figure: Figure) -> None:
 def _add_scale_of_differences(figure: Figure) -> None:
     """Add the scale of the difference beside its strip, by a trace without points."""
     beside = (MAP + 2) / WIDTH
-    bar = SLIM | {"len": 98, "x": beside, "y": 0, "yanchor": "bottom"}
+    bar = SLIM | {"len": STRIPS["swap"].height, "x": beside, "y": 0, "yanchor": "bottom"}
     bar |= {"tickvals": [0, 0.5, 1], "ticktext": ["0", "0.5", "≥ 1"]}
     shades = {"colorscale": "Inferno", "cmin": 0, "cmax": 1, "color": [0, 1], "colorbar": bar}
     none = [None, None]

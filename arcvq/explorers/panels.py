@@ -47,6 +47,16 @@ class Panel:
         """The axes, as a trace names them."""
         return {"xaxis": f"x{self.number}", "yaxis": f"y{self.number}"}
 
+    @property
+    def xaxis(self) -> str:
+        """The x-axis, as the layout names it."""
+        return "xaxis" if self.number == 1 else f"xaxis{self.number}"
+
+    @property
+    def yaxis(self) -> str:
+        """The y-axis, as the layout names it."""
+        return "yaxis" if self.number == 1 else f"yaxis{self.number}"
+
     def place(self, figure: Figure, size: tuple[int, int], x: Properties, y: Properties) -> None:
         """Lay out the axes, without lines.
 
@@ -63,5 +73,5 @@ class Panel:
         y_domain = [1 - bottom / down, 1 - self.top / down]
         x_axis = BARE | {"anchor": f"y{self.number}", "domain": x_domain, "side": "top"}
         y_axis = BARE | {"anchor": f"x{self.number}", "domain": y_domain, "constraintoward": "top"}
-        figure.layout[f"xaxis{self.number}"] = x_axis | x
-        figure.layout[f"yaxis{self.number}"] = y_axis | y
+        figure.layout[self.xaxis] = x_axis | x
+        figure.layout[self.yaxis] = y_axis | y

@@ -184,7 +184,9 @@ class Sampler:
     def _complete(self, label: int, seed: int, choice: Choice) -> Drawing:
         test = self.data.test
         rows = self.prior.grid[0] // 2
-        is_other = (test.labels != label) * self.prior.classes
+        is_other = test.labels != label
+        if not self.prior.classes:
+            is_other = torch.zeros_like(is_other)
         first = is_other.argsort(stable=True)[:SIDE]
         originals = test.batch(first).to(self.codebook.device)
         grids = self.model.encode(originals).repeat_interleave(TIMES, dim=0)
@@ -284,8 +286,8 @@ def sampling_values(sampler: Sampler, position: int, method: str, **choice: Any)
     following = NextCode(drawing, position)
     seen = sampler.map(method)
     making = to_pixels(sampler.making(drawing, position))
-    values: Values = {"layout/xaxis.title.text": _heading(sampler, **choice)}
-    values[f"{FINISHED}/source"] = drawing.finished
+    values: Values = {f"{FINISHED}/source": drawing.finished}
+    values[f"layout/{MADE.xaxis}.title.text"] = _heading(sampler, **choice)
     values[f"{MAKING}/source"] = image_source(making)
     values |= _frame(drawing, choice["task"])
     values |= _tokens(drawing, position)
@@ -394,8 +396,9 @@ def _bars(sampler: Sampler, following: NextCode) -> Values:
     values = points(BARS, np.column_stack([middles, chances]))
     values[f"{BARS}/marker.color"] = np.where(codes == following.drawn, VERMILLION, BLUE)
     values[f"{PATCHES}/source"] = _patches(sampler.model, codes)
-    values["layout/yaxis5.range"] = [0, 1.05 * highest or 1]
-    values["layout/xaxis6.ticktext"] = numbers + blanks
+    top = 1.05 * highest if highest else 1
+    values[f"layout/{CHANCES.yaxis}.range"] = [0, top]
+    values[f"layout/{DECODED.xaxis}.ticktext"] = numbers + blanks
     return values
 
 
@@ -450,12 +453,13 @@ def _lay_out(figure: Figure, sampler: Sampler) -> None:
     _fit(figure, DECODED, (LIKELIEST * patch, patch))
 
     layout = figure.layout
-    layout.xaxis5.range = [0, LIKELIEST]
-    layout.yaxis5.update(showticklabels=True, ticks="outside", tickformat="~%")
-    layout.yaxis5.update(showgrid=True, nticks=5)
+    layout[CHANCES.xaxis].range = [0, LIKELIEST]
+    chances = layout[CHANCES.yaxis]
+    chances.update(showticklabels=True, ticks="outside", tickformat="~%", showgrid=True, nticks=5)
     middles = np.arange(LIKELIEST) + 0.5
     names = patch * middles - 0.5
-    layout.xaxis6.update(showticklabels=True, tickvals=names, tickangle=0, side="bottom")
+    decoded = layout[DECODED.xaxis]
+    decoded.update(showticklabels=True, tickvals=names, tickangle=0, side="bottom")
     layout.legend.update(x=0, y=1 - MAP.top / HEIGHT, itemsizing="constant")
     layout.coloraxis.update(cmin=-4, cmax=0, colorscale="Viridis_r", colorbar=SLIM)
     bar = layout.coloraxis.colorbar
@@ -474,8 +478,8 @@ def _fit(figure: Figure, panel: Panel, size: Any) -> None:
         size: Width and height of the picture in pixels, or in cells.
     """
     width, height = size
-    x_axis = figure.layout[f"xaxis{panel.number}"]
-    y_axis = figure.layout[f"yaxis{panel.number}"]
+    x_axis = figure.layout[panel.xaxis]
+    y_axis = figure.layout[panel.yaxis]
     x_axis.range = [-0.5, width - 0.5]
     y_axis.range = [height - 0.5, -0.5]
     y_axis.scaleanchor = f"x{panel.number}"
