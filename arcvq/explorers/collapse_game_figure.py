@@ -47,14 +47,14 @@ class Round:
     """One run of the game.
 
     Attributes:
-        name: of the run.
-        title: the question.
-        words: the settings, as the reader is told them.
+        name: Of the run.
+        title: The question.
+        words: The settings, as the reader is told them.
         codes: K.
-        curve: steps and codes used.
-        usage: a staircase of tokens over the codes, the most used first.
-        used: the codes that the last `tokens` tokens of training chose.
-        tokens: how many tokens the usage at the end was counted on.
+        curve: Steps and codes used.
+        usage: A staircase of tokens over the codes, the most used first.
+        used: How many codes the last `tokens` tokens of training chose.
+        tokens: How many tokens the usage at the end was counted on.
     """
 
     name: str
@@ -71,7 +71,7 @@ def rounds(runs: Mapping[str, Run]) -> dict[str, Round]:
     """Make the rounds, by name.
 
     Raises:
-        ValueError: for no runs, and for a run without history, snapshots or tokens.
+        ValueError: For no runs, and for a run without history, snapshots or tokens.
     """
     if not runs:
         raise ValueError("there is no run to guess at: the game needs at least one, by its name")
@@ -196,12 +196,16 @@ def _lines(traces: tuple[int, int], round: Round, codes: int, name: str, shown: 
     values = _shown(across, np.array([[0, codes], [steps, codes]]), shown)
     values |= _shown(upright, np.array([[codes, 0.5], [codes, round.tokens]]), shown)
     for trace in traces:
-        values[f"{trace}/name"] = f"{name}: {codes:,} codes" if shown else name
+        values[f"{trace}/name"] = f"{name}: {_count(codes)}" if shown else name
     return values
 
 
 def _shown(trace: int, rows: np.ndarray, shown: bool) -> Values:
     return points(trace, rows if shown else np.empty((0, 2)))
+
+
+def _count(codes: int) -> str:
+    return "1 code" if codes == 1 else f"{codes:,} codes"
 
 
 def _question(round: Round, guess: int) -> str:
@@ -214,9 +218,9 @@ def _question(round: Round, guess: int) -> str:
 def _verdict(round: Round, guess: int) -> str:
     verdict = "exactly right"
     if guess > round.used:
-        verdict = f"{guess - round.used:,} codes too many"
+        verdict = f"{_count(guess - round.used)} too many"
     elif guess < round.used:
-        verdict = f"{round.used - guess:,} codes too few"
+        verdict = f"{_count(round.used - guess)} too few"
     return (
         f"{round.name} used {round.used:,} of {round.codes:,} codes "
         f"({round.used / round.codes:.0%}) in the last {round.tokens:,} tokens of its training; "

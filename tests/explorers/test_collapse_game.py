@@ -115,7 +115,8 @@ def test_the_lock_shows_the_run_the_truth_and_how_far_off_the_guess_was(game):
 
 
 @pytest.mark.parametrize(
-    ("guess", "verdict"), [(3, "exactly right"), (0, "3 codes too few"), (40, "37 codes too ma")]
+    ("guess", "verdict"),
+    [(3, "exactly right"), (2, "1 code too few"), (40, "37 codes too many")],
 )
 def test_the_verdict(game, guess, verdict):
     game.guess = guess
