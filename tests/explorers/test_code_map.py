@@ -36,9 +36,9 @@ def explorer(parts):
 
 
 def shown(explorer):
-    return sorted(
-        int(row[0]) for trace in explorer.figure.data[:2] for row in np.asarray(trace.customdata)
-    )
+    codes, hollow = explorer.figure.data[:2]
+    rows = [*codes.customdata, *hollow.customdata]
+    return sorted(int(row[0]) for row in rows)
 
 
 def test_it_starts_with_the_used_codes_of_the_test_images(explorer, parts):

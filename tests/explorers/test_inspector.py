@@ -25,13 +25,11 @@ def make_parts(codes=30, dim=8, channels=1, size=(16, 16), quantizer=CosineQuant
     )
     images = ImageData("toy", split, split, split, ("a", "b", "c"))
     model = VQVAE(channels, quantizer(codes, dim), hidden=8, residual_hidden=4).eval()
-    with (
-        torch.no_grad()
-    ):  # untrained, it would give nearly all places one code, and all codes nearly one patch
-        for layer in (
-            layer for layer in model.encoder.modules() if isinstance(layer, torch.nn.Conv2d)
-        ):
-            layer.bias.zero_()
+    # Untrained, it would give nearly all places one code, and all codes nearly one patch.
+    with torch.no_grad():
+        for layer in model.encoder.modules():
+            if isinstance(layer, torch.nn.Conv2d):
+                layer.bias.zero_()
         for parameter in model.decoder.parameters():
             parameter.mul_(1.5)
     return model, images
@@ -67,7 +65,7 @@ def bytes_of(image):
 def counted(model, images, code):
     """How often each test image uses a code, by the model itself."""
     indices = model.encode(images.test.batch(torch.arange(len(images.test))))
-    return [sum(int(index == code) for index in grid.flatten()) for grid in indices]
+    return [grid.flatten().tolist().count(code) for grid in indices]
 
 
 def used_and_unused(inspector):
@@ -122,9 +120,8 @@ def test_the_images_that_use_the_code_most_come_first_with_its_places_framed(ins
     code, _ = used_and_unused(inspector)
     inspector.chosen = code
     counts = counted(model, images, code)
-    order = [
-        image for image in sorted(range(12), key=lambda image: -counts[image])[:7] if counts[image]
-    ]
+    by_count = sorted(range(12), key=lambda image: -counts[image])
+    order = [image for image in by_count[:7] if counts[image]]
     said = [text.replace("<b>", "").replace("</b>", "") for text in titles(inspector, "images")]
     assert said == [
         f"image {image}<br>{counts[image]} place{'s' * (counts[image] != 1)}" for image in order
@@ -132,21 +129,39 @@ def test_the_images_that_use_the_code_most_come_first_with_its_places_framed(ins
     assert np.allclose(
         tile(inspector, "images", 0, 16), images.test.images[order[0]].permute(1, 2, 0), atol=0.51
     )
+    grids = model.encode(images.test.batch(torch.tensor(order))) == code
+    drawn = framed_edges(inspector, grid_size=grids.shape[1])
+    assert len(drawn) == len(set(drawn)) and set(drawn) == outline(grids.numpy())
+
+
+def framed_edges(inspector, grid_size):
+    """The edges around places of the images' strip: their ends as (image, row, column)."""
     lines = inspector.figure.data[FRAMES["images"]]
     points = np.array([lines.x, lines.y], float).T.reshape(-1, 3, 2)[:, :2]
-    grids = (model.encode(images.test.batch(torch.tensor(order))) == code).numpy()
-    cell, wanted = UNIT / grids.shape[1], set()
-    for place, grid in enumerate(grids):
-        for row, column in np.argwhere(grid):
-            for side in (((0, 0), (0, 1)), ((1, 0), (1, 1)), ((0, 0), (1, 0)), ((0, 1), (1, 1))):
-                wanted ^= {
-                    tuple((place, row + down, column + right) for down, right in side)
-                }  # shared sides cancel
-    ends = [
-        tuple((int(x), round(y / cell), round((x - int(x)) / cell)) for x, y in line)
-        for line in points
-    ]
-    assert len(ends) == len(set(ends)) and set(ends) == wanted
+    cell = UNIT / grid_size
+    edges = []
+    for line in points:
+        ends = []
+        for x, y in line:
+            image = int(x)
+            ends.append((image, round(y / cell), round((x - image) / cell)))
+        edges.append(tuple(ends))
+    return edges
+
+
+def outline(grids):
+    """The edges that belong to one place only, since a side that two places share cancels."""
+    edges = set()
+    for image, row, column in np.argwhere(grids):
+        top_left = (image, row, column)
+        top_right = (image, row, column + 1)
+        bottom_left = (image, row + 1, column)
+        bottom_right = (image, row + 1, column + 1)
+        edges ^= {(top_left, top_right)}
+        edges ^= {(bottom_left, bottom_right)}
+        edges ^= {(top_left, bottom_left)}
+        edges ^= {(top_right, bottom_right)}
+    return edges
 
 
 def test_the_swap_decodes_the_image_with_the_other_code_in_all_places(inspector, parts):
@@ -156,9 +171,8 @@ def test_the_swap_decodes_the_image_with_the_other_code_in_all_places(inspector,
     counts = counted(model, images, code)
     image = sorted(range(12), key=lambda image: -counts[image])[1]
     grid = model.encode(images.test.batch(torch.tensor([image])))
-    swapped = torch.tensor(
-        [[[other if index == code else int(index) for index in row] for row in grid[0]]]
-    )
+    swapped = grid.clone()
+    swapped[swapped == code] = other
     before, after = model.decode(grid)[0], model.decode(swapped)[0]
     assert np.allclose(tile(inspector, "swap", 0, 16), bytes_of(before), atol=0.51)
     assert np.allclose(tile(inspector, "swap", 1, 16), bytes_of(after), atol=0.51)
@@ -216,14 +230,12 @@ def test_codes_are_marked_on_the_map_and_the_map_can_be_another(inspector, monke
         inspector.method, inspector.chosen, inspector.other = method, 4, 6
         seen = project(inspector.subject.codebook)
         marks = [(trace.x[0], trace.y[0]) for trace in inspector.figure.data[2:4]]
-        assert np.allclose(marks, seen.points[[4, 6]], atol=1e-6) and seen.trust in summary(
-            inspector
-        )
-        shown = {
-            int(row[0]): (x, y)
-            for trace in inspector.figure.data[:2]
-            for row, x, y in zip(trace.customdata, trace.x, trace.y, strict=True)
-        }
+        assert np.allclose(marks, seen.points[[4, 6]], atol=1e-6)
+        assert seen.trust in summary(inspector)
+        shown = {}
+        for trace in inspector.figure.data[:2]:
+            for row, x, y in zip(trace.customdata, trace.x, trace.y, strict=True):
+                shown[int(row[0])] = (x, y)
         assert np.allclose([shown[code] for code in range(30)], seen.points, atol=1e-6)
 
 
@@ -233,8 +245,9 @@ def test_of_very_many_codes_the_most_used_are_on_the_map_and_any_can_be_chosen(
     monkeypatch.setattr("arcvq.analysis.projections.umap_angles", projections.stereographic)
     monkeypatch.setattr("arcvq.explorers.placing.PLACED", 10)
     inspector.method = "UMAP"
-    rows = [row for trace in inspector.figure.data[:2] for row in trace.customdata]
-    shown = {int(row[0]) for row in rows}
+    shown = set()
+    for trace in inspector.figure.data[:2]:
+        shown |= {int(row[0]) for row in trace.customdata}
     usage = inspector.subject.usage
     hidden = [code for code in range(30) if code not in shown]
     assert len(shown) == 10

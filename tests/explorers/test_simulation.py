@@ -23,11 +23,10 @@ def learned():
 
 
 def state(simulation):
-    return [
-        tensor.clone()
-        for learner in simulation.learners.values()
-        for tensor in (learner.latents, learner.codes, learner.counts)
-    ]
+    found = []
+    for learner in simulation.learners.values():
+        found += [learner.latents.clone(), learner.codes.clone(), learner.counts.clone()]
+    return found
 
 
 @pytest.mark.parametrize("kappa", [1e-6, 0.1, 1.0, 10.0, 300.0, 1e4])
