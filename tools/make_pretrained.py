@@ -14,9 +14,11 @@ training, and with ten test images beside them.
 """
 
 import argparse
+import dataclasses
 import json
 import math
 from pathlib import Path
+from typing import Any
 
 import torch
 from PIL import Image
@@ -30,9 +32,27 @@ from arcvq.runs.pretrained import FOLDER, write_pretrained
 from arcvq.runs.settings import run_folder
 from arcvq.runtime.devices import choose_device, device_name
 
-STEPS = {"digits": 3160, "mnist": 6320}  # 40 and 15 passes over the training images
-PAGE = {"page/samp": "samp", "page/plain": "plain"}
-COMPARED = {f"digits_{quantizer}": quantizer for quantizer in ("plain", "cosine", "cvq", "samp")}
+NETWORK = {"hidden": 64, "residual_hidden": 16}
+COMPARED = {
+    "dataset": "digits",
+    "num_codes": 256,
+    "dim": 16,
+    "steps": 3000,
+    "batch_size": 64,
+    **NETWORK,
+}
+ON_PAGE = {"dataset": "mnist", "num_codes": 128, "dim": 3, "steps": 2000, "lr": 2e-3}
+SETTINGS: dict[str, dict[str, Any]] = {  # of RunSettings
+    "digits": {"dataset": "digits", "steps": 3160, **NETWORK},  # 40 passes over the training images
+    "mnist": {"dataset": "mnist", "steps": 6320, **NETWORK},  # 15 passes
+    "digits_plain": {"quantizer": "plain", **COMPARED},
+    "digits_cosine": {"quantizer": "cosine", **COMPARED},
+    "digits_cvq": {"quantizer": "cvq", **COMPARED},
+    "digits_samp": {"quantizer": "samp", **COMPARED},
+    "page/samp": {"quantizer": "samp", **ON_PAGE},
+    "page/plain": {"quantizer": "plain", **ON_PAGE},
+}
+IN_FULL = ("digits", "mnist")  # that are stored in full precision
 TOKENIZER = "digits_samp"  # whose tokens get a prior
 PRIOR = "prior"  # its name on the command line
 IMAGES_OF_PAGE = FOLDER / "page" / "images.png"
@@ -50,29 +70,12 @@ def figures(model: arcvq.VQVAE, data: arcvq.ImageData) -> dict[str, float]:
 
 def settings_of(name: str) -> arcvq.RunSettings:
     """How a model is trained."""
-    if name in PAGE:
-        return arcvq.RunSettings(
-            dataset="mnist",
-            quantizer=PAGE[name],
-            num_codes=128,
-            dim=3,
-            steps=2000,
-            lr=2e-3,
-        )
-    if name in COMPARED:
-        return arcvq.RunSettings(
-            dataset="digits",
-            quantizer=COMPARED[name],
-            num_codes=256,
-            dim=16,
-            hidden=64,
-            residual_hidden=16,
-            steps=3000,
-            batch_size=64,
-        )
-    steps = STEPS[name]
-    samp = arcvq.SAMP.for_run(steps)
-    return arcvq.RunSettings(dataset=name, steps=steps, hidden=64, residual_hidden=16, samp=samp)
+    settings = arcvq.RunSettings(**SETTINGS[name])
+    if name in IN_FULL:
+        # Written out, as when they were first trained: a run is found again by its settings.
+        samp = arcvq.SAMP.for_run(settings.steps)
+        settings = dataclasses.replace(settings, samp=samp)
+    return settings
 
 
 def make(name: str, root: Path | None) -> None:
@@ -82,10 +85,11 @@ def make(name: str, root: Path | None) -> None:
     device = choose_device()
     begun = run_folder(settings, data, root, device).exists()
     run = arcvq.train(settings, data, root=root)
-    in_half = name in PAGE or name in COMPARED
+    in_half = name not in IN_FULL
+    is_of_page = name.startswith("page/")
     if in_half:
         run.model.half().float()  # as it is stored
-    if name in PAGE:
+    if is_of_page:
         write_images(data)
 
     machine = [] if begun else [device_name(device)]
@@ -101,7 +105,7 @@ def make(name: str, root: Path | None) -> None:
         card["settings"]["samp"] = json.dumps(settings.samp.config())
     if in_half:
         run.model.half()
-    if name in PAGE:
+    if is_of_page:
         run.save(FOLDER / name)
     write_pretrained(FOLDER / name, run.model, card)
 
@@ -144,7 +148,7 @@ def write_images(data: arcvq.ImageData) -> None:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("names", nargs="+", choices=[*STEPS, *PAGE, *COMPARED, PRIOR])
+    parser.add_argument("names", nargs="+", choices=[*SETTINGS, PRIOR])
     parser.add_argument("--root", type=Path, help="where data sets and runs are kept")
     options = parser.parse_args()
     for name in options.names:

@@ -97,7 +97,7 @@ def tool(tmp_path, monkeypatch):
     images = replace(IMAGES, train=split, validation=split, test=split)
     monkeypatch.setattr(arcvq, "load_images", lambda name, root: images)
     monkeypatch.setattr(tool, "choose_device", lambda: torch.device("cpu"))
-    monkeypatch.setitem(tool.STEPS, "digits", 2)
+    monkeypatch.setitem(tool.SETTINGS["digits"], "steps", 2)
     for module in (tool, pretrained):
         monkeypatch.setattr(module, "FOLDER", tmp_path / "shelf")
     return tool
