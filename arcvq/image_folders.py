@@ -284,7 +284,7 @@ def _wrapper(files: Sequence[Path]) -> Path:
 
 
 def _below(file: Path, wrapper: Path) -> Path:
-    return file.relative_to(wrapper)
+    return file.relative_to(wrapper) if wrapper.parts else file  # of many files it takes a while
 
 
 def _part(name: str) -> str | None:
