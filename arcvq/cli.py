@@ -117,6 +117,10 @@ READING_OPTIONS = (
     click.option("--background", help="color seen through transparent pixels, white by default"),
     click.option("--levels", help="pixels of more than 8 bits: minmax, or LOW:HIGH"),
     click.option("--skip-broken", is_flag=True, default=None, help="leave out unreadable files"),
+    click.option("--crop", type=int, help="train on random squares of this many pixels"),
+    click.option(
+        "--stream/--in-memory", default=None, help="decode each batch anew, or hold all images"
+    ),
 )
 
 

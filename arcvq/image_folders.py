@@ -349,6 +349,12 @@ class Reading:
             smallest to its largest value, and (low, high) takes the same range for all. None
             refuses them.
         skip_broken: Whether to leave out files that cannot be read instead of refusing the folder.
+        crop: Train on squares of this many pixels, a multiple of 8, cut out of the images of
+            `size` at random places that are new in each epoch; validation and test images are cut
+            to their center. Images whose shorter side is smaller are refused. None for whole
+            images.
+        stream: Whether to leave the images in their files and decode each batch anew instead of
+            holding all pixels in memory; None to decide by the memory of the machine.
     """
 
     size: int = 32
@@ -356,6 +362,8 @@ class Reading:
     background: str = "white"
     levels: str | Sequence[float] | None = None
     skip_broken: bool = False
+    crop: int | None = None
+    stream: bool | None = None
 
     def __post_init__(self):
         if isinstance(self.levels, list):  # as it comes out of JSON
@@ -363,6 +371,13 @@ class Reading:
         check_whole(8, size=self.size)
         if self.size % 8:
             raise ValueError(f"size is {self.size}; it must be a multiple of 8 pixels")
+        if self.crop is not None:
+            check_whole(8, crop=self.crop)
+            if self.crop % 8 or self.crop > self.size:
+                raise ValueError(
+                    f"crop is {self.crop}; it must be a multiple of 8 pixels, "
+                    f"at most the size, {self.size}"
+                )
         check_levels(self.levels)
         if self.grey not in (None, True, False):
             raise ValueError(f"grey is {self.grey!r}; it must be True, False or None")
@@ -381,6 +396,11 @@ class Reading:
         image_ops = extra_import("PIL.ImageOps")
         try:
             with image_module.open(file) as image:
+                shorter = min(image.size)
+                if self.crop is not None and shorter < self.crop:
+                    raise ValueError(
+                        f"its shorter side has {shorter} pixels, fewer than the crop, {self.crop}"
+                    )
                 # A large JPEG is decoded at a fraction of its size.
                 image.draft(None, (4 * self.size, 4 * self.size))
                 upright = image_ops.exif_transpose(image)
@@ -424,6 +444,13 @@ class Reading:
         span = high - low if high > low else 1.0  # an image of one value becomes black
         scaled = np.round((values - low) / span * 255).astype(np.uint8)
         return extra_import("PIL.Image").fromarray(scaled).convert("RGB")
+
+
+def central(images: Any, side: int) -> Any:
+    """Cut a square of this many pixels out of the middle of images (..., H, W), without a copy."""
+    top = (images.shape[-2] - side) // 2
+    left = (images.shape[-1] - side) // 2
+    return images[..., top : top + side, left : left + side]
 
 
 def read_images(

@@ -1,14 +1,17 @@
 """Image data sets, held whole on the device as uint8 tensors.
 
-Batches are gathered and scaled there, so training needs neither data loaders nor workers.
+Batches are gathered and scaled there, so training needs neither data loaders nor workers. Only a
+folder of images that does not fit into memory is streamed from its files (see
+`arcvq.streamed_images`).
 """
 
 import math
 import socket
 import tempfile
+import warnings
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -19,11 +22,19 @@ from jaxtyping import Float, Float64, Int, Int64, UInt8
 from torch import Tensor
 from torch.nn.functional import affine_grid, grid_sample, interpolate
 
-from arcvq.image_folders import Reading, check_folder, folder_of, read_images, scan_folder
-from arcvq.runtime.devices import choose_device
+from arcvq.image_folders import (
+    Reading,
+    central,
+    check_folder,
+    folder_of,
+    read_images,
+    scan_folder,
+)
+from arcvq.runtime.devices import choose_device, total_memory
 from arcvq.runtime.extras import extra_folder, extra_import
 from arcvq.runtime.files import data_root, shared_root
 from arcvq.runtime.fingerprint import fingerprint
+from arcvq.streamed_images import SAMPLE, StreamedImages, stream_images
 
 SEED = 2605  # fixes every split, warp and patch position
 PARTS = ("train", "validation", "test")
@@ -76,20 +87,47 @@ def to_uint8(images: Float[Tensor, "*shape"]) -> UInt8[Tensor, "*shape"]:
     return ((images.float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
 
 
+# Cached, so that the places of an epoch go to the device once.
+@lru_cache(maxsize=2)
+def _crop_places(count: int, margin: int, seed: int, device: torch.device) -> Tensor:
+    """Row and column, from 0 to `margin`, at which the crop of each image begins."""
+    generator = torch.Generator().manual_seed(SEED + seed)
+    return torch.randint(margin + 1, (count, 2), generator=generator).to(device)
+
+
+def crop_images(
+    images: UInt8[Tensor, "b C H W"], places: Int64[Tensor, "b 2"], side: int
+) -> UInt8[Tensor, "b C side side"]:
+    """Cut a square out of each image.
+
+    Args:
+        images: The images.
+        places: The row and the column at which each square begins.
+        side: Its height and width in pixels.
+    """
+    image = torch.arange(len(images), device=images.device)[:, None, None]
+    steps = torch.arange(side, device=images.device)
+    rows = places[:, 0, None, None] + steps[:, None]
+    columns = places[:, 1, None, None] + steps
+    return images.permute(0, 2, 3, 1)[image, rows, columns].permute(0, 3, 1, 2)
+
+
 @dataclass(frozen=True)
 class ImageSplit:
     """The images and labels of one part of a data set.
 
     Attributes:
-        images: Pixels from 0 to 255.
+        images: Pixels from 0 to 255; `images[rows]` is a tensor also where they are streamed.
         labels: The class of each image, as an index of `ImageData.classes`.
+        crop: Batches have squares of this many pixels; None for whole images.
 
     Raises:
         ValueError: If the images are not uint8 (n, C, H, W) or there are not n labels.
     """
 
-    images: UInt8[Tensor, "n C H W"]
+    images: UInt8[Tensor, "n C H W"] | StreamedImages
     labels: Int64[Tensor, " n"]
+    crop: int | None = None
 
     def __post_init__(self) -> None:
         shape = tuple(self.images.shape)
@@ -102,21 +140,57 @@ class ImageSplit:
     def __len__(self) -> int:
         return len(self.images)
 
-    def batch(self, indices: Int[Tensor, " b"]) -> Float[Tensor, "b C H W"]:
-        """Gather images as float32 in [-1, 1], on the device of the split."""
-        return to_float(self.images[indices.to(self.images.device)])
+    @property
+    def is_streamed(self) -> bool:
+        """Whether the images stay in their files and are decoded for each batch."""
+        return isinstance(self.images, StreamedImages)
+
+    def batch(
+        self, indices: Int[Tensor, " b"], crop_seed: int | None = None
+    ) -> Float[Tensor, "b C H W"]:
+        """Gather images as float32 in [-1, 1], on the device of the split.
+
+        Args:
+            indices: Which images.
+            crop_seed: Decides at which places the images of a split with `crop` are cropped, one
+                for each image. None for the center.
+
+        Raises:
+            UnreadableImage: If the images are streamed and a file cannot be used; names it.
+        """
+        if not self.is_streamed:  # files are chosen on the CPU
+            indices = indices.to(self.labels.device)
+        images = self.images[indices]
+        if self.crop is None:
+            return to_float(images)
+        if crop_seed is None:
+            return to_float(central(images, self.crop))
+        margin = images.shape[-1] - self.crop
+        places = _crop_places(len(self), margin, crop_seed, self.labels.device)
+        return to_float(crop_images(images, places[indices.to(places.device)], self.crop))
+
+    def prefetch(self, indices: Int[Tensor, " b"]) -> None:
+        """Begin to decode the images of the next batch, where they are streamed."""
+        if isinstance(self.images, StreamedImages):
+            self.images.prefetch(indices)
 
     def select(self, rows: Tensor | slice) -> "ImageSplit":
         """Return the split of some images, given by their indices, a mask or a slice."""
-        return ImageSplit(self.images[rows], self.labels[rows])
+        images = self.images
+        chosen = images.select(rows) if isinstance(images, StreamedImages) else images[rows]
+        return replace(self, images=chosen, labels=self.labels[rows])
 
     def first(self, count: int) -> "ImageSplit":
         """Return the first `count` images, or all if there are fewer."""
         return self.select(slice(count))
 
+    def loaded(self) -> "ImageSplit":
+        """Return the same split with its pixels in memory, for a few images that are used often."""
+        return replace(self, images=self.images[:])
+
     def to(self, device: str | torch.device) -> "ImageSplit":
         """Return the same split on another device."""
-        return ImageSplit(self.images.to(device), self.labels.to(device))
+        return replace(self, images=self.images.to(device), labels=self.labels.to(device))
 
 
 @dataclass(frozen=True)
@@ -144,7 +218,9 @@ class ImageData:
 
     @property
     def size(self) -> tuple[int, int]:
-        """Height and width in pixels."""
+        """Height and width in pixels, after cropping."""
+        if self.train.crop is not None:
+            return self.train.crop, self.train.crop
         height, width = self.train.images.shape[2:]
         return height, width
 
@@ -155,18 +231,29 @@ class ImageData:
 
     @cached_property
     def variance(self) -> float:
-        """Variance of all training pixels in [-1, 1]; the reconstruction loss is divided by it."""
+        """Variance of all training pixels in [-1, 1]; the reconstruction loss is divided by it.
+
+        Of streamed images, it is that of the first 500.
+        """
+        train = self.train.first(SAMPLE).loaded() if self.train.is_streamed else self.train
         # Counting the 256 values avoids a copy of all pixels as floats.
-        counts = torch.bincount(self.train.images.flatten(), minlength=256).cpu().numpy()
+        counts = torch.bincount(train.images[:].flatten(), minlength=256).cpu().numpy()
         values = np.arange(256) / 127.5 - 1
         return float(np.cov(values, fweights=counts, bias=True))
 
     @cached_property
     def fingerprint(self) -> str:
-        """16 hexadecimal digits that change with any pixel, label or split."""
+        """16 hexadecimal digits that change with any pixel, label or split.
+
+        Of streamed images, with the name, size or date of a file instead of the pixels.
+        """
         tensors = []
         for split in (self.train, self.validation, self.test):
-            tensors += [split.images, split.labels]
+            images = split.images
+            pixels = images.identity() if isinstance(images, StreamedImages) else images
+            tensors += [pixels, split.labels]
+        if self.train.crop is not None:
+            tensors.append(torch.tensor([self.train.crop]))
         return fingerprint(*tensors)
 
     def subset(self, train: int) -> "ImageData":
@@ -187,7 +274,7 @@ class ImageData:
         return replace(self, **splits)
 
 
-def load_images(
+def load_images(  # noqa: PLR0913  (all after `device` are the fields of Reading)
     name: str = "digits",
     root: str | Path | None = None,
     device: str | torch.device = "auto",
@@ -197,6 +284,8 @@ def load_images(
     background: str = "white",
     levels: str | tuple[float, float] | None = None,
     skip_broken: bool = False,
+    crop: int | None = None,
+    stream: bool | None = None,
 ) -> ImageData:
     """Open a data set; a name stands for the same pixels and splits on every machine.
 
@@ -229,20 +318,25 @@ def load_images(
             stretches each image from its smallest to its largest value, and (low, high) takes the
             same range for all.
         skip_broken: Whether to leave out files that cannot be read.
+        crop: Train on squares of this many pixels at random places, new in each epoch; validation
+            and test images are cut to their center.
+        stream: Whether to leave the images in their files and decode each batch anew. By default
+            they are if their pixels would take more than a quarter of the memory of the machine or
+            of the GPU, and a warning says so.
 
     Raises:
         ValueError: For an unknown name, a wrong size or device, or a file that is no image.
         FileNotFoundError: For a folder or data set that is not there.
     """
     device = choose_device(device)
-    reading = Reading(size, grey, background, levels, skip_broken)
+    reading = Reading(size, grey, background, levels, skip_broken, crop, stream)
     check_dataset(name)
     if name.startswith("folder:"):
-        return _load_folder(name, reading).to(device)
+        return _load_folder(name, reading, device).to(device)
     if reading != Reading():
         raise ValueError(
-            "size, grey, background, levels and skip_broken are for folder:PATH only, "
-            f"not for {name}"
+            "size, grey, background, levels, skip_broken, crop and stream are for folder:PATH "
+            f"only, not for {name}"
         )
 
     if name == "digits":
@@ -314,7 +408,7 @@ def _load_digits() -> ImageData:
     splits = []
     counts = (10_000, 1_000, 1_000)
     for originals, count in zip(hold_out(handwritten_digits(), 2), counts, strict=True):
-        enlarged = _enlarge(originals.images, 28)
+        enlarged = _enlarge(originals.images[:], 28)
         repeated = torch.arange(count) % len(originals)
         # The size of the blocks decides which random numbers an image gets.
         blocks = [random_warp(enlarged[rows], generator) for rows in repeated.split(1_000)]
@@ -325,7 +419,7 @@ def _load_digits() -> ImageData:
 
 def _load_plain_digits() -> ImageData:
     digits = handwritten_digits()
-    enlarged = ImageSplit(_to_pixels(_enlarge(digits.images, 16)), digits.labels)
+    enlarged = ImageSplit(_to_pixels(_enlarge(digits.images[:], 16)), digits.labels)
     train, validation, test = hold_out(enlarged, 2)
     return ImageData("plain_digits", train, validation, test, DIGITS)
 
@@ -515,26 +609,63 @@ def _move_files(source: Path, target: Path) -> None:
 # Folders of image files
 
 
-def _load_folder(name: str, reading: Reading) -> ImageData:
+def _load_folder(name: str, reading: Reading, device: torch.device) -> ImageData:
     scan = scan_folder(folder_of(name))
     classes, numbers = np.unique(scan.labels, return_inverse=True)
     labels = torch.from_numpy(numbers)
     rows = _divide(name, labels, np.array(scan.parts))
 
-    # The files are read in the order of the splits, so that each split is a slice of one tensor.
+    # The files are read in the order of the splits, so that each split is a slice of the whole.
     order = torch.cat(list(rows.values()))
-    files = [scan.files[row] for row in order.tolist()]
-    images, places = read_images(replace(scan, files=files), reading, name)
+    ordered = replace(scan, files=[scan.files[row] for row in order.tolist()])
+    images: Tensor | StreamedImages
+    places: list[int]
+    if _is_to_stream(name, len(order), reading, device):
+        images = stream_images(ordered, reading)
+        places = list(range(len(order)))
+    else:
+        images, places = read_images(ordered, reading, name)
+    whole = ImageSplit(images, labels[order[places]])
     splits = {}
     start = 0
     for part, part_rows in rows.items():
         end = start + len(part_rows)
         kept = [place for place in places if start <= place < end]
         first = places.index(kept[0]) if kept else 0
-        part_images = images[first : first + len(kept)]
-        splits[part] = ImageSplit(part_images, labels[order[kept]])
+        split = whole.select(slice(first, first + len(kept)))
+        if reading.crop is not None:
+            is_random = part == "train"
+            split = replace(split, crop=reading.crop) if is_random else _cut(split, reading.crop)
+        splits[part] = split
         start = end
     return ImageData(name, classes=tuple(classes.tolist()), **splits)
+
+
+def _is_to_stream(name: str, count: int, reading: Reading, device: torch.device) -> bool:
+    """Whether the images stay in their files: as `reading` says, or where they are too large."""
+    if reading.stream is not None:
+        return reading.stream
+    channels = 1 if reading.grey else 3
+    needed = count * channels * reading.size**2
+    # Of the whole memory, not of what is free now, so that a run is resumed in the same way.
+    memory = total_memory(device)
+    is_large = needed > memory / 4
+    if is_large:
+        warnings.warn(
+            f"{count:,} images of {name} would take {needed / 1e9:.1f} GB, more than a quarter of "
+            f"the memory ({memory / 1e9:.1f} GB), so they are decoded anew for each batch; "
+            "stream=False holds them in memory",
+            stacklevel=4,  # at the call of load_images
+        )
+    return is_large
+
+
+def _cut(split: ImageSplit, side: int) -> ImageSplit:
+    """The split with the center of each image alone."""
+    images = split.images
+    if isinstance(images, StreamedImages):
+        return replace(split, images=replace(images, side=side))
+    return replace(split, images=central(images, side))
 
 
 def _divide(

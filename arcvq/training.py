@@ -55,6 +55,7 @@ from arcvq.runtime.history import (
 )
 from arcvq.runtime.interrupt import HeldInterrupt
 from arcvq.runtime.modes import evaluation_mode
+from arcvq.streamed_images import UnreadableImage
 
 if TYPE_CHECKING:
     import pandas
@@ -276,6 +277,7 @@ def fit(  # noqa: PLR0913  (the ninth argument is an exception, and should stay 
     Raises:
         ValueError: If an argument is out of range.
         FloatingPointError: If the loss is not finite. This is checked for each row of the history.
+        UnreadableImage: If images are streamed and a file cannot be used. The state is saved.
         OSError: If the folder cannot be written.
         KeyboardInterrupt: After Ctrl-C, once the step under way is done and the state is saved.
             Several processes go on until the next logged step; torchrun waits for them no longer
@@ -300,12 +302,16 @@ def float32_weights(model: nn.Module) -> Iterator[None]:
         model.to(precision)
 
 
+def _seed_of_epoch(seed: int, epoch: int) -> int:
+    # A large prime keeps the epochs of one seed apart from those of the next.
+    return seed * 1_000_003 + epoch
+
+
 # Cached, so that the order of an epoch goes to the device once: of this run, and of another.
 @lru_cache(maxsize=2)
 def _epoch_order(count: int, seed: int, epoch: int, device: str | torch.device) -> Tensor:
     """All numbers below `count` in the order of this epoch."""
-    # A large prime keeps the epochs of one seed apart from those of the next.
-    generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
+    generator = torch.Generator().manual_seed(_seed_of_epoch(seed, epoch))
     return torch.randperm(count, generator=generator).to(device)
 
 
@@ -619,6 +625,8 @@ class VQVAESession(TrainingSession):
             "images": data.fingerprint,
         }
         self.data = data.to(self.device)
+        # Held in memory, so that a file that cannot be read is found before the run.
+        self.validation = self.data.validation.first(VALIDATION_IMAGES).loaded()
         # The layout in which convolutions are fastest.
         self.model.to(memory_format=torch.channels_last)
         self.parallel_model = parallel(self.model)
@@ -645,13 +653,36 @@ class VQVAESession(TrainingSession):
 
     def advance(self) -> None:
         self.model.train()
-        indices = self.next_indices(len(self.data.train))
-        # With several processes, each takes its share of the batch.
-        own_indices = indices.chunk(world_size())[rank()]
-        images = self.data.train.batch(own_indices)
+        images = self._images_of_step()
         self.batch = images.contiguous(memory_format=torch.channels_last)
         self.learn(self.batch)
         self.step += 1
+
+    def _images_of_step(self) -> Float[Tensor, "b C H W"]:
+        """The images that this process learns from next; those of the step after are prefetched."""
+        train = self.data.train
+        epoch = self.step // (len(train) // self.optimization.batch_size)
+        crop_seed = _seed_of_epoch(self.optimization.seed, epoch)
+        try:
+            images = train.batch(self._own_indices(self.step), crop_seed)
+        except UnreadableImage as error:
+            # Nothing of this step is done yet: a run that goes on begins with it.
+            self.save()
+            raise UnreadableImage(f"{error}; {self._farewell()}") from error
+        if train.is_streamed and self.step + 1 < self.steps:
+            train.prefetch(self._own_indices(self.step + 1))
+        return images
+
+    def _own_indices(self, step: int) -> Int[Tensor, " b"]:
+        """Which images of a step this process takes; with several, each takes its share."""
+        train = self.data.train
+        optimization = self.optimization
+        # Files are chosen on the CPU, which would wait for indices on a GPU.
+        device = "cpu" if train.is_streamed else self.device
+        indices = batch_indices(
+            len(train), optimization.batch_size, optimization.seed, step, device
+        )
+        return indices.chunk(world_size())[rank()]
 
     def _learn(self, images: Float[Tensor, "B C H W"]) -> None:
         """Forward pass, backward pass and update; all on the device, so that it can be recorded."""
@@ -680,7 +711,7 @@ class VQVAESession(TrainingSession):
         row |= self._schedule_values()
         quantizer.reset_usage()
         if validating:
-            measures = evaluate(self.measured, self.data.validation.first(VALIDATION_IMAGES))
+            measures = evaluate(self.measured, self.validation)
             for name in ("psnr", "codes_used", "perplexity"):
                 row[f"validation_{name}"] = measures[name]
         return row
@@ -821,6 +852,7 @@ def evaluate(
     device = next(model.parameters()).device
     counts = torch.zeros(num_codes, dtype=torch.int64, device=device)
     squared_error = absolute_error = 0.0
+    pixels = 0
     means: dict[str, float] = {}  # over images
 
     with evaluation_mode(model):
@@ -828,6 +860,7 @@ def evaluate(
             images = split.batch(indices).to(device).contiguous(memory_format=torch.channels_last)
             output = model(images)
             reconstruction = output.reconstruction.clamp(-1, 1)
+            pixels += images.numel()
             # Sums over millions of pixels would lose digits in float32.
             difference = (reconstruction - images).double()
             squared_error += difference.square().sum().item()
@@ -836,7 +869,6 @@ def evaluate(
             for name, mean in _means_over_images(reconstruction, images, ssim, protocol).items():
                 means[name] = means.get(name, 0.0) + mean * len(images) / len(split)
 
-    pixels = split.images.numel()
     tokens = int(counts.sum())
     codes_used = int((counts > 0).sum())
     measures = {

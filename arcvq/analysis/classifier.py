@@ -162,14 +162,15 @@ def _fit(data: ImageData, seed: int, progress: bool) -> Classifier:
     """Train with Adam and a one-cycle learning rate, and keep the weights that validate best."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        classifier = Classifier(tuple(data.train.images.shape[1:]), data.classes).to(data.device)
+        shape = (data.channels, *data.size)
+        classifier = Classifier(shape, data.classes).to(data.device)
     count = len(data.train)
     batch_size = min(BATCH_SIZE, count)
     steps = max(STEPS, PASSES * count // batch_size)
     optimizer = torch.optim.Adam(classifier.parameters())
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, LR, total_steps=steps)
 
-    validation = data.validation
+    validation = data.validation.loaded()
     best = 0.0
     weights = classifier.state_dict()
     for step in tqdm(range(steps), desc="classifier", unit="step", disable=not progress):
@@ -182,11 +183,11 @@ def _fit(data: ImageData, seed: int, progress: bool) -> Classifier:
         schedule.step()
         # The best weights are chosen on the validation images, so that the test images stay unseen.
         if (step + 1) % VALIDATE_EVERY == 0 or step + 1 == steps:
-            accuracy = label_agreement(classifier.eval(), validation.images, validation.labels)
+            accuracy = label_agreement(classifier.eval(), validation.images[:], validation.labels)
             if accuracy >= best:
                 best = accuracy
                 weights = copy.deepcopy(classifier.state_dict())
 
     classifier.load_state_dict(weights)
-    classifier.accuracy = label_agreement(classifier, data.test.images, data.test.labels)
+    classifier.accuracy = label_agreement(classifier, data.test.images[:], data.test.labels)
     return classifier

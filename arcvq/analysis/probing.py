@@ -23,7 +23,7 @@ from torch.nn.functional import adaptive_avg_pool2d, normalize, pad
 from arcvq.analysis.sample_quality import ImageClassifier
 from arcvq.autoencoder import Autoencoder
 from arcvq.geometry import usage_counts
-from arcvq.images import ImageData, ImageSplit, to_float
+from arcvq.images import ImageData, ImageSplit
 from arcvq.runtime.checks import as_integers
 from arcvq.training import Run
 
@@ -449,7 +449,7 @@ def describe_codes(
 
 def _encode_split(model: Autoencoder, split: ImageSplit) -> _Encoded:
     """Encode all images of a split."""
-    pixels = to_float(split.images)
+    pixels = split.batch(torch.arange(len(split)))
     latents = _in_batches(model.latents, pixels)
     return _Encoded(pixels, latents, _in_batches(model.quantizer.encode, latents))
 

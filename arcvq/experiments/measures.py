@@ -160,6 +160,6 @@ def _classifier_frechet(data: ImageData, outputs: Tensor, root: Path) -> float:
         return math.nan
     classifier = train_classifier(data, root=root, device=outputs.device, progress=False)
     return frechet_distance(
-        classifier.features(data.test.images),
+        classifier.features(data.test.images[:]),
         classifier.features(outputs),
     )

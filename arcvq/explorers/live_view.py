@@ -16,6 +16,7 @@ from arcvq.images import to_float
 from arcvq.runtime.history import Row
 from arcvq.samp import SAMP
 from arcvq.schedules import Schedule
+from arcvq.streamed_images import StreamedImages
 
 CURVES = (  # columns of the history
     "reconstruction",
@@ -54,7 +55,12 @@ class LiveView:
         samp: The SAMP that the run begins with, None for a quantizer without it.
     """
 
-    def __init__(self, images: UInt8[Tensor, "N C H W"], steps: int, samp: SAMP | None):
+    def __init__(
+        self,
+        images: UInt8[Tensor, "N C H W"] | StreamedImages,
+        steps: int,
+        samp: SAMP | None,
+    ):
         _, _, high, wide = images.shape
         count = max(EXAMPLES, PIXELS // (high * wide))
         self.images = to_float(images[:count])

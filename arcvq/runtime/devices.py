@@ -6,6 +6,8 @@ from contextlib import contextmanager
 
 import torch
 
+from arcvq.runtime.extras import extra_import
+
 
 def choose_device(device: str | torch.device = "auto") -> torch.device:
     """Choose the device to work on.
@@ -46,6 +48,14 @@ def device_name(device: str | torch.device) -> str:
     if torch.device(device).type == "cuda":
         return f"{device} ({torch.cuda.get_device_name(device)})"
     return f"{device} ({platform.machine()})"
+
+
+def total_memory(device: torch.device) -> int:
+    """Bytes of memory of this machine, or of its GPU if the device is one and has less."""
+    machine = extra_import("psutil").virtual_memory().total
+    if device.type == "cuda":
+        return min(machine, torch.cuda.get_device_properties(device).total_memory)
+    return machine
 
 
 def has_fast_bfloat16(device: torch.device) -> bool:

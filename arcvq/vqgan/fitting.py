@@ -21,7 +21,6 @@ from arcvq.runtime.extras import extra_import
 from arcvq.runtime.files import write_whole
 from arcvq.runtime.history import Row
 from arcvq.training import (
-    VALIDATION_IMAGES,
     Compute,
     Optimization,
     Recording,
@@ -245,8 +244,8 @@ class VQGANSession(VQVAESession):
     def measure(self, validating: bool) -> Row:
         row = super().measure(validating)
         if validating and self.perceptual:
-            images = self.data.validation.first(VALIDATION_IMAGES)
-            row["validation_perceptual"] = mean_distance(self.perceptual, self.measured, images)
+            distance = mean_distance(self.perceptual, self.measured, self.validation)
+            row["validation_perceptual"] = distance
         if validating and self.recording.folder:
             self._write_grid(Path(self.recording.folder))
         return row
@@ -268,7 +267,7 @@ class VQGANSession(VQVAESession):
 
     def _write_grid(self, folder: Path) -> None:
         """Write validation images above their reconstructions, as a PNG file of this step."""
-        images = self.data.validation.first(GRID_IMAGES)
+        images = self.validation.first(GRID_IMAGES)
         originals = images.batch(torch.arange(len(images)))
         both = torch.cat([originals, self.measured.reconstruct(originals)])
         make_grid = extra_import("torchvision").utils.make_grid

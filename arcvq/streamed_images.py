@@ -1,0 +1,211 @@
+"""Images that stay in their files and are decoded, batch by batch, whenever they are asked for.
+
+For folders that do not fit into memory. `StreamedImages` stands in an `ImageSplit` where a tensor
+of pixels stands otherwise, and gives such tensors when it is indexed.
+"""
+
+import json
+import os
+import warnings
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Int, Int64, UInt8
+from torch import Tensor
+
+from arcvq.image_folders import FolderScan, Reading, central
+from arcvq.runtime.files import reason_of
+
+SAMPLE = 500  # images that stand for all where reading every file would take too long
+AT_ONCE = 256  # files that are handed to the threads at a time
+SUBSTITUTES = 20  # files that are tried in the place of a broken one
+CPU = torch.device("cpu")
+GONE = (-1, -1)  # the stamp of a file that is not there
+
+
+class UnreadableImage(ValueError):
+    """A file that turned out to be no usable image while batches were read."""
+
+
+@dataclass(frozen=True, eq=False)
+class StreamedImages:
+    """The pixels of image files (n, C, side, side), decoded by threads whenever they are indexed.
+
+    A file must stay as it was when the folder was opened. One that is gone, has changed or is
+    broken is named in an error; with `reading.skip_broken` a warning names it, and the next image
+    that can be read takes its place.
+
+    Attributes:
+        folder: The folder.
+        files: The files, as paths from the folder.
+        stamps: The size of each file in bytes and the time of its last change in ns.
+        reading: How a file becomes pixels.
+        channels: 1 for gray images, 3 for RGB.
+        side: Height and width in pixels of the center that is kept.
+        device: Where the decoded pixels go.
+    """
+
+    folder: Path
+    files: np.ndarray
+    stamps: Int64[np.ndarray, "n 2"]
+    reading: Reading
+    channels: int
+    side: int
+    device: torch.device = CPU
+    _ahead: dict[int, Future] = field(default_factory=dict, init=False, repr=False)
+
+    dtype = torch.uint8
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    @property
+    def shape(self) -> torch.Size:
+        """The shape of all the pixels, as of a tensor."""
+        return torch.Size((len(self), self.channels, self.side, self.side))
+
+    def __getitem__(self, rows: Tensor | slice | int) -> UInt8[Tensor, "*n C side side"]:
+        """Decode some images, given by their indices, a mask or a slice.
+
+        Raises:
+            UnreadableImage: If a file cannot be used; names it.
+        """
+        places = self._places(rows)
+        pixels = torch.from_numpy(self._decoded(places.flatten().tolist()))
+        return pixels.view(*places.shape, *self.shape[1:]).to(self.device)
+
+    def select(self, rows: Tensor | slice) -> "StreamedImages":
+        """Return some of the images, without decoding them."""
+        places = self._places(rows).numpy()
+        return replace(self, files=self.files[places], stamps=self.stamps[places])
+
+    def to(self, device: str | torch.device) -> "StreamedImages":
+        """Return the same images, to be decoded onto another device."""
+        return replace(self, device=torch.device(device))
+
+    def prefetch(self, rows: Int[Tensor, " b"]) -> None:
+        """Begin to decode images that will be asked for next, in place of those announced before.
+
+        Args:
+            rows: Their indices; on the CPU, so that nothing waits for another device.
+        """
+        self._ahead.clear()
+        for row in rows.tolist():
+            self._ahead[row] = _threads().submit(self._pixels, row)
+
+    def identity(self) -> UInt8[Tensor, " bytes"]:
+        """What stands for the pixels in a fingerprint, since reading all of them takes too long.
+
+        It changes with the name, size or date of any file, and with how they are read.
+        """
+        reading = vars(self.reading) | {"skip_broken": None, "stream": None}
+        facts = [reading, self.channels, self.side, self.files.tolist(), self.stamps.tolist()]
+        return torch.frombuffer(bytearray(json.dumps(facts).encode()), dtype=torch.uint8)
+
+    def __getstate__(self) -> dict[str, Any]:
+        # What is being decoded stays in this process.
+        return vars(self) | {"_ahead": {}}
+
+    def _places(self, rows: Tensor | slice | int) -> Int64[Tensor, "*n"]:
+        """The indices that rows of any kind stand for."""
+        rows = rows.cpu() if isinstance(rows, Tensor) else rows
+        return torch.arange(len(self))[rows]
+
+    def _decoded(self, rows: list[int]) -> UInt8[np.ndarray, "n C side side"]:
+        """Decode images; a progress bar appears after two seconds."""
+        from tqdm.auto import tqdm
+
+        pixels = np.empty((len(rows), *self.shape[1:]), dtype=np.uint8)
+        blocks = range(0, len(rows), AT_ONCE)
+        for start in tqdm(blocks, desc="decode images", delay=2, leave=False):
+            block = rows[start : start + AT_ONCE]
+            futures = [self._begun(row) for row in block]
+            for place, (row, future) in enumerate(zip(block, futures, strict=True), start):
+                try:
+                    pixels[place] = future.result()
+                except UnreadableImage as error:
+                    pixels[place] = self._instead_of(row, error)
+        return pixels
+
+    def _begun(self, row: int) -> Future:
+        """An image that is being decoded, since it was announced or from now on."""
+        if row in self._ahead:
+            return self._ahead.pop(row)
+        return _threads().submit(self._pixels, row)
+
+    def _instead_of(self, row: int, error: UnreadableImage) -> UInt8[np.ndarray, "C side side"]:
+        """The next image that can be read, with a warning; the error itself if none is skipped."""
+        if not self.reading.skip_broken:
+            raise error
+        for step in range(1, SUBSTITUTES + 1):
+            other = (row + step) % len(self)
+            try:
+                pixels = self._pixels(other)
+            except UnreadableImage:
+                continue
+            warnings.warn(f"{error}; {self.files[other]} takes its place", stacklevel=2)
+            return pixels
+        raise UnreadableImage(f"{error}; nor can the {SUBSTITUTES} files after it be used")
+
+    def _pixels(self, row: int) -> UInt8[np.ndarray, "C side side"]:
+        """Decode one image, in a thread."""
+        path = self.folder / self.files[row]
+        stamp = _stamp(path)
+        if stamp == GONE:
+            raise UnreadableImage(f"{path} is gone; it was there when the folder was opened")
+        if stamp != tuple(self.stamps[row]):
+            raise UnreadableImage(f"{path} has changed since the folder was opened; open it anew")
+        try:
+            pixels = self.reading.pixels(path)
+        except ValueError as error:
+            raise UnreadableImage(f"{path} cannot be read as an image: {error}") from error
+        if self.channels == 1 and (pixels != pixels[:1]).any():
+            raise UnreadableImage(
+                f"{path} has color, but the first {SAMPLE} images have none and the others are "
+                "taken to be gray too; grey=True or grey=False decides for all"
+            )
+        return central(pixels[: self.channels], self.side)
+
+
+@cache
+def _threads() -> ThreadPoolExecutor:
+    """The threads that decode; Pillow lets them work side by side."""
+    return ThreadPoolExecutor(thread_name_prefix="decode")
+
+
+def _stamp(path: Path) -> tuple[int, int]:
+    """Size in bytes and time of the last change in ns; `GONE` if the file is not there."""
+    try:
+        status = os.stat(path)
+    except FileNotFoundError:
+        return GONE
+    except OSError as error:
+        raise UnreadableImage(f"{path} cannot be read: {reason_of(error)}") from error
+    return status.st_size, status.st_mtime_ns
+
+
+def stream_images(scan: FolderScan, reading: Reading) -> StreamedImages:
+    """Open the files of a scan for decoding on demand.
+
+    Args:
+        scan: The scan, of which the first files are a fair sample of all.
+        reading: How to read them. Without `grey` the images are gray if none of the first `SAMPLE`
+            has color.
+
+    Raises:
+        UnreadableImage: If one of these cannot be read; names it.
+    """
+    files = np.array([str(file) for file in scan.files], dtype=object)
+    stamps = np.array([_stamp(scan.folder / file) for file in scan.files], dtype=np.int64)
+    images = StreamedImages(scan.folder, files, stamps, reading, channels=3, side=reading.size)
+    if reading.grey is None:
+        sample = images[:SAMPLE]
+        is_gray = bool((sample == sample[:, :1]).all())
+    else:
+        is_gray = reading.grey
+    return replace(images, channels=1) if is_gray else images
