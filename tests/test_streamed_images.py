@@ -1,0 +1,377 @@
+import os
+import pickle
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import arcvq
+from arcvq import images, streamed_images
+from arcvq.image_folders import Reading
+from arcvq.images import ImageSplit, crop_images, load_images
+from arcvq.streamed_images import UnreadableImage
+from arcvq.training import batch_indices
+
+QUIET = arcvq.Recording(progress=False)
+
+
+def fill(folder, count=40, size=(20, 24), mode="RGB"):
+    """Pictures of noise, half of them in each of two classes."""
+    generator = np.random.default_rng(0)
+    for number in range(count):
+        shape = (size[1], size[0], 3) if mode == "RGB" else (size[1], size[0])
+        picture = Image.fromarray(generator.integers(256, size=shape, dtype=np.uint8))
+        file = folder / ("cat" if number < count // 2 else "dog") / f"{number:02}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        picture.save(file)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    fill(tmp_path / "pics")
+    return tmp_path / "pics"
+
+
+def load(folder, **options):
+    options = {"size": 16, "device": "cpu"} | options
+    return load_images(f"folder:{folder}", **options)
+
+
+def splits_of(data):
+    return data.train, data.validation, data.test
+
+
+def file_of(split, row):
+    return split.images.folder / split.images.files[row]
+
+
+def model():
+    torch.manual_seed(0)
+    return arcvq.VQVAE(3, arcvq.CosineQuantizer(8, 4), hidden=4, residual_hidden=2)
+
+
+def same_bits(one, other):
+    """Whether two models have the same weights."""
+    weights = other.state_dict()
+    return all(torch.equal(weights[name], value) for name, value in one.state_dict().items())
+
+
+# The same images
+
+
+@pytest.mark.parametrize("options", [{}, {"grey": True}, {"grey": False}, {"crop": 8}])
+def test_streamed_images_are_those_that_memory_would_hold(folder, options):
+    held = load(folder, stream=False, **options)
+    streamed = load(folder, stream=True, **options)
+    assert streamed.train.is_streamed and not held.train.is_streamed
+    assert (streamed.size, streamed.channels) == (held.size, held.channels)
+    for one, other in zip(splits_of(streamed), splits_of(held), strict=True):
+        assert torch.equal(one.images[:], other.images)
+        assert torch.equal(one.labels, other.labels)
+        rows = torch.tensor([2, 0, 2])
+        assert torch.equal(one.batch(rows, 5), other.batch(rows, 5))
+    assert streamed.variance == held.variance  # there are fewer images than the sample
+
+
+def test_gray_files_are_found_to_be_gray_and_become_rgb_when_asked(tmp_path):
+    fill(tmp_path, mode="L")
+    assert load(tmp_path, stream=True).channels == 1
+    colors = load(tmp_path, stream=True, grey=False)
+    assert colors.channels == 3
+    pixels = colors.train.images[:]
+    assert torch.equal(pixels[:, 0], pixels[:, 2])
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [slice(3), slice(1, None, 4), torch.tensor([5, 1]), torch.arange(32) % 3 == 0],
+    ids=["first", "every fourth", "indices", "mask"],
+)
+def test_rows_are_chosen_as_from_a_tensor(folder, rows):
+    held = load(folder, stream=False).train
+    streamed = load(folder, stream=True).train
+    assert torch.equal(streamed.images[rows], held.images[rows])
+    assert torch.equal(streamed.select(rows).images[:], held.select(rows).images)
+    assert torch.equal(streamed.select(rows).labels, held.select(rows).labels)
+    assert torch.equal(streamed.images[3], held.images[3])
+
+
+def test_only_the_asked_files_are_decoded(folder, monkeypatch):
+    train = load(folder, stream=True).train
+    read = []
+    pixels = Reading.pixels
+    monkeypatch.setattr(
+        Reading, "pixels", lambda self, file: read.append(file) or pixels(self, file)
+    )
+    train.first(10).select(torch.tensor([4, 7])).batch(torch.tensor([1]))
+    assert read == [file_of(train, 7)]
+
+
+def test_prefetched_images_are_decoded_once_and_in_the_asked_order(folder, monkeypatch):
+    train = load(folder, stream=True).train
+    expected = train.batch(torch.tensor([3, 1, 3]))
+    read = []
+    pixels = Reading.pixels
+    monkeypatch.setattr(
+        Reading, "pixels", lambda self, file: read.append(file) or pixels(self, file)
+    )
+    train.prefetch(torch.tensor([1, 3]))
+    assert torch.equal(train.batch(torch.tensor([3, 1])), expected[:2])
+    assert len(read) == 2
+
+
+def test_what_is_sent_to_another_process_gives_the_same_images(folder):
+    train = load(folder, stream=True).train
+    train.prefetch(torch.arange(4))
+    sent = pickle.loads(pickle.dumps(train))
+    assert torch.equal(sent.images[:], train.images[:])
+
+
+# When
+
+
+def test_images_are_streamed_where_they_need_more_than_a_quarter_of_the_memory(folder, monkeypatch):
+    needed = 40 * 3 * 16 * 16
+    monkeypatch.setattr(images, "total_memory", lambda device: 4 * needed)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert not load(folder).train.is_streamed
+    monkeypatch.setattr(images, "total_memory", lambda device: 4 * needed - 1)
+    with pytest.warns(UserWarning, match=r"40 images of .* decoded anew for each batch; stream="):
+        assert load(folder).train.is_streamed
+    assert not load(folder, stream=False).train.is_streamed
+    # Gray images take a third.
+    assert not load(folder, grey=True).train.is_streamed
+
+
+# Random crops
+
+
+def test_a_crop_is_the_window_that_begins_at_its_place():
+    generator = torch.Generator().manual_seed(0)
+    pixels = torch.randint(256, (3, 2, 9, 7), generator=generator, dtype=torch.uint8)
+    places = torch.tensor([[0, 0], [5, 3], [2, 1]])
+    windows = [image[:, r : r + 4, c : c + 4] for image, (r, c) in zip(pixels, places, strict=True)]
+    assert torch.equal(crop_images(pixels, places, 4), torch.stack(windows))
+
+
+def test_training_crops_are_new_in_each_epoch_and_the_same_in_each_run(folder):
+    train = load(folder, crop=8).train
+    rows = torch.arange(len(train))
+    first = train.batch(rows, 1)
+    assert first.shape == (32, 3, 8, 8)
+    assert torch.equal(first, train.batch(rows, 1))
+    # An image has the same crop whatever batch it is in.
+    assert torch.equal(first[[4, 9]], train.batch(torch.tensor([4, 9]), 1))
+    assert not torch.equal(first, train.batch(rows, 2))
+
+
+def test_crops_begin_at_every_place_and_end_at_the_edge():
+    count = 400
+    positions = torch.arange(12, dtype=torch.uint8)
+    pixels = (16 * positions[:, None] + positions).expand(count, 1, 12, 12)
+    split = ImageSplit(pixels, torch.zeros(count, dtype=torch.int64), crop=8)
+    corners = images.to_uint8(split.batch(torch.arange(count), 0))[:, 0, 0, 0]
+    assert set(corners.tolist()) == {16 * row + column for row in range(5) for column in range(5)}
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_what_is_not_training_is_cropped_to_the_center(folder, stream):
+    whole = load(folder, stream=False)
+    data = load(folder, crop=8, stream=stream)
+    assert data.size == (8, 8)
+    rows = torch.arange(4)
+    for one, other in zip(splits_of(data), splits_of(whole), strict=True):
+        assert torch.equal(one.batch(rows), other.batch(rows)[..., 4:12, 4:12])
+    assert data.test.images.shape[2:] == (8, 8)
+
+
+def test_an_image_smaller_than_the_crop_is_named_or_left_out(folder):
+    Image.new("RGB", (30, 12)).save(folder / "cat" / "small.png")
+    assert sum(map(len, splits_of(load(folder, crop=8)))) == 41
+    message = r"small\.png .*its shorter side has 12 pixels, fewer than the crop, 16"
+    with pytest.raises(ValueError, match=message):
+        load(folder, crop=16, stream=False)
+    with pytest.raises(UnreadableImage, match=message):
+        load(folder, crop=16, stream=True)
+    data = load(folder, crop=16, stream=False, skip_broken=True)
+    assert sum(map(len, splits_of(data))) == 40
+
+
+@pytest.mark.parametrize("crop", [12, 24, 0, 8.0])
+def test_a_crop_that_cannot_be_is_refused(crop, unchecked):
+    with pytest.raises(ValueError, match=f"crop is {crop}; it must be a"):
+        Reading(size=16, crop=crop)
+
+
+# Fingerprints
+
+
+def test_the_fingerprint_changes_with_a_file_and_with_how_it_is_read(folder):
+    def fingerprint(**options):
+        return load(folder, stream=True, **options).fingerprint
+
+    usual = fingerprint()
+    assert usual == fingerprint() == fingerprint(skip_broken=True)
+    crops = [fingerprint(crop=8), load(folder, stream=False, crop=8).fingerprint]
+    held = load(folder, stream=False).fingerprint
+    readings = [fingerprint(size=8), fingerprint(grey=True), fingerprint(background="red")]
+    assert len({usual, held, *crops, *readings}) == 7
+    file = folder / "cat" / "01.png"
+    os.utime(file, ns=(0, 0))
+    touched = fingerprint()
+    file.rename(folder / "cat" / "1.png")
+    assert len({usual, touched, fingerprint()}) == 3
+
+
+# Training
+
+
+@pytest.mark.parametrize("crop", [None, 8])
+def test_streamed_training_is_that_from_memory(folder, crop):
+    held, streamed = (
+        arcvq.fit(
+            model(),
+            load(folder, crop=crop, stream=stream),
+            steps=6,
+            batch_size=8,
+            recording=QUIET,
+        )
+        for stream in (False, True)
+    )
+    assert same_bits(held.model, streamed.model)
+    assert held.rows[-1]["validation_psnr"] == streamed.rows[-1]["validation_psnr"]
+
+
+def test_a_run_that_meets_a_missing_file_is_saved_and_goes_on_to_the_same_bits(
+    folder, tmp_path, monkeypatch
+):
+    """The file is gone in the middle of an epoch, and then put back."""
+    monkeypatch.setattr(images, "SAMPLE", 4)  # else all files are read for the variance
+
+    def fit(data, run_folder, **options):
+        recording = arcvq.Recording(tmp_path / run_folder, progress=False, **options)
+        return arcvq.fit(model(), data, steps=8, batch_size=8, recording=recording)
+
+    data = load(folder, stream=True, crop=8)
+    whole = fit(data, "whole")
+    row = int(batch_indices(32, 8, seed=0, step=2).max())
+    file = file_of(data.train, row)
+    file.rename(tmp_path / "away.png")
+    with pytest.raises(UnreadableImage) as stop:
+        fit(data, "broken")
+    assert str(stop.value) == (
+        f"{file} is gone; it was there when the folder was opened; "
+        f"stopped at step 2 of 8, saved in {tmp_path / 'broken'}; resume=True goes on"
+    )
+    (tmp_path / "away.png").rename(file)
+    resumed = fit(load(folder, stream=True, crop=8), "broken", resume=True)
+    assert same_bits(whole.model, resumed.model)
+
+
+# Files that are gone, changed or broken
+
+
+def remove(file):
+    file.unlink()
+
+
+def change(file):
+    Image.new("RGB", (64, 64)).save(file)
+
+
+def truncate(file):
+    """A file that was broken from the beginning, as far as its size and date can tell."""
+    status = file.stat()
+    file.write_bytes(bytes(status.st_size))
+    os.utime(file, ns=(status.st_atime_ns, status.st_mtime_ns))
+
+
+FAULTS = pytest.mark.parametrize(
+    "fault, reason",
+    [
+        (remove, "is gone; it was there when the folder was opened"),
+        (change, "has changed since the folder was opened; open it anew"),
+        (truncate, "cannot be read as an image: cannot identify image file"),
+    ],
+)
+
+
+@FAULTS
+def test_a_file_that_fails_is_named(folder, fault, reason):
+    train = load(folder, stream=True).train
+    fault(file_of(train, 5))
+    train.batch(torch.arange(5))
+    with pytest.raises(UnreadableImage, match=f"{train.images.files[5]} {reason}"):
+        train.batch(torch.arange(8))
+
+
+@FAULTS
+def test_when_told_the_next_image_takes_its_place_with_a_warning(folder, fault, reason):
+    train = load(folder, stream=True, skip_broken=True).train
+    expected = train.images[:].clone()
+    expected[5] = expected[7]
+    expected[6] = expected[7]
+    fault(file_of(train, 5))
+    fault(file_of(train, 6))
+    with pytest.warns(UserWarning, match=f"{reason}.*; {train.images.files[7]} takes its place"):
+        assert torch.equal(train.images[:], expected)
+
+
+def test_a_folder_that_is_gone_altogether_is_an_error_even_then(folder):
+    train = load(folder, stream=True, skip_broken=True).train
+    folder.rename(folder.with_name("elsewhere"))
+    with pytest.raises(UnreadableImage, match=r"is gone; .*nor can the 20 files after it be used"):
+        train.batch(torch.arange(4))
+
+
+def test_a_broken_validation_image_is_found_before_the_run(folder, tmp_path):
+    data = load(folder, stream=True)
+    remove(file_of(data.validation, 1))
+    recording = arcvq.Recording(tmp_path / "run", progress=False)
+    with pytest.raises(UnreadableImage, match="is gone"):
+        arcvq.fit(model(), data, steps=2, batch_size=8, recording=recording)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_color_image_behind_the_sample_is_named(tmp_path, monkeypatch):
+    monkeypatch.setattr(streamed_images, "SAMPLE", 4)
+    fill(tmp_path, count=40, mode="L")
+    train = load(tmp_path, stream=True).train
+    file = file_of(train, 9)
+    Image.new("RGB", (20, 24), (9, 0, 0)).save(file)
+    data = load(tmp_path, stream=True)
+    with pytest.raises(UnreadableImage, match=r"has color, but .* grey=True or grey=False"):
+        data.train.batch(torch.arange(12))
+    assert load(tmp_path, stream=True, grey=False).train.batch(torch.arange(12)).shape[1] == 3
+
+
+# Memory
+
+
+def test_decoding_in_batches_takes_no_more_memory_than_a_few_batches(tmp_path):
+    status = Path("/proc/self/status")
+    if not status.exists():
+        pytest.skip("this system does not say how much memory a process has")
+    fill(tmp_path / "one", count=1, size=(128, 128))
+    (original,) = (tmp_path / "one").rglob("*.png")
+    many = tmp_path / "many"
+    many.mkdir()
+    for number in range(3000):
+        os.link(original, many / f"{number:04}.png")
+    data = load(many, size=128, stream=True, grey=False)
+    data.train.batch(torch.arange(32))  # the threads begin
+
+    def memory(name):
+        (line,) = [line for line in status.read_text().splitlines() if line.startswith(f"{name}:")]
+        return int(line.split()[1]) * 1024
+
+    before = memory("VmRSS")
+    Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
+    for rows in torch.arange(len(data.train)).split(32):
+        data.train.batch(rows)
+    whole = 3 * 128 * 128 * len(data.train)
+    assert memory("VmHWM") - before < whole / 4
