@@ -117,12 +117,13 @@ class StreamedImages:
         return torch.arange(len(self))[rows]
 
     def _decoded(self, rows: list[int]) -> UInt8[np.ndarray, "n C side side"]:
-        """Decode images; a progress bar appears after two seconds."""
+        """Decode images; of more than a batch, a progress bar appears after two seconds."""
         from tqdm.auto import tqdm
 
         pixels = np.empty((len(rows), *self.shape[1:]), dtype=np.uint8)
         blocks = range(0, len(rows), AT_ONCE)
-        for start in tqdm(blocks, desc="decode images", delay=2, leave=False):
+        is_one = len(blocks) == 1
+        for start in tqdm(blocks, desc="decode images", delay=2, leave=False, disable=is_one):
             block = rows[start : start + AT_ONCE]
             futures = [self._begun(row) for row in block]
             for place, (row, future) in enumerate(zip(block, futures, strict=True), start):
