@@ -70,6 +70,10 @@ SMALLEST_SHARED_STEP = 2**16
 # Images of a validation during training. All 1,000 digits would take a third of a quick run.
 VALIDATION_IMAGES = 256
 
+# Pixel values that `evaluate` takes at a time: 42 RGB images of 256x256, whose feature maps would
+# else take gigabytes.
+EVALUATION_BLOCK = 2**23
+
 
 @dataclasses.dataclass(frozen=True)
 class Compute:
@@ -814,7 +818,7 @@ def _decibels(error: float) -> float:
 def evaluate(
     model: Autoencoder,
     split: ImageSplit,
-    batch_size: int = 256,
+    batch_size: int | None = None,
     ssim: bool = False,
     protocol: str = "tensors",
 ) -> dict[str, float]:
@@ -826,7 +830,7 @@ def evaluate(
         model: The model. Each of its modules is left in the mode, training or evaluation, in which
             it came.
         split: The images.
-        batch_size: Images at a time.
+        batch_size: Images at a time; by default 256, or fewer where they are large.
         ssim: Whether to measure SSIM as well, which takes longer.
         protocol: "tensors" takes PSNR and SSIM straight from the reconstructions, and "authors"
             through JPEG files, image by image, as published figures are; see
@@ -848,6 +852,9 @@ def evaluate(
     if len(split) == 0:
         raise ValueError("the split is empty; there is nothing to evaluate")
     check_single(model.quantizer, "evaluate")
+    if batch_size is None:
+        values = math.prod(split.images.shape[1:])
+        batch_size = max(1, min(256, EVALUATION_BLOCK // values))
     num_codes = model.quantizer.num_codes
     device = next(model.parameters()).device
     counts = torch.zeros(num_codes, dtype=torch.int64, device=device)

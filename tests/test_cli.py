@@ -117,6 +117,7 @@ def test_run_hands_on_how_a_folder_is_read(tmp_path):
     path = write_notebook(tmp_path / "a.ipynb", "print(reading)", parameters=parameters)
     words = ["--size", 40, "--grey", "--levels", "0:4095", "--background", "black"]
     words += ["--dataset", f"folder:{tmp_path}", "--skip-broken", "--out", tmp_path / "out"]
+    words += ["--crop", 32, "--stream"]
     shown = invoke("run", path, *words)
     assert shown.exit_code == 0, shown.output
     executed = nbformat.read(tmp_path / "out" / "a.ipynb", as_version=4)
@@ -126,6 +127,8 @@ def test_run_hands_on_how_a_folder_is_read(tmp_path):
         "background": "black",
         "levels": [0.0, 4095.0],
         "skip_broken": True,
+        "crop": 32,
+        "stream": True,
     }
 
 
