@@ -422,6 +422,18 @@ def test_a_step_reads_no_value_of_the_device(kind, images):
         session.advance()
 
 
+def test_large_images_are_evaluated_a_few_at_a_time_with_the_same_result(images, monkeypatch):
+    split = images.test
+    net = model("samp")
+    whole = evaluate(net, split, batch_size=len(split))
+    monkeypatch.setattr(training, "EVALUATION_BLOCK", 3 * split.images[0].numel())
+    batches = []
+    net.encoder.register_forward_hook(lambda module, given, output: batches.append(len(given[0])))
+    assert evaluate(net, split) == pytest.approx(whole)
+    assert max(batches) == 3
+    assert sum(batches) == len(split)
+
+
 def test_evaluation_by_the_authors_protocol_has_their_measures_of_all_images():
     pixels = torch.randint(0, 256, (9, 1, 12, 12), dtype=torch.uint8)
     split = ImageSplit(pixels, torch.zeros(9, dtype=torch.int64))
