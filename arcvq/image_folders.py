@@ -384,6 +384,8 @@ class Reading:
             raise ValueError(f"grey is {self.grey!r}; it must be True, False or None")
         if self.skip_broken not in (True, False):
             raise ValueError(f"skip_broken is {self.skip_broken!r}; it must be True or False")
+        if self.stream not in (None, True, False):
+            raise ValueError(f"stream is {self.stream!r}; it must be True, False or None")
         if self.background != "white":
             check_color(self.background)
 

@@ -142,7 +142,10 @@ def test_how_a_folder_is_read_reaches_a_notebook(tmp_path, value, given):
     ("value", "sentence"),
     [
         ({"size": 33}, "size is 33; it must be a multiple of 8"),
-        ({"sizes": 32}, "it takes size, grey, background, levels, skip_broken, in a dict"),
+        (
+            {"sizes": 32},
+            "it takes size, grey, background, levels, skip_broken, crop, stream, in a dict",
+        ),
         ("large", "reading is 'large'; it takes size, grey"),
         ({"background": "no color"}, "background is 'no color'"),
         ({"levels": (3.0, 1.0)}, "levels are"),
