@@ -653,7 +653,7 @@ class EMAQuantizer(Quantizer):
 
     The codebook gets no gradient. The averages start at the initial codes, each with a count of 1,
     and the counts are Laplace-smoothed. As in Sonnet, whose formula this is, a code that is never
-    chosen shrinks towards zero.
+    chosen shrinks toward zero.
 
     A codebook that is changed from outside is taken over: the averages follow it. So leave it out
     of an optimizer with weight decay, which would shrink it where it has a gradient: with several

@@ -5,7 +5,7 @@ SAMP has two halves:
 - Ball-Bounded Norm Regularization (BBNR) keeps the codes inside a ball whose radius M(t) grows
   with the optimizer step t. Early in training no code can be longer than 1, so that none can win by
   its norm; later the ball opens and norms may differ.
-- The ArcCosine Additive Margin (ArcMargin) loss pulls the latents nearest to each code towards that
+- The ArcCosine Additive Margin (ArcMargin) loss pulls the latents nearest to each code toward that
   code, against all other latents of the batch.
 
 Codes are assigned by angle throughout. SAMP is a regularizer of training; the "priors" of

@@ -33,8 +33,8 @@ class CodeMap(MapExplorer):
     are cached: a setting that was seen before costs nothing.
     """
 
-    colour = traitlets.Enum(("usage", "norm", "class", "cluster"), "usage").tag(label="colour")
-    neighbors = traitlets.Enum((5, 15, 50), 15).tag(label="neighbours")
+    color = traitlets.Enum(("usage", "norm", "class", "cluster"), "usage").tag(label="color")
+    neighbors = traitlets.Enum((5, 15, 50), 15).tag(label="neighbors")
     seed = traitlets.Int(0, min=0, max=9).tag(label="seed")
     used_only = traitlets.Bool(True).tag(label="used codes only")
     chosen = traitlets.Int(0, min=0, max=2**20).tag(label="code")
@@ -82,7 +82,7 @@ class CodeMap(MapExplorer):
         hover = {USAGE: self.usage[rows], NORM: self.norms[rows]}
         picture = figures.code_map(
             seen,
-            **self._colour(rows),
+            **self._color(rows),
             hover=hover,
             indices=rows.numpy(),
             chosen=self.chosen,
@@ -125,12 +125,12 @@ class CodeMap(MapExplorer):
         values[f"{RING}/showlegend"] = len(values[f"{RING}/x"]) > 0
         return values
 
-    def _colour(self, rows: torch.Tensor) -> dict[str, Any]:
-        if self.colour == "usage":
+    def _color(self, rows: torch.Tensor) -> dict[str, Any]:
+        if self.color == "usage":
             return {"color": self.usage[rows], "label": USAGE, "log": True}
-        if self.colour == "norm":
+        if self.color == "norm":
             return {"color": self.norms[rows], "label": NORM}
-        if self.colour == "class":
+        if self.color == "class":
             owners = self.owners[rows.numpy()]
             return {"color": owners, "label": "class that uses it most", "classes": self.classes}
         groups = projections.clusters(self.codebook[rows])

@@ -72,7 +72,7 @@ def test_from_code_to_code_the_figure_is_as_one_that_is_drawn_whole(parts, dim, 
         {"chosen": unused},
         {"used_only": False},
         {"chosen": in_use},
-        {"colour": "norm"},
+        {"color": "norm"},
     ):
         for name, value in settings.items():
             setattr(explorer, name, value)
@@ -98,7 +98,7 @@ def test_a_click_chooses_the_code_under_it(explorer):
 
 
 @pytest.mark.parametrize(
-    ("colour", "label"),
+    ("color", "label"),
     [
         ("usage", "usage (tokens)"),
         ("norm", "norm of the code"),
@@ -106,24 +106,24 @@ def test_a_click_chooses_the_code_under_it(explorer):
         ("cluster", "cluster"),
     ],
 )
-def test_each_colouring_names_itself_on_the_bar(explorer, colour, label):
-    explorer.colour = "norm" if colour == "usage" else "usage"
-    explorer.colour = colour
+def test_each_coloring_names_itself_on_the_bar(explorer, color, label):
+    explorer.color = "norm" if color == "usage" else "usage"
+    explorer.color = color
     bar = explorer.figure.data[0].marker.colorbar
     assert bar.title.text == label
-    assert colour != "class" or list(bar.ticktext) == ["a", "b", "c"]
+    assert color != "class" or list(bar.ticktext) == ["a", "b", "c"]
 
 
-@pytest.mark.parametrize("colour", ["usage", "norm", "class", "cluster"])
-def test_the_tooltip_tells_each_number_once(explorer, colour):
-    explorer.colour = colour
+@pytest.mark.parametrize("color", ["usage", "norm", "class", "cluster"])
+def test_the_tooltip_tells_each_number_once(explorer, color):
+    explorer.color = color
     lines = explorer.figure.data[0].hovertemplate.removesuffix("<extra></extra>").split("<br>")
     names = [line.split(":")[0] for line in lines]
     assert sorted(names) == ["code", "norm of the code", "usage (tokens)"]
 
 
 @pytest.mark.parametrize(("name", "value"), [("seed", 3), ("neighbors", 5)])
-def test_seed_and_neighbours_move_the_codes_and_reset_brings_them_back(explorer, name, value):
+def test_seed_and_neighbors_move_the_codes_and_reset_brings_them_back(explorer, name, value):
     explorer.used_only = False
     start = np.array(explorer.figure.data[0].x)
     setattr(explorer, name, value)
@@ -133,10 +133,10 @@ def test_seed_and_neighbours_move_the_codes_and_reset_brings_them_back(explorer,
 
 
 def test_three_dimensions_work_and_the_code_says_so(parts):
-    explorer = CodeMap(*parts, 3, colour="norm", chosen=4)
+    explorer = CodeMap(*parts, 3, color="norm", chosen=4)
     assert explorer.figure.data[0].type == "scatter3d"
     assert (
-        explorer.code().startswith("CodeMap(model, images, 3, colour='norm'")
+        explorer.code().startswith("CodeMap(model, images, 3, color='norm'")
         and "chosen=4" in explorer.code()
     )
 
@@ -169,5 +169,5 @@ def test_of_more_codes_than_umap_places_in_seconds_a_sample_is_shown_and_named(p
     drawn = shown(explorer)
     assert len(drawn) == 10
     assert "10 of 30 codes are drawn" in explorer.figure.layout.meta["summary"]
-    explorer.colour = "norm"
+    explorer.color = "norm"
     assert shown(explorer) == drawn

@@ -66,7 +66,7 @@ export class Camera {
     for (const sphere of this.spheres) sphere.redraw();
   }
 
-  /** The unit vectors to the right, up, and towards the reader. */
+  /** The unit vectors to the right, up, and toward the reader. */
   axes() {
     const [ct, st] = [Math.cos(this.turn), Math.sin(this.turn)];
     const [cp, sp] = [Math.cos(this.tilt), Math.sin(this.tilt)];
@@ -167,7 +167,7 @@ export class Sphere extends Picture {
     if (layer.kind === "ball" && inFront) this.paintBall(pen, layer);
   }
 
-  /** Pixels to the right and down, and the depth, which grows towards the reader. */
+  /** Pixels to the right and down, and the depth, which grows toward the reader. */
   project(rows) {
     const [right, up, near] = this.view;
     const [middle, level] = this.center;
