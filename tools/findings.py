@@ -169,7 +169,7 @@ def random_share(rows: pd.DataFrame) -> str:
         used = means.codes_used
         times = means.processor_milliseconds
         lines.append(
-            f"{verdict(rows, few, every)}; codes used {used[few]:.0f} and {used[every]:.0f}; "
+            f"{verdict(rows, few, every)}; codes used {used[few]:,.0f} and {used[every]:,.0f}; "
             f"processor time of a step {times[few]:.0f} and {times[every]:.0f} ms, "
             f"{times[f'K {num_codes:,}, cosine']:.0f} ms without the margin loss"
         )
