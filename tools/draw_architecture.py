@@ -32,6 +32,7 @@ LAYERS = [
     (["baselines", "composites", "clustering"], "quantizers of others, and of several parts"),
     (["quantizers"], "one interface for all"),
     (["samp", "images"], "the method; data sets as tensors"),
+    (["streamed_images"], "images that are decoded batch by batch"),
     (["image_folders"], "what a folder of files holds"),
     (["ops", "schedules", "geometry", "metrics"], "arithmetic and measures"),
     (["runtime"], "devices, processes, files"),
