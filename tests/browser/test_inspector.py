@@ -6,9 +6,10 @@ from arcvq.figures.theme import PAPER
 from tests.browser.lab import pixels
 
 INSPECTOR = """
-import arcvq
+import torch, arcvq
 from arcvq.explorers import CodeInspector
 
+torch.manual_seed(0)
 images = arcvq.load_images("plain_digits", device="cpu")
 model = arcvq.VQVAE(1, arcvq.CosineQuantizer(64, 16), hidden=4, residual_hidden=2)
 CodeInspector(model, images)
@@ -40,11 +41,14 @@ SCALE = """gd => gd._fullData[0].marker.colorscale.map(([_, color]) => {
     return pen.fillStyle.match(/[0-9a-f]{2}/g).map(part => parseInt(part, 16));
 })"""
 # The middle of the point of the map that lies farthest from all others, so that a click meets no other.
+# A figure that is too high for the page is scaled.
 POINT = """gd => {
-    const box = gd.getBoundingClientRect(), {xaxis, yaxis, _size} = gd._fullLayout;
+    const box = gd.getBoundingClientRect(), {xaxis, yaxis} = gd._fullLayout;
+    const scale = new DOMMatrix(getComputedStyle(gd).transform).a;
     const places = gd._fullData.slice(0, 2).flatMap(trace => Array.from(trace.x, (x, row) => ({
-        code: trace.customdata[row][0], left: box.left + xaxis._offset + xaxis.l2p(x),
-        top: box.top + yaxis._offset + yaxis.l2p(trace.y[row])})));
+        code: trace.customdata[row][0],
+        left: box.left + scale * (xaxis._offset + xaxis.l2p(x)),
+        top: box.top + scale * (yaxis._offset + yaxis.l2p(trace.y[row]))})));
     const gap = one => Math.min(...places.map(other => other === one ? Infinity
         : Math.hypot(one.left - other.left, one.top - other.top)));
     const chosen = Number(gd._fullLayout.title.text.match(/\\d+/)[0]);
