@@ -69,6 +69,7 @@ def test_a_click_on_the_map_and_keys_on_the_sliders_take_the_code_apart(open_onc
 
     def click_chooses_its_code():
         # A busy page may not yet know what is under the pointer: point again, from a step beside.
+        figure.scroll_into_view_if_needed()  # keys on the sliders may have moved it
         point = figure.evaluate(POINT)
         page.mouse.move(point["left"] + 30, point["top"] + 30)
         page.mouse.move(point["left"], point["top"])
