@@ -178,6 +178,11 @@ class VQGANSession(VQVAESession):
             self.model, multi_avg_fn=get_ema_multi_avg_fn(averaging), use_buffers=False
         )
 
+    @property
+    def threads(self) -> int | None:
+        # This network has far more to do for each pixel, so that even small batches can be shared.
+        return None
+
     def advance(self) -> None:
         super().advance()
         self.averaged.update_parameters(self.model)

@@ -7,6 +7,7 @@ from PIL import Image
 
 from arcvq.images import ImageData, ImageSplit, load_images
 from arcvq.quantizers import EMAQuantizer, EuclideanQuantizer, SphericalQuantizer
+from arcvq.runtime.devices import threads_kept
 from arcvq.training import Compute, Recording, Run, evaluate
 from arcvq.vqgan import VQGAN, fitting
 from arcvq.vqgan.fitting import VQGANLosses, fit_vqgan
@@ -69,6 +70,14 @@ def test_a_model_in_half_precision_learns_in_float32_and_is_rounded_at_the_end(d
     history = trained(data, network, PIXELS_ONLY, steps=2).history
     assert history.loss.notna().all()
     assert {weight.dtype for weight in network.parameters()} == {torch.bfloat16}
+
+
+def test_small_batches_are_trained_by_all_threads(data):
+    used = set()
+    recording = dataclasses.replace(QUIET, on_log=lambda run: used.add(torch.get_num_threads()))
+    with threads_kept(2):
+        trained(data, losses=PIXELS_ONLY, steps=1, recording=recording)
+    assert used == {2}
 
 
 def test_the_adversarial_loss_joins_at_its_share_of_the_run(data):
