@@ -45,7 +45,7 @@ if TYPE_CHECKING:  # for type checkers and editors, which do not see what __geta
     from arcvq.runs import pretrained
     from arcvq.runs.parallel import train_many
     from arcvq.runs.settings import RunSettings, train
-    from arcvq.vqgan import VQGAN, VQGANLosses, fit_vqgan
+    from arcvq.vqgan import VQGAN, VQGANLosses, VQGANSettings, fit_vqgan
 
 __version__ = "0.1.0"
 
@@ -78,6 +78,7 @@ __all__ = [
     "Snapshot",
     "SphericalQuantizer",
     "VQGANLosses",
+    "VQGANSettings",
     "VQVAEOutput",
     "WarmUp",
     "analysis",
@@ -112,6 +113,7 @@ _LAZY_OBJECTS = {
     "RunSettings": "arcvq.runs.settings",
     "VQGAN": "arcvq.vqgan",
     "VQGANLosses": "arcvq.vqgan",
+    "VQGANSettings": "arcvq.vqgan",
     "complete": "arcvq.priors",
     "fit_prior": "arcvq.priors",
     "fit_vqgan": "arcvq.vqgan",

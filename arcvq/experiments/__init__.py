@@ -7,6 +7,7 @@ with needs_extra("kit"):
     from arcvq.experiments.base import Experiment, Variant, run_experiment
     from arcvq.experiments.best_study import BEST, SEARCH
     from arcvq.experiments.gradient_study import GRADIENTS
+    from arcvq.experiments.natural_study import NATURAL_IMAGES
     from arcvq.experiments.paper_table import PAPER_TABLE
     from arcvq.experiments.regime_study import REGIME
     from arcvq.experiments.schedule_study import SCHEDULES
@@ -27,6 +28,7 @@ EXPERIMENTS = {
         SCHEDULES,
         SEMANTICS,
         GRADIENTS,
+        NATURAL_IMAGES,
     )
 }
 

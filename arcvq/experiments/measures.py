@@ -46,16 +46,16 @@ CODE_MEASURES = ("codes_used", "usage", "perplexity", "perplexity_ceiling", "tok
 
 
 def run_facts(settings: RunSettings, data: ImageData, device: torch.device) -> dict[str, Any]:
-    """Everything that identifies a run: settings, folder name, data, device and versions.
-
-    The settings of SAMP are one JSON text, so that every value fits into a cell of a table.
-    """
-    samp = settings.samp
+    """Everything that identifies a run: settings, folder name, data, device and versions."""
+    config = settings.config()
+    # Each of these records is one JSON text, so that it fits into a cell of a table.
+    for record in ("samp", "reading", "vqgan"):
+        if isinstance(config.get(record), dict):
+            config[record] = json.dumps(config[record])
     regime = settings.regime(data)
     precision = choose_precision(settings.precision, device)
     return {
-        **settings.config(),
-        "samp": None if samp is None else json.dumps(samp.config()),
+        **config,
         "positives_per_latent": regime.positives_per_latent if regime else None,
         "ball_rate": regime.ball_rate if regime else None,
         "precision": str(precision).removeprefix("torch."),

@@ -5,10 +5,11 @@ import json
 import warnings
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 
+from arcvq.autoencoder import Autoencoder
 from arcvq.baselines.reference import UndetachedQuantizer
 from arcvq.baselines.vector_quantize_pytorch import BASELINES
 from arcvq.image_folders import Reading
@@ -21,6 +22,7 @@ from arcvq.runtime.files import delete, safe_name
 from arcvq.runtime.store import digest_of, kept_path
 from arcvq.samp import SAMP, Regime
 from arcvq.training import Compute, Recording, Run, fit
+from arcvq.vqgan import VQGAN, VQGANSettings, fit_vqgan
 from arcvq.vqvae import DOWNSAMPLE, VQVAE
 
 DEFAULT_READING = Reading()
@@ -88,6 +90,8 @@ class RunSettings:
         beta: Weight of the commitment loss. Baselines have their own, `commitment`.
         commitment: Weight of the commitment loss of a baseline that has one; None for its usual.
         reading: How the files of a folder become pixels, for a data set "folder:PATH".
+        vqgan: A VQGAN to train in place of a VQVAE; it has no use for `hidden` and
+            `residual_hidden`. None for a VQVAE.
     """
 
     dataset: str = "digits"
@@ -106,6 +110,7 @@ class RunSettings:
     beta: float = 0.25
     commitment: float | None = None
     reading: Reading = DEFAULT_READING
+    vqgan: VQGANSettings | None = None
 
     def __post_init__(self):
         use_python_numbers(self)
@@ -149,21 +154,26 @@ class RunSettings:
         # Left out where they are the usual ones, as in the settings that earlier versions kept.
         if self.commitment is None:
             del config["commitment"]
-        del config["reading"]
+        del config["reading"], config["vqgan"]
         if self.reading != DEFAULT_READING:
             config["reading"] = vars(self.reading)
+        if self.vqgan is not None:
+            config["vqgan"] = self.vqgan.config()
         return config
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> "RunSettings":
         """Build the settings that `config` describes."""
         samp = config["samp"]
-        reading = Reading(**config.get("reading", {}))
-        return cls(
-            **config | {"samp": SAMP.from_config(samp) if samp else None, "reading": reading}
-        )
+        vqgan = config.get("vqgan")
+        records = {
+            "samp": SAMP.from_config(samp) if samp else None,
+            "reading": Reading(**config.get("reading", {})),
+            "vqgan": VQGANSettings.from_config(vqgan) if vqgan else None,
+        }
+        return cls(**config | records)
 
-    def model(self, data: ImageData) -> VQVAE:
+    def model(self, data: ImageData) -> Autoencoder:
         """The untrained model, drawn from the seed; the caller's generator stays as it is."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.seed)
@@ -173,6 +183,8 @@ class RunSettings:
             quantizer = ALL_QUANTIZERS[self.quantizer](self.num_codes, self.dim, **weight)
             if isinstance(quantizer, SphericalQuantizer):
                 quantizer.samp = self.samp
+            if self.vqgan is not None:
+                return self.vqgan.model(data.channels, quantizer)
             return VQVAE(
                 data.channels,
                 quantizer,
@@ -186,7 +198,8 @@ class RunSettings:
             return None
         samp = self.samp or SAMP.for_run(self.steps)
         height, width = data.size
-        latents_per_image = (height // DOWNSAMPLE) * (width // DOWNSAMPLE)
+        downsample = DOWNSAMPLE if self.vqgan is None else self.vqgan.downsample
+        latents_per_image = (height // downsample) * (width // downsample)
         return samp.regime(
             num_codes=self.num_codes,
             dim=self.dim,
@@ -293,13 +306,17 @@ def train(
         run = Run.load(folder)
         run.model.to(device)
         return run
-    return fit(
-        settings.model(data),
-        data,
-        steps=settings.steps,
-        batch_size=settings.batch_size,
-        lr=settings.lr,
-        seed=settings.seed,
-        compute=Compute(device, settings.precision),
-        recording=Recording(folder, resume=True, progress=progress),
-    )
+    options: dict[str, Any] = {
+        "steps": settings.steps,
+        "batch_size": settings.batch_size,
+        "lr": settings.lr,
+        "seed": settings.seed,
+        "compute": Compute(device, settings.precision),
+        "recording": Recording(folder, resume=True, progress=progress),
+    }
+    model = settings.model(data)
+    vqgan = settings.vqgan
+    if vqgan is None:
+        return fit(model, data, **options)
+    options |= {"losses": vqgan.losses, "averaging": vqgan.averaging}
+    return fit_vqgan(cast(VQGAN, model), data, **options)

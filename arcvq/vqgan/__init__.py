@@ -3,5 +3,13 @@
 from arcvq.vqgan.fitting import VQGANLosses, fit_vqgan
 from arcvq.vqgan.network import VQGAN
 from arcvq.vqgan.perceptual import PerceptualDistance, mean_distance
+from arcvq.vqgan.settings import VQGANSettings
 
-__all__ = ["VQGAN", "PerceptualDistance", "VQGANLosses", "fit_vqgan", "mean_distance"]
+__all__ = [
+    "VQGAN",
+    "PerceptualDistance",
+    "VQGANLosses",
+    "VQGANSettings",
+    "fit_vqgan",
+    "mean_distance",
+]
