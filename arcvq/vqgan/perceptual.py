@@ -37,9 +37,10 @@ LITE0_SCALE = 128 / 127.5
 class PerceptualDistance(nn.Module):
     """The distance of two images in the features of a network, which stays as it is.
 
-    Each feature map is normalized to length 1 over its channels. The distance is the mean squared
-    difference over the places, added up over the layers. That is LPIPS (Zhang et al. 2018) without
-    its learned weights, so its numbers are not those of LPIPS.
+    Each feature map is normalized to length 1 over its channels. The distance is the squared
+    difference of the two vectors at a place, averaged over places and layers: 0 for equal images
+    and 2 where the features are orthogonal. That is LPIPS (Zhang et al. 2018) without its learned
+    weights and with a mean over the layers, so its numbers are not those of LPIPS.
 
     Args:
         features: The name of the network. "vgg16" takes torchvision's weights, which are downloaded
@@ -76,11 +77,11 @@ class PerceptualDistance(nn.Module):
                 f"images have {images.shape[1]} channels; perceptual features need RGB, "
                 "and a gray image can be repeated three times"
             )
-        total = images.new_zeros(len(images))
+        distances = []
         for ours, theirs in zip(self.network(images), self.network(others), strict=True):
             difference = normalize(ours, dim=1) - normalize(theirs, dim=1)
-            total = total + difference.square().sum(dim=1).mean(dim=(1, 2))
-        return total
+            distances.append(difference.square().sum(dim=1).mean(dim=(1, 2)))
+        return torch.stack(distances).mean(dim=0)
 
 
 @torch.no_grad()

@@ -28,13 +28,13 @@ def test_equal_images_have_distance_0_and_order_does_not_matter(distance, photog
     assert (distance(photographs, others) > 0).all()
 
 
-def test_it_is_the_summed_difference_of_feature_maps_of_unit_length(distance, photographs):
+def test_it_is_the_mean_difference_of_feature_maps_of_unit_length(distance, photographs):
     others = photographs.flip(3)
     expected = torch.zeros(8, dtype=torch.float64)
-    maps = zip(distance.network(photographs), distance.network(others), strict=True)
-    for ours, theirs in maps:
-        units = [x.double() / x.double().norm(dim=1, keepdim=True) for x in (ours, theirs)]
-        expected += (units[0] - units[1]).square().sum(dim=1).mean(dim=(1, 2))
+    ours, theirs = distance.network(photographs), distance.network(others)
+    for maps in zip(ours, theirs, strict=True):
+        units = [x.double() / x.double().norm(dim=1, keepdim=True) for x in maps]
+        expected += (units[0] - units[1]).square().sum(dim=1).mean(dim=(1, 2)) / len(ours)
     assert torch.allclose(distance(photographs, others).double(), expected, rtol=1e-4)
 
 
