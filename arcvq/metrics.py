@@ -67,7 +67,13 @@ def sharpness(images: Float[Tensor, "B C H W"]) -> float:
 
     Args:
         images: The images, at least 3x3 pixels.
+
+    Raises:
+        ValueError: For smaller images.
     """
+    height, width = images.shape[2:]
+    if min(height, width) < 3:
+        raise ValueError(f"sharpness needs images of at least 3 x 3 pixels, got {height} x {width}")
     gray = images.double().mean(dim=1)
     vertical = gray[:, :-2, 1:-1] + gray[:, 2:, 1:-1]
     horizontal = gray[:, 1:-1, :-2] + gray[:, 1:-1, 2:]

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from arcvq.metrics import authors_measures, lpips, psnr, ssim
+from arcvq.metrics import authors_measures, lpips, psnr, sharpness, ssim
 
 
 def images(count=3, channels=1, height=16, width=20, seed=0):
@@ -205,3 +205,28 @@ def test_the_authors_measures_are_those_of_files_one_by_one(channels, tmp_path):
 def test_the_authors_measures_need_11_pixels():
     with pytest.raises(ValueError, match="SSIM needs images of at least 11 x 11 pixels"):
         authors_measures(images(height=10), images(height=10))
+
+
+def test_sharpness_is_the_variance_of_the_laplacian():
+    photos = images(count=2, channels=3, height=5, width=6)
+    gray = photos.double().mean(dim=1)
+    values = []
+    for picture in gray:
+        for i in range(1, 4):
+            for j in range(1, 5):
+                neighbors = picture[i - 1, j] + picture[i + 1, j]
+                neighbors = neighbors + picture[i, j - 1] + picture[i, j + 1]
+                values.append(float(neighbors - 4 * picture[i, j]))
+    assert sharpness(photos) == pytest.approx(np.var(values), rel=1e-9)
+
+
+def test_blur_lowers_the_sharpness_and_a_shift_of_all_pixels_does_not_change_it():
+    photos = images(count=2, channels=3)
+    blurred = torch.nn.functional.avg_pool2d(photos, 3, stride=1, padding=1)
+    assert sharpness(blurred) < 0.2 * sharpness(photos)
+    assert sharpness(photos + 0.5) == pytest.approx(sharpness(photos), rel=1e-5)
+
+
+def test_sharpness_refuses_images_without_an_inner_pixel():
+    with pytest.raises(ValueError, match="at least 3 x 3 pixels, got 2 x 20"):
+        sharpness(images(height=2))

@@ -10,6 +10,7 @@ from plotly.subplots import make_subplots
 from arcvq.experiments.ablations import ABLATION_AXES
 from arcvq.experiments.best_study import SETTINGS
 from arcvq.experiments.measures import MEASURE_TITLES
+from arcvq.experiments.natural_study import SHOWN
 from arcvq.experiments.regime_study import AXES
 from arcvq.experiments.schedule_study import steadiness
 from arcvq.experiments.semantics_study import TITLES
@@ -32,6 +33,7 @@ MEANINGS = (  # measures of the semantics study that are drawn
     "probe_codes",
     "agreement",
 )
+PHOTOGRAPHIC = {name: SHOWN[name] for name in ("perceptual", "sharpness", "psnr", "codes_used")}
 AXIS_MEASURES = ("psnr", "codes_used")
 AXIS_TITLES = {  # of the experiments that `axis_panels` draws
     "best_search": SETTINGS,
@@ -67,6 +69,8 @@ def pictures(rows: pd.DataFrame) -> list[tuple[str, str, Figure]]:
         known = good.dropna(axis="columns", how="all")
         titles = {name: TITLES[name].split(" (")[0] for name in MEANINGS if name in known}
         figures["What codes tell"] = measure_panels(good, titles)
+    elif experiment == "natural_images":
+        figures["Photographs"] = measure_panels(good, PHOTOGRAPHIC)
     elif experiment == "sweep":
         figures["Reconstruction"] = sweep_map(rows)
         figures["Codes used"] = sweep_map(rows, "codes_used")

@@ -1,0 +1,72 @@
+import dataclasses
+import json
+
+import pytest
+import torch
+
+from arcvq.runs.settings import RunSettings, run_name, train
+from arcvq.samp import PAPER_BALL_RATE, SAMP
+from arcvq.vqgan import VQGAN, VQGANLosses, VQGANSettings
+from tests.strokes import IMAGES
+from tests.strokes import SMALL as VQVAE_SETTINGS
+
+CPU = torch.device("cpu")
+TINY = VQGANSettings(
+    channels=8,
+    multipliers=(1, 2, 2),
+    blocks=1,
+    attention=False,
+    losses=VQGANLosses(features=None, adversarial=0.0),
+)
+SMALL = dataclasses.replace(VQVAE_SETTINGS, vqgan=TINY)
+
+
+def test_settings_come_back_from_json():
+    assert RunSettings.from_config(json.loads(json.dumps(SMALL.config()))) == SMALL
+
+
+def test_the_model_has_the_sizes_of_the_settings():
+    model = SMALL.model(IMAGES)
+    assert isinstance(model, VQGAN)
+    sizes = model.sizes()
+    assert sizes["channels"] == 8
+    assert sizes["multipliers"] == [1, 2, 2]
+    assert sizes["blocks"] == 1
+    assert sizes["attention"] is False
+    assert model.quantizer.num_codes == SMALL.num_codes
+    assert model.downsample == TINY.downsample == 4
+
+
+def test_a_vqgan_is_trained_once_with_its_own_losses(tmp_path):
+    options = {"root": tmp_path, "device": "cpu", "progress": False}
+    run = train(SMALL, IMAGES, **options)
+    assert isinstance(run.model, VQGAN)
+    assert run.settings["losses"]["adversarial"] == 0.0
+    again = train(SMALL, IMAGES, **options)
+    assert again.history.equals(run.history)
+    for name, weight in run.model.state_dict().items():
+        assert torch.equal(again.model.state_dict()[name], weight)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"channels": 4},
+        {"averaging": 0.9},
+        {"losses": VQGANLosses(features=None, adversarial=0.0, channels=32)},
+    ],
+)
+def test_other_settings_are_another_run(change):
+    other = dataclasses.replace(SMALL, vqgan=dataclasses.replace(TINY, **change))
+    assert run_name(other, IMAGES, CPU) != run_name(SMALL, IMAGES, CPU)
+    assert run_name(VQVAE_SETTINGS, IMAGES, CPU) != run_name(SMALL, IMAGES, CPU)
+
+
+def test_the_regime_counts_the_tokens_of_the_vqgan():
+    halved_once = dataclasses.replace(TINY, multipliers=(1, 2))
+    samp = SAMP.for_run(SMALL.steps, lr=SMALL.lr, dim=SMALL.dim)
+    settings = dataclasses.replace(SMALL, samp=samp, vqgan=halved_once)
+    regime = settings.regime(IMAGES)
+    tokens = SMALL.batch_size * 4 * 4  # of images of 8 x 8 pixels
+    assert regime.positives_per_latent == SMALL.num_codes * samp.top_k / tokens
+    assert regime.ball_rate == pytest.approx(PAPER_BALL_RATE, rel=0.01)
