@@ -2,12 +2,15 @@
 
     python tools/make_pretrained.py digits mnist page/samp page/plain --root FOLDER_WITH_MNIST
     python tools/make_pretrained.py digits_plain digits_cosine digits_cvq digits_samp prior
+    python tools/make_pretrained.py photos_plain photos_cosine photos_cvq photos_samp
+    python tools/make_pretrained.py photos_samp_pixels
 
 A run that was begun before goes on; its card leaves out the device, which a run does not keep. The
 figures are those of the test images, straight from tensors.
 
 The four of the second line differ in their quantizer alone; they and the prior of the last one's
-tokens come in half precision.
+tokens come in half precision. So do the VQGANs of photographs, which are the runs of the first seed
+in the experiment `natural_images`.
 
 The two runs of `arcvq export-explorers` come in half precision, with the snapshots of their
 training, and with ten test images beside them.
@@ -25,6 +28,7 @@ from PIL import Image
 
 import arcvq
 from arcvq import priors
+from arcvq.experiments import natural_study
 from arcvq.geometry import describe
 from arcvq.images import to_uint8
 from arcvq.priors.shipped import FOLDER_NAME
@@ -52,15 +56,34 @@ SETTINGS: dict[str, dict[str, Any]] = {  # of RunSettings
     "page/samp": {"quantizer": "samp", **ON_PAGE},
     "page/plain": {"quantizer": "plain", **ON_PAGE},
 }
+ON_PHOTOS = {
+    "dataset": "photos_64",
+    "num_codes": 256,
+    "dim": 16,
+    "steps": 3000,
+    "batch_size": 8,
+    "lr": 5e-4,
+}
+VARIANTS = {  # of the experiment `natural_images`
+    "photos_plain": "plain VQ",
+    "photos_cosine": "cosine",
+    "photos_cvq": "CVQ",
+    "photos_samp": "SAMP",
+    "photos_samp_pixels": "SAMP on pixels alone",
+}
 IN_FULL = ("digits", "mnist")  # that are stored in full precision
 TOKENIZER = "digits_samp"  # whose tokens get a prior
 PRIOR = "prior"  # its name on the command line
 IMAGES_OF_PAGE = FOLDER / "page" / "images.png"
 
 
-def figures(model: arcvq.VQVAE, data: arcvq.ImageData) -> dict[str, float]:
+def figures(run: arcvq.Run, settings: arcvq.RunSettings, data: arcvq.ImageData) -> dict[str, float]:
     """What the card says of a model: measures of the test images and of the codebook."""
+    model = run.model
     measured = arcvq.evaluate(model, data.test, ssim=True)
+    if settings.vqgan:
+        (row,) = natural_study.measure(run, settings, data, Path())
+        measured |= {name: row[name] for name in ("perceptual", "sharpness")}
     geometry = describe(model.quantizer.codebook.detach().cpu())
     rounded = {name: round(float(value), 4) for name, value in measured.items()}
     rounded["min_angle_degrees"] = round(math.degrees(geometry.min_angle), 2)
@@ -70,6 +93,10 @@ def figures(model: arcvq.VQVAE, data: arcvq.ImageData) -> dict[str, float]:
 
 def settings_of(name: str) -> arcvq.RunSettings:
     """How a model is trained."""
+    if name in VARIANTS:
+        variants = natural_study.variants(arcvq.RunSettings(**ON_PHOTOS))
+        (chosen,) = [one for one in variants if one.name == VARIANTS[name]]
+        return chosen.settings
     settings = arcvq.RunSettings(**SETTINGS[name])
     if name in IN_FULL:
         # Written out, as when they were first trained: a run is found again by its settings.
@@ -99,10 +126,11 @@ def make(name: str, root: Path | None) -> None:
         "data": f"{data.name}, {len(data.train):,} training images",
         "machine": ", ".join(machine),
         "settings": settings.config(),
-        "figures": figures(run.model, data),
+        "figures": figures(run, settings, data),
     }
-    if settings.samp:
-        card["settings"]["samp"] = json.dumps(settings.samp.config())
+    for record in ("samp", "vqgan"):
+        if card["settings"].get(record):
+            card["settings"][record] = json.dumps(card["settings"][record])
     if in_half:
         run.model.half()
     if is_of_page:
@@ -148,7 +176,7 @@ def write_images(data: arcvq.ImageData) -> None:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("names", nargs="+", choices=[*SETTINGS, PRIOR])
+    parser.add_argument("names", nargs="+", choices=[*SETTINGS, *VARIANTS, PRIOR])
     parser.add_argument("--root", type=Path, help="where data sets and runs are kept")
     options = parser.parse_args()
     for name in options.names:

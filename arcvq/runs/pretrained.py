@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
+from arcvq.autoencoder import Autoencoder
 from arcvq.runtime.files import SHIPPED, reason_of, write_text
-from arcvq.vqvae import VQVAE
 
 FOLDER = SHIPPED / "data" / "checkpoints"
 WEIGHTS = "model.safetensors"
@@ -25,20 +25,23 @@ def names() -> list[str]:
     return sorted(path.parent.name for path in FOLDER.glob(f"*/{CARD}"))
 
 
-def load(name: str) -> VQVAE:
+def load(name: str) -> Autoencoder:
     """Open a model that comes with arcvq, in evaluation mode.
 
     Args:
         name: "digits" or "mnist": K = 512, D = 64, trained with SAMP. "digits_plain",
             "digits_cosine", "digits_cvq" or "digits_samp": K = 256, D = 16, trained alike, so that
-            their quantizers can be compared. All are for grey images of 28x28 pixels.
+            their quantizers can be compared. These are each a `VQVAE` for gray images of 28x28
+            pixels. "photos_plain", "photos_cosine", "photos_cvq" or "photos_samp": a small `VQGAN`
+            for color images, K = 256, D = 16, trained alike on patches of photographs;
+            "photos_samp_pixels" is the last one trained on the absolute error alone.
 
     Raises:
         FileNotFoundError: If there is no model of this name.
         ValueError: If the card is damaged or belongs to other weights.
     """
     card(name)
-    return VQVAE.from_pretrained(FOLDER / name)
+    return Autoencoder.from_pretrained(FOLDER / name)
 
 
 def card(name: str) -> dict[str, Any]:
