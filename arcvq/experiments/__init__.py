@@ -6,6 +6,7 @@ with needs_extra("kit"):
     from arcvq.experiments.ablations import ABLATIONS
     from arcvq.experiments.base import Experiment, Variant, run_experiment
     from arcvq.experiments.best_study import BEST, SEARCH
+    from arcvq.experiments.generation_study import GENERATION
     from arcvq.experiments.gradient_study import GRADIENTS
     from arcvq.experiments.natural_study import NATURAL_IMAGES
     from arcvq.experiments.paper_table import PAPER_TABLE
@@ -29,6 +30,7 @@ EXPERIMENTS = {
         SEMANTICS,
         GRADIENTS,
         NATURAL_IMAGES,
+        GENERATION,
     )
 }
 

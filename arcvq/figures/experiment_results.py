@@ -1,7 +1,8 @@
 """Figures of an experiment: means over seeds with their intervals."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
 import pandas as pd
 from plotly.graph_objects import Figure
@@ -9,8 +10,10 @@ from plotly.subplots import make_subplots
 
 from arcvq.experiments.ablations import ABLATION_AXES
 from arcvq.experiments.best_study import SETTINGS
+from arcvq.experiments.generation_study import RECONSTRUCTED
+from arcvq.experiments.generation_study import SHOWN as SAMPLE_TITLES
 from arcvq.experiments.measures import MEASURE_TITLES
-from arcvq.experiments.natural_study import SHOWN
+from arcvq.experiments.natural_study import SHOWN as PHOTO_TITLES
 from arcvq.experiments.regime_study import AXES
 from arcvq.experiments.schedule_study import steadiness
 from arcvq.experiments.semantics_study import TITLES
@@ -33,7 +36,7 @@ MEANINGS = (  # measures of the semantics study that are drawn
     "probe_codes",
     "agreement",
 )
-PHOTOGRAPHIC = {name: SHOWN[name] for name in ("perceptual", "sharpness", "psnr", "codes_used")}
+SAMPLE_MEASURES = ("frechet", "precision", "recall", "label_agreement")
 AXIS_MEASURES = ("psnr", "codes_used")
 AXIS_TITLES = {  # of the experiments that `axis_panels` draws
     "best_search": SETTINGS,
@@ -53,31 +56,12 @@ def pictures(rows: pd.DataFrame) -> list[tuple[str, str, Figure]]:
     """
     experiment = rows.experiment.iloc[0]
     good = finished(rows)
-    if good.empty:
+    if good.empty or experiment not in DRAWN:
         return []
-    figures: dict[str, Figure] = {}
-    if experiment in ("paper", "best"):
-        figures = _quantizer_panels(good)
-    elif experiment in AXIS_TITLES:
-        figures = _axis_pictures(good, AXIS_TITLES[experiment])
-    elif experiment == "ablations":
-        figures = {MEASURE_TITLES[name]: ablation_panels(good, name) for name in AXIS_MEASURES}
-    elif experiment == "schedules":
-        halves = sorted(good.half.unique())
-        figures = {f"The {half}": schedule_map(good, half) for half in halves}
-    elif experiment == "semantics":
-        known = good.dropna(axis="columns", how="all")
-        titles = {name: TITLES[name].split(" (")[0] for name in MEANINGS if name in known}
-        figures["What codes tell"] = measure_panels(good, titles)
-    elif experiment == "natural_images":
-        figures["Photographs"] = measure_panels(good, PHOTOGRAPHIC)
-    elif experiment == "sweep":
-        figures["Reconstruction"] = sweep_map(rows)
-        figures["Codes used"] = sweep_map(rows, "codes_used")
-    elif experiment == "gradients":
-        figures = _gradient_pictures(good)
+    # The maps of a sweep have a gap where a run failed.
+    drawn = rows if experiment == "sweep" else good
     note = regime_note(good)
-    return [(heading, note, figure) for heading, figure in figures.items()]
+    return [(heading, note, figure) for heading, figure in DRAWN[experiment](drawn).items()]
 
 
 def _axis_pictures(rows: pd.DataFrame, titles: Mapping[str, str]) -> dict[str, Figure]:
@@ -85,6 +69,36 @@ def _axis_pictures(rows: pd.DataFrame, titles: Mapping[str, str]) -> dict[str, F
     return {
         MEASURE_TITLES[name]: axis_panels(by_axis(rows), titles, name) for name in AXIS_MEASURES
     }
+
+
+def _ablation_pictures(rows: pd.DataFrame) -> dict[str, Figure]:
+    """PSNR and usage, one setting at a time."""
+    return {MEASURE_TITLES[name]: ablation_panels(rows, name) for name in AXIS_MEASURES}
+
+
+def _schedule_pictures(rows: pd.DataFrame) -> dict[str, Figure]:
+    """The schedules of each half of SAMP."""
+    halves = sorted(rows.half.unique())
+    return {f"The {half}": schedule_map(rows, half) for half in halves}
+
+
+def _meaning_pictures(rows: pd.DataFrame) -> dict[str, Figure]:
+    """What codes tell, as far as it was measured."""
+    known = rows.dropna(axis="columns", how="all")
+    titles = {name: TITLES[name].split(" (")[0] for name in MEANINGS if name in known}
+    return {"What codes tell": measure_panels(rows, titles)}
+
+
+def _sweep_pictures(rows: pd.DataFrame) -> dict[str, Figure]:
+    """PSNR and usage over the axes of a sweep."""
+    return {"Reconstruction": sweep_map(rows), "Codes used": sweep_map(rows, "codes_used")}
+
+
+def _photograph_panels(rows: pd.DataFrame) -> dict[str, Figure]:
+    """Quantizers and losses on photographs."""
+    names = ("perceptual", "sharpness", "psnr", "codes_used")
+    measures = {name: PHOTO_TITLES[name] for name in names}
+    return {"Photographs": measure_panels(rows, measures, title="Reconstructed photographs")}
 
 
 def _gradient_pictures(rows: pd.DataFrame) -> dict[str, Figure]:
@@ -125,6 +139,16 @@ def _quantizer_panels(rows: pd.DataFrame) -> dict[str, Figure]:
         title += f"; without any: {continuous.psnr.mean():.1f} dB"
     panels = ("psnr", "codes_used", "perplexity")
     return {"Quantizers": measure_panels(quantizers, panels, title=title)}
+
+
+def _generation_panels(rows: pd.DataFrame) -> dict[str, Figure]:
+    """The samples of each prior, and in their place the reconstructions."""
+    measures = {name: SAMPLE_TITLES[name] for name in SAMPLE_MEASURES}
+    found = {}
+    for prior, group in rows.groupby("prior", sort=False):
+        heading = "Reconstructions" if prior == RECONSTRUCTED else f"Samples of the prior {prior}"
+        found[heading] = measure_panels(group, measures, title=heading)
+    return found
 
 
 def measure_panels(
@@ -282,3 +306,17 @@ def _count_runs(table: pd.DataFrame) -> str:
     most = table.runs.max()
     text = "1 run" if most == 1 else f"{most} runs"
     return text if table.runs.min() == most else f"up to {text}"
+
+
+DRAWN: dict[str, Callable[[pd.DataFrame], dict[str, Figure]]] = {  # by the name of the experiment
+    "paper": _quantizer_panels,
+    "best": _quantizer_panels,
+    "ablations": _ablation_pictures,
+    "schedules": _schedule_pictures,
+    "semantics": _meaning_pictures,
+    "generation": _generation_panels,
+    "natural_images": _photograph_panels,
+    "sweep": _sweep_pictures,
+    "gradients": _gradient_pictures,
+    **{name: partial(_axis_pictures, titles=titles) for name, titles in AXIS_TITLES.items()},
+}

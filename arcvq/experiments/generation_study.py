@@ -1,0 +1,116 @@
+"""Generated images by quantizer: the same priors on the tokens of each, measured alike."""
+
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+
+from arcvq.analysis.classifier import train_classifier
+from arcvq.analysis.sample_quality import frechet_distance, label_agreement, precision_recall
+from arcvq.experiments import paper_table
+from arcvq.experiments.base import Experiment, Rows, Variant
+from arcvq.experiments.measures import MEASURE_TITLES
+from arcvq.experiments.tables import cells, summary
+from arcvq.images import ImageData
+from arcvq.priors import PriorSettings, bits_per_token, encode_split, sample, train_prior
+from arcvq.priors.settings import PRIORS
+from arcvq.runs.settings import RunSettings
+from arcvq.training import Run, evaluate
+
+COMPARED = ("plain VQ", "cosine", "CVQ", "SAMP")
+RECONSTRUCTED = "none: reconstructions"  # what a perfect prior could reach
+LONGEST_FIT = 3000  # steps of a prior; a shorter run of the tokenizer has priors as short
+SAMPLES = 2000  # at most; as many real images are compared
+NEIGHBORS = 3  # of precision and recall
+SHOWN = {
+    "frechet": "Frechet distance of classifier features",
+    "precision": "precision",
+    "recall": "recall",
+    "label_agreement": "label agreement",
+    "bits_per_image": "bits per image",
+    "psnr": MEASURE_TITLES["psnr"],
+    "codes_used": MEASURE_TITLES["codes_used"],
+}
+
+
+def variants(base: RunSettings) -> list[Variant]:
+    """The tokenizers: runs of the paper's table."""
+    return [variant for variant in paper_table.variants(base) if variant.name in COMPARED]
+
+
+def measure(run: Run, settings: RunSettings, data: ImageData, root: Path) -> Rows:
+    """Fit class-conditional priors to a tokenizer and measure their samples.
+
+    Each sample has the label of a test image and is compared with the test images, in the features
+    of `train_classifier`. The reconstructed test images are measured in the same way: a prior that
+    knew the distribution of the tokens would do about as well as they do.
+    """
+    classifier = train_classifier(data, root=root, device=data.device, progress=False)
+    real = data.test.first(SAMPLES)
+    images = real.batch(torch.arange(len(real)))
+    features = classifier.features(images)
+
+    def measured(generated: torch.Tensor) -> dict[str, float]:
+        own = classifier.features(generated)
+        precision, recall = precision_recall(features, own, NEIGHBORS)
+        return {
+            "frechet": frechet_distance(features, own),
+            "precision": precision,
+            "recall": recall,
+            "label_agreement": label_agreement(classifier, generated, real.labels),
+        }
+
+    found = evaluate(run.model, data.test)
+    of_tokenizer = {"psnr": found["psnr"], "codes_used": found["codes_used"]}
+    rebuilt = torch.cat([run.model.reconstruct(some) for some in images.split(500)])
+    rows: Rows = [{"prior": RECONSTRUCTED, **of_tokenizer, **measured(rebuilt)}]
+    for kind in PRIORS:
+        prior_settings = settings_of_prior(kind, settings)
+        fitted = train_prior(
+            prior_settings, run.model, data, root=root, device=data.device, progress=False
+        )
+        row: dict[str, Any] = {"prior": kind, **of_tokenizer}
+        row["bits_per_image"] = bits_per_image(fitted.prior, run, data)
+        generator = torch.Generator().manual_seed(settings.seed)
+        samples = sample(
+            run.model, fitted.prior, len(real), labels=real.labels, generator=generator
+        )
+        rows.append(row | measured(samples))
+    return rows
+
+
+def settings_of_prior(kind: str, settings: RunSettings) -> PriorSettings:
+    """A prior of the size "standard", the same for every tokenizer."""
+    steps = min(settings.steps, LONGEST_FIT)
+    return PriorSettings.for_profile(
+        "standard",
+        kind=kind,
+        conditional=True,
+        steps=steps,
+        batch_size=min(64, settings.batch_size),
+        seed=settings.seed,
+    )
+
+
+def bits_per_image(prior: Any, run: Run, data: ImageData) -> float:
+    """What the tokens of a test image cost under the prior, in bits."""
+    tokens = encode_split(run.model, data.test)
+    bits = bits_per_token(prior, tokens.tokens, tokens.labels)
+    return bits * tokens.tokens[0].numel()
+
+
+def table(rows: pd.DataFrame) -> pd.DataFrame:
+    """A line of text for each tokenizer and prior."""
+    lines = summary(rows, [*SHOWN], ("prior", "variant"))
+    lines = lines.sort_values("prior", kind="stable")
+    return cells(lines, {"prior": "prior", "variant": "tokenizer", **SHOWN})
+
+
+GENERATION = Experiment(
+    name="generation",
+    question="Do the tokens of SAMP make better samples than those of other quantizers?",
+    variants=variants,
+    measure=measure,
+    table=table,
+)

@@ -1,0 +1,77 @@
+import dataclasses
+
+import pytest
+import torch
+
+from arcvq.analysis.classifier import train_classifier
+from arcvq.analysis.sample_quality import frechet_distance
+from arcvq.experiments import generation_study, run_experiment
+from arcvq.experiments.generation_study import GENERATION, RECONSTRUCTED, settings_of_prior
+from arcvq.figures.experiment_results import pictures
+from arcvq.training import Run
+from tests.strokes import IMAGES, SMALL
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("generation")
+
+
+@pytest.fixture(scope="module")
+def rows(folder):
+    """The rows of two tokenizers."""
+    return run_experiment(
+        GENERATION,
+        SMALL,
+        IMAGES,
+        seeds=1,
+        out=folder / "table",
+        only=["cosine", "SAMP"],
+        root=folder,
+        device="cpu",
+        workers=1,
+        progress=False,
+    )
+
+
+def test_each_tokenizer_is_measured_with_each_prior_and_with_none(rows):
+    assert "error" not in rows
+    pairs = {*zip(rows.variant, rows.prior, strict=True)}
+    priors = (RECONSTRUCTED, "pixelcnn", "transformer")
+    assert pairs == {(name, prior) for name in ("cosine", "SAMP") for prior in priors}
+    without = rows.prior == RECONSTRUCTED
+    assert rows.bits_per_image[without].isna().all()
+    tokens = 2 * 2  # of an image of 8 x 8 pixels; three codes of eight cost less than 2 nats
+    assert rows.bits_per_image[~without].between(0, 3 * tokens * 2).all()
+
+
+def test_reconstructions_are_measured_beside_the_samples(rows, folder):
+    (row,) = rows[(rows.variant == "SAMP") & (rows.prior == RECONSTRUCTED)].itertuples()
+    run = Run.load(folder / "runs" / row.run)
+    images = IMAGES.test.batch(torch.arange(8))
+    classifier = train_classifier(IMAGES, root=folder, device="cpu", progress=False)
+    features = [classifier.features(x) for x in (images, run.model.reconstruct(images))]
+    assert row.frechet == pytest.approx(frechet_distance(*features), rel=1e-6)
+
+
+def test_the_table_and_the_pictures_have_a_part_for_each_prior(rows):
+    table = GENERATION.table(rows)
+    assert len(table) == 6
+    assert [*table.tokenizer[:2]] == ["SAMP", "cosine"] or [*table.tokenizer[:2]] == [
+        "cosine",
+        "SAMP",
+    ]
+    headings = [heading for heading, _, _ in pictures(rows)]
+    assert headings == [
+        "Reconstructions",
+        "Samples of the prior pixelcnn",
+        "Samples of the prior transformer",
+    ]
+
+
+def test_all_tokenizers_of_a_seed_get_the_same_prior():
+    longer = dataclasses.replace(SMALL, steps=generation_study.LONGEST_FIT + 1)
+    settings = [one.settings for one in generation_study.variants(longer)]
+    for kind in ("pixelcnn", "transformer"):
+        assert len({settings_of_prior(kind, one) for one in settings}) == 1
+        assert settings_of_prior(kind, settings[0]).steps == generation_study.LONGEST_FIT
