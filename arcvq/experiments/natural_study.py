@@ -23,6 +23,7 @@ NETWORK = VQGANSettings(
     multipliers=(1, 2, 2),
     blocks=1,
     attention=False,
+    normalized=False,
     losses=VQGANLosses(FEATURES, channels=32, halvings=2),
     averaging=0.995,
 )

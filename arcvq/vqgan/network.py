@@ -41,6 +41,14 @@ def group_norm(channels: int) -> nn.GroupNorm:
     return nn.GroupNorm(groups, channels, eps=1e-6)
 
 
+def remove_normalization(network: nn.Module) -> None:
+    """Replace every group normalization of a network by nothing."""
+    for module in list(network.modules()):
+        for name, child in module.named_children():
+            if isinstance(child, nn.GroupNorm):
+                setattr(module, name, nn.Identity())
+
+
 class ResidualBlock(nn.Module):
     """Two 3x3 convolutions, each after normalization and SiLU, beside a skip path.
 
@@ -268,6 +276,9 @@ class VQGAN(Autoencoder):
         attention: Whether the blocks of the lowest resolution have attention. One layer of
             attention stands between encoder and decoder in any case.
         bottleneck: Channels next to the quantizer, where a 1x1 convolution leads to D; None for D.
+        normalized: Whether there is group normalization, as in the public code. It takes mean and
+            contrast out of each group of feature maps. With few channels the network needs long to
+            find a way round it, and learns sooner without.
     """
 
     def __init__(
@@ -279,6 +290,7 @@ class VQGAN(Autoencoder):
         blocks: int = 2,
         attention: bool = True,
         bottleneck: int | None = None,
+        normalized: bool = True,
     ):
         check_whole(1, image_channels=image_channels, channels=channels, blocks=blocks)
         if channels % GROUP_CHANNELS:
@@ -301,11 +313,15 @@ class VQGAN(Autoencoder):
         )
         downsample = 2 ** (len(factors) - 1)
         super().__init__(image_channels, downsample, Encoder(sizes), quantizer, Decoder(sizes))
+        if not normalized:
+            remove_normalization(self.encoder)
+            remove_normalization(self.decoder)
         self.channels = int(channels)
         self.multipliers = factors
         self.blocks = sizes.blocks
         self.attention = sizes.attention
         self.bottleneck = None if bottleneck is None else sizes.bottleneck
+        self.normalized = bool(normalized)
 
     def sizes(self) -> dict[str, Any]:
         return {
@@ -315,6 +331,7 @@ class VQGAN(Autoencoder):
             "blocks": self.blocks,
             "attention": self.attention,
             "bottleneck": self.bottleneck,
+            "normalized": self.normalized,
         }
 
     @classmethod

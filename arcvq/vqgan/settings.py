@@ -19,6 +19,7 @@ class VQGANSettings:
         multipliers: Channels at each resolution as a multiple of `channels`.
         blocks: Residual blocks at each resolution.
         attention: Whether the blocks of the lowest resolution have attention.
+        normalized: Whether there is group normalization.
         losses: The losses besides the absolute error and that of the quantizer.
         averaging: What the averaged weights keep of themselves at each step.
     """
@@ -27,6 +28,7 @@ class VQGANSettings:
     multipliers: tuple[int, ...] = (1, 2, 2, 4)
     blocks: int = 2
     attention: bool = True
+    normalized: bool = True
     losses: VQGANLosses = USUAL_LOSSES
     averaging: float = 0.999
 
@@ -44,6 +46,7 @@ class VQGANSettings:
             multipliers=self.multipliers,
             blocks=self.blocks,
             attention=self.attention,
+            normalized=self.normalized,
         )
 
     def config(self) -> dict[str, Any]:
