@@ -60,9 +60,9 @@ ON_PHOTOS = {
     "dataset": "photos_64",
     "num_codes": 256,
     "dim": 16,
-    "steps": 3000,
+    "steps": 2000,
     "batch_size": 8,
-    "lr": 5e-4,
+    "lr": 1e-3,
 }
 VARIANTS = {  # of the experiment `natural_images`
     "photos_plain": "plain VQ",
