@@ -1,6 +1,9 @@
 """The smallest data and settings that train: random 8x8 images, where only the way matters."""
 
+from pathlib import Path
+
 import torch
+from PIL import Image
 
 from arcvq.images import ImageData, ImageSplit
 from arcvq.runs.settings import RunSettings
@@ -24,3 +27,14 @@ def split(count, seed):
 
 
 IMAGES = ImageData("strokes", split(32, 0), split(8, 1), split(8, 2), ("a", "b"))
+
+
+def write_folder(folder: Path) -> str:
+    """Write ten random color images of each of two classes, and return the data set's name."""
+    generator = torch.Generator().manual_seed(0)
+    for number in range(20):
+        pixels = torch.randint(0, 256, (24, 24, 3), generator=generator)
+        file = folder / f"class {number % 2}" / f"{number}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels.byte().numpy()).save(file)
+    return f"folder:{folder}"

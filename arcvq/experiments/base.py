@@ -18,7 +18,7 @@ from tqdm.auto import tqdm
 
 from arcvq.experiments.measures import run_facts
 from arcvq.experiments.tables import finished
-from arcvq.images import ImageData, load_images
+from arcvq.images import ImageData
 from arcvq.runs.parallel import train_as_completed
 from arcvq.runs.settings import RunSettings, run_name, train
 from arcvq.runtime.devices import choose_device, choose_precision
@@ -99,7 +99,7 @@ def run_experiment(
     Args:
         experiment: What to train and measure.
         base: The settings that the variants start from.
-        data: The data; None loads `base.dataset`.
+        data: The data; None loads the data set of `base`.
         seeds: How many runs each variant gets, with seeds from `base.seed` on. A search has that
             seed itself, and the runs after it the following ones.
         only: Names of the variants to run; all if empty.
@@ -122,7 +122,7 @@ def run_experiment(
     chosen = _chosen_names(experiment.name, variants, only)
     root = data_root(root)
     device = choose_device(device)
-    data = data or load_images(base.dataset, root, device)
+    data = data or base.load_data(root, device)
     if out is None:
         digest = base.digest(data, choose_precision(base.precision, device))
         out = root / "experiments" / f"{safe_name(experiment.name)}-{digest}-{RESULTS_FORMAT}"

@@ -26,7 +26,8 @@ from typing import Any
 import torch
 from tqdm.auto import tqdm
 
-from arcvq.images import ImageData, load_images
+from arcvq.image_folders import Reading
+from arcvq.images import ImageData
 from arcvq.runs.settings import RunSettings, run_folder, train
 from arcvq.runtime.devices import choose_device, choose_precision, dtype_name, threads_kept
 from arcvq.runtime.extras import extra_import
@@ -83,7 +84,8 @@ def train_as_completed(
 
     Args:
         settings: The settings of each run; equal ones are trained once.
-        data: The data set of all of them. If None, each `dataset` is loaded once.
+        data: The data set of all of them. If None, each `dataset` is loaded, once for each
+            `reading`.
         root: Where data sets and runs are kept; see `train`.
         device: The device. `"cuda"` stands for all GPUs.
         workers: Number of processes; by default one for each core, or four for each GPU.
@@ -101,8 +103,11 @@ def train_as_completed(
     if workers is not None and workers < 1:
         raise ValueError(f"workers is {workers}; it must be at least 1")
     unique = dict.fromkeys(settings)
-    names = {one.dataset for one in unique}
-    loaded = {name: data.to("cpu") if data else load_images(name, root, "cpu") for name in names}
+    loaded: dict[_DataKey, ImageData] = {}
+    for one in unique:
+        key = _data_key(one)
+        if key not in loaded:
+            loaded[key] = data.to("cpu") if data else one.load_data(root, "cpu")
     batch = _Batch(loaded, data_root(root), choose_device(device))
     waiting = [one for one in unique if not (batch.folder(one) / "run.json").exists()]
     finished = ((one, None) for one in unique if one not in waiting)
@@ -153,20 +158,29 @@ def _differences(one: RunSettings, settings: Sequence[RunSettings]) -> str:
     return ", ".join(f"{name}={getattr(one, name)!r}" for name in names)
 
 
+_DataKey = tuple[str, Reading]
+
+
+def _data_key(settings: RunSettings) -> _DataKey:
+    """What decides the pixels of a run: settings of one key share their data."""
+    return settings.dataset, settings.reading
+
+
 @dataclasses.dataclass(frozen=True)
 class _Batch:
-    """What the runs of one call have in common: data by its name, root folder and device."""
+    """What the runs of one call have in common: data by its key, root folder and device."""
 
-    data: dict[str, ImageData]
+    data: dict[_DataKey, ImageData]
     root: Path
     device: torch.device
 
     def folder(self, settings: RunSettings) -> Path:
-        return run_folder(settings, self.data[settings.dataset], self.root, self.device)
+        data = self.data[_data_key(settings)]
+        return run_folder(settings, data, self.root, self.device)
 
     def train(self, settings: RunSettings) -> Run:
         """Train a run here, or open it."""
-        data = self.data[settings.dataset]
+        data = self.data[_data_key(settings)]
         return train(settings, data, root=self.root, device=self.device, progress=False)
 
     def try_to_train(self, settings: RunSettings) -> Run | Exception:
@@ -345,12 +359,13 @@ def _on_ray(batch: _Batch, settings: list[RunSettings], address: str) -> Generat
     try:
         remote = ray.remote(num_cpus=1, num_gpus=1 / RUNS_PER_GPU if on_gpu else 0)
         train_there = remote(_train_away)
-        shared = {name: ray.put(data) for name, data in batch.data.items()}
+        shared = {key: ray.put(data) for key, data in batch.data.items()}
         for one in settings:
             # A run elsewhere has the precision of this machine, so that its name fits.
             dtype = choose_precision(one.precision, batch.device)
             there = dataclasses.replace(one, precision=dtype_name(dtype))
-            tasks[train_there.remote(there, shared[one.dataset], batch.device.type)] = one
+            data = shared[_data_key(one)]
+            tasks[train_there.remote(there, data, batch.device.type)] = one
         with threads_kept(1):
             while tasks:
                 (done,), _ = ray.wait(list(tasks))

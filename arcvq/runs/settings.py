@@ -208,6 +208,15 @@ class RunSettings:
             steps=self.steps,
         )
 
+    def load_data(self, root: str | Path | None, device: str | torch.device) -> ImageData:
+        """Load the data set with all its images, read as `reading` says.
+
+        Args:
+            root: Where data sets are kept; see `data_root`.
+            device: Where the pixels go.
+        """
+        return load_images(self.dataset, root, device, **vars(self.reading))
+
     def subset(self, data: ImageData) -> ImageData:
         """The data that the run sees, with `train_images` training images if that is a number."""
         return data if self.train_images is None else data.subset(train=self.train_images)
@@ -296,7 +305,7 @@ def train(
     device = choose_device(device)
     if data is None:
         with first_rank_first():
-            data = load_images(settings.dataset, root, device, **vars(settings.reading))
+            data = settings.load_data(root, device)
     data = settings.subset(data)
     folder = run_folder(settings, data, root, device, shared=not overwrite)
     if overwrite:

@@ -17,10 +17,11 @@ from hypothesis import strategies as st
 
 import arcvq
 from arcvq.experiments.base import Experiment, Variant, run_experiment
+from arcvq.image_folders import Reading
 from arcvq.runs import settings
 from arcvq.samp import SAMP
 from arcvq.training import evaluate
-from tests.strokes import IMAGES
+from tests.strokes import IMAGES, write_folder
 from tests.strokes import SMALL as BASE
 
 CHECKOUT = str(Path(__file__).parents[2])
@@ -84,6 +85,20 @@ def test_every_variant_and_seed_has_a_row_that_says_all_about_it(tmp_path):
     assert (first.torch, first.precision, first.steps) == (torch.__version__, "float32", BASE.steps)
     assert first.images == IMAGES.fingerprint
     pd.testing.assert_frame_equal(pd.read_parquet(tmp_path / "rates.parquet"), rows)
+
+
+def test_a_folder_of_images_is_read_as_the_settings_say(tmp_path):
+    dataset = write_folder(tmp_path / "pictures")
+    base = dataclasses.replace(BASE, dataset=dataset, reading=Reading(size=16, grey=True))
+
+    def shape(run, settings, data, root):
+        return [{"psnr": 1.0, "channels": data.channels, "size": str(data.size)}]
+
+    experiment = dataclasses.replace(RATES, measure=shape)
+    options = {"seeds": 1, "device": "cpu", "workers": 1, "progress": False}
+    rows = run_experiment(experiment, base, out=tmp_path / "out", root=tmp_path, **options)
+    assert set(rows.channels) == {1}
+    assert set(rows["size"]) == {"(16, 16)"}
 
 
 def test_what_was_measured_is_only_read_and_more_seeds_are_added(tmp_path):

@@ -10,12 +10,13 @@ from pathlib import Path
 import pytest
 import torch
 
+from arcvq.image_folders import Reading
 from arcvq.runs import parallel, settings
 from arcvq.runs.parallel import RUNS_PER_GPU, places_of, train_as_completed, train_many
 from arcvq.runs.settings import train
 from arcvq.samp import SAMP
 from tests.runs.deadly import Deadly
-from tests.strokes import IMAGES, SMALL
+from tests.strokes import IMAGES, SMALL, write_folder
 
 SETTINGS = [
     SMALL,
@@ -60,6 +61,16 @@ def test_settings_given_twice_are_trained_once(tmp_path):
     first, second = train_many([SMALL, SMALL], IMAGES, root=tmp_path, **OPTIONS)
     assert first is second
     assert len(finished(tmp_path)) == 1
+
+
+def test_each_run_trains_on_its_folder_as_its_own_reading_says(tmp_path):
+    dataset = write_folder(tmp_path / "pictures")
+    one = dataclasses.replace(SMALL, dataset=dataset, reading=Reading(size=8))
+    other = dataclasses.replace(one, reading=Reading(size=16, grey=True))
+    runs = train_many([one, other], root=tmp_path / "many", workers=1, **OPTIONS)
+    assert [run.model.image_channels for run in runs] == [3, 1]
+    for settings_of_run, run in zip([one, other], runs, strict=True):
+        assert_equal(run, train(settings_of_run, root=tmp_path / "alone", **OPTIONS))
 
 
 @pytest.mark.parametrize("workers", [1, 2])
