@@ -13,6 +13,7 @@ from arcvq.experiments.sweep import at_point
 from arcvq.experiments.tables import (
     cells,
     finished,
+    interval,
     intervals_overlap,
     regime_titles,
     summary,
@@ -127,40 +128,38 @@ def claims(rows: pd.DataFrame, measure: str = "psnr") -> pd.DataFrame:
         measure: A column of the rows; larger is better.
 
     Returns:
-        A line for each of `PAPER_CLAIMS`: what came out, the difference of the means, and the same
-        in standard errors, from a spread over seeds that is pooled over all variants. "met" and
-        "reversed" have intervals apart; "no difference" is the same value in every seed.
+        A line for each of `PAPER_CLAIMS`, from the seeds that both of its variants finished: what
+        came out, the difference of the means, and the same in standard errors, from a spread over
+        seeds that is pooled over all variants. "met" and "reversed" have intervals apart; "no
+        difference" is the same value in every seed; "no common seed" has nothing to compare.
     """
-    rows = finished(rows)
-    by_seed = rows.pivot_table(index="seed", columns="variant", values=measure)
+    by_seed = finished(rows).pivot_table(index="seed", columns="variant", values=measure)
     pooled = math.sqrt(by_seed.var().mean())
     found = []
     for better, worse in PAPER_CLAIMS:
-        pairs = by_seed[[better, worse]].dropna()
-        difference = pairs[better] - pairs[worse]
-        standard_error = pooled * math.sqrt(2 / len(pairs))
+        pairs = by_seed.reindex(columns=[better, worse]).dropna()
+        difference = (pairs[better] - pairs[worse]).mean()
+        standard_error = pooled * math.sqrt(2 / max(1, len(pairs)))
         found.append(
             {
                 "claim": f"{better} over {worse}",
-                "here": _outcome(rows, better, worse, measure, difference),
-                "difference": difference.mean(),
-                "standard errors": difference.mean() / standard_error,
+                "here": _outcome(pairs[better], pairs[worse]),
+                "difference": difference,
+                "standard errors": difference / standard_error,
             }
         )
     return pd.DataFrame(found)
 
 
-def _outcome(
-    rows: pd.DataFrame, better: str, worse: str, measure: str, difference: pd.Series
-) -> str:
-    """What came out of a claim, in words."""
-    if (difference == 0).all():
+def _outcome(better: pd.Series, worse: pd.Series) -> str:
+    """What came out of a claim, in words, from the values of two variants in the same seeds."""
+    if better.empty:
+        return "no common seed"
+    if (better == worse).all():
         return "no difference"
-    one = variant_interval(rows, better, measure)
-    other = variant_interval(rows, worse, measure)
-    if intervals_overlap(one, other) is not False:
+    if intervals_overlap(interval(better), interval(worse)) is not False:
         return "within the intervals"
-    return "met" if difference.mean() > 0 else "reversed"
+    return "met" if better.mean() > worse.mean() else "reversed"
 
 
 ABLATIONS = Experiment(

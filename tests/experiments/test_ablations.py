@@ -69,6 +69,25 @@ def test_a_difference_is_given_in_pooled_standard_errors():
     assert line["standard errors"] == pytest.approx(1 / (0.1 * (2 / 3) ** 0.5))
 
 
+def test_a_claim_compares_the_seeds_that_both_variants_finished():
+    rows = made(dict.fromkeys(CLAIMED, 20.0))
+    # The seeds of the first that the second lacks would decide, if they counted.
+    extra = made({"both halves": 90.0}).assign(seed=[3, 4, 5])
+    line = claims(pd.concat([rows, extra])).set_index("claim").loc["both halves over BBNR alone"]
+    assert line["here"] == "no difference"
+    assert line["difference"] == 0
+
+
+@pytest.mark.parametrize("lacking", [[0, 1, 2], [1, 2]])
+def test_a_claim_about_runs_without_a_common_seed_stays_open(lacking):
+    rows = made(dict.fromkeys(CLAIMED, 20.0))
+    is_gone = (rows.variant == "BBNR alone") & rows.seed.isin(lacking)
+    is_gone |= (rows.variant == "both halves") & (rows.seed == 0)
+    found = claims(rows[~is_gone]).set_index("claim")["here"]
+    assert found["both halves over BBNR alone"] == "no common seed"
+    assert found["margin 0.1 over margin 0"] == "no difference"
+
+
 def test_the_stored_table_answers_every_claim():
     found = claims(stored("ablations-digits"))
     assert len(found) == len(PAPER_CLAIMS)
