@@ -76,15 +76,17 @@ def summary(
         NAME, NAME_low and NAME_high.
 
     Raises:
-        ValueError: If the table lacks one of the columns.
+        ValueError: If no run finished, or the table lacks one of the columns.
     """
-    rows = finished(rows)
+    good = finished(rows)
+    if good.empty:
+        raise ValueError("there is nothing to summarize: no run finished")
     for name in (*measures, *by):
-        if name not in rows:
-            raise ValueError(f"column {name!r} is unknown; the table has {', '.join(rows)}")
+        if name not in good:
+            raise ValueError(f"column {name!r} is unknown; the table has {', '.join(good)}")
 
     lines = []
-    for key, group in rows.groupby([*by], sort=False, dropna=False):
+    for key, group in good.groupby([*by], sort=False, dropna=False):
         line = dict(zip(by, key, strict=True))
         line["runs"] = len(group)
         for name in measures:

@@ -29,10 +29,18 @@ def axis_panels(
     Returns:
         The figure. Each point is the mean of all runs with this value, whatever their seeds and
         other settings; the caption says over which axes the means of a line differ most.
+
+    Raises:
+        ValueError: If no run finished, there are no rows of any of the axes, or a column is not
+            there.
     """
     table = summary(rows, [measure], ("axis", "line", "value")).sort_values("value")
-    tried = set(table.axis)
+    tried = [*table.axis.unique()]
     axes = [axis for axis in titles if axis in tried]
+    if not axes:
+        raise ValueError(
+            f"the rows are of the axes {', '.join(tried)}; titles are given for {', '.join(titles)}"
+        )
     title = MEASURE_TITLES.get(measure, measure)
     columns = min(4, len(axes))
     rows_of_panels = math.ceil(len(axes) / columns)
@@ -52,10 +60,10 @@ def axis_panels(
     name_once(figure)
     figure.update_yaxes(title_text=title, col=1)
 
-    text = (
-        f"The means of {title} differ most: {_largest_spans(table, titles, measure)}. "
-        "Each point: the mean of all its runs with a 95% interval (bootstrap)."
-    )
+    text = "Each point: the mean of all its runs with a 95% interval (bootstrap)."
+    spans = _largest_spans(table, titles, measure)
+    if spans:
+        text = f"The means of {title} differ most: {', '.join(spans)}. {text}"
     width = 260 * columns + 140
     height = 200 + 230 * rows_of_panels
     size = {"width": width, "height": height, "bottom": 70}
@@ -80,11 +88,12 @@ def _written(values: Iterable[float]) -> list[str]:
     return [f"{value:g}" for value in values]
 
 
-def _largest_spans(table: pd.DataFrame, titles: Mapping[str, str], measure: str) -> str:
-    """Over which axes the means of a line differ most, and by how much, in words."""
-    means = table.groupby(["line", "axis"], sort=False)[measure]
-    spans = means.max() - means.min()
+def _largest_spans(table: pd.DataFrame, titles: Mapping[str, str], measure: str) -> list[str]:
+    """Over which of the titled axes the means of a line differ most, and by how much, in words."""
+    drawn = table[table.axis.isin([*titles])]
+    means = drawn.groupby(["line", "axis"], sort=False)[measure]
+    spans = (means.max() - means.min())[means.count() > 1]
     listed = []
     for (name, axis), span in spans.nlargest(3).items():
         listed.append(f"{name} over {titles[axis]} {span:.3g}")
-    return ", ".join(listed)
+    return listed

@@ -169,7 +169,7 @@ def measure_panels(
         The figure, with the variants in the order of the rows, the first on top.
 
     Raises:
-        ValueError: For a column that is not there.
+        ValueError: If no run finished, or a column is not there.
     """
     if not isinstance(measures, Mapping):
         measures = {name: MEASURE_TITLES.get(name, name) for name in measures}
@@ -216,6 +216,9 @@ def ablation_panels(rows: pd.DataFrame, measure: str = "psnr", **look) -> Figure
 
     Returns:
         The figure; its caption names the axes over which the means differ most.
+
+    Raises:
+        ValueError: If no run finished, or a column is not there.
     """
     title = MEASURE_TITLES.get(measure, measure)
     rows = rows.assign(value=rows.get("value", math.nan))  # parts of SAMP have none
@@ -276,6 +279,9 @@ def schedule_map(rows: pd.DataFrame, half: str, measure: str = "psnr", **look) -
         half: "radius" or "weight".
         measure: A column of the rows.
         **look: Title, summary, width, height, or properties of the layout.
+
+    Raises:
+        ValueError: If no run of this half finished, or a column is not there.
     """
     title = MEASURE_TITLES.get(measure, measure)
     table = summary(rows[rows.half == half], [measure], ("schedule", "steps"))

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from arcvq.experiments import EXPERIMENTS
 from arcvq.experiments.ablations import ABLATION_AXES
 from arcvq.experiments.stored_results import RESULTS, stored
+from arcvq.figures.axis_panels import axis_panels
 from arcvq.figures.experiment_results import (
     ablation_panels,
     measure_panels,
@@ -119,6 +120,36 @@ def test_every_experiment_has_its_pictures(rows, count):
     found = pictures(rows)
     assert len(found) == count
     assert all(summary(figure) for _, _, figure in found)
+
+
+@pytest.mark.parametrize(
+    "draw",
+    [
+        lambda rows: measure_panels(rows, ["psnr"]),
+        lambda rows: ablation_panels(rows),
+        lambda rows: axis_panels(rows.assign(line="SAMP"), {"margin": "margin m"}),
+        lambda rows: schedule_map(rows, "radius"),
+    ],
+)
+def test_where_no_run_finished_a_figure_says_so_in_one_sentence(draw):
+    # A run that failed has no measures.
+    failed = pd.concat([ABLATIONS.assign(half=None), SCHEDULES]).drop(columns="psnr")
+    with pytest.raises(ValueError, match="nothing to summarize: no run finished"):
+        draw(failed.assign(error="ValueError: no"))
+
+
+def test_axes_without_titles_are_named_instead_of_drawn():
+    with pytest.raises(ValueError, match=r"rows are of the axes margin, .* given for growth"):
+        axis_panels(ABLATIONS.assign(line="SAMP"), {"growth": "growth"})
+
+
+def test_the_caption_of_axes_compares_only_values_that_differ():
+    one_value = ABLATIONS[ABLATIONS.variant.isin(["margin 0.1", "scale 5"])].assign(line="SAMP")
+    titles = {"margin": "margin m", "scale": "scale s"}
+    assert "differ" not in summary(axis_panels(one_value, titles))
+    margins = ABLATIONS[ABLATIONS.axis.isin(["margin", "scale"])].assign(line="SAMP")
+    text = summary(axis_panels(margins, {"margin": "margin m"}))
+    assert text.startswith("The means of PSNR (dB) differ most: SAMP over margin m 4. Each point")
 
 
 def test_points_of_a_sweep_that_failed_are_missing_in_its_maps():
