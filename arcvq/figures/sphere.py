@@ -39,7 +39,6 @@ from arcvq.figures.theme import (
     check_numbers,
     check_vectors,
     finish,
-    summary,
 )
 from arcvq.runtime.checks import check_whole
 
@@ -73,6 +72,17 @@ def sphere(
         ValueError: For codes or latents that are not rows of 3 finite numbers, and a usage of
             another length than the codes.
     """
+    figure, text = _ball_with_codes(codes, latents, radius, usage)
+    return finish(figure, look, "Codes in the ball", text, **SCENE)
+
+
+def _ball_with_codes(
+    codes: Vectors,
+    latents: Vectors | None,
+    radius: Number | None,
+    usage: Counts | None,
+) -> tuple[Figure, str]:
+    """The figure of `sphere` before it is finished, and what its caption says."""
     codes = check_vectors(codes, "codes", 3)
     counts = np.ones(len(codes))
     if usage is not None:
@@ -112,8 +122,8 @@ def sphere(
         else:
             text += ", beyond the picture"
     set_scene(figure, 1.02 * max(extent, 1e-9), visible=True)
-    layout = {"legend_itemsizing": "constant", **SCENE}
-    return finish(figure, look, "Codes in the ball", f"{text}.{note}", **layout)
+    figure.update_layout(legend_itemsizing="constant")
+    return figure, f"{text}.{note}"
 
 
 def projected_sphere(
@@ -148,16 +158,13 @@ def projected_sphere(
     unit = norms is None and radius is None
     if unit:
         radius = 1.0
-    # The caption is that of `sphere`, after the trust in the directions.
-    text = summary(sphere(codes, radius=radius, usage=usage))
-    title = f"Codes on the sphere: {projection.method}"
-    words = {"title": title, "summary": f"{projection.trust} {text}"}
-    figure = sphere(codes, radius=radius, usage=usage, **words | look)
+    figure, text = _ball_with_codes(codes, None, radius, usage)
     if unit:
         figure.update_traces(name="unit sphere", selector={"type": "surface"})
     if projection.method != "exact":
         figure.update_scenes(xaxis_title="axis 1", yaxis_title="axis 2", zaxis_title="axis 3")
-    return figure
+    title = f"Codes on the sphere: {projection.method}"
+    return finish(figure, look, title, f"{projection.trust} {text}", **SCENE)
 
 
 def margin_gradients(
