@@ -63,7 +63,7 @@ Chances = Float[np.ndarray, " K"]
 
 
 @dataclass(frozen=True)
-class Drawing:
+class DrawnImages:
     """What one seed draws.
 
     Attributes:
@@ -85,7 +85,7 @@ class NextCode:
     """What the next code of an image in the making can be, and what it will be.
 
     Args:
-        drawing: The image.
+        drawn: What one seed draws.
         position: How many of its tokens are set.
 
     Attributes:
@@ -95,12 +95,12 @@ class NextCode:
         likeliest: The likeliest codes, from the likeliest on.
     """
 
-    def __init__(self, drawing: Drawing, position: int):
-        tokens = drawing.tokens.flatten()
-        self.chances: Chances = np.zeros_like(drawing.probabilities[0])
+    def __init__(self, drawn: DrawnImages, position: int):
+        tokens = drawn.tokens.flatten()
+        self.chances: Chances = np.zeros_like(drawn.probabilities[0])
         self.drawn: int | None = None
         if position < len(tokens):
-            self.chances = drawing.probabilities[position]
+            self.chances = drawn.probabilities[position]
             self.drawn = int(tokens[position])
         self.possible = np.count_nonzero(self.chances)
         order = np.argsort(-self.chances, kind="stable")
@@ -129,7 +129,7 @@ class Sampler:
         self.data = data
         self.map = cache(partial(place_codes, self.codebook, count_usage=self.count_usage))
         self._asked: Any = None
-        self._drawing: Drawing
+        self._drawn: DrawnImages
 
     @property
     def codebook(self) -> Float[Tensor, "K D"]:
@@ -141,11 +141,11 @@ class Sampler:
         tokens = encode_test(self.model, self.data, IMAGES)
         return geometry.usage_counts(tokens, len(self.codebook))
 
-    def drawing(self, task: str, label: int, seed: int, **choice: Any) -> Drawing:
+    def drawn(self, task: str, label: int, seed: int, **choice: Any) -> DrawnImages:
         """Draw 16 samples of a class, or 3 completions of each of 4 test images, the class first.
 
-        The first that is drawn is the one in the making. The last drawing is kept, as its tokens
-        are shown one by one.
+        The first that is drawn is the one in the making. The last draw is kept, as its tokens are
+        shown one by one.
 
         Args:
             task: One of `TASKS`.
@@ -156,13 +156,13 @@ class Sampler:
         asked = (task, label, seed, choice)
         if asked != self._asked:
             draw = self._sample if task == SAMPLE else self._complete
-            self._drawing = draw(label, seed, choice)
+            self._drawn = draw(label, seed, choice)
             self._asked = asked
-        return self._drawing
+        return self._drawn
 
-    def making(self, drawing: Drawing, position: int) -> Float[Tensor, "C H W"]:
+    def making(self, drawn: DrawnImages, position: int) -> Float[Tensor, "C H W"]:
         """Decode the image in the making, with zeros for the codes to come and gray above them."""
-        tokens = drawing.tokens
+        tokens = drawn.tokens
         device = self.codebook.device
         places = torch.arange(tokens.numel()).view(tokens.shape)
         is_known = places < position
@@ -174,14 +174,14 @@ class Sampler:
         patch = torch.ones(side, side, dtype=torch.bool)
         return image.where(is_known.kron(patch), COMING)
 
-    def _sample(self, label: int, seed: int, choice: Choice) -> Drawing:
+    def _sample(self, label: int, seed: int, choice: Choice) -> DrawnImages:
         count = SIDE**2
         nothing = torch.zeros(count, *self.prior.grid, dtype=torch.int64)
         labels = torch.full((count,), label)
         tokens, probabilities = self._steps(nothing, labels, 0, seed, choice)
-        return _drawing(tokens, probabilities, 0, self.model.decode(tokens))
+        return _drawn_images(tokens, probabilities, 0, self.model.decode(tokens))
 
-    def _complete(self, label: int, seed: int, choice: Choice) -> Drawing:
+    def _complete(self, label: int, seed: int, choice: Choice) -> DrawnImages:
         test = self.data.test
         rows = self.prior.grid[0] // 2
         is_other = test.labels != label
@@ -195,7 +195,7 @@ class Sampler:
         completed = self.model.decode(tokens)
         rows_of_images = completed.unflatten(0, (-1, TIMES))
         images = torch.cat([originals[:, None], rows_of_images], dim=1)
-        return _drawing(tokens, probabilities, rows, images.flatten(0, 1))
+        return _drawn_images(tokens, probabilities, rows, images.flatten(0, 1))
 
     def _steps(
         self, tokens: Tensor, labels: Tensor, rows: int, seed: int, choice: Choice
@@ -229,7 +229,9 @@ def _check_fit(model: Autoencoder, prior: Prior, data: ImageData) -> None:
         )
 
 
-def _drawing(tokens: Tensor, probabilities: list[Tensor], rows: int, images: Tensor) -> Drawing:
+def _drawn_images(
+    tokens: Tensor, probabilities: list[Tensor], rows: int, images: Tensor
+) -> DrawnImages:
     """What is shown of finished images: all of them, and how the first grid was drawn.
 
     Of large images every so many-th pixel is shown. Places without an image stay blank.
@@ -245,7 +247,7 @@ def _drawing(tokens: Tensor, probabilities: list[Tensor], rows: int, images: Ten
     height, width, _ = sheet.shape
     tile = np.array([width, height]) // SIDE
     finished = image_source(sheet)
-    return Drawing(first, drawn_from, given, finished, tile)
+    return DrawnImages(first, drawn_from, given, finished, tile)
 
 
 def sampling_picture(sampler: Sampler, position: int, method: str, **choice: Any) -> Figure:
@@ -258,7 +260,7 @@ def sampling_picture(sampler: Sampler, position: int, method: str, **choice: Any
         sampler: Model, prior and data.
         position: From 0 to h w; tokens given count from the start.
         method: Of the map, "PCA" or "UMAP".
-        **choice: As in `Sampler.drawing`.
+        **choice: As in `Sampler.drawn`.
     """
     figure = Figure()
     for panel in (MADE, IN_THE_MAKING, DECODED):
@@ -270,8 +272,8 @@ def sampling_picture(sampler: Sampler, position: int, method: str, **choice: Any
     frame = {"color": VERMILLION, "width": 2}
     figure.add_scatter(mode="lines", line=frame, hoverinfo="skip", showlegend=False, **MADE.axes)
     _lay_out(figure, sampler)
-    drawing = sampler.drawing(**choice)
-    _fit(figure, MADE, SIDE * drawing.tile)
+    drawn = sampler.drawn(**choice)
+    _fit(figure, MADE, SIDE * drawn.tile)
     values = sampling_values(sampler, position, method, **choice)
     width = WIDTH + 2 * MARGIN
     below = {"bottom": BELOW, "left": MARGIN, "right": MARGIN}
@@ -281,19 +283,19 @@ def sampling_picture(sampler: Sampler, position: int, method: str, **choice: Any
 
 def sampling_values(sampler: Sampler, position: int, method: str, **choice: Any) -> Values:
     """Return what moves in `sampling_picture`, by path."""
-    drawing = sampler.drawing(**choice)
-    position = max(position, drawing.given)
-    following = NextCode(drawing, position)
+    drawn = sampler.drawn(**choice)
+    position = max(position, drawn.given)
+    following = NextCode(drawn, position)
     seen = sampler.map(method)
-    making = to_pixels(sampler.making(drawing, position))
-    values: Values = {f"{FINISHED}/source": drawing.finished}
+    making = to_pixels(sampler.making(drawn, position))
+    values: Values = {f"{FINISHED}/source": drawn.finished}
     values[f"layout/{MADE.xaxis}.title.text"] = _heading(sampler, **choice)
     values[f"{MAKING}/source"] = image_source(making)
-    values |= _frame(drawing, choice["task"])
-    values |= _tokens(drawing, position)
+    values |= _frame(drawn, choice["task"])
+    values |= _tokens(drawn, position)
     values |= _codes(seen.points, following)
     values |= _bars(sampler, following)
-    title = _title(drawing, position, following)
+    title = _title(drawn, position, following)
     text = f"{_sentence(following, **choice)} {seen.trust}"
     return values | words(title, text, WIDTH)
 
@@ -308,8 +310,8 @@ def _heading(sampler: Sampler, task: str, label: int, **_: Any) -> str:
     return f"{samples} of class {sampler.data.classes[label]}"
 
 
-def _title(drawing: Drawing, position: int, following: NextCode) -> str:
-    count = drawing.tokens.numel()
+def _title(drawn: DrawnImages, position: int, following: NextCode) -> str:
+    count = drawn.tokens.numel()
     if position == count:
         return f"All {count} tokens are set"
     codes = "code" if following.possible == 1 else "codes"
@@ -334,30 +336,30 @@ def _sentence(
     return text
 
 
-def _frame(drawing: Drawing, task: str) -> Values:
+def _frame(drawn: DrawnImages, task: str) -> Values:
     """The frame of the image in the making: the first image, or the first completion."""
     corners = np.array([[0, 0], [1, 0], [1, 1], [0, 1], [0, 0]])
     if task == COMPLETE:
         corners[:, 0] += 1
-    return points(FRAME, corners * drawing.tile - 0.5)
+    return points(FRAME, corners * drawn.tile - 0.5)
 
 
-def _tokens(drawing: Drawing, position: int) -> Values:
+def _tokens(drawn: DrawnImages, position: int) -> Values:
     """The grid of tokens: drawn ones by their probability, given ones gray, those to come light."""
-    tokens = drawing.tokens.flatten()
+    tokens = drawn.tokens.flatten()
     place = np.arange(len(tokens))
-    is_given = place < drawing.given
+    is_given = place < drawn.given
     is_drawn = ~is_given & (place < position)
-    chances = drawing.probabilities[place, tokens]
+    chances = drawn.probabilities[place, tokens]
     shades = _logs(chances).astype(object)
     shades[~is_drawn] = None  # a grid is sent as JSON, which has no NaN
-    given = _cells(PLACES, drawing, is_given, is_given.astype(float))
-    return given | _cells(TOKENS, drawing, is_drawn, shades)
+    given = _cells(PLACES, drawn, is_given, is_given.astype(float))
+    return given | _cells(TOKENS, drawn, is_drawn, shades)
 
 
-def _cells(trace: int, drawing: Drawing, is_shown: np.ndarray, shades: np.ndarray) -> Values:
+def _cells(trace: int, drawn: DrawnImages, is_shown: np.ndarray, shades: np.ndarray) -> Values:
     """Some of the tokens as cells, each with its number."""
-    tokens = drawing.tokens.numpy()
+    tokens = drawn.tokens.numpy()
     shape = tokens.shape
     colors = shades.reshape(shape)
     text = np.where(is_shown.reshape(shape), tokens.astype(str), "")

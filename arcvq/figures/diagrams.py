@@ -3,7 +3,7 @@
 from itertools import pairwise
 from typing import NamedTuple
 
-from arcvq.figures.drawings import Canvas, Drawing, Point, on_circle
+from arcvq.figures.drawings import Canvas, Diagram, Point, on_circle
 from arcvq.figures.theme import BLUE, GRAY, GREEN, ORANGE, VERMILLION
 
 WIDTH = 860
@@ -59,7 +59,7 @@ BRANCHES = {
 }
 
 
-def reading_path() -> Drawing:
+def reading_path() -> Diagram:
     """Draw the notebooks in the order to read them: a core path, then branches."""
     canvas = Canvas()
     canvas.text((20, 30), "Read these first, in order", 14, "start", "bold")
@@ -72,7 +72,7 @@ def reading_path() -> Drawing:
     words = f"The core path is {_named(CORE)}."
     for name, stops in BRANCHES.items():
         words += f" {name}: {_named(stops)}."
-    return canvas.drawing(WIDTH, 430, words)
+    return canvas.diagram(WIDTH, 430, words)
 
 
 def _core_path() -> Canvas:
@@ -127,7 +127,7 @@ STAGES = {  # name: (left edge, right edge, color, what stands below the name)
 }
 
 
-def method_diagram() -> Drawing:
+def method_diagram() -> Diagram:
     """Draw the VQ-VAE from image to reconstruction, and below it the two halves of SAMP."""
     canvas = Canvas()
     canvas.place(_data_flow(), (0, 30))
@@ -143,7 +143,7 @@ def method_diagram() -> Drawing:
         "halves. The margin loss turns the latents nearest to a code toward it and the other "
         "latents away. The ball shortens codes that are longer than M(t), and M(t) grows."
     )
-    return canvas.drawing(WIDTH, 502, words)
+    return canvas.diagram(WIDTH, 502, words)
 
 
 def _data_flow() -> Canvas:

@@ -1,6 +1,6 @@
 """Drawings in SVG, for what is not a plot of data: boxes, arrows, circles and words.
 
-Colors follow the text around a drawing (`currentColor`) where it is part of a page. A `Drawing` is
+Colors follow the text around a drawing (`currentColor`) where it is part of a page. A `Diagram` is
 shown as a picture, which cannot follow anything: it has a light background and dark words, as the
 plots have, and so can be read on a dark page as well.
 """
@@ -22,7 +22,7 @@ DASHES = "5 4"
 
 
 @dataclass(frozen=True, repr=False)
-class Drawing:
+class Diagram:
     """A drawing that a notebook shows.
 
     Attributes:
@@ -224,7 +224,7 @@ class Canvas:
         content = "".join(other.parts)
         self._add("g", content, transform=f"translate({x} {y})")
 
-    def drawing(self, width: int, height: int, words: str) -> Drawing:
+    def diagram(self, width: int, height: int, words: str) -> Diagram:
         """Put all that was drawn on a light background.
 
         Args:
@@ -245,7 +245,7 @@ class Canvas:
             color=INK,
             font_family="system-ui, sans-serif",
         )
-        return Drawing(svg + "\n", words)
+        return Diagram(svg + "\n", words)
 
     def _head(self, tip: Point, heading: Number, color: str) -> None:
         """Draw the head of an arrow that points along an angle."""

@@ -117,7 +117,7 @@ def colours(explorer):
 
 def drawn(explorer):
     settings = explorer.settings()
-    return explorer.sampler.drawing(
+    return explorer.sampler.drawn(
         **{
             name: settings[name]
             for name in ("task", "label", "seed", "temperature", "top_k", "top_p")

@@ -108,7 +108,7 @@ def drawn(method, *arguments, **options):
 def test_special_characters_are_escaped():
     (element,) = drawn("text", (10, 20), "a < b & c")
     assert element.text == "a < b & c"
-    made = Canvas().drawing(100, 40, 'words with "quotes"')
+    made = Canvas().diagram(100, 40, 'words with "quotes"')
     assert ElementTree.fromstring(made.svg).get("aria-label") == 'words with "quotes"'
 
 
