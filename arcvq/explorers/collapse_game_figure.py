@@ -120,13 +120,13 @@ def score(rounds: Mapping[str, Round], guesses: Mapping[str, int]) -> str:
         return ""
     off = []
     for name, guess in guesses.items():
-        round = rounds[name]
-        off.append(abs(guess - round.used) / round.codes)
+        played = rounds[name]
+        off.append(abs(guess - played.used) / played.codes)
     points = 100 * (1 - np.mean(off))
     return f" Score so far: {points:.0f} of 100 ({len(off)} of {len(rounds)} runs)."
 
 
-def game_picture(round: Round, guess: int, seen: bool, score: str) -> Figure:
+def game_picture(played: Round, guess: int, seen: bool, score: str) -> Figure:
     """Draw codes used over the steps, their usage at the end, and guess and truth as lines.
 
     As long as it is not `seen`, the figure holds the guess alone, and nothing that tells the truth.
@@ -145,7 +145,7 @@ def game_picture(round: Round, guess: int, seen: bool, score: str) -> Figure:
     figure.update_xaxes(title_text="codes, the most used first", col=2)
     figure.update_yaxes(title_text="usage at the end (tokens)", **LOG | {"dtick": 1}, col=2)
 
-    values = game_values(round, guess, seen, score)
+    values = game_values(played, guess, seen, score)
     finish_moving(figure, values, HEAD, HEIGHT, left=LEFT, right=SIDE)
     for axis in ("", "2"):
         _add_note(figure, axis)
@@ -165,36 +165,36 @@ def _add_note(figure: Figure, axis: str) -> None:
     )
 
 
-def game_values(round: Round, guess: int, seen: bool, score: str) -> Values:
+def game_values(played: Round, guess: int, seen: bool, score: str) -> Values:
     """Return what moves in `game_picture`, by path."""
-    color = colors([round.name])[round.name]
-    codes = [0, 1.04 * round.codes]
+    color = colors([played.name])[played.name]
+    codes = [0, 1.04 * played.codes]
     hidden = "" if seen else HIDDEN
     values = {
         f"{CURVE}/line.color": color,
         f"{BARS}/line.color": color,
         f"{BARS}/fillcolor": faint(color),
-        "layout/xaxis.range": [0, round.curve[-1, 0]],
+        "layout/xaxis.range": [0, played.curve[-1, 0]],
         "layout/yaxis.range": codes,
         "layout/xaxis2.range": codes,
-        "layout/yaxis2.range": np.log10([0.5, round.tokens]).tolist(),
+        "layout/yaxis2.range": np.log10([0.5, played.tokens]).tolist(),
         "layout/annotations[1].text": hidden,
         "layout/annotations[2].text": hidden,
     }
-    values |= _shown(CURVE, round.curve, seen)
-    values |= _shown(BARS, round.usage, seen)
-    values |= _lines(GUESS, round, guess, "your guess", True)
-    values |= _lines(TRUTH, round, round.used, "truth", seen)
-    text = _verdict(round, guess) if seen else _question(round, guess)
-    return values | words(round.title, f"{round.words} {text}{score}", WIDTH - LEFT - SIDE)
+    values |= _shown(CURVE, played.curve, seen)
+    values |= _shown(BARS, played.usage, seen)
+    values |= _lines(GUESS, played, guess, "your guess", True)
+    values |= _lines(TRUTH, played, played.used, "truth", seen)
+    text = _verdict(played, guess) if seen else _question(played, guess)
+    return values | words(played.title, f"{played.words} {text}{score}", WIDTH - LEFT - SIDE)
 
 
-def _lines(traces: tuple[int, int], round: Round, codes: int, name: str, shown: bool) -> Values:
+def _lines(traces: tuple[int, int], played: Round, codes: int, name: str, shown: bool) -> Values:
     """A number of codes as a line in both plots: across the steps, and upright among the codes."""
     across, upright = traces
-    steps = round.curve[-1, 0]
+    steps = played.curve[-1, 0]
     values = _shown(across, np.array([[0, codes], [steps, codes]]), shown)
-    values |= _shown(upright, np.array([[codes, 0.5], [codes, round.tokens]]), shown)
+    values |= _shown(upright, np.array([[codes, 0.5], [codes, played.tokens]]), shown)
     for trace in traces:
         values[f"{trace}/name"] = f"{name}: {_count(codes)}" if shown else name
     return values
@@ -208,21 +208,21 @@ def _count(codes: int) -> str:
     return "1 code" if codes == 1 else f"{codes:,} codes"
 
 
-def _question(round: Round, guess: int) -> str:
+def _question(played: Round, guess: int) -> str:
     return (
-        f"How many of the {round.codes:,} codes do the last {round.tokens:,} tokens of its "
-        f"training use? Your guess is {guess:,} ({guess / round.codes:.0%})."
+        f"How many of the {played.codes:,} codes do the last {played.tokens:,} tokens of its "
+        f"training use? Your guess is {guess:,} ({guess / played.codes:.0%})."
     )
 
 
-def _verdict(round: Round, guess: int) -> str:
+def _verdict(played: Round, guess: int) -> str:
     verdict = "exactly right"
-    if guess > round.used:
-        verdict = f"{_count(guess - round.used)} too many"
-    elif guess < round.used:
-        verdict = f"{_count(round.used - guess)} too few"
+    if guess > played.used:
+        verdict = f"{_count(guess - played.used)} too many"
+    elif guess < played.used:
+        verdict = f"{_count(played.used - guess)} too few"
     return (
-        f"{round.name} used {round.used:,} of {round.codes:,} codes "
-        f"({round.used / round.codes:.0%}) in the last {round.tokens:,} tokens of its training; "
+        f"{played.name} used {played.used:,} of {played.codes:,} codes "
+        f"({played.used / played.codes:.0%}) in the last {played.tokens:,} tokens of its training; "
         f"your guess of {guess:,} is {verdict}."
     )
