@@ -155,7 +155,9 @@ class LiveView:
 def _curve(rows: list[Row], column: str) -> Float[np.ndarray, "2 _"]:
     """Steps and values of a column where it was measured."""
     measured = [row for row in rows if column in row]
-    shown = measured[:: 1 + len(measured) // POINTS]
+    earlier = measured[:-1]
+    stride = 1 + len(earlier) // (POINTS - 1)
+    shown = earlier[::stride] + measured[-1:]  # always with the newest
     steps = [row["step"] for row in shown]
     values = [row[column] for row in shown]
     return np.array([steps, values], np.float32)

@@ -153,6 +153,18 @@ def test_the_figure_ends_with_every_row_and_the_codes_as_they_are(make):
     assert np.flatnonzero(value(live, "counts")).tolist() == used.tolist()
 
 
+@pytest.mark.parametrize("count", [1, 599, 600, 601, 1000, 1799, 5000])
+def test_a_long_curve_has_a_bounded_number_of_points_and_always_its_newest(images, count):
+    view = LiveView(images.validation.images, count, None)
+    rows = []
+    for step in range(1, count + 1):
+        rows.append({"step": step, "psnr": 20.0 + step, "codes_used": 3})
+    steps, values = view.look(model(), rows, 0.0)["psnr"]
+    assert steps[0] == 1
+    assert (steps[-1], values[-1]) == (count, 20 + count)
+    assert min(count, 300) <= len(steps) <= 600
+
+
 def test_it_draws_while_it_trains_in_single_messages(make, gate, monkeypatch):
     monkeypatch.setattr(module, "PAUSE", 0.0)
     live, sent = make(), []
