@@ -232,6 +232,13 @@ def windows(
     Raises:
         ValueError: If images and tokens do not fit each other.
     """
+    return _windows_of(code, _all_windows(images, indices), indices)
+
+
+def _all_windows(
+    images: Images, indices: Integer[Tensor, "_B h w"]
+) -> Float[Tensor, "B C h w height width"]:
+    """The window around each token, as a view of the images with their border repeated."""
     count, _, height, width = images.shape
     rows, columns = indices.shape[1:]
     if len(indices) != count or height % rows or width % columns:
@@ -242,10 +249,15 @@ def windows(
     down = height // rows
     across = width // columns
     padded = pad(images, (across, across, down, down), mode="replicate")
-    # (B, C, h, w, rows of a window, columns of a window), as a view
-    cut = padded.unfold(2, 3 * down, down).unfold(3, 3 * across, across)
-    image, row, column = (indices == code).nonzero(as_tuple=True)
-    return cut[image.to(cut.device), :, row.to(cut.device), column.to(cut.device)]
+    return padded.unfold(2, 3 * down, down).unfold(3, 3 * across, across)
+
+
+def _windows_of(
+    code: int, cut: Float[Tensor, "B C h w height width"], indices: Integer[Tensor, "B h w"]
+) -> Float[Tensor, "n C height width"]:
+    """The windows around the tokens of a code."""
+    image, row, column = (indices == code).to(cut.device).nonzero(as_tuple=True)
+    return cut[image, :, row, column]
 
 
 def mean_windows(
@@ -261,9 +273,10 @@ def mean_windows(
     Raises:
         ValueError: If images and tokens do not fit each other, or a code has no tokens.
     """
+    cut = _all_windows(images, indices)
     means = []
     for code in codes.tolist():
-        found = windows(images, indices, code)
+        found = _windows_of(code, cut, indices)
         if len(found) == 0:
             raise ValueError(f"code {code} has no tokens, so it has no mean window")
         means.append(found.mean(dim=0))
