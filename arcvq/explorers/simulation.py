@@ -323,9 +323,9 @@ class Simulation:
             _, used, perplexity, angle = learner.history[-1]
             parts.append(
                 f"{name} uses {used:.0f} of {self.num_codes} codes, perplexity {perplexity:.1f}, "
-                f"smallest angle {angle:.2g} degrees"
+                f"smallest angle {angle:.3g} degrees"
             )
-        return f"Step {self.steps}: {'; '.join(parts)}; the ball's radius is {self.radius:.3g}."
+        return f"Step {self.steps:,}: {'; '.join(parts)}; the ball's radius is {self.radius:.3g}."
 
     def _data(self) -> Tensor:
         now = self.settings

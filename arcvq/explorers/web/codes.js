@@ -1,4 +1,5 @@
 /** Codes as Python packs them (drawn_codes.py), and what a sphere shows of each. */
+import { whole } from "./wording.js";
 
 const MOST = 65535;
 const FLOOR = 1e-6; // of the longest norm; a code below it lies at the center
@@ -53,7 +54,7 @@ export function usageColors(counts, most, theme) {
 export function usageLegend(most, times, hasBall) {
   const legend = document.createElement("p");
   legend.className = "arcvq-usage-legend";
-  const top = topOf(most).toLocaleString("en-US");
+  const top = whole(topOf(most));
   legend.append(entry("code chosen 1 ", sign("arcvq-usage-bar"), ` ${top} ${times}`));
   legend.append(entry(sign("arcvq-ring"), " unused"));
   if (hasBall) legend.append(entry(sign("arcvq-dashes"), " ball of radius M(t)"));

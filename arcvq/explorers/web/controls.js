@@ -1,4 +1,5 @@
 /** Sliders, menus, boxes and buttons: the browser's own, with names, units and values. */
+import { whole } from "./wording.js";
 
 /**
  * Controls of settings, in one grid.
@@ -106,7 +107,7 @@ function slider({ label, unit = "" }, { min, max, step, valueAt, positionOf }, c
 
 /** Four digits of a number, all of a whole one. */
 function inWords(value) {
-  if (Number.isInteger(value)) return value.toLocaleString("en-US");
+  if (Number.isInteger(value)) return whole(value);
   return String(+value.toPrecision(4));
 }
 

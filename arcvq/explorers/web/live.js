@@ -12,6 +12,7 @@ import {
 import { Toolbar } from "./controls.js";
 import { boundedExp } from "./math.js";
 import { Camera, Sphere } from "./sphere.js";
+import { short } from "./wording.js";
 
 /** By the name of a panel: its y-axis, and its lines by the names of their data. */
 const PANELS = {
@@ -127,7 +128,7 @@ class Live {
     const most = counts.reduce((most, count) => Math.max(most, count), 1);
     this.sphere.reach = this.sphere.radius = 1.02 * Math.max(extent, 1e-9);
     const tell = (place) => {
-      const norm = inDigits(normOf(codes, place, extent));
+      const norm = short(normOf(codes, place, extent));
       const times = counts[place] ? `chosen ${counts[place]} times` : "unused";
       return codeTip([`code ${shown[place]}`, `norm ${norm}`, times]);
     };
@@ -183,7 +184,7 @@ class Live {
       lines.push({ color: this.theme.orange, dash: [6, 4], x: ends, y: [radius, radius] });
     }
     this.norms.show({ x: { label: "codes", range: ends }, y: {}, lines });
-    const between = `from ${inDigits(norms.at(-1))} to ${inDigits(norms[0])}`;
+    const between = `from ${short(norms.at(-1))} to ${short(norms[0])}`;
     this.norms.describe(`Norms of the codes, ${between}.`);
   }
 
@@ -210,9 +211,4 @@ function append(el, kind, name = "") {
 function pairs(numbers) {
   const half = numbers.length / 2;
   return { x: numbers.subarray(0, half), y: numbers.subarray(half) };
-}
-
-/** Three digits of a number. */
-function inDigits(number) {
-  return number.toLocaleString("en-US", { maximumSignificantDigits: 3 });
 }

@@ -4,7 +4,7 @@ import { angleBetween, directions, marginLogit, marginLoss, norms } from "./math
 import { Panels } from "./panels.js";
 import { Camera, Sphere, ringAround, traceArrow } from "./sphere.js";
 import { PALETTE } from "./theme.js";
-import { short } from "./wording.js";
+import { degrees, plural, short } from "./wording.js";
 
 const DEGREES = 180 / Math.PI;
 const WHOLE_DEGREES = Array.from({ length: 181 }, (_, degree) => degree);
@@ -384,12 +384,4 @@ function logSumExp(values) {
   let sum = 0;
   for (const value of values) sum += Math.exp(value - highest);
   return highest + Math.log(sum);
-}
-
-function plural(count, word, ending = "s") {
-  return `${count.toLocaleString("en-US")} ${word}${count === 1 ? "" : ending}`;
-}
-
-function degrees(angle) {
-  return `${(angle * DEGREES).toFixed(1)}°`;
 }

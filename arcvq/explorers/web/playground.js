@@ -5,6 +5,7 @@ import { key } from "./key.js";
 import { Player, prefersStillness } from "./player.js";
 import { Simulation, WINDOW } from "./simulation.js";
 import { Camera, Sphere } from "./sphere.js";
+import { short, whole } from "./wording.js";
 
 const NAMES = { samp: "SAMP", plain: "plain VQ" };
 const CURVES = [
@@ -216,18 +217,18 @@ class Playground {
     const x = { label: isLast ? "step" : "", range: [first, first + WINDOW] };
     const y = isLast ? {} : { range: [0, 1.04 * this.simulation.samp.numCodes] };
     chart.show({ title, x, y, lines, dots, hasLegend: false });
-    chart.describe(`${title}: ${lines.map((line) => `${line.name} ${last(line.y)}`).join(", ")}`);
+    chart.describe(`${title}: ${lines.map((line) => `${line.name} ${short(line.y.at(-1))}`).join(", ")}`);
   }
 
   sentence() {
     const { steps, radius, samp, plain } = this.simulation;
     const parts = Object.entries({ samp, plain }).map(([name, { last: row, numCodes }]) => {
-      const angle = `smallest angle ${+row.minAngle.toPrecision(2)} degrees`;
+      const angle = `smallest angle ${short(row.minAngle)} degrees`;
       const usage = `${row.used} of ${numCodes} codes, perplexity ${row.perplexity.toFixed(1)}`;
       return `${NAMES[name]} uses ${usage}, ${angle}`;
     });
-    const ball = `the ball's radius is ${+radius.toPrecision(3)}`;
-    return `Step ${steps}: ${parts.join("; ")}; ${ball}.${this.thinned()}`;
+    const ball = `the ball's radius is ${short(radius)}`;
+    return `Step ${whole(steps)}: ${parts.join("; ")}; ${ball}.${this.thinned()}`;
   }
 
   /** What is left out of the pictures. */
@@ -235,7 +236,7 @@ class Playground {
     const { codes, latents } = this.simulation.samp;
     const words = Object.entries({ codes, latents })
       .filter(([name, rows]) => rows.length > 3 * MOST[name])
-      .map(([name, rows]) => `${digits(MOST[name])} of ${digits(rows.length / 3)} ${name}`);
+      .map(([name, rows]) => `${whole(MOST[name])} of ${whole(rows.length / 3)} ${name}`);
     return words.length ? ` Drawn are ${words.join(" and ")}.` : "";
   }
 
@@ -243,15 +244,6 @@ class Playground {
     this.player.destroy();
     for (const picture of [...Object.values(this.spheres), ...this.charts]) picture.destroy();
   }
-}
-
-function digits(count) {
-  return count.toLocaleString("en-US");
-}
-
-function last(values) {
-  const value = values[values.length - 1];
-  return Number.isFinite(value) ? +value.toPrecision(3) : "unknown";
 }
 
 /** The settings as the simulation names them. */

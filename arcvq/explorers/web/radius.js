@@ -4,7 +4,7 @@ import { boundedExp } from "./math.js";
 import { Panels } from "./panels.js";
 import { Camera, Sphere } from "./sphere.js";
 import { PALETTE } from "./theme.js";
-import { short } from "./wording.js";
+import { inFull, short, whole } from "./wording.js";
 
 const PAPER_STEPS = 29500; // the run that the published growth was tuned to
 const TOP = 1e4; // of the radius axis at most: the paper's ball ends at 6,974
@@ -212,7 +212,7 @@ class Radius {
       dots,
       cursor: step,
     });
-    this.radii.describe(`Radius of the ball over ${number(length)} steps.`);
+    this.radii.describe(`Radius of the ball over ${whole(length)} steps.`);
   }
 
   longestAt(share) {
@@ -222,13 +222,13 @@ class Radius {
   tell({ step, run_length: length }, free, radius, rate, stop) {
     const clipped = free.reduce((count, norm) => count + isClipped(norm, radius), 0);
     const share = `${((100 * clipped) / free.length).toFixed(1)}%`;
-    const title = `Step ${number(step)}: ${share} of the codes are clipped`;
+    const title = `Step ${whole(step)}: ${share} of the codes are clipped`;
     const beyond = radius > this.extent ? ", beyond the picture" : "";
     const longest = short(free.reduce((a, b) => Math.max(a, b)));
     const fixed = rate === 0 ? "is fixed at radius 1 and " : "";
     const summary =
-      `M(${number(step)}) = ${number(radius)}${beyond}; the longest of ${number(free.length)} ` +
-      `free codes has norm ${longest}. The ball ${fixed}${ending(stop)} (${number(length)} steps).` +
+      `M(${whole(step)}) = ${inFull(radius)}${beyond}; the longest of ${whole(free.length)} ` +
+      `free codes has norm ${longest}. The ball ${fixed}${ending(stop)} (${whole(length)} steps).` +
       this.data.note;
     this.panels.tell(title, summary);
   }
@@ -263,7 +263,7 @@ class SphereWithRays extends Sphere {
 
 function ending(stop) {
   if (stop === Infinity) return "still binds at the end of the run";
-  return stop > 0 ? `stops binding at step ${number(Math.ceil(stop))} (green)` : "never binds";
+  return stop > 0 ? `stops binding at step ${whole(Math.ceil(stop))} (green)` : "never binds";
 }
 
 function tellCode(code, norm, radius) {
@@ -280,9 +280,4 @@ function stairsOf(starts, values, end) {
     y.push(values[place], values[place]);
   });
   return { x, y };
-}
-
-function number(value) {
-  if (value >= 1e9) return value.toExponential(1);
-  return (+value.toPrecision(8)).toLocaleString("en-US", { maximumFractionDigits: 3 });
 }

@@ -3,6 +3,7 @@ import { Chart } from "./chart.js";
 import { codeTip, lineEntry, normOf, rowsOf, usageColors, usageLegend } from "./codes.js";
 import { Toolbar } from "./controls.js";
 import { Camera, Sphere } from "./sphere.js";
+import { short, whole } from "./wording.js";
 
 const CURVES = [
   ["codes_used", "codes used"],
@@ -81,7 +82,7 @@ class Replay {
     const parts = this.runs.map((run) => this.sentence(run));
     const notes = this.runs.map((run) => run.of("note")).join("");
     this.summary.textContent =
-      `At step ${inWhole(step)}: ${parts.join("; ")}. ${this.host.data.trust}${notes}`;
+      `At step ${whole(step)}: ${parts.join("; ")}. ${this.host.data.trust}${notes}`;
   }
 
   // ---- Drawing ----
@@ -100,7 +101,7 @@ class Replay {
     ];
     if (radius <= this.extent) layers.push({ kind: "ball", radius, color: this.theme.orange });
     sphere.show(layers);
-    const seen = inWhole(run.last(this.step));
+    const seen = whole(run.last(this.step));
     title.textContent = `${run.of("name")}, step ${seen}: ${run.usage(this.step)}`;
     sphere.describe(`${title.textContent}.`);
   }
@@ -114,11 +115,8 @@ class Replay {
     }));
     const look = { title, x: { label: "step" }, y: {}, hasLegend: false };
     chart.show({ ...look, lines, cursor: this.step });
-    const ends = this.runs.map((run) => {
-      const value = run.value(column, this.step);
-      return `${run.of("name")} ${value === undefined ? "unknown" : inDigits(value)}`;
-    });
-    chart.describe(`${title} at step ${inWhole(this.step)}: ${ends.join(", ")}.`);
+    const ends = this.runs.map((run) => `${run.of("name")} ${short(run.value(column, this.step))}`);
+    chart.describe(`${title} at step ${whole(this.step)}: ${ends.join(", ")}.`);
   }
 
   colorOf(run) {
@@ -133,7 +131,7 @@ class Replay {
     const psnr = run.value("psnr", this.step);
     if (psnr !== undefined) words += `, PSNR ${psnr.toFixed(1)} dB`;
     const { radius } = run.at(this.step);
-    if (Number.isFinite(radius)) words += `, ball ${inDigits(radius)}`;
+    if (Number.isFinite(radius)) words += `, ball ${short(radius)}`;
     return radius > this.extent ? `${words}, beyond the picture` : words;
   }
 
@@ -207,13 +205,13 @@ class Reel {
 
   usage(step) {
     const used = this.of("used")[this.place(step)];
-    return `${inWhole(used)} of ${inWhole(this.of("total"))} codes used`;
+    return `${whole(used)} of ${whole(this.of("total"))} codes used`;
   }
 
   tip(place, step) {
     const { codes, counts } = this.at(step);
-    const times = counts[place] ? `chosen ${inWhole(counts[place])} times` : "unused";
-    const norm = inDigits(normOf(codes, place, this.of("extent")));
+    const times = counts[place] ? `chosen ${whole(counts[place])} times` : "unused";
+    const norm = short(normOf(codes, place, this.of("extent")));
     const side = this.of("side");
     const size = this.of("patches").length / this.of("shown").length;
     const pixels = this.of("patches").subarray(place * size, (place + 1) * size);
@@ -231,13 +229,4 @@ class Reel {
     const { x, y } = this.curve(column);
     return y[x.findLastIndex((seen) => seen <= step)];
   }
-}
-
-function inWhole(number) {
-  return number.toLocaleString("en-US");
-}
-
-/** Three digits of a number. */
-function inDigits(number) {
-  return number.toLocaleString("en-US", { maximumSignificantDigits: 3 });
 }
