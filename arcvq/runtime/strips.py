@@ -16,6 +16,7 @@ Only sums at full resolution are held, not what lies inside a block. The price i
 before a normalization are computed twice.
 """
 
+import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -36,14 +37,17 @@ def in_strips(
 ) -> Tensor:
     """Apply a network to maps (B, C, h, w), computing so many rows of each feature map at a time.
 
-    Gradients are not recorded. A map that has become the first term of a sum cannot be used again
-    (as in a U-Net, for one); this raises RuntimeError.
+    Gradients are not recorded.
 
     Args:
         network: Any network, in evaluation mode.
         x: Its input.
         rows: Rows of a strip.
         on_strip: Called after each strip.
+
+    Raises:
+        RuntimeError: If the network uses a map again that has become the first term of a sum (as a
+            U-Net does), or has an activation that works in place.
     """
     output = network(StripedMap(x.shape, x, Strips(rows, on_strip), stored=x))
     return output.whole() if isinstance(output, StripedMap) else output
@@ -159,43 +163,58 @@ class StripedMap(Tensor):
         return StripedMap(shape or self.shape, self, self.strips, compute)
 
 
-def _conv2d(x, weight, bias, stride, padding, dilation, groups):
+def _pair(value):
+    """A setting of a convolution for rows and for columns, which may be given as one number."""
+    return (value, value) if isinstance(value, int) else tuple(value)
+
+
+def _conv2d(x, weight, bias=None, stride=1, padding=0, dilation=1, groups=1):
     if isinstance(padding, str):
         return NotImplemented
+    stride = _pair(stride)
+    padding = _pair(padding)
+    dilation = _pair(dilation)
+
+    def extent(axis):
+        return dilation[axis] * (weight.shape[2 + axis] - 1) + 1
 
     def output_size(axis):
         size = x.shape[2 + axis] + 2 * padding[axis]
-        extent = dilation[axis] * (weight.shape[2 + axis] - 1) + 1
-        return (size - extent) // stride[axis] + 1
+        return (size - extent(axis)) // stride[axis] + 1
 
     def compute(start, stop):
         first = start * stride[0] - padding[0]
-        last = (stop - 1) * stride[0] - padding[0] + dilation[0] * (weight.shape[2] - 1)
-        strip = x.padded_rows(first, last + 1)
+        first_of_last = (stop - 1) * stride[0] - padding[0]
+        strip = x.padded_rows(first, first_of_last + extent(0))
         return torch.conv2d(strip, weight, bias, stride, (0, padding[1]), dilation, groups)
 
     return x.then(compute, (len(x), len(weight), output_size(0), output_size(1)))
 
 
-def _conv_transpose2d(x, weight, bias, stride, padding, output_padding, groups, dilation):
-    if any(output_padding) or any(size != 1 for size in dilation):
+def _conv_transpose2d(
+    x, weight, bias=None, stride=1, padding=0, output_padding=0, groups=1, dilation=1
+):
+    stride = _pair(stride)
+    padding = _pair(padding)
+    kernel = weight.shape[2:]
+    has_gaps = kernel[0] < stride[0]  # between the rows that the input reaches
+    if has_gaps or any(_pair(output_padding)) or _pair(dilation) != (1, 1):
         return NotImplemented
 
     def output_size(axis):
-        return (x.shape[2 + axis] - 1) * stride[axis] - 2 * padding[axis] + weight.shape[2 + axis]
+        return (x.shape[2 + axis] - 1) * stride[axis] - 2 * padding[axis] + kernel[axis]
 
     def compute(start, stop):
         # Row i of the input reaches rows i * stride to i * stride + kernel - 1, before `padding`
         # rows are cut off.
-        kernel = weight.shape[2]
         top = start + padding[0]
-        bottom = stop - 1 + padding[0]
-        first = max(-(-(top - kernel + 1) // stride[0]), 0)
-        last = min(bottom // stride[0], x.shape[2] - 1)
-        strip = torch.conv_transpose2d(
-            x.rows(first, last + 1), weight, bias, stride, (0, padding[1]), 0, groups
-        )
-        return strip[:, :, top - first * stride[0] : bottom + 1 - first * stride[0]]
+        bottom = stop + padding[0]
+        first = max(math.ceil((top - kernel[0] + 1) / stride[0]), 0)
+        last = min((bottom - 1) // stride[0], x.shape[2] - 1)
+        inputs = x.rows(first, last + 1)
+        strip = torch.conv_transpose2d(inputs, weight, bias, stride, (0, padding[1]), 0, groups)
+        skipped = first * stride[0]
+        return strip[:, :, top - skipped : bottom - skipped]
 
     channels = weight.shape[1] * groups
     return x.then(compute, (len(x), channels, output_size(0), output_size(1)))
@@ -214,7 +233,8 @@ def _pad(x, sizes, mode="constant", value=None):
 
 
 def _interpolate(x, size=None, scale_factor=None, mode="nearest", *rest, **options):
-    if mode != "nearest" or size is not None or scale_factor != int(scale_factor):
+    is_number = isinstance(scale_factor, int | float)
+    if mode != "nearest" or size is not None or not is_number or scale_factor % 1:
         return NotImplemented
     factor = int(scale_factor)
     batch, channels, height, width = x.shape
@@ -223,7 +243,8 @@ def _interpolate(x, size=None, scale_factor=None, mode="nearest", *rest, **optio
         first = start // factor
         last = (stop - 1) // factor
         strip = interpolate(x.rows(first, last + 1), scale_factor=factor, mode="nearest")
-        return strip[:, :, start - first * factor : stop - first * factor]
+        skipped = first * factor
+        return strip[:, :, start - skipped : stop - skipped]
 
     return x.then(compute, (batch, channels, height * factor, width * factor))
 
@@ -232,6 +253,8 @@ def _pointwise(function):
     """The rule of a function that is applied to each entry on its own."""
 
     def rule(x, inplace=False):
+        if inplace:
+            raise RuntimeError("a map in strips cannot be changed in place; use inplace=False")
         return x.then(lambda start, stop: function(x.rows(start, stop)))
 
     return rule
@@ -275,8 +298,10 @@ def _moments(x: StripedMap, groups: int) -> tuple[Tensor, Tensor]:
     return mean, (share * spread).sum(0)
 
 
-def _add(x, y):
+def _add(x, y, *, alpha=1):
     if not isinstance(x, Tensor) or not isinstance(y, Tensor) or x.shape != y.shape:
+        return NotImplemented
+    if alpha != 1:
         return NotImplemented
     if not isinstance(x, StripedMap):
         x, y = y, x

@@ -3,7 +3,7 @@
 import pytest
 import torch
 from torch import nn
-from torch.nn.functional import interpolate, pad, relu
+from torch.nn.functional import conv2d, conv_transpose2d, interpolate, pad, relu
 
 from arcvq.runtime.strips import in_strips
 from tests.memory import LargestTensor
@@ -37,6 +37,7 @@ class Flipped(Residual):
         return self.conv(x) + x
 
 
+WEIGHT = torch.linspace(-1, 1, 4 * 4 * 3 * 3).double().view(4, 4, 3, 3)
 LAYERS = {
     "3x3": nn.Conv2d(4, 6, 3, padding=1),
     "1x1": nn.Conv2d(4, 6, 1, bias=False),
@@ -47,12 +48,17 @@ LAYERS = {
     "transposed": nn.ConvTranspose2d(4, 6, 4, stride=2, padding=1),
     "transposed, 5x5": nn.ConvTranspose2d(4, 6, 5, stride=3, padding=2, groups=2),
     "transposed, odd": nn.ConvTranspose2d(4, 6, 3, stride=2, padding=1, output_padding=1),
+    "transposed, with gaps": nn.ConvTranspose2d(4, 6, 1, stride=2),
+    "convolution as a function": Layer(lambda x: conv2d(x, WEIGHT, padding=1, stride=2)),
+    "transposed as a function": Layer(lambda x: conv_transpose2d(x, WEIGHT, stride=2)),
     "padded": Layer(lambda x: pad(x, (0, 1, 2, 3))),
     "padded by a value": Layer(lambda x: pad(x, (1, 1, 1, 1), value=2.0)),
     "reflected": Layer(lambda x: pad(x, (1, 1, 1, 1), mode="reflect")),
     "enlarged": Layer(lambda x: interpolate(x, scale_factor=2.0, mode="nearest")),
     "enlarged by 3": nn.Upsample(scale_factor=3),
     "enlarged smoothly": Layer(lambda x: interpolate(x, scale_factor=2.0, mode="bilinear")),
+    "enlarged in one direction": Layer(lambda x: interpolate(x, scale_factor=(2.0, 1.0))),
+    "enlarged by a fraction": Layer(lambda x: interpolate(x, scale_factor=1.5)),
     "to a size": Layer(lambda x: interpolate(x, size=(20, 7))),
     "relu": nn.ReLU(),
     "silu": nn.SiLU(),
@@ -60,6 +66,7 @@ LAYERS = {
     "group norm": nn.GroupNorm(2, 4),
     "group norm without weights": nn.GroupNorm(2, 4, affine=False),
     "batch norm": nn.BatchNorm2d(4).eval(),
+    "sum of multiples": Layer(lambda x: x.add(x, alpha=2)),
     "sum of one map": Layer(lambda x: x + x),
     "sum and number": Layer(lambda x: x + 1),
     "sum and row": Layer(lambda x: x + torch.arange(9.0).double()),
@@ -172,6 +179,11 @@ def test_a_map_whose_memory_a_sum_has_taken_cannot_be_used_again():
 
     with pytest.raises(RuntimeError, match="a sum has taken over the memory of this map"):
         in_strips(Layer(forward), torch.randn(1, 2, 8, 8), rows=4)
+
+
+def test_an_activation_in_place_is_refused():
+    with pytest.raises(RuntimeError, match="cannot be changed in place; use inplace=False"):
+        in_strips(nn.ReLU(inplace=True), torch.randn(1, 2, 8, 8), rows=4)
 
 
 def test_a_whole_map_that_an_operation_was_given_is_not_overwritten():
