@@ -440,11 +440,13 @@ class TrainingSession:
         """Bring the model into the state in which it is handed over."""
         self.model.eval()
 
-    def next_indices(self, count: int) -> Int[Tensor, " batch_size"]:
-        """Which of `count` training examples the next step sees."""
+    def indices_of(
+        self, step: int, count: int, device: str | torch.device | None = None
+    ) -> Int[Tensor, " batch_size"]:
+        """Which of `count` training examples a step sees, on the device of the run or another."""
         optimization = self.optimization
         return batch_indices(
-            count, optimization.batch_size, optimization.seed, self.step, self.device
+            count, optimization.batch_size, optimization.seed, step, device or self.device
         )
 
     def train(self) -> Any:
@@ -574,7 +576,7 @@ class TrainingSession:
         return time.perf_counter() - self.began
 
     def _farewell(self) -> str:
-        """The message of the KeyboardInterrupt."""
+        """Where the run stops and whether it is kept, for the message of what stops it."""
         folder = self.recording.folder
         kept = f"saved in {folder}; resume=True goes on" if folder else "not saved without a folder"
         return f"stopped at step {self.step} of {self.steps}, {kept}"
@@ -680,12 +682,9 @@ class VQVAESession(TrainingSession):
     def _own_indices(self, step: int) -> Int[Tensor, " b"]:
         """Which images of a step this process takes; with several, each takes its share."""
         train = self.data.train
-        optimization = self.optimization
         # Files are chosen on the CPU, which would wait for indices on a GPU.
         device = "cpu" if train.is_streamed else self.device
-        indices = batch_indices(
-            len(train), optimization.batch_size, optimization.seed, step, device
-        )
+        indices = self.indices_of(step, len(train), device)
         return indices.chunk(world_size())[rank()]
 
     def _learn(self, images: Float[Tensor, "B C H W"]) -> None:

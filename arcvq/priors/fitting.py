@@ -289,7 +289,7 @@ class PriorSession(TrainingSession):
 
     def advance(self) -> None:
         self.model.train()
-        indices = self.next_indices(len(self.tokens.tokens))
+        indices = self.indices_of(self.step, len(self.tokens.tokens))
         batch = TokenSplit(self.tokens.tokens[indices], self.tokens.labels[indices])
         lr = self.warm_up.value(self.step + 1) * self.decay.value(self.step)
         self.optimizer.param_groups[0]["lr"] = lr
