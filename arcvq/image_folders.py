@@ -284,7 +284,8 @@ def _wrapper(files: Sequence[Path]) -> Path:
 
 
 def _below(file: Path, wrapper: Path) -> Path:
-    return file.relative_to(wrapper) if wrapper.parts else file  # of many files it takes a while
+    # `relative_to` is slow for many files, so it is left out where it changes nothing.
+    return file.relative_to(wrapper) if wrapper.parts else file
 
 
 def _part(name: str) -> str | None:
@@ -380,12 +381,12 @@ class Reading:
                     f"at most the size, {self.size}"
                 )
         check_levels(self.levels)
-        if self.grey not in (None, True, False):
-            raise ValueError(f"grey is {self.grey!r}; it must be True, False or None")
         if self.skip_broken not in (True, False):
             raise ValueError(f"skip_broken is {self.skip_broken!r}; it must be True or False")
-        if self.stream not in (None, True, False):
-            raise ValueError(f"stream is {self.stream!r}; it must be True, False or None")
+        for name in ("grey", "stream"):
+            value = getattr(self, name)
+            if value not in (None, True, False):
+                raise ValueError(f"{name} is {value!r}; it must be True, False or None")
         if self.background != "white":
             check_color(self.background)
 

@@ -9,6 +9,7 @@ import math
 import socket
 import tempfile
 import warnings
+from bisect import bisect_left
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
@@ -627,17 +628,16 @@ def _load_folder(name: str, reading: Reading, device: torch.device) -> ImageData
         images, places = read_images(ordered, reading, name)
     whole = ImageSplit(images, labels[order[places]])
     splits = {}
-    start = 0
+    end = 0
     for part, part_rows in rows.items():
-        end = start + len(part_rows)
-        kept = [place for place in places if start <= place < end]
-        first = places.index(kept[0]) if kept else 0
-        split = whole.select(slice(first, first + len(kept)))
+        start = end
+        end += len(part_rows)
+        # Files that could not be read have no place, so that a split may be shorter than its rows.
+        split = whole.select(slice(bisect_left(places, start), bisect_left(places, end)))
         if reading.crop is not None:
             is_random = part == "train"
             split = replace(split, crop=reading.crop) if is_random else _cut(split, reading.crop)
         splits[part] = split
-        start = end
     return ImageData(name, classes=tuple(classes.tolist()), **splits)
 
 
