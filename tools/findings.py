@@ -161,17 +161,18 @@ def regime(rows: pd.DataFrame) -> str:
 def random_share(rows: pd.DataFrame) -> str:
     """Whether the margin loss on a few codes a step is as good as on all, and what it saves."""
     smallest = min(SHARES)
+    means = rows.groupby("variant")[["codes_used", "processor_milliseconds"]].mean()
+    used = means.codes_used
+    times = means.processor_milliseconds
     lines = []
     for num_codes in sorted(rows.num_codes.unique()):
         few = f"K {num_codes:,}, SAMP on {smallest:.0%}"
         every = f"K {num_codes:,}, SAMP on 100%"
-        means = rows.groupby("variant")[["codes_used", "processor_milliseconds"]].mean()
-        used = means.codes_used
-        times = means.processor_milliseconds
+        cosine = f"K {num_codes:,}, cosine"
         lines.append(
             f"{verdict(rows, few, every)}; codes used {used[few]:,.0f} and {used[every]:,.0f}; "
             f"processor time of a step {times[few]:.0f} and {times[every]:.0f} ms, "
-            f"{times[f'K {num_codes:,}, cosine']:.0f} ms without the margin loss"
+            f"{times[cosine]:.0f} ms without the margin loss"
         )
     return (
         f"The margin loss on a random {smallest:.0%} of the codes, drawn anew each step, in runs "

@@ -66,9 +66,8 @@ def pictures(rows: pd.DataFrame) -> list[tuple[str, str, Figure]]:
 
 def _axis_pictures(rows: pd.DataFrame, titles: Mapping[str, str]) -> dict[str, Figure]:
     """PSNR and usage over each axis of an experiment."""
-    return {
-        MEASURE_TITLES[name]: axis_panels(by_axis(rows), titles, name) for name in AXIS_MEASURES
-    }
+    table = by_axis(rows)
+    return {MEASURE_TITLES[name]: axis_panels(table, titles, name) for name in AXIS_MEASURES}
 
 
 def _ablation_pictures(rows: pd.DataFrame) -> dict[str, Figure]:
@@ -223,11 +222,12 @@ def ablation_panels(rows: pd.DataFrame, measure: str = "psnr", **look) -> Figure
     title = MEASURE_TITLES.get(measure, measure)
     rows = rows.assign(value=rows.get("value", math.nan))  # parts of SAMP have none
     table = summary(rows, [measure], ("axis", "value", "variant"))
-    axes = [axis for axis in (*ABLATION_AXES, "part") if axis in set(table.axis)]
+    tried = set(table.axis)
+    axes = [axis for axis in (*ABLATION_AXES, "part") if axis in tried]
     columns = min(3, len(axes))
-    lines = math.ceil(len(axes) / columns)
+    rows_of_panels = math.ceil(len(axes) / columns)
     figure = make_subplots(
-        lines,
+        rows_of_panels,
         columns,
         shared_yaxes="all",
         vertical_spacing=0.09,
@@ -244,7 +244,7 @@ def ablation_panels(rows: pd.DataFrame, measure: str = "psnr", **look) -> Figure
     if len(spans):
         listed = ", ".join(f"{axis} {span:.3g}" for axis, span in spans.items())
         text = f"The means of {title} differ most over {listed}. {text}"
-    size = {"width": 960, "height": 170 + 200 * lines, "bottom": 90}
+    size = {"width": 960, "height": 170 + 200 * rows_of_panels, "bottom": 90}
     return finish(figure, look, "One setting at a time", text, **size, showlegend=False)
 
 

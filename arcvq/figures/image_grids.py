@@ -124,8 +124,7 @@ def _sheet_figure(
     # Titles of columns need room above the first row only.
     above = head if len(titles) > columns else 0
     sheet = tile_sheet(tiles, columns, frame=(0, GAP, above, GAP))[:-GAP, :-GAP]
-    top_rows = np.empty((head - above, sheet.shape[1], 3), np.uint8)
-    top_rows[:] = PAPER_PIXEL
+    top_rows = np.full((head - above, sheet.shape[1], 3), PAPER_PIXEL, np.uint8)
     sheet = np.concatenate([top_rows, sheet])
     down, across, _ = sheet.shape
     source = image_source(sheet, kind, quality=90, optimize=True)
