@@ -10,6 +10,7 @@ whole process, so only the first of `both` has a peak of its own.
 import argparse
 import resource
 import time
+from collections.abc import Callable
 
 import torch
 from torch.nn.functional import interpolate, pad
@@ -25,6 +26,19 @@ def reconstruct_whole(model: Autoencoder, image: torch.Tensor) -> torch.Tensor:
     factor = model.downsample
     extended = pad(image, (0, -width % factor, 0, -height % factor), mode="reflect")
     return model.reconstruct(extended)[:, :, :height, :width]
+
+
+def measured(name: str, way: Callable[[], torch.Tensor]) -> torch.Tensor:
+    """Reconstruct in one way, and print the time and the peak of memory."""
+    begin = time.perf_counter()
+    cpu_begin = time.process_time()
+    result = way()
+    seconds = time.perf_counter() - begin
+    cpu_seconds = time.process_time() - cpu_begin
+    # Linux counts in units of 1,024 bytes.
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
+    print(f"{name}: {seconds:.0f} s ({cpu_seconds:.0f} s of a CPU), peak {peak:.2f} GB")
+    return result
 
 
 def main() -> None:
@@ -53,20 +67,11 @@ def main() -> None:
         "strips": lambda: model.reconstruct_large(image, options.rows),
         "whole": lambda: reconstruct_whole(model, image),
     }
-    results = []
-    for name, way in ways.items():
-        if options.ways in (name, "both"):
-            begin = time.perf_counter()
-            cpu_begin = time.process_time()
-            results.append(way())
-            seconds = time.perf_counter() - begin
-            cpu_seconds = time.process_time() - cpu_begin
-            # Linux counts in units of 1,024 bytes.
-            peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
-            print(f"{name}: {seconds:.0f} s ({cpu_seconds:.0f} s of a CPU), peak {peak:.2f} GB")
-    if len(results) == 2:
-        difference = (results[0] - results[1]).abs().max()
-        print(f"largest difference: {difference:.1e}")
+    if options.ways == "both":
+        strips, whole = [measured(name, way) for name, way in ways.items()]
+        print(f"largest difference: {(strips - whole).abs().max():.1e}")
+    else:
+        measured(options.ways, ways[options.ways])
 
 
 if __name__ == "__main__":
