@@ -155,8 +155,9 @@ function packed(data) {
 
 function fromArray(value) {
   if (!ArrayBuffer.isView(value)) return value;
-  const { buffer, byteOffset: start, byteLength: length } = value; // a part of the buffer, if need be
-  return { array: value.constructor.name, bytes: new DataView(buffer, start, length) };
+  // An array may be a part of its buffer.
+  const bytes = new DataView(value.buffer, value.byteOffset, value.byteLength);
+  return { array: value.constructor.name, bytes };
 }
 
 function toArray(value) {
