@@ -1,12 +1,11 @@
 /** One code and its latents: what margin, scale and top-k do to gradients and loss. */
 import { Toolbar } from "./controls.js";
-import { angleBetween, directions, marginLogit, marginLoss, norms } from "./math.js";
+import { DEGREES, angleBetween, directions, marginLogit, marginLoss, norms } from "./math.js";
 import { Panels } from "./panels.js";
 import { Camera, Sphere, ringAround, traceArrow } from "./sphere.js";
 import { PALETTE } from "./theme.js";
 import { degrees, plural, short } from "./wording.js";
 
-const DEGREES = 180 / Math.PI;
 const WHOLE_DEGREES = Array.from({ length: 181 }, (_, degree) => degree);
 
 // One scale for all settings. Gradients range from 100, the largest scale, down to nearly nothing:

@@ -4,6 +4,9 @@
  * Vectors are the rows of a flat Float64Array. Every function is held against the Python package.
  */
 
+/** Of a radian. */
+export const DEGREES = 180 / Math.PI;
+
 /** The smallest norm that anything is divided by: a row of zeros then stays zero. */
 const TINY = 1e-12;
 

@@ -2,11 +2,10 @@
 import { Picture, onKeys } from "./canvas.js";
 import { buttons, copy } from "./controls.js";
 import { Pad, paintImage } from "./images.js";
-import { angleBetween, directions, norms } from "./math.js";
+import { DEGREES, angleBetween, directions, norms } from "./math.js";
 import { Model, fromHalf } from "./model.js";
 import { Camera, Sphere } from "./sphere.js";
 
-const DEGREES = 180 / Math.PI;
 const OFFERS = [0, 0.01, 0.03, 0.1, 0.25, 0.5, 1]; // from the nearest code to the farthest
 const AROUND = 4; // pixels around a token that its neighbors are shown with
 const REST = 120; // milliseconds without a change before the neighbors are drawn

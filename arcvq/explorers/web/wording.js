@@ -1,6 +1,5 @@
 /** Numbers in words and captions. */
-
-const DEGREES = 180 / Math.PI;
+import { DEGREES } from "./math.js";
 
 /** Three digits, with an exponent only where a number is very large or very small. */
 export function short(value) {
