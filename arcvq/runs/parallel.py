@@ -103,12 +103,15 @@ def train_as_completed(
     if workers is not None and workers < 1:
         raise ValueError(f"workers is {workers}; it must be at least 1")
     unique = dict.fromkeys(settings)
+    device = choose_device(device)
     loaded: dict[_DataKey, ImageData] = {}
     for one in unique:
         key = _data_key(one)
         if key not in loaded:
-            loaded[key] = data.to("cpu") if data else one.load_data(root, "cpu")
-    batch = _Batch(loaded, data_root(root), choose_device(device))
+            # Loaded for the device that trains: whether images are streamed depends on its memory.
+            found = data or one.load_data(root, device)
+            loaded[key] = found.to("cpu")
+    batch = _Batch(loaded, data_root(root), device)
     waiting = [one for one in unique if not (batch.folder(one) / "run.json").exists()]
     finished = ((one, None) for one in unique if one not in waiting)
     # Closed where this ends early: a generator that a traceback still holds would train on.
