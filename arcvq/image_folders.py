@@ -350,7 +350,7 @@ class Reading:
             smallest to its largest value, and (low, high) takes the same range for all. None
             refuses them.
         skip_broken: Whether to leave out files that cannot be read instead of refusing the folder.
-            Of streamed images, the next one takes the place of each.
+            Where images are streamed, the next readable one takes the place of each.
         crop: Train on squares of this many pixels, a multiple of 8, cut out of the images of
             `size` at random places that are new in each epoch; validation and test images are cut
             to their center. Images whose shorter side is smaller are refused. None for whole

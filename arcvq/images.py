@@ -118,7 +118,7 @@ class ImageSplit:
     """The images and labels of one part of a data set.
 
     Attributes:
-        images: Pixels from 0 to 255; `images[rows]` is a tensor also where they are streamed.
+        images: Pixels from 0 to 255; `images[rows]` is a tensor even where they are streamed.
         labels: The class of each image, as an index of `ImageData.classes`.
         crop: Batches have squares of this many pixels; None for whole images.
 

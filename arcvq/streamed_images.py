@@ -134,7 +134,7 @@ class StreamedImages:
         return pixels
 
     def _begun(self, row: int) -> Future:
-        """An image that is being decoded, since it was announced or from now on."""
+        """The decoding of an image: under way since it was announced, or begun now."""
         if row in self._ahead:
             return self._ahead.pop(row)
         return _threads().submit(self._pixels, row)

@@ -62,16 +62,16 @@ if TYPE_CHECKING:
 
 CHECKPOINT_SECONDS = 300  # at most so long from one checkpoint to the next
 
-# Below so many pixel values in a batch (83 images of 28x28), one thread is as fast as two. Beside
-# another training on the same two cores it is 40 times as fast: threads that share a small
+# Below this number of pixel values in a batch (83 images of 28x28), one thread is as fast as two.
+# Beside another training on the same two cores it is 40 times as fast: threads that share a small
 # operation keep waiting for each other's turn on the processor.
 SMALLEST_SHARED_STEP = 2**16
 
 # Images of a validation during training. All 1,000 digits would take a third of a quick run.
 VALIDATION_IMAGES = 256
 
-# Pixel values that `evaluate` takes at a time: 42 RGB images of 256x256, whose feature maps would
-# else take gigabytes.
+# Pixel values that `evaluate` takes at a time: 42 RGB images of 256x256. The feature maps of more
+# would take gigabytes.
 EVALUATION_BLOCK = 2**23
 
 
@@ -406,7 +406,7 @@ class TrainingSession:
 
     @property
     def threads(self) -> int | None:
-        """How many threads of the processor train; None for as many as torch has."""
+        """How many threads of the processor are used for training; None for torch's own number."""
         return None
 
     def parameters(self) -> list[Tensor]:

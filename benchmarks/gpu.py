@@ -2,9 +2,10 @@
 
     python -m benchmarks.gpu --out gpu_results --minutes 10
 
-The commands run one after the other. What the time does not suffice for is stopped, and the rest
-is not begun; the next call with the same folder goes on with the trainings. The folder holds the
-tables, what each command printed, and report.md, which says how long each took and how it ended.
+The commands run one after the other. One that is not done when the time is over is stopped, and
+those after it are not begun; the next call with the same folder goes on with the trainings. The
+folder holds the tables, what each command printed, and report.md, which says how long each took and
+how it ended.
 """
 
 import argparse

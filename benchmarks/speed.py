@@ -188,8 +188,9 @@ def markdown(found: dict[str, Any]) -> str:
     if "loss" in found:
         paragraphs.append(loss_table(found["loss"]["targets"]))
     if "step" in found:
+        precision = found["step"]["precision"]
         paragraphs.append(step_table(found["step"]))
-        paragraphs.append(f"Steps in {found['step']['precision']}, unless their name says else.")
+        paragraphs.append(f"Steps in {precision}, unless their name says otherwise.")
     if "many" in found:
         paragraphs.append(many_sentence(found["many"]))
     for name, run in found.get("paper", {}).items():

@@ -83,7 +83,7 @@ TEMPLATE = Template(
     }
 )
 LEGEND_ROW = 20  # pixels
-# Of `many_colors`
+# For `many_colors`
 GOLDEN = (math.sqrt(5) - 1) / 2  # turns by this share of the color circle never meet again
 LIGHTNESS = (0.74, 0.83, 0.91)
 SATURATION = 0.55
@@ -118,7 +118,7 @@ def colored(values: Any, name: str = "codes") -> list[tuple[str, Any, str]]:
 
 
 def many_colors(count: int) -> list[str]:
-    """Return light colors for so many areas, where those of the palette do not suffice.
+    """Return `count` light colors for areas, of which there may be more than the palette has.
 
     Colors that follow each other differ in hue and in lightness.
     """

@@ -41,7 +41,7 @@ def check_seed(seed: Any) -> None:
 
 
 def check_reading(reading: Any) -> None:
-    """Raise ValueError for what does not say how the files of a folder become pixels."""
+    """Raise ValueError unless `reading` is a dict of fields of `Reading` with allowed values."""
     known = [field.name for field in dataclasses.fields(Reading)]
     if not isinstance(reading, Mapping) or not set(reading) <= set(known):
         raise ValueError(f"reading is {reading!r}; it takes {', '.join(known)}, in a dict")

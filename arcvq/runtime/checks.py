@@ -38,9 +38,9 @@ def check_whole(minimum: int, maximum: int | None = None, /, **numbers: Any) -> 
 
 
 def check_range(minimum: int | float, maximum: int | float, /, **numbers: Any) -> None:
-    """Raise ValueError, naming it, for what is no number from `minimum` to `maximum`.
+    """Raise ValueError, naming it, for a value that is not a number from `minimum` to `maximum`.
 
-    Both ends are allowed, NaN is not.
+    Both ends are allowed; NaN and booleans are not.
     """
     for name, number in numbers.items():
         is_number = isinstance(number, Real) and not isinstance(number, bool)
@@ -50,7 +50,7 @@ def check_range(minimum: int | float, maximum: int | float, /, **numbers: Any) -
 
 
 def check_paths(**paths: Any) -> None:
-    """Raise ValueError, naming it, for a path that is neither empty nor that of what exists."""
+    """Raise ValueError, naming it, for a path that is neither empty nor leads to anything."""
     for name, path in paths.items():
         is_path = isinstance(path, str | Path)
         if not is_path or (path and not Path(path).expanduser().exists()):

@@ -35,14 +35,14 @@ def in_strips(
     rows: int,
     on_strip: Callable[[], object] = lambda: None,
 ) -> Tensor:
-    """Apply a network to maps (B, C, h, w), computing so many rows of each feature map at a time.
+    """Apply a network to maps (B, C, h, w), a few rows of each feature map at a time.
 
     Gradients are not recorded.
 
     Args:
         network: Any network, in evaluation mode.
         x: Its input.
-        rows: Rows of a strip.
+        rows: How many rows a strip has.
         on_strip: Called after each strip.
 
     Raises:
@@ -82,7 +82,7 @@ class StripedMap(Tensor):
         like: A tensor of the same type and on the same device.
         strips: How it is cut.
         compute: Computes rows of it, unless it is stored.
-        stored: All of it.
+        stored: The whole map, where it is in memory.
         reusable: Whether a sum may take over the memory of `stored`.
     """
 
@@ -103,7 +103,7 @@ class StripedMap(Tensor):
         self.compute = compute
         self.stored = stored
         self.reusable = reusable
-        self.highest_used = 0  # row, since a sum has last set it
+        self.highest_used = 0  # the highest row that was used since a sum last set this
 
     @classmethod
     def __torch_function__(
@@ -149,7 +149,7 @@ class StripedMap(Tensor):
         return padded[:, :, skipped : skipped + stop - start]
 
     def whole(self) -> Tensor:
-        """All of it."""
+        """The whole map, in memory."""
         if self.stored is not None:
             self.reusable = False  # whoever has it may keep it
             return self.stored
