@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 
 from arcvq import pretrained
@@ -67,10 +68,24 @@ def test_the_conda_environment_has_the_names_and_ranges_of_pyproject():
         if wanted.name not in NOT_IN_CONDA
     }
     pip = sorted({str(wanted) for wanted in REQUIREMENTS if wanted.name in NOT_IN_CONDA})
-    assert conda == wanted | {f"python{PROJECT['requires-python']}", "pip"}
+    (python,) = (line for line in conda if line.startswith("python="))
+    assert conda == wanted | {python, "pip"}
     assert [line for line in listed["dependencies"] if isinstance(line, dict)] == [
         {"pip": [*pip, "--editable ."]}
     ]
+
+
+def test_python_of_the_conda_environment_is_one_that_ci_tests_written_as_binder_reads_it():
+    """repo2docker, which builds for Binder, finds `python=3.13` and begins with its own 3.13."""
+    listed = yaml.safe_load((ROOT / "environment.yml").read_text())
+    (version,) = (
+        line.removeprefix("python=")
+        for line in listed["dependencies"]
+        if isinstance(line, str) and line.startswith("python=")
+    )
+    workflow = yaml.safe_load((ROOT / ".github" / "workflows" / "ci.yml").read_text())
+    assert version in workflow["jobs"]["test"]["strategy"]["matrix"]["python"]
+    assert version in SpecifierSet(PROJECT["requires-python"])
 
 
 def files(folder, pattern):
