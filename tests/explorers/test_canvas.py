@@ -46,14 +46,17 @@ def explorer():
 
 
 @pytest.fixture
-def sent(monkeypatch):
+def sent(explorer, monkeypatch):
     """The messages to the browser."""
     messages = []
 
     def send(self, data=None, **_):
         messages.append(data)
 
-    monkeypatch.setattr("comm.base_comm.BaseComm.send", send)
+    # The class of a channel depends on ipykernel, and that of old ones sends only with a kernel.
+    channel = type(explorer.comm)
+    monkeypatch.setattr(channel, "send", send)
+    monkeypatch.setattr(channel, "kernel", "a kernel", raising=False)
     return messages
 
 
