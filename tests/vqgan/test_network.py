@@ -264,3 +264,35 @@ def test_sizes_out_of_range_are_refused_with_the_value(changes, message):
 def test_images_that_cannot_be_halved_so_often_are_refused():
     with pytest.raises(ValueError, match="images are 15x15 pixels; both must be multiples of 2"):
         small_model().encode(random_images(size=15))
+
+
+def test_without_normalization_no_feature_map_is_normalized_and_the_model_is_saved_so(tmp_path):
+    torch.manual_seed(0)
+    model = VQGAN(3, SphericalQuantizer(16, 4), channels=8, multipliers=(1, 2), normalized=False)
+    assert not [module for module in model.modules() if isinstance(module, torch.nn.GroupNorm)]
+    model.eval()
+    images = torch.rand(2, 3, 16, 16) * 2 - 1
+    model.save_pretrained(tmp_path)
+    opened = VQGAN.from_pretrained(tmp_path)
+    assert torch.equal(opened.reconstruct(images), model.reconstruct(images))
+    large = model.reconstruct_large(images)
+    assert torch.allclose(large, model.reconstruct(images), atol=1e-5)
+
+
+def test_without_normalization_contrast_reaches_the_latents():
+    torch.manual_seed(0)
+    images = torch.rand(2, 3, 16, 16) * 2 - 1
+    ratios = {}
+    for normalized in (True, False):
+        quantizer = SphericalQuantizer(16, 4)
+        sizes = {"channels": 8, "multipliers": (1, 2), "attention": False}
+        model = VQGAN(3, quantizer, normalized=normalized, **sizes)
+        with torch.no_grad():
+            for name, parameter in model.encoder.named_parameters():
+                if name.endswith("bias"):
+                    parameter.zero_()
+        strong = model.latents(images).std(dim=(2, 3)).mean()
+        weak = model.latents(0.1 * images).std(dim=(2, 3)).mean()
+        ratios[normalized] = (weak / strong).item()
+    assert ratios[True] > 0.8
+    assert ratios[False] < 0.5
