@@ -368,6 +368,12 @@ def sweep_samp(ctx: click.Context, out: Path, **options: Any) -> None:
 @hidden_option
 @residual_hidden_option
 @reading_options
+@click.option(
+    "--paper-rate",
+    is_flag=True,
+    help="Let SAMP's ball grow at the paper's rate, alpha / (lr sqrt(D)) = 0.125, in place of its "
+    "whole schedule in a shorter run.",
+)
 @workers_option
 @click.option("--out", type=FOLDER, help="Folder.  [default: NAME-DATASET]")
 @click.pass_context
@@ -397,8 +403,13 @@ def _run_and_report(experiment: "Experiment", out: Path | None, options: dict[st
     from arcvq.figures.experiment_results import pictures
     from arcvq.reports.pages import check_page_is_ours, write_figures_page
     from arcvq.runtime.files import safe_name, write_text
+    from arcvq.samp import SAMP
 
+    at_paper_rate = options.pop("paper_rate", False)
     base = _settings(options)
+    if at_paper_rate:
+        samp = SAMP.for_run(base.steps, lr=base.lr, dim=base.dim)
+        base = dataclasses.replace(base, samp=samp)
     out = out or Path(f"{experiment.name}-{safe_name(base.dataset)}")
     file = results_file(experiment.name, out)
     if not file.exists():  # else the page beside it is ours

@@ -399,6 +399,16 @@ def test_experiment_writes_rows_a_table_and_a_page(data_folder):
     assert f"<td>{rows.psnr[1]:.2f}</td>" in page
 
 
+def test_an_experiment_can_hold_the_papers_rate_of_the_ball(data_folder):
+    out = data_folder / "found"
+    small = ("--dataset", "plain_digits", "--steps", 2, "--num-codes", 16, "--seeds", 1)
+    machine = ("--workers", 1, "--device", "cpu", "--only", "SAMP")
+    shown = invoke("experiment", "paper", *small, *machine, "--paper-rate", "--out", out)
+    assert shown.exit_code == 0, shown.stderr
+    (rate,) = pd.read_parquet(out / "paper.parquet").ball_rate
+    assert rate == pytest.approx(3e-4 / (3e-4 * 8), rel=0.01)
+
+
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [

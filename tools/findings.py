@@ -25,6 +25,7 @@ MNIST = "--dataset mnist --profile standard --steps 3160 --train-images 10000"
 CIFAR = "--dataset cifar10 --profile standard --steps 1000"
 FEW = "--only continuous --only 'plain VQ' --only cosine --only CVQ --only SAMP --only FSQ"
 SHORT = "--steps 1000 --batch-size 64 --lr 1e-3"
+VQGAN = "--steps 2000 --batch-size 8 --lr 1e-3 --num-codes 256 --dim 16"
 COMMANDS = {  # by the stored table that it makes
     "paper-mnist": f"arcvq experiment paper {MNIST}",
     "paper-cifar10-jpeg": f"arcvq experiment paper {CIFAR} {FEW}",
@@ -33,6 +34,7 @@ COMMANDS = {  # by the stored table that it makes
     "best-digits": f"arcvq experiment best {SHORT} --num-codes 512",
     "ablations-digits": "arcvq experiment ablations --steps 400 --num-codes 512 --dim 64",
     "schedules-digits": "arcvq experiment schedules --steps 400 --num-codes 512 --dim 64",
+    "natural_images-photos_64": f"arcvq experiment natural_images --dataset photos_64 {VQGAN}",
     "semantics-mnist": f"arcvq experiment semantics {MNIST}",
     "gradients-digits": "arcvq experiment gradients --steps 400 --num-codes 512 --dim 64",
 }
@@ -70,6 +72,7 @@ def findings() -> list[Finding]:
     best = stored("best-digits")
     moved = stored("regime-digits")
     shares = stored("codes_per_step-digits")
+    photos = stored("natural_images-photos_64")
     return [
         Finding("paper-mnist", "SAMP and its peers", peers(mnist)),
         Finding("paper-cifar10-jpeg", "Other data", peers(cifar)),
@@ -84,6 +87,7 @@ def findings() -> list[Finding]:
         Finding("schedules-digits", "Schedules of the radius", steadiest(schedules, "radius")),
         Finding("schedules-digits", "Schedules of the weight", steadiest(schedules, "weight")),
         Finding("gradients-digits", "Gradients", gradient_course(gradients)),
+        Finding("natural_images-photos_64", "Photographs", photographs(photos)),
         Finding("semantics-mnist", "What codes mean", meanings(semantics)),
     ]
 
@@ -289,6 +293,30 @@ def meanings(rows: pd.DataFrame) -> str:
         f"{samp.probe_pixels:.0%} from the pixels. Adjusted mutual information of the tokens of "
         f"two seeds: {agreement}."
     )
+
+
+def photographs(rows: pd.DataFrame) -> str:
+    """What the quantizer and the further losses of a VQGAN do to photographs."""
+    lines = []
+    for name in (*PEERS, "SAMP"):
+        distance = _measured(rows, name, "perceptual")
+        used = _measured(rows, name, "codes_used")
+        lines.append(f"{name} {distance} with {used} of {rows.num_codes.iloc[0]} codes")
+    sharpness = []
+    for name in ("SAMP", "SAMP without discriminator", "SAMP on pixels alone"):
+        sharpness.append(f"{name} {_measured(rows, name, 'sharpness')}")
+    return (
+        f"In small VQGANs, trained for {rows.steps.iloc[0]:,} steps of {rows.batch_size.iloc[0]} "
+        f"patches of photographs with {_seeds(rows)}, the perceptual distance of reconstructed "
+        f"test images is: {'; '.join(lines)}. Their sharpness, of which the photographs have 1: "
+        f"{', '.join(sharpness)}."
+    )
+
+
+def _seeds(rows: pd.DataFrame) -> str:
+    """How many seeds there are, in words; of one there are no intervals."""
+    count = rows.seed.nunique()
+    return "one seed, so without intervals" if count == 1 else f"{count} seeds"
 
 
 def differences(rows: pd.DataFrame) -> str:

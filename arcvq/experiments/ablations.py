@@ -44,6 +44,8 @@ PAPER_CLAIMS = (  # variants of which the paper reports that the first is better
     ("top_k 3", "top_k 1"),
     ("top_k 3", "top_k 5"),
 )
+TEXT_SCALE = 10.0
+TEXT_GROWTH = 1e-5 * 29_500  # alpha T: the ball ends at a radius of 1.34
 RUN_FIELDS = {"beta": "beta", "codes": "num_codes", "dim": "dim"}  # axes outside SAMP
 SWEEP_NAMES = {"alpha": "radius", "gamma0": "weight"}  # of axes that a sweep names otherwise
 
@@ -66,7 +68,17 @@ def variants(base: RunSettings) -> list[Variant]:
     for name, part in parts.items():
         found.append(Variant(name, dataclasses.replace(base, samp=part), {"axis": "part"}))
     undetached = dataclasses.replace(base, quantizer="samp_undetached")
-    return [*found, Variant("without stop-gradient", undetached, {"axis": "part"})]
+    in_text = dataclasses.replace(base, samp=as_in_text(samp, base.steps))
+    return [
+        *found,
+        Variant("without stop-gradient", undetached, {"axis": "part"}),
+        Variant("scale and alpha of the text", in_text, {"axis": "part"}),
+    ]
+
+
+def as_in_text(samp: SAMP, steps: int) -> SAMP:
+    """SAMP with the scale and alpha that the paper's text names, where its code has others."""
+    return dataclasses.replace(samp, scale=TEXT_SCALE, radius=Exponential(TEXT_GROWTH / steps))
 
 
 def _changed(base: RunSettings, samp: SAMP, axis: str, value: Any) -> RunSettings:

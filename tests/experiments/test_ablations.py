@@ -1,9 +1,12 @@
+import dataclasses
+
 import pandas as pd
 import pytest
 
-from arcvq.experiments.ablations import PAPER_CLAIMS, claims, effects
+from arcvq.experiments.ablations import PAPER_CLAIMS, claims, effects, variants
 from arcvq.experiments.stored_results import stored
 from arcvq.experiments.tables import runs_note
+from tests.strokes import SMALL
 
 CLAIMED = sorted({name for pair in PAPER_CLAIMS for name in pair})
 
@@ -92,3 +95,12 @@ def test_the_stored_table_answers_every_claim():
     found = claims(stored("ablations-digits"))
     assert len(found) == len(PAPER_CLAIMS)
     assert set(found.here) <= {"met", "reversed", "within the intervals", "no difference"}
+
+
+def test_the_settings_of_the_text_differ_from_those_of_the_code_in_scale_and_alpha():
+    found = {one.name: one.settings.samp for one in variants(SMALL)}
+    text = found["scale and alpha of the text"]
+    code = found["both halves"]
+    assert text.scale == 10
+    assert float(text.radius.value(SMALL.steps)) == pytest.approx(1.34, abs=0.01)
+    assert dataclasses.replace(text, scale=code.scale, radius=code.radius) == code
