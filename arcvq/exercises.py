@@ -170,7 +170,7 @@ def _difference_of_tuples(found: Any, expected: Arguments) -> str:
     for number, (ours, theirs) in enumerate(zip(found, expected, strict=True), start=1):
         difference = _difference(ours, theirs)
         if difference:
-            return f"of result {number}, {difference}"
+            return f"as result {number} {difference}"
     return ""
 
 
@@ -413,7 +413,7 @@ def _from_angles_cases() -> Cases:
     zero = torch.zeros(1)
     right_angle = tensor([math.pi / 2])
     yield "the pole", zero, zero
-    yield "a point of the equator", right_angle, right_angle
+    yield "a point of the equator", right_angle, zero
     yield "angles beyond a full turn", 3 * _random(8), 5 * _random(8, seed=1)
 
 
