@@ -94,7 +94,7 @@ def figures(run: arcvq.Run, settings: arcvq.RunSettings, data: arcvq.ImageData) 
 def settings_of(name: str) -> arcvq.RunSettings:
     """How a model is trained."""
     if name in VARIANTS:
-        variants = natural_study.variants(arcvq.RunSettings(**ON_PHOTOS))
+        variants = natural_study.variants(arcvq.RunSettings.for_profile("quick", **ON_PHOTOS))
         (chosen,) = [one for one in variants if one.name == VARIANTS[name]]
         return chosen.settings
     settings = arcvq.RunSettings(**SETTINGS[name])
