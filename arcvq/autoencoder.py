@@ -29,6 +29,10 @@ MODULES = {"VQVAE": "arcvq.vqvae", "VQGAN": "arcvq.vqgan"}
 
 Model = TypeVar("Model", bound="Autoencoder")
 
+# Of a strip in `reconstruct_large`, unless the caller says how many rows.
+STRIP_PIXELS = 16_000
+LEAST_ROWS = 8  # with fewer, the rows beside a strip, which are computed again, cost too much
+
 HUB_NAME = re.compile(r"[\w-][\w.-]*(/[\w.-]+)?")  # of a model on the Hugging Face hub
 
 
@@ -154,7 +158,7 @@ class Autoencoder(nn.Module, PyTorchModelHubMixin):
 
     @torch.no_grad()
     def reconstruct_large(
-        self, images: Float[Tensor, "B C H W"], rows: int = 32
+        self, images: Float[Tensor, "B C H W"], rows: int | None = None
     ) -> Float[Tensor, "B C H W"]:
         """Do what `reconstruct` does in less memory, for photographs of millions of pixels.
 
@@ -171,13 +175,16 @@ class Autoencoder(nn.Module, PyTorchModelHubMixin):
         Args:
             images: Images of any size from `downsample` pixels. A side that is no multiple of
                 `downsample` is extended by reflection, and the result is cropped.
-            rows: Rows of a feature map that are computed at a time. More take more memory and a
-                little less time.
+            rows: Rows of a strip at the resolution of the images. At a lower resolution, a strip
+                has more rows and as many pixels. More rows take more memory and a little less time.
+                By default as many as give a strip 16,000 pixels, so that wide images take no more
+                memory for strips than narrow ones; but at least 8.
 
         Raises:
             ValueError: For images of a wrong shape or type, and for NaN or infinite values.
         """
-        check_whole(1, rows=rows)
+        if rows is not None:
+            check_whole(1, rows=rows)
         self._check_kind(images)
         height, width = images.shape[2:]
         factor = self.downsample
@@ -186,11 +193,14 @@ class Autoencoder(nn.Module, PyTorchModelHubMixin):
         images = pad(images, (0, -width % factor, 0, -height % factor), mode="reflect")
         check_finite(images, "images")
         images = _in_precision_of(self.encoder, images)
+        if rows is None:
+            rows = max(STRIP_PIXELS // images.shape[3], LEAST_ROWS)
 
         def through_strips(images, quantize, on_strip):
-            latents = in_strips(self.encoder, images, rows, on_strip)
+            pixels = rows * images.shape[3]
+            latents = in_strips(self.encoder, images, pixels, on_strip)
             codes = _in_precision_of(self.decoder, quantize(latents))
-            return in_strips(self.decoder, codes, rows, on_strip)
+            return in_strips(self.decoder, codes, pixels, on_strip)
 
         # A column that is one token wide is cut into as many strips as the whole image.
         strips: list[None] = []

@@ -49,7 +49,7 @@ def main() -> None:
     parser.add_argument("--no-attention", dest="attention", action="store_false")
     parser.add_argument("--height", type=int, default=1500)
     parser.add_argument("--width", type=int, default=2000)
-    parser.add_argument("--rows", type=int, default=32)
+    parser.add_argument("--rows", type=int, help="of a strip; by default as they follow from width")
     options = parser.parse_args()
 
     torch.manual_seed(0)

@@ -97,18 +97,43 @@ def test_neither_images_nor_model_change():
         assert tensor.equal(state[name]), name
 
 
-def test_the_progress_bar_ends_at_its_total(monkeypatch):
-    bars = []
+@pytest.fixture
+def bars(monkeypatch):
+    """The progress bars that are made."""
+    made = []
 
     class Bar(arcvq.autoencoder.tqdm):
         def __init__(self, *arguments, **options):
             super().__init__(*arguments, **options | {"delay": 0})
-            bars.append(self)
+            made.append(self)
 
     monkeypatch.setattr(arcvq.autoencoder, "tqdm", Bar)
-    vqgan().reconstruct_large(random_images(1, 3, 40, 24, dtype=torch.float32), rows=8)
+    return made
+
+
+@pytest.mark.parametrize("rows", [1, 3, 8, None])
+def test_the_progress_bar_ends_at_its_total(bars, rows):
+    vqgan().reconstruct_large(random_images(1, 3, 40, 24, dtype=torch.float32), rows)
     (bar,) = bars
     assert bar.n == bar.total > 10
+
+
+@pytest.mark.parametrize("make", [vqvae, vqgan])
+def test_with_strips_of_the_usual_size_a_wide_image_gives_the_same(make):
+    model = make().double().eval()
+    images = random_images(1, 3, 16, 1600)  # ten rows are 16,000 pixels
+    result = model.reconstruct_large(images)
+    torch.testing.assert_close(result, model.reconstruct(images), rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize(("width", "rows"), [(320, 50), (1000, 16), (2000, 8), (4000, 8)])
+def test_a_strip_has_16_000_pixels_but_at_least_8_rows(bars, width, rows):
+    model = vqvae()
+    images = torch.zeros(1, 3, 128, width)
+    for choice in (None, rows, 2 * rows):
+        model.reconstruct_large(images, choice)
+    usual, same, higher = [bar.total for bar in bars]
+    assert usual == same > higher
 
 
 def test_no_map_of_many_channels_is_held_at_the_resolution_of_the_image():

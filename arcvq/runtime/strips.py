@@ -12,11 +12,12 @@ each layer gets what it would have seen:
   stored map, the sum takes over its memory.
 - Any other operation gets whole maps. In a VQGAN this is attention, at the lowest resolution.
 
-Only sums at full resolution are held, not what lies inside a block. The price is that the rows
-before a normalization are computed twice.
+Only sums are held, not what lies inside a block. The price is that the rows before a normalization
+are computed twice.
 """
 
 import math
+from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -32,7 +33,7 @@ Rows = Callable[[int, int], Tensor]  # the rows from the first number to before 
 def in_strips(
     network: nn.Module,
     x: Tensor,
-    rows: int,
+    pixels: int,
     on_strip: Callable[[], object] = lambda: None,
 ) -> Tensor:
     """Apply a network to maps (B, C, h, w), a few rows of each feature map at a time.
@@ -42,33 +43,39 @@ def in_strips(
     Args:
         network: Any network, in evaluation mode.
         x: Its input.
-        rows: How many rows a strip has.
+        pixels: Size of a strip. It has as many whole rows as fit, but at least one.
         on_strip: Called after each strip.
 
     Raises:
         RuntimeError: If the network uses a map again that has become the first term of a sum (as a
             U-Net does), or has an activation that works in place.
     """
-    output = network(StripedMap(x.shape, x, Strips(rows, on_strip), stored=x))
-    return output.whole() if isinstance(output, StripedMap) else output
+    strips = Strips(pixels, on_strip)
+    output = network(StripedMap(x.shape, x, strips, stored=x))
+    if isinstance(output, StripedMap):
+        return output.whole()
+    return output
 
 
 class Strips:
     """How maps are cut into strips.
 
     Args:
-        rows: Rows of a strip.
+        pixels: Size of a strip: the lower the resolution, the more rows it has.
         on_strip: Called after each strip.
     """
 
-    def __init__(self, rows: int, on_strip: Callable[[], object]):
-        self.rows = rows
+    def __init__(self, pixels: int, on_strip: Callable[[], object]):
+        self.pixels = pixels
         self.on_strip = on_strip
 
-    def of(self, height: int) -> Iterator[tuple[int, int]]:
-        """The first row of each strip, and the row after its last."""
-        for start in range(0, height, self.rows):
-            yield start, min(start + self.rows, height)
+    def of(self, x: Tensor) -> Iterator[tuple[int, int]]:
+        """The first row of each strip of a map, and the row after its last."""
+        height, width = x.shape[2:]
+        rows = max(self.pixels // width, 1)
+        for start in range(0, height, rows):
+            stop = min(start + rows, height)
+            yield start, stop
             self.on_strip()
 
 
@@ -113,12 +120,14 @@ class StripedMap(Tensor):
         if function in DESCRIPTIONS:
             with torch._C.DisableTorchFunctionSubclass():
                 return function(*arguments, **options)
-        rule = RULES.get(function)
-        result = rule(*arguments, **options) if rule else NotImplemented
-        if result is NotImplemented:
-            arguments, options = tree_map_only(StripedMap, StripedMap.whole, (arguments, options))
-            result = function(*arguments, **options)
-        return result
+        if function in RULES:
+            rule = RULES[function]
+            result = rule(*arguments, **options)
+            if result is not NotImplemented:
+                return result
+        arguments = tree_map_only(StripedMap, StripedMap.whole, arguments)
+        options = tree_map_only(StripedMap, StripedMap.whole, options)
+        return function(*arguments, **options)
 
     @classmethod
     def __torch_dispatch__(cls, function: Any, *_: Any) -> Any:
@@ -140,12 +149,15 @@ class StripedMap(Tensor):
         height = self.shape[2]
         if start >= 0 and stop <= height:
             return self.rows(start, stop)
+
+        # What lies wholly above or below the map is cut from zeros beside its first or last row.
         first = min(max(start, 0), height - 1)
         last = max(min(stop, height), 1)
         above = max(-start, 0)
         below = max(stop - height, 0)
-        padded = pad(self.rows(first, last), (0, 0, above, below))
-        skipped = max(start - first, 0)  # the last row, where all that is asked for lies below it
+        inside = self.rows(first, last)
+        padded = pad(inside, (0, 0, above, below))
+        skipped = max(start - first, 0)
         return padded[:, :, skipped : skipped + stop - start]
 
     def whole(self) -> Tensor:
@@ -154,7 +166,7 @@ class StripedMap(Tensor):
             self.reusable = False  # whoever has it may keep it
             return self.stored
         result = torch.empty(self.shape, dtype=self.dtype, device=self.device)
-        for start, stop in self.strips.of(self.shape[2]):
+        for start, stop in self.strips.of(self):
             result[:, :, start:stop] = self.rows(start, stop)
         return result
 
@@ -188,7 +200,8 @@ def _conv2d(x, weight, bias=None, stride=1, padding=0, dilation=1, groups=1):
         strip = x.padded_rows(first, first_of_last + extent(0))
         return torch.conv2d(strip, weight, bias, stride, (0, padding[1]), dilation, groups)
 
-    return x.then(compute, (len(x), len(weight), output_size(0), output_size(1)))
+    shape = (len(x), len(weight), output_size(0), output_size(1))
+    return x.then(compute, shape)
 
 
 def _conv_transpose2d(
@@ -217,7 +230,8 @@ def _conv_transpose2d(
         return strip[:, :, top - skipped : bottom - skipped]
 
     channels = weight.shape[1] * groups
-    return x.then(compute, (len(x), channels, output_size(0), output_size(1)))
+    shape = (len(x), channels, output_size(0), output_size(1))
+    return x.then(compute, shape)
 
 
 def _pad(x, sizes, mode="constant", value=None):
@@ -227,9 +241,11 @@ def _pad(x, sizes, mode="constant", value=None):
     batch, channels, height, width = x.shape
 
     def compute(start, stop):
-        return pad(x.padded_rows(start - top, stop - top), (left, right))
+        strip = x.padded_rows(start - top, stop - top)
+        return pad(strip, (left, right))
 
-    return x.then(compute, (batch, channels, height + top + bottom, width + left + right))
+    shape = (batch, channels, height + top + bottom, width + left + right)
+    return x.then(compute, shape)
 
 
 def _interpolate(x, size=None, scale_factor=None, mode="nearest", *rest, **options):
@@ -242,11 +258,13 @@ def _interpolate(x, size=None, scale_factor=None, mode="nearest", *rest, **optio
     def compute(start, stop):
         first = start // factor
         last = (stop - 1) // factor
-        strip = interpolate(x.rows(first, last + 1), scale_factor=factor, mode="nearest")
+        strip = x.rows(first, last + 1)
+        enlarged = interpolate(strip, scale_factor=factor, mode="nearest")
         skipped = first * factor
-        return strip[:, :, start - skipped : stop - skipped]
+        return enlarged[:, :, start - skipped : stop - skipped]
 
-    return x.then(compute, (batch, channels, height * factor, width * factor))
+    shape = (batch, channels, height * factor, width * factor)
+    return x.then(compute, shape)
 
 
 def _pointwise(function):
@@ -255,25 +273,36 @@ def _pointwise(function):
     def rule(x, inplace=False):
         if inplace:
             raise RuntimeError("a map in strips cannot be changed in place; use inplace=False")
-        return x.then(lambda start, stop: function(x.rows(start, stop)))
+
+        def compute(start, stop):
+            strip = x.rows(start, stop)
+            return function(strip)
+
+        return x.then(compute)
 
     return rule
 
 
 def _group_norm(x, num_groups, weight=None, bias=None, eps=1e-5):
     mean, variance = _moments(x, num_groups)
-    channels = x.shape[1]
-    scale = (variance + eps).rsqrt().repeat_interleave(channels // num_groups, dim=1)
-    shift = -mean.repeat_interleave(channels // num_groups, dim=1) * scale
+    group_scale = (variance + eps).rsqrt()
+    group_shift = -mean * group_scale
+
+    # From one number for each group to one for each channel.
+    group_size = x.shape[1] // num_groups
+    scale = group_scale.repeat_interleave(group_size, dim=1)
+    shift = group_shift.repeat_interleave(group_size, dim=1)
     if weight is not None:
         scale = scale * weight
         shift = shift * weight
     if bias is not None:
         shift = shift + bias
+    scale = scale[:, :, None, None]
+    shift = shift[:, :, None, None]
 
     def compute(start, stop):
-        strip = torch.addcmul(shift[:, :, None, None], x.rows(start, stop), scale[:, :, None, None])
-        return strip.to(x.dtype)
+        strip = x.rows(start, stop)
+        return torch.addcmul(shift, strip, scale).to(x.dtype)
 
     return x.then(compute)
 
@@ -284,22 +313,29 @@ def _moments(x: StripedMap, groups: int) -> tuple[Tensor, Tensor]:
     means = []
     variances = []
     shares = []
-    for start, stop in x.strips.of(x.shape[2]):
-        strip = x.rows(start, stop).to(precise).reshape(len(x), groups, -1)
-        variance, mean = torch.var_mean(strip, dim=2, correction=0)
-        variances.append(variance)
-        means.append(mean)
+    for start, stop in x.strips.of(x):
+        strip = x.rows(start, stop).to(precise)
+        entries = strip.reshape(len(x), groups, -1)
+        strip_variance, strip_mean = torch.var_mean(entries, dim=2, correction=0)
+        variances.append(strip_variance)
+        means.append(strip_mean)
         shares.append((stop - start) / x.shape[2])
-    share = torch.tensor(shares, dtype=precise, device=x.device)[:, None, None]
+
+    share = torch.tensor(shares, dtype=precise, device=x.device)
+    share = share[:, None, None]
     strip_means = torch.stack(means)
     mean = (share * strip_means).sum(0)
+
     # The law of total variance: the mean of the variances, plus the variance of the means.
-    spread = torch.stack(variances) + (strip_means - mean) ** 2
-    return mean, (share * spread).sum(0)
+    distances = strip_means - mean
+    spread = torch.stack(variances) + distances**2
+    variance = (share * spread).sum(0)
+    return mean, variance
 
 
 def _add(x, y, *, alpha=1):
-    if not isinstance(x, Tensor) or not isinstance(y, Tensor) or x.shape != y.shape:
+    both_are_maps = isinstance(x, Tensor) and isinstance(y, Tensor)
+    if not both_are_maps or x.shape != y.shape or x.dtype != y.dtype:
         return NotImplemented
     if alpha != 1:
         return NotImplemented
@@ -307,21 +343,25 @@ def _add(x, y, *, alpha=1):
         x, y = y, x
     if not isinstance(y, StripedMap):
         y = StripedMap(y.shape, y, x.strips, stored=y)
-    if x.dtype != y.dtype:
-        return NotImplemented
+
     reuses = x.reusable and x is not y
     result = x.stored if reuses else torch.empty(x.shape, dtype=x.dtype, device=x.device)
-    waiting: list[tuple[int, int, Tensor]] = []
-    for start, stop in x.strips.of(x.shape[2]):
-        x.highest_used = start
-        waiting.append((start, stop, x.rows(start, stop) + y.rows(start, stop)))
-        # A later strip needs no row above the highest that this one has used: those are free.
-        free = x.highest_used if reuses else stop
-        while waiting and waiting[0][1] <= free:
-            first, last, strip = waiting.pop(0)
+
+    waiting: deque[tuple[int, int, Tensor]] = deque()  # strips that overwrite rows still needed
+
+    def store_until(row):
+        while waiting and waiting[0][1] <= row:
+            first, last, strip = waiting.popleft()
             result[:, :, first:last] = strip
-    for first, last, strip in waiting:
-        result[:, :, first:last] = strip
+
+    for start, stop in x.strips.of(x):
+        x.highest_used = start
+        strip = x.rows(start, stop) + y.rows(start, stop)
+        waiting.append((start, stop, strip))
+        # A later strip needs no row above the highest that this one has used: those are free.
+        store_until(x.highest_used if reuses else stop)
+    store_until(stop)
+
     if reuses:
         x.stored = None
     return StripedMap(result.shape, result, x.strips, stored=result, reusable=True)

@@ -105,7 +105,7 @@ def assert_same_in_strips(network, x, rows):
     network = network.double()
     before = x.clone()
     expected = network(x)
-    result = in_strips(network, x, rows)
+    result = in_strips(network, x, pixels=rows * x.shape[3])
     assert type(result) is torch.Tensor
     assert result.shape == expected.shape
     torch.testing.assert_close(result, expected, rtol=1e-12, atol=1e-12)
@@ -135,8 +135,15 @@ def test_no_map_within_a_block_is_held_as_a_whole():
     )
     x = torch.randn(1, 1, 100, 10)
     with LargestTensor() as largest:
-        in_strips(network, x, rows=4)
+        in_strips(network, x, pixels=4 * 10)
     assert largest.entries <= 32 * (4 + 2) * 10
+
+
+@pytest.mark.parametrize(("height", "width", "strips"), [(40, 10, 4), (10, 40, 5), (3, 400, 3)])
+def test_a_strip_has_as_many_rows_as_fit_and_at_least_one(height, width, strips):
+    done = []
+    in_strips(nn.ReLU(), torch.randn(1, 1, height, width), 100, lambda: done.append(None))
+    assert len(done) == strips
 
 
 def test_sums_at_one_resolution_take_one_memory():
@@ -150,14 +157,14 @@ def test_sums_at_one_resolution_take_one_memory():
 
     network = nn.Sequential(*(Residual(4, 1) for _ in range(5)))
     with Empties():
-        in_strips(network, torch.randn(1, 4, 12, 12), rows=4)
+        in_strips(network, torch.randn(1, 4, 12, 12), pixels=4 * 12)
     assert made.count((1, 4, 12, 12)) == 1
 
 
 def test_normalization_is_precise_far_from_zero():
     x = 1000 + random_maps(1, 4, 200, 50) * torch.linspace(0.1, 2, 200).double()[:, None]
     norm = nn.GroupNorm(2, 4)
-    result = in_strips(norm, x.float(), rows=7)
+    result = in_strips(norm, x.float(), pixels=7 * 50)
     expected = norm.double()(x.float().double())
     torch.testing.assert_close(result.double(), expected, rtol=0, atol=1e-3)
 
@@ -166,7 +173,7 @@ def test_normalization_is_precise_far_from_zero():
 def test_half_precision_stays_and_is_normalized_in_float32(dtype):
     x = random_maps(1, 4, 30, 20).to(dtype)
     norm = nn.GroupNorm(2, 4).to(dtype)
-    result = in_strips(norm, x, rows=4)
+    result = in_strips(norm, x, pixels=4 * 20)
     assert result.dtype == dtype
     torch.testing.assert_close(result, norm.float()(x.float()).to(dtype), rtol=0.01, atol=0.01)
 
@@ -178,12 +185,12 @@ def test_a_map_whose_memory_a_sum_has_taken_cannot_be_used_again():
         return second + first
 
     with pytest.raises(RuntimeError, match="a sum has taken over the memory of this map"):
-        in_strips(Layer(forward), torch.randn(1, 2, 8, 8), rows=4)
+        in_strips(Layer(forward), torch.randn(1, 2, 8, 8), pixels=4 * 8)
 
 
 def test_an_activation_in_place_is_refused():
     with pytest.raises(RuntimeError, match="cannot be changed in place; use inplace=False"):
-        in_strips(nn.ReLU(inplace=True), torch.randn(1, 2, 8, 8), rows=4)
+        in_strips(nn.ReLU(inplace=True), torch.randn(1, 2, 8, 8), pixels=4 * 8)
 
 
 def test_a_whole_map_that_an_operation_was_given_is_not_overwritten():
