@@ -16,7 +16,9 @@ Only sums are held, not what lies inside a block. The price is that the rows bef
 are computed twice.
 """
 
+import ctypes
 import math
+import sys
 from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -71,12 +73,27 @@ class Strips:
 
     def of(self, x: Tensor) -> Iterator[tuple[int, int]]:
         """The first row of each strip of a map, and the row after its last."""
+        _return_free_memory()
         height, width = x.shape[2:]
         rows = max(self.pixels // width, 1)
         for start in range(0, height, rows):
             stop = min(start + rows, height)
             yield start, stop
             self.on_strip()
+
+
+def _return_free_memory() -> None:
+    """Have the C library give memory that is free back to the operating system, if it is glibc.
+
+    Each layer allocates and frees blocks of other sizes than the layer before. Left alone, glibc
+    keeps the free ones and takes more memory where none of them fits, in the end several times
+    what the strips need.
+    """
+    if sys.platform != "linux":
+        return
+    library = ctypes.CDLL(None)
+    if hasattr(library, "malloc_trim"):
+        library.malloc_trim(0)
 
 
 class StripedMap(Tensor):
