@@ -507,6 +507,29 @@ def _usage_of_step_cases() -> Cases:
     yield "8 micro-batches of 50 tokens", torch.randint(64, (8, 50), generator=generator), 512
 
 
+# 16: the discriminator of a VQGAN
+
+
+def _hinge_loss(real: Tensor, fake: Tensor) -> Arguments:
+    """The discriminator's loss, for what it says of images and of reconstructions."""
+    too_low = (1 - real).clamp(min=0)
+    too_high = (1 + fake).clamp(min=0)
+    loss = (too_low.mean() + too_high.mean()) / 2
+    half = 0.5 / real.numel()
+    return loss, -half * (real < 1), half * (fake > -1)
+
+
+def _hinge_loss_cases() -> Cases:
+    real = _random(4, 1, 3, 3)
+    fake = _random(4, 1, 3, 3, seed=1)
+    nothing = torch.zeros(2, 1, 2, 2)
+    yield "a discriminator that knows nothing", nothing, nothing.clone()
+    yield "one that tells all patches apart", nothing + 2, nothing - 3
+    yield "one that takes each for the other", nothing - 2, nothing + 3
+    yield "verdicts on both sides", 2 * real, 2 * fake
+    yield "a single patch", real[:1, :, :1, :1], fake[:1, :, :1, :1]
+
+
 EXERCISES = {
     "nearest_code": Exercise(_nearest_code, _nearest_code_cases),
     "straight_through": Exercise(
@@ -527,4 +550,5 @@ EXERCISES = {
     "usage_of_all": Exercise(_usage_of_all, _usage_of_all_cases),
     "round_to_levels": Exercise(_round_to_levels, _round_to_levels_cases, learning=("latents",)),
     "usage_of_step": Exercise(_usage_of_step, _usage_of_step_cases),
+    "hinge_loss": Exercise(_hinge_loss, _hinge_loss_cases, learning=("real", "fake")),
 }

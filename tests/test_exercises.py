@@ -5,10 +5,11 @@ import math
 import numpy as np
 import pytest
 import torch
-from torch.nn.functional import normalize, one_hot
+from torch.nn.functional import normalize, one_hot, relu
 
 import arcvq
 from arcvq.exercises import EXERCISES, check
+from arcvq.vqgan import discriminator
 
 # The solutions, as the notebooks have them.
 
@@ -118,6 +119,12 @@ def usage_of_step(indices, num_codes):
     shares = counts[counts > 0] / counts.sum()
     entropy = -(shares * shares.log()).sum()
     return len(shares), entropy.exp()
+
+
+def hinge_loss(real, fake):
+    of_images = relu(1 - real).mean()
+    of_reconstructions = relu(1 + fake).mean()
+    return (of_images + of_reconstructions) / 2
 
 
 SOLUTIONS = {name: globals()[name] for name in EXERCISES}
@@ -302,6 +309,23 @@ MISTAKES = {
         "chosen by all": lambda counts: (counts > 0).all(dim=0).float().mean(),
         "the first process": lambda counts: (counts[0] > 0).float().mean(),
     },
+    "hinge_loss": {
+        "a sum of the halves": lambda real, fake: 2 * hinge_loss(real, fake),
+        "images and reconstructions exchanged": lambda real, fake: hinge_loss(fake, real),
+        "no hinge": lambda real, fake: (1 - real).mean() / 2 + (1 + fake).mean() / 2,
+        "a hinge at zero": lambda real, fake: relu(-real).mean() / 2 + relu(fake).mean() / 2,
+        "squared": lambda real, fake: (
+            relu(1 - real).square().mean() / 2 + relu(1 + fake).square().mean() / 2
+        ),
+        "the hinge behind the mean": lambda real, fake: (
+            relu(1 - real.mean()) / 2 + relu(1 + fake.mean()) / 2
+        ),
+        "the loss of the decoder": lambda real, fake: -fake.mean(),
+        "a number for each image": lambda real, fake: (
+            (relu(1 - real) + relu(1 + fake)).flatten(1).mean(dim=1) / 2
+        ),
+        "a detached answer": lambda real, fake: hinge_loss(real, fake.detach()),
+    },
 }
 CASES = [(name, words) for name, mistakes in MISTAKES.items() for words in mistakes]
 
@@ -342,6 +366,7 @@ def test_the_package_itself_passes_where_it_has_the_function():
             lambda z, e, m, s, k: arcvq.arc_margin_loss(z, e, margin=m, scale=s, top_k=k),
         )
     )
+    assert check(named("hinge_loss", discriminator.hinge_loss))
 
 
 # Answers that are no answers
