@@ -13,6 +13,7 @@ with needs_extra("kit"):
     from arcvq.explorers.radius import RadiusExplorer
     from arcvq.explorers.replay import TrainingReplay
     from arcvq.explorers.sampling import SamplingExplorer
+    from arcvq.explorers.zoom import ZoomExplorer
 
 __all__ = [
     "CodeInspector",
@@ -25,4 +26,5 @@ __all__ = [
     "RadiusExplorer",
     "SamplingExplorer",
     "TrainingReplay",
+    "ZoomExplorer",
 ]

@@ -18,6 +18,7 @@ from arcvq.explorers import (
     RadiusExplorer,
     SamplingExplorer,
     TrainingReplay,
+    ZoomExplorer,
 )
 from arcvq.images import ImageData
 from tests.explorers.test_collapse_game import make_run
@@ -70,6 +71,7 @@ EXPLORERS = {
     "map": lambda: CodeMap(model(), data(), used_only=False),
     "live": live,
     "sampling": lambda: SamplingExplorer(*make_parts()),
+    "zoom": lambda: ZoomExplorer(torch.zeros(1, 3, 8, 8), {"SAMP": torch.zeros(1, 3, 8, 8)}),
     "nested": Nested,
 }
 
