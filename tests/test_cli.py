@@ -265,7 +265,7 @@ def test_doctor_lists_versions_device_precision_notebooks_and_models():
     words = shown.output.split()
     assert {"torch", "papermill", "plotly", "device", "precision", "kernel"} <= set(words)
     assert not {"missing", "old"} & set(words)
-    assert re.search(r"^ok +notebooks +16; from the checkout, ", shown.output, re.MULTILINE)
+    assert re.search(r"^ok +notebooks +17; from the checkout, ", shown.output, re.MULTILINE)
     assert re.search(r"^ok +models +digits, .*mnist; from the checkout", shown.output, re.MULTILINE)
     assert shown.output.endswith("Everything is in place.\n")
 
@@ -326,7 +326,7 @@ def test_notebooks_copies_what_came_with_arcvq_and_says_how_to_start(tmp_path):
     shown = invoke("notebooks", tmp_path / "my course")
     assert shown.exit_code == 0, shown.stderr
     first, second = shown.stdout.splitlines()
-    assert first == f"16 notebooks are in {tmp_path / 'my course'}"
+    assert first == f"17 notebooks are in {tmp_path / 'my course'}"
     assert second == f"To start: jupyter lab '{tmp_path}/my course/00_start_here.ipynb'"
     (tmp_path / "my course" / "00_start_here.ipynb").write_text("{}")
     again = invoke("notebooks", tmp_path / "my course")

@@ -147,10 +147,10 @@ def test_a_wheel_works_outside_a_checkout(wheel, tmp_path):
         str(wheel / "arcvq" / "shipped" / "notebooks" / "00_start_here.ipynb"),
         "512 True",
     ], shown.stderr
-    assert f"16 notebooks are in {tmp_path / 'mine'}" in lines
-    assert len(files(tmp_path / "mine", "*.ipynb")) == 16
+    assert f"17 notebooks are in {tmp_path / 'mine'}" in lines
+    assert len(files(tmp_path / "mine", "*.ipynb")) == 17
     models = ", ".join(pretrained.names())
-    for found in ("notebooks            16", f"models               {models}"):
+    for found in ("notebooks            17", f"models               {models}"):
         assert f"ok       {found}; from the wheel, {wheel}/arcvq/shipped" in lines
 
 

@@ -55,6 +55,7 @@ BRANCHES = {
     "Use it": [
         Stop("13", "Your own images", 35, "00"),
         Stop("15", "Ship it", 25, "13"),
+        Stop("16", "Natural images", 30, "11"),
     ],
 }
 
