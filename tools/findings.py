@@ -25,7 +25,7 @@ MNIST = "--dataset mnist --profile standard --steps 3160 --train-images 10000"
 CIFAR = "--dataset cifar10 --profile standard --steps 1000"
 FEW = "--only continuous --only 'plain VQ' --only cosine --only CVQ --only SAMP --only FSQ"
 SHORT = "--steps 1000 --batch-size 64 --lr 1e-3"
-VQGAN = "--steps 2000 --batch-size 8 --lr 1e-3 --num-codes 256 --dim 16"
+VQGAN = "--steps 2000 --batch-size 8 --lr 1e-3 --num-codes 256 --dim 16 --seeds 1"
 COMMANDS = {  # by the stored table that it makes
     "paper-mnist": f"arcvq experiment paper {MNIST}",
     "paper-cifar10-jpeg": f"arcvq experiment paper {CIFAR} {FEW}",

@@ -189,9 +189,11 @@ def measure_panels(
 
     first = next(iter(measures))
     best = table.loc[table[first].idxmax()]
+    most = table.runs.max()
+    points = "1 run" if most == 1 else f"{MEAN_WITH_INTERVAL}, up to {most} runs"
     text = (
-        f"Largest {measures[first]}: {best.variant}, {best[first]:.4g}. Each point: "
-        f"{MEAN_WITH_INTERVAL}, up to {table.runs.max()} runs; small dots are the runs."
+        f"Largest {measures[first]}: {best.variant}, {best[first]:.4g}. Each point: {points}; "
+        "small dots are the runs."
     )
     return finish(
         figure,

@@ -102,6 +102,13 @@ def reconstruction_grid(
     return figure.add_scatter(x=nowhere, y=nowhere, mode="markers", marker=marker, showlegend=False)
 
 
+def _room_for(labels: Sequence[str]) -> int:
+    """The pixels that the labels of rows take, which may be bold and have several lines."""
+    lines = "<br>".join(labels).replace("<b>", "").replace("</b>", "").split("<br>")
+    longest = max(map(len, lines))
+    return max(92, 16 + 8 * longest)
+
+
 def _sheet_figure(
     tiles: Tensor,
     columns: int,
@@ -113,7 +120,7 @@ def _sheet_figure(
     right: int = 24,
 ) -> Figure:
     """Draw tiles as one picture, pixel for pixel, with titles above tiles or labels of rows."""
-    left = 92 if labels else 24
+    left = _room_for(labels) if labels else 24
     head = 18 if titles else 0
     # Pixels for a tile, if the sheet is to fill the width.
     room = (look.get("width", 900) - left - right) / columns - GAP

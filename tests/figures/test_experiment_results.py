@@ -192,6 +192,7 @@ def headings(rows):
         "regime": ["PSNR (dB)", "codes used"],
         "codes_per_step": ["PSNR (dB)", "codes used"],
         "semantics": ["What codes tell"],
+        "natural_images": ["Photographs"],
         "gradients": ["Sizes", "Angles", "Norms and usage"],
     }[experiment]
 
