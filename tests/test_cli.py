@@ -266,7 +266,11 @@ def test_doctor_lists_versions_device_precision_notebooks_and_models():
     assert {"torch", "papermill", "plotly", "device", "precision", "kernel"} <= set(words)
     assert not {"missing", "old"} & set(words)
     assert re.search(r"^ok +notebooks +17; from the checkout, ", shown.output, re.MULTILINE)
-    assert re.search(r"^ok +models +digits, .*mnist, .*photos_samp_pixels; from the checkout", shown.output, re.MULTILINE)
+    assert re.search(
+        r"^ok +models +digits, .*mnist, .*photos_samp_pixels; from the checkout",
+        shown.output,
+        re.MULTILINE,
+    )
     assert shown.output.endswith("Everything is in place.\n")
 
 

@@ -10,6 +10,11 @@ from arcvq.vqgan.network import group_norm
 SLOPE = 0.2  # of the leaky ReLU for negative values
 
 
+def smallest_side(halvings: int) -> int:
+    """The pixels that an image needs on each side for at least one patch to be judged."""
+    return 3 * 2**halvings
+
+
 class PatchDiscriminator(nn.Module):
     """The patch discriminator of pix2pix (Isola et al. 2017), with group normalization.
 

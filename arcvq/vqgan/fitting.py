@@ -28,7 +28,7 @@ from arcvq.training import (
     VQVAESession,
     float32_weights,
 )
-from arcvq.vqgan.discriminator import PatchDiscriminator, hinge_loss
+from arcvq.vqgan.discriminator import PatchDiscriminator, hinge_loss, smallest_side
 from arcvq.vqgan.network import VQGAN
 from arcvq.vqgan.perceptual import PerceptualDistance, mean_distance
 
@@ -115,7 +115,8 @@ def fit_vqgan(  # noqa: PLR0913  (as `fit`)
         "adversarial_weight" and "discriminator", the loss of the discriminator.
 
     Raises:
-        ValueError: If an argument is out of range, or gray images are to have perceptual features.
+        ValueError: If an argument is out of range, gray images are to have perceptual features, or
+            the images are too small for the discriminator.
         FloatingPointError: If a loss is not finite; says at which step.
         OSError, KeyboardInterrupt: As `fit`.
     """
@@ -160,6 +161,13 @@ class VQGANSession(VQVAESession):
             raise ValueError(
                 f"{data.name} has {data.channels} channels, but perceptual features need RGB; "
                 "VQGANLosses(features=None) goes without them"
+            )
+        needed = smallest_side(losses.halvings)
+        if losses.adversarial > 0 and min(data.size) < needed:
+            height, width = data.size
+            raise ValueError(
+                f"images have {height} x {width} pixels, but a discriminator with "
+                f"halvings={losses.halvings} needs {needed} x {needed}; take fewer halvings"
             )
         super().__init__(model, data, optimization, compute, recording)
         self.weights = losses

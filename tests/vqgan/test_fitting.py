@@ -10,6 +10,7 @@ from arcvq.quantizers import EMAQuantizer, EuclideanQuantizer, SphericalQuantize
 from arcvq.runtime.devices import threads_kept
 from arcvq.training import Compute, Recording, Run, evaluate
 from arcvq.vqgan import VQGAN, fitting
+from arcvq.vqgan.discriminator import PatchDiscriminator, smallest_side
 from arcvq.vqgan.fitting import VQGANLosses, fit_vqgan
 
 CPU = Compute("cpu", "float32")
@@ -243,6 +244,23 @@ def test_gray_images_are_refused_where_features_need_color(data):
     with pytest.raises(ValueError, match=r"patches has 1 channels.*features=None"):
         trained(gray, network, VQGANLosses())
     assert trained(gray, network, ADVERSARIAL, steps=2).model is network
+
+
+@pytest.mark.parametrize("halvings", [1, 2, 3])
+def test_the_smallest_side_is_what_the_discriminator_can_just_judge(halvings):
+    side = smallest_side(halvings)
+    discriminator = PatchDiscriminator(3, 8, halvings)
+    assert discriminator(torch.zeros(2, 3, side, side)).shape == (2, 1, 1, 1)
+    with pytest.raises((RuntimeError, ValueError)):
+        discriminator(torch.zeros(1, 3, side - 1, side - 1))
+
+
+def test_images_too_small_for_the_discriminator_are_refused_before_training(data):
+    deep = VQGANLosses(features=None, channels=8, halvings=3)
+    with pytest.raises(ValueError, match=r"images have 16 x 16 pixels, but .* needs 24 x 24"):
+        trained(data, losses=deep)
+    unused = dataclasses.replace(deep, adversarial=0.0)
+    trained(data, losses=unused, steps=1)
 
 
 def test_a_discriminator_that_diverges_is_named_with_the_step(data, monkeypatch):
