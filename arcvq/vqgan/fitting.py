@@ -16,6 +16,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from arcvq.autoencoder import Autoencoder
 from arcvq.images import ImageData, to_uint8
+from arcvq.runtime.checks import use_python_numbers
 from arcvq.runtime.distributed import world_size
 from arcvq.runtime.extras import extra_import
 from arcvq.runtime.files import write_whole
@@ -62,6 +63,7 @@ class VQGANLosses:
     halvings: int = 3
 
     def __post_init__(self):
+        use_python_numbers(self)
         for name in ("perceptual", "adversarial"):
             value = getattr(self, name)
             if not 0 <= value < math.inf:

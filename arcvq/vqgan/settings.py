@@ -4,6 +4,7 @@ import dataclasses
 from typing import Any
 
 from arcvq.quantizers import Quantizer
+from arcvq.runtime.checks import use_python_numbers
 from arcvq.vqgan.fitting import VQGANLosses
 from arcvq.vqgan.network import VQGAN
 
@@ -31,6 +32,11 @@ class VQGANSettings:
     normalized: bool = True
     losses: VQGANLosses = USUAL_LOSSES
     averaging: float = 0.999
+
+    def __post_init__(self):
+        use_python_numbers(self)
+        # A list would have no hash, and numbers of NumPy cannot be written as JSON.
+        object.__setattr__(self, "multipliers", tuple(map(int, self.multipliers)))
 
     @property
     def downsample(self) -> int:

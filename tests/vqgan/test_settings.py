@@ -1,6 +1,7 @@
 import dataclasses
 import json
 
+import numpy as np
 import pytest
 import torch
 
@@ -23,6 +24,21 @@ SMALL = dataclasses.replace(VQVAE_SETTINGS, vqgan=TINY)
 
 def test_settings_come_back_from_json():
     assert RunSettings.from_config(json.loads(json.dumps(SMALL.config()))) == SMALL
+
+
+def test_a_list_and_numbers_of_numpy_are_as_good_as_plain_ones(unchecked):
+    losses = VQGANLosses(features=None, adversarial=np.float32(0), channels=np.int64(64))
+    told = VQGANSettings(
+        channels=np.int64(8),
+        multipliers=[1, np.int64(2), 2],
+        blocks=np.int64(1),
+        attention=False,
+        losses=losses,
+    )
+    assert told == TINY
+    assert hash(told) == hash(TINY)
+    settings = dataclasses.replace(SMALL, vqgan=told)
+    assert RunSettings.from_config(json.loads(json.dumps(settings.config()))) == SMALL
 
 
 def test_the_model_has_the_sizes_of_the_settings():
