@@ -39,6 +39,7 @@ from arcvq.streamed_images import SAMPLE, StreamedImages, stream_images
 
 SEED = 2605  # fixes every split, warp and patch position
 PARTS = ("train", "validation", "test")
+USUAL_READING = Reading()
 DIGITS = tuple("0123456789")
 PHOTOGRAPHS = ("china", "flower")  # of the data set `photos`
 # Where each photograph lies: the package that ships it, and its file there.
@@ -331,14 +332,9 @@ def load_images(  # noqa: PLR0913  (all after `device` are the fields of Reading
     """
     device = choose_device(device)
     reading = Reading(size, grey, background, levels, skip_broken, crop, stream)
-    check_dataset(name)
+    check_dataset(name, reading)
     if name.startswith("folder:"):
         return _load_folder(name, reading, device).to(device)
-    if reading != Reading():
-        raise ValueError(
-            "size, grey, background, levels, skip_broken, crop and stream are for folder:PATH "
-            f"only, not for {name}"
-        )
 
     if name == "digits":
         data = _load_digits()
@@ -353,15 +349,21 @@ def load_images(  # noqa: PLR0913  (all after `device` are the fields of Reading
     return data.to(device)
 
 
-def check_dataset(name: Any) -> None:
-    """Check the name of a data set before it is loaded.
+def check_dataset(name: Any, reading: Reading = USUAL_READING) -> None:
+    """Check the name of a data set, and how its files are to be read, before it is loaded.
 
     Raises:
-        ValueError: For a name that `load_images` does not know.
+        ValueError: For a name that `load_images` does not know, or for a way of reading other
+            than the usual one when the images are not in a folder.
         FileNotFoundError: For a folder that is not there.
         NotADirectoryError: For a file in the place of a folder.
     """
     if name in DATASETS:
+        if reading != USUAL_READING:
+            raise ValueError(
+                "size, grey, background, levels, skip_broken, crop and stream are for folder:PATH "
+                f"only, not for {name}"
+            )
         return
     if not isinstance(name, str) or not name.startswith("folder:"):
         raise ValueError(

@@ -28,11 +28,11 @@ def check_parameters(dataset: Any, profile: Any, device: Any, seed: Any, reading
         ValueError: One of them is not allowed. The message names it and says what is.
         FileNotFoundError: The folder of images is not there.
     """
-    check_dataset(dataset)
+    check_reading(reading)
+    check_dataset(dataset, Reading(**reading))
     check_profile(profile)
     choose_device(device)
     check_seed(seed)
-    check_reading(reading)
 
 
 def check_seed(seed: Any) -> None:
