@@ -269,13 +269,15 @@ def _waiting(path: Path, given: Mapping[str, Any]) -> NotebookResult:
 def _facts(parameters: Mapping[str, Any], results: Sequence[NotebookResult]) -> dict[str, str]:
     """What the index says about the run and the machine."""
     device = choose_device(parameters.get("device", "auto"))
+    count = torch.get_num_threads()
+    threads = "1 thread" if count == 1 else f"{count} threads"
     versions = [f"{package} {version(package)}" for package in PACKAGES]
     assignments = [f"{name} = {value}" for name, value in parameters.items()]
     sources = [{**result.defaults, **result.given}.get("profile", "") for result in results]
     profiles = sorted({source.strip("'\"") for source in sources} - {""})
     return {
         "Date": datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z"),
-        "Device": f"{device_name(device)}, {torch.get_num_threads()} threads",
+        "Device": f"{device_name(device)}, {threads}",
         "System": (
             f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores, "
             f"Python {platform.python_version()}"
