@@ -39,9 +39,10 @@ from arcvq.runtime.distributed import (
     any_rank,
     barrier,
     from_first,
+    mean_,
+    own_share,
     parallel,
     rank,
-    sum_,
     world_size,
 )
 from arcvq.runtime.files import write_whole
@@ -685,7 +686,7 @@ class VQVAESession(TrainingSession):
         # Files are chosen on the CPU, which would wait for indices on a GPU.
         device = "cpu" if train.is_streamed else self.device
         indices = self.indices_of(step, len(train), device)
-        return indices.chunk(world_size())[rank()]
+        return own_share(indices)
 
     def _learn(self, images: Float[Tensor, "B C H W"]) -> None:
         """Forward pass, backward pass and update; all on the device, so that it can be recorded."""
@@ -723,8 +724,7 @@ class VQVAESession(TrainingSession):
         """The loss of this step and its terms; FloatingPointError if the loss is not finite."""
         # One transfer from the device for all of them.
         values = torch.stack([self.loss.detach(), self.error.detach(), *self.losses.values()])
-        means = sum_(values) / world_size()
-        loss, error, *terms = means.tolist()
+        loss, error, *terms = mean_(values).tolist()
         if not math.isfinite(loss):
             raise FloatingPointError(self._diagnosis(loss))
         return {

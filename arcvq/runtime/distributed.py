@@ -77,6 +77,16 @@ def sum_(tensor: Shaped[Tensor, "*shape"]) -> Shaped[Tensor, "*shape"]:
     return tensor
 
 
+def mean_(tensor: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+    """Average a tensor over all ranks, in place."""
+    return sum_(tensor).div_(world_size())
+
+
+def own_share(rows: Shaped[Tensor, "N *shape"]) -> Shaped[Tensor, "n *shape"]:
+    """The rows that this rank takes, of as many as the ranks divide evenly."""
+    return rows.chunk(world_size())[rank()]
+
+
 def any_rank(flag: bool) -> bool:
     """Whether the flag is true on at least one rank. Waits for all ranks."""
     flags = [flag] * world_size()
@@ -124,6 +134,17 @@ def parallel(model: nn.Module) -> nn.Module:
     # Quantizers keep their buffers equal themselves, by `sum_`.
     wrapped.broadcast_buffers = False
     return wrapped
+
+
+def average_gradients_(module: nn.Module) -> None:
+    """Give the parameters of a module the mean of their gradients over all ranks.
+
+    For a module that is called more than once before its backward pass, which `parallel` does not
+    allow.
+    """
+    for parameter in module.parameters():
+        if parameter.grad is not None:
+            mean_(parameter.grad)
 
 
 def whole(parameter: Shaped[Tensor, "*shape"]) -> Shaped[Tensor, "*shape"]:

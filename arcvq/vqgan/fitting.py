@@ -17,7 +17,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from arcvq.autoencoder import Autoencoder
 from arcvq.images import ImageData, to_uint8
 from arcvq.runtime.checks import use_python_numbers
-from arcvq.runtime.distributed import world_size
+from arcvq.runtime.distributed import average_gradients_, mean_, own_share, rank
 from arcvq.runtime.extras import extra_import
 from arcvq.runtime.files import write_whole
 from arcvq.runtime.history import Row
@@ -91,7 +91,7 @@ def fit_vqgan(  # noqa: PLR0913  (as `fit`)
     of the quantizer (Esser et al. 2021, equations 4 to 7). Every image is mirrored half of the
     time. The model that is validated and handed over has weights averaged over the last steps.
     With `Recording(folder)` each validation writes a grid of validation images above their
-    reconstructions into its folder `reconstructions`.
+    reconstructions into its folder `reconstructions`. Several processes share the work as in `fit`.
 
     The public VQGAN code weighs the codebook term instead of the commitment term by 0.25. Its
     codebook learns from that term alone, and Adam does not see the size of a gradient, so that
@@ -153,8 +153,6 @@ class VQGANSession(VQVAESession):
         compute: Compute,
         recording: Recording,
     ):
-        if world_size() > 1:
-            raise ValueError(f"there are {world_size()} processes; fit_vqgan takes one")
         if compute.cuda_graph:
             raise ValueError("cuda_graph is True; fit_vqgan takes steps of two kinds, so no graph")
         if not 0 <= averaging < 1:
@@ -199,10 +197,10 @@ class VQGANSession(VQVAESession):
 
     def _learn(self, images: Float[Tensor, "B C H W"]) -> None:
         """A step of the model, and one of the discriminator once it counts."""
-        images = _mirrored(images)
+        images = self._mirrored(images)
         is_adversarial = self.step >= self.first_adversarial_step and self.weights.adversarial > 0
         with self.autocast:
-            output = self.model(images)
+            output = self.parallel_model(images)
         reconstruction = output.reconstruction.float()
         self.terms = self._terms(images, reconstruction)
         self.error = mse_loss(reconstruction.detach(), images)  # for PSNR
@@ -218,6 +216,13 @@ class VQGANSession(VQVAESession):
         self.model.quantizer.after_step()
         if is_adversarial:
             self._train_discriminator(images, reconstruction.detach())
+
+    def _mirrored(self, images: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C H W"]:
+        """Mirror each image with a chance of one half."""
+        # Drawn for the whole batch, so that an image is mirrored alike for any number of processes.
+        chances = torch.rand(self.optimization.batch_size, 1, 1, 1, device=images.device)
+        chosen = own_share(chances) < 0.5
+        return images.flip(3).where(chosen, images)
 
     def _terms(
         self, images: Float[Tensor, "B C H W"], reconstruction: Float[Tensor, "B C H W"]
@@ -236,8 +241,8 @@ class VQGANSession(VQVAESession):
             verdict = self.discriminator(reconstruction)
         adversarial = -verdict.float().mean()
         last = self.model.decoder.last_layer
-        (of_rest,) = torch.autograd.grad(self.loss, last, retain_graph=True)
-        (of_adversarial,) = torch.autograd.grad(adversarial, last, retain_graph=True)
+        of_rest = _gradient(self.loss, last)
+        of_adversarial = _gradient(adversarial, last)
         weight = of_rest.norm() / (of_adversarial.norm() + GRADIENT_FLOOR)
         weight = self.weights.adversarial * weight.clamp(max=LARGEST_WEIGHT)
         self.loss = self.loss + weight * adversarial
@@ -253,6 +258,7 @@ class VQGANSession(VQVAESession):
         loss = hinge_loss(real.float(), fake.float())
         self.opponent.zero_grad()
         loss.backward()
+        average_gradients_(self.discriminator)
         self.opponent.step()
         self.terms["discriminator"] = loss
 
@@ -261,7 +267,7 @@ class VQGANSession(VQVAESession):
         if validating and self.perceptual:
             distance = mean_distance(self.perceptual, self.measured, self.validation)
             row["validation_perceptual"] = distance
-        if validating and self.recording.folder:
+        if validating and self.recording.folder and rank() == 0:
             self._write_grid(Path(self.recording.folder))
         return row
 
@@ -271,7 +277,8 @@ class VQGANSession(VQVAESession):
 
     def _losses_of_step(self) -> Row:
         """Adds the terms of this loss; names the first that is not finite."""
-        terms = {name: term.item() for name, term in self.terms.items()}
+        values = mean_(torch.stack([term.detach() for term in self.terms.values()]))
+        terms = dict(zip(self.terms, values.tolist(), strict=True))
         for name, value in terms.items():
             if not math.isfinite(value):
                 raise FloatingPointError(
@@ -310,10 +317,10 @@ class VQGANSession(VQVAESession):
         self.opponent.load_state_dict(state["opponent"])
 
 
-def _mirrored(images: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C H W"]:
-    """Mirror each image with a chance of one half."""
-    chosen = torch.rand(len(images), 1, 1, 1, device=images.device) < 0.5
-    return images.flip(3).where(chosen, images)
+def _gradient(loss: Float[Tensor, ""], weight: Tensor) -> Tensor:
+    """The gradient of a loss in a weight, its mean over all processes."""
+    (gradient,) = torch.autograd.grad(loss, weight, retain_graph=True)
+    return mean_(gradient)
 
 
 @contextmanager
