@@ -133,6 +133,24 @@ def at_their_best(rows: pd.DataFrame) -> str:
     )
 
 
+def full_length(rows: pd.DataFrame) -> str:
+    """How quantizers compare after as many steps as the paper's runs had."""
+    by_psnr = rows.groupby("variant")["psnr"].mean().sort_values(ascending=False)
+    listed = []
+    for name in by_psnr.index:
+        perplexity = _measured(rows, name, "perplexity")
+        listed.append(f"{name} {_measured(rows, name)} dB with a perplexity of {perplexity}")
+    place = by_psnr.index.get_loc("SAMP") + 1
+    text = (
+        f"At the paper's length, {rows.steps.iloc[0]:,} steps, and with both of its ratios, on "
+        f"{data_title(rows)} and with {rows.num_codes.iloc[0]} codes ({_seeds(rows)}): "
+        f"{', '.join(listed)}. SAMP ranks {place} of {len(by_psnr)}."
+    )
+    if rows.seed.nunique() == 1:
+        return text
+    return f"{text} {_overlaps(rows, by_psnr.index.drop('SAMP'))}. {halves(rows)}"
+
+
 def regime(rows: pd.DataFrame) -> str:
     """What moves PSNR and usage: the ratios of the regime, or what else changes with them?"""
     decibels = spans(rows, "psnr")
@@ -248,14 +266,12 @@ def steadiest(rows: pd.DataFrame, half: str) -> str:
     best = behind.index[behind == behind.iloc[0]]
     lengths = ", ".join(f"{steps:,}" for steps in sorted(rows.steps.unique()))
     none = {"radius": "no ball", "weight": "no margin loss"}[half]
-    others = [
-        f"{name} {behind[name]:.2f}"
-        for name in ("exponential scaled", "exponential per step", none)
-        if name not in best
-    ]
+    worst = behind.dropna().index[-1]
+    named = dict.fromkeys(("exponential scaled", "exponential per step", none, worst))
+    others = [f"{name} {behind[name]:.2f}" for name in named if name not in best]
     return (
         f"In runs of {lengths} steps, the steadiest schedule ({', '.join(best)}) is at most "
-        f"{behind.iloc[0]:.2f} dB below the best of its length. Others, in dB: {', '.join(others)}."
+        f"{behind.iloc[0]:.2f} dB below the best of its length. Of the others: {', '.join(others)}."
     )
 
 
@@ -286,7 +302,7 @@ def meanings(rows: pd.DataFrame) -> str:
     label = _variant_means(rows, "class_information")
     agreement = _variant_means(rows, "adjusted_mutual_information")
     return (
-        f"Information that a code carries, in bits above chance: on its position, {position}; on "
+        f"Information that a token carries, in bits above chance: on its position, {position}; on "
         f"the direction of its edge, {edge}; on the class of its image, {label}. A linear probe "
         f"classifies {samp.probe_bag_of_codes:.0%} of the test images correctly from counts of "
         f"SAMP's codes, {samp.probe_codes:.0%} from the codes in their places, and "

@@ -94,7 +94,8 @@ def _changed(base: RunSettings, samp: SAMP, axis: str, value: Any) -> RunSetting
 def table(rows: pd.DataFrame) -> pd.DataFrame:
     """A line of text for each variant."""
     regime = regime_titles(rows)
-    lines = summary(rows, [*SHOWN], by=("variant", *regime)).round(3)
+    lines = summary(rows, [*SHOWN], by=("variant", *regime))
+    lines[[*regime]] = lines[[*regime]].round(3)
     return cells(lines, {"variant": "setting", **SHOWN, **regime})
 
 

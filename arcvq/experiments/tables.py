@@ -205,7 +205,7 @@ def variant_interval(rows: pd.DataFrame, variant: str, measure: str = "psnr") ->
 def intervals_overlap(one: Interval, other: Interval) -> bool | None:
     """Whether two intervals overlap; None where one has no bounds, as with a single seed.
 
-    Of three seeds each, two equal settings have separate intervals once in ten times.
+    Of three seeds each, two equal settings have separate intervals one time in ten.
     """
     _, low, high = one
     _, other_low, other_high = other

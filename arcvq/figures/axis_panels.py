@@ -44,7 +44,7 @@ def axis_panels(
     title = MEASURE_TITLES.get(measure, measure)
     columns = min(4, len(axes))
     rows_of_panels = math.ceil(len(axes) / columns)
-    gaps = {"vertical_spacing": 0.25, "horizontal_spacing": 0.03}
+    gaps = {"vertical_spacing": 0.28 / rows_of_panels, "horizontal_spacing": 0.03}
     figure = make_subplots(rows_of_panels, columns, shared_yaxes="all", **gaps)
     shown = colors([*rows.line.unique()])
     for place, axis in enumerate(axes):
@@ -95,5 +95,5 @@ def _largest_spans(table: pd.DataFrame, titles: Mapping[str, str], measure: str)
     spans = (means.max() - means.min())[means.count() > 1]
     listed = []
     for (name, axis), span in spans.nlargest(3).items():
-        listed.append(f"{name} over {titles[axis]} {span:.3g}")
+        listed.append(f"{name} over {titles[axis]} (by {span:.3g})")
     return listed

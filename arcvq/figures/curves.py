@@ -94,13 +94,18 @@ def bars(values: Mapping[str, Any], y_title: str, title: str, summary: str, **lo
     names = list(heights)
     y = list(heights.values())
     shades = list(colors(names).values())
-    text = [f"{height:,.4g}" for height in y]
+    text = [_short(height) for height in y]
     figure = Figure()
     figure.add_bar(x=names, y=y, marker_color=shades, width=0.5)
     # As text of their own: labels of bars can be cut off at the top.
     figure.add_scatter(x=names, y=y, text=text, mode="text", textposition="top center")
     figure.update_yaxes(title_text=y_title, rangemode="tozero")
     return finish(figure, look, title, summary, showlegend=False)
+
+
+def _short(number: float) -> str:
+    """A number with three digits, or all those before the point if these are more."""
+    return f"{number:,.0f}" if abs(number) >= 100 else f"{number:.3g}"
 
 
 def history_curves(
@@ -126,7 +131,8 @@ def history_curves(
         ValueError: For no runs, or a column that no run has values of.
     """
     histories = named(runs, "run")
-    figure = make_subplots(1, len(columns), horizontal_spacing=0.26 / len(columns))
+    # Each panel has the numbers and the title of its own y-axis.
+    figure = make_subplots(1, len(columns), horizontal_spacing=0.09)
     text = []
     for panel, column in enumerate(columns, start=1):
         quantity = column.removeprefix("validation_")
@@ -142,6 +148,7 @@ def history_curves(
             figure.update_yaxes(range=[0, 1.04 * ceiling], col=panel)
     name_once(figure)
     figure.update_xaxes(title_text="step")
+    figure.update_layout(showlegend=len(histories) > 1)
     return finish(figure, look, "Training", f"At the end: {'; '.join(text)}.", height=380)
 
 

@@ -244,7 +244,7 @@ def ablation_panels(rows: pd.DataFrame, measure: str = "psnr", **look) -> Figure
     spans = (groups.max() - groups.min())[groups.size() > 1].nlargest(3)
     text = f"Each point: {MEAN_WITH_INTERVAL}, {_count_runs(table)}."
     if len(spans):
-        listed = ", ".join(f"{axis} {span:.3g}" for axis, span in spans.items())
+        listed = ", ".join(f"{axis} (by {span:.3g})" for axis, span in spans.items())
         text = f"The means of {title} differ most over {listed}. {text}"
     size = {"width": 960, "height": 170 + 200 * rows_of_panels, "bottom": 90}
     return finish(figure, look, "One setting at a time", text, **size, showlegend=False)

@@ -30,30 +30,42 @@ def gradient_norms(histories: Histories, **look: Any) -> Figure:
     histories = named(histories, "run")
     shades = colors(TERMS)
     figure = make_subplots(1, len(histories), shared_yaxes=True, horizontal_spacing=0.03)
-    text = []
+    first: dict[str, list[float]] = {term: [] for term in TERMS}
+    last: dict[str, list[float]] = {term: [] for term in TERMS}
     for panel, (name, history) in enumerate(histories.items(), start=1):
-        ends = []
         for term in TERMS:
             x, y = measured(history, f"{term}_at_latents")
             if len(x):
                 style = {"mode": "lines", "line_color": shades[term], "legendgroup": term}
                 figure.add_scatter(x=x, y=y, name=term, row=1, col=panel, **style)
-                ends.append(f"{term} {y[0]:.2g} to {y[-1]:.2g}")
-        text.append(f"{name}: {', '.join(ends)}")
+                first[term].append(y[0])
+                last[term].append(y[-1])
         title = ["step", *textwrap.wrap(name, 16)]
         figure.update_xaxes(title_text="<br>".join(title), col=panel)
     name_once(figure)
+    text = []
+    for term in TERMS:
+        if first[term]:
+            begins = f"{_range(first[term])} at the first look"
+            text.append(f"{term} {begins}, {_range(last[term])} at the last")
     figure.update_yaxes(**LOG | {"tickformat": ".0e"})
     figure.update_yaxes(title_text="gradient at the latents (norm)", col=1)
     return finish(
         figure,
         look,
         "How hard each term of the loss pulls the latents",
-        f"From the first look to the last, {'; '.join(text)}.",
+        f"Norms: {'; '.join(text)}.",
         height=440,
         bottom=90,
         width=max(900, 170 * len(histories)),
     )
+
+
+def _range(values: list[float]) -> str:
+    """The smallest and the largest value in words, or the only one."""
+    low = f"{min(values):.2g}"
+    high = f"{max(values):.2g}"
+    return low if low == high else f"{low} to {high}"
 
 
 def gradient_angles(histories: Histories, **look: Any) -> Figure:
@@ -91,7 +103,7 @@ def feedback_picture(histories: Histories, **look: Any) -> Figure:
         ValueError: For no histories.
     """
     columns = {
-        "norm_usage_correlation": "rank correlation of norm and usage",
+        "norm_usage_correlation": "norm-usage correlation",
         "codes_with_gradient": "codes with a gradient (codes)",
     }
     look = {"title": "Do the long codes win, and who learns?"} | look

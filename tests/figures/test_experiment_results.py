@@ -94,7 +94,7 @@ def test_each_axis_of_the_ablations_has_a_panel_with_its_values_in_order():
     assert [*figure.data[0].x] == ["0", "0.05", "0.1", "0.3", "0.5"]
     assert [*figure.data[0].y] == pytest.approx([20.05, 21.05, 22.05, 23.05, 24.05])
     assert [*figure.data[-1].x] == ["BBNR<br>alone", "both<br>halves"]
-    assert "differ most over codes 5" in summary(figure)
+    assert "differ most over codes (by 5)" in summary(figure)
 
 
 def test_a_map_of_schedules_tells_the_steadiest_and_colors_the_distance_to_the_best():
@@ -149,7 +149,9 @@ def test_the_caption_of_axes_compares_only_values_that_differ():
     assert "differ" not in summary(axis_panels(one_value, titles))
     margins = ABLATIONS[ABLATIONS.axis.isin(["margin", "scale"])].assign(line="SAMP")
     text = summary(axis_panels(margins, {"margin": "margin m"}))
-    assert text.startswith("The means of PSNR (dB) differ most: SAMP over margin m 4. Each point")
+    assert text.startswith(
+        "The means of PSNR (dB) differ most: SAMP over margin m (by 4). Each point"
+    )
 
 
 def test_points_of_a_sweep_that_failed_are_missing_in_its_maps():

@@ -52,8 +52,17 @@ def test_norms_have_a_panel_for_each_history_with_the_terms_it_has_on_one_log_sc
         "step<br>plain",
         "step<br>samp",
     )
-    assert "plain: reconstruction 0.1 to 0.025, commitment 0.01 to 0.0025; samp:" in summary(figure)
-    assert "margin 1e-10 to 1e-40" in summary(figure)
+    text = (
+        "reconstruction 0.1 at the first look, 0.025 at the last; commitment 0.01 at the first look"
+    )
+    assert text in summary(figure)
+    assert "margin 1e-10 at the first look, 1e-40 at the last" in summary(figure)
+
+
+def test_norms_that_differ_between_the_histories_are_told_as_a_range():
+    weaker = HISTORIES["plain"] / 2
+    figure = gradient_norms({"plain": HISTORIES["plain"], "weaker": weaker})
+    assert "reconstruction 0.05 to 0.1 at the first look, 0.013 to 0.025" in summary(figure)
 
 
 def test_angles_are_in_degrees_on_one_scale_with_a_line_at_90():
@@ -81,9 +90,9 @@ def test_the_feedback_has_a_color_for_each_history_in_both_panels():
     drawn = [(trace.xaxis, trace.line.color) for trace in figure.data]
     assert drawn == [*itertools.product(("x", "x2"), shades)]
     assert list(figure.data[3].y) == [10, 20, 30, 40] and set(figure.data[0].y) == {0.5}
-    assert figure.layout.yaxis.title.text == "rank correlation of norm and usage"
+    assert figure.layout.yaxis.title.text == "norm-usage correlation"
     assert figure.layout.yaxis2.title.text == "codes with a gradient (codes)"
-    text = "norm and usage: plain 0.5, samp 0.5; codes with a gradient: plain 25, samp 25"
+    text = "norm-usage correlation: plain 0.5, samp 0.5; codes with a gradient: plain 25, samp 25"
     assert text in summary(figure)
 
 

@@ -116,12 +116,12 @@ def test_the_halves_of_samp_are_told_with_what_they_add():
         (
             3.0,
             "the steadiest schedule (exponential scaled) is at most 1.00 dB below the best of its "
-            "length. Others, in dB: exponential per step 3.00, no ball 2.00.",
+            "length. Of the others: exponential per step 3.00, no ball 2.00, constant 1 10.00.",
         ),
         (
             1.0,
             "the steadiest schedule (exponential per step, exponential scaled) is at most 1.00 dB "
-            "below the best of its length. Others, in dB: no ball 2.00.",
+            "below the best of its length. Of the others: no ball 2.00, constant 1 10.00.",
         ),
     ],
 )
