@@ -15,6 +15,7 @@ from arcvq.experiments.tables import (
     cell,
     data_title,
     intervals_overlap,
+    regime_note,
     variant_interval,
     verdict,
     with_gap,
@@ -241,11 +242,14 @@ def ranges(rows: pd.DataFrame) -> str:
 
 
 def repeated_ablations(rows: pd.DataFrame) -> str:
-    """The paper's own ablations, repeated."""
+    """The paper's own ablations, repeated, and in which regime."""
+    regime_of_runs = regime_note(rows[rows.variant == "both halves"])
     return (
-        "The paper's own ablations, repeated in short runs on digits: "
+        f"The paper's own ablations, repeated in runs of {rows.steps.iloc[0]:,} steps on "
+        f"{data_title(rows)} ({regime_of_runs}): "
         f"{_best_value(rows, 'margin', (0.0, 0.1, 0.3), 0.1)}; "
         f"{_best_value(rows, 'top_k', (1, 3, 5), 3)}; "
+        f"{verdict(rows, 'both halves', 'margin alone')}; "
         f"{verdict(rows, 'both halves', 'without stop-gradient')}."
     )
 
