@@ -108,6 +108,10 @@ def authors_measures(
             f"got {height} x {width}"
         )
     found, true = (_through_jpeg(part).double() / 255 for part in pair)
+    if images.shape[1] == 1:
+        # The three channels are equal, so that one of them has the same mean.
+        found = found[:, :1]
+        true = true[:, :1]
     errors = (found - true).square().mean((1, 2, 3))
     decibels = -10 * errors.log10()
     return {"psnr": decibels.mean().item(), "ssim": _uniform_ssim(found, true)}
@@ -134,19 +138,17 @@ def _uniform_ssim(images: Tensor, reference: Tensor) -> float:
     def mean(values):
         return avg_pool2d(values, SSIM_WINDOW, stride=1)
 
-    def covariance(one, other):
-        return (mean(one * other) - mean(one) * mean(other)) * count / (count - 1)
-
     stable_mean = 0.01**2  # the constants of Wang et al. 2004
     stable_variance = 0.03**2
-    means = mean(images), mean(reference)
-    luminance = (2 * means[0] * means[1] + stable_mean) / (
-        means[0].square() + means[1].square() + stable_mean
-    )
-    variances = covariance(images, images) + covariance(reference, reference)
-    structure = (2 * covariance(images, reference) + stable_variance) / (
-        variances + stable_variance
-    )
+    mean_of_images = mean(images)
+    mean_of_reference = mean(reference)
+    mean_product = mean_of_images * mean_of_reference
+    mean_squares = mean_of_images.square() + mean_of_reference.square()
+    sample = count / (count - 1)
+    covariance = sample * (mean(images * reference) - mean_product)
+    variances = sample * (mean(images.square() + reference.square()) - mean_squares)
+    luminance = (2 * mean_product + stable_mean) / (mean_squares + stable_mean)
+    structure = (2 * covariance + stable_variance) / (variances + stable_variance)
     return (luminance * structure).mean().item()
 
 
