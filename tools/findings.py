@@ -26,6 +26,7 @@ MNIST = "--dataset mnist --profile standard --steps 3160 --train-images 10000"
 CIFAR = "--dataset cifar10 --profile standard --steps 1000"
 FEW = "--only continuous --only 'plain VQ' --only cosine --only CVQ --only SAMP --only FSQ"
 SHORT = "--steps 1000 --batch-size 64 --lr 1e-3"
+RATIOS = "--dataset mnist --profile full_small --steps 1580 --paper-rate"
 VQGAN = "--steps 2000 --batch-size 8 --lr 1e-3 --num-codes 256 --dim 16 --seeds 1"
 COMMANDS = {  # by the stored table that it makes
     "paper-mnist": f"arcvq experiment paper {MNIST}",
@@ -34,6 +35,7 @@ COMMANDS = {  # by the stored table that it makes
     "codes_per_step-digits": f"arcvq experiment codes_per_step {SHORT}",
     "best-digits": f"arcvq experiment best {SHORT} --num-codes 512",
     "ablations-digits": "arcvq experiment ablations --steps 400 --num-codes 512 --dim 64",
+    "ablations-mnist": f"arcvq experiment ablations {RATIOS}  # without codes, dim and beta",
     "schedules-digits": "arcvq experiment schedules --steps 400 --num-codes 512 --dim 64",
     "natural_images-photos_64": f"arcvq experiment natural_images --dataset photos_64 {VQGAN}",
     "semantics-mnist": f"arcvq experiment semantics {MNIST}",
@@ -67,6 +69,7 @@ def findings() -> list[Finding]:
     mnist = stored("paper-mnist")
     cifar = stored("paper-cifar10-jpeg")
     ablations = stored("ablations-digits")
+    ratios = stored("ablations-mnist")
     schedules = stored("schedules-digits")
     gradients = stored("gradients-digits")
     semantics = stored("semantics-mnist")
@@ -85,6 +88,7 @@ def findings() -> list[Finding]:
         Finding("codes_per_step-digits", "A random share of the codes", random_share(shares)),
         Finding("ablations-digits", "Settings", ranges(ablations)),
         Finding("ablations-digits", "The paper's choices", repeated_ablations(ablations)),
+        Finding("ablations-mnist", "The same with its ratios", repeated_ablations(ratios)),
         Finding("schedules-digits", "Schedules of the radius", steadiest(schedules, "radius")),
         Finding("schedules-digits", "Schedules of the weight", steadiest(schedules, "weight")),
         Finding("gradients-digits", "Gradients", gradient_course(gradients)),
