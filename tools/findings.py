@@ -138,24 +138,6 @@ def at_their_best(rows: pd.DataFrame) -> str:
     )
 
 
-def full_length(rows: pd.DataFrame) -> str:
-    """How quantizers compare after as many steps as the paper's runs had."""
-    by_psnr = rows.groupby("variant")["psnr"].mean().sort_values(ascending=False)
-    listed = []
-    for name in by_psnr.index:
-        perplexity = _measured(rows, name, "perplexity")
-        listed.append(f"{name} {_measured(rows, name)} dB with a perplexity of {perplexity}")
-    place = by_psnr.index.get_loc("SAMP") + 1
-    text = (
-        f"At the paper's length, {rows.steps.iloc[0]:,} steps, and with both of its ratios, on "
-        f"{data_title(rows)} and with {rows.num_codes.iloc[0]} codes ({_seeds(rows)}): "
-        f"{', '.join(listed)}. SAMP ranks {place} of {len(by_psnr)}."
-    )
-    if rows.seed.nunique() == 1:
-        return text
-    return f"{text} {_overlaps(rows, by_psnr.index.drop('SAMP'))}. {halves(rows)}"
-
-
 def regime(rows: pd.DataFrame) -> str:
     """What moves PSNR and usage: the ratios of the regime, or what else changes with them?"""
     decibels = spans(rows, "psnr")
