@@ -300,8 +300,8 @@ def test_images_are_gray_until_one_has_color_and_keep_their_pixels(tmp_path):
 
 
 def test_reading_takes_little_more_memory_than_the_pixels(tmp_path):
-    save(tmp_path / "0.png", 7, (64, 64), "L")
-    save(tmp_path / "1.png", (7, 8, 9), (64, 64))
+    save(tmp_path / "0.png", 7, (128, 128), "L")
+    save(tmp_path / "1.png", (7, 8, 9), (128, 128))
     files = [Path("0.png")] * 1500 + [Path("1.png")] * 500
     scan = image_folders.FolderScan(tmp_path, files, ["train"] * 2000, ["all"] * 2000)
     status = Path("/proc/self/status")
@@ -309,8 +309,8 @@ def test_reading_takes_little_more_memory_than_the_pixels(tmp_path):
         pytest.skip("this system does not say how much memory a process has")
     before = memory(status, "VmRSS")
     Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
-    pixels, _ = read_images(scan, Reading(64), "test")
-    assert pixels.shape == (2000, 3, 64, 64)
+    pixels, _ = read_images(scan, Reading(128), "test")
+    assert pixels.shape == (2000, 3, 128, 128)
     assert memory(status, "VmHWM") - before < 1.3 * pixels.numel()
 
 
