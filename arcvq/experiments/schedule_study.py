@@ -50,7 +50,10 @@ def weights(steps: int) -> dict[str, Schedule | None]:
 
 
 def variants(base: RunSettings) -> list[Variant]:
-    """Each schedule of one half at each length, with the other half scaled to the run.
+    """Each schedule of one half at each length.
+
+    The other half is scaled to the run; but the ball is that of `base.samp` if it is given, as one
+    that grows at the same rate in runs of any length.
 
     Raises:
         ValueError: If the shortest run would have less than one step.
@@ -69,8 +72,7 @@ def variants(base: RunSettings) -> list[Variant]:
 
 def _variants_of_length(base: RunSettings, steps: int) -> list[Variant]:
     scaled = SAMP.for_run(steps)
-    margin_settings = base.samp or scaled
-    samp = dataclasses.replace(margin_settings, radius=scaled.radius, weight=scaled.weight)
+    samp = dataclasses.replace(base.samp or scaled, weight=scaled.weight)
     found = []
     for half, schedules in (("radius", radii(steps)), ("weight", weights(steps))):
         for name, schedule in schedules.items():

@@ -103,6 +103,22 @@ def test_schedules_know_their_run_but_for_the_papers_rates():
             assert variant.settings.samp.radius == Exponential(3e-4)
 
 
+def test_a_given_ball_grows_at_its_own_rate_beside_weights_of_any_length():
+    given = SAMP.for_run(400, lr=6e-4, dim=16, margin=0.3)
+    found = schedule_study.variants(dataclasses.replace(BASE, steps=400, samp=given))
+    lengths = set()
+    for variant in found:
+        steps = variant.settings.steps
+        samp = variant.settings.samp
+        assert samp.margin == 0.3
+        if variant.facts["half"] == "weight":
+            lengths.add(steps)
+            assert samp.radius == given.radius
+        else:
+            assert samp.weight == SAMP.for_run(steps).weight
+    assert lengths == {100, 400, 1600}
+
+
 def test_a_row_measures_the_test_images_and_the_codebook(tmp_path):
     run = train(BASE, IMAGES, root=tmp_path, device="cpu", progress=False)
     (row,) = reconstruction(run, BASE, IMAGES, tmp_path)
