@@ -359,11 +359,10 @@ def check_dataset(name: Any, reading: Reading = USUAL_READING) -> None:
         NotADirectoryError: For a file in the place of a folder.
     """
     if name in DATASETS:
-        if reading != USUAL_READING:
-            raise ValueError(
-                "size, grey, background, levels, skip_broken, crop and stream are for folder:PATH "
-                f"only, not for {name}"
-            )
+        usual = vars(USUAL_READING)
+        other = [field for field, value in vars(reading).items() if value != usual[field]]
+        if other:
+            raise ValueError(f"{', '.join(other)}: for folder:PATH only, not for {name}")
         return
     if not isinstance(name, str) or not name.startswith("folder:"):
         raise ValueError(

@@ -324,9 +324,10 @@ def test_an_unknown_photograph_is_answered_with_the_valid_names():
         photograph("tower")
 
 
-@pytest.mark.parametrize("option", [{"size": 64}, {"grey": True}])
+@pytest.mark.parametrize("option", [{"size": 64}, {"grey": True}, {"crop": 8, "stream": True}])
 def test_options_of_folders_are_refused_elsewhere(option):
-    with pytest.raises(ValueError, match="are for folder:PATH only, not for photos"):
+    names = ", ".join(option)
+    with pytest.raises(ValueError, match=f"^{names}: for folder:PATH only, not for photos"):
         load_images("photos", **option)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import nbformat
 from papermill import inspect_notebook
 
-from arcvq.image_folders import folder_of
+from arcvq.image_folders import Reading, folder_of
 from arcvq.images import check_dataset
 from arcvq.reports.shared_parameters import SHARED, check_reading, check_seed
 from arcvq.runs.settings import check_profile
@@ -109,8 +109,8 @@ def _reading(given: Any, dataset: str | None) -> dict[str, Any]:
     """How a folder is read, checked, as papermill writes it: it knows lists, but no tuples."""
     fields = _literal(given, given) if isinstance(given, str) else given
     check_reading(fields)
-    if fields and dataset is not None and not dataset.startswith("folder:"):
-        raise ValueError(f"{', '.join(fields)}: for folder:PATH only, not for {dataset}")
+    if dataset is not None:
+        check_dataset(dataset, Reading(**fields))
     return {
         name: list(value) if isinstance(value, tuple) else value for name, value in fields.items()
     }

@@ -27,7 +27,7 @@ def test_a_folder_takes_a_reading(tmp_path):
         ({"reading": 3}, "reading is 3"),
         ({"reading": {"sise": 64}}, "sise"),
         ({"reading": {"size": 63}}, "63"),
-        ({"reading": {"size": 64}}, "for folder:PATH only, not for digits"),
+        ({"reading": {"size": 64}}, "size: for folder:PATH only, not for digits"),
     ],
 )
 def test_a_wrong_parameter_is_named(wrong, message):
