@@ -179,7 +179,8 @@ def set_scene(
 
     Args:
         figure: The figure, whose scenes all get the same axes.
-        extent: Each axis reaches from -extent to extent; None: as far as the data.
+        extent: The axes show at least -extent to extent, with ticks at a round number; None: as
+            far as the data.
         names: Titles of the axes.
         eye: Where the camera stands.
         zoom: Size of the cube of the axes.
@@ -188,14 +189,25 @@ def set_scene(
     axis |= {"showbackground": False, "nticks": 5}
     aspect: dict[str, Any] = {"aspectmode": "data"}
     if extent is not None:
-        axis["range"] = [-extent, extent]
-        aspect = {"aspectmode": "manual", "aspectratio": dict.fromkeys("xyz", zoom)}
+        # Few ticks, none of them near a corner: labels of two axes would meet there, and the
+        # labels of one axis its title.
+        reach = 1.15 * extent
+        tick = _round_down(extent)
+        axis |= {"range": [-reach, reach], "tickvals": [-tick, 0, tick]}
+        aspect = {"aspectmode": "manual", "aspectratio": dict.fromkeys("xyz", 1.1 * zoom)}
     x, y, z = names
     titles = {"xaxis_title_text": x, "yaxis_title_text": y, "zaxis_title_text": z}
     figure.update_scenes(xaxis=axis, yaxis=axis, zaxis=axis, **titles)
     place = dict(zip("xyz", eye, strict=True))
     # Perspective would make equal distances look unequal.
     figure.update_scenes(camera_eye=place, camera_projection_type="orthographic", **aspect)
+
+
+def _round_down(number: Number) -> float:
+    """The largest of 1, 2 and 5 times a power of ten that is not above a positive number."""
+    power = 10.0 ** math.floor(math.log10(number))
+    digit = max(digit for digit in (1, 2, 5) if digit * power <= number)
+    return digit * power
 
 
 def color_bar(label: str, **more: Any) -> dict[str, Any]:

@@ -121,7 +121,7 @@ def _ball_with_codes(
             add_ball(figure, radius, "ball of radius M(t)")
         else:
             text += ", beyond the picture"
-    set_scene(figure, 1.02 * max(extent, 1e-9), visible=True)
+    set_scene(figure, max(extent, 1e-9), visible=True)
     figure.update_layout(legend_itemsizing="constant")
     return figure, f"{text}.{note}"
 
@@ -225,7 +225,7 @@ def margin_gradients(
         add_ball(figure, 1, "")
         # The code faces the reader, a bit to the side.
         eye = 2 * scene.unit + 0.6 * normals(scene.unit)[0]
-        set_scene(figure, 1.02 * extent, eye=eye, zoom=1.8, visible=False)
+        set_scene(figure, extent, eye=eye, zoom=1.8, visible=False)
     count = len(scene.latents)
     text = (
         f"Arrows follow the negative gradient (longest {longest:.2g}{told_length}); "

@@ -108,9 +108,23 @@ def test_all_axes_of_a_scene_reach_equally_far():
     figure = Figure().add_scatter3d(x=[1], y=[2], z=[3])
     set_scene(figure, 2.5, names=("a", "b", "c"), visible=False)
     scene = figure.layout.scene
-    assert {axis.range for axis in (scene.xaxis, scene.yaxis, scene.zaxis)} == {(-2.5, 2.5)}
+    (reach,) = {axis.range for axis in (scene.xaxis, scene.yaxis, scene.zaxis)}
+    assert reach[1] == -reach[0] and reach[1] >= 2.5
     assert scene.yaxis.title.text == "b" and not scene.yaxis.visible
     assert scene.aspectmode == "manual" and scene.camera.projection.type == "orthographic"
+
+
+@pytest.mark.parametrize(
+    "extent, tick",
+    [(1.0, 1), (1.9, 1), (4.3, 2), (9.99, 5), (0.03, 0.02), (1e-9, 1e-9), (6e4, 5e4)],
+)
+def test_the_ticks_of_a_scene_are_at_round_numbers_within_its_extent(extent, tick):
+    figure = Figure().add_scatter3d(x=[1], y=[2], z=[3])
+    set_scene(figure, extent, visible=True)
+    scene = figure.layout.scene
+    for axis in (scene.xaxis, scene.yaxis, scene.zaxis):
+        assert axis.tickvals == pytest.approx((-tick, 0, tick))
+        assert axis.range[1] > 1.1 * axis.tickvals[2], "no label at a corner"
 
 
 def test_usage_has_a_tick_for_each_power_of_ten():
