@@ -27,7 +27,7 @@ CIFAR = "--dataset cifar10 --profile standard --steps 1000"
 FEW = "--only continuous --only 'plain VQ' --only cosine --only CVQ --only SAMP --only FSQ"
 SHORT = "--steps 1000 --batch-size 64 --lr 1e-3"
 RATIOS = "--dataset mnist --profile full_small --steps 1580 --paper-rate"
-VQGAN = "--steps 2000 --batch-size 8 --lr 1e-3 --num-codes 256 --dim 16 --seeds 1"
+VQGAN = "--steps 2000 --batch-size 8 --lr 1e-3 --num-codes 256 --dim 16"
 COMMANDS = {  # by the stored table that it makes
     "paper-mnist": f"arcvq experiment paper {MNIST}",
     "paper-cifar10-jpeg": f"arcvq experiment paper {CIFAR} {FEW}",
