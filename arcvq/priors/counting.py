@@ -25,8 +25,11 @@ def witten_bell(
         shorter: q, the probabilities after a shorter context, for each context or one for all; the
             result has their precision.
     """
-    different = (counts > 0).sum(-1, keepdim=True).clamp_min(1)
-    return (counts + different * shorter) / (counts.sum(-1, keepdim=True) + different)
+    total = counts.sum(-1, keepdim=True)
+    different = (counts > 0).sum(-1, keepdim=True)
+    # After a context that was never seen, T = 1 leaves q alone.
+    different = different.clamp_min(1)
+    return (counts + different * shorter) / (total + different)
 
 
 class CountingPrior(Prior):
@@ -61,23 +64,28 @@ class CountingPrior(Prior):
             ValueError: As `forward` does.
         """
         tokens, _ = self.as_tokens(tokens, None)
-        counts = self.counts(self.context(tokens), tokens, len(self.table))
-        self.table = witten_bell(counts, self.without_context(counts)).log().to(self.table)
+        contexts = self.context(tokens)
+        counts = self.counts(contexts, tokens, len(self.table))
+        table = witten_bell(counts, self.without_context(counts)).log()
+        self.table = table.to(self.table)
         return self
 
     def counts(
         self, contexts: Int[Tensor, "n h w"], tokens: Int[Tensor, "n h w"], number: int
     ) -> Int[Tensor, "_number K"]:
         """Count how often each token came in each of a number of contexts."""
+        # The cells of the table are numbered row by row, to count in all of them at once.
         cells = contexts * self.num_codes + tokens
-        counts = torch.bincount(cells.flatten(), minlength=number * self.num_codes)
+        size = number * self.num_codes
+        counts = torch.bincount(cells.flatten(), minlength=size)
         return counts.view(number, self.num_codes)
 
     def without_context(self, counts: Int[Tensor, "_n K"]) -> Float[Tensor, " K"]:
         """Return the probability of each token in any context."""
         precision = at_least_float32(self.table).dtype
         uniform = torch.full((self.num_codes,), 1 / self.num_codes, dtype=precision)
-        return witten_bell(counts.sum(0), uniform.to(counts.device))
+        in_any_context = counts.sum(0)
+        return witten_bell(in_any_context, uniform.to(counts.device))
 
     def predict(self, tokens, labels):
         return self.table[self.context(tokens)]
@@ -87,7 +95,8 @@ class HistogramPrior(CountingPrior):
     """Draws each token by itself, from the histogram of its place in the grid."""
 
     def contexts(self):
-        return self.grid[0] * self.grid[1]
+        height, width = self.grid
+        return height * width
 
     def context(self, tokens):
         places = torch.arange(self.contexts(), device=tokens.device)
@@ -101,7 +110,9 @@ class BigramPrior(CountingPrior):
         return self.num_codes + 1
 
     def context(self, tokens):
-        before = tokens.flatten(1).roll(1, 1)
+        in_order = tokens.flatten(1)
+        before = in_order.roll(1, dims=1)
+        # Rolling brings the last token to the front, where there is none before.
         before[:, 0] = self.num_codes
         return before.view_as(tokens)
 
@@ -124,7 +135,8 @@ class NeighborPrior(CountingPrior):
     def __init__(self, num_codes: int, grid: tuple[int, int], pairs: int = 0):
         super().__init__(num_codes, grid)
         uniform = self.table[:1]
-        self.table = uniform.repeat(self.contexts() + pairs, 1)
+        rows = self.contexts() + pairs
+        self.table = uniform.repeat(rows, 1)
         self.seen: Tensor
         self.register_buffer("seen", torch.zeros(pairs, dtype=torch.int64))
 
@@ -133,24 +145,28 @@ class NeighborPrior(CountingPrior):
 
     def left(self, tokens: Int[Tensor, "B h w"]) -> Int[Tensor, "B h w"]:
         """Return the left neighbor of each token."""
-        left = tokens.roll(1, 2)
-        left[:, :, 0] = self.num_codes
+        left = tokens.roll(1, dims=2)
+        left[:, :, 0] = self.num_codes  # beyond the border
         return left
 
     def pair(self, tokens: Int[Tensor, "B h w"]) -> Int[Tensor, "B h w"]:
         """Return the number of each token's pair of neighbors."""
-        upper = tokens.roll(1, 1)
-        upper[:, 0] = self.num_codes
-        return self.left(tokens) * self.contexts() + upper
+        upper = tokens.roll(1, dims=1)
+        upper[:, 0] = self.num_codes  # beyond the border
+        left = self.left(tokens)
+        return left * self.contexts() + upper
 
     def context(self, tokens):
         left = self.left(tokens)
         if not len(self.seen):
             return left
         pair = self.pair(tokens)
-        row = torch.searchsorted(self.seen, pair).clamp(max=len(self.seen) - 1)
-        was_seen = self.seen[row] == pair
-        return torch.where(was_seen, self.contexts() + row, left)
+        place = torch.searchsorted(self.seen, pair)
+        # A pair above all that were seen would come after the last.
+        place = place.clamp(max=len(self.seen) - 1)
+        was_seen = self.seen[place] == pair
+        row = self.contexts() + place
+        return torch.where(was_seen, row, left)
 
     def count(self, tokens):
         tokens, _ = self.as_tokens(tokens, None)
@@ -158,10 +174,10 @@ class NeighborPrior(CountingPrior):
         after_left = witten_bell(by_left, self.without_context(by_left))
 
         # What follows a pair is smoothed with what follows its left neighbor.
-        seen, row = self.pair(tokens).unique(return_inverse=True)
-        by_pair = self.counts(row, tokens, len(seen))
-        shorter = after_left[seen // self.contexts()]
-        after_pair = witten_bell(by_pair, shorter)
+        seen, place = self.pair(tokens).unique(return_inverse=True)
+        by_pair = self.counts(place, tokens, len(seen))
+        left = seen // self.contexts()
+        after_pair = witten_bell(by_pair, after_left[left])
 
         self.seen = seen.to(self.table.device)
         table = torch.cat([after_left, after_pair]).log()
@@ -169,4 +185,4 @@ class NeighborPrior(CountingPrior):
         return self
 
     def config(self):
-        return {**super().config(), "pairs": len(self.seen)}
+        return super().config() | {"pairs": len(self.seen)}
