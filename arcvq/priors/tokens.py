@@ -55,8 +55,9 @@ class TiedTokens(nn.Module):
         super().__init__()
         check_finite(codebook, "codebook")
         dim = codebook.shape[1]
+        directions = normalize(codebook.detach().float(), dim=1)
         self.directions: Tensor
-        self.register_buffer("directions", normalize(codebook.detach().float(), dim=1))
+        self.register_buffer("directions", directions)
         self.inward = nn.Linear(dim, width)
         self.outward = nn.Linear(width, dim)
         # A logarithm, so that training changes the scale by factors.
@@ -64,9 +65,12 @@ class TiedTokens(nn.Module):
 
     def embed(self, tokens: Int[Tensor, "*B"]) -> Float[Tensor, "*B C"]:
         """Map the directions of the tokens' codes to vectors of the prior's width."""
+        dim = self.directions.shape[1]
         # Entries of a unit vector are small; times sqrt(D) their mean square is 1.
-        directions = self.directions * self.directions.shape[1] ** 0.5
-        return embedding(tokens, self.inward(directions))
+        directions = self.directions * dim**0.5
+        # Each code is mapped once, however many tokens name it.
+        table = self.inward(directions)
+        return embedding(tokens, table)
 
     def logits(self, features: Float[Tensor, "*B C"]) -> Float[Tensor, "*B K"]:
         """Map features to a logit for each code; in float32, also under autocast."""
@@ -74,12 +78,14 @@ class TiedTokens(nn.Module):
         with torch.autocast(prediction.device.type, enabled=False):
             directions = self.directions.to(prediction.dtype)
             cosines = normalize(prediction, dim=-1) @ directions.T
-            return at_least_float32(self.log_scale).exp() * cosines
+            scale = at_least_float32(self.log_scale).exp()
+            return scale * cosines
 
 
 def parameter_count(module: nn.Module) -> int:
     """Count the numbers that training may change."""
-    return sum(parameter.numel() for parameter in module.parameters() if parameter.requires_grad)
+    trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    return sum(parameter.numel() for parameter in trained)
 
 
 def match_parameters(build: Callable[[int], Built], parameters: int, multiple: int = 1) -> Built:
@@ -103,7 +109,13 @@ def match_parameters(build: Callable[[int], Built], parameters: int, multiple: i
         with torch.device("meta"):  # nothing is allocated, and no random number is drawn
             return parameter_count(build(width))
 
+    def distance(width: int) -> int:
+        return abs(count(width) - parameters)
+
+    # The widest of these has more parameters than wanted: each channel has at least one.
     widths = range(multiple, multiple * (parameters + 2), multiple)
-    above = bisect_left(widths, parameters, key=count)
-    candidates = widths[max(0, above - 1) : above + 1]
-    return build(min(candidates, key=lambda width: abs(count(width) - parameters)))
+    # The parameters grow with the width, so the nearest is the first with enough or the one before.
+    enough = bisect_left(widths, parameters, key=count)
+    candidates = widths[max(0, enough - 1) : enough + 1]
+    nearest = min(candidates, key=distance)
+    return build(nearest)
