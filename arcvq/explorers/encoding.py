@@ -29,5 +29,6 @@ def decode_codes(model: Autoencoder, codes: Int[Tensor, " n"]) -> Float[Tensor, 
     """Decode each code as 3 x 3 tokens, so that the middle one stands amid others like it."""
     device = model.quantizer.codebook.device
     grids = codes[:, None, None].expand(-1, 3, 3)
-    images = [model.decode(part.to(device)) for part in grids.split(BATCH)]
+    batches = grids.split(BATCH)
+    images = [model.decode(batch.to(device)) for batch in batches]
     return torch.cat(images).cpu()
