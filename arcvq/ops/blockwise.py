@@ -46,7 +46,7 @@ def sum_losses(latents, inverse, codes, margin, scale, top_k, gradient):
         gradient: Where to add the gradient to the normalized latents (N, D); or None.
     """
     size = _codes_per_block(len(codes), latents, top_k)
-    memory = latents.new_empty(size, len(latents))
+    memory = latents.new_empty(size, len(latents))  # used by one block after the other
     total = 0
     for block in codes.split(size):
         weights = memory[: len(block)]
@@ -57,8 +57,10 @@ def sum_losses(latents, inverse, codes, margin, scale, top_k, gradient):
 def _codes_per_block(num_codes, latents, top_k):
     """Codes in a block: blocks of equal size whose tensors have at most `BLOCK` entries."""
     count, dim = latents.shape
-    nearest = 4 * top_k * max(dim, CHUNK)  # entries that the nearest latents of a code take
-    most = max(1, BLOCK // max(count, nearest))
+    # Entries of a code: its cosines to all latents, or what is made of its nearest ones.
+    nearest = 4 * top_k * max(dim, CHUNK)
+    entries = max(count, nearest)
+    most = max(1, BLOCK // entries)
     blocks = math.ceil(num_codes / most)
     return math.ceil(num_codes / blocks)
 
@@ -75,32 +77,47 @@ def _block_loss(latents, inverse, codes, weights, margin, scale, top_k, gradient
     nearest = _nearest(weights, peaks, chunk, top_k)
 
     # From here on the weights are those of the others, i not in N_j.
-    info = torch.finfo(weights.dtype)
-    shift = 0.0
     if safe:
         weights.scatter_(1, nearest, 0.0)
+        shift = 0.0
     else:
         weights.scatter_(1, nearest, -math.inf)
-        shift = weights.amax(1)
-        shift.clamp_min_(info.min)  # it is -inf where there are no others
-        weights.sub_(shift[:, None])
-        weights.exp_()
+        shift = _shifted_exp_(weights)
     others = weights.sum(1)
 
     log_others = others.log() + shift
     loss, lost = pull_nearest(latents, inverse, codes, nearest, log_others, margin, scale, gradient)
     if gradient is not None:
-        push = scale * lost / others.clamp_min(info.tiny)
+        # The derivative of the loss by another cosine is scale * lost * weight / others.
+        tiny = torch.finfo(others.dtype).tiny  # others is 0 where there are none
+        push = scale * lost / others.clamp_min(tiny)
         gradient.addmm_(weights.T, codes * push[:, None])
     return loss
 
 
+def _shifted_exp_(logits):
+    """Turn logits (block, N) in place into exp(logit - shift), the shift being each code's largest.
+
+    Returns the shifts (block,).
+    """
+    shift = logits.amax(1)
+    lowest = torch.finfo(logits.dtype).min
+    shift.clamp_min_(lowest)  # it is -inf where all logits are
+    logits.sub_(shift[:, None])
+    logits.exp_()
+    return shift
+
+
 def _chunk_size(count, top_k):
     """Latents in a chunk, so that there are about as many chunks as latents in `top_k` of them."""
-    balanced = 1 << round(math.log2(count / top_k) / 2)
+    # All sizes are powers of two. Near the square root of count / top_k both numbers are equal.
+    exponent = round(math.log2(count / top_k) / 2)
+    balanced = 2**exponent
     # Short chunks are slow to go through; eight longer ones are searched as quickly.
-    an_eighth = 1 << max(1, count // 8).bit_length() - 1
-    return min(CHUNK, max(16, balanced, min(64, an_eighth)))
+    an_eighth = max(1, count // 8)
+    rounded_down = 2 ** (an_eighth.bit_length() - 1)
+    longer = min(64, rounded_down)
+    return min(CHUNK, max(16, balanced, longer))
 
 
 def _fill_weights(latents, inverse, codes, weights, chunk, exponential):
@@ -108,8 +125,8 @@ def _fill_weights(latents, inverse, codes, weights, chunk, exponential):
 
     Returns the largest logit of each chunk of latents, (block, chunks).
     """
-    width = TILE // len(codes)
-    width = max(chunk, width // chunk * chunk)
+    chunks_per_tile = max(1, TILE // len(codes) // chunk)
+    width = chunks_per_tile * chunk
     peaks = []
     for start in range(0, len(latents), width):
         end = start + width
@@ -117,16 +134,22 @@ def _fill_weights(latents, inverse, codes, weights, chunk, exponential):
         logits = weights[:, start:end]
         torch.mm(codes, rows.T, out=logits)
         logits.mul_(inverse[start:end])
-        count = logits.shape[1]
-        whole = count // chunk * chunk  # latents in whole chunks
-        chunks = logits[:, :whole].unflatten(1, (-1, chunk))
-        peaks.append(chunks.amax(2))
-        if whole < count:
-            rest = logits[:, whole:]
-            peaks.append(rest.amax(1, keepdim=True))
+        peaks += _peaks(logits, chunk)
         if exponential:
             logits.exp_()
     return torch.cat(peaks, dim=1)
+
+
+def _peaks(logits, chunk):
+    """Largest logit of each chunk of latents, in parts (block, chunks) to be joined."""
+    count = logits.shape[1]
+    whole = count // chunk * chunk  # latents in whole chunks
+    chunks = logits[:, :whole].unflatten(1, (-1, chunk))
+    peaks = [chunks.amax(2)]
+    if whole < count:
+        rest = logits[:, whole:]
+        peaks.append(rest.amax(1, keepdim=True))
+    return peaks
 
 
 def _nearest(weights, peaks, chunk, top_k):
@@ -170,15 +193,18 @@ def pull_nearest(latents, inverse, codes, nearest, log_others, margin, scale, gr
     directions = latents[nearest] * factors[..., None]
     logits, slope = _margin_logits(directions, codes[:, None], margin, scale)
     # For each code the loss is -log(p) of the part p that its nearest latents hold of the softmax,
-    # p = sigmoid(-gap).
-    gap = log_others - logits.logsumexp(1)
+    # p = sigmoid(-gap). So the loss is softplus(gap), and 1 - p is sigmoid(gap).
+    log_nearest = logits.logsumexp(1)
+    gap = log_others - log_nearest
     lost = torch.sigmoid(gap)
     if gradient is not None:
+        # The derivative of the loss by a nearest logit is minus its share of what is lost.
         share = lost[:, None] * logits.softmax(1)
         pull = -share * slope
         pull_along_codes = pull[..., None] * codes[:, None]
         gradient.index_add_(0, nearest.flatten(), pull_along_codes.flatten(0, 1))
-    return softplus(gap).sum(), lost
+    losses = softplus(gap)
+    return losses.sum(), lost
 
 
 def _margin_logits(directions, codes, margin, scale):
@@ -214,11 +240,12 @@ def through_normalization_(gradient, latents, inverse, num_codes):
     dim = latents.shape[1]
     size = max(1, TILE // 16 // dim)
     parts = zip(gradient.split(size), latents.split(size), inverse.split(size), strict=True)
-    for part, rows, scale in parts:
+    for part, rows, factors in parts:
+        # The tangent part of g is g - z <g, z> / |z|^2.
         along = (part * rows).sum(1)
-        along *= scale.square()
+        along *= factors.square()
         part.addcmul_(rows, along[:, None], value=-1)
-        part *= scale[:, None] / num_codes
+        part *= factors[:, None] / num_codes
 
 
 def best_scores(latents, codes, center, bias):
@@ -249,6 +276,8 @@ def _first_largest(scores):
     per_row = num_codes // SEARCHED
     peaks = chunks.amax(1)
     chunk = peaks.view(-1, per_row).argmax(1)
+    # Chunks are numbered across all rows; these are the first ones of the rows.
     first = torch.arange(0, len(chunks), per_row, device=scores.device)
     searched = chunks.index_select(0, first + chunk)
-    return chunk * SEARCHED + searched.argmax(1)
+    column = searched.argmax(1)
+    return chunk * SEARCHED + column
