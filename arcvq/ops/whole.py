@@ -28,18 +28,25 @@ def margin_loss(
     # A row of zeros has no direction: 1 / infinity is 0, with slopes of 0.
     inverse = squares.masked_fill(squares <= TINY**2, math.inf).rsqrt()
     cosines = codes @ (latents * inverse).T
-    nearest = cosines.topk(min(top_k, len(latents)), dim=1, sorted=False).indices
+    top_k = min(top_k, len(latents))
+    nearest = cosines.topk(top_k, dim=1, sorted=False).indices
 
     # cos(theta + m) of the nearest. The floor keeps the slopes of the root finite at 0 and pi.
+    cos_margin = math.cos(margin)
+    sin_margin = math.sin(margin)
+    floor = torch.finfo(dtype).eps
     cosine = cosines.gather(1, nearest)
-    sine = (1 - cosine.square()).clamp_min(torch.finfo(dtype).eps).sqrt()
-    shifted = cosine * math.cos(margin) - sine * math.sin(margin)
+    sine = (1 - cosine.square()).clamp_min(floor).sqrt()
+    shifted = cosine * cos_margin - sine * sin_margin
     # Where theta + m > pi: the straight line of `blockwise`.
-    beyond = cosine < -math.cos(margin)
-    shifted = torch.where(beyond, cosine + math.cos(margin) - 1, shifted)
+    beyond = cosine < -cos_margin
+    shifted = torch.where(beyond, cosine + cos_margin - 1, shifted)
 
+    # -log of the part of the softmax that the nearest latents hold.
     logits = scale * cosines.scatter(1, nearest, shifted)
-    losses = logits.logsumexp(1) - (scale * shifted).logsumexp(1)
+    log_all = logits.logsumexp(1)
+    log_nearest = (scale * shifted).logsumexp(1)
+    losses = log_all - log_nearest
     return losses.mean()
 
 
