@@ -1,5 +1,6 @@
 """One photograph and its reconstructions side by side, to look at closely."""
 
+import math
 from typing import Any
 
 import traitlets
@@ -17,6 +18,7 @@ Photograph = Float[Tensor, "1 C H W"]
 
 WIDTH = 900  # pixels of the figure
 SIDE = 12  # beside and below the panels
+INNER = WIDTH - 2 * SIDE  # between both sides
 GAP = 12  # between panels
 TITLE = 24  # above each panel, for its name
 HEAD = 66  # above all panels
@@ -51,28 +53,29 @@ class ZoomExplorer(Explorer):
         self.images = {"photograph": whole}
         for name, image in named(rebuilt).items():
             self.images[name] = check_images(image, name)
+        self.size = whole.shape[2:]
         for name, image in self.images.items():
             if len(whole) != 1 or image.shape != whole.shape:
                 raise ValueError(
                     f"{name} has the shape {tuple(image.shape)}; it must be one image of the "
-                    f"size of the photograph, {tuple(whole.shape[2:])}"
+                    f"size of the photograph, {tuple(self.size)}"
                 )
-        self.size = whole.shape[2:]
         super().__init__(**settings)
 
     def picture(self) -> Figure:
         panels, height = self._panels()
-        size = (WIDTH - 2 * SIDE, height)
         figure = Figure()
-        values = self.values()
         for panel, (name, image) in zip(panels, self.images.items(), strict=True):
-            source = image_source(to_pixels(image[0]), "jpeg", quality=QUALITY)
+            pixels = to_pixels(image[0])
+            source = image_source(pixels, "jpeg", quality=QUALITY)
             # Pixels as they are: smoothed, they would hide what is looked for.
             figure.add_image(source=source, zsmooth=False, hoverinfo="skip", **panel.axes)
             x = {"ticktext": [name], "tickangle": 0}
-            panel.place(figure, size, x, {"showticklabels": False})
-        margins = {"width": WIDTH, "left": SIDE, "right": SIDE, "bottom": SIDE}
-        finish_moving(figure, values, HEAD, height + SIDE, dragmode="pan", **margins)
+            y = {"showticklabels": False}
+            panel.place(figure, (INNER, height), x, y)
+        values = self.values()
+        around = {"left": SIDE, "right": SIDE, "bottom": SIDE}
+        finish_moving(figure, values, HEAD, height + SIDE, width=WIDTH, dragmode="pan", **around)
         assign(figure, values)
         return figure
 
@@ -82,13 +85,16 @@ class ZoomExplorer(Explorer):
         high, wide = self.size
         size = f"{right - left:.0f} x {bottom - top:.0f}"
         summary = f"{size} pixels of {wide} x {high}, in each panel the same."
-        values = words(title, summary, WIDTH - 2 * SIDE)
+        values = words(title, summary, INNER)
+        # A pixel reaches half a unit to each side of its number.
+        columns = [left - 0.5, right - 0.5]
+        rows = [bottom - 0.5, top - 0.5]
+        middle = (left + right - 1) / 2
         panels, _ = self._panels()
         for panel in panels:
-            # A pixel reaches half a unit to each side of its number.
-            values[f"layout/{panel.xaxis}.range"] = [left - 0.5, right - 0.5]
-            values[f"layout/{panel.yaxis}.range"] = [bottom - 0.5, top - 0.5]
-            values[f"layout/{panel.xaxis}.tickvals"] = [(left + right - 1) / 2]
+            values[f"layout/{panel.xaxis}.range"] = columns
+            values[f"layout/{panel.yaxis}.range"] = rows
+            values[f"layout/{panel.xaxis}.tickvals"] = [middle]  # where the name stands
         return values
 
     def _window(self) -> tuple[float, float, float, float]:
@@ -101,21 +107,25 @@ class ZoomExplorer(Explorer):
     def _panels(self) -> tuple[list[Panel], int]:
         """Panels in rows, as large as they can be, and the height of all of them."""
         high, wide = self.size
-        columns = min(COLUMNS, len(self.images))
-        width = (WIDTH - 2 * SIDE - (columns - 1) * GAP) // columns
+        count = len(self.images)
+        columns = min(COLUMNS, count)
+        rows = math.ceil(count / columns)
+        gaps_across = (columns - 1) * GAP
+        gaps_down = (rows - 1) * GAP
+        width = (INNER - gaps_across) // columns
         height = round(width * high / wide)
         panels = []
-        for number in range(len(self.images)):
+        for number in range(count):
             row, column = divmod(number, columns)
             left = column * (width + GAP)
-            top = TITLE + row * (height + TITLE + GAP)
+            top = TITLE + row * (TITLE + height + GAP)
             panels.append(Panel(number + 1, left, top, width, height))
-        rows = row + 1
-        return panels, rows * (height + TITLE) + (rows - 1) * GAP
+        return panels, rows * (TITLE + height) + gaps_down
 
 
 def _span(length: int, place: float, zoom: float) -> tuple[float, float]:
     """Both ends of a part of a length around a place (0 to 1), moved inside."""
     part = length / zoom
-    start = min(max(place * length - part / 2, 0.0), length - part)
+    centered = place * length - part / 2
+    start = min(max(centered, 0.0), length - part)
     return start, start + part
