@@ -26,12 +26,14 @@ from arcvq.images import ImageData, to_float
 IMAGES = 1000  # test images that usage is counted on, at most
 TILES = 7  # in a long strip
 UNIT = TILE / (TILE + GAP)  # the part of its place that a tile fills, without the gap
-# Pixels: the plots, beside them, above them (4 lines of caption)
-WIDTH = 852
+# Pixels
+WIDTH = 852  # of the plots
 HEIGHT = 414
-SIDE = 24
-HEAD = 136
-MAP = 294  # pixels: width of the map and of the strip below it
+SIDE = 24  # beside and below them
+HEAD = 136  # above them, with 4 lines of caption
+MAP = 294  # width of the map and of the strip below it
+MAP_HEIGHT = 220
+# Each with the number of its pair of axes, left, top, width and height
 STRIPS = {
     "nearest": Panel(2, 397, 36, 455, 65),
     "images": Panel(3, 397, 140, 455, 65),
@@ -40,9 +42,12 @@ STRIPS = {
     "swap": Panel(6, 0, 316, MAP, 98),
 }
 COLUMNS = dict.fromkeys(STRIPS, TILES) | {"swap": 3}  # tiles in each strip
-CODES, UNUSED, CHOSEN, OTHER = range(4)  # the traces of the map, before those of the strips
-PICTURE = {name: number for number, name in enumerate(STRIPS, start=4)}
-FRAMES = {"images": 4 + len(STRIPS), "swap": 5 + len(STRIPS)}
+
+# Numbers of the traces: those of the map, then the strips, then the frames on two of them
+CODES, UNUSED, CHOSEN, OTHER = range(4)
+PICTURE = {name: number for number, name in enumerate(STRIPS, start=OTHER + 1)}
+AFTER_STRIPS = OTHER + 1 + len(STRIPS)
+FRAMES = {"images": AFTER_STRIPS, "swap": AFTER_STRIPS + 1}
 
 Tiles = Float[Tensor, "n C H W"]
 Places = Bool[Tensor, "n h w"]
@@ -83,6 +88,7 @@ class Subject:
     @torch.no_grad()
     def patches(self, codes: Float[Tensor, "n D"]) -> Tiles:
         """Decode 3 x 3 equal codes, for each code or any point between codes, at its own norm."""
+        # The device and the precision of the model.
         there = codes.to(self.model.quantizer.codebook)
         grids = there[:, :, None, None].expand(-1, -1, 3, 3)
         images = self.model.decoder(grids)
@@ -122,17 +128,21 @@ class Inspection:
     def __init__(self, subject: Subject, chosen: int, other: int, rank: int):
         self.chosen = chosen
         self.other = other
+
         codebook = subject.codebook
         self.angles = geometry.angles_to(codebook, codebook[chosen]).rad2deg()
-        order = self.angles.argsort(stable=True)
-        others = order[order != chosen]
-        self.near = others[: TILES - 1].tolist()
+        by_angle = self.angles.argsort(stable=True)
+        others = by_angle[by_angle != chosen]
+        self.near = others[: TILES - 1].tolist()  # the first tile is the code itself
+
         self.places = subject.tokens == chosen
         counts = self.places.sum(dim=(1, 2))
         by_count = counts.argsort(descending=True, stable=True)
-        self.users = by_count[counts[by_count] > 0].tolist()
-        ranked = self.users[:rank] or [0]
-        self.image = ranked[-1]
+        using = int((counts > 0).sum())
+        self.users = by_count[:using].tolist()
+
+        first = self.users[:rank] or [0]
+        self.image = first[-1]
         self.swapped = subject.swapped(self.image, chosen, other)
         before, after = self.swapped
         self.change = (after - before).abs().mean(dim=0)
@@ -168,7 +178,8 @@ def inspector_values(subject: Subject, chosen: int, other: int, rank: int, metho
     values: Values = {}
     for trace in (CODES, UNUSED):
         codes = drawn.data[trace]
-        values |= {f"{trace}/x": codes.x, f"{trace}/y": codes.y}
+        values[f"{trace}/x"] = codes.x
+        values[f"{trace}/y"] = codes.y
         values[f"{trace}/customdata"] = codes.customdata
     values |= points(CHOSEN, seen.points[[chosen]])
     values |= points(OTHER, seen.points[[other]])
@@ -177,43 +188,51 @@ def inspector_values(subject: Subject, chosen: int, other: int, rank: int, metho
     values |= _ways(subject, view)
     values |= _swap(view)
     title = f"Code {chosen} and code {other}"
-    text = f"{_sentence(subject, view)}{_hidden(seen, view)} {seen.trust}"
-    return values | words(title, text, WIDTH)
+    sentences = [*_findings(subject, view), *_hidden(seen, view), seen.trust]
+    return values | words(title, " ".join(sentences), WIDTH)
 
 
-def _sentence(subject: Subject, view: Inspection) -> str:
-    """The findings in words."""
+def _findings(subject: Subject, view: Inspection) -> list[str]:
+    """The findings in sentences."""
     chosen = view.chosen
+    other = view.other
     images = f"{len(subject.images):,} test images"
-    text = f"None of {images} uses code {chosen}."
+    found = []
     if view.users:
         users = len(view.users)
         usage = subject.usage[chosen]
         tokens = subject.tokens.numel()
-        text = f"Code {chosen} has {usage:,} of {tokens:,} tokens, in {users:,} of {images}."
+        found.append(f"Code {chosen} has {usage:,} of {tokens:,} tokens, in {users:,} of {images}.")
+    else:
+        found.append(f"None of {images} uses code {chosen}.")
     if view.near:
         nearest = view.near[0]
         angle = view.angles[nearest]
-        text += f" Its nearest is code {nearest}, at {angle:.0f}°."
+        found.append(f"Its nearest is code {nearest}, at {angle:.0f}°.")
     else:
-        text += " It is the only code."
-    angle = view.angles[view.other]
-    text += f" Code {view.other} lies {angle:.0f}° away."
+        found.append("It is the only code.")
+    angle = view.angles[other]
+    found.append(f"Code {other} lies {angle:.0f}° away.")
     if view.users:
         places = _count(view.places[view.image])
         mean = view.change.mean()
-        text += f" In {places} of image {view.image} it changes pixels, which are -1 to 1, "
-        text += f"by {mean:.3f} on average."
-    return text
+        found.append(
+            f"In {places} of image {view.image} it changes pixels, which are -1 to 1, "
+            f"by {mean:.3f} on average."
+        )
+    return found
 
 
-def _hidden(seen: Projection, view: Inspection) -> str:
-    """Which of the two codes have no place on the map."""
+def _hidden(seen: Projection, view: Inspection) -> list[str]:
+    """A sentence on which of the two codes have no place on the map, if any."""
     hidden = []
     for code in np.unique([view.chosen, view.other]):
         if np.isnan(seen.points[code]).any():
             hidden.append(str(code))
-    return f" Not on the map: {', '.join(hidden)}." if hidden else ""
+    if not hidden:
+        return []
+    names = ", ".join(hidden)
+    return [f"Not on the map: {names}."]
 
 
 def _nearest(subject: Subject, view: Inspection) -> Values:
@@ -230,13 +249,13 @@ def _nearest(subject: Subject, view: Inspection) -> Values:
 def _users(subject: Subject, view: Inspection) -> Values:
     """The strip of the images that use the code."""
     users = view.users[:TILES]
-    titles = [] if users else ["none"]
+    titles = []
     for image in users:
         name = f"<b>{image}</b>" if image == view.image else image
         places = _count(view.places[image])
         titles.append(f"image {name}<br>{places}")
     images = subject.images[users]
-    strip = _strip("images", images, titles, "images<br>that use it")
+    strip = _strip("images", images, titles or ["none"], "images<br>that use it")
     return strip | _frames("images", view.places[users], _aspect(images))
 
 
@@ -255,19 +274,24 @@ def _ways(subject: Subject, view: Inspection) -> Values:
         for angle, norm in zip(angles, norms, strict=True):
             titles.append(f"{angle:.0f}°<br>norm {norm:.2g}")
         label = f"{name}<br>to {view.other}"
-        values |= _strip(name, subject.patches(path), titles, label)
+        patches = subject.patches(path)
+        values |= _strip(name, patches, titles, label)
     return values
 
 
 def _swap(view: Inspection) -> Values:
     """The strip of the image without and with the other code, and of the difference."""
+    # Three channels, also for gray images: the difference is drawn in color.
     before, after = view.swapped.expand(-1, 3, -1, -1)
     tiles = torch.stack([before, after, inferno(view.change)])
     places = view.places[view.image]
     mean = view.change.mean()
-    without = f"image {view.image},<br>decoded"
-    swapped = f"code {view.other} in<br>{_count(places)}"
-    titles = [without, swapped, f"difference,<br>mean {mean:.3f}"]
+    titles = [
+        f"image {view.image},<br>decoded",
+        f"code {view.other} in<br>{_count(places)}",
+        f"difference,<br>mean {mean:.3f}",
+    ]
+    # The difference has no frames.
     twice = places.expand(2, -1, -1)
     frames = _frames("swap", twice, _aspect(tiles))
     return frames | _strip("swap", tiles, titles, "")
@@ -278,6 +302,7 @@ def _strip(name: str, tiles: Tiles, titles: Sequence[str], label: str) -> Values
     panel = STRIPS[name]
     columns = COLUMNS[name]
     height = max(1, round(TILE * _aspect(tiles)))
+    # Small images keep their pixels; of large ones the pixels are averaged.
     mode = "nearest" if tiles.shape[3] <= TILE else "area"
     resized = interpolate(tiles, (height, TILE), mode=mode)
     sheet = tile_sheet(resized, columns, frame=(0, GAP, 0, 0))
@@ -290,6 +315,7 @@ def _strip(name: str, tiles: Tiles, titles: Sequence[str], label: str) -> Values
 
 def _frames(name: str, places: Places, aspect: float) -> Values:
     """Lines around the places of a strip's tiles, whose height is `aspect` times their width."""
+    # With a border of cells outside, places at the rim have edges on all sides too.
     inside = np.pad(places.numpy(), ((0, 0), (1, 1), (1, 1)))
     # An edge has a place on one of its sides only.
     is_level = np.diff(inside[:, :, 1:-1], axis=1)
@@ -307,7 +333,7 @@ def _edges(
     """Start, end and a gap of each edge, which goes from its cell's corner by so many cells."""
     tile, row, column = np.nonzero(is_edge)
     start = cell * np.column_stack([column, row])
-    start[:, 0] += tile
+    start[:, 0] += tile  # the tiles stand side by side, one unit each
     end = start + cell * step
     gap = np.full_like(start, np.nan)
     lines = np.stack([start, end, gap], axis=1)
@@ -323,14 +349,16 @@ def _add_mark(figure: Figure, name: str, symbol: str, color: str) -> None:
 def _add_strips(figure: Figure, aspect: float) -> None:
     """Add the strips, still empty, with titles above their tiles."""
     pixel = UNIT / TILE
+    # A pixel's own place is its middle.
     scale = {"dx": pixel, "dy": pixel, "x0": pixel / 2, "y0": pixel / 2}
+    small = {"tickangle": 0, "tickfont": {"size": 11}}
     for name, panel in STRIPS.items():
-        height = UNIT * (aspect if name in FRAMES else 1)  # codes have square tiles
         figure.add_image(hoverinfo="skip", zsmooth="fast", **scale, **panel.axes)
         columns = COLUMNS[name]
         middles = np.arange(columns) + UNIT / 2
-        small = {"tickangle": 0, "tickfont": {"size": 11}}
         x = small | {"range": [0, columns], "tickvals": middles, "constraintoward": "left"}
+        is_of_images = name in FRAMES
+        height = UNIT * aspect if is_of_images else UNIT  # codes have square tiles
         y = small | {"range": [height, 0], "tickvals": [height / 2]}
         y["scaleanchor"] = f"x{panel.number}"
         panel.place(figure, (WIDTH, HEIGHT), x, y)
@@ -339,16 +367,22 @@ def _add_strips(figure: Figure, aspect: float) -> None:
 def _add_frames(figure: Figure) -> None:
     """Add the lines on two of the strips, still empty, with one entry in the legend."""
     line = {"color": VERMILLION, "width": 3}
+    style = {"name": "its places", "mode": "lines", "line": line, "hoverinfo": "skip"}
     for name in FRAMES:
-        style = {"mode": "lines", "line": line, "hoverinfo": "skip"} | STRIPS[name].axes
-        figure.add_scatter(name="its places", showlegend=name == "images", **style)
+        is_first = name == "images"
+        figure.add_scatter(showlegend=is_first, **style, **STRIPS[name].axes)
 
 
 def _add_scale_of_differences(figure: Figure) -> None:
     """Add the scale of the difference beside its strip, by a trace without points."""
-    beside = (MAP + 2) / WIDTH
-    bar = SLIM | {"len": STRIPS["swap"].height, "x": beside, "y": 0, "yanchor": "bottom"}
-    bar |= {"tickvals": [0, 0.5, 1], "ticktext": ["0", "0.5", "≥ 1"]}
+    bar = SLIM | {
+        "len": STRIPS["swap"].height,
+        "x": (MAP + 2) / WIDTH,
+        "y": 0,
+        "yanchor": "bottom",
+        "tickvals": [0, 0.5, 1],
+        "ticktext": ["0", "0.5", "≥ 1"],
+    }
     shades = {"colorscale": "Inferno", "cmin": 0, "cmax": 1, "color": [0, 1], "colorbar": bar}
     none = [None, None]
     figure.add_scatter(x=none, y=none, mode="markers", marker=shades, showlegend=False)
@@ -356,11 +390,12 @@ def _add_scale_of_differences(figure: Figure) -> None:
 
 def _lay_out_map(figure: Figure) -> None:
     """Place the map, and the scale of its usage below it."""
-    bottom = 1 - 220 / HEIGHT
-    below = 1 - 224 / HEIGHT
+    bottom = 1 - MAP_HEIGHT / HEIGHT
+    below = 1 - (MAP_HEIGHT + 4) / HEIGHT
     bar = SLIM | {"orientation": "h", "x": 0, "y": below, "yanchor": "top", "len": MAP}
-    figure.update_traces(marker_colorbar=bar, selector={"name": "codes"})
-    figure.update_traces(marker_colorbar_title_side="bottom", selector={"name": "codes"})
+    codes = figure.data[CODES].marker.colorbar
+    codes.update(bar)
+    codes.title.side = "bottom"
     bare = {"showticklabels": False, "ticks": "", "constrain": "domain"}
     figure.layout.xaxis.update(bare, domain=[0, MAP / WIDTH])
     figure.layout.yaxis.update(bare, domain=[bottom, 1], scaleanchor="x")
@@ -373,5 +408,6 @@ def _aspect(tiles: Tiles) -> float:
 
 
 def _count(places: Bool[Tensor, "h w"]) -> str:
+    """How many places these are, in words."""
     count = int(places.sum())
     return "1 place" if count == 1 else f"{count} places"
