@@ -27,6 +27,7 @@ Pixels = UInt8[np.ndarray, "_height _width 3"]
 
 COMPONENTS = ("component 1", "component 2", "component 3")
 BLANK = 0.975  # stands for the paper, on the scale of images
+SHADES = 64  # of the color scale Inferno
 PAPER_PIXEL = hex_to_rgb(PAPER)
 
 
@@ -89,7 +90,13 @@ def add_ball(figure: Figure, radius: Number, name: str) -> None:
     """Draw a translucent ball around the origin, with rings; a named one is in the legend."""
     x, y, z = radius * ball_surface()
     # Without rings a flat, translucent ball looks like a disc.
-    rings = {"show": True, "start": -radius, "end": radius, "size": radius / 3, "color": GRAY}
+    rings = {
+        "show": True,
+        "start": -radius,
+        "end": radius,
+        "size": radius / 3,  # from one ring to the next
+        "color": GRAY,
+    }
     flat = {"ambient": 1, "diffuse": 0, "specular": 0}
     ball = Surface(x=x, y=y, z=z, name=name, showlegend=bool(name), hoverinfo="skip")
     ball.update(colorscale=[SKY, SKY], showscale=False, opacity=0.14)
@@ -105,7 +112,9 @@ def add_circle(figure: Figure, **place: int) -> None:
 
 def normals(code: Direction) -> Rows:
     """Return the directions at right angles to a unit vector: (1, 2) or (2, 3)."""
-    return svd(code[None])[2][1:]
+    # These rows are orthonormal, and the first lies along the vector.
+    _, _, rows = svd(code[None])
+    return rows[1:]
 
 
 def cap(code: Direction, angle: Number) -> Rows:
@@ -115,14 +124,17 @@ def cap(code: Direction, angle: Number) -> Rows:
         In 2 dimensions an arc and the rays to its ends; in 3 dimensions a ring, just above the
         unit sphere.
     """
-    across, *up = normals(code)
     turn = np.linspace(-1, 1, 91)[:, None]
     if len(code) == 2:
+        (across,) = normals(code)
         arc = _turned(code, across, turn * angle)
+        # The origin before and after the arc makes both rays.
         return np.pad(arc, ((1, 1), (0, 0)))
-    ring = _turned(across, up[0], turn * pi)
+    across, up = normals(code)
+    around = _turned(across, up, turn * pi)
+    ring = _turned(code, around, angle)
     # Just above the shell, which would hide parts of it.
-    return 1.004 * _turned(code, ring, angle)
+    return 1.004 * ring
 
 
 def _turned(start: np.ndarray, end: np.ndarray, angle: Any) -> Rows:
@@ -134,8 +146,10 @@ def add_cap(
     figure: Figure, code: Direction, angle: Number, name: str, dash: str, **style: Any
 ) -> None:
     """Draw the outline of a `cap`."""
-    line = {"color": ORANGE, "width": 2 * len(code) - 2, "dash": dash}
-    add_points(figure, cap(code, angle), name, "lines", line=line, **style)
+    width = 2 if len(code) == 2 else 4
+    line = {"color": ORANGE, "width": width, "dash": dash}
+    outline = cap(code, angle)
+    add_points(figure, outline, name, "lines", line=line, **style)
 
 
 def arrow_lines(starts: Rows, moves: Rows) -> tuple[Rows, np.ndarray]:
@@ -226,9 +240,11 @@ def usage_scale(most: Number, label: str = "usage (tokens)", **bar: Any) -> dict
 
 def inferno(shares: Float[Tensor, "*n H W"]) -> Float[Tensor, "*n 3 H W"]:
     """Turn numbers from 0 to 1 (and above, drawn as 1) into images by the color scale Inferno."""
-    colors = sample_colorscale("Inferno", 64, colortype="tuple")
+    colors = sample_colorscale("Inferno", SHADES, colortype="tuple")
+    # Colors go from 0 to 1, images from -1 to 1.
     scale = 2 * torch.tensor(colors).float() - 1
-    numbers = (63 * shares).clamp(max=63).long()
+    last = SHADES - 1
+    numbers = (last * shares).clamp(max=last).long()
     return scale[numbers].movedim(-1, -3)
 
 
@@ -253,9 +269,11 @@ def tile_sheet(
     count = len(tiles)
     rows = max(1, math.ceil(count / columns))
     missing = rows * columns - count
+    # From the last dimension to the first: no more channels, but blank tiles for what is missing.
     framed = pad(tiles, (*frame, 0, 0, 0, missing), value=BLANK)
     grid = framed.unflatten(0, (rows, columns))
-    # Rows of tiles beside each other become rows of pixels.
+    # (rows, columns, C, H, W) becomes (C, rows, H, columns, W): the rows of pixels of tiles beside
+    # each other come together.
     beside = grid.permute(2, 0, 3, 1, 4)
     sheet = beside.flatten(3, 4).flatten(1, 2)
     is_blank = (sheet == BLANK).all(dim=0)
@@ -276,7 +294,8 @@ def image_source(pixels: Pixels, kind: str = "png", **options: Any) -> str:
     """
     if kind == "png":
         options["transparency"] = PAPER_PIXEL
+    image = Image.fromarray(pixels)
     stream = io.BytesIO()
-    Image.fromarray(pixels).save(stream, kind, **options)
+    image.save(stream, kind, **options)
     data = base64.b64encode(stream.getvalue()).decode()
     return f"data:image/{kind};base64,{data}"
