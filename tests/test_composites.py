@@ -136,8 +136,9 @@ def test_the_groups_of_channels_are_quantized_independently():
 
 def test_grouped_stages_are_the_same_as_groups_in_stages():
     in_stages = nested(stages=2)
-    stages = [GroupedQuantizer([part.parts[n] for part in in_stages.parts]) for n in range(2)]
-    in_groups = ResidualQuantizer(stages)
+    first = [group.parts[0] for group in in_stages.parts]
+    second = [group.parts[1] for group in in_stages.parts]
+    in_groups = ResidualQuantizer([GroupedQuantizer(first), GroupedQuantizer(second)])
     latents = torch.randn(7, 6, 5)
     ours = in_stages(latents)
     theirs = in_groups(latents)
@@ -625,7 +626,9 @@ def test_after_step_without_forward_says_that_it_did_nothing():
 
 def test_a_run_begins_in_all_parts():
     quantizer = nested(SphericalQuantizer, stages=2)
-    parts = [stage for group in quantizer.parts for stage in group.parts]
+    parts = []
+    for group in quantizer.parts:
+        parts += group.parts
     quantizer(torch.randn(20, 6))
     quantizer.after_step()
     quantizer.begin_run(100, "continue")

@@ -327,7 +327,9 @@ MISTAKES = {
         "a detached answer": lambda real, fake: hinge_loss(real, fake.detach()),
     },
 }
-CASES = [(name, words) for name, mistakes in MISTAKES.items() for words in mistakes]
+CASES = []
+for name, mistakes in MISTAKES.items():
+    CASES += [(name, words) for words in mistakes]
 
 
 def named(name, function):

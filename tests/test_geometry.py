@@ -2,7 +2,7 @@ import dataclasses
 import math
 import sys
 from functools import partial
-from itertools import pairwise, permutations
+from itertools import pairwise, permutations, product
 
 import numpy as np
 import pandas as pd
@@ -66,7 +66,8 @@ def plain_angle(a, b):
 def plain_angles(points):
     """The K x K angles by plain loops."""
     points = points.double().numpy()
-    return np.array([[plain_angle(a, b) for b in points] for a in points])
+    angles = [plain_angle(a, b) for a, b in product(points, repeat=2)]
+    return np.reshape(angles, (len(points), len(points)))
 
 
 def degrees(radians):

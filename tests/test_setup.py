@@ -1,5 +1,6 @@
 """The files that set a machine up: their names, ranges and pins agree, and make installs once."""
 
+import itertools
 import os
 import shutil
 import subprocess
@@ -18,11 +19,9 @@ from arcvq import pretrained
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-REQUIREMENTS = [
-    Requirement(line)
-    for lines in (PROJECT["dependencies"], *PROJECT["optional-dependencies"].values())
-    for line in lines
-]
+EXTRAS = PROJECT["optional-dependencies"].values()
+DEPENDENCIES = [*PROJECT["dependencies"], *itertools.chain.from_iterable(EXTRAS)]
+REQUIREMENTS = [Requirement(line) for line in DEPENDENCIES]
 # Where conda-forge calls a package otherwise.
 CONDA_NAMES = {
     "torch": "pytorch",
@@ -39,9 +38,11 @@ def pins() -> dict[str, str]:
         for line in (ROOT / "constraints.txt").read_text().splitlines()
         if not line.startswith("#")
     ]
-    return {
-        canonicalize_name(name): version for name, version in (line.split("==") for line in lines)
-    }
+    found = {}
+    for line in lines:
+        name, version = line.split("==")
+        found[canonicalize_name(name)] = version
+    return found
 
 
 def test_every_requirement_is_pinned_within_its_range():

@@ -1,4 +1,5 @@
 import gc
+import itertools
 import os
 import pickle
 import warnings
@@ -176,7 +177,8 @@ def test_crops_begin_at_every_place_and_end_at_the_edge():
     pixels = (16 * positions[:, None] + positions).expand(count, 1, 12, 12)
     split = ImageSplit(pixels, torch.zeros(count, dtype=torch.int64), crop=8)
     corners = images.to_uint8(split.batch(torch.arange(count), 0))[:, 0, 0, 0]
-    assert set(corners.tolist()) == {16 * row + column for row in range(5) for column in range(5)}
+    places = itertools.product(range(5), repeat=2)
+    assert set(corners.tolist()) == {16 * row + column for row, column in places}
 
 
 @pytest.mark.parametrize("stream", [False, True])

@@ -54,9 +54,9 @@ def test_explorers_that_anywidget_has_given_up_draw_and_follow(forced, open_note
     plots = notebook.page.locator(".arcvq-figure .js-plotly-plot")
 
     def are_up_to_date():
-        titles = plots.evaluate_all(TITLES)
+        titles = "\n".join(plots.evaluate_all(TITLES))
         told = ("slope 0.5", "Code 7 and", "PCA", "3 of 16", "samp")
-        return all(any(words in title for title in titles) for words in told)
+        return all(words in titles for words in told)
 
     notebook.wait(are_up_to_date, "not all explorers were drawn with what came after them")
     assert plots.count() == 5

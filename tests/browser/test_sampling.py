@@ -1,5 +1,7 @@
 """The sampling explorer by hand in JupyterLab: keys on its sliders, its menu, draw again and play."""
 
+import itertools
+
 import numpy as np
 
 from arcvq.explorers.sampling_figure import BARS, LEFT, TOKENS
@@ -21,7 +23,9 @@ TITLE = "gd => gd._fullLayout.title.text"
 
 def drawn(notebook):
     """How many tokens of the grid have a colour."""
-    return sum(value is not None for row in notebook.data()[TOKENS]["z"] for value in row)
+    rows = notebook.data()[TOKENS]["z"]
+    values = itertools.chain.from_iterable(rows)
+    return sum(value is not None for value in values)
 
 
 def test_keys_on_the_sliders_change_samples_probabilities_and_tokens(open_once):

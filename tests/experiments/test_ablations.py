@@ -1,4 +1,5 @@
 import dataclasses
+import itertools
 
 import pandas as pd
 import pytest
@@ -8,7 +9,7 @@ from arcvq.experiments.stored_results import stored
 from arcvq.experiments.tables import runs_note
 from tests.strokes import SMALL
 
-CLAIMED = sorted({name for pair in PAPER_CLAIMS for name in pair})
+CLAIMED = sorted(set(itertools.chain.from_iterable(PAPER_CLAIMS)))
 
 
 def made(means, axis="margin", spread=0.1):

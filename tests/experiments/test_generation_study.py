@@ -1,4 +1,5 @@
 import dataclasses
+import itertools
 
 import pytest
 import torch
@@ -37,8 +38,9 @@ def rows(folder):
 def test_each_tokenizer_is_measured_with_each_prior_and_with_none(rows):
     assert "error" not in rows
     pairs = {*zip(rows.variant, rows.prior, strict=True)}
+    tokenizers = ("cosine", "SAMP")
     priors = (RECONSTRUCTED, "pixelcnn", "transformer")
-    assert pairs == {(name, prior) for name in ("cosine", "SAMP") for prior in priors}
+    assert pairs == set(itertools.product(tokenizers, priors))
     without = rows.prior == RECONSTRUCTED
     assert rows.bits_per_image[without].isna().all()
     tokens = 2 * 2  # of an image of 8 x 8 pixels; three codes of eight cost less than 2 nats

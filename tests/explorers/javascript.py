@@ -13,7 +13,10 @@ def modules(*names):
 
     A promise is waited for. Lists of numbers become Float64Array on the way in, and lists on the way out.
     """
-    found = [one for name in names for one in EXPORT.findall((WEB / f"{name}.js").read_text())]
+    found = []
+    for name in names:
+        source = (WEB / f"{name}.js").read_text()
+        found += EXPORT.findall(source)
     constants = ", ".join(f"{name}Module" for name in names)
     take = f"window.exported = Object.assign({{}}, {constants});"
     exported = ", ".join(found)

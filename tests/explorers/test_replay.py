@@ -252,7 +252,7 @@ def test_a_model_without_codes_has_no_patches():
 def test_a_run_on_the_gpu_is_drawn():
     run = make_run()
     run.model.cuda()
-    run.snapshots = {
-        step: Snapshot(*(tensor.cuda() for tensor in shot)) for step, shot in run.snapshots.items()
-    }
+    for step, shot in run.snapshots.items():
+        on_gpu = [tensor.cuda() for tensor in shot]
+        run.snapshots[step] = Snapshot(*on_gpu)
     assert len(drawn(TrainingReplay(run), 10)) == 6

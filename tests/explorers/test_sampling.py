@@ -5,6 +5,7 @@ The oracles are the formulas in float64 and the model itself.
 
 import base64
 import io
+import itertools
 import json
 import math
 
@@ -112,7 +113,8 @@ def expected(explorer, parts, tokens, position):
 
 def colours(explorer):
     """Of the grid of tokens, cell by cell; None where no token is drawn."""
-    return [value for row in explorer.figure.data[TOKENS].z for value in row]
+    rows = explorer.figure.data[TOKENS].z
+    return [*itertools.chain.from_iterable(rows)]
 
 
 def drawn(explorer):

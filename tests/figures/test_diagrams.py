@@ -1,5 +1,6 @@
 """The diagrams: well-formed, readable on dark pages, and true to the notebooks."""
 
+import itertools
 import re
 from pathlib import Path
 from xml.etree import ElementTree
@@ -15,7 +16,7 @@ from arcvq.figures.theme import INK, PAPER
 
 ROOT = Path(__file__).parents[2]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
-STOPS = [*CORE, *(stop for branch in BRANCHES.values() for stop in branch)]
+STOPS = [*CORE, *itertools.chain.from_iterable(BRANCHES.values())]
 DIAGRAMS = {"method": method_diagram, "reading_path": reading_path}
 
 

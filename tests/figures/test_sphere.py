@@ -162,8 +162,10 @@ def panels(**options):
         arc_margin_loss(free, code[None], margin=margin).backward()
         gradients[margin] = free.grad
     figure = margin_panels(latents, code, gradients, **options)
-    names = ("x", "x2", "x3")
-    drawn = [arrow_lengths([t for t in figure.data if t.xaxis == name]) for name in names]
+    drawn = []
+    for axis in ("x", "x2", "x3"):
+        traces = [trace for trace in figure.data if trace.xaxis == axis]
+        drawn.append(arrow_lengths(traces))
     return figure, list(gradients.values()), drawn
 
 

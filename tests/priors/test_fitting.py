@@ -217,8 +217,13 @@ def test_tokens_and_labels_that_do_not_fit_are_refused(small, tokens):
 @pytest.mark.parametrize("integer", INTEGER_DTYPES)
 @pytest.mark.parametrize("classes", [0, 2])
 def test_a_fit_to_tokens_of_any_integer_type_is_the_same(small, tokens, integer, classes):
-    splits = [TokenSplit(*(tensor.to(integer) for tensor in split)) for split in tokens]
-    run = short(small(classes=classes), TokenData(*splits))
+    train, validation = tokens
+
+    def converted(split):
+        return TokenSplit(split.tokens.to(integer), split.labels.to(integer))
+
+    data = TokenData(converted(train), converted(validation))
+    run = short(small(classes=classes), data)
     expected = short(small(classes=classes), tokens)
     assert_same_weights(run.prior, expected.prior)
     assert run.settings == expected.settings

@@ -43,7 +43,9 @@ def content(notebook):
     """What a reader wrote or saw in each cell, except in what this tool writes."""
     cells = [cell for cell in notebook.cells if cell.id != "colab"]
     title = re.sub(r"\[!\[Open in Colab.*\n\n", "", cells[0].source)
-    outputs = [output for cell in cells for output in cell.get("outputs", [])]
+    outputs = []
+    for cell in cells:
+        outputs += cell.get("outputs", [])
     for output in outputs:
         output.pop("execution_count", None)
     return [title, *(cell.source for cell in cells[1:])], outputs
