@@ -19,49 +19,63 @@ def test_two_axes_make_a_heat_map_of_means_over_seeds_with_the_largest_marked():
     figure = sweep_map(table())
     (heat,) = figure.data
     (mark,) = figure.layout.shapes
-    assert heat.x == ("0", "0.1", "0.3") and heat.y == ("2", "8.85")
+    assert heat.x == ("0", "0.1", "0.3")
+    assert heat.y == ("2", "8.85")
     assert np.allclose(heat.z, [[22.5, 23.5, 25.5], [29.35, 30.35, 32.35]])
     # On an axis of categories the cell in column 2, row 1 has its middle at (2, 1).
-    assert 1.5 < mark.x0 < 1.6 and 2.4 < mark.x1 < 2.5
-    assert 0.5 < mark.y0 < 0.6 and 1.4 < mark.y1 < 1.5
-    assert "Largest 32.35 at margin 0.3 and radius 8.85" in summary(
-        figure
-    ) and "12 runs, 2 seeds" in summary(figure)
+    assert 1.5 < mark.x0 < 1.6
+    assert 2.4 < mark.x1 < 2.5
+    assert 0.5 < mark.y0 < 0.6
+    assert 1.4 < mark.y1 < 1.5
+    told = summary(figure)
+    assert "Largest 32.35 at margin 0.3 and radius 8.85" in told
+    assert "12 runs, 2 seeds" in told
     assert "rad" in figure.layout.xaxis.title.text
 
 
 def test_axes_may_be_chosen():
-    heat = sweep_map(table(), "codes_used", x="radius", y="margin").data[0]
-    assert heat.x == ("2", "8.85") and heat.y == ("0", "0.1", "0.3")
+    figure = sweep_map(table(), "codes_used", x="radius", y="margin")
+    heat = figure.data[0]
+    assert heat.x == ("2", "8.85")
+    assert heat.y == ("0", "0.1", "0.3")
 
 
 def test_missing_points_stay_empty_and_are_counted():
     rows = table()
-    rows = rows[~((rows.margin == 0.1) & (rows.radius == 2.0))]
-    rows.loc[(rows.margin == 0.0) & (rows.radius == 2.0), "psnr"] = np.nan
-    figure = sweep_map(rows)
-    assert np.isnan(figure.data[0].z[0][:2]).all() and figure.data[0].text[0][1] == ""
+    no_runs = (rows.margin == 0.1) & (rows.radius == 2.0)
+    no_values = (rows.margin == 0.0) & (rows.radius == 2.0)
+    rows.loc[no_values, "psnr"] = np.nan
+    figure = sweep_map(rows[~no_runs])
+    heat = figure.data[0]
+    assert np.isnan(heat.z[0][:2]).all()
+    assert heat.text[0][1] == ""
     assert "2 of 6 points are missing" in summary(figure)
 
 
 def test_one_axis_makes_a_line_from_the_least_to_the_greatest_seed():
     figure = sweep_map(table(radii=(2.0,), seeds=3))
     (line,) = figure.data
-    assert list(line.x) == [0.0, 0.1, 0.3] and np.allclose(line.y, [23, 24, 26])
-    assert np.allclose(line.error_y.array, 1) and np.allclose(line.error_y.arrayminus, 1)
+    assert list(line.x) == [0.0, 0.1, 0.3]
+    assert np.allclose(line.y, [23, 24, 26])
+    assert np.allclose(line.error_y.array, 1)
+    assert np.allclose(line.error_y.arrayminus, 1)
 
 
 def test_a_point_without_values_leaves_a_gap_in_the_line_and_is_counted():
     rows = table(radii=(2.0,), seeds=3)
     rows.loc[rows.margin == 0.1, "psnr"] = np.nan
     figure = sweep_map(rows)
-    assert np.isnan(figure.data[0].y[1]) and "1 of 3 points are missing" in summary(figure)
+    line = figure.data[0]
+    assert np.isnan(line.y[1])
+    assert "1 of 3 points are missing" in summary(figure)
 
 
 def test_what_cannot_be_drawn_is_told():
+    one_point = table(margins=(0.1,), radii=(2.0,))
     with pytest.raises(ValueError, match="nothing varies in this table of 2 rows"):
-        sweep_map(table(margins=(0.1,), radii=(2.0,)))
+        sweep_map(one_point)
+    without_psnr = table().assign(psnr=np.nan)
     with pytest.raises(ValueError, match="psnr is missing in all 12 rows"):
-        sweep_map(table().assign(psnr=np.nan))
+        sweep_map(without_psnr)
     with pytest.raises(ValueError, match="no column 'ssim'"):
         sweep_map(table(), "ssim")

@@ -9,15 +9,23 @@ def markov_grids(n, size=4, codes=3, seed=0):
     Returns the grids, and the bits per token of the process itself.
     """
     generator = torch.Generator().manual_seed(7)
-    logits = torch.randn(codes + 1, codes + 1, codes, generator=generator, dtype=torch.float64)
+    border = codes  # a symbol of its own
+    symbols = codes + 1
+    logits = torch.randn(symbols, symbols, codes, generator=generator, dtype=torch.float64)
     table = (3 * logits).softmax(-1)
+
     generator.manual_seed(seed)
-    grids = torch.full((n, size + 1, size + 1), codes)  # the border is a symbol of its own
+    grids = torch.full((n, size + 1, size + 1), border)
     bits = 0.0
     for row in range(1, size + 1):
         for column in range(1, size + 1):
-            chances = table[grids[:, row, column - 1], grids[:, row - 1, column]]
+            left = grids[:, row, column - 1]
+            above = grids[:, row - 1, column]
+            chances = table[left, above]
             drawn = chances.multinomial(1, generator=generator)
             grids[:, row, column] = drawn[:, 0]
-            bits -= chances.gather(1, drawn).log2().sum().item()
-    return grids[:, 1:, 1:].contiguous(), bits / (n * size * size)
+            chances_of_drawn = chances.gather(1, drawn)
+            bits -= chances_of_drawn.log2().sum().item()
+
+    without_border = grids[:, 1:, 1:].contiguous()
+    return without_border, bits / without_border.numel()

@@ -1,3 +1,5 @@
+import itertools
+
 import pytest
 import torch
 
@@ -11,17 +13,23 @@ def test_influence_is_the_mean_length_of_the_gradient_as_finite_differences_find
     embedded = prior.tokens.embed(tokens).detach()
 
     def log_probabilities(embedded):
-        logits = prior.tokens.logits(prior.features(embedded, None))[:, *place]
-        return logits.log_softmax(-1).gather(1, tokens[:, *place, None])[:, 0].detach()
+        """Of the token at the place, one for each of the two grids."""
+        features = prior.features(embedded, None)
+        logits = prior.tokens.logits(features)[:, *place]
+        chosen = tokens[:, *place, None]
+        return logits.log_softmax(-1).gather(1, chosen)[:, 0].detach()
 
-    slopes = torch.zeros(2, 3 * 4 * 8, dtype=torch.float64)
-    for index in range(3 * 4 * 8):
-        nudge = torch.zeros(3 * 4 * 8, dtype=torch.float64)
-        nudge[index] = 1e-6
-        nudge = nudge.view(3, 4, 8)
-        change = log_probabilities(embedded + nudge) - log_probabilities(embedded - nudge)
-        slopes[:, index] = change / 2e-6
-    expected = slopes.view(2, 3, 4, 8).norm(dim=-1).mean(0)
+    # Central differences along each of the 8 components of each of the 3 x 4 tokens.
+    step = 1e-6
+    slopes = torch.zeros(2, 3, 4, 8, dtype=torch.float64)
+    for row, column, component in itertools.product(range(3), range(4), range(8)):
+        nudge = torch.zeros(3, 4, 8, dtype=torch.float64)
+        nudge[row, column, component] = step
+        above = log_probabilities(embedded + nudge)
+        below = log_probabilities(embedded - nudge)
+        slopes[:, row, column, component] = (above - below) / (2 * step)
+    expected = slopes.norm(dim=-1).mean(0)
+
     torch.testing.assert_close(influence(prior, tokens, place), expected, rtol=1e-4, atol=1e-7)
     assert all(parameter.grad is None for parameter in prior.parameters())
 
