@@ -10,33 +10,45 @@ from PIL import Image
 
 from arcvq.metrics import authors_measures, lpips, psnr, sharpness, ssim
 
+SPAN = 2  # pixels reach from -1 to 1
+
 
 def images(count=3, channels=1, height=16, width=20, seed=0):
     generator = torch.Generator().manual_seed(seed)
-    return torch.rand(count, channels, height, width, generator=generator) * 2 - 1
+    values = torch.rand(count, channels, height, width, generator=generator)
+    return 2 * values - 1
+
+
+def inner_windows(height, width, size=11):
+    """All windows of `size` x `size` pixels that lie inside an image, as pairs of slices."""
+    for top in range(height - size + 1):
+        for left in range(width - size + 1):
+            yield slice(top, top + size), slice(left, left + size)
 
 
 def plain_ssim(a, b):
     """SSIM of one channel by plain loops: an 11 x 11 Gaussian window, reflected at the edges."""
     offsets = np.arange(11) - 5
-    line = np.exp(-(offsets**2) / (2 * 1.5**2))
-    window = np.outer(line, line) / line.sum() ** 2
+    sigma = 1.5
+    line = np.exp(-(offsets**2) / (2 * sigma**2))
+    line = line / line.sum()
+    window = np.outer(line, line)
     a = np.pad(a, 5, mode="reflect")
     b = np.pad(b, 5, mode="reflect")
-    c1 = (0.01 * 2) ** 2
-    c2 = (0.03 * 2) ** 2
+    c1 = (0.01 * SPAN) ** 2
+    c2 = (0.03 * SPAN) ** 2
     values = []
-    for i in range(a.shape[0] - 10):
-        for j in range(a.shape[1] - 10):
-            x = a[i : i + 11, j : j + 11]
-            y = b[i : i + 11, j : j + 11]
-            mean_x = (window * x).sum()
-            mean_y = (window * y).sum()
-            variances = (window * (x * x + y * y)).sum() - mean_x**2 - mean_y**2
-            covariance = (window * x * y).sum() - mean_x * mean_y
-            luminance = (2 * mean_x * mean_y + c1) / (mean_x**2 + mean_y**2 + c1)
-            structure = (2 * covariance + c2) / (variances + c2)
-            values.append(luminance * structure)
+    for rows, columns in inner_windows(*a.shape):
+        x = a[rows, columns]
+        y = b[rows, columns]
+        mean_x = (window * x).sum()
+        mean_y = (window * y).sum()
+        variance_x = (window * x**2).sum() - mean_x**2
+        variance_y = (window * y**2).sum() - mean_y**2
+        covariance = (window * x * y).sum() - mean_x * mean_y
+        luminance = (2 * mean_x * mean_y + c1) / (mean_x**2 + mean_y**2 + c1)
+        structure = (2 * covariance + c2) / (variance_x + variance_y + c2)
+        values.append(luminance * structure)
     return np.mean(values)
 
 
@@ -45,16 +57,23 @@ def plain_ssim(a, b):
 def test_psnr_equals_a_plain_sum_over_all_pixels(count, channels, size):
     a = images(count, channels, size, size + 1, seed=1)
     b = images(count, channels, size, size + 1, seed=2)
-    pairs = zip(a.double().flatten().tolist(), b.double().flatten().tolist(), strict=True)
-    error = sum((x - y) ** 2 for x, y in pairs) / a.numel()
-    assert psnr(a, b) == pytest.approx(10 * math.log10(2**2 / error), abs=1e-9)
+    pixels_of_a = a.double().flatten().tolist()
+    pixels_of_b = b.double().flatten().tolist()
+    total = 0.0
+    for x, y in zip(pixels_of_a, pixels_of_b, strict=True):
+        total += (x - y) ** 2
+    mean_squared_error = total / len(pixels_of_a)
+    expected = 10 * math.log10(SPAN**2 / mean_squared_error)
+    assert psnr(a, b) == pytest.approx(expected, abs=1e-9)
 
 
 def test_psnr_is_taken_over_all_pixels_not_image_by_image():
     reference = torch.zeros(2, 1, 4, 4)
     result = reference.clone()
     result[1] = 0.2
-    assert psnr(result, reference) == pytest.approx(10 * math.log10(4 / (0.04 / 2)))
+    mean_squared_error = (0 + 0.2**2) / 2
+    expected = 10 * math.log10(SPAN**2 / mean_squared_error)
+    assert psnr(result, reference) == pytest.approx(expected)
 
 
 def test_equal_images_give_infinite_psnr_and_full_ssim():
@@ -65,17 +84,20 @@ def test_equal_images_give_infinite_psnr_and_full_ssim():
 
 def test_ssim_equals_a_plain_loop_over_windows():
     a = images(1, 2, 12, 14, seed=1)
-    b = (a + 0.3 * images(1, 2, 12, 14, seed=2)).clamp(-1, 1)
-    x = a.double().numpy()
-    y = b.double().numpy()
-    channels = [plain_ssim(x[0, channel], y[0, channel]) for channel in range(2)]
-    assert ssim(a, b) == pytest.approx(np.mean(channels), abs=1e-6)
+    noise = images(1, 2, 12, 14, seed=2)
+    b = (a + 0.3 * noise).clamp(-1, 1)
+    first = plain_ssim(a[0, 0].double().numpy(), b[0, 0].double().numpy())
+    second = plain_ssim(a[0, 1].double().numpy(), b[0, 1].double().numpy())
+    assert ssim(a, b) == pytest.approx((first + second) / 2, abs=1e-6)
 
 
 def test_ssim_of_a_batch_is_the_mean_of_its_images():
     a = images(5, 3)
-    b = a + torch.linspace(0, 1, 5).view(5, 1, 1, 1) * images(5, 3, seed=2)
-    single = [ssim(a[i : i + 1], b[i : i + 1]) for i in range(5)]
+    noise = images(5, 3, seed=2)
+    amounts = torch.linspace(0, 1, 5).view(5, 1, 1, 1)
+    b = a + amounts * noise
+    pairs = zip(a.split(1), b.split(1), strict=True)
+    single = [ssim(one, other) for one, other in pairs]
     assert max(single) - min(single) > 0.2
     assert ssim(a, b) == pytest.approx(np.mean(single), abs=1e-12)
 
@@ -83,8 +105,9 @@ def test_ssim_of_a_batch_is_the_mean_of_its_images():
 @pytest.mark.parametrize("level", [0.0, -1.0, 0.7])
 def test_ssim_is_finite_on_flat_images(level):
     flat = torch.full((2, 1, 11, 11), level)
+    noise = images(2, 1, 11, 11)
     assert ssim(flat, flat) == pytest.approx(1)
-    assert math.isfinite(ssim(flat, images(2, 1, 11, 11)))
+    assert math.isfinite(ssim(flat, noise))
 
 
 @pytest.mark.parametrize("metric", [psnr, ssim])
@@ -99,7 +122,8 @@ def test_half_precision_images_are_measured_in_float64(metric, dtype):
 @pytest.mark.parametrize("metric", [psnr, ssim])
 def test_no_gradient_is_asked_for(metric):
     a = images(seed=1).requires_grad_()
-    assert isinstance(metric(a, images(seed=2)), float)
+    b = images(seed=2)
+    assert isinstance(metric(a, b), float)
 
 
 @pytest.fixture
@@ -108,11 +132,13 @@ def untrained_vgg(monkeypatch, tmp_path):
     import torchvision
     from torchvision.models.vgg import cfgs, make_layers
 
-    vgg = SimpleNamespace(features=make_layers(cfgs["D"]).eval())
+    layers = make_layers(cfgs["D"]).eval()
+    vgg = SimpleNamespace(features=layers)
     monkeypatch.setattr(torchvision.models, "vgg16", lambda weights: vgg)
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    (tmp_path / "hub" / "checkpoints").mkdir(parents=True)
-    (tmp_path / "hub" / "checkpoints" / "vgg16-397923af.pth").touch()
+    folder = tmp_path / "hub" / "checkpoints"
+    folder.mkdir(parents=True)
+    (folder / "vgg16-397923af.pth").touch()
 
 
 def test_lpips_is_the_mean_over_images_of_a_distance_that_grows_with_the_change(untrained_vgg):
@@ -131,9 +157,12 @@ def test_lpips_is_the_mean_over_images_of_a_distance_that_grows_with_the_change(
 def test_lpips_takes_gray_as_equal_rgb_and_clips(untrained_vgg):
     a = images(6, 1, 16, 16, seed=1)
     b = images(6, 1, 16, 16, seed=2)
-    colored = lpips(a.expand(-1, 3, -1, -1).contiguous(), b.expand(-1, 3, -1, -1).contiguous())
-    assert colored == pytest.approx(lpips(a, b), rel=1e-5)
-    assert lpips(9 * a, b) == pytest.approx(lpips((9 * a).clamp(-1, 1), b), rel=1e-6)
+    colored_a = a.repeat(1, 3, 1, 1)
+    colored_b = b.repeat(1, 3, 1, 1)
+    assert lpips(colored_a, colored_b) == pytest.approx(lpips(a, b), rel=1e-5)
+    beyond = 9 * a
+    clipped = beyond.clamp(-1, 1)
+    assert lpips(beyond, b) == pytest.approx(lpips(clipped, b), rel=1e-6)
 
 
 def test_lpips_says_at_once_which_weights_are_missing(monkeypatch, tmp_path):
@@ -167,56 +196,66 @@ def jpeg(image, path):
     values = np.clip((image.numpy() + 1) / 2, 0, 1)
     if len(values) == 1:
         values = np.tile(values, (3, 1, 1))
-    Image.fromarray((values.transpose(1, 2, 0) * 255).astype(np.uint8)).save(path)
-    return np.array(Image.open(path).convert("RGB")) / 255
+    pixels = (values.transpose(1, 2, 0) * 255).astype(np.uint8)
+    Image.fromarray(pixels).save(path)
+    read = Image.open(path).convert("RGB")
+    return np.array(read) / 255
 
 
 def uniform_ssim(a, b):
     """SSIM of one channel by plain loops: windows of 11 x 11 that lie inside the image."""
+    c1 = 0.01**2
+    c2 = 0.03**2
     values = []
-    for i in range(a.shape[0] - 10):
-        for j in range(a.shape[1] - 10):
-            x = a[i : i + 11, j : j + 11].ravel()
-            y = b[i : i + 11, j : j + 11].ravel()
-            (var_x, covariance), (_, var_y) = np.cov(x, y)
-            luminance = (2 * x.mean() * y.mean() + 0.01**2) / (
-                x.mean() ** 2 + y.mean() ** 2 + 0.01**2
-            )
-            values.append(luminance * (2 * covariance + 0.03**2) / (var_x + var_y + 0.03**2))
+    for rows, columns in inner_windows(*a.shape):
+        x = a[rows, columns].ravel()
+        y = b[rows, columns].ravel()
+        mean_x = x.mean()
+        mean_y = y.mean()
+        (variance_x, covariance), (_, variance_y) = np.cov(x, y)
+        luminance = (2 * mean_x * mean_y + c1) / (mean_x**2 + mean_y**2 + c1)
+        structure = (2 * covariance + c2) / (variance_x + variance_y + c2)
+        values.append(luminance * structure)
     return np.mean(values)
 
 
 @pytest.mark.parametrize("channels", [1, 3])
 def test_the_authors_measures_are_those_of_files_one_by_one(channels, tmp_path):
     originals = images(3, channels, seed=1)
-    found = (originals + 0.2 * images(3, channels, seed=2)) * 1.05
+    noise = images(3, channels, seed=2)
+    found = 1.05 * (originals + 0.2 * noise)
     decibels = []
     similarities = []
     for one, other in zip(found, originals, strict=True):
         one = jpeg(one, tmp_path / "one.jpg")
         other = jpeg(other, tmp_path / "other.jpg")
-        decibels.append(-10 * np.log10(((one - other) ** 2).mean()))
-        similarities += [uniform_ssim(one[..., c], other[..., c]) for c in range(3)]
+        mean_squared_error = ((one - other) ** 2).mean()
+        decibels.append(-10 * np.log10(mean_squared_error))
+        for channel in range(3):
+            similarity = uniform_ssim(one[..., channel], other[..., channel])
+            similarities.append(similarity)
     measured = authors_measures(found, originals)
     assert measured["psnr"] == pytest.approx(np.mean(decibels), abs=1e-9)
     assert measured["ssim"] == pytest.approx(np.mean(similarities), abs=1e-9)
 
 
 def test_the_authors_measures_need_11_pixels():
+    small = images(height=10)
     with pytest.raises(ValueError, match="SSIM needs images of at least 11 x 11 pixels"):
-        authors_measures(images(height=10), images(height=10))
+        authors_measures(small, small)
 
 
 def test_sharpness_is_the_variance_of_the_laplacian():
     photos = images(count=2, channels=3, height=5, width=6)
-    gray = photos.double().mean(dim=1)
+    gray = photos.double().mean(dim=1).numpy()
     values = []
     for picture in gray:
-        for i in range(1, 4):
-            for j in range(1, 5):
-                neighbors = picture[i - 1, j] + picture[i + 1, j]
-                neighbors = neighbors + picture[i, j - 1] + picture[i, j + 1]
-                values.append(float(neighbors - 4 * picture[i, j]))
+        for row in range(1, 4):
+            for column in range(1, 5):
+                above_and_below = picture[row - 1, column] + picture[row + 1, column]
+                left_and_right = picture[row, column - 1] + picture[row, column + 1]
+                laplacian = above_and_below + left_and_right - 4 * picture[row, column]
+                values.append(laplacian)
     assert sharpness(photos) == pytest.approx(np.var(values), rel=1e-9)
 
 
