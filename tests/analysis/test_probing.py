@@ -44,7 +44,8 @@ def columns(pairs):
 
 def entropy(values):
     counts = Counter(values.tolist()).values()
-    return -sum(n / len(values) * math.log2(n / len(values)) for n in counts)
+    shares = [count / len(values) for count in counts]
+    return -sum(share * math.log2(share) for share in shares)
 
 
 @QUICK
@@ -55,8 +56,9 @@ def test_mutual_information_is_the_sum_over_the_table_of_counts(pairs):
     of_value = Counter(values.tolist())
     wanted = 0.0
     for (code, value), count in Counter(pairs).items():
+        share = count / len(pairs)
         by_chance = of_code[code] * of_value[value] / len(pairs)
-        wanted += count / len(pairs) * math.log2(count / by_chance)
+        wanted += share * math.log2(count / by_chance)
     assert mutual_information(codes, values) == pytest.approx(wanted, abs=1e-12)
 
 
@@ -64,9 +66,11 @@ def test_mutual_information_is_the_sum_over_the_table_of_counts(pairs):
 @given(PAIRS)
 def test_information_and_purity_and_agreement_stay_in_their_ranges(pairs):
     codes, values = columns(pairs)
-    assert 0 <= mutual_information(codes, values) <= min(entropy(codes), entropy(values)) + 1e-12
-    largest = max(Counter(values.tolist()).values()) / len(pairs)
-    assert largest - 1e-12 <= purity(codes, values) <= 1
+    most = min(entropy(codes), entropy(values))
+    assert 0 <= mutual_information(codes, values) <= most + 1e-12
+    counts = Counter(values.tolist()).values()
+    largest_share = max(counts) / len(pairs)
+    assert largest_share - 1e-12 <= purity(codes, values) <= 1
     assert 1 / len(pairs) <= agreement(codes, values) <= 1
 
 
@@ -85,12 +89,14 @@ def test_the_chance_level_takes_off_what_many_codes_seem_to_tell_of_independent_
 
 
 def test_the_chance_level_of_information_is_the_known_bias_of_the_plug_in_estimate():
-    codes = torch.randint(100, (20_000,))
-    values = torch.randint(10, (20_000,))
-    bias = (100 - 1) * (10 - 1) / (2 * 20_000 * math.log(2))  # Miller 1955
+    tokens = 20_000
+    codes = torch.randint(100, (tokens,))
+    values = torch.randint(10, (tokens,))
+    bias = (100 - 1) * (10 - 1) / (2 * tokens * math.log(2))  # Miller 1955
     assert chance(mutual_information, codes, values) == pytest.approx(bias, rel=0.05)
     told = codes // 10
-    assert excess_information(codes, told) == pytest.approx(entropy(told) - bias, abs=0.05 * bias)
+    wanted = entropy(told) - bias
+    assert excess_information(codes, told) == pytest.approx(wanted, abs=0.05 * bias)
 
 
 def test_chance_is_the_same_for_a_seed_and_leaves_the_generator_of_the_caller_alone():
@@ -103,17 +109,22 @@ def test_chance_is_the_same_for_a_seed_and_leaves_the_generator_of_the_caller_al
 
 def test_tokens_of_one_image_share_its_value_and_stay_together_when_values_are_shuffled():
     codes = torch.arange(4)[:, None, None].expand(4, 10, 10)
-    assert mutual_information(codes, torch.arange(4)) == pytest.approx(2)
+    values = torch.arange(4)
+    assert mutual_information(codes, values) == pytest.approx(2)
     # 4 images cannot show more than chance.
-    assert excess_information(codes, torch.arange(4)) == pytest.approx(0)
+    assert excess_information(codes, values) == pytest.approx(0)
 
 
 def test_purity_is_1_for_codes_of_one_class_and_the_share_of_the_largest_class_else():
     labels = torch.tensor([0, 0, 0, 1, 1, 2])
-    assert purity(torch.tensor([3, 3, 4, 7, 7, 9]), labels) == 1
-    assert purity(torch.zeros(6, dtype=torch.int64), labels) == 0.5
-    assert purity(torch.tensor([0, 0, 1, 1, 1, 1]), labels) == pytest.approx((2 + 2) / 6)
-    assert chance(purity, torch.arange(6), labels) == 1, "a code for each token is pure by chance"
+    of_one_class_each = torch.tensor([3, 3, 4, 7, 7, 9])
+    assert purity(of_one_class_each, labels) == 1
+    all_equal = torch.zeros(6, dtype=torch.int64)
+    assert purity(all_equal, labels) == 0.5
+    mixed = torch.tensor([0, 0, 1, 1, 1, 1])
+    assert purity(mixed, labels) == pytest.approx((2 + 2) / 6)
+    all_different = torch.arange(6)
+    assert chance(purity, all_different, labels) == 1, "a code for each token is pure by chance"
 
 
 @QUICK
@@ -123,7 +134,8 @@ def test_agreement_is_that_of_the_best_of_all_matchings(pairs):
     shares = []
     for names in itertools.permutations(range(6)):
         renamed = torch.tensor(names)[codes]
-        shares.append((renamed == others).double().mean().item())
+        equal = renamed == others
+        shares.append(equal.double().mean().item())
     assert agreement(codes, others) == pytest.approx(max(shares))
 
 
@@ -131,32 +143,40 @@ def test_agreement_is_that_of_the_best_of_all_matchings(pairs):
 def test_codes_and_values_may_have_any_integer_dtype(dtype):
     codes = torch.randint(0, 5, (40, 3))
     values = torch.randint(0, 4, (40,))
-    given = codes.to(dtype), values.to(dtype)
     for measure in (mutual_information, excess_information, purity):
-        assert measure(*given) == measure(codes, values)
+        assert measure(codes.to(dtype), values.to(dtype)) == measure(codes, values)
     flat = codes.flatten()
-    assert agreement(flat.to(dtype), flat.flip(0).to(dtype)) == agreement(flat, flat.flip(0))
+    others = flat.flip(0)
+    assert agreement(flat.to(dtype), others.to(dtype)) == agreement(flat, others)
 
 
 def test_no_tokens_are_refused():
+    codes = torch.zeros(0, 7, 7, dtype=torch.int64)
+    values = torch.zeros(0, dtype=torch.int64)
     with pytest.raises(ValueError, match=r"shape \(0, 7, 7\); at least one token"):
-        mutual_information(torch.zeros(0, 7, 7).long(), torch.zeros(0).long())
+        mutual_information(codes, values)
 
 
 def bar(width, length=40, lean=0.0, size=64):
     """A white upright bar on black, sheared to the right by `lean` pixels a row."""
     x = torch.arange(float(size)) - (size - 1) / 2
     y = x[:, None]
-    across = (width / 2 - (x + lean * y).abs() + 0.5).clamp(0, 1)
-    inside = across * (y.abs() < length / 2)
-    return (2 * inside - 1)[None, None]
+    from_the_middle = (x + lean * y).abs()
+    across = (width / 2 - from_the_middle + 0.5).clamp(0, 1)
+    along = y.abs() < length / 2
+    image = 2 * across * along - 1
+    return image[None, None]
 
 
 @pytest.mark.parametrize("width", [2, 4, 6])
 @pytest.mark.parametrize("turned", [False, True])
 def test_stroke_width_of_a_bar_is_area_over_half_its_outline(width, turned):
-    image = bar(width).transpose(2, 3) if turned else bar(width)
-    wanted = width * 40 / (width + 40)  # 2 w l / (2 w + 2 l)
+    length = 40
+    image = bar(width, length)
+    if turned:
+        image = image.transpose(2, 3)
+    half_outline = width + length
+    wanted = width * length / half_outline
     assert stroke_width(image).item() == pytest.approx(wanted, rel=0.03)
 
 
@@ -164,13 +184,15 @@ def test_stroke_width_is_that_across_a_leaning_stroke_and_at_the_border_of_the_i
     across = 6 * math.cos(math.atan(1))  # of a bar that is 6 wide in each row
     leaning = bar(6, length=44, lean=1.0, size=72)
     assert stroke_width(leaning).item() == pytest.approx(across, rel=0.1)
-    assert stroke_width(torch.ones(1, 1, 30, 30)).item() == pytest.approx(15, rel=0.03)
-    assert stroke_width(-torch.ones(1, 1, 30, 30)).item() == 0
+    white = torch.ones(1, 1, 30, 30)
+    assert stroke_width(white).item() == pytest.approx(15, rel=0.03)
+    assert stroke_width(-white).item() == 0
 
 
 @pytest.mark.parametrize("degrees", [-30, 0, 10, 40])
 def test_slant_of_a_sheared_bar_is_its_angle_and_a_mirror_turns_it(degrees):
-    image = bar(4, length=30, lean=math.tan(math.radians(degrees)))
+    lean = math.tan(math.radians(degrees))
+    image = bar(4, length=30, lean=lean)
     assert slant(image).item() == pytest.approx(degrees, abs=0.2)
     assert slant(image.flip(3)).item() == pytest.approx(-degrees, abs=0.2)
 
@@ -184,9 +206,12 @@ def test_slant_is_0_where_there_is_no_height():
 def test_patch_gray_is_the_mean_of_the_pixels_of_a_token():
     images = torch.rand(2, 3, 8, 12) * 2 - 1
     found = patch_gray(images, (2, 3))
-    for b, i, j in itertools.product(range(2), range(2), range(3)):
-        patch = images[b, :, 4 * i : 4 * i + 4, 4 * j : 4 * j + 4].double()
-        assert found[b, i, j].item() == pytest.approx(patch.mean().item(), abs=1e-6)
+    for image, row, column in itertools.product(range(2), range(2), range(3)):
+        top = 4 * row
+        left = 4 * column
+        patch = images[image, :, top : top + 4, left : left + 4]
+        wanted = patch.double().mean().item()
+        assert found[image, row, column].item() == pytest.approx(wanted, abs=1e-6)
 
 
 @pytest.mark.parametrize("degrees", range(0, 180, 15))
@@ -198,12 +223,15 @@ def test_edge_direction_is_the_way_along_which_gray_stays_equal(degrees):
     across = right * math.sin(angle) + down * math.cos(angle)
     ramp = 0.1 * across
     wave = (0.5 * across).sin()  # which is not resolved as well
-    for gray, off in ((ramp, 0.01), (wave, 12)):
-        found = edge_direction(gray[None, None].expand(1, 3, -1, -1), (3, 6))
+    for gray, tolerance in ((ramp, 0.01), (wave, 12)):
+        images = gray.expand(1, 3, 24, 24)
+        found = edge_direction(images, (3, 6))
         assert found.shape == (1, 3, 6)
         assert (found >= 0).all()
         assert (found < 180).all()
-        assert ((found - degrees + 90) % 180 - 90).abs().max() < off
+        # 179 degrees and 1 degree are 2 apart.
+        off = (found - degrees + 90) % 180 - 90
+        assert off.abs().max() < tolerance
 
 
 def test_an_edge_between_two_patches_belongs_to_neither():
@@ -215,16 +243,19 @@ def test_an_edge_between_two_patches_belongs_to_neither():
 
 def test_flat_and_dotted_patches_have_no_edge_direction():
     squares = (torch.arange(9.0) - 4).square()
-    dot = torch.exp(-(squares[:, None] + squares) / 4)[None, None]
-    assert edge_direction(torch.cat([dot, torch.zeros_like(dot)]), (1, 1)).isnan().all()
+    dot = torch.exp(-(squares[:, None] + squares) / 4)
+    flat = torch.zeros_like(dot)
+    images = torch.stack([dot, flat])[:, None]
+    assert edge_direction(images, (1, 1)).isnan().all()
 
 
 def test_quantile_bins_are_eighths_and_equal_values_share_one():
     values = torch.randperm(800).float()
     assert torch.equal(quantile_bins(values), values.long() // 100)
-    mostly = torch.cat([torch.zeros(600), torch.arange(1.0, 201)])
-    assert len(quantile_bins(mostly)[:600].unique()) == 1
-    assert len(quantile_bins(mostly).unique()) == 3
+    mostly_zero = torch.cat([torch.zeros(600), torch.arange(1.0, 201)])
+    bins = quantile_bins(mostly_zero)
+    assert len(bins[:600].unique()) == 1
+    assert len(bins.unique()) == 3
 
 
 def test_a_linear_probe_reads_what_is_linear_on_any_scale_and_nothing_else():
@@ -245,13 +276,15 @@ class Levels(nn.Module):
     """Latents (B, 1, h, w) of the mean gray of each patch."""
 
     def forward(self, images):
-        return nn.functional.avg_pool2d(images.mean(1, keepdim=True), 4)
+        gray = images.mean(1, keepdim=True)
+        return nn.functional.avg_pool2d(gray, 4)
 
 
 def gray_model(levels, channels=1):
     """A model whose codes are gray levels and whose decoder paints them."""
-    model = VQVAE(channels, EuclideanQuantizer(len(levels), 1), hidden=4, residual_hidden=1)
-    model.quantizer.codebook.data = torch.tensor(levels)[:, None]
+    quantizer = EuclideanQuantizer(len(levels), 1)
+    quantizer.codebook.data = torch.tensor(levels)[:, None]
+    model = VQVAE(channels, quantizer, hidden=4, residual_hidden=1)
     model.encoder = Levels()
     model.decoder = nn.Upsample(scale_factor=4)
     return model.eval()
@@ -266,10 +299,12 @@ class Brightness:
         return images.flatten(1)
 
     def predict(self, images):
-        return (images.flatten(1).mean(1) > 0).long()
+        means = images.flatten(1).mean(1)
+        return (means > 0).long()
 
 
 def plain(*grays):
+    """Images of 8 x 8 pixels, each of one gray."""
     return torch.tensor(grays).view(-1, 1, 1, 1).expand(-1, 1, 8, 8)
 
 
@@ -285,22 +320,30 @@ def test_replacing_a_code_puts_the_nearest_code_in_use_in_its_place():
 
 
 def test_near_is_meant_by_angle():
-    model = VQVAE(1, EuclideanQuantizer(3, 2), hidden=4, residual_hidden=1)
+    quantizer = EuclideanQuantizer(3, 2)
     # The long one is far in angle.
-    model.quantizer.codebook.data = torch.tensor([[0.1, 1], [-0.1, 0.6], [3, 1.5]])
-    model.encoder = nn.Sequential(Levels(), nn.Conv2d(1, 2, 1))
+    quantizer.codebook.data = torch.tensor([[0.1, 1], [-0.1, 0.6], [3, 1.5]])
+    model = VQVAE(1, quantizer, hidden=4, residual_hidden=1)
+    # The latent of a patch of mean gray g is (3 g, 1).
+    to_latents = nn.Conv2d(1, 2, 1)
+    to_latents.weight.data = torch.tensor([3.0, 0]).view(2, 1, 1, 1)
+    to_latents.bias.data = torch.tensor([0.0, 1])
+    model.encoder = nn.Sequential(Levels(), to_latents)
     model.decoder = nn.Upsample(scale_factor=4)
-    model.encoder[1].weight.data = torch.tensor([3.0, 0]).view(2, 1, 1, 1)
-    model.encoder[1].bias.data = torch.eye(2)[1]
-    reader = Brightness()
-    reader.predict = lambda images: (images[:, 0].flatten(1).mean(1) > 0).long()
-    assert replacement_effect(model, plain(0.03, -0.2, 1.0), reader).mean == pytest.approx(2 / 3)
+
+    class FirstChannel(Brightness):
+        def predict(self, images):
+            return super().predict(images[:, :1])
+
+    effect = replacement_effect(model, plain(0.03, -0.2, 1.0), FirstChannel())
+    assert effect.mean == pytest.approx(2 / 3)
 
 
 def test_only_images_that_hold_the_code_are_counted_and_all_places_of_it_change():
-    images = torch.cat([plain(0.2), plain(-0.4, -0.4, -0.4)])
+    model = gray_model([0.2, -0.4])
+    images = plain(0.2, -0.4, -0.4, -0.4).clone()
     images[1, :, :, :4] = 0.2  # half bright: reads as dark
-    effect = replacement_effect(gray_model([0.2, -0.4]), images, Brightness())
+    effect = replacement_effect(model, images, Brightness())
     # code 0 in images 0 and 1: the first turns dark. code 1 in images 1 to 3: all turn bright.
     assert effect.mean == pytest.approx((1 / 2 + 1) / 2)
     assert effect.largest == 1
@@ -310,28 +353,39 @@ def test_only_images_that_hold_the_code_are_counted_and_all_places_of_it_change(
 def test_replacing_changes_nothing_for_a_decoder_that_ignores_codes_and_is_undefined_for_one_code():
     model = gray_model([-0.5, 0.5])
     images = plain(-0.5, 0.5, 0.5)
-    assert replacement_effect(model, images, Brightness()).largest == 1
+    effect = replacement_effect(model, images, Brightness())
+    assert effect.largest == 1
+
     alone = replacement_effect(model, plain(0.5), Brightness())
     assert math.isnan(alone.mean)
     assert math.isnan(alone.largest)
     assert alone.code == 1
-    model.decoder = nn.Sequential(nn.Upsample(scale_factor=4), nn.Threshold(10, 1))
-    assert replacement_effect(model, images, Brightness())[:2] == (0, 0)
+
+    always_white = nn.Threshold(10, 1)
+    model.decoder = nn.Sequential(nn.Upsample(scale_factor=4), always_white)
+    effect = replacement_effect(model, images, Brightness())
+    assert effect.mean == 0
+    assert effect.largest == 0
 
 
 def test_a_model_with_its_own_codes_in_another_order_is_stable_and_one_with_other_codes_is_not():
     # In float64, because two of these codes are nearly equidistant from a latent.
     model = VQVAE(1, EuclideanQuantizer(16, 4), hidden=8, residual_hidden=2).double()
     images = torch.rand(20, 1, 8, 8).double() * 2 - 1
-    model.quantizer.codebook.data = model.latents(images).transpose(0, 1).flatten(1).T[:16].clone()
+    latents = model.latents(images).transpose(0, 1).flatten(1).T
+    codebook = latents[:16].clone()
+    model.quantizer.codebook.data = codebook
     other = copy.deepcopy(model)
-    other.quantizer.codebook.data = model.quantizer.codebook[torch.randperm(16)]
+    other.quantizer.codebook.data = codebook[torch.randperm(16)]
     same = stability(model, other, images)
     assert same["agreement"] == 1
     assert same["adjusted_mutual_information"] == pytest.approx(1)
     assert 1 / 16 < same["agreement_chance"] < 0.6
+
     other.quantizer.codebook.data = torch.randn(16, 4).double()
-    assert stability(model, other, images)["agreement"] < 0.8
+    different = stability(model, other, images)
+    assert different["agreement"] < 0.8
+
     finer = VQVAE(1, EuclideanQuantizer(16, 4), hidden=8, residual_hidden=2, downsample=2)
     with pytest.raises(ValueError, match=r"latent grids \(2, 2\) and \(4, 4\); they must be equal"):
         stability(model, finer.double(), images)
@@ -346,13 +400,17 @@ def split(count, channels, classes):
 
 
 def data(channels=1, classes=2):
-    splits = [split(count, channels, classes) for count in (120, 10, 80)]
-    return ImageData("bars", *splits, tuple("ab"[:classes]))
+    train = split(120, channels, classes)
+    validation = split(10, channels, classes)
+    test = split(80, channels, classes)
+    names = ("a", "b")[:classes]
+    return ImageData("bars", train, validation, test, names)
 
 
 def run(channels=1):
     levels = torch.linspace(-1, 1, 16).tolist()
-    return Run(gray_model(levels, channels), [], {}, {}, 0.0)
+    model = gray_model(levels, channels)
+    return Run(model, rows=[], snapshots={}, settings={}, seconds=0.0)
 
 
 def test_describing_a_run_gives_a_number_for_each_measure():
@@ -370,28 +428,33 @@ def test_describing_a_run_gives_a_number_for_each_measure():
 def fixed(grays, labels):
     """Images of 2 x 2 patches with these grays (n, 2, 2) and some noise, in all three parts."""
     patches = grays.repeat_interleave(4, 1).repeat_interleave(4, 2)
-    images = patches + 0.1 * torch.randn(len(grays), 8, 8)
-    pixels = (images[:, None].clamp(-1, 1) + 1) * 127.5
-    part = ImageSplit(pixels.to(torch.uint8), labels)
+    noise = 0.1 * torch.randn(len(grays), 8, 8)
+    images = (patches + noise).clamp(-1, 1)
+    pixels = 127.5 * (images + 1)
+    part = ImageSplit(pixels[:, None].to(torch.uint8), labels)
     return ImageData("fixed", part, part, part, ("a", "b"))
 
 
 def test_codes_of_one_place_each_tell_the_position_and_nothing_of_the_class():
     grays = torch.tensor([[-0.8, -0.26], [0.26, 0.8]]).expand(200, 2, 2)
-    images = fixed(grays, torch.randint(2, (200,)))
+    labels = torch.randint(2, (200,))
+    images = fixed(grays, labels)
     found = describe_codes(run(), images, None)
     assert found["position_information"] == pytest.approx(2, abs=0.1)
     assert found["class_information"] == pytest.approx(0, abs=0.01)
     pixels = images.test.batch(torch.arange(200))
     codes = run().model.encode(pixels)
-    assert found["slant_information"] == excess_information(codes, quantile_bins(slant(pixels)))
+    slants = quantile_bins(slant(pixels))
+    assert found["slant_information"] == excess_information(codes, slants)
 
 
 def test_counts_of_codes_do_not_know_where_they_stand():
     labels = torch.arange(200) % 2
     left = torch.tensor([[0.5, -0.5], [0.5, -0.5]])
-    grays = torch.where(labels[:, None, None] == 0, left, -left)
-    found = describe_codes(run(), fixed(grays, labels), None)
+    right = -left
+    grays = torch.where(labels[:, None, None] == 0, left, right)
+    images = fixed(grays, labels)
+    found = describe_codes(run(), images, None)
     assert found["probe_bag_of_codes"] < 0.8
     assert found["probe_pixels"] == found["probe_latents"] == 1
     assert found["probe_codes"] == 1
@@ -405,8 +468,10 @@ def test_measures_that_images_do_not_have_are_missing():
     strokes = {"stroke_width_information", "slant_information"}
     replacement = {"replacement_mean", "replacement_max"}
     of_class = {name for name in MEASURES if name.startswith(("class", "purity", "probe"))}
-    assert missing(describe_codes(run(), data(classes=1), None)) == of_class | replacement
-    assert missing(describe_codes(run(3), data(channels=3), Brightness())) == strokes
+    of_one_class = describe_codes(run(), data(classes=1), None)
+    assert missing(of_one_class) == of_class | replacement
+    in_color = describe_codes(run(channels=3), data(channels=3), Brightness())
+    assert missing(in_color) == strokes
 
 
 def test_images_without_an_edge_lack_the_information_on_edges_alone():
@@ -415,11 +480,13 @@ def test_images_without_an_edge_lack_the_information_on_edges_alone():
         dark = torch.randint(0, 120, (count,))
         bright = torch.randint(130, 256, (count,))
         grays = torch.where(labels == 0, dark, bright).to(torch.uint8)
-        return ImageSplit(grays.view(-1, 1, 1, 1).repeat(1, 1, 8, 8), labels)
+        images = grays.view(-1, 1, 1, 1).repeat(1, 1, 8, 8)
+        return ImageSplit(images, labels)
 
     images = ImageData("flat", flat(120), flat(10), flat(80), ("a", "b"))
     found = describe_codes(run(), images, Brightness())
-    assert [name for name, value in found.items() if math.isnan(value)] == ["edge_information"]
+    missing = [name for name, value in found.items() if math.isnan(value)]
+    assert missing == ["edge_information"]
     assert found["class_information"] > 0.5
 
 
@@ -437,7 +504,8 @@ def test_windows_repeat_the_border_of_the_image():
     indices = torch.tensor([[[5, 0], [0, 0]]])
     (window,) = windows(images, indices, 5)
     rows = torch.tensor([0, 0, 0, 1, 2, 3])
-    expected = images[0][:, rows][:, :, rows]
+    columns = rows
+    expected = images[0][:, rows][:, :, columns]
     assert torch.equal(window, expected)
 
 
@@ -447,16 +515,21 @@ def test_the_mean_window_is_the_mean_over_the_tokens_of_each_code():
     codes = torch.tensor([2, 0])
     found = mean_windows(images, indices, codes)
     for code, window in zip(codes.tolist(), found, strict=True):
-        expected = sum(windows(images, indices, code)) / (indices == code).sum()
+        tokens = (indices == code).sum()
+        expected = sum(windows(images, indices, code)) / tokens
         assert torch.allclose(window, expected, atol=1e-6)
 
 
 def test_a_code_without_tokens_has_no_mean_window():
+    images = torch.randn(1, 1, 4, 4)
+    indices = torch.zeros(1, 2, 2, dtype=torch.int64)
     with pytest.raises(ValueError, match="code 4 has no tokens"):
-        mean_windows(torch.randn(1, 1, 4, 4), torch.zeros(1, 2, 2).long(), torch.tensor([4]))
+        mean_windows(images, indices, torch.tensor([4]))
 
 
 @pytest.mark.parametrize("shape", [(2, 2, 2), (1, 3, 2)])
 def test_windows_of_tokens_that_do_not_fit_the_images_are_refused(shape):
+    images = torch.randn(1, 1, 4, 4)
+    indices = torch.zeros(shape, dtype=torch.int64)
     with pytest.raises(ValueError, match="do not fit images of shape"):
-        windows(torch.randn(1, 1, 4, 4), torch.zeros(shape).long(), 0)
+        windows(images, indices, 0)
