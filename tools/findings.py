@@ -26,7 +26,7 @@ MNIST = "--dataset mnist --profile standard --steps 3160 --train-images 10000"
 CIFAR = "--dataset cifar10 --profile standard --steps 1000"
 FEW = "--only continuous --only 'plain VQ' --only cosine --only CVQ --only SAMP --only FSQ"
 SHORT = "--steps 1000 --batch-size 64 --lr 1e-3"
-RATIOS = "--dataset mnist --profile full_small --steps 1580 --paper-rate"
+RATIOS = "--dataset mnist --profile full_small --paper-rate"
 VQGAN = "--steps 2000 --batch-size 8 --lr 1e-3 --num-codes 256 --dim 16"
 COMMANDS = {  # by the stored table that it makes
     "paper-mnist": f"arcvq experiment paper {MNIST}",
@@ -35,8 +35,9 @@ COMMANDS = {  # by the stored table that it makes
     "codes_per_step-digits": f"arcvq experiment codes_per_step {SHORT}",
     "best-digits": f"arcvq experiment best {SHORT} --num-codes 512",
     "ablations-digits": "arcvq experiment ablations --steps 400 --num-codes 512 --dim 64",
-    "ablations-mnist": f"arcvq experiment ablations {RATIOS}  # without codes, dim and beta",
+    "ablations-mnist": f"arcvq experiment ablations {RATIOS} --steps 1580  # not codes, dim, beta",
     "schedules-digits": "arcvq experiment schedules --steps 400 --num-codes 512 --dim 64",
+    "schedules-mnist": f"arcvq experiment schedules {RATIOS} --steps 400",
     "natural_images-photos_64": f"arcvq experiment natural_images --dataset photos_64 {VQGAN}",
     "semantics-mnist": f"arcvq experiment semantics {MNIST}",
     "gradients-digits": "arcvq experiment gradients --steps 400 --num-codes 512 --dim 64",
@@ -71,6 +72,7 @@ def findings() -> list[Finding]:
     ablations = stored("ablations-digits")
     ratios = stored("ablations-mnist")
     schedules = stored("schedules-digits")
+    at_ratios = stored("schedules-mnist")
     gradients = stored("gradients-digits")
     semantics = stored("semantics-mnist")
     best = stored("best-digits")
@@ -91,6 +93,8 @@ def findings() -> list[Finding]:
         Finding("ablations-mnist", "The same with its ratios", repeated_ablations(ratios)),
         Finding("schedules-digits", "Schedules of the radius", steadiest(schedules, "radius")),
         Finding("schedules-digits", "Schedules of the weight", steadiest(schedules, "weight")),
+        Finding("schedules-mnist", "Radius, with its ratios", steadiest(at_ratios, "radius")),
+        Finding("schedules-mnist", "Weight, with its ratios", steadiest(at_ratios, "weight")),
         Finding("gradients-digits", "Gradients", gradient_course(gradients)),
         Finding("natural_images-photos_64", "Photographs", photographs(photos)),
         Finding("semantics-mnist", "What codes mean", meanings(semantics)),
@@ -260,8 +264,9 @@ def steadiest(rows: pd.DataFrame, half: str) -> str:
     named = dict.fromkeys(("exponential scaled", "exponential per step", none, worst))
     others = [f"{name} {behind[name]:.2f}" for name in named if name not in best]
     return (
-        f"In runs of {lengths} steps, the steadiest schedule ({', '.join(best)}) is at most "
-        f"{behind.iloc[0]:.2f} dB below the best of its length. Of the others: {', '.join(others)}."
+        f"In runs of {lengths} steps on {data_title(rows)}, the steadiest schedule "
+        f"({', '.join(best)}) is at most {behind.iloc[0]:.2f} dB below the best of its length. Of "
+        f"the others: {', '.join(others)}."
     )
 
 

@@ -135,6 +135,7 @@ def test_the_steadiest_schedule_is_the_one_that_is_never_far_below_the_best(wors
     rows = pd.DataFrame(
         [
             {
+                "data": "digits",
                 "half": "radius",
                 "schedule": name,
                 "steps": steps,
@@ -144,7 +145,8 @@ def test_the_steadiest_schedule_is_the_one_that_is_never_far_below_the_best(wors
             for name, steps in itertools.product(psnr, (100, 400))
         ]
     )
-    assert findings.steadiest(rows, "radius") == f"In runs of 100, 400 steps, {sentence}"
+    runs = "In runs of 100, 400 steps on digits"
+    assert findings.steadiest(rows, "radius") == f"{runs}, {sentence}"
 
 
 @pytest.mark.parametrize("start, until", [(4.0, "above 1 until step 30"), (0.5, "never above 1")])
