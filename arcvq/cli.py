@@ -111,6 +111,7 @@ train_images_option = click.option(
 )
 
 # Options of a data set that is a folder; see arcvq.image_folders.Reading.
+MOST_JOBS = 4  # notebooks at the same time: each takes a gigabyte or two
 READING_OPTIONS = (
     click.option("--size", type=int, help="pixels of the shorter side, a multiple of 8"),
     click.option("--grey/--color", default=None, help="gray or RGB; by default as the files are"),
@@ -185,6 +186,11 @@ def _settings(options: dict[str, Any], data: "ImageData | None" = None) -> "RunS
 )
 @reading_options
 @click.option("--timeout", type=int, help="Seconds that one cell may take; no limit by default.")
+@click.option(
+    "--jobs",
+    type=int,
+    help="Notebooks that run at the same time; by default one for each core, at most four.",
+)
 @click.option("--out", type=FOLDER, default="output", help="Folder for the report.")
 @click.pass_context
 def run(
@@ -192,6 +198,7 @@ def run(
     notebooks: tuple[str, ...],
     assignments: tuple[str, ...],
     timeout: int | None,
+    jobs: int | None,
     out: Path,
     **shared: Any,
 ) -> None:
@@ -206,6 +213,7 @@ def run(
     from arcvq.image_folders import Reading
     from arcvq.reports.notebooks import run_notebooks
     from arcvq.reports.pages import outcome
+    from arcvq.runtime.devices import usable_cores
 
     usual = vars(Reading())
     reading = vars(_reading(shared))
@@ -218,9 +226,17 @@ def run(
         if not separator:
             raise ValueError(f"-p takes NAME=VALUE, not {assignment!r}")
         parameters[name] = value
+    if jobs is None:
+        jobs = min(usable_cores(), MOST_JOBS)
     line = _StatusLine()
     results = run_notebooks(
-        notebooks, parameters, out=out, timeout=timeout, echo=line.end_with, watch=line.show
+        notebooks,
+        parameters,
+        out=out,
+        timeout=timeout,
+        jobs=jobs,
+        echo=line.end_with,
+        watch=line.show,
     )
     click.echo(f"{outcome(results)}. Report: {out.resolve() / 'index.html'}")
     ctx.exit(0 if all(result.status == "passed" for result in results) else 1)

@@ -2,14 +2,13 @@
 
 import os
 import re
-import tempfile
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
-from unittest.mock import patch
 
-from ipykernel.kernelspec import write_kernel_spec
+from ipykernel.kernelspec import make_ipkernel_cmd
+from jupyter_client.kernelspec import KernelSpec
+from jupyter_client.manager import AsyncKernelManager
 from nbclient.exceptions import CellTimeoutError, DeadKernelError
 from nbformat import NotebookNode
 from nbformat.v4 import new_output
@@ -29,6 +28,8 @@ KERNEL_ENVIRONMENT = {
 KERNEL_ARGUMENTS = ["--IPKernelApp.log_level=50"]  # its log would fall between our lines
 DEAD_KERNEL = "the kernel died, as it does when memory runs out"
 
+logger.disabled = True  # what papermill would log, an `Execution` says in `reason`
+
 
 class Execution:
     """A notebook that runs in a kernel of its own, in its own folder, up to the first error.
@@ -37,6 +38,7 @@ class Execution:
         path: The notebook; the file is left as it is.
         parameters: Values for its parameters.
         on_cell: Called before each cell of code, with its number and the number of them all.
+        threads: Threads that the kernel computes with; None for as many as this process would.
 
     Attributes:
         notebook: The notebook with the outputs of the cells that have run.
@@ -52,9 +54,11 @@ class Execution:
         path: Path,
         parameters: Mapping[str, Any],
         on_cell: Callable[[int, int], object] = lambda cell, cells: None,
+        threads: int | None = None,
     ):
         self.path = path
         self.on_cell = on_cell
+        self.threads = threads
         self.notebook: NotebookNode = load_notebook_node(str(path))
         if parameters:
             self.notebook = parameterize_notebook(
@@ -66,6 +70,8 @@ class Execution:
         self.cells = len([cell for cell in self.notebook.cells if _is_run(cell)])
         self._current: NotebookNode | None = None
         self._error = ""
+        self._kernel: AsyncKernelManager | None = None
+        self._stop = ""
 
     @property
     def failure(self) -> str:
@@ -78,30 +84,22 @@ class Execution:
         Args:
             timeout: Seconds that one cell may take; None for as long as it needs.
         """
-        logger.disabled = True  # what it says is said in `reason`
         try:
-            with _kernel_of_this_python() as own, patch.dict(os.environ, KERNEL_ENVIRONMENT | own):
-                # The engine fills in `notebook` itself: what came before a kernel died is kept.
-                papermill_engines.execute_notebook_with_engine(
-                    None,
-                    self.notebook,
-                    "python3",
-                    progress_bar=False,
-                    execution_timeout=timeout,
-                    extra_arguments=KERNEL_ARGUMENTS,
-                    resources={"metadata": {"path": str(self.path.parent)}},
-                    on_cell_execute=self._begin,
-                    on_cell_error=self._note_error,
-                )
-        except DeadKernelError:
-            self.end("stopped", DEAD_KERNEL)
-        except CellTimeoutError:
-            self.end(
-                "stopped",
-                f"it ran longer than the timeout of {timeout} s; a larger --timeout allows more",
+            # The engine fills in `notebook` itself: what came before a kernel died is kept.
+            papermill_engines.execute_notebook_with_engine(
+                None,
+                self.notebook,
+                "python3",
+                progress_bar=False,
+                execution_timeout=timeout,
+                extra_arguments=KERNEL_ARGUMENTS,
+                kernel_manager_class=self._kernel_class(),
+                resources={"metadata": {"path": str(self.path.parent)}},
+                on_cell_execute=self._begin,
+                on_cell_error=self._note_error,
             )
         except Exception as error:
-            self.end("failed", str(error).strip() or type(error).__name__)
+            self.end(*self._how_it_ended(error, timeout))
         else:
             # An error that a cell may raise, by its tag, is noted too, but is no exception here.
             if self.notebook.metadata.papermill["exception"]:
@@ -109,8 +107,38 @@ class Execution:
             else:
                 self.status = "passed"
         finally:
-            logger.disabled = False
             join_streams(self.notebook)
+
+    def stop(self, reason: str) -> None:
+        """End the kernel, from another thread; what the notebook has shown until then is kept."""
+        self._stop = reason
+        if self._kernel is not None:
+            end_kernel(self._kernel)
+
+    def _how_it_ended(self, error: Exception, timeout: int | None) -> tuple[str, str]:
+        """The status and the reason, given what the engine raised."""
+        if self._stop:
+            return "stopped", self._stop
+        if isinstance(error, DeadKernelError):
+            return "stopped", DEAD_KERNEL
+        if isinstance(error, CellTimeoutError):
+            reason = (
+                f"it ran longer than the timeout of {timeout} s; a larger --timeout allows more"
+            )
+            return "stopped", reason
+        return "failed", str(error).strip() or type(error).__name__
+
+    def _kernel_class(self) -> type[AsyncKernelManager]:
+        """The kernel for the engine, which makes one of its own and does not hand it out."""
+        execution = self
+
+        class Kernel(KernelOfThisPython):
+            def __init__(self, **options: Any):
+                super().__init__(**options)
+                self.threads = execution.threads
+                execution._kernel = self
+
+        return Kernel
 
     def end(self, status: str, reason: str) -> None:
         """Set how the notebook ended, and say it in the output of the cell where it ended."""
@@ -125,6 +153,8 @@ class Execution:
             outputs.append(new_output("error", ename=name, evalue=message, traceback=[reason]))
 
     def _begin(self, cell: NotebookNode, cell_index: int) -> None:
+        if self._stop:  # before there was a kernel to end
+            raise DeadKernelError(self._stop)
         self._current = cell
         self.cell += 1
         self.on_cell(self.cell, self.cells)
@@ -155,22 +185,34 @@ def join_streams(notebook: NotebookNode) -> None:
         cell.outputs = joined
 
 
-@contextmanager
-def _kernel_of_this_python() -> Iterator[dict[str, str]]:
-    """Make this Python the kernel "python3", whatever other kernels the user has installed.
+class KernelOfThisPython(AsyncKernelManager):
+    """A kernel of this Python, whatever other kernels the user has installed.
 
-    Yields:
-        What the environment of the kernel must hold, so that Jupyter looks there first, data and
-        results are kept where the caller keeps them, and its threads let others work. A policy that
-        the user has set stays.
+    Attributes:
+        threads: Threads that it computes with; None for as many as this process would.
     """
-    with tempfile.TemporaryDirectory() as folder:
-        write_kernel_spec(str(Path(folder) / "kernels" / "python3"))
-        places = [folder, os.environ.get("JUPYTER_PATH", "")]
-        yield {
-            "JUPYTER_PATH": os.pathsep.join(filter(None, places)),
+
+    threads: int | None = None
+
+    def __init__(self, **options: Any):
+        super().__init__(**options)
+        self._kernel_spec = KernelSpec(argv=make_ipkernel_cmd(), language="python")
+
+    def start_kernel(self, **options: Any) -> Any:
+        """Start it with an environment that suits a run without a browser."""
+        own = {
             # Kept where the caller keeps it: notebooks of a wheel run in the folder of the package.
             "ARCVQ_DATA": str(data_root().resolve()),
             # Threads that wait for work sleep, or a busy machine would crawl.
             "OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY", "PASSIVE"),
         }
+        if self.threads is not None:
+            own["OMP_NUM_THREADS"] = str(self.threads)
+        return super().start_kernel(env={**os.environ, **KERNEL_ENVIRONMENT, **own}, **options)
+
+
+def end_kernel(kernel: AsyncKernelManager) -> None:
+    """Kill the process of a kernel that another thread looks after, if it has one."""
+    process = getattr(kernel.provisioner, "process", None)
+    if process is not None:
+        process.kill()

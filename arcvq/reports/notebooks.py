@@ -8,11 +8,13 @@ import re
 import signal
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from datetime import datetime
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from queue import Empty, Queue
+from typing import Any, NamedTuple
 
 import nbformat
 import torch
@@ -32,12 +34,13 @@ from arcvq.reports.pages import (
 )
 from arcvq.reports.parameters import default_parameters, plan_parameters
 from arcvq.runtime.checks import check_whole
-from arcvq.runtime.devices import choose_device, device_name
+from arcvq.runtime.devices import choose_device, device_name, usable_cores
 from arcvq.runtime.files import write_text
 from arcvq.runtime.interrupt import HeldInterrupt
 
 PACKAGES = ("arcvq", "torch", "torchvision", "plotly", "jupyterlab")  # named in the report
 LOCK = ".arcvq.lock"  # in the folder of a report while it is written
+ALONE = "alone"  # in the metadata of a notebook, under "arcvq": it measures time
 
 
 def run_notebooks(
@@ -46,6 +49,7 @@ def run_notebooks(
     *,
     out: str | Path = "output",
     timeout: int | None = None,
+    jobs: int = 1,
     echo: Callable[[str], object] = print,
     watch: Callable[[str], object] = lambda line: None,
 ) -> list[NotebookResult]:
@@ -60,8 +64,10 @@ def run_notebooks(
             have "dataset", "profile", "device", "seed" and "reading" if these are given.
         out: Folder for index.html, a page for each notebook, and the executed notebooks.
         timeout: Seconds that one cell may take; None for as long as it needs.
+        jobs: Notebooks that run at the same time, from 1; they share the cores. Those that measure
+            time run alone, after the others.
         echo: Called with one line after each notebook.
-        watch: Called with one line before each cell, which says how far the run is.
+        watch: Called with one line as each cell begins, which says how far the run is.
 
     Returns:
         The outcome of each notebook, in order.
@@ -77,73 +83,179 @@ def run_notebooks(
     notebooks = find_notebooks(paths)
     parameters = parameters or {}
     plan = plan_parameters(notebooks, parameters)
+    check_whole(1, jobs=jobs)
     if timeout is not None:
         check_whole(1, timeout=timeout)
     out = Path(out)
     _check_out(out, notebooks)
 
     results = [_waiting(path, plan[path]) for path in notebooks]
-    facts = _facts(parameters, results)
-    width = max(len(result.name) for result in results)
+    together, alone = _by_company(notebooks)
+    jobs = min(jobs, max(1, len(together)))
+    threads = _threads_of_each(jobs)
+    facts = _facts(parameters, results, jobs, threads)
     with (
         _alone_in(out),
-        _StopInNotebook() as stop,
+        _NamedStop() as stop,
         _Report(out, notebooks, results, facts) as report,
     ):
-        for place, path in enumerate(notebooks):
-            if stop.asked:
-                break
-            start = f"[{place + 1}/{len(results)}] {path.stem:{width}}  "
-
-            def show(cell: int, cells: int, place: int = place, start: str = start) -> None:
-                progress = f"running, cell {cell} of {cells}"
-                report.change(place, status="running", progress=progress)
-                watch(start + progress)
-
-            execution = Execution(path, plan[path], show)
-            seconds = _run(execution, timeout, stop)
-            result = report.close(place, execution, seconds)
-            ending = f": {result.failure}" if result.failure else ""
-            echo(f"{start}{result.status} in {result.seconds:5.1f} s{ending}")
+        for places, at_once in ((together, jobs), (alone, 1)):
+            batch = _Batch(notebooks, plan, timeout, threads if at_once > 1 else None)
+            for event in batch.run(places, at_once, stop):
+                _tell(event, report, echo, watch)
     if stop.asked:
         sentence = f"Stopped by {stop.name}. {outcome(report.results)}."
         raise KeyboardInterrupt(f"{sentence} Report: {out.resolve() / 'index.html'}")
     return report.results
 
 
-def _run(execution: Execution, timeout: int | None, stop: "_StopInNotebook") -> float:
-    """Run a notebook to its end, or until the user stops it, and return the seconds it took."""
-    start = time.perf_counter()
-    try:
-        stop.is_in_notebook = True
-        execution.run(timeout)
-    except KeyboardInterrupt:
-        execution.end("stopped", f"stopped by {stop.name}")
-    finally:
-        stop.is_in_notebook = False
-    return time.perf_counter() - start
+def _by_company(notebooks: Sequence[Path]) -> tuple[list[int], list[int]]:
+    """The places of the notebooks that may run beside others, and of those that run alone."""
+    together: list[int] = []
+    alone: list[int] = []
+    for place, path in enumerate(notebooks):
+        own = nbformat.read(path, as_version=4).metadata.get("arcvq", {})
+        found = alone if own.get(ALONE) else together
+        found.append(place)
+    return together, alone
 
 
-class _StopInNotebook(HeldInterrupt):
-    """A context in which a signal to end interrupts the notebook that runs, but no writing.
+def _threads_of_each(jobs: int) -> int | None:
+    """Threads of each of several notebooks, so that they share the cores.
+
+    None stands for what the environment says: for a single notebook, or where the user has set it.
+    """
+    if jobs == 1 or "OMP_NUM_THREADS" in os.environ:
+        return None
+    return max(1, usable_cores() // jobs)
+
+
+class _Event(NamedTuple):
+    """What happens to a notebook: a cell begins, or it has ended after some seconds."""
+
+    place: int
+    execution: Execution
+    cell: int = 0
+    seconds: float | None = None
+
+
+def _tell(
+    event: _Event,
+    report: "_Report",
+    echo: Callable[[str], object],
+    watch: Callable[[str], object],
+) -> None:
+    """Write an event into the report, and say it in a line."""
+    width = max(len(result.name) for result in report.results)
+    name = event.execution.path.stem
+    start = f"[{event.place + 1}/{len(report.results)}] {name:{width}}  "
+    if event.seconds is None:
+        progress = f"running, cell {event.cell} of {event.execution.cells}"
+        report.change(event.place, status="running", progress=progress)
+        watch(start + progress)
+        return
+    result = report.close(event.place, event.execution, event.seconds)
+    ending = f": {result.failure}" if result.failure else ""
+    echo(f"{start}{result.status} in {result.seconds:5.1f} s{ending}")
+
+
+class _Batch:
+    """Notebooks that run in threads of this process, which do little but wait for the kernels.
+
+    Args:
+        notebooks: All notebooks of the run.
+        plan: The parameters of each.
+        timeout: Seconds that one cell may take.
+        threads: Threads that each kernel computes with.
+    """
+
+    def __init__(
+        self,
+        notebooks: Sequence[Path],
+        plan: Mapping[Path, Mapping[str, Any]],
+        timeout: int | None,
+        threads: int | None,
+    ):
+        self.notebooks = notebooks
+        self.plan = plan
+        self.timeout = timeout
+        self.threads = threads
+        self.stopped = ""  # why, if it is
+        # SimpleQueue would do, but a signal can make its get() forget the timeout.
+        self.events: Queue[_Event | None] = Queue()  # None: a thread is done
+        self.waiting: Queue[int] = Queue()
+        self.running: dict[int, Execution] = {}
+
+    def run(self, places: Sequence[int], at_once: int, stop: "_NamedStop") -> Iterator[_Event]:
+        """Run the notebooks at some places, and yield what happens, until all have ended."""
+        for place in places:
+            self.waiting.put(place)
+        with ThreadPoolExecutor(at_once) as pool:
+            threads = [pool.submit(self._run_waiting) for _ in range(at_once)]
+            left = at_once
+            try:
+                while left:
+                    if stop.asked:
+                        self.stop(f"stopped by {stop.name}")
+                    with suppress(Empty):
+                        event = self.events.get(timeout=0.5)  # a signal is seen in between
+                        if event is None:
+                            left -= 1
+                        else:
+                            yield event
+            finally:
+                self.stop("the run was stopped")  # where the caller has met an error
+        for thread in threads:
+            thread.result()
+
+    def stop(self, reason: str) -> None:
+        """Begin no other notebook, and end those that run."""
+        self.stopped = self.stopped or reason
+        for execution in list(self.running.values()):
+            execution.stop(self.stopped)
+
+    def _run_waiting(self) -> None:
+        """Run one notebook after the other, until none waits or the run is stopped."""
+        try:
+            with suppress(Empty):
+                while not self.stopped:
+                    self._run_one(self.waiting.get_nowait())
+        finally:
+            self.events.put(None)
+
+    def _run_one(self, place: int) -> None:
+        path = self.notebooks[place]
+
+        def begin(cell: int, cells: int) -> None:
+            self.events.put(_Event(place, execution, cell))
+
+        execution = Execution(path, self.plan[path], begin, self.threads)
+        self.running[place] = execution
+        if self.stopped:  # since the thread has looked last
+            execution.stop(self.stopped)
+        start = time.perf_counter()
+        execution.run(self.timeout)
+        seconds = time.perf_counter() - start
+        del self.running[place]
+        self.events.put(_Event(place, execution, seconds=seconds))
+
+
+class _NamedStop(HeldInterrupt):
+    """A context that remembers a signal to end, and which one it was.
 
     Attributes:
         name: What stopped the run.
-        is_in_notebook: Whether a signal may interrupt what runs now.
     """
 
     def __init__(self):
         super().__init__()
         self.name = "Ctrl-C"
-        self.is_in_notebook = False
 
     def hold(self, number, frame):
-        """Remember the signal, and interrupt the notebook."""
+        """Remember the signal; the next one has its usual effect."""
         super().hold(number, frame)
         if number != signal.SIGINT:
             self.name = signal.Signals(number).name
-        if self.is_in_notebook:
-            raise KeyboardInterrupt
 
 
 @contextmanager
@@ -266,18 +378,25 @@ def _waiting(path: Path, given: Mapping[str, Any]) -> NotebookResult:
     return NotebookResult(path.stem, title, given=source, defaults=defaults)
 
 
-def _facts(parameters: Mapping[str, Any], results: Sequence[NotebookResult]) -> dict[str, str]:
+def _facts(
+    parameters: Mapping[str, Any],
+    results: Sequence[NotebookResult],
+    jobs: int,
+    threads: int | None,
+) -> dict[str, str]:
     """What the index says about the run and the machine."""
     device = choose_device(parameters.get("device", "auto"))
-    count = torch.get_num_threads()
-    threads = "1 thread" if count == 1 else f"{count} threads"
+    count = threads or torch.get_num_threads()
+    computing = "1 thread" if count == 1 else f"{count} threads"
+    if jobs > 1:
+        computing += f" for each of {jobs} notebooks at a time"
     versions = [f"{package} {version(package)}" for package in PACKAGES]
     assignments = [f"{name} = {value}" for name, value in parameters.items()]
     sources = [{**result.defaults, **result.given}.get("profile", "") for result in results]
     profiles = sorted({source.strip("'\"") for source in sources} - {""})
     return {
         "Date": datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z"),
-        "Device": f"{device_name(device)}, {threads}",
+        "Device": f"{device_name(device)}, {computing}",
         "System": (
             f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores, "
             f"Python {platform.python_version()}"

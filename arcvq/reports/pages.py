@@ -56,14 +56,18 @@ class NotebookResult:
 
 
 def outcome(results: Sequence[NotebookResult]) -> str:
-    """Summarize a run in one sentence: how many notebooks passed and how many not, and the time."""
+    """Summarize a run in one sentence: how many notebooks passed and how many not, and the time.
+
+    The time is that of all notebooks together. Where several run at the same time, the user waits
+    for less.
+    """
     states = [result.status for result in results]
     seconds = sum(result.seconds for result in results)
-    sentence = f"{states.count('passed')} of {len(states)} notebooks passed in {seconds:.0f} s"
+    sentence = f"{states.count('passed')} of {len(states)} notebooks passed"
     for state in ("failed", "stopped", "running", "waiting", "not run"):
         if state in states:
             sentence += f", {states.count(state)} {state}"
-    return sentence
+    return f"{sentence}; {seconds:.0f} s of notebook time"
 
 
 def write_index(path: Path, results: Sequence[NotebookResult], facts: Mapping[str, str]) -> None:

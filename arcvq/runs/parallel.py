@@ -29,7 +29,13 @@ from tqdm.auto import tqdm
 from arcvq.image_folders import Reading
 from arcvq.images import ImageData
 from arcvq.runs.settings import RunSettings, run_folder, train
-from arcvq.runtime.devices import choose_device, choose_precision, dtype_name, threads_kept
+from arcvq.runtime.devices import (
+    choose_device,
+    choose_precision,
+    dtype_name,
+    threads_kept,
+    usable_cores,
+)
 from arcvq.runtime.extras import extra_import
 from arcvq.runtime.files import data_root
 from arcvq.training import Run
@@ -214,8 +220,7 @@ def places_of(device: torch.device) -> list[torch.device]:
         return [torch.device("cuda", number) for number in numbers] * RUNS_PER_GPU
     if device.type != "cpu":
         return [device]
-    has_affinity = hasattr(os, "sched_getaffinity")
-    return [device] * (len(os.sched_getaffinity(0)) if has_affinity else os.cpu_count() or 1)
+    return [device] * usable_cores()
 
 
 def _one_by_one(batch: _Batch, settings: list[RunSettings]) -> Generator[Outcome]:

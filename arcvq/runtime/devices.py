@@ -1,5 +1,6 @@
 """Which device to use, what it is called, and in which precision it is fastest."""
 
+import os
 import platform
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -90,6 +91,13 @@ def choose_precision(precision: str, device: torch.device) -> torch.dtype:
 def dtype_name(dtype: torch.dtype) -> str:
     """The name of a dtype without its module, such as "float32"."""
     return str(dtype).removeprefix("torch.")
+
+
+def usable_cores() -> int:
+    """The number of cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 @contextmanager

@@ -5,6 +5,7 @@ import os
 import signal
 import sys
 import threading
+import time
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import NamedTuple
@@ -14,6 +15,7 @@ import pytest
 
 from arcvq.reports.notebooks import run_notebooks
 from arcvq.reports.pages import NotebookResult
+from arcvq.runtime.devices import usable_cores
 from tests.reports.made import PARAMETERS, write_notebook
 
 FIGURE = """
@@ -312,6 +314,98 @@ def test_what_ran_before_a_stop_is_kept_and_the_rest_is_not_run(tmp_path, name, 
     assert "so far" in (out / "first.html").read_text()
     assert "not run yet" in (out / "second.html").read_text(), "the page of the earlier run"
     assert not list(out.glob(".*"))
+
+
+MEETING = """
+import pathlib
+import time
+pathlib.Path("{own}").touch()
+for _ in range(300):
+    if pathlib.Path("{other}").exists():
+        break
+    time.sleep(0.1)
+else:
+    raise RuntimeError("the other notebook has not begun")
+"""
+
+
+def test_notebooks_run_at_the_same_time_and_share_the_cores(tmp_path, monkeypatch):
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    threads = "import os\nprint(os.environ['OMP_NUM_THREADS'])"
+    one = write_notebook(tmp_path / "1.ipynb", MEETING.format(own="one", other="two"), threads)
+    two = write_notebook(tmp_path / "2.ipynb", MEETING.format(own="two", other="one"), threads)
+    lines = []
+    out = tmp_path / "out"
+    results = run_notebooks([one, two], out=out, jobs=2, echo=lines.append)
+    assert [result.status for result in results] == ["passed", "passed"], lines
+    assert [result.name for result in results] == ["1", "2"]
+    share = max(1, usable_cores() // 2)
+    for name in ("1", "2"):
+        executed = nbformat.read(out / f"{name}.ipynb", as_version=4)
+        assert executed.cells[-1].outputs[0].text.strip() == str(share)
+    assert "2 of 2 notebooks passed" in (out / "index.html").read_text()
+
+
+def test_a_notebook_that_measures_time_runs_alone_after_the_others(tmp_path):
+    here = "import pathlib, time\npathlib.Path('{0}_is_here').touch()\ntime.sleep(1)"
+    gone = "pathlib.Path('{0}_is_here').unlink()\npathlib.Path('{0}_was_here').touch()"
+    timed = write_notebook(
+        tmp_path / "1.ipynb",
+        "import pathlib\nprint(sorted(path.name for path in pathlib.Path().glob('*_here')))",
+    )
+    notebook = nbformat.read(timed, as_version=4)
+    notebook.metadata["arcvq"] = {"alone": True}
+    nbformat.write(notebook, timed)
+    others = []
+    for name in ("2", "3"):
+        path = tmp_path / f"{name}.ipynb"
+        others.append(write_notebook(path, here.format(name), gone.format(name)))
+    out = tmp_path / "out"
+    run_notebooks([timed, *others], out=out, jobs=3, echo=str)
+    executed = nbformat.read(out / "1.ipynb", as_version=4)
+    assert executed.cells[-1].outputs[0].text.strip() == "['2_was_here', '3_was_here']"
+
+
+def test_a_stop_ends_all_notebooks_that_run_and_begins_no_other(tmp_path):
+    handler = signal.signal(signal.SIGINT, signal.default_int_handler)
+    slow = "import time\nprint('so far', flush=True)\ntime.sleep(60)"
+    paths = [write_notebook(tmp_path / f"{number}.ipynb", slow) for number in range(3)]
+    out = tmp_path / "out"
+    begun = set()
+
+    def watch(line):
+        if "cell 2" in line:
+            begun.add(line[:5])
+        if len(begun) == 2:
+            threading.Timer(1, os.kill, [os.getpid(), signal.SIGINT]).start()
+
+    try:
+        with pytest.raises(KeyboardInterrupt, match=r"0 of 3 .* 2 stopped, 1 not run"):
+            run_notebooks(paths, out=out, jobs=2, echo=str, watch=watch)
+    finally:
+        signal.signal(signal.SIGINT, handler)
+    index = (out / "index.html").read_text()
+    assert index.count("cell In [2]: stopped by Ctrl-C") == 2
+
+
+def test_an_error_in_the_report_ends_the_notebooks_that_run(tmp_path):
+    slow = "import time\ntime.sleep(60)"
+    paths = [write_notebook(tmp_path / f"{number}.ipynb", slow) for number in range(2)]
+
+    def watch(line):
+        raise OSError("the disk is full")
+
+    began = time.monotonic()
+    with pytest.raises(OSError, match="the disk is full"):
+        run_notebooks(paths, out=tmp_path / "out", jobs=2, echo=str, watch=watch)
+    assert time.monotonic() - began < 40
+
+
+@pytest.mark.parametrize("jobs", [0, -1])
+def test_a_wrong_number_of_jobs_is_refused(tmp_path, jobs):
+    path = write_notebook(tmp_path / "a.ipynb")
+    with pytest.raises(ValueError, match=f"jobs is {jobs}"):
+        run_notebooks([path], out=tmp_path / "out", jobs=jobs, echo=str)
 
 
 def test_a_second_run_into_the_same_folder_is_refused_until_the_first_has_ended(tmp_path):

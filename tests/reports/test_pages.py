@@ -15,8 +15,8 @@ def test_the_outcome_counts_what_passed_failed_and_waits():
         NotebookResult("b", "B", "failed", 1.4),
         NotebookResult("c", "C"),
     ]
-    assert outcome(results) == "1 of 3 notebooks passed in 3 s, 1 failed, 1 waiting"
-    assert outcome(results[:1]) == "1 of 1 notebooks passed in 2 s"
+    assert outcome(results) == "1 of 3 notebooks passed, 1 failed, 1 waiting; 3 s of notebook time"
+    assert outcome(results[:1]) == "1 of 1 notebooks passed; 2 s of notebook time"
 
 
 def test_the_index_escapes_what_notebooks_and_callers_say(tmp_path):
