@@ -2,7 +2,10 @@
 
 import os
 import re
+import signal
+import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +29,7 @@ KERNEL_ENVIRONMENT = {
     "PYDEVD_DISABLE_FILE_VALIDATION": "1",
 }
 KERNEL_ARGUMENTS = ["--IPKernelApp.log_level=50"]  # its log would fall between our lines
+PATIENCE = 5.0  # seconds that a kernel has to end by itself
 DEAD_KERNEL = "the kernel died, as it does when memory runs out"
 
 logger.disabled = True  # what papermill would log, an `Execution` says in `reason`
@@ -70,8 +74,9 @@ class Execution:
         self.cells = len([cell for cell in self.notebook.cells if _is_run(cell)])
         self._current: NotebookNode | None = None
         self._error = ""
-        self._kernel: AsyncKernelManager | None = None
+        self._kernel: KernelOfThisPython | None = None
         self._stop = ""
+        self._stopped_at = 0.0
 
     @property
     def failure(self) -> str:
@@ -102,7 +107,9 @@ class Execution:
             self.end(*self._how_it_ended(error, timeout))
         else:
             # An error that a cell may raise, by its tag, is noted too, but is no exception here.
-            if self.notebook.metadata.papermill["exception"]:
+            if self._stop:  # the kernel has outlived it
+                self.end("stopped", self._stop)
+            elif self.notebook.metadata.papermill["exception"]:
                 self.end("failed", self._error)
             else:
                 self.status = "passed"
@@ -110,10 +117,16 @@ class Execution:
             join_streams(self.notebook)
 
     def stop(self, reason: str) -> None:
-        """End the kernel, from another thread; what the notebook has shown until then is kept."""
-        self._stop = reason
+        """Ask the kernel to end, from another thread; called again after `PATIENCE`, kill it.
+
+        What the notebook has shown until then is kept, and a run that trains saves its checkpoint.
+        """
+        if not self._stop:
+            self._stop = reason
+            self._stopped_at = time.monotonic()
         if self._kernel is not None:
-            end_kernel(self._kernel)
+            waited = time.monotonic() - self._stopped_at
+            self._kernel.end(at_once=waited > PATIENCE)
 
     def _how_it_ended(self, error: Exception, timeout: int | None) -> tuple[str, str]:
         """The status and the reason, given what the engine raised."""
@@ -190,9 +203,11 @@ class KernelOfThisPython(AsyncKernelManager):
 
     Attributes:
         threads: Threads that it computes with; None for as many as this process would.
+        is_asked_to_end: Whether `end` has asked it.
     """
 
     threads: int | None = None
+    is_asked_to_end = False
 
     def __init__(self, **options: Any):
         super().__init__(**options)
@@ -210,9 +225,20 @@ class KernelOfThisPython(AsyncKernelManager):
             own["OMP_NUM_THREADS"] = str(self.threads)
         return super().start_kernel(env={**os.environ, **KERNEL_ENVIRONMENT, **own}, **options)
 
+    def end(self, at_once: bool = False) -> None:
+        """Ask the process to end, or kill it with all that it has started.
 
-def end_kernel(kernel: AsyncKernelManager) -> None:
-    """Kill the process of a kernel that another thread looks after, if it has one."""
-    process = getattr(kernel.provisioner, "process", None)
-    if process is not None:
-        process.kill()
+        Unlike the methods for this, it can be called from any thread.
+        """
+        process = getattr(self.provisioner, "process", None)
+        if process is None:  # not started yet
+            return
+        group = getattr(self.provisioner, "pgid", None)
+        with suppress(ProcessLookupError):
+            if at_once and group:
+                os.killpg(group, signal.SIGKILL)
+            elif at_once:
+                process.kill()
+            elif not self.is_asked_to_end:
+                process.terminate()
+        self.is_asked_to_end = True

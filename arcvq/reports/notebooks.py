@@ -74,8 +74,8 @@ def run_notebooks(
 
     Raises:
         FileNotFoundError: A notebook or an image folder does not exist.
-        ValueError: A parameter has a wrong name, type or value, or `out` is the folder of a
-            notebook.
+        ValueError: A parameter has a wrong name, type or value, `jobs` is below 1, or `out` is the
+            folder of a notebook.
         OSError: `out` cannot be written, holds a page that arcvq did not write, or is being written
             by another run.
         KeyboardInterrupt: The run was stopped.
@@ -100,6 +100,8 @@ def run_notebooks(
         _Report(out, notebooks, results, facts) as report,
     ):
         for places, at_once in ((together, jobs), (alone, 1)):
+            if stop.asked:
+                break
             batch = _Batch(notebooks, plan, timeout, threads if at_once > 1 else None)
             for event in batch.run(places, at_once, stop):
                 _tell(event, report, echo, watch)

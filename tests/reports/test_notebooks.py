@@ -13,6 +13,7 @@ from typing import NamedTuple
 import nbformat
 import pytest
 
+from arcvq.reports import execution
 from arcvq.reports.notebooks import run_notebooks
 from arcvq.reports.pages import NotebookResult
 from arcvq.runtime.devices import usable_cores
@@ -366,31 +367,75 @@ def test_a_notebook_that_measures_time_runs_alone_after_the_others(tmp_path):
     assert executed.cells[-1].outputs[0].text.strip() == "['2_was_here', '3_was_here']"
 
 
-def test_a_stop_ends_all_notebooks_that_run_and_begins_no_other(tmp_path):
+SLOW = "import time\nprint('so far', flush=True)\ntime.sleep(60)"
+
+
+def stop_in_cell(number, paths, out, jobs=1):
+    """Run notebooks, and send Ctrl-C when `jobs` of them are in the cell of this number."""
     handler = signal.signal(signal.SIGINT, signal.default_int_handler)
-    slow = "import time\nprint('so far', flush=True)\ntime.sleep(60)"
-    paths = [write_notebook(tmp_path / f"{number}.ipynb", slow) for number in range(3)]
-    out = tmp_path / "out"
-    begun = set()
+    begun = []
 
     def watch(line):
-        if "cell 2" in line:
-            begun.add(line[:5])
-        if len(begun) == 2:
+        if f"cell {number} " not in line:
+            return
+        begun.append(line)
+        if len(begun) == jobs:
             threading.Timer(1, os.kill, [os.getpid(), signal.SIGINT]).start()
 
     try:
-        with pytest.raises(KeyboardInterrupt, match=r"0 of 3 .* 2 stopped, 1 not run"):
-            run_notebooks(paths, out=out, jobs=2, echo=str, watch=watch)
+        with pytest.raises(KeyboardInterrupt) as stopped:
+            run_notebooks(paths, out=out, jobs=jobs, echo=str, watch=watch)
     finally:
         signal.signal(signal.SIGINT, handler)
+    return str(stopped.value)
+
+
+def test_a_stop_ends_all_notebooks_that_run_and_begins_no_other(tmp_path):
+    paths = [write_notebook(tmp_path / f"{number}.ipynb", SLOW) for number in range(4)]
+    notebook = nbformat.read(paths[0], as_version=4)
+    notebook.metadata["arcvq"] = {"alone": True}
+    nbformat.write(notebook, paths[0])
+    out = tmp_path / "out"
+    said = stop_in_cell(2, paths, out, jobs=2)
+    assert "0 of 4 notebooks passed, 2 stopped, 2 not run" in said
     index = (out / "index.html").read_text()
     assert index.count("cell In [2]: stopped by Ctrl-C") == 2
 
 
+def test_a_cell_that_is_stopped_may_save_what_it_has(tmp_path):
+    saving = """
+import pathlib
+import signal
+import time
+
+def save(number, frame):
+    pathlib.Path("saved").touch()
+    raise KeyboardInterrupt
+
+signal.signal(signal.SIGTERM, save)
+time.sleep(60)
+"""
+    path = write_notebook(tmp_path / "a.ipynb", saving, "print('never')")
+    said = stop_in_cell(2, [path], tmp_path / "out")
+    assert "1 stopped" in said
+    assert (tmp_path / "saved").exists()
+    page = (tmp_path / "out" / "a.html").read_text()
+    assert "stopped by Ctrl-C" in page
+    assert "never" not in outputs_text(nbformat.read(tmp_path / "out" / "a.ipynb", as_version=4))
+
+
+def test_a_cell_that_does_not_let_itself_be_stopped_is_killed(tmp_path, monkeypatch):
+    monkeypatch.setattr(execution, "PATIENCE", 1.0)
+    deaf = "import signal, time\nsignal.signal(signal.SIGTERM, signal.SIG_IGN)\ntime.sleep(60)"
+    path = write_notebook(tmp_path / "a.ipynb", deaf)
+    began = time.monotonic()
+    said = stop_in_cell(2, [path], tmp_path / "out")
+    assert "1 stopped" in said
+    assert time.monotonic() - began < 40
+
+
 def test_an_error_in_the_report_ends_the_notebooks_that_run(tmp_path):
-    slow = "import time\ntime.sleep(60)"
-    paths = [write_notebook(tmp_path / f"{number}.ipynb", slow) for number in range(2)]
+    paths = [write_notebook(tmp_path / f"{number}.ipynb", SLOW) for number in range(2)]
 
     def watch(line):
         raise OSError("the disk is full")
