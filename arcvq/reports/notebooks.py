@@ -116,9 +116,9 @@ def _by_company(notebooks: Sequence[Path]) -> tuple[list[int], list[int]]:
     together: list[int] = []
     alone: list[int] = []
     for place, path in enumerate(notebooks):
-        own = nbformat.read(path, as_version=4).metadata.get("arcvq", {})
-        found = alone if own.get(ALONE) else together
-        found.append(place)
+        own = nbformat.read(path, as_version=4).metadata.get("arcvq")
+        is_alone = isinstance(own, Mapping) and own.get(ALONE)
+        (alone if is_alone else together).append(place)
     return together, alone
 
 

@@ -446,6 +446,16 @@ def test_an_error_in_the_report_ends_the_notebooks_that_run(tmp_path):
     assert time.monotonic() - began < 40
 
 
+@pytest.mark.parametrize("own", [None, "alone", ["alone"], {}, {"alone": False}])
+def test_metadata_of_other_kinds_do_not_matter(tmp_path, own):
+    path = write_notebook(tmp_path / "a.ipynb")
+    notebook = nbformat.read(path, as_version=4)
+    notebook.metadata["arcvq"] = own
+    nbformat.write(notebook, path)
+    (result,) = run_notebooks([path], out=tmp_path / "out", echo=str)
+    assert result.status == "passed"
+
+
 @pytest.mark.parametrize("jobs", [0, -1])
 def test_a_wrong_number_of_jobs_is_refused(tmp_path, jobs):
     path = write_notebook(tmp_path / "a.ipynb")
