@@ -8,7 +8,7 @@ import re
 import signal
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager, suppress
 from datetime import datetime
 from importlib.metadata import version
@@ -206,7 +206,10 @@ class _Batch:
                         else:
                             yield event
             finally:
-                self.stop("the run was stopped")  # where the caller has met an error
+                # Where the caller has met an error, or will not wait, notebooks still run.
+                while not all(thread.done() for thread in threads):
+                    self.stop("the run was stopped")
+                    wait(threads, timeout=0.5)
         for thread in threads:
             thread.result()
 

@@ -424,21 +424,27 @@ time.sleep(60)
     assert "never" not in outputs_text(nbformat.read(tmp_path / "out" / "a.ipynb", as_version=4))
 
 
+DEAF = "import signal, time\nsignal.signal(signal.SIGTERM, signal.SIG_IGN)\ntime.sleep(60)"
+
+
 def test_a_cell_that_does_not_let_itself_be_stopped_is_killed(tmp_path, monkeypatch):
     monkeypatch.setattr(execution, "PATIENCE", 1.0)
-    deaf = "import signal, time\nsignal.signal(signal.SIGTERM, signal.SIG_IGN)\ntime.sleep(60)"
-    path = write_notebook(tmp_path / "a.ipynb", deaf)
+    path = write_notebook(tmp_path / "a.ipynb", DEAF)
     began = time.monotonic()
     said = stop_in_cell(2, [path], tmp_path / "out")
     assert "1 stopped" in said
     assert time.monotonic() - began < 40
 
 
-def test_an_error_in_the_report_ends_the_notebooks_that_run(tmp_path):
-    paths = [write_notebook(tmp_path / f"{number}.ipynb", SLOW) for number in range(2)]
+@pytest.mark.parametrize("cell", [SLOW, DEAF], ids=["slow", "deaf"])
+def test_an_error_in_the_report_ends_the_notebooks_that_run(tmp_path, monkeypatch, cell):
+    monkeypatch.setattr(execution, "PATIENCE", 1.0)
+    paths = [write_notebook(tmp_path / f"{number}.ipynb", cell) for number in range(2)]
 
     def watch(line):
-        raise OSError("the disk is full")
+        if "cell 2" in line:
+            time.sleep(1)  # the cell is under way
+            raise OSError("the disk is full")
 
     began = time.monotonic()
     with pytest.raises(OSError, match="the disk is full"):
