@@ -125,14 +125,16 @@ def experiment() -> None:
 
 
 def run() -> None:
-    """The command `arcvq run` with a notebook of two cells."""
+    """The command `arcvq run` with two notebooks of two cells at the same time."""
     cells = [nbformat.v4.new_code_cell(code) for code in ("sum(range(10))", "print('done')")]
     notebook = nbformat.v4.new_notebook(cells=cells)
     for number, cell in enumerate(cells):
         cell.id = f"cell-{number}"
     Path("notebook").mkdir(exist_ok=True)
-    Path("notebook/small.ipynb").write_text(nbformat.writes(notebook))
-    command("run", "notebook/small.ipynb", "--out", "report")
+    files = ("notebook/first.ipynb", "notebook/second.ipynb")
+    for file in files:
+        Path(file).write_text(nbformat.writes(notebook))
+    command("run", *files, "--jobs", "2", "--out", "report")
 
 
 def save_pretrained() -> None:
