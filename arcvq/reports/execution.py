@@ -106,9 +106,9 @@ class Execution:
         except Exception as error:
             self.end(*self._how_it_ended(error, timeout))
         else:
-            # An error that a cell may raise, by its tag, is noted too, but is no exception here.
-            if self._stop:  # the kernel has outlived it
+            if self._stop:  # the cell has ended by itself
                 self.end("stopped", self._stop)
+            # An error that a cell may raise, by its tag, is noted too, but is no exception here.
             elif self.notebook.metadata.papermill["exception"]:
                 self.end("failed", self._error)
             else:

@@ -90,7 +90,7 @@ def run_notebooks(
     _check_out(out, notebooks)
 
     results = [_waiting(path, plan[path]) for path in notebooks]
-    together, alone = _by_company(notebooks)
+    together, alone = _together_and_alone(notebooks)
     jobs = min(jobs, max(1, len(together)))
     threads = _threads_of_each(jobs)
     facts = _facts(parameters, results, jobs, threads)
@@ -111,7 +111,7 @@ def run_notebooks(
     return report.results
 
 
-def _by_company(notebooks: Sequence[Path]) -> tuple[list[int], list[int]]:
+def _together_and_alone(notebooks: Sequence[Path]) -> tuple[list[int], list[int]]:
     """The places of the notebooks that may run beside others, and of those that run alone."""
     together: list[int] = []
     alone: list[int] = []
