@@ -33,7 +33,7 @@ from arcvq.image_folders import (
 )
 from arcvq.runtime.devices import choose_device, total_memory
 from arcvq.runtime.extras import extra_folder, extra_import
-from arcvq.runtime.files import data_root, shared_root
+from arcvq.runtime.files import data_root, exclusive, shared_root
 from arcvq.runtime.fingerprint import fingerprint
 from arcvq.streamed_images import SAMPLE, StreamedImages, stream_images
 
@@ -68,6 +68,7 @@ TORCHVISION_CLASSES = {
     "kmnist": "KMNIST",
     "cifar10": "CIFAR10",
 }
+DOWNLOAD_LOCK = ".download.lock"  # in the folder of the data sets, while one is downloaded
 FULL = "_full"  # at the end of a name: all training images of the files are trained on
 DATASETS = (
     "digits",
@@ -538,14 +539,8 @@ def _load_torchvision(name: str, root: Path) -> ImageData:
     dataset = getattr(extra_import("torchvision").datasets, TORCHVISION_CLASSES[files])
     opened = None
     for place in filter(None, (root, shared_root())):
-        # torchvision raises many types for absent and for broken files
-        with suppress(Exception):
-            opened = _open_torchvision(dataset, place)
-            break
-    if opened is None:
-        _download(files, dataset, root)
-        opened = _open_torchvision(dataset, root)
-    known, unseen = opened
+        opened = opened or _opened(dataset, place)
+    known, unseen = opened or _download(files, dataset, root)
     train = _torchvision_split(known)
     test = _torchvision_split(unseen)
     if name.endswith(FULL):
@@ -563,8 +558,11 @@ def _halves(split: ImageSplit) -> tuple[ImageSplit, ImageSplit]:
     return split.select(half), split.select(torch.cat(tenths))
 
 
-def _open_torchvision(dataset: Any, root: Path) -> tuple[Any, Any]:
-    return dataset(root, train=True), dataset(root, train=False)
+def _opened(dataset: Any, root: Path) -> tuple[Any, Any] | None:
+    """Training and test images; None if files are missing or broken."""
+    with suppress(Exception):  # torchvision raises many types for such files
+        return dataset(root, train=True), dataset(root, train=False)
+    return None
 
 
 def _torchvision_split(opened: Any) -> ImageSplit:
@@ -573,29 +571,43 @@ def _torchvision_split(opened: Any) -> ImageSplit:
     return ImageSplit(images, torch.as_tensor(opened.targets))
 
 
-def _download(name: str, dataset: Any, root: Path) -> None:
-    """Download and unpack in a scratch folder, then move whole files.
+def _download(name: str, dataset: Any, root: Path) -> tuple[Any, Any]:
+    """Download the files, unless they have come in the meantime, and open them.
 
-    A download that breaks off leaves nothing behind.
+    Of several processes that start together, one downloads and the others wait for its files.
     """
     resources = getattr(dataset, "resources", [])
     archives = [f"{dataset.__name__}/raw/{file}" for file, _ in resources]
     archives = archives or [dataset.filename]
-    timeout = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(10)  # seconds; torchvision alone would wait for an answer for ever
     try:
-        if all((root / archive).exists() for archive in archives):  # somebody put them there
-            dataset(root, download=True)
-            return
         root.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=root, prefix=".download-") as scratch:
-            dataset(scratch, download=True)
-            _move_files(Path(scratch), root)
+        with exclusive(root / DOWNLOAD_LOCK):
+            opened = _opened(dataset, root)
+            if opened is None:
+                _fill(root, dataset, archives)
+                opened = dataset(root, train=True), dataset(root, train=False)
+            return opened
     except Exception as error:
         raise FileNotFoundError(
             f"{name} is missing or broken and could not be downloaded: "
             f"put {', '.join(archives)} (packed or unpacked) into {root}"
         ) from error
+
+
+def _fill(root: Path, dataset: Any, archives: list[str]) -> None:
+    """Unpack the archives if the user put all of them there; otherwise download them.
+
+    Whole files are moved out of a scratch folder. A download that breaks off leaves nothing behind.
+    """
+    timeout = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(10)  # seconds; torchvision alone would wait for an answer for ever
+    try:
+        if all((root / archive).exists() for archive in archives):
+            dataset(root, download=True)
+            return
+        with tempfile.TemporaryDirectory(dir=root, prefix=".download-") as scratch:
+            dataset(scratch, download=True)
+            _move_files(Path(scratch), root)
     finally:
         socket.setdefaulttimeout(timeout)
 

@@ -4,7 +4,9 @@ import io
 import os
 import pickle
 import socket
+import time
 import urllib.error
+from concurrent.futures import ThreadPoolExecutor
 from itertools import chain
 
 import numpy as np
@@ -374,6 +376,7 @@ def server(monkeypatch):
     def urlopen(request):
         assert socket.getdefaulttimeout() == 10
         asked.append(request.full_url)
+        time.sleep(0.01)  # long enough for another thread to ask, too
         content = files.get(request.full_url.rsplit("/", 1)[1])
         if content is None:
             raise urllib.error.URLError("no route to host")
@@ -434,6 +437,23 @@ def test_mnist_is_downloaded_when_it_is_missing(tmp_path, server, archives):
     server[0].clear()
     check_mnist(load_images("mnist", root=tmp_path / "new", device="cpu"))
     assert {path.name for path in (tmp_path / "new").iterdir()} == {"MNIST"}
+
+
+def test_those_who_ask_for_mnist_at_once_wait_for_one_download(tmp_path, server, archives):
+    files, asked = server
+    files.update(archives)
+    load_images("mnist", tmp_path / "one", device="cpu")
+    one_download = sorted(asked)
+    asked.clear()
+
+    root = tmp_path / "four"
+    with ThreadPoolExecutor(4) as pool:
+        loads = [pool.submit(load_images, "mnist", root, device="cpu") for _ in range(4)]
+    for load in loads:
+        check_mnist(load.result())
+    assert sorted(asked) == one_download
+    assert [path.name for path in root.iterdir()] == ["MNIST"]
+    assert socket.getdefaulttimeout() is None
 
 
 @pytest.mark.parametrize("file", ["train-images-idx3-ubyte", "t10k-images-idx3-ubyte"])

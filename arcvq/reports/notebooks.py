@@ -9,7 +9,7 @@ import signal
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, suppress
 from datetime import datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -18,7 +18,6 @@ from typing import Any, NamedTuple
 
 import nbformat
 import torch
-from filelock import FileLock, Timeout
 
 from arcvq.reports.execution import Execution
 from arcvq.reports.key_figures import key_figures
@@ -35,7 +34,7 @@ from arcvq.reports.pages import (
 from arcvq.reports.parameters import default_parameters, plan_parameters
 from arcvq.runtime.checks import check_whole
 from arcvq.runtime.devices import choose_device, device_name, usable_cores
-from arcvq.runtime.files import write_text
+from arcvq.runtime.files import exclusive, write_text
 from arcvq.runtime.interrupt import HeldInterrupt
 
 PACKAGES = ("arcvq", "torch", "torchvision", "plotly", "jupyterlab")  # named in the report
@@ -263,28 +262,18 @@ class _NamedStop(HeldInterrupt):
             self.name = signal.Signals(number).name
 
 
-@contextmanager
-def _alone_in(out: Path) -> Iterator[None]:
-    """Keep other runs out of the folder of a report. The lock ends with the process at the latest.
+def _alone_in(out: Path) -> AbstractContextManager[None]:
+    """Keep other runs out of the folder of a report.
 
     Raises:
         BlockingIOError: Another run is writing there.
     """
     out.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(out / LOCK)
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        raise BlockingIOError(
-            f"another arcvq run is writing its report into {out}; wait for its end, "
-            "or name another folder"
-        ) from None
-    try:
-        yield
-    finally:
-        with suppress(OSError):  # Windows removes no open file; an idle one does no harm
-            (out / LOCK).unlink()
-        lock.release()
+    refusal = (
+        f"another arcvq run is writing its report into {out}; wait for its end, "
+        "or name another folder"
+    )
+    return exclusive(out / LOCK, refusal)
 
 
 class _Report:

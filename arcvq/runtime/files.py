@@ -14,6 +14,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, TypeVar
 
+from filelock import FileLock, Timeout
+
 fcntl: ModuleType | None
 try:
     import fcntl
@@ -135,6 +137,31 @@ def _lock(handle: int | None, *flags: str) -> bool:
     except OSError:
         return False
     return True
+
+
+@contextmanager
+def exclusive(lock_file: Path, refusal: str | None = None) -> Iterator[None]:
+    """Let one process at a time do something. A lock ends with its process at the latest.
+
+    Args:
+        lock_file: The file by which processes know of each other, in a folder that exists. It is
+            removed at the end.
+        refusal: What to say when another process holds the lock; None to wait for its end.
+
+    Raises:
+        BlockingIOError: With the words of the refusal.
+    """
+    lock = FileLock(lock_file)
+    try:
+        lock.acquire(timeout=-1 if refusal is None else 0)
+    except Timeout:
+        raise BlockingIOError(refusal) from None
+    try:
+        yield
+    finally:
+        with suppress(OSError):  # Windows removes no open file; an idle one does no harm
+            lock_file.unlink()
+        lock.release()
 
 
 def _is_old(draft: Path) -> bool:

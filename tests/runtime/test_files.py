@@ -2,6 +2,7 @@ import os
 import signal
 import time
 import unicodedata
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 from arcvq.runtime.files import (
     CHECKOUT,
     data_root,
+    exclusive,
     safe_name,
     write_folder,
     write_text,
@@ -144,6 +146,36 @@ def test_processes_with_equal_numbers_write_side_by_side(tmp_path, monkeypatch):
 
     write_whole(tmp_path / "file", write)
     assert (tmp_path / "file").read_text() == "outer"
+
+
+def test_one_process_at_a_time_gets_past_a_lock(tmp_path):
+    file = tmp_path / ".lock"
+    inside, order = [], []
+
+    def enter(number):
+        with exclusive(file):
+            inside.append(number)
+            time.sleep(0.01)
+            assert inside == [number]
+            inside.clear()
+            order.append(number)
+
+    with ThreadPoolExecutor(4) as pool:
+        for number in range(4):
+            pool.submit(enter, number)
+    assert sorted(order) == [0, 1, 2, 3]
+    assert not file.exists()
+
+
+def test_who_would_not_wait_for_a_lock_is_refused(tmp_path):
+    with (
+        exclusive(tmp_path / ".lock"),
+        pytest.raises(BlockingIOError, match="come back later"),
+        exclusive(tmp_path / ".lock", refusal="come back later"),
+    ):
+        pass
+    with exclusive(tmp_path / ".lock", refusal="come back later"):
+        assert (tmp_path / ".lock").exists()
 
 
 def test_data_root_is_what_is_given_then_the_environment_then_the_checkout(monkeypatch, tmp_path):
