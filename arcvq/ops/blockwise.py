@@ -238,6 +238,7 @@ def through_normalization_(gradient, latents, inverse, num_codes):
     Of a gradient to z / |z| the tangent part, divided by |z|, reaches z.
     """
     dim = latents.shape[1]
+    # Small parts: gradient, latents and their product stay in the cache from one line to the next.
     size = max(1, TILE // 16 // dim)
     parts = zip(gradient.split(size), latents.split(size), inverse.split(size), strict=True)
     for part, rows, factors in parts:
