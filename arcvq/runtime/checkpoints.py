@@ -25,6 +25,7 @@ def load_checkpoint(path: Path, settings: dict[str, Any]) -> dict[str, Any]:
     Args:
         path: The file.
         settings: The settings of the run that resumes; those of the checkpoint must be the same.
+            None is the same as no setting.
 
     Raises:
         ValueError: If the file is damaged, of another format, or of a run with other
@@ -39,11 +40,12 @@ def load_checkpoint(path: Path, settings: dict[str, Any]) -> dict[str, Any]:
             f"checkpoint {path} has format {found_format}, and this arcvq reads format "
             f"{CHECKPOINT_FORMAT}; delete it to start this run again"
         )
-    differences = [
-        f"{name} was {saved.get(name)!r} and is now {value!r}"
-        for name, value in settings.items()
-        if saved.get(name) != value
-    ]
+    differences = []
+    for name in dict.fromkeys([*settings, *saved]):
+        was = saved.get(name)
+        now = settings.get(name)
+        if was != now:
+            differences.append(f"{name} was {was!r} and is now {now!r}")
     if differences:
         raise ValueError(
             f"checkpoint {path} belongs to other settings ({'; '.join(differences)}); "

@@ -25,6 +25,10 @@ def test_a_checkpoint_that_cannot_be_used_is_refused(tmp_path):
     save_checkpoint(path, {"settings": SETTINGS})
     with pytest.raises(ValueError, match=r"other settings \(lr was 0\.1 and is now 0\.2\)"):
         load_checkpoint(path, {**SETTINGS, "lr": 0.2})
+    with pytest.raises(ValueError, match=r"other settings \(steps was 5 and is now None\)"):
+        load_checkpoint(path, {"lr": 0.1})
+    with pytest.raises(ValueError, match=r"other settings \(losses was None and is now 'L1'\)"):
+        load_checkpoint(path, {**SETTINGS, "losses": "L1"})
     path.write_bytes(path.read_bytes()[:200])
     with pytest.raises(ValueError, match=r"checkpoint .*checkpoint\.pt is damaged"):
         load_checkpoint(path, SETTINGS)
