@@ -796,6 +796,7 @@ class SphericalQuantizer(CosineQuantizer):
 
     radius: Tensor  # () radius of the ball after the last step; before the first 1, as codes start
     min_radius: Tensor  # () norm of the longest code from outside that did not fit into the ball
+    samp_of_run: SAMP | None = None  # what the last run set, as nobody had given any settings
 
     def __init__(
         self,
@@ -821,10 +822,13 @@ class SphericalQuantizer(CosineQuantizer):
         super().begin_run(steps, schedule)
         restart = schedule == "restart"
         if restart or steps_before == 0:
-            # Settings that were made for the run before do not fit another one.
-            of_last_run = steps_before > 0 and self.samp == SAMP.for_run(steps_before)
-            if self.samp is None or of_last_run:
+            # Settings that were made for the run before do not fit another one. In a model that was
+            # loaded, only those of a run that came to its end are known as such.
+            of_last_run = self.samp == self.samp_of_run
+            of_whole_run = steps_before > 0 and self.samp == SAMP.for_run(steps_before)
+            if of_last_run or of_whole_run:
                 self.samp = SAMP.for_run(steps)
+                self.samp_of_run = self.samp
         if restart:
             self._forget_ball()
 

@@ -97,6 +97,16 @@ class SAMP:
     def __post_init__(self):
         use_python_numbers(self)
         check_margin_settings(self.margin, self.scale, self.top_k)
+        for name in ("radius", "weight"):
+            schedule = getattr(self, name)
+            if not (schedule is None or isinstance(schedule, Schedule)):
+                raise ValueError(
+                    f"{name} is {schedule!r}; it must be a schedule such as Constant(4.0), or None"
+                )
+        if self.radius is not None and self.radius.lowest <= 0:
+            raise ValueError(
+                f"radius is {self.radius}; it must stay above 0, where all codes would be alike"
+            )
         if self.codes_per_step is not None:
             check_whole(1, codes_per_step=self.codes_per_step)
 
@@ -214,6 +224,17 @@ def check_margin_settings(margin: float, scale: float, top_k: int) -> None:
     check_whole(1, top_k=top_k)
 
 
+def _check_shapes(codebook: Tensor, latents: Tensor) -> None:
+    """Raise ValueError unless codes and latents are rows of the same length."""
+    if codebook.ndim != 2:
+        raise ValueError(f"the codebook has shape {tuple(codebook.shape)}; it must be (K, D)")
+    if latents.ndim != 2 or latents.shape[1] != codebook.shape[1]:
+        raise ValueError(
+            f"latents have shape {tuple(latents.shape)}; they must be (N, {codebook.shape[1]}), "
+            "as the codes have that dimension"
+        )
+
+
 def ball_radius(step: Number, growth: float = 3e-4) -> float | Tensor:
     """Compute the radius of the ball, M(t) = exp(growth * t).
 
@@ -288,13 +309,10 @@ def arc_margin_loss(
         beyond the first are exact too, but hold the whole K x N matrix.
 
     Raises:
-        ValueError: For settings out of range, or where latents and codes differ in D.
+        ValueError: For settings out of range, or for latents and codes of other shapes.
     """
     check_margin_settings(margin, scale, top_k)
-    if latents.shape[1] != codebook.shape[1]:
-        raise ValueError(
-            f"latents have D = {latents.shape[1]} but the codebook has D = {codebook.shape[1]}"
-        )
+    _check_shapes(codebook, latents)
     # The paper's stop-gradient: the loss moves the latents only. Without it every batch would drag
     # the codes along (`arcvq.baselines.reference.UndetachedQuantizer` shows that).
     return ops.margin_loss(latents, codebook.detach(), margin, scale, top_k)
@@ -325,8 +343,14 @@ def rescale_codes_(
         The codebook.
 
     Raises:
-        ValueError: For indices that are not in the codebook.
+        ValueError: For indices that are not in the codebook, and for other shapes.
     """
+    _check_shapes(codebook, latents)
+    if indices.shape != latents.shape[:1]:
+        raise ValueError(
+            f"indices have shape {tuple(indices.shape)}; they must be ({len(latents)},), "
+            "one for each latent"
+        )
     num_codes = codebook.shape[0]
     indices = as_indices(indices, num_codes)
     dtype = torch.promote_types(codebook.dtype, torch.float32)

@@ -89,6 +89,12 @@ class Schedule:
         """
         raise NotImplementedError
 
+    @property
+    def lowest(self) -> float:
+        """The smallest of the values that the schedule is given; infinity where it has none."""
+        fields = asdict(self)
+        return min((fields[name] for name in VALUE_FIELDS if name in fields), default=math.inf)
+
     def times(self, factor: float) -> "Schedule":
         """Return the schedule whose value is `factor` times this one's at every step."""
         fields = asdict(self)

@@ -14,7 +14,7 @@ from arcvq.samp import (
     project_to_ball_,
     rescale_codes_,
 )
-from arcvq.schedules import Constant, Exponential, Oscillating
+from arcvq.schedules import Constant, Cosine, Exponential, Oscillating
 
 
 def logit_by_the_formula(angle, margin, scale, is_nearest):
@@ -174,8 +174,47 @@ def test_margin_loss_refuses_settings_out_of_range(arguments, message):
 
 
 def test_margin_loss_refuses_unequal_dimensions(unchecked):
-    with pytest.raises(ValueError, match="latents have D = 3 but the codebook has D = 2"):
+    with pytest.raises(ValueError, match=r"latents have shape \(4, 3\); they must be \(N, 2\)"):
         arc_margin_loss(torch.randn(4, 3), torch.randn(3, 2))
+
+
+@pytest.mark.parametrize(
+    "codes, latents, indices, message",
+    [
+        ((3, 2), (4, 2, 5, 5), (4,), r"latents have shape \(4, 2, 5, 5\); they must be \(N, 2\)"),
+        ((3, 2), (2,), (1,), r"latents have shape \(2,\); they must be \(N, 2\)"),
+        ((2,), (4, 2), (4,), r"the codebook has shape \(2,\); it must be \(K, D\)"),
+        ((1, 3, 2), (4, 2), (4,), r"the codebook has shape \(1, 3, 2\); it must be \(K, D\)"),
+        ((3, 2), (4, 2), (3,), r"indices have shape \(3,\); they must be \(4,\)"),
+        ((3, 2), (4, 2), (4, 1), r"indices have shape \(4, 1\); they must be \(4,\)"),
+    ],
+)
+def test_tensors_of_other_shapes_are_refused(codes, latents, indices, message, unchecked):
+    codes = torch.randn(codes)
+    latents = torch.randn(latents)
+    indices = torch.zeros(indices, dtype=torch.int64)
+    with pytest.raises(ValueError, match=message):
+        rescale_codes_(codes, latents, indices)
+    if not message.startswith("indices"):
+        with pytest.raises(ValueError, match=message):
+            arc_margin_loss(latents, codes)
+
+
+@pytest.mark.parametrize(
+    "halves, message",
+    [
+        ({"radius": 4.0}, r"radius is 4.0; it must be a schedule such as Constant\(4.0\), or None"),
+        ({"weight": 1}, "weight is 1; it must be a schedule"),
+        ({"weight": math.exp}, "weight is .*exp.*; it must be a schedule"),
+        ({"radius": Constant(0.0)}, r"radius is Constant\(.*0.0\); it must stay above 0"),
+        ({"radius": Exponential(1e-3, start=-1.0)}, "radius is Exponential.*must stay above 0"),
+        ({"radius": Oscillating(0.0, 4.0, 4)}, "radius is Oscillating.*must stay above 0"),
+        ({"radius": Cosine(1.0, 0.0, 10)}, "radius is Cosine.*must stay above 0"),
+    ],
+)
+def test_what_is_no_schedule_and_a_ball_without_inside_are_refused(halves, message, unchecked):
+    with pytest.raises(ValueError, match=message):
+        SAMP(**halves)
 
 
 def test_ball_radius_is_the_papers_and_finite_for_any_step():

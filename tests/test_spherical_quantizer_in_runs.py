@@ -281,6 +281,21 @@ def test_a_run_that_continues_a_loop_with_the_settings_of_the_paper_keeps_them()
     assert margin_weight(quantizer) == pytest.approx(math.exp(-5e-4 * 60), rel=1e-4)
 
 
+@pytest.mark.parametrize("done", [0, 5, 40, 60])
+def test_settings_made_for_a_run_go_with_it_however_far_it_came(done):
+    quantizer = SphericalQuantizer(8, 4)
+    quantizer.begin_run(40)
+    train(quantizer, done)
+    quantizer.begin_run(20)
+    assert quantizer.samp == SAMP.for_run(20)
+    train(quantizer, 3)
+    quantizer.begin_run(6, schedule="continue")
+    train(quantizer, 6)
+    assert quantizer.samp == SAMP.for_run(20)
+    quantizer.begin_run(7)
+    assert quantizer.samp == SAMP.for_run(7)
+
+
 @pytest.mark.parametrize("samp", [SAMP.paper(), SAMP(0.2, radius=None), SAMP(weight=Constant(0.1))])
 def test_settings_of_the_caller_outlive_every_run(samp):
     quantizer = SphericalQuantizer(8, 4, samp)
