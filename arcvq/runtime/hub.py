@@ -1,11 +1,16 @@
 """Files on the Hugging Face hub, and checkpoints of other people's code."""
 
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import huggingface_hub
 import torch
 from huggingface_hub import errors
 from torch import Tensor
+from torch.serialization import get_unsafe_globals_in_checkpoint, safe_globals
+
+from arcvq.runtime.files import reason_of
 
 # What an error of the hub says to a reader; the first kind that fits counts.
 REASONS: list[tuple[type[Exception], str]] = [
@@ -60,6 +65,26 @@ def official_file(path: str | Path, filename: str | None, revision: str | None) 
     return download(str(path), filename, revision)
 
 
+class _Unknown:
+    """Stands for an object of code that we neither have nor would run."""
+
+    def __init__(self, *args: object):
+        pass
+
+
+def _load(file: Path) -> Any:
+    """What torch.save wrote, on the CPU. Of objects other than tensors and plain data, a shell.
+
+    A checkpoint of PyTorch Lightning holds such objects, its callbacks, beside the weights.
+    """
+    strangers: list[Any] = []
+    with suppress(ValueError):  # of a format that earlier versions of PyTorch wrote
+        for name in get_unsafe_globals_in_checkpoint(str(file)):
+            strangers.append((_Unknown, name))
+    with safe_globals(strangers):
+        return torch.load(file, map_location="cpu", weights_only=True)
+
+
 def official_weights(file: Path) -> dict[str, Tensor]:
     """Read the weights of a checkpoint by their names in the authors' code.
 
@@ -67,7 +92,7 @@ def official_weights(file: Path) -> dict[str, Tensor]:
         ValueError: If the file is no checkpoint.
     """
     try:
-        state = torch.load(file, map_location="cpu", weights_only=True)
+        state = _load(file)
         for field in ("state_dict", "model"):
             state = state.get(field, state)
         # DataParallel adds a prefix.
@@ -75,6 +100,6 @@ def official_weights(file: Path) -> dict[str, Tensor]:
     except Exception as error:
         raise ValueError(
             f"{file} cannot be read as a checkpoint of the authors' code, "
-            "a state dict that torch.save wrote"
+            f"a state dict that torch.save wrote ({reason_of(error)})"
         ) from error
     return {name: weight for name, weight in named.items() if isinstance(weight, Tensor)}

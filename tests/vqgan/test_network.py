@@ -191,6 +191,33 @@ def test_a_checkpoint_of_the_public_code_opens_and_computes_what_its_network_doe
     assert not model.training
 
 
+class Callback:
+    """Stands for a class of PyTorch Lightning, by which a checkpoint keeps the state of callbacks.
+
+    Opening the checkpoint must not run it.
+    """
+
+    def __init__(self):
+        self.best = 1.0
+
+    def __setstate__(self, state):
+        raise AssertionError("code from the checkpoint was run")
+
+
+def test_a_checkpoint_of_lightning_opens_without_running_what_else_it_holds(tmp_path):
+    state = dict(PublicWeights(attention=False))
+    beside = {"callbacks": {Callback: {"best": 1.0}}, "hyper_parameters": Callback()}
+    torch.save({"state_dict": state, "global_step": 7, **beside}, tmp_path / "last.ckpt")
+    model = VQGAN.from_official(tmp_path / "last.ckpt")
+    assert torch.equal(model.quantizer.codebook, state["quantize.embedding.weight"])
+
+
+def test_a_file_that_is_no_checkpoint_is_refused_with_the_reason(tmp_path):
+    (tmp_path / "last.ckpt").write_text("no checkpoint")
+    with pytest.raises(ValueError, match=r"cannot be read as a checkpoint .* \(.+\)"):
+        VQGAN.from_official(tmp_path / "last.ckpt")
+
+
 @pytest.mark.parametrize(
     "change, named",
     [
