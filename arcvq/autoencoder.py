@@ -67,17 +67,22 @@ class Autoencoder(nn.Module, PyTorchModelHubMixin):
         decoder: Maps codes (B, D, h, w) to images (B, C, H, W).
 
     Attributes:
-        kind: The name of the class, which `config` holds.
+        kind: The name of the class, by which `from_config` finds it.
+        kinds: Every subclass by this name.
     """
 
     kind: ClassVar[str]
+    kinds: ClassVar[dict[str, "type[Autoencoder]"]] = {}
 
     def __init_subclass__(cls, **kwargs: Any):
         coder = (lambda quantizer: quantizer.config(), Quantizer.from_config)
         super().__init_subclass__(
             coders={Quantizer: coder}, library_name="arcvq", license="mit", **kwargs
         )
-        cls.kind = cls.__name__
+        # PyTorch derives classes of its own where it wraps a module; they are still of its kind.
+        if not cls.__module__.startswith("torch."):
+            cls.kind = cls.__name__
+            Autoencoder.kinds[cls.kind] = cls
 
     def __init__(
         self,
@@ -190,6 +195,8 @@ class Autoencoder(nn.Module, PyTorchModelHubMixin):
         factor = self.downsample
         if min(height, width) < factor:
             raise ValueError(f"images are {height}x{width} pixels; both must be {factor} or more")
+        if len(images) == 0:
+            return images.clone()
         images = pad(images, (0, -width % factor, 0, -height % factor), mode="reflect")
         check_finite(images, "images")
         images = _in_precision_of(self.encoder, images)
@@ -245,7 +252,8 @@ class Autoencoder(nn.Module, PyTorchModelHubMixin):
         """Build the model that `config` describes, with new weights.
 
         Args:
-            config: What `config()` of a model returned.
+            config: What `config()` of a model returned. Its "model" is the name of any subclass
+                that has been imported, so your own works as well.
 
         Raises:
             ValueError: For a config of another format or of another kind of model, or an unknown
@@ -257,9 +265,14 @@ class Autoencoder(nn.Module, PyTorchModelHubMixin):
                 f"the config is not of format {MODEL_FORMAT}, the one that this arcvq reads"
             )
         kind = fields.pop("model", "VQVAE")
-        if kind not in MODULES:
-            raise ValueError(f"model {kind!r} is unknown; known are {', '.join(MODULES)}")
-        model_class = getattr(import_module(MODULES[kind]), kind)
+        if kind in MODULES:
+            import_module(MODULES[kind])
+        if kind not in Autoencoder.kinds:
+            known = ", ".join(sorted({*MODULES, *Autoencoder.kinds}))
+            raise ValueError(
+                f"model {kind!r} is unknown; known are {known}, and what you define or import"
+            )
+        model_class = Autoencoder.kinds[kind]
         if not issubclass(model_class, cls):
             raise ValueError(f"it is a {kind}; {kind}.from_pretrained opens it")
         return model_class(quantizer=Quantizer.from_config(fields.pop("quantizer")), **fields)

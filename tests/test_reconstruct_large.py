@@ -56,6 +56,11 @@ def test_in_float32_no_pixel_differs_by_1e_4(make):
     torch.testing.assert_close(result, model.reconstruct(images), rtol=0, atol=1e-4)
 
 
+@every_model
+def test_no_images_give_no_images(make):
+    assert make().reconstruct_large(torch.zeros(0, 3, 21, 16)).shape == (0, 3, 21, 16)
+
+
 QUANTIZERS_OF_DIM_8 = {
     **{name: lambda kind=kind: kind(32, 8) for name, kind in QUANTIZERS.items()},
     "grouped": lambda: GroupedQuantizer([SphericalQuantizer(16, 4) for _ in range(2)]),

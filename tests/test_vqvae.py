@@ -8,6 +8,7 @@ import torch
 from huggingface_hub import errors
 from torch.nn.functional import conv2d, conv_transpose2d, normalize, relu
 
+from arcvq.autoencoder import Autoencoder
 from arcvq.quantizers import QUANTIZERS, CosineQuantizer, SphericalQuantizer
 from arcvq.samp import SAMP
 from arcvq.vqvae import VQVAE
@@ -198,6 +199,26 @@ def test_a_config_goes_through_json_and_back():
     assert copy.config() == model.config()
     with pytest.raises(ValueError, match="not of format 1"):
         VQVAE.from_config({**model.config(), "format": None})
+
+
+class Inverted(VQVAE):
+    """A model of a user's own, which encodes the negative."""
+
+    def latents(self, images):
+        return super().latents(-images)
+
+
+def test_a_model_of_a_class_of_your_own_opens_as_that_class(tmp_path, monkeypatch):
+    model = Inverted(1, SphericalQuantizer(8, 4), hidden=16, residual_hidden=4).eval()
+    model.save_pretrained(tmp_path)
+    images = torch.rand(2, 1, 8, 8)
+    for opened in (Inverted.from_pretrained(tmp_path), Autoencoder.from_pretrained(tmp_path)):
+        assert type(opened) is Inverted
+        assert torch.equal(opened.encode(images), model.encode(images))
+
+    monkeypatch.delitem(Autoencoder.kinds, "Inverted")
+    with pytest.raises(ValueError, match=r"model 'Inverted' is unknown; known are .*VQVAE"):
+        Autoencoder.from_pretrained(tmp_path)
 
 
 def test_damaged_and_foreign_saved_models_are_refused(tmp_path):
