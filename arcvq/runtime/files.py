@@ -15,6 +15,7 @@ from types import ModuleType
 from typing import Any, TypeVar
 
 from filelock import FileLock, Timeout
+from safetensors import SafetensorError
 
 fcntl: ModuleType | None
 try:
@@ -54,12 +55,11 @@ def write_whole(path: Path, write: Callable[[Path], Any]) -> None:
             os.replace(file, whole)
             delete(draft)
             os.replace(whole, path)
-    except (OSError, RuntimeError) as error:  # torch.save reports a full disk as RuntimeError
+    # On a full disk torch.save raises RuntimeError, and safetensors an error of its own.
+    except (OSError, RuntimeError, SafetensorError) as error:
         kept = "the earlier file is kept" if path.exists() else "nothing was written"
-        in_data_root = path.absolute().is_relative_to(data_root().absolute())
-        if isinstance(error, PermissionError) and in_data_root:
-            kept += "; the environment variable ARCVQ_DATA names another folder for results"
-        raise OSError(f"{path} cannot be written ({error}); {kept}") from error
+        advice = _advice(path, error)
+        raise OSError(f"{path} cannot be written ({error}); {kept}{advice}") from error
 
 
 def write_folder(folder: Path, write: Callable[[Path], Result]) -> Result:
@@ -71,16 +71,31 @@ def write_folder(folder: Path, write: Callable[[Path], Result]) -> Result:
 
     Returns:
         What `write` returned.
+
+    Raises:
+        OSError: If the folder cannot be written or the disk is full. Earlier files are kept.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    with _draft_in(folder) as draft:
-        draft.mkdir()
-        mode = _mode_of_new_files(draft)
-        result = write(draft)
-        for file in sorted(draft.iterdir()):
-            file.chmod(mode)
-            file.replace(folder / file.name)
-        return result
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with _draft_in(folder) as draft:
+            draft.mkdir()
+            mode = _mode_of_new_files(draft)
+            result = write(draft)
+            for file in sorted(draft.iterdir()):
+                file.chmod(mode)
+                file.replace(folder / file.name)
+            return result
+    except (OSError, SafetensorError) as error:
+        advice = _advice(folder, error)
+        raise OSError(f"the folder {folder} cannot be written ({error}){advice}") from error
+
+
+def _advice(path: Path, error: Exception) -> str:
+    """What helps where a file may not be written in the folder of data sets and results."""
+    in_data_root = path.absolute().is_relative_to(data_root().absolute())
+    if isinstance(error, PermissionError) and in_data_root:
+        return "; the environment variable ARCVQ_DATA names another folder for results"
+    return ""
 
 
 def _mode_of_new_files(folder: Path) -> int:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from safetensors import SafetensorError
 
 from arcvq.runtime.files import (
     CHECKOUT,
@@ -81,6 +82,17 @@ def test_a_folder_gets_whole_files_and_no_draft_where_writing_fails(tmp_path):
         write_folder(tmp_path, write)
     assert os.listdir(tmp_path) == ["a"]
     assert (tmp_path / "a").read_text() == "old"
+
+
+@pytest.mark.parametrize("error", [OSError(28, "No space left"), SafetensorError("No space left")])
+def test_a_full_disk_is_one_kind_of_error_whoever_writes(tmp_path, error):
+    def write(draft):
+        raise error
+
+    with pytest.raises(OSError, match=r"file cannot be written .*No space left"):
+        write_whole(tmp_path / "file", write)
+    with pytest.raises(OSError, match=r"the folder .*model cannot be written .*No space left"):
+        write_folder(tmp_path / "model", write)
 
 
 def test_drafts_of_writers_that_were_killed_go_with_the_next_write_once_they_are_old(tmp_path):
