@@ -16,7 +16,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from arcvq.autoencoder import Autoencoder
 from arcvq.images import ImageData, to_uint8
-from arcvq.runtime.checks import use_python_numbers
+from arcvq.runtime.checks import check_range, check_whole, use_python_numbers
 from arcvq.runtime.distributed import average_gradients_, mean_, own_share, rank
 from arcvq.runtime.extras import extra_import
 from arcvq.runtime.files import write_whole
@@ -66,10 +66,10 @@ class VQGANLosses:
         use_python_numbers(self)
         for name in ("perceptual", "adversarial"):
             value = getattr(self, name)
-            if not 0 <= value < math.inf:
-                raise ValueError(f"{name} is {value}; it must be a finite number from 0")
-        if not 0 <= self.start <= 1:
-            raise ValueError(f"start is {self.start}; it must be from 0 to 1, a share of the run")
+            if not (isinstance(value, int | float) and 0 <= value < math.inf):
+                raise ValueError(f"{name} is {value!r}; it must be a finite number from 0")
+        check_range(0, 1, start=self.start)
+        check_whole(1, channels=self.channels, halvings=self.halvings)
 
 
 def fit_vqgan(  # noqa: PLR0913  (as `fit`)
@@ -90,8 +90,9 @@ def fit_vqgan(  # noqa: PLR0913  (as `fit`)
     The loss is the mean absolute error, the perceptual distance, the adversarial loss and the loss
     of the quantizer (Esser et al. 2021, equations 4 to 7). Every image is mirrored half of the
     time. The model that is validated and handed over has weights averaged over the last steps.
-    With `Recording(folder)` each validation writes a grid of validation images above their
-    reconstructions into its folder `reconstructions`. Several processes share the work as in `fit`.
+    (The callback `on_log` gets the model as it is in training.) With `Recording(folder)` each
+    validation writes a grid of validation images above their reconstructions into its folder
+    `reconstructions`. Several processes share the work as in `fit`.
 
     The public VQGAN code weighs the codebook term instead of the commitment term by 0.25. Its
     codebook learns from that term alone, and Adam does not see the size of a gradient, so that
@@ -168,6 +169,11 @@ class VQGANSession(VQVAESession):
             raise ValueError(
                 f"images have {height} x {width} pixels, but a discriminator with "
                 f"halvings={losses.halvings} needs {needed} x {needed}; take fewer halvings"
+            )
+        if losses.adversarial > 0 and not model.decoder.last_layer.requires_grad:
+            raise ValueError(
+                "the last layer of the decoder is frozen, and the adversarial loss is weighed "
+                "there; VQGANLosses(adversarial=0) goes without"
             )
         super().__init__(model, data, optimization, compute, recording)
         self.weights = losses

@@ -69,6 +69,8 @@ class PerceptualDistance(nn.Module):
     ) -> Float[Tensor, " B"]:
         """Return the distance of each pair of images in [-1, 1]; gradients reach both.
 
+        They are cast to the precision of the network's weights.
+
         Raises:
             ValueError: If the images are not RGB.
         """
@@ -77,6 +79,9 @@ class PerceptualDistance(nn.Module):
                 f"images have {images.shape[1]} channels; perceptual features need RGB, "
                 "and a gray image can be repeated three times"
             )
+        precision = next(self.network.parameters()).dtype
+        images = images.to(precision)
+        others = others.to(precision)
         distances = []
         for ours, theirs in zip(self.network(images), self.network(others), strict=True):
             difference = normalize(ours, dim=1) - normalize(theirs, dim=1)

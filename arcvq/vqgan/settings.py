@@ -1,10 +1,11 @@
 """What a VQGAN is built of and trained on, in one record that experiments can vary."""
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 from arcvq.quantizers import Quantizer
-from arcvq.runtime.checks import use_python_numbers
+from arcvq.runtime.checks import check_whole, use_python_numbers
 from arcvq.vqgan.fitting import VQGANLosses
 from arcvq.vqgan.network import VQGAN
 
@@ -35,6 +36,12 @@ class VQGANSettings:
 
     def __post_init__(self):
         use_python_numbers(self)
+        if not isinstance(self.multipliers, Sequence):
+            raise ValueError(
+                f"multipliers is {self.multipliers!r}; it must hold one number for each resolution"
+            )
+        for multiplier in self.multipliers:
+            check_whole(1, multipliers=multiplier)
         # A list would have no hash, and numbers of NumPy cannot be written as JSON.
         object.__setattr__(self, "multipliers", tuple(map(int, self.multipliers)))
 

@@ -8,7 +8,7 @@ from PIL import Image
 from arcvq.images import ImageData, ImageSplit, load_images
 from arcvq.quantizers import EMAQuantizer, EuclideanQuantizer, SphericalQuantizer
 from arcvq.runtime.devices import threads_kept
-from arcvq.training import Compute, Recording, Run, evaluate
+from arcvq.training import Compute, Recording, Run, evaluate, fit
 from arcvq.vqgan import VQGAN, fitting
 from arcvq.vqgan.discriminator import PatchDiscriminator, smallest_side
 from arcvq.vqgan.fitting import VQGANLosses, fit_vqgan
@@ -160,6 +160,40 @@ def test_a_run_that_was_stopped_ends_as_one_that_was_not_bit_for_bit(data, tmp_p
         assert len(resumed.rows) == len(whole.rows)
 
 
+def test_another_kind_of_training_does_not_take_over_a_checkpoint(data, tmp_path):
+    recording = dataclasses.replace(QUIET, folder=tmp_path, on_log=lambda run: True)
+    trained(data, recording=recording)
+    before = (tmp_path / "checkpoint.pt").read_bytes()
+    recording = dataclasses.replace(QUIET, folder=tmp_path, resume=True)
+    with pytest.raises(ValueError, match=r"other settings \(.*averaging was .* and is now None"):
+        fit(
+            model(),
+            data,
+            steps=8,
+            batch_size=8,
+            lr=1e-3,
+            compute=Compute("cpu"),
+            recording=recording,
+        )
+    assert (tmp_path / "checkpoint.pt").read_bytes() == before
+
+
+@pytest.mark.parametrize("precision", [torch.float64, torch.bfloat16])
+def test_a_model_keeps_its_precision(data, precision):
+    losses = dataclasses.replace(PIXELS_ONLY, features="efficientnet_lite0")
+    run = trained(data, model().to(precision), losses)
+    assert next(run.model.parameters()).dtype == precision
+    assert math.isfinite(run.rows[-1]["validation_perceptual"])
+
+
+def test_a_frozen_last_layer_is_refused_where_the_adversarial_loss_is_weighed(data):
+    network = model()
+    network.decoder.requires_grad_(False)
+    with pytest.raises(ValueError, match="the last layer of the decoder is frozen"):
+        trained(data, network, ADVERSARIAL)
+    trained(data, network, PIXELS_ONLY)
+
+
 def test_a_kept_run_opens_with_its_model(data, tmp_path):
     run = trained(data, recording=dataclasses.replace(QUIET, folder=tmp_path))
     opened = Run.load(tmp_path)
@@ -221,13 +255,16 @@ def test_numbers_out_of_range_are_refused(data, changes, message):
 @pytest.mark.parametrize(
     "changes, message",
     [
-        ({"start": 1.5}, "start is 1.5; it must be from 0 to 1"),
+        ({"start": 1.5}, "start is 1.5; it must be a number from 0 to 1"),
         ({"perceptual": -1.0}, "perceptual is -1.0; it must be a finite number from 0"),
         ({"adversarial": math.inf}, "adversarial is inf"),
         ({"start": math.nan}, "start is nan"),
+        ({"perceptual": "1"}, "perceptual is '1'; it must be a finite number from 0"),
+        ({"halvings": 0}, "halvings is 0; it must be a whole number from 1"),
+        ({"channels": -3}, "channels is -3; it must be a whole number from 1"),
     ],
 )
-def test_losses_out_of_range_are_refused(changes, message):
+def test_losses_out_of_range_are_refused(changes, message, unchecked):
     with pytest.raises(ValueError, match=message):
         VQGANLosses(**changes)
 

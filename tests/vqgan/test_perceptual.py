@@ -38,6 +38,13 @@ def test_it_is_the_mean_difference_of_feature_maps_of_unit_length(distance, phot
     assert torch.allclose(distance(photographs, others).double(), expected, rtol=1e-4)
 
 
+@pytest.mark.parametrize("precision", [torch.float64, torch.float16, torch.bfloat16])
+def test_images_may_have_any_precision(distance, photographs, precision):
+    others = photographs.flip(3)
+    expected = distance(photographs.to(precision).float(), others)
+    assert torch.allclose(distance(photographs.to(precision), others), expected)
+
+
 def test_a_blurred_photograph_is_farther_than_an_equally_wrong_shift_of_all_pixels(
     distance, photographs
 ):

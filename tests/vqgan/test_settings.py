@@ -26,6 +26,19 @@ def test_settings_come_back_from_json():
     assert RunSettings.from_config(json.loads(json.dumps(SMALL.config()))) == SMALL
 
 
+@pytest.mark.parametrize(
+    "multipliers, message",
+    [
+        (2, "multipliers is 2; it must hold one number for each resolution"),
+        ((1, 2.5), "multipliers is 2.5; it must be a whole number from 1"),
+        ((1, 0), "multipliers is 0; it must be a whole number from 1"),
+    ],
+)
+def test_multipliers_out_of_range_are_refused(multipliers, message, unchecked):
+    with pytest.raises(ValueError, match=message):
+        VQGANSettings(multipliers=multipliers)
+
+
 def test_a_list_and_numbers_of_numpy_are_as_good_as_plain_ones(unchecked):
     losses = VQGANLosses(features=None, adversarial=np.float32(0), channels=np.int64(64))
     told = VQGANSettings(
