@@ -63,6 +63,8 @@ if TYPE_CHECKING:
 
 CHECKPOINT_SECONDS = 300  # at most so long from one checkpoint to the next
 
+LARGEST_SEED = 2**32 - 1  # as in NumPy
+
 # Below this number of pixel values in a batch (83 images of 28x28), one thread is as fast as two.
 # Beside another training on the same two cores it is 40 times as fast: threads that share a small
 # operation keep waiting for each other's turn on the processor.
@@ -142,7 +144,7 @@ class Optimization:
         steps: Number of optimizer steps, at least 1.
         batch_size: Training examples a step, at least 1.
         lr: Learning rate, above 0.
-        seed: Seed of the order of the examples and of what is drawn while training.
+        seed: Seed of the order of the examples and of what is drawn while training, from 0.
         schedule: `"restart"` or `"continue"`: at which step the schedules of the quantizer begin.
     """
 
@@ -155,6 +157,7 @@ class Optimization:
     def __post_init__(self):
         use_python_numbers(self)
         check_whole(1, steps=self.steps, batch_size=self.batch_size)
+        check_whole(0, LARGEST_SEED, seed=self.seed)
         if not 0 < self.lr < math.inf:
             raise ValueError(f"lr is {self.lr}; it must be a finite number above 0")
 
@@ -332,6 +335,15 @@ def batch_indices(
     return order[batch * batch_size : (batch + 1) * batch_size]
 
 
+def _interval(steps: int, parts: int, **told: int | None) -> int:
+    """Steps from one time to the next: what the user said, or the run in equal parts."""
+    (interval,) = told.values()
+    if interval is None:
+        return max(1, steps // parts)
+    check_whole(1, **told)
+    return interval
+
+
 class TrainingSession:
     """A training run, from its start or from a checkpoint to its end.
 
@@ -377,14 +389,11 @@ class TrainingSession:
             )
         steps = optimization.steps
         self.steps = steps
-        self.log_every = recording.log_every or max(1, steps // 50)
-        self.validate_every = recording.validate_every or max(1, steps // self.VALIDATIONS)
-        check_whole(
-            1,
-            log_every=self.log_every,
-            validate_every=self.validate_every,
-            snapshots=recording.snapshots,
+        self.log_every = _interval(steps, 50, log_every=recording.log_every)
+        self.validate_every = _interval(
+            steps, self.VALIDATIONS, validate_every=recording.validate_every
         )
+        check_whole(1, snapshots=recording.snapshots)
         self.optimization = optimization
         self.recording = recording
         self.checkpoint = Path(recording.folder or "") / "checkpoint.pt"
@@ -579,7 +588,12 @@ class TrainingSession:
     def _farewell(self) -> str:
         """Where the run stops and whether it is kept, for the message of what stops it."""
         folder = self.recording.folder
-        kept = f"saved in {folder}; resume=True goes on" if folder else "not saved without a folder"
+        if folder is None:
+            kept = "not saved without a folder"
+        elif rank() == 0:
+            kept = f"saved in {folder}; resume=True goes on"
+        else:  # the first process saves
+            kept = f"resume=True goes on from the checkpoint in {folder}"
         return f"stopped at step {self.step} of {self.steps}, {kept}"
 
 
@@ -844,8 +858,10 @@ def evaluate(
         ssim: Structural similarity, if asked for.
 
     Raises:
-        ValueError: If the split is empty, or for another protocol.
+        ValueError: If the split is empty, for another protocol, or a batch size below 1.
     """
+    if batch_size is not None:
+        check_whole(1, batch_size=batch_size)
     if protocol not in ("tensors", "authors"):
         raise ValueError(f"protocol is {protocol!r}; it must be 'tensors' or 'authors'")
     if len(split) == 0:

@@ -284,6 +284,8 @@ def test_evaluation_is_the_formula_over_all_pixels(images):
     assert net.training
     with pytest.raises(ValueError, match="the split is empty"):
         evaluate(net, images.test.first(0))
+    with pytest.raises(ValueError, match="batch_size is 0; it must be a whole number from 1"):
+        evaluate(net, images.test, batch_size=0)
 
 
 def test_a_loss_that_is_not_finite_is_explained_and_the_checkpoint_survives(
@@ -350,13 +352,18 @@ def test_bfloat16_training_keeps_the_quantizer_in_float32(images):
         ({"record": {"resume": True}}, "resume is True but folder is None"),
         ({"record": {"snapshots": 0}}, "snapshots is 0"),
         ({"record": {"log_every": -1}}, "log_every is -1"),
+        ({"record": {"log_every": 0}}, "log_every is 0; it must be a whole number from 1"),
+        ({"record": {"validate_every": 0}}, "validate_every is 0"),
+        ({"seed": 1.5}, "seed is 1.5; it must be a whole number from 0 to 4,294,967,295"),
+        ({"seed": 2**62}, "seed is 4611686018427387904; it must be a whole number from 0"),
+        ({"seed": -1}, "seed is -1; it must be a whole number from 0"),
         (
             {"compute": Compute("cpu", cuda_graph=True)},
             "cuda_graph is True on cpu with 1 processes; it needs CUDA and one process",
         ),
     ],
 )
-def test_bad_input_is_refused_before_anything_is_trained(change, message, images):
+def test_bad_input_is_refused_before_anything_is_trained(change, message, images, unchecked):
     with pytest.raises(ValueError, match=message):
         short(images, **change)
 
