@@ -64,8 +64,13 @@ def candidates(base: RunSettings) -> list[Variant]:
     """The nine settings of each quantizer.
 
     They are an orthogonal array: any two values of different settings occur together once. So the
-    nine show the effect of each setting by itself, and every D with every learning rate, which is
-    all that FSQ can set. The fourth setting, the weight of the margin loss, is SAMP's alone.
+    nine have every D with every learning rate, which is all that FSQ can set, and each setting can
+    be averaged over the others. But at a single learning rate each beta has one D, and which of the
+    two makes a difference there cannot be told. The fourth setting, the weight of the margin loss,
+    is SAMP's alone.
+
+    Of `base.samp`, if it is given, all but this weight is kept. A ball that grows at the paper's
+    rate beside the steps of Adam does so at the learning rate and D of each candidate.
     """
     found = []
     for name, quantizer in QUANTIZERS.items():
@@ -74,9 +79,22 @@ def candidates(base: RunSettings) -> list[Variant]:
             dim = DIMS[second]
             lr = RATES[(first + second) % 3]
             margin_weight = MARGIN_WEIGHTS[(first + 2 * second) % 3]
-            plain = dataclasses.replace(base, quantizer=quantizer, samp=None, dim=dim, lr=lr)
-            found.append(_candidate(name, plain, beta, margin_weight))
+            settings = dataclasses.replace(base, quantizer=quantizer, samp=None, dim=dim, lr=lr)
+            if quantizer == "samp":
+                settings = dataclasses.replace(settings, samp=_samp(base, settings))
+            found.append(_candidate(name, settings, beta, margin_weight))
     return found
+
+
+def _samp(base: RunSettings, settings: RunSettings) -> SAMP:
+    """The settings of SAMP in `base`, for a run with another learning rate and dimension."""
+    if base.samp is None:
+        return SAMP.for_run(settings.steps)
+    at_paper_rate = SAMP.for_run(base.steps, lr=base.lr, dim=base.dim).radius
+    if base.samp.radius != at_paper_rate:
+        return base.samp
+    radius = SAMP.for_run(settings.steps, lr=settings.lr, dim=settings.dim).radius
+    return dataclasses.replace(base.samp, radius=radius)
 
 
 def _candidate(
@@ -90,10 +108,10 @@ def _candidate(
         changed: dict[str, Any] = {field: beta}
         settings = dataclasses.replace(settings, **changed)
         title += f", beta {beta:g}"
-    if settings.quantizer == "samp":
+    if settings.samp is not None:
         gamma0, decay = margin_weight
         weight = Exponential(-decay / settings.steps, start=gamma0)
-        samp = dataclasses.replace(SAMP.for_run(settings.steps), weight=weight)
+        samp = dataclasses.replace(settings.samp, weight=weight)
         settings = dataclasses.replace(settings, samp=samp)
         facts |= {"gamma0": gamma0, "decay": decay}
         title += f", gamma0 {gamma0:g}, lambda T {decay:g}"
@@ -102,10 +120,12 @@ def _candidate(
 
 def variants(base: RunSettings) -> list[Variant]:
     """The quantizers; the search gives them their settings."""
-    return [
-        Variant(name, dataclasses.replace(base, quantizer=quantizer, samp=None))
-        for name, quantizer in QUANTIZERS.items()
-    ]
+    found = []
+    for name, quantizer in QUANTIZERS.items():
+        samp = base.samp if quantizer == "samp" else None
+        settings = dataclasses.replace(base, quantizer=quantizer, samp=samp)
+        found.append(Variant(name, settings))
+    return found
 
 
 def measure_candidate(run: Run, settings: RunSettings, data: ImageData, root: Path) -> Rows:

@@ -42,7 +42,11 @@ SHOWN = MAIN_MEASURES | {"usage": "share of the codes used"}
 
 
 def variants(base: RunSettings) -> list[Variant]:
-    """Every value of every axis for SAMP, and for cosine where it has the axis as well."""
+    """Every value of every axis for SAMP, and for cosine where it has the axis as well.
+
+    The ball grows at the paper's rate, and what else SAMP has is the paper's, scaled to the run,
+    whatever `base` says of it.
+    """
     found = []
     for axis, (_, values) in AXES.items():
         own = getattr(base, OWN_VALUES[axis]) if axis in OWN_VALUES else values[0]

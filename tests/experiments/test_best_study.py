@@ -13,6 +13,7 @@ from arcvq.figures.experiment_results import pictures
 from arcvq.images import ImageData
 from arcvq.runs.settings import train
 from arcvq.samp import SAMP
+from arcvq.schedules import Constant
 from arcvq.training import evaluate
 from tests.strokes import IMAGES, split
 from tests.strokes import SMALL as BASE
@@ -76,6 +77,33 @@ def test_the_settings_of_samp_include_the_papers_schedule_scaled_to_the_run():
     assert {samp.radius for samp in found} == {SAMP.for_run(BASE.steps).radius}
     ends = {round(math.log(one.weight.value(0) / one.weight.value(BASE.steps)), 2) for one in found}
     assert ends == {14.75, 59.0}
+
+
+def test_at_the_papers_rate_the_ball_of_each_candidate_grows_as_fast_beside_adam():
+    samp = SAMP.for_run(BASE.steps, lr=BASE.lr, dim=BASE.dim, margin=0.3)
+    base = dataclasses.replace(BASE, samp=samp)
+    found = [one.settings for one in best_study.candidates(base) if one.settings.samp]
+    assert len(found) == 9
+    for settings in found:
+        reach = settings.lr * math.sqrt(settings.dim)
+        assert settings.samp.radius.rate / reach == pytest.approx(0.125)
+        assert settings.samp.margin == 0.3
+    default = best_study.candidates(BASE)
+    weights = [one.settings.samp.weight for one in default if one.settings.samp]
+    assert [settings.samp.weight for settings in found] == weights
+
+
+@pytest.mark.parametrize("radius", [Constant(2.0), None])
+def test_candidates_keep_what_they_are_told_of_samp_but_the_weight(radius):
+    told = SAMP(margin=0.3, top_k=5, radius=radius, codes_per_step=8)
+    base = dataclasses.replace(BASE, samp=told)
+    found = [one.settings for one in best_study.candidates(base) if one.settings.samp]
+    assert {settings.quantizer for settings in found} == {"samp"}
+    for settings in found:
+        assert dataclasses.replace(settings.samp, weight=told.weight) == told
+    variants = {one.name: one.settings.samp for one in best_study.variants(base)}
+    assert variants.pop("SAMP") == told
+    assert {*variants.values()} == {None}
 
 
 def test_the_best_on_validation_images_is_measured_with_fresh_seeds(tmp_path):
