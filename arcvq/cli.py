@@ -431,12 +431,14 @@ def _run_and_report(experiment: "Experiment", out: Path | None, options: dict[st
     if not file.exists():  # else the page beside it is ours
         check_page_is_ours(out / "index.html")
     rows = run_experiment(experiment, base, out=out, **options)
-    failed = len(rows) - len(finished(rows))
+    runs = len(rows[["variant", "seed"]].drop_duplicates())  # each has one row or several
+    failed = len(rows) - len(finished(rows))  # which have one
     first_error = next(iter(rows.error.dropna()), "") if failed else ""
     if failed == len(rows):
         raise RuntimeError(f"all {failed} runs failed; the first: {first_error}")
 
     everything = pd.read_parquet(file)  # with the rows of earlier calls
+    failed_rows = len(everything) - len(finished(everything))
     table = experiment.table(everything)
     text = f"{markdown(table)}\n{regime_note(everything)}\n"
     write_text(file.with_suffix(".md"), text)
@@ -444,11 +446,11 @@ def _run_and_report(experiment: "Experiment", out: Path | None, options: dict[st
     write_figures_page(page, experiment.question, pictures(everything), table)
     click.echo(text)
     click.echo(
-        f"{len(everything)} rows, {failed} of failed runs: {file.resolve()}; "
+        f"{len(everything)} rows, {failed_rows} of failed runs: {file.resolve()}; "
         f"pictures: {page.resolve()}"
     )
     if failed:
-        click.echo(f"{failed} of {len(rows)} runs failed; the first: {first_error}", err=True)
+        click.echo(f"{failed} of {runs} runs failed; the first: {first_error}", err=True)
     return failed
 
 

@@ -419,7 +419,7 @@ def test_an_experiment_can_hold_the_papers_rate_of_the_ball(data_folder):
     [
         (("papers",), "experiment 'papers' is unknown; known are paper, best, best_search"),
         (("paper", "--seeds", 0), "seeds is 0; it must be at least 1"),
-        (("paper", "--only", "VQ"), "variant 'VQ' is unknown; paper has continuous, plain VQ"),
+        (("paper", "--only", "VQ"), "variant 'VQ' is unknown; paper has 'continuous', 'plain VQ'"),
         (("paper", "--dataset", "faces"), "faces"),
     ],
 )
@@ -430,8 +430,13 @@ def test_experiment_refuses_what_cannot_be_before_it_trains(data_folder, words, 
     assert not (data_folder / "found").exists()
 
 
-def test_experiment_ends_with_1_where_some_runs_failed(data_folder, monkeypatch):
-    rows = pd.DataFrame({"error": [None, "out of memory"]})
+@pytest.mark.parametrize("rows_of_a_run", [1, 40])
+def test_experiment_ends_with_1_where_some_runs_failed(data_folder, monkeypatch, rows_of_a_run):
+    good = pd.DataFrame({"variant": "a", "seed": [0] * rows_of_a_run, "error": None})
+    failed = pd.DataFrame({"variant": ["a"], "seed": 1, "error": "out of memory"})
+    rows = pd.concat([good, failed], ignore_index=True)
+    earlier = pd.DataFrame({"variant": ["b", "b"], "seed": [0, 1], "error": "diverged"})
+    everything = pd.concat([rows, earlier], ignore_index=True)
     experiment = SimpleNamespace(
         name="paper", question="What?", table=lambda rows: pd.DataFrame({"a": ["1"]})
     )
@@ -439,7 +444,7 @@ def test_experiment_ends_with_1_where_some_runs_failed(data_folder, monkeypatch)
 
     def run_experiment(*args, out, **options):
         out.mkdir(parents=True)
-        rows.to_parquet(out / "paper.parquet")
+        everything.to_parquet(out / "paper.parquet")
         return rows
 
     monkeypatch.setattr(experiments, "run_experiment", run_experiment)
@@ -447,6 +452,7 @@ def test_experiment_ends_with_1_where_some_runs_failed(data_folder, monkeypatch)
     shown = invoke("experiment", "paper", "--out", data_folder / "found")
     assert shown.exit_code == 1, shown.stderr
     assert "1 of 2 runs failed; the first: out of memory" in shown.stderr
+    assert f"{rows_of_a_run + 3} rows, 3 of failed runs: " in shown.stdout
 
 
 def test_a_page_of_somebody_else_is_not_replaced_by_that_of_an_experiment(data_folder):

@@ -249,7 +249,9 @@ def _chosen_names(
     names = [variant.name for variant in variants]
     for name in only:
         if name not in names:
-            raise ValueError(f"variant {name!r} is unknown; {experiment} has {', '.join(names)}")
+            # Names may hold commas, so each is quoted.
+            known = ", ".join(map(repr, names))
+            raise ValueError(f"variant {name!r} is unknown; {experiment} has {known}")
     return only or names
 
 

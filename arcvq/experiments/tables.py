@@ -198,7 +198,8 @@ def variant_interval(rows: pd.DataFrame, variant: str, measure: str = "psnr") ->
     runs = finished(rows)
     known = runs.variant.unique()
     if variant not in known:
-        raise ValueError(f"variant {variant!r} has no finished run; there are {', '.join(known)}")
+        names = ", ".join(map(repr, known))
+        raise ValueError(f"variant {variant!r} has no finished run; there are {names}")
     return interval(runs[measure][runs.variant == variant])
 
 

@@ -117,7 +117,7 @@ def test_a_single_seed_has_no_interval_that_could_overlap():
 def test_a_variant_whose_runs_all_failed_is_named():
     errors = [None if name != "SAMP" else "out of memory" for name in ROWS.variant]
     failed = ROWS.assign(error=errors)
-    message = "'SAMP' has no finished run; there are plain VQ, continuous"
+    message = "'SAMP' has no finished run; there are 'plain VQ', 'continuous'"
     with pytest.raises(ValueError, match=message):
         verdict(failed, "SAMP", "plain VQ")
 
