@@ -1,8 +1,10 @@
 import dataclasses
 import itertools
+import math
 
 import pandas as pd
 import pytest
+from scipy.stats import spearmanr
 
 from arcvq.experiments.ablations import PAPER_CLAIMS, claims, effects, variants
 from arcvq.experiments.stored_results import stored
@@ -42,6 +44,55 @@ def test_an_axis_is_described_by_its_extremes_and_its_trend():
     assert line.p < 0.001
 
 
+def one_run_each(measured, values):
+    rows = pd.DataFrame({"value": values, "psnr": measured}).assign(axis="margin", seed=0)
+    rows["variant"] = [f"margin {value:g}" for value in rows.value]
+    return effects(rows).loc["margin"]
+
+
+def test_of_few_runs_a_trend_is_compared_with_all_their_orders():
+    rising = one_run_each([20.0, 21.0, 22.0, 23.0, 24.0], [0.0, 0.05, 0.1, 0.3, 0.5])
+    assert rising.trend == pytest.approx(1)
+    assert rising.p == pytest.approx(2 / 120)  # up or down
+    # Of the 24 orders of four runs, 2 are perfect, and swapping two neighbors gives 3 more each.
+    swapped = one_run_each([20.0, 22.0, 21.0, 23.0], [0.0, 0.1, 0.3, 0.5])
+    assert swapped.trend == pytest.approx(0.8)
+    assert swapped.p == pytest.approx(8 / 24)
+    # Of the 6 ways to give two of four runs the smaller value, 2 separate high from low.
+    tied = one_run_each([20.0, 20.5, 21.0, 21.5], [0.0, 0.0, 0.5, 0.5])
+    assert tied.p == pytest.approx(2 / 6)
+
+
+def test_the_exact_probability_is_near_that_for_many_runs():
+    rows = made({"margin 0": 20.0, "margin 0.1": 20.05, "margin 0.3": 20.1, "margin 0.5": 20.15})
+    few = rows[rows.seed < 2]
+    found = effects(few).loc["margin"]
+    approximate = spearmanr(few.value, few.psnr)
+    assert found.trend == pytest.approx(approximate.statistic)
+    assert found.p == pytest.approx(approximate.pvalue, abs=0.03)
+    many = spearmanr(rows.value, rows.psnr)
+    assert effects(rows).loc["margin", ["trend", "p"]].tolist() == [many.statistic, many.pvalue]
+
+
+def test_an_axis_with_a_single_value_or_a_single_result_has_no_trend():
+    for means in ({"margin 0": 20.0}, {"margin 0": 20.0, "margin 0.1": 20.0}):
+        line = effects(made(means, spread=0.0)).loc["margin"]
+        assert math.isnan(line.trend)
+        assert math.isnan(line.p)
+
+
+def test_the_effect_on_what_was_not_measured_is_refused():
+    rows = made({"margin 0": 20.0, "margin 0.1": 21.0}).assign(lpips=math.nan)
+    with pytest.raises(ValueError, match="measure 'lpips' has no values"):
+        effects(rows, "lpips")
+
+
+def test_runs_without_the_measure_have_no_part_in_a_trend():
+    measured = [20.0, math.nan, 21.0, 22.0, 23.0, 24.0]
+    line = one_run_each(measured, [0.0, 0.01, 0.05, 0.1, 0.3, 0.5])
+    assert line.p == pytest.approx(2 / 120)
+
+
 def test_settings_within_the_spread_of_their_seeds_are_not_apart():
     rows = made({"margin 0": 20.0, "margin 0.1": 20.05})
     assert not effects(rows).loc["margin", "apart"]
@@ -71,6 +122,16 @@ def test_a_difference_is_given_in_pooled_standard_errors():
     line = claims(made(means)).set_index("claim").loc["both halves over BBNR alone"]
     # The standard deviation of -0.1, 0, 0.1 is 0.1 in every variant.
     assert line["standard errors"] == pytest.approx(1 / (0.1 * (2 / 3) ** 0.5))
+
+
+def test_a_run_that_stands_for_several_variants_counts_once_in_the_pooled_spread():
+    rows = made(dict.fromkeys(CLAIMED, 20.0) | {"both halves": 21.0})
+    wide = made({"scale 1": 30.0}, spread=0.3)
+    found = claims(pd.concat([rows, wide])).set_index("claim")
+    line = found.loc["both halves over BBNR alone"]
+    # Three different runs: that of all the others, the better one and the wide one.
+    pooled = ((0.1**2 + 0.1**2 + 0.3**2) / 3) ** 0.5
+    assert line["standard errors"] == pytest.approx(1 / (pooled * (2 / 3) ** 0.5))
 
 
 def test_a_claim_compares_the_seeds_that_both_variants_finished():
