@@ -196,9 +196,22 @@ def edge_direction(images: Images, grid: tuple[int, int]) -> Float[Tensor, "B h 
     tensor of the gray values averaged over the patch (Bigun and Granlund 1987):
     90 + atan2(2 Jxy, Jxx - Jyy) / 2, with y pointing upward and differences taken inside the patch
     only. It is NaN where the eigenvalues of J differ by less than 0.001, as in flat patches and
-    round dots. Patches must be at least 2 x 2 pixels.
+    round dots.
+
+    Args:
+        images: Images whose height and width are multiples of the grid's.
+        grid: (h, w), how many tokens an image has down and across.
+
+    Raises:
+        ValueError: If the patches are not of whole pixels, at least 2 x 2.
     """
     rows, columns = grid
+    height, width = images.shape[2:]
+    if height % rows or width % columns or height < 2 * rows or width < 2 * columns:
+        raise ValueError(
+            f"images of {height} x {width} pixels with {rows} x {columns} tokens have no edges to "
+            "measure; each token needs a patch of whole pixels, at least 2 x 2"
+        )
     # (B, h, rows of a patch, w, columns of a patch)
     patches = images.mean(dim=1).unflatten(1, (rows, -1)).unflatten(3, (columns, -1))
     down, right = torch.gradient(patches, dim=(2, 4))
@@ -484,6 +497,8 @@ def _patch_information(encoded: _Encoded) -> dict[str, float]:
         "grey_information": excess_information(codes, quantile_bins(gray)),
         "position_information": excess_information(codes, position),
     }
+    if encoded.pixels.shape[2] < 2 * height or encoded.pixels.shape[3] < 2 * width:
+        return found  # patches of a single pixel have no edges
     direction = edge_direction(encoded.pixels, grid).flatten()
     # Patches without a direction are left out.
     has_edge = ~direction.isnan()

@@ -89,12 +89,9 @@ class Projection:
 
 def directions(codes: Codes) -> Float[np.ndarray, "_K _D"]:
     """Scale codes to norm 1 in float64; a zero code stays zero."""
-    if isinstance(codes, Tensor):
-        codes = codes.detach().cpu().double().numpy()
-    rows = np.asarray(codes, np.float64)
+    rows = _finite_rows(codes, "codes")
     if rows.ndim != 2 or not rows.size:
         raise ValueError(f"codes have the shape {rows.shape}; they must be (K, D), both from 1")
-    check_finite(torch.from_numpy(rows), "codes")
     # The largest entry becomes 1 first, so that the squares of tiny norms do not underflow.
     return _unit_rows(rows / np.abs(rows).max(axis=1, keepdims=True).clip(TINY))
 
@@ -219,11 +216,16 @@ def assess(
         method: The name of the method, for the caption.
         sphere: Scale the points to the unit sphere.
         variance_share: What the method keeps of the variance, if it is linear.
+
+    Raises:
+        ValueError: For another number of points than codes, and for points that are not finite.
     """
     units = directions(codes)
-    places = directions(points) if sphere else np.asarray(points, np.float64)
-    if len(places) != len(units):
-        raise ValueError(f"there are {len(places)} points for {len(units)} codes")
+    if len(points) != len(units):
+        raise ValueError(f"there are {len(points)} points for {len(units)} codes")
+    places = _finite_rows(points, "points")
+    if sphere:
+        places = directions(places)
     return _assess(units, places, method, sphere, variance_share)
 
 
@@ -252,9 +254,10 @@ def nearest_in_group(points: Codes, groups: Integer[np.ndarray, " _K"]) -> float
         groups: The group of each code, such as its cluster or its class.
 
     Raises:
-        ValueError: For fewer than two points, or another number of groups than points.
+        ValueError: For fewer than two points, points that are not finite, or another number of
+            groups than points.
     """
-    places = np.asarray(points, np.float64)
+    places = _finite_rows(points, "points")
     if len(places) < 2 or len(groups) != len(places):
         raise ValueError(
             f"there are {len(places)} points and {len(groups)} groups; "
@@ -301,8 +304,14 @@ def dominant_classes(
         The class of each code, -1 for unused codes.
 
     Raises:
-        ValueError: For an index that is not in the codebook, and for a label below 0.
+        ValueError: For no images, another number of labels than images, an index that is not in
+            the codebook, and a label below 0.
     """
+    if len(indices) == 0 or len(labels) != len(indices):
+        raise ValueError(
+            f"there are {len(indices)} images and {len(labels)} labels; both must be the same "
+            "number, from 1"
+        )
     indices = as_indices(indices, num_codes).cpu()
     labels = as_integers(labels, "labels").cpu()
     classes = int(labels.max()) + 1
@@ -319,6 +328,15 @@ def _check_dim(dim: int) -> int:
     if dim not in (2, 3):
         raise ValueError(f"dim is {dim}; a picture has 2 or 3 dimensions")
     return dim
+
+
+def _finite_rows(rows: Codes, name: str) -> np.ndarray:
+    """A tensor on any device, or an array, as an array in float64, if all values are finite."""
+    if isinstance(rows, Tensor):
+        rows = rows.detach().cpu().double().numpy()
+    rows = np.asarray(rows, np.float64)
+    check_finite(torch.from_numpy(rows), name)
+    return rows
 
 
 def _unit_rows(rows: np.ndarray) -> np.ndarray:

@@ -64,10 +64,13 @@ def with_losses(rows: pd.DataFrame) -> pd.DataFrame:
 
     `purity_excess` is the purity above its chance level; `agreement_excess` is the agreement above
     chance, as a share of what is possible. `lost_by_quantization` and `lost_by_places` are the
-    accuracies that linear probes lose from latents to codes, and from codes to their counts.
+    accuracies that linear probes lose from latents to codes, and from codes to their counts. They
+    are NaN where the rows lack the measures, as those of a single seed lack the agreement.
     """
+    columns = rows.columns.union([*MEASURES, *AGREEMENT], sort=False)
+    rows = finished(rows).reindex(columns=columns)
     possible = 1 - rows.agreement_chance
-    return finished(rows).assign(
+    return rows.assign(
         purity_excess=rows.purity - rows.purity_chance,
         agreement_excess=(rows.agreement - rows.agreement_chance) / possible,
         lost_by_quantization=rows.probe_latents - rows.probe_codes,

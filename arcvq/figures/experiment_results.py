@@ -85,6 +85,8 @@ def _meaning_pictures(rows: pd.DataFrame) -> dict[str, Figure]:
     """What codes tell, as far as it was measured."""
     known = rows.dropna(axis="columns", how="all")
     titles = {name: TITLES[name].split(" (")[0] for name in MEANINGS if name in known}
+    if not titles:
+        return {}
     return {"What codes tell": measure_panels(rows, titles)}
 
 
@@ -187,14 +189,13 @@ def measure_panels(
         figure.update_xaxes(title_text=title, nticks=5, col=panel)
     figure.update_yaxes(categoryorder="array", categoryarray=names[::-1], type="category")
 
-    first = next(iter(measures))
-    best = table.loc[table[first].idxmax()]
     most = table.runs.max()
     points = "1 run" if most == 1 else f"{MEAN_WITH_INTERVAL}, up to {most} runs"
-    text = (
-        f"Largest {measures[first]}: {best.variant}, {best[first]:.4g}. Each point: {points}; "
-        "small dots are the runs."
-    )
+    text = f"Each point: {points}; small dots are the runs."
+    first = next(iter(measures))
+    if table[first].notna().any():
+        best = table.loc[table[first].idxmax()]
+        text = f"Largest {measures[first]}: {best.variant}, {best[first]:.4g}. {text}"
     return finish(
         figure,
         look,

@@ -241,6 +241,12 @@ def test_an_edge_between_two_patches_belongs_to_neither():
     assert (edge_direction(halves, (2, 1)) == 90).all()
 
 
+@pytest.mark.parametrize("grid", [(8, 8), (4, 8), (3, 4)])
+def test_patches_without_room_for_an_edge_are_refused(grid):
+    with pytest.raises(ValueError, match="each token needs a patch of whole pixels, at least 2 x"):
+        edge_direction(torch.zeros(1, 1, 8, 8), grid)
+
+
 def test_flat_and_dotted_patches_have_no_edge_direction():
     squares = (torch.arange(9.0) - 4).square()
     dot = torch.exp(-(squares[:, None] + squares) / 4)

@@ -303,7 +303,15 @@ def test_codes_on_a_gpu_are_read():
         (lambda: pca(CODES, 4), "dim is 4; a picture has 2 or 3"),
         (lambda: umap_angles(CODES, neighbors=1), "neighbors is 1; it must be a whole number"),
         (lambda: assess(CODES, torch.ones(2, 3)), "there are 2 points for 3 codes"),
+        (lambda: assess(CODES, np.full((3, 2), np.nan)), "values of the points are NaN"),
+        (lambda: assess(CODES, np.full((3, 2), np.inf), sphere=False), "values of the points"),
+        (lambda: nearest_in_group(np.full((3, 2), np.nan), np.zeros(3)), "values of the points"),
         (lambda: clusters(CODES, 0), "count is 0"),
+        (
+            lambda: dominant_classes(TOKENS[:0], torch.zeros(0).long(), 10),
+            "there are 0 images and 0 labels; both must be the same number, from 1",
+        ),
+        (lambda: dominant_classes(TOKENS, torch.zeros(2).long(), 10), "1 images and 2 labels"),
         (lambda: dominant_classes(TOKENS, torch.zeros(1).long(), 5), "reach from 9 to 9"),
         (lambda: dominant_classes(TOKENS, torch.zeros(1), 10), "labels have dtype torch.float32"),
         (

@@ -227,3 +227,8 @@ def test_what_is_lost_and_what_is_above_chance_follow_from_the_measures():
     assert line.agreement_excess == pytest.approx(0.5)
     assert line.lost_by_quantization == pytest.approx(0.1)
     assert line.lost_by_places == pytest.approx(0.3)
+
+    alone = rows.drop(columns=["agreement", "agreement_chance"])
+    (line,) = with_losses(alone).itertuples()
+    assert math.isnan(line.agreement_excess)
+    assert line.purity_excess == pytest.approx(0.3)

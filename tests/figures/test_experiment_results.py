@@ -88,6 +88,14 @@ def test_panels_show_every_run_and_the_mean_with_its_interval():
         measure_panels(PAPER, ["lpips"])
 
 
+def test_panels_of_what_was_not_measured_are_empty_and_name_no_best():
+    rows = PAPER.assign(lpips=np.nan)
+    figure = measure_panels(rows, ("lpips", "psnr"))
+    assert np.isnan(figure.data[1].x).all()
+    assert [*figure.data[3].x] == [31.0, 23.0, 25.0]
+    assert summary(figure).startswith("Each point: ")
+
+
 def test_each_axis_of_the_ablations_has_a_panel_with_its_values_in_order():
     figure = ablation_panels(ABLATIONS)
     assert len(figure.data) == len(ABLATION_AXES) + 1
