@@ -48,7 +48,7 @@ COLUMNS = {
     "codes_with_gradient": "codes that some term moves",
     "num_codes": "codes in the codebook, K",
     "norm_usage_correlation": "rank correlation of norm and usage, over the codes in use",
-    "growth_usage_correlation": "rank correlation of growth and usage, over the codes in use",
+    "growth_usage_correlation": "rank correlation of growth since the row before and usage",
     "codes_on_ball": "share of the codes in use whose norm is the radius",
     "radius": "radius of the ball, M(t)",
     "code_norm_mean": "mean norm of all codes",
@@ -79,8 +79,9 @@ def term_gradients(
     """The gradient of each term of the loss at the latents and at the codebook.
 
     These are the gradients that the next training step on this batch would see in float32. That of
-    the reconstruction goes straight through the codes. The model, its usage counts and its own
-    gradients are left as they are.
+    the reconstruction goes straight through the codes. Where the margin loss draws some codes anew
+    in each step (`SAMP.codes_per_step`), its gradient is that of all codes, which a step has on
+    average. The model, its usage counts and its own gradients are left as they are.
 
     Args:
         model: A model with one of the `SUPPORTED_QUANTIZERS`.
@@ -152,7 +153,8 @@ def gradient_history(
 
     Angles are 90 degrees for gradients that neither help nor hinder each other, and NaN if one
     gradient is zero. The radial share is 1 / D for a random direction, and 0 for a loss that
-    depends on angles alone. Rank correlations are Spearman's; see `arcvq.geometry`.
+    depends on angles alone. Rank correlations are Spearman's; see `arcvq.geometry`. Usage and the
+    codes in use are those of the fixed batch at the time of the row.
 
     Args:
         settings: The run to train, with one of the `SUPPORTED_QUANTIZERS`.
@@ -206,7 +208,8 @@ def gradient_history(
 def binding_until(history: pd.DataFrame) -> int | None:
     """The last step at which at least 1% of the codes in use lie on the ball, if there is one.
 
-    Only codes that are chosen grow, with Adam by at most about lr sqrt(D) a step. Where the radius
+    Only codes that are chosen grow; with Adam, one that is chosen in every step by at most about
+    lr sqrt(D) a step, and one that is chosen rarely by up to 3.16 times as much. Where the radius
     M(t) grows faster, as it does in a short run, the ball constrains no code.
 
     Args:
