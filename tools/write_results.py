@@ -9,7 +9,7 @@ as `make notebooks` does.
 
 from pathlib import Path
 
-from findings import COMMANDS, differences, findings, mismatches
+from findings import COMMANDS, commands, differences, findings, mismatches
 
 from arcvq.experiments import EXPERIMENTS
 from arcvq.experiments.stored_results import RESULTS, stored
@@ -41,9 +41,9 @@ def section() -> str:
     for number, (name, topic, text) in enumerate(findings(), start=1):
         links = f"[picture]({LINKS}/{name}.png), [table]({LINKS}/{name}.md)"
         lines.append(f"{number}. **{topic}.** {text} ({links})")
-    commands = ["```", *COMMANDS.values(), "```"]
+    block = ["```", *commands(), "```"]
     tables = [quantizers(name) for name in COMMANDS if name.startswith("paper-")]
-    return "\n".join([START, *lines, "", *commands, "", *tables, END])
+    return "\n".join([START, *lines, "", *block, "", *tables, END])
 
 
 def quantizers(name: str) -> str:

@@ -4,7 +4,11 @@ import findings
 import pandas as pd
 import pytest
 
+from arcvq.experiments import EXPERIMENTS, best_study, paper_table
 from arcvq.experiments.gradient_study import HELD
+from arcvq.experiments.measures import reconstruction
+from arcvq.experiments.stored_results import stored
+from arcvq.runs.settings import RunSettings
 
 LEVELS = {
     "continuous": 30.0,
@@ -32,6 +36,19 @@ PAPER = pd.DataFrame(
 )
 
 
+@pytest.mark.parametrize("name", findings.COMMANDS)
+def test_a_note_says_where_a_command_makes_more_today_than_its_table_has(name):
+    rows = stored(name)
+    experiment = EXPERIMENTS[name.split("-")[0]]
+    sizes = {field: int(rows[field].median()) for field in ("steps", "batch_size", "num_codes")}
+    made = {variant.name for variant in experiment.variants(RunSettings(**sizes))}
+    note = findings.NOTES.get(name, "")
+    if "--only" not in findings.COMMANDS[name]:
+        assert made == {*rows.variant} or "since then" in note or "--only" in note
+    if experiment.measure in (reconstruction, paper_table.measure, best_study.measure):
+        assert ("authors_psnr" in rows) != (findings.AUTHORS in note)
+
+
 def test_samp_and_its_peers_are_told_with_whose_intervals_overlap():
     assert findings.peers(PAPER) == (
         "After 1,000 steps on MNIST, SAMP reaches a PSNR of 23.10 (23.00 to 23.20) dB; the others: "
@@ -53,10 +70,17 @@ def test_the_best_quantizer_and_the_place_of_samp_are_found():
 
 
 def test_tuned_quantizers_are_listed_by_what_they_reach():
-    text = findings.at_their_best(PAPER[PAPER.variant.isin(["SAMP", "FSQ"])])
+    rows = PAPER[PAPER.variant.isin(["SAMP", "FSQ"])]
+    text = findings.at_their_best(rows.assign(lr=[1e-3, *[3e-3] * 5]))
     assert "FSQ 25.10 (25.00 to 25.20) dB with 250 codes, SAMP 23.10" in text
     assert "in runs of 1,000 steps on MNIST" in text
     assert text.endswith("SAMP ranks 2 of 2. The interval of SAMP overlaps with none of theirs.")
+
+
+def test_where_all_chose_the_largest_rate_the_pairs_that_were_tried_with_it_are_named():
+    text = findings.at_their_best(PAPER[PAPER.variant.isin(["SAMP", "FSQ"])].assign(lr=3e-3))
+    assert "All chose the learning rate 0.003, the largest tried" in text
+    assert "three pairs only (0.25 with 64, 1 with 16, 4 with 8)" in text
 
 
 def test_the_ratios_of_the_regime_are_told_apart_from_codes_batch_and_dimension():
@@ -182,6 +206,7 @@ def test_what_differs_from_the_published_runs_is_said():
         "steps": 3160,
         "batch_size": 128,
         "hidden": 48,
+        "residual_hidden": 12,
         "lr": 1e-3,
         "num_codes": 512,
         "dim": 64,
@@ -189,6 +214,6 @@ def test_what_differs_from_the_published_runs_is_said():
     }
     assert findings.differences(pd.DataFrame([row])) == (
         "3,160 steps instead of 29,500, 128 images a step instead of 1,024, 48 channels instead of "
-        "128, 0.001 learning rate instead of 0.0003, only the first 10,000 training images, "
-        "figures straight from tensors, not through JPEG files"
+        "128, 12 channels in the residual layers instead of 32, 0.001 learning rate instead of "
+        "0.0003, only the first 10,000 training images, figures straight from tensors, not through JPEG files"
     )
