@@ -57,7 +57,8 @@ class StreamedImages:
     channels: int
     side: int
     device: torch.device = CPU
-    _ahead: dict[int, Future] = field(default_factory=dict, init=False, repr=False)
+    # What is being decoded, by process and row: a forked process inherits entries, but no threads.
+    _ahead: dict[tuple[int, int], Future] = field(default_factory=dict, init=False, repr=False)
 
     dtype = torch.uint8
 
@@ -95,8 +96,9 @@ class StreamedImages:
             rows: Their indices; on the CPU, so that nothing waits for another device.
         """
         self._ahead.clear()
+        process = os.getpid()
         for row in rows.tolist():
-            self._ahead[row] = _threads().submit(self._pixels, row)
+            self._ahead[process, row] = _threads(process).submit(self._pixels, row)
 
     def identity(self) -> UInt8[Tensor, " bytes"]:
         """What stands for the pixels in a fingerprint, since reading all of them takes too long.
@@ -135,9 +137,10 @@ class StreamedImages:
 
     def _begun(self, row: int) -> Future:
         """The decoding of an image: under way since it was announced, or begun now."""
-        if row in self._ahead:
-            return self._ahead.pop(row)
-        return _threads().submit(self._pixels, row)
+        process = os.getpid()
+        if (process, row) in self._ahead:
+            return self._ahead.pop((process, row))
+        return _threads(process).submit(self._pixels, row)
 
     def _instead_of(self, row: int, error: UnreadableImage) -> UInt8[np.ndarray, "C side side"]:
         """The next image that can be read, with a warning; the error itself if none is skipped."""
@@ -174,8 +177,8 @@ class StreamedImages:
 
 
 @cache
-def _threads() -> ThreadPoolExecutor:
-    """The threads that decode; Pillow lets them work side by side."""
+def _threads(process: int) -> ThreadPoolExecutor:
+    """The threads of a process that decode; Pillow lets them work side by side."""
     return ThreadPoolExecutor(thread_name_prefix="decode")
 
 

@@ -2,6 +2,8 @@ import gc
 import itertools
 import os
 import pickle
+import threading
+import time
 import warnings
 from pathlib import Path
 
@@ -130,6 +132,60 @@ def test_what_is_sent_to_another_process_gives_the_same_images(folder):
     train.prefetch(torch.arange(4))
     sent = pickle.loads(pickle.dumps(train))
     assert torch.equal(sent.images[:], train.images[:])
+
+
+def check_batch(train, rows, expected):
+    assert torch.equal(train.batch(rows), expected)
+
+
+def check_in_a_fork(*arguments):
+    """Run `check_batch` in a forked process, which must end."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # threads and forks, from Python 3.12
+        worker = multiprocessing.get_context("fork").Process(target=check_batch, args=arguments)
+        worker.start()
+    worker.join(30)
+    is_stuck = worker.is_alive()
+    worker.kill()
+    worker.join()
+    assert not is_stuck
+    assert worker.exitcode == 0
+
+
+needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
+
+
+@needs_fork
+def test_a_forked_process_decodes_with_threads_of_its_own(folder):
+    train = load(folder, stream=True).train
+    rows = torch.arange(6)
+    expected = train.batch(rows)
+    time.sleep(0.2)  # until the threads wait for work, which a fork would take for its own
+    check_in_a_fork(train, rows, expected)
+    check_batch(train, rows, expected)
+
+
+@needs_fork
+def test_a_forked_process_does_not_wait_for_what_was_announced_before(folder, monkeypatch):
+    train = load(folder, stream=True).train
+    rows = torch.arange(6)
+    expected = train.batch(rows)
+    parent = os.getpid()
+    is_forked = threading.Event()
+    pixels = Reading.pixels
+
+    def late(self, file):
+        if os.getpid() == parent:
+            is_forked.wait()
+        return pixels(self, file)
+
+    monkeypatch.setattr(Reading, "pixels", late)
+    train.prefetch(rows)
+    try:
+        check_in_a_fork(train, rows, expected)
+    finally:
+        is_forked.set()
+    check_batch(train, rows, expected)
 
 
 # When
