@@ -31,6 +31,7 @@ from arcvq.image_folders import (
     read_images,
     scan_folder,
 )
+from arcvq.runtime.checks import check_whole
 from arcvq.runtime.devices import choose_device, total_memory
 from arcvq.runtime.extras import extra_folder, extra_import
 from arcvq.runtime.files import data_root, exclusive, shared_root
@@ -92,10 +93,17 @@ def to_uint8(images: Float[Tensor, "*shape"]) -> UInt8[Tensor, "*shape"]:
 
 # Cached, so that the places of an epoch go to the device once.
 @lru_cache(maxsize=2)
-def _crop_places(count: int, margin: int, seed: int, device: torch.device) -> Tensor:
-    """Row and column, from 0 to `margin`, at which the crop of each image begins."""
+def _crop_places(
+    count: int, margins: tuple[int, int], seed: int, device: torch.device
+) -> Int64[Tensor, "count 2"]:
+    """Row and column, each from 0 to its margin, at which the crop of each image begins."""
     generator = torch.Generator().manual_seed(SEED + seed)
-    return torch.randint(margin + 1, (count, 2), generator=generator).to(device)
+    down, across = margins
+    if down == across:  # drawn together, as for the runs that are stored
+        return torch.randint(down + 1, (count, 2), generator=generator).to(device)
+    rows = torch.randint(down + 1, (count,), generator=generator)
+    columns = torch.randint(across + 1, (count,), generator=generator)
+    return torch.stack([rows, columns], dim=1).to(device)
 
 
 def crop_images(
@@ -122,10 +130,12 @@ class ImageSplit:
     Attributes:
         images: Pixels from 0 to 255; `images[rows]` is a tensor even where they are streamed.
         labels: The class of each image, as an index of `ImageData.classes`.
-        crop: Batches have squares of this many pixels; None for whole images.
+        crop: Batches have squares of this many pixels, at most the shorter side; None for whole
+            images.
 
     Raises:
-        ValueError: If the images are not uint8 (n, C, H, W) or there are not n labels.
+        ValueError: If the images are not uint8 (n, C, H, W), there are not n labels, or the crop
+            does not fit into the images.
     """
 
     images: UInt8[Tensor, "n C H W"] | StreamedImages
@@ -139,6 +149,8 @@ class ImageSplit:
                 "a split needs uint8 images (n, C, H, W) and n labels, "
                 f"not {self.images.dtype} {shape} and {len(self.labels)} labels"
             )
+        if self.crop is not None:
+            check_whole(1, min(shape[2:]), crop=self.crop)
 
     def __len__(self) -> int:
         return len(self.images)
@@ -168,8 +180,9 @@ class ImageSplit:
             return to_float(images)
         if crop_seed is None:
             return to_float(central(images, self.crop))
-        margin = images.shape[-1] - self.crop
-        places = _crop_places(len(self), margin, crop_seed, self.labels.device)
+        height, width = images.shape[2:]
+        margins = height - self.crop, width - self.crop
+        places = _crop_places(len(self), margins, crop_seed, self.labels.device)
         return to_float(crop_images(images, places[indices.to(places.device)], self.crop))
 
     def prefetch(self, indices: Int[Tensor, " b"]) -> None:

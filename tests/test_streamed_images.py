@@ -237,6 +237,27 @@ def test_crops_begin_at_every_place_and_end_at_the_edge():
     assert set(corners.tolist()) == {16 * row + column for row, column in places}
 
 
+@pytest.mark.parametrize("shape", [(8, 12), (12, 8), (8, 9)])
+def test_crops_of_images_that_are_not_square_begin_at_every_place(shape):
+    height, width = shape
+    rows = torch.arange(height, dtype=torch.uint8)
+    columns = torch.arange(width, dtype=torch.uint8)
+    pixels = (16 * rows[:, None] + columns).expand(400, 1, height, width)
+    split = ImageSplit(pixels, torch.zeros(400, dtype=torch.int64), crop=8)
+    corners = images.to_uint8(split.batch(torch.arange(400), 0))[:, 0, 0, 0]
+    places = itertools.product(range(height - 7), range(width - 7))
+    assert set(corners.tolist()) == {16 * row + column for row, column in places}
+
+
+@pytest.mark.parametrize("crop", [48, 33, 0, -8, 8.0])
+@pytest.mark.parametrize("shape", [(32, 32), (32, 64), (64, 32)])
+def test_a_crop_that_does_not_fit_into_the_images_is_refused(crop, shape, unchecked):
+    pixels = torch.zeros(2, 3, *shape, dtype=torch.uint8)
+    message = f"crop is {crop}; it must be a whole number from 1 to 32"
+    with pytest.raises(ValueError, match=message):
+        ImageSplit(pixels, torch.zeros(2, dtype=torch.int64), crop=crop)
+
+
 @pytest.mark.parametrize("stream", [False, True])
 def test_what_is_not_training_is_cropped_to_the_center(folder, stream):
     whole = load(folder, stream=False)
