@@ -341,7 +341,8 @@ def load_images(  # noqa: PLR0913  (all after `device` are the fields of Reading
             of the GPU, and a warning says so.
 
     Raises:
-        ValueError: For an unknown name, a wrong size or device, or a file that is no image.
+        ValueError: For an unknown name, a wrong size or device, a file that is no image, or a part
+            of a folder without any file that can be read.
         FileNotFoundError: For a folder or data set that is not there.
     """
     device = choose_device(device)
@@ -660,6 +661,8 @@ def _load_folder(name: str, reading: Reading, device: torch.device) -> ImageData
         end += len(part_rows)
         # Files that could not be read have no place, so that a split may be shorter than its rows.
         split = whole.select(slice(bisect_left(places, start), bisect_left(places, end)))
+        if not len(split):
+            raise ValueError(f"{name} has no image for {part} that can be read, of {end - start}")
         if reading.crop is not None:
             is_random = part == "train"
             split = replace(split, crop=reading.crop) if is_random else _cut(split, reading.crop)

@@ -323,8 +323,8 @@ def memory(status, name):
 # Broken files
 
 
-def break_some(folder, count):
-    for number in range(6):
+def break_some(folder, count, files=6):
+    for number in range(files):
         save(folder / f"{number}.png", (number, 0, 0))
     for number in range(count):
         (folder / f"{number}.png").write_bytes(b"no image")
@@ -337,11 +337,25 @@ def test_all_broken_files_are_named_at_once(tmp_path):
 
 
 def test_broken_files_are_left_out_when_asked(tmp_path):
-    break_some(tmp_path, 2)
+    break_some(tmp_path, 2, files=30)
     data = load_images(f"folder:{tmp_path}", size=8, skip_broken=True, device="cpu")
     images = torch.cat([data.train.images, data.validation.images, data.test.images])
     reds = images[:, 0, 0, 0].tolist()
-    assert sorted(reds) == [2, 3, 4, 5]
+    assert sorted(reds) == list(range(2, 30))
+
+
+@pytest.mark.parametrize(
+    ("folder", "part"), [("train", "train"), ("val", "validation"), ("test", "test")]
+)
+def test_a_part_that_broken_files_leave_empty_is_named(tmp_path, folder, part):
+    for name in ("train", "val", "test"):
+        for number in range(4):
+            save(tmp_path / name / f"{number}.png", (number, 0, 0))
+    for number in range(4):
+        (tmp_path / folder / f"{number}.png").write_bytes(b"no image")
+    message = f"has no image for {part} that can be read, of 4"
+    with pytest.raises(ValueError, match=message):
+        load_images(f"folder:{tmp_path}", size=8, skip_broken=True, stream=False, device="cpu")
 
 
 def test_a_folder_of_broken_files_alone_is_refused_even_then(tmp_path):
