@@ -250,10 +250,18 @@ class ImageData:
         """Variance of all training pixels in [-1, 1]; the reconstruction loss is divided by it.
 
         Of streamed images, it is that of the first 500.
+
+        Raises:
+            ValueError: If all these pixels are alike, so that there is nothing to divide by.
         """
         train = self.train.first(SAMPLE).loaded() if self.train.is_streamed else self.train
         # Counting the 256 values avoids a copy of all pixels as floats.
         counts = torch.bincount(train.images[:].flatten(), minlength=256).cpu().numpy()
+        if np.count_nonzero(counts) == 1:
+            raise ValueError(
+                f"every pixel of {len(train):,} training images of {self.name} is "
+                f"{counts.argmax()}, so there is no variance to divide the reconstruction loss by"
+            )
         values = np.arange(256) / 127.5 - 1
         return float(np.cov(values, fweights=counts, bias=True))
 

@@ -18,6 +18,7 @@ from PIL import Image
 from sklearn.datasets import load_digits, load_sample_image
 from torchvision import datasets
 
+import arcvq
 from arcvq import images
 from arcvq.images import (
     LARGE_COUNTS,
@@ -117,6 +118,18 @@ def test_a_split_refuses_pixels_and_labels_that_do_not_fit(unchecked, pixels, la
 def test_variance_is_that_of_all_training_pixels():
     data = tiny()
     assert data.variance == pytest.approx(np.var(data.train.images.numpy() / 127.5 - 1), rel=1e-12)
+
+
+@pytest.mark.parametrize("value", [0, 77, 255])
+def test_images_of_one_value_have_no_variance_to_train_with(value):
+    train = ImageSplit(torch.full((9, 1, 8, 8), value, dtype=torch.uint8), torch.arange(9) % 3)
+    data = ImageData("even", train, train, train, ("a", "b", "c"))
+    model = arcvq.VQVAE(1, arcvq.CosineQuantizer(8, 4), hidden=4, residual_hidden=2)
+    message = f"every pixel of 9 training images of even is {value}, so there is no variance"
+    with pytest.raises(ValueError, match=message):
+        arcvq.fit(model, data, steps=2, batch_size=4, recording=arcvq.Recording(progress=False))
+    train.images[4, 0, 3, 3] ^= 1
+    assert ImageData("nearly even", train, train, train, ("a", "b", "c")).variance > 0
 
 
 def test_fingerprint_changes_with_a_pixel_a_label_and_a_split():
