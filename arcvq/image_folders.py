@@ -36,6 +36,7 @@ PART_NAMES = {
 }
 # Formats that Pillow can name but not decode by itself.
 UNDECODABLE = {"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "PDF", "WMF"}
+BITS_PER_SAMPLE = 258  # a tag of TIFF files
 MACOS_COPIES = "__MACOSX"  # what macOS adds to ZIP files, beside the files themselves
 BESIDE = "beside the folders train, val and test"
 DANGLING = "links that lead nowhere"
@@ -346,9 +347,9 @@ class Reading:
             kept.
         grey: Whether to make the images gray; None for gray if no image has color.
         background: What is seen through transparent pixels: a color by name or "#rrggbb".
-        levels: How to read pixels of more than 8 bits: "minmax" stretches each image from its
+        levels: How to read gray pixels of more than 8 bits: "minmax" stretches each image from its
             smallest to its largest value, and (low, high) takes the same range for all. None
-            refuses them.
+            refuses them. Color and transparency of 16 bits a channel are refused in any case.
         skip_broken: Whether to leave out files that cannot be read instead of refusing the folder.
             Where images are streamed, the next readable one takes the place of each.
         crop: Train on squares of this many pixels, a multiple of 8, cut out of the images of
@@ -405,6 +406,7 @@ class Reading:
                     raise ValueError(
                         f"its shorter side has {shorter} pixels, fewer than the crop, {self.crop}"
                     )
+                _refuse_deep_color(image)
                 # A large JPEG is decoded at a fraction of its size.
                 image.draft(None, (4 * self.size, 4 * self.size))
                 upright = image_ops.exif_transpose(image)
@@ -448,6 +450,25 @@ class Reading:
         span = high - low if high > low else 1.0  # an image of one value becomes black
         scaled = np.round((values - low) / span * 255).astype(np.uint8)
         return extra_import("PIL.Image").fromarray(scaled).convert("RGB")
+
+
+def _refuse_deep_color(image: Any) -> None:
+    """Raise ValueError for color or transparency of more than 8 bits, which Pillow cuts to 8.
+
+    Args:
+        image: An image that is open and not yet decoded.
+    """
+    if image.mode[0] in "IF":  # gray with all its bits
+        return
+    if image.format == "TIFF":
+        is_deep = max(image.tag_v2.get(BITS_PER_SAMPLE, (1,))) > 8
+    else:  # PNG has layouts such as "RGB;16B", and SGI a decoder of its own.
+        is_deep = any(";16B" in str(tile) or "SGI16" in str(tile) for tile in image.tile)
+    if is_deep:
+        raise ValueError(
+            "it has 16 bits a channel, and color and transparency are read with 8 only; "
+            "save it with 8 bits a channel, or as gray without transparency for levels"
+        )
 
 
 def central(images: Any, side: int) -> Any:

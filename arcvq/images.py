@@ -338,10 +338,11 @@ def load_images(  # noqa: PLR0913  (all after `device` are the fields of Reading
             pixels, a multiple of 8, and the center is kept.
         grey: Whether to make them gray; by default they are gray if no image has color.
         background: The color that is seen through transparent pixels.
-        levels: How to read pixels of more than 8 bits, which are refused by default: "minmax"
+        levels: How to read gray pixels of more than 8 bits, which are refused by default: "minmax"
             stretches each image from its smallest to its largest value, and (low, high) takes the
-            same range for all.
-        skip_broken: Whether to leave out files that cannot be read.
+            same range for all. Color and transparency of 16 bits a channel are always refused.
+        skip_broken: Whether to leave out files that cannot be read. Where images are streamed, the
+            next file of the same class takes the place of each.
         crop: Train on squares of this many pixels at random places, new in each epoch; validation
             and test images are cut to their center.
         stream: Whether to leave the images in their files and decode each batch anew. By default

@@ -1,9 +1,12 @@
 import os
 import shutil
+import struct
+import zlib
 from pathlib import Path
 
 import numpy as np
 import pytest
+import tifffile
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -284,6 +287,74 @@ def test_pixels_of_more_than_8_bits_are_refused_or_scaled_and_never_clipped(tmp_
     assert (int(scaled.min()), int(scaled.max())) == (26, 230)  # 255 x 0.1 and 255 x 0.9, rounded
     with pytest.raises(ValueError, match="reach from 1000 to 9000, beyond the levels 0 to 5000"):
         read(tmp_path, levels=(0.0, 5000.0))
+
+
+PNG_COLORS = {"RGB": 2, "LA": 4, "RGBA": 6}  # what the header of a PNG file calls them
+
+
+def png_of_16_bits(values, mode):
+    """The bytes of a PNG file of values (H, W, C), which Pillow does not write."""
+
+    def chunk(kind, content):
+        checksum = zlib.crc32(kind + content)
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", checksum)
+
+    height, width, _ = values.shape
+    header = struct.pack(">IIBBBBB", width, height, 16, PNG_COLORS[mode], 0, 0, 0)
+    rows = [b"\0" + row.astype(">u2").tobytes() for row in values]
+    chunks = [
+        chunk(b"IHDR", header),
+        chunk(b"IDAT", zlib.compress(b"".join(rows))),
+        chunk(b"IEND", b""),
+    ]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunks)
+
+
+def write_deep_color(folder, kind):
+    """Write a file with 16 bits a channel and return its path."""
+    values = np.full((8, 8, 3), (4095, 2000, 10), dtype=np.uint16)
+    if kind in PNG_COLORS:
+        path = folder / "1.png"
+        path.write_bytes(png_of_16_bits(np.resize(values, (8, 8, len(kind))), kind))
+    elif kind == "SGI":
+        path = folder / "1.sgi"
+        header = struct.pack(">hBBHHHHii", 474, 0, 2, 3, 8, 8, 3, 0, 65535).ljust(512, b"\0")
+        path.write_bytes(header + values.transpose(2, 0, 1).astype(">u2").tobytes())
+    else:
+        path = folder / "1.tif"
+        tifffile.imwrite(path, values, photometric="rgb")
+    return path
+
+
+@pytest.mark.parametrize("kind", [*PNG_COLORS, "SGI", "TIFF"])
+@pytest.mark.parametrize("levels", [None, "minmax", (0.0, 4095.0)])
+def test_color_of_more_than_8_bits_is_refused_with_any_levels(tmp_path, kind, levels):
+    path = write_deep_color(tmp_path, kind)
+    with Image.open(path) as image:  # Pillow reads it without a word
+        image.load()
+    message = r"cannot be read as an image: it has 16 bits a channel, .* 8 bits a channel"
+    with pytest.raises(ValueError, match=message):
+        read(tmp_path, levels=levels)
+
+
+@pytest.mark.parametrize("compression", [None, "zlib"])
+@pytest.mark.parametrize("order", ["<", ">"])
+@pytest.mark.parametrize("planes", ["contig", "separate"])
+def test_color_of_more_than_8_bits_is_refused_in_every_tiff(tmp_path, compression, order, planes):
+    """In bytes of either order, with the channels together or each on its own."""
+    values = np.full((8, 8, 3), 4095, dtype=np.uint16)
+    if planes == "separate":
+        values = values.transpose(2, 0, 1)
+    options = {"photometric": "rgb", "compression": compression, "planarconfig": planes}
+    tifffile.imwrite(tmp_path / "1.tif", values, byteorder=order, **options)
+    with pytest.raises(ValueError, match="it has 16 bits a channel"):
+        read(tmp_path)
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK"])
+def test_a_tiff_of_8_bits_is_read(tmp_path, mode):
+    Image.new("RGB", (8, 8), (255, 255, 255)).convert(mode).save(tmp_path / "1.tif")
+    assert (read(tmp_path) > 250).all()
 
 
 def test_images_are_gray_until_one_has_color_and_keep_their_pixels(tmp_path):
