@@ -6,6 +6,7 @@ into one tensor.
 """
 
 import hashlib
+import math
 import os
 import unicodedata
 from collections import Counter
@@ -20,7 +21,7 @@ import torch
 from jaxtyping import UInt8
 from torch import Tensor
 
-from arcvq.runtime.checks import check_whole
+from arcvq.runtime.checks import check_whole, use_python_numbers
 from arcvq.runtime.extras import extra_import
 
 # Names of the folders of a data set that comes divided, in any case, and the parts that they are.
@@ -323,7 +324,9 @@ def check_levels(levels: Any) -> None:
     if levels is None or levels == "minmax":
         return
     is_pair = isinstance(levels, tuple) and len(levels) == 2
-    are_numbers = is_pair and all(isinstance(level, Real) for level in levels)
+    are_numbers = is_pair and all(
+        isinstance(level, Real) and math.isfinite(level) for level in levels
+    )
     if not (are_numbers and levels[0] < levels[1]):
         raise ValueError(f"levels are {levels!r}; use 'minmax' or a range (low, high)")
 
@@ -369,13 +372,19 @@ class Reading:
     stream: bool | None = None
 
     def __post_init__(self):
-        if isinstance(self.levels, list):  # as it comes out of JSON
-            object.__setattr__(self, "levels", tuple(self.levels))
+        use_python_numbers(self)
+        if isinstance(self.levels, list | tuple):  # a list, as it comes out of JSON
+            levels = tuple(
+                level.item() if isinstance(level, np.generic) else level for level in self.levels
+            )
+            object.__setattr__(self, "levels", levels)
         check_whole(8, size=self.size)
+        object.__setattr__(self, "size", int(self.size))  # of PyTorch's numbers too
         if self.size % 8:
             raise ValueError(f"size is {self.size}; it must be a multiple of 8 pixels")
         if self.crop is not None:
             check_whole(8, crop=self.crop)
+            object.__setattr__(self, "crop", int(self.crop))
             if self.crop % 8 or self.crop > self.size:
                 raise ValueError(
                     f"crop is {self.crop}; it must be a multiple of 8 pixels, "

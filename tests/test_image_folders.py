@@ -1,3 +1,4 @@
+import math
 import os
 import shutil
 import struct
@@ -442,6 +443,8 @@ def test_a_folder_of_broken_files_alone_is_refused_even_then(tmp_path):
         ({"levels": "best"}, "levels are 'best'"),
         ({"levels": (5.0, 5.0)}, r"levels are \(5.0, 5.0\)"),
         ({"levels": 5}, "levels are 5; use 'minmax' or a range"),
+        ({"levels": (0, math.inf)}, r"levels are \(0, inf\)"),
+        ({"levels": (math.nan, 1)}, r"levels are \(nan, 1\)"),
         ({"levels": ("low", "high")}, r"levels are \('low', 'high'\)"),
         ({"background": 3}, "background is 3; use the name of a color"),
         ({"grey": "yes"}, "grey is 'yes'; it must be True, False or None"),

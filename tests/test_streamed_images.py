@@ -307,6 +307,24 @@ def test_the_fingerprint_changes_with_a_file_and_with_how_it_is_read(folder):
     assert len({usual, touched, fingerprint()}) == 3
 
 
+@pytest.mark.parametrize(
+    ("given", "same"),
+    [
+        ({"size": np.int64(16)}, {"size": 16}),
+        ({"size": torch.tensor(16)}, {"size": 16}),
+        ({"crop": np.int32(8)}, {"crop": 8}),
+        ({"grey": np.True_}, {"grey": True}),
+        ({"levels": (np.float32(0), np.int64(9))}, {"levels": (0.0, 9)}),
+        ({"levels": [0, 9]}, {"levels": (0, 9)}),
+    ],
+)
+def test_numbers_of_numpy_read_as_those_of_python_do(folder, given, same, unchecked):
+    one = load(folder, stream=True, **given)
+    other = load(folder, stream=True, **same)
+    assert one.fingerprint == other.fingerprint
+    assert one.train.images.reading == other.train.images.reading
+
+
 # Training
 
 
