@@ -360,7 +360,8 @@ class Reading:
             to their center. Images whose shorter side is smaller are refused. None for whole
             images.
         stream: Whether to leave the images in their files and decode each batch anew instead of
-            holding all pixels in memory; None to decide by the memory of the machine.
+            holding all pixels in memory; None to decide by the memory of the machine, counting
+            three channels unless `grey` is True.
     """
 
     size: int = 32

@@ -347,7 +347,7 @@ def load_images(  # noqa: PLR0913  (all after `device` are the fields of Reading
             and test images are cut to their center.
         stream: Whether to leave the images in their files and decode each batch anew. By default
             they are if their pixels would take more than a quarter of the memory of the machine or
-            of the GPU, and a warning says so.
+            of the GPU, and a warning says so. Three channels are counted unless `grey` is True.
 
     Raises:
         ValueError: For an unknown name, a wrong size or device, a file that is no image, or a part
@@ -689,10 +689,11 @@ def _is_to_stream(name: str, count: int, reading: Reading, device: torch.device)
     memory = total_memory(device)
     is_large = needed > memory / 4
     if is_large:
+        color = "gray" if reading.grey else "RGB"
         warnings.warn(
-            f"{count:,} images of {name} would take {needed / 1e9:.1f} GB, more than a quarter of "
-            f"the memory ({memory / 1e9:.1f} GB), so they are decoded anew for each batch; "
-            "stream=False holds them in memory",
+            f"{count:,} images of {name} would take {needed / 1e9:.1f} GB as {color}, more than a "
+            f"quarter of the memory ({memory / 1e9:.1f} GB), so they are decoded anew for each "
+            "batch; stream=False holds them in memory",
             stacklevel=4,  # at the call of load_images
         )
     return is_large

@@ -198,7 +198,8 @@ def test_images_are_streamed_where_they_need_more_than_a_quarter_of_the_memory(f
         warnings.simplefilter("error")
         assert not load(folder).train.is_streamed
     monkeypatch.setattr(images, "total_memory", lambda device: 4 * needed - 1)
-    with pytest.warns(UserWarning, match=r"40 images of .* decoded anew for each batch; stream="):
+    message = r"40 images of .* GB as RGB, .* decoded anew for each batch; stream="
+    with pytest.warns(UserWarning, match=message):
         assert load(folder).train.is_streamed
     assert not load(folder, stream=False).train.is_streamed
     # Gray images take a third.
