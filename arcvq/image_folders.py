@@ -11,7 +11,7 @@ import os
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from numbers import Real
 from pathlib import Path
 from typing import Any
@@ -63,6 +63,15 @@ class FolderScan:
     parts: list[str]
     labels: list[str]
     left_out: dict[str, list[Path]] = field(default_factory=dict)
+
+    def select(self, rows: Sequence[int]) -> "FolderScan":
+        """Return some of the files, given by their places, in that order."""
+        return replace(
+            self,
+            files=[self.files[row] for row in rows],
+            parts=[self.parts[row] for row in rows],
+            labels=[self.labels[row] for row in rows],
+        )
 
     def summary(self) -> str:
         """Say in a sentence what is read and what is not."""
@@ -354,7 +363,8 @@ class Reading:
             smallest to its largest value, and (low, high) takes the same range for all. None
             refuses them. Color and transparency of 16 bits a channel are refused in any case.
         skip_broken: Whether to leave out files that cannot be read instead of refusing the folder.
-            Where images are streamed, the next readable one takes the place of each.
+            Where images are streamed, the next readable one of the same class takes the place of
+            each.
         crop: Train on squares of this many pixels, a multiple of 8, cut out of the images of
             `size` at random places that are new in each epoch; validation and test images are cut
             to their center. Images whose shorter side is smaller are refused. None for whole

@@ -654,7 +654,7 @@ def _load_folder(name: str, reading: Reading, device: torch.device) -> ImageData
 
     # The files are read in the order of the splits, so that each split is a slice of the whole.
     order = torch.cat(list(rows.values()))
-    ordered = replace(scan, files=[scan.files[row] for row in order.tolist()])
+    ordered = scan.select(order.tolist())
     images: Tensor | StreamedImages
     places: list[int]
     if _is_to_stream(name, len(order), reading, device):

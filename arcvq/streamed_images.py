@@ -36,13 +36,15 @@ class UnreadableImage(ValueError):
 class StreamedImages:
     """The pixels of image files (n, C, side, side), decoded by threads whenever they are indexed.
 
-    A file must stay as it was when the folder was opened. One that is gone, has changed or is
-    broken is named in an error; with `reading.skip_broken` a warning names it, and the next image
-    that can be read takes its place.
+    A file must stay as it was when the folder was opened, its date included. One that is gone, has
+    changed or is broken is named in an error. With `reading.skip_broken` a warning names it, and
+    the next file of the same class that can be read takes its place, so that the label stays true.
+    If there is none among the `SUBSTITUTES` next ones of the class, it is an error even then.
 
     Attributes:
         folder: The folder.
         files: The files, as paths from the folder.
+        labels: The class of each file.
         stamps: The size of each file in bytes and the time of its last change in ns.
         reading: How a file becomes pixels.
         channels: 1 for gray images, 3 for RGB.
@@ -52,6 +54,7 @@ class StreamedImages:
 
     folder: Path
     files: np.ndarray
+    labels: np.ndarray
     stamps: Int64[np.ndarray, "n 2"]
     reading: Reading
     channels: int
@@ -83,7 +86,12 @@ class StreamedImages:
     def select(self, rows: Tensor | slice) -> "StreamedImages":
         """Return some of the images, without decoding them."""
         places = self._places(rows).numpy()
-        return replace(self, files=self.files[places], stamps=self.stamps[places])
+        return replace(
+            self,
+            files=self.files[places],
+            labels=self.labels[places],
+            stamps=self.stamps[places],
+        )
 
     def to(self, device: str | torch.device) -> "StreamedImages":
         """Return the same images, to be decoded onto another device."""
@@ -143,27 +151,41 @@ class StreamedImages:
         return _threads(process).submit(self._pixels, row)
 
     def _instead_of(self, row: int, error: UnreadableImage) -> UInt8[np.ndarray, "C side side"]:
-        """The next image that can be read, with a warning; the error itself if none is skipped."""
+        """The next image of the same class that can be read, with a warning.
+
+        An error if there is none, or if no file is to be skipped.
+        """
         if not self.reading.skip_broken:
-            raise error
-        for step in range(1, SUBSTITUTES + 1):
-            other = (row + step) % len(self)
+            advice = "skip_broken=True puts another file of its class in its place"
+            raise UnreadableImage(f"{error}; {advice}") from error
+        of_class = np.flatnonzero(self.labels == self.labels[row])
+        place = int(np.searchsorted(of_class, row))
+        following = np.concatenate([of_class[place + 1 :], of_class[:place]])[:SUBSTITUTES]
+        for other in following.tolist():
             try:
                 pixels = self._pixels(other)
             except UnreadableImage:
                 continue
             warnings.warn(f"{error}; {self.files[other]} takes its place", stacklevel=2)
             return pixels
-        raise UnreadableImage(f"{error}; nor can the {SUBSTITUTES} files after it be used")
+        raise UnreadableImage(
+            f"{error}; {len(following)} other files of its class were tried, and none can be used"
+        )
 
     def _pixels(self, row: int) -> UInt8[np.ndarray, "C side side"]:
         """Decode one image, in a thread."""
         path = self.folder / self.files[row]
         stamp = _stamp(path)
         if stamp == GONE:
-            raise UnreadableImage(f"{path} is gone; it was there when the folder was opened")
+            raise UnreadableImage(
+                f"{path} is gone; it was there when the folder was opened; "
+                "a copy that is put back needs the old date (cp -p)"
+            )
         if stamp != tuple(self.stamps[row]):
-            raise UnreadableImage(f"{path} has changed since the folder was opened; open it anew")
+            raise UnreadableImage(
+                f"{path} has changed since the folder was opened; "
+                "put the old file back with its old date (cp -p), or open the folder anew"
+            )
         try:
             pixels = self.reading.pixels(path)
         except ValueError as error:
@@ -206,7 +228,10 @@ def stream_images(scan: FolderScan, reading: Reading) -> StreamedImages:
     """
     files = np.array([str(file) for file in scan.files], dtype=object)
     stamps = np.array([_stamp(scan.folder / file) for file in scan.files], dtype=np.int64)
-    images = StreamedImages(scan.folder, files, stamps, reading, channels=3, side=reading.size)
+    labels = np.array(scan.labels, dtype=object)
+    images = StreamedImages(
+        scan.folder, files, labels, stamps, reading, channels=3, side=reading.size
+    )
     if reading.grey is None:
         sample = images[:SAMPLE]
         is_gray = bool((sample == sample[:, :1]).all())

@@ -1,5 +1,6 @@
 import gc
 import itertools
+import multiprocessing
 import os
 import pickle
 import threading
@@ -364,11 +365,55 @@ def test_a_run_that_meets_a_missing_file_is_saved_and_goes_on_to_the_same_bits(
         fit(data, "broken")
     assert str(stop.value) == (
         f"{file} is gone; it was there when the folder was opened; "
+        "a copy that is put back needs the old date (cp -p); "
+        "skip_broken=True puts another file of its class in its place; "
         f"stopped at step 2 of 8, saved in {tmp_path / 'broken'}; resume=True goes on"
     )
     (tmp_path / "away.png").rename(file)
     resumed = fit(load(folder, stream=True, crop=8), "broken", resume=True)
     assert same_bits(whole.model, resumed.model)
+
+
+def broken_run(folder, tmp_path, monkeypatch):
+    """A run that has stopped at a broken file: the training, the file and its old bytes."""
+    monkeypatch.setattr(images, "SAMPLE", 4)  # else all files are read for the variance
+
+    def fit(resume=False, **options):
+        data = load(folder, stream=True, **options)
+        recording = arcvq.Recording(tmp_path / "run", progress=False, resume=resume)
+        return arcvq.fit(model(), data, steps=8, batch_size=8, recording=recording)
+
+    monkeypatch.setattr(streamed_images, "SAMPLE", 4)  # nor for their channels
+    train = load(folder, stream=True).train
+    file = file_of(train, int(batch_indices(32, 8, seed=0, step=2).max()))
+    whole = file.read_bytes()
+    truncate(file)
+    with pytest.raises(UnreadableImage, match="cannot be read as an image"):
+        fit()
+    return fit, file, whole
+
+
+def test_a_run_that_met_a_broken_file_goes_on_without_it(folder, tmp_path, monkeypatch):
+    fit, _, _ = broken_run(folder, tmp_path, monkeypatch)
+    with pytest.warns(UserWarning, match="cannot be read as an image.* takes its place"):
+        run = fit(resume=True, skip_broken=True)
+    assert run.rows[-1]["step"] == 8
+
+
+@pytest.mark.parametrize("keeps_date", [True, False])
+def test_a_run_goes_on_with_a_restored_file_only_if_its_date_is_the_old_one(
+    folder, tmp_path, monkeypatch, keeps_date
+):
+    fit, file, whole = broken_run(folder, tmp_path, monkeypatch)
+    status = file.stat()
+    file.write_bytes(whole)
+    date = status.st_mtime_ns if keeps_date else status.st_mtime_ns + 1_000_000_000
+    os.utime(file, ns=(date, date))
+    if keeps_date:
+        assert fit(resume=True).rows[-1]["step"] == 8
+    else:
+        with pytest.raises(ValueError, match=r"images was .* and is now"):
+            fit(resume=True)
 
 
 # Files that are gone, changed or broken
@@ -393,7 +438,7 @@ FAULTS = pytest.mark.parametrize(
     "fault, reason",
     [
         (remove, "is gone; it was there when the folder was opened"),
-        (change, "has changed since the folder was opened; open it anew"),
+        (change, "has changed since the folder was opened; put the old file back"),
         (truncate, "cannot be read as an image: cannot identify image file"),
     ],
 )
@@ -404,26 +449,60 @@ def test_a_file_that_fails_is_named(folder, fault, reason):
     train = load(folder, stream=True).train
     fault(file_of(train, 5))
     train.batch(torch.arange(5))
-    with pytest.raises(UnreadableImage, match=f"{train.images.files[5]} {reason}"):
+    message = f"{train.images.files[5]} {reason}.*; skip_broken=True puts another file"
+    with pytest.raises(UnreadableImage, match=message):
         train.batch(torch.arange(8))
 
 
 @FAULTS
-def test_when_told_the_next_image_takes_its_place_with_a_warning(folder, fault, reason):
+@pytest.mark.parametrize("last", [False, True], ids=["first of its class", "last of its class"])
+def test_when_told_the_next_image_of_the_class_takes_its_place(folder, fault, reason, last):
     train = load(folder, stream=True, skip_broken=True).train
     expected = train.images[:].clone()
-    expected[5] = expected[7]
-    expected[6] = expected[7]
-    fault(file_of(train, 5))
-    fault(file_of(train, 6))
-    with pytest.warns(UserWarning, match=f"{reason}.*; {train.images.files[7]} takes its place"):
+    rows = [row for row, label in enumerate(train.labels.tolist()) if label == 1]
+    if last:  # then the search goes on at the first one
+        rows = [*rows[-2:], *rows[:-2]]
+    *broken, substitute = rows[:3]
+    for row in broken:
+        expected[row] = expected[substitute]
+        fault(file_of(train, row))
+    message = f"{reason}.*; {train.images.files[substitute]} takes its place"
+    with pytest.warns(UserWarning, match=message):
         assert torch.equal(train.images[:], expected)
+
+
+def test_a_substitute_is_of_the_same_part_and_class_wherever_rows_are_chosen(folder):
+    """Each class has a shade of its own, so that the pixels tell it."""
+    for file in sorted(folder.rglob("*.png")):
+        shade = 10 if file.parent.name == "cat" else 200
+        Image.new("RGB", (20, 24), (shade, shade, 0)).save(file)
+    data = load(folder, stream=True, skip_broken=True)
+    for row in range(0, len(data.train), 3):
+        remove(file_of(data.train, row))
+    generator = torch.Generator().manual_seed(1)
+    some = data.train.select(torch.randperm(len(data.train), generator=generator)[:20])
+    for split in (data.train, some):
+        with pytest.warns(UserWarning, match="takes its place"):
+            shades = split.images[:][:, 0, 0, 0]
+        assert torch.equal(shades, torch.tensor([10, 200], dtype=torch.uint8)[split.labels])
+
+
+def test_without_another_file_of_its_class_a_broken_file_is_an_error_even_then(folder):
+    data = load(folder, stream=True, skip_broken=True)
+    cats = data.validation.select(data.validation.labels == 0)
+    count = len(cats) - 1
+    for row in range(len(cats)):
+        remove(file_of(cats, row))
+    message = f"is gone; .*{count} other files of its class were tried, and none can be used"
+    with pytest.raises(UnreadableImage, match=message):
+        data.validation.batch(torch.arange(len(data.validation)))
 
 
 def test_a_folder_that_is_gone_altogether_is_an_error_even_then(folder):
     train = load(folder, stream=True, skip_broken=True).train
     folder.rename(folder.with_name("elsewhere"))
-    with pytest.raises(UnreadableImage, match=r"is gone; .*nor can the 20 files after it be used"):
+    message = r"is gone; .*15 other files of its class were tried, and none can be used"
+    with pytest.raises(UnreadableImage, match=message):
         train.batch(torch.arange(4))
 
 
