@@ -73,13 +73,14 @@ def numbers_of(path):
             yield name, number(stated[1]), number(stated[2]), type(value) is int
 
 
-def start(path, name, value):
-    """Run the first two code cells of a notebook with another value for a parameter."""
+def start(path, name, value, **others):
+    """Run the first two code cells of a notebook with other values for some parameters."""
     parameters, setup = first_cells(path)
     namespace = {}
     exec(parameters, namespace)
-    assert name in namespace
-    namespace[name] = value
+    changed = {name: value, **others}
+    assert changed.keys() <= namespace.keys()
+    namespace |= changed
     with suppress(Loading):
         exec(setup, namespace)
 
@@ -192,3 +193,9 @@ def test_own_files_of_notebook_13_must_be_there(name, tmp_path):
     for value in (str(tmp_path / "missing"), None, 3):
         assert_refused(PATHS[13], name, value)
     start(PATHS[13], name, str(tmp_path))
+
+
+@pytest.mark.parametrize("folder", ["mine", ""])
+def test_the_folder_of_notebook_13_is_read_as_told_whatever_the_data_set(folder, tmp_path):
+    """With a built-in data set, which only section 4 uses, and without a folder of one's own."""
+    start(PATHS[13], "reading", {"size": 64}, folder=folder and str(tmp_path))
