@@ -588,12 +588,7 @@ class TrainingSession:
     def _farewell(self) -> str:
         """Where the run stops and whether it is kept, for the message of what stops it."""
         folder = self.recording.folder
-        if folder is None:
-            kept = "not saved without a folder"
-        elif rank() == 0:
-            kept = f"saved in {folder}; resume=True goes on"
-        else:  # the first process saves
-            kept = f"resume=True goes on from the checkpoint in {folder}"
+        kept = f"saved in {folder}; resume=True goes on" if folder else "not saved without a folder"
         return f"stopped at step {self.step} of {self.steps}, {kept}"
 
 
@@ -689,7 +684,10 @@ class VQVAESession(TrainingSession):
         except UnreadableImage as error:
             # Nothing of this step is done yet: a run that goes on begins with it.
             self.save()
-            raise UnreadableImage(f"{error}; {self._farewell()}") from error
+            ending = self._farewell()
+            if rank() > 0:  # the first process saves, and it may have got all of its images
+                ending = f"stopped at step {self.step} of {self.steps}"
+            raise UnreadableImage(f"{error}; {ending}") from error
         if train.is_streamed and self.step + 1 < self.steps:
             train.prefetch(self._own_indices(self.step + 1))
         return images
