@@ -26,6 +26,10 @@ from arcvq.runs.settings import RunSettings
 MNIST = "--dataset mnist --profile standard --steps 3160 --train-images 10000"
 CIFAR = "--dataset cifar10 --profile standard --steps 1000"
 FEW = "--only continuous --only 'plain VQ' --only cosine --only CVQ --only SAMP --only FSQ"
+LONG = (
+    "--dataset mnist_full --profile full_small --only 'plain VQ' --only EMA --only cosine "
+    "--only CVQ --only 'margin alone' --only SAMP"
+)
 SHORT = "--steps 1000 --batch-size 64 --lr 1e-3"
 WIDE = "--steps 400 --num-codes 512 --dim 64"
 RATIOS = "--dataset mnist --profile full_small --paper-rate"
@@ -33,6 +37,7 @@ VQGAN = "--steps 2000 --batch-size 8 --lr 1e-3 --num-codes 256 --dim 16"
 COMMANDS = {  # by the stored table that it makes
     "paper-mnist": f"arcvq experiment paper {MNIST}",
     "paper-cifar10-jpeg": f"arcvq experiment paper {CIFAR} {FEW}",
+    "paper-mnist_full_small": f"arcvq experiment paper {LONG}",
     "regime-digits": f"arcvq experiment regime {SHORT}",
     "codes_per_step-digits": f"arcvq experiment codes_per_step {SHORT}",
     "best-digits": f"arcvq experiment best {SHORT} --num-codes 512",
@@ -87,6 +92,7 @@ def findings() -> list[Finding]:
     """All findings, in the order in which they are read."""
     mnist = stored("paper-mnist")
     cifar = stored("paper-cifar10-jpeg")
+    long = stored("paper-mnist_full_small")
     ablations = stored("ablations-digits")
     ratios = stored("ablations-mnist")
     schedules = stored("schedules-digits")
@@ -103,6 +109,7 @@ def findings() -> list[Finding]:
         Finding("paper-mnist", "All quantizers", ranking(mnist)),
         Finding("paper-mnist", "Usage", usage(mnist)),
         Finding("paper-mnist", "The halves of SAMP", halves(mnist)),
+        Finding("paper-mnist_full_small", "At the paper's length", full_length(long)),
         Finding("best-digits", "Each at its best", at_their_best(best)),
         Finding("regime-digits", "What the ratios decide", regime(moved)),
         Finding("codes_per_step-digits", "A random share of the codes", random_share(shares)),
@@ -229,6 +236,24 @@ def random_share(rows: pd.DataFrame) -> str:
     return (
         f"The margin loss on a random {smallest:.0%} of the codes, drawn anew each step, in runs "
         f"of {rows.steps.iloc[0]:,} steps on {data_title(rows)}. {'. '.join(lines)}."
+    )
+
+
+def full_length(rows: pd.DataFrame) -> str:
+    """How quantizers compare after as many steps as the paper's runs had."""
+    by_psnr = rows.groupby("variant").psnr.mean().sort_values(ascending=False).index
+    listed = []
+    for name in by_psnr:
+        perplexity = _measured(rows, name, "perplexity")
+        listed.append(f"{name} {_measured(rows, name)} dB with a perplexity of {perplexity}")
+    place = by_psnr.get_loc("SAMP") + 1
+    num_codes = rows.num_codes.iloc[0]
+    return (
+        f"After as many steps as in the paper, {rows.steps.iloc[0]:,}, and with both of its "
+        f"ratios, on {data_title(rows)} with {num_codes} codes, of which every run used "
+        f"{rows.codes_used.min():.0f} or more ({_seeds(rows)}): {'; '.join(listed)}. SAMP ranks "
+        f"{place} of {len(by_psnr)}. {_overlaps(rows, by_psnr.drop('SAMP'))}. Adding the ball to "
+        f"the margin loss: {verdict(rows, 'SAMP', 'margin alone')}."
     )
 
 

@@ -49,10 +49,12 @@ def section() -> str:
 def quantizers(name: str) -> str:
     """A stored table of quantizers, with how its runs differ from the paper's."""
     rows = stored(name)
+    unequal = mismatches(rows)
+    note = f"Not matched in size: {unequal}.\n" if unequal else ""
     return (
         f"**{data_title(rows)}.** Compared with the paper's runs, ours had {differences(rows)}.\n"
         f"Their regime: {regime_note(rows)}.\n\n"
-        f"{table(name)}\nNot matched in size: {mismatches(rows)}.\n"
+        f"{table(name)}\n{note}"
     )
 
 
