@@ -1,16 +1,25 @@
 """Files on the Hugging Face hub, and checkpoints of other people's code."""
 
-from contextlib import suppress
+import pickle
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import huggingface_hub
 import torch
 from huggingface_hub import errors
 from torch import Tensor
-from torch.serialization import get_unsafe_globals_in_checkpoint, safe_globals
 
 from arcvq.runtime.files import reason_of
+
+# Of what saved tensors are put together, besides their storage.
+TENSOR_PARTS = (
+    "torch._utils._rebuild_tensor",
+    "torch._utils._rebuild_tensor_v2",
+    "torch._utils._rebuild_parameter",
+    "torch.Size",
+    "collections.OrderedDict",
+)
 
 # What an error of the hub says to a reader; the first kind that fits counts.
 REASONS: list[tuple[type[Exception], str]] = [
@@ -66,23 +75,51 @@ def official_file(path: str | Path, filename: str | None, revision: str | None) 
 
 
 class _Unknown:
-    """Stands for an object of code that we neither have nor would run."""
+    """Stands for an object of code that we neither have nor would run; takes all and keeps none."""
 
-    def __init__(self, *args: object):
+    def __new__(cls, *args: object, **kwargs: object) -> "_Unknown":
+        return super().__new__(cls)
+
+    def __init__(self, *args: object, **kwargs: object):
+        pass
+
+    def __call__(self, *args: object, **kwargs: object) -> "_Unknown":
+        return self
+
+    def __setstate__(self, state: object) -> None:
+        pass
+
+    def __setitem__(self, key: object, value: object) -> None:
+        pass
+
+    def append(self, value: object) -> None:
+        pass
+
+    def extend(self, values: object) -> None:
         pass
 
 
+class _TensorUnpickler(pickle.Unpickler):
+    """Reads tensors and plain data. What else a file names becomes `_Unknown`, and nothing runs."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        is_storage = module in ("torch", "torch.storage") and name.endswith("Storage")
+        if is_storage or f"{module}.{name}" in TENSOR_PARTS:
+            return super().find_class(module, name)
+        return _Unknown
+
+
 def _load(file: Path) -> Any:
-    """What torch.save wrote, on the CPU. Of objects other than tensors and plain data, a shell.
+    """What torch.save wrote, on the CPU, with shells in place of objects of other code.
 
     A checkpoint of PyTorch Lightning holds such objects, its callbacks, beside the weights.
     """
-    strangers: list[Any] = []
-    with suppress(ValueError):  # of a format that earlier versions of PyTorch wrote
-        for name in get_unsafe_globals_in_checkpoint(str(file)):
-            strangers.append((_Unknown, name))
-    with safe_globals(strangers):
-        return torch.load(file, map_location="cpu", weights_only=True)
+    reader = SimpleNamespace(
+        Unpickler=_TensorUnpickler,
+        load=lambda file, **options: _TensorUnpickler(file, **options).load(),
+        __name__="pickle",
+    )
+    return torch.load(file, map_location="cpu", weights_only=False, pickle_module=reader)
 
 
 def official_weights(file: Path) -> dict[str, Tensor]:

@@ -1,5 +1,6 @@
 import json
 import math
+import os
 import re
 
 import numpy as np
@@ -204,12 +205,40 @@ class Callback:
         raise AssertionError("code from the checkpoint was run")
 
 
-def test_a_checkpoint_of_lightning_opens_without_running_what_else_it_holds(tmp_path):
+class Settings(dict):
+    """Stands for the dictionary in which Lightning keeps hyperparameters."""
+
+
+class Names(list):
+    """A list of another kind."""
+
+
+class Command:
+    """Runs a command where it is unpickled without care."""
+
+    def __init__(self, file):
+        self.file = file
+
+    def __reduce__(self):
+        return os.system, (f"touch {self.file}",)
+
+
+@pytest.mark.parametrize("is_zip", [True, False])
+def test_a_checkpoint_of_lightning_opens_without_running_what_else_it_holds(is_zip, tmp_path):
     state = dict(PublicWeights(attention=False))
-    beside = {"callbacks": {Callback: {"best": 1.0}}, "hyper_parameters": Callback()}
-    torch.save({"state_dict": state, "global_step": 7, **beside}, tmp_path / "last.ckpt")
+    beside = {
+        "callbacks": {Callback: {"best": 1.0}, "names": Names("ab")},
+        "hyper_parameters": Settings(lr=1e-4, steps=np.int64(7), first=Callback()),
+        "command": Command(tmp_path / "was_run"),
+    }
+    torch.save(
+        {"state_dict": state, "global_step": 7, **beside},
+        tmp_path / "last.ckpt",
+        _use_new_zipfile_serialization=is_zip,
+    )
     model = VQGAN.from_official(tmp_path / "last.ckpt")
     assert torch.equal(model.quantizer.codebook, state["quantize.embedding.weight"])
+    assert not (tmp_path / "was_run").exists()
 
 
 def test_a_file_that_is_no_checkpoint_is_refused_with_the_reason(tmp_path):
