@@ -146,21 +146,7 @@ def run_experiment(
     trials = [trial for trial in trials if trial.variant in chosen]
     waiting = [trial for trial in trials if not _is_measured(trial, data, device)]
     waiting.sort(key=lambda trial: trial.settings.seed)  # one run of every variant comes first
-    asked = [*dict.fromkeys(trial.settings for trial in waiting)]
-
-    failures: dict[Path, pd.DataFrame] = {}  # that do not take the place of earlier rows
-    with closing(_outcomes(experiment, asked, data, training)) as outcomes:
-        # Runs can be compared once all of them are trained.
-        for settings, run in list(outcomes) if experiment.compare else outcomes:
-            rows = _measure(experiment, run, settings, data, root, first_seed)
-            facts = run_facts(settings, data, device)
-            for trial in waiting:
-                if trial.settings == settings:
-                    table = pd.DataFrame([trial.facts | facts | row for row in rows])
-                    if len(finished(table)) == 0 and _has_results(trial.file):
-                        failures[trial.file] = table
-                    else:
-                        write_whole(trial.file, table.to_parquet)
+    failures = _train_and_measure(experiment, waiting, data, first_seed, training)
 
     tables = []
     for trial in trials:
@@ -320,6 +306,37 @@ def _write_table(file: Path, rows: pd.DataFrame, folder: Path) -> None:
         if len(new):
             rows = pd.concat([rows, new], ignore_index=True)
     write_whole(file, rows.to_parquet)
+
+
+def _train_and_measure(
+    experiment: Experiment,
+    trials: Sequence[_Trial],
+    data: ImageData,
+    first_seed: int,
+    training: dict[str, Any],
+) -> dict[Path, pd.DataFrame]:
+    """Write the rows of each run as soon as it is trained and measured.
+
+    Returns:
+        By the file of a trial, the row of a run that failed now and has results of an earlier call
+        in that file. They are not replaced.
+    """
+    failures = {}
+    asked = [*dict.fromkeys(trial.settings for trial in trials)]
+    with closing(_outcomes(experiment, asked, data, training)) as outcomes:
+        # Runs can be compared once all of them are trained.
+        for settings, run in list(outcomes) if experiment.compare else outcomes:
+            rows = _measure(experiment, run, settings, data, training["root"], first_seed)
+            facts = run_facts(settings, data, training["device"])
+            for trial in trials:
+                if trial.settings != settings:
+                    continue
+                table = pd.DataFrame([trial.facts | facts | row for row in rows])
+                if len(finished(table)) == 0 and _has_results(trial.file):
+                    failures[trial.file] = table
+                else:
+                    write_whole(trial.file, table.to_parquet)
+    return failures
 
 
 def _outcomes(
