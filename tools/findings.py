@@ -7,7 +7,7 @@ from typing import NamedTuple
 import pandas as pd
 
 from arcvq.experiments.best_study import RATES, candidates
-from arcvq.experiments.gradient_study import HELD, while_held
+from arcvq.experiments.gradient_study import HELD, NARROW, while_held
 from arcvq.experiments.regime_study import AXES, OWN_VALUES, spans
 from arcvq.experiments.schedule_study import steadiness
 from arcvq.experiments.share_study import SHARES
@@ -166,8 +166,14 @@ def at_their_best(rows: pd.DataFrame) -> str:
         "others' settings they are 9 of 27, and of SAMP's 9 of 81, since three weights of its "
         f"margin loss were tried as well. On test images, with fresh seeds: {listed}. SAMP ranks "
         f"{place} of {len(means)}. {_overlaps(rows, means.index.drop('SAMP'))}. "
-        f"{_at_the_edge(rows)}"
+        f"{_regime_of_samp(rows)}{_at_the_edge(rows)}"
     ).strip()
+
+
+def _regime_of_samp(rows: pd.DataFrame) -> str:
+    """In which regime SAMP was tuned; empty where the rows do not tell."""
+    note = regime_note(rows)
+    return f"SAMP's schedules were scaled to the run; its regime: {note}. " if note else ""
 
 
 def _at_the_edge(rows: pd.DataFrame) -> str:
@@ -211,9 +217,9 @@ def regime(rows: pd.DataFrame) -> str:
     return (
         f"In runs on {data_title(rows)} one thing at a time was changed, with the ball at the "
         "paper's rate. How far that moved SAMP's mean PSNR and the share of the codes used: "
-        f"{'; '.join(listed)}. What changes a ratio, but neither codes, batch nor dimension, moved "
-        f"the PSNR by at most {most_decibels:.2f} dB and the share of the codes used by at most "
-        f"{most_points:.0f} points."
+        f"{'; '.join(listed)}. Settings that change a ratio, but neither codes nor batch nor "
+        f"dimension, moved the PSNR by at most {most_decibels:.2f} dB and the share of the codes "
+        f"used by at most {most_points:.0f} points."
     )
 
 
@@ -320,17 +326,23 @@ def _best_value(rows: pd.DataFrame, axis: str, values: Sequence[float], paper: f
 
 def steadiest(rows: pd.DataFrame, half: str) -> str:
     """The schedules of one half that need no retuning when the run gets shorter or longer."""
-    behind = steadiness(rows, half).behind
+    steady = steadiness(rows, half)
+    behind = steady.behind
     best = behind.index[behind == behind.iloc[0]]
-    lengths = ", ".join(f"{steps:,}" for steps in sorted(rows.steps.unique()))
+    lengths = sorted(rows.steps.unique())
     none = {"radius": "no ball", "weight": "no margin loss"}[half]
     worst = behind.dropna().index[-1]
     named = dict.fromkeys(("exponential scaled", "exponential per step", none, worst))
-    others = [f"{name} {behind[name]:.2f}" for name in named if name not in best]
+    others = [
+        f"{name} {behind[name]:.2f} dB below ({steady.level[name]})"
+        for name in named
+        if name not in best
+    ]
     return (
-        f"In runs of {lengths} steps on {data_title(rows)}, the steadiest schedule "
-        f"({', '.join(best)}) is at most {behind.iloc[0]:.2f} dB below the best of its length. Of "
-        f"the others: {', '.join(others)}."
+        f"In runs of {_listed([f'{steps:,}' for steps in lengths])} steps on {data_title(rows)}, "
+        f"the mean of {_listed(best, 'or')} is never more than {behind.iloc[0]:.2f} dB below the "
+        f"best of the same length. Others, where they do worst: {_listed(others)}. In parentheses: "
+        f"at how many of the {len(lengths)} lengths the interval overlaps with that of the best."
     )
 
 
@@ -348,8 +360,9 @@ def gradient_course(rows: pd.DataFrame) -> str:
         "At the latents, the gradient norm of the margin loss over that of the reconstruction is "
         f"{ratio.iloc[0]:.1f} at step {ratio.index[0]} of {samp.steps.iloc[0]}, {until}; the angle "
         f"between the two gradients averages {samp.angle_reconstruction_margin.mean():.1f} "
-        "degrees. Rank correlation of growth since the last look and usage in a fixed batch, over "
-        "the codes that it uses, while a narrow ball holds most of them: "
+        "degrees. Rank correlation of a code's growth since the last measurement and of how often "
+        "a fixed batch chooses it, over the codes that this batch uses, while a narrow ball, which "
+        f"opens from 1 to {NARROW:g}, holds more than half of them: "
         f"{verdict(growth, HELD, 'SAMP', 'growth_usage_correlation', '')}."
     )
 
@@ -403,7 +416,6 @@ def differences(rows: pd.DataFrame) -> str:
         "batch_size": "images a step",
         "hidden": "channels",
         "residual_hidden": "channels in the residual layers",
-        "lr": "learning rate",
         "num_codes": "codes",
         "dim": "components",
     }
@@ -413,10 +425,12 @@ def differences(rows: pd.DataFrame) -> str:
         theirs = getattr(paper, name)
         if ours != theirs:
             found.append(f"{ours:,} {title} instead of {theirs:,}")
+    if rows.lr.iloc[0] != paper.lr:
+        found.append(f"a learning rate of {rows.lr.iloc[0]:g} instead of {paper.lr:g}")
     train_images = rows.train_images.iloc[0]
     if pd.notna(train_images):
         found.append(f"only the first {train_images:,.0f} training images")
-    return ", ".join([*found, "figures straight from tensors, not through JPEG files"])
+    return f"{', '.join(found)}; they were measured straight from tensors, not through JPEG files"
 
 
 def mismatches(rows: pd.DataFrame) -> str:
@@ -439,7 +453,16 @@ def _overlaps(rows: pd.DataFrame, others: Sequence[str]) -> str:
     """A sentence that names the variants whose intervals overlap with that of SAMP."""
     samp = variant_interval(rows, "SAMP")
     level = [name for name in others if intervals_overlap(samp, variant_interval(rows, name))]
-    return f"The interval of SAMP overlaps with {', '.join(level) or 'none of theirs'}"
+    if not level:
+        return "The interval of SAMP overlaps with none of theirs"
+    others = "that" if len(level) == 1 else "those"
+    return f"The interval of SAMP overlaps with {others} of {_listed(level)}"
+
+
+def _listed(words: Sequence[str], last: str = "and") -> str:
+    """Words in a row, with "and" or another word before the last one."""
+    *others, final = words
+    return f"{', '.join(others)} {last} {final}" if others else final
 
 
 def _variant_means(rows: pd.DataFrame, measure: str) -> str:

@@ -53,7 +53,7 @@ def test_samp_and_its_peers_are_told_with_whose_intervals_overlap():
     assert findings.peers(PAPER) == (
         "After 1,000 steps on MNIST, SAMP reaches a PSNR of 23.10 (23.00 to 23.20) dB; the others: "
         "plain VQ 20.10 (20.00 to 20.20), cosine 23.00 (22.90 to 23.10), CVQ 20.10 (20.00 to "
-        "20.20). The interval of SAMP overlaps with cosine."
+        "20.20). The interval of SAMP overlaps with that of cosine."
     )
     better = PAPER.assign(psnr=PAPER.psnr + (PAPER.variant == "SAMP"))
     assert findings.peers(better).endswith("The interval of SAMP overlaps with none of theirs.")
@@ -66,7 +66,7 @@ def test_the_best_quantizer_and_the_place_of_samp_are_found():
         "closes 0.50 (0.50 to 0.50) of the gap"
     )
     assert "SAMP ranks 2 of 5 and closes 0.30" in text
-    assert text.endswith("overlaps with cosine.")
+    assert text.endswith("overlaps with that of cosine.")
 
 
 def test_tuned_quantizers_are_listed_by_what_they_reach():
@@ -126,9 +126,9 @@ def test_runs_of_full_length_are_told_in_the_order_of_their_decibels():
         "codes, of which every run used 60 or more (3 seeds): SAMP 23.10 (23.00 to 23.20) dB with "
         "a perplexity of 30 (30 to 30); margin alone 23.10 (23.00 to 23.20) dB with a perplexity "
         "of 30 (30 to 30); plain VQ 20.10 (20.00 to 20.20) dB with a perplexity of 30 (30 to 30). "
-        "SAMP ranks 1 of 3. The interval of SAMP overlaps with margin alone. Adding the ball to "
-        "the margin loss: SAMP 23.10 (23.00 to 23.20) dB, margin alone 23.10 (23.00 to 23.20) dB: "
-        "the intervals overlap."
+        "SAMP ranks 1 of 3. The interval of SAMP overlaps with that of margin alone. Adding the "
+        "ball to the margin loss: SAMP 23.10 (23.00 to 23.20) dB, margin alone 23.10 (23.00 to "
+        "23.20) dB: the intervals overlap."
     )
 
 
@@ -153,13 +153,15 @@ def test_the_halves_of_samp_are_told_with_what_they_add():
     [
         (
             3.0,
-            "the steadiest schedule (exponential scaled) is at most 1.00 dB below the best of its "
-            "length. Of the others: exponential per step 3.00, no ball 2.00, constant 1 10.00.",
+            "the mean of exponential scaled is never more than 1.00 dB below the best of the same "
+            "length. Others, where they do worst: exponential per step 3.00 dB below (0), no ball "
+            "2.00 dB below (0) and constant 1 10.00 dB below (0). ",
         ),
         (
             1.0,
-            "the steadiest schedule (exponential per step, exponential scaled) is at most 1.00 dB "
-            "below the best of its length. Of the others: no ball 2.00, constant 1 10.00.",
+            "the mean of exponential per step or exponential scaled is never more than 1.00 dB "
+            "below the best of the same length. Others, where they do worst: no ball 2.00 dB below "
+            "(0) and constant 1 10.00 dB below (0). ",
         ),
     ],
 )
@@ -183,8 +185,11 @@ def test_the_steadiest_schedule_is_the_one_that_is_never_far_below_the_best(wors
             for name, steps in itertools.product(psnr, (100, 400))
         ]
     )
-    runs = "In runs of 100, 400 steps on digits"
-    assert findings.steadiest(rows, "radius") == f"{runs}, {sentence}"
+    runs = "In runs of 100 and 400 steps on digits"
+    levels = (
+        "In parentheses: at how many of the 2 lengths the interval overlaps with that of the best."
+    )
+    assert findings.steadiest(rows, "radius") == f"{runs}, {sentence}{levels}"
 
 
 @pytest.mark.parametrize("start, until", [(4.0, "above 1 until step 30"), (0.5, "never above 1")])
@@ -228,6 +233,7 @@ def test_what_differs_from_the_published_runs_is_said():
     }
     assert findings.differences(pd.DataFrame([row])) == (
         "3,160 steps instead of 29,500, 128 images a step instead of 1,024, 48 channels instead of "
-        "128, 12 channels in the residual layers instead of 32, 0.001 learning rate instead of "
-        "0.0003, only the first 10,000 training images, figures straight from tensors, not through JPEG files"
+        "128, 12 channels in the residual layers instead of 32, a learning rate of 0.001 instead of "
+        "0.0003, only the first 10,000 training images; they were measured straight from tensors, "
+        "not through JPEG files"
     )
