@@ -152,6 +152,15 @@ class ImageSplit:
         if self.crop is not None:
             check_whole(1, min(shape[2:]), crop=self.crop)
 
+    def __repr__(self) -> str:
+        channels, height, width = self.images.shape[1:]
+        text = f"{len(self):,} images of {channels} x {height} x {width}"
+        if self.is_streamed:
+            text += ", streamed"
+        if self.crop is not None:
+            text += f", crop {self.crop}"
+        return f"{type(self).__name__}({text})"
+
     def __len__(self) -> int:
         return len(self.images)
 

@@ -52,6 +52,7 @@ from arcvq.runtime.history import (
     naming_file,
     read_record,
     reading_run,
+    training_text,
     write_record,
 )
 from arcvq.runtime.interrupt import HeldInterrupt
@@ -195,6 +196,10 @@ class Run:
     snapshots: dict[int, Snapshot]
     settings: dict[str, Any]
     seconds: float
+
+    def __repr__(self) -> str:
+        name = f"{type(self.model).__name__} with {self.model.quantizer.kind}"
+        return f"{type(self).__name__}({name}, {training_text(self.rows, self.seconds)})"
 
     @cached_property
     def history(self) -> "pandas.DataFrame":

@@ -1,3 +1,4 @@
+import dataclasses
 import gzip
 import hashlib
 import io
@@ -81,6 +82,16 @@ def test_every_pixel_value_survives_the_way_to_float_and_back():
 def test_to_uint8_rounds_to_the_nearest_and_clips():
     values = torch.tensor([-7.0, -1.0, 0.0039, 0.0041 + 1 / 127.5, 1.0, 1.0001, 30.0])
     assert to_uint8(values).tolist() == [0, 0, 128, 129, 255, 255, 255]
+
+
+def test_a_data_set_is_shown_by_its_sizes_and_not_pixel_by_pixel():
+    assert repr(tiny()) == (
+        "ImageData(name='tiny', train=ImageSplit(9 images of 1 x 4 x 4), "
+        "validation=ImageSplit(2 images of 1 x 4 x 4), test=ImageSplit(3 images of 1 x 4 x 4), "
+        "classes=('a', 'b', 'c'))"
+    )
+    cropped = dataclasses.replace(split_of(9), crop=2)
+    assert repr(cropped) == "ImageSplit(9 images of 1 x 4 x 4, crop 2)"
 
 
 def test_a_batch_holds_the_asked_images_between_minus_one_and_one():

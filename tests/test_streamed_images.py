@@ -72,6 +72,7 @@ def test_streamed_images_are_those_that_memory_would_hold(folder, options):
     held = load(folder, stream=False, **options)
     streamed = load(folder, stream=True, **options)
     assert streamed.train.is_streamed and not held.train.is_streamed
+    assert "streamed" in repr(streamed.train)
     assert (streamed.size, streamed.channels) == (held.size, held.channels)
     for one, other in zip(splits_of(streamed), splits_of(held), strict=True):
         assert torch.equal(one.images[:], other.images)

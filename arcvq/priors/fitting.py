@@ -19,7 +19,14 @@ from arcvq.priors.base import Prior
 from arcvq.quantizers import at_least_float32
 from arcvq.runtime.devices import choose_device
 from arcvq.runtime.fingerprint import fingerprint
-from arcvq.runtime.history import Row, history_table, read_record, reading_run, write_record
+from arcvq.runtime.history import (
+    Row,
+    history_table,
+    read_record,
+    reading_run,
+    training_text,
+    write_record,
+)
 from arcvq.runtime.modes import evaluation_mode
 from arcvq.schedules import Cosine, WarmUp
 from arcvq.training import (
@@ -79,6 +86,10 @@ class PriorRun:
     rows: list[Row]
     settings: dict[str, Any]
     seconds: float
+
+    def __repr__(self) -> str:
+        name = type(self.prior).__name__
+        return f"{type(self).__name__}({name}, {training_text(self.rows, self.seconds)})"
 
     @cached_property
     def history(self) -> "pandas.DataFrame":

@@ -23,6 +23,12 @@ def history_table(rows: list[Row]) -> "pandas.DataFrame":
     return extra_import("pandas").DataFrame(rows)
 
 
+def training_text(rows: list[Row], seconds: float) -> str:
+    """How long a training was, in steps and in seconds."""
+    steps = int(rows[-1]["step"]) if rows else 0
+    return f"{steps:,} steps in {seconds:.1f} s"
+
+
 def write_record(folder: Path, rows: list[Row], settings: dict[str, Any], seconds: float) -> None:
     """Write history.csv and then run.json, which says that the run is finished."""
     columns = list(dict.fromkeys(chain.from_iterable(rows)))

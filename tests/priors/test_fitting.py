@@ -94,6 +94,7 @@ def test_the_history_says_what_was_measured_and_the_best_weights_are_kept(
     assert not prior.training
     assert run.seconds > 0
     assert run.settings["steps"] == 12
+    assert repr(run) == f"PriorRun({type(prior).__name__}, 12 steps in {run.seconds:.1f} s)"
 
     history = run.history
     assert history["step"].tolist() == [4, 8, 12]
