@@ -89,13 +89,12 @@ def reconstruction_grid(
     rows = [images[:columns]]
     for other, error in zip(made, errors, strict=True):
         rows += [other, inferno(error[:columns] / top)]
-    text = f"PSNR (images: {len(images)}): {', '.join(scores)}."
+    text = f"PSNR (images: {len(images)}): {', '.join(scores)}. Pixels are from -1 to 1."
     look = {"width": min(900, 180 + 240 * columns)} | look
     title = "Originals and reconstructions"
     figure = _sheet_figure(torch.cat(rows), columns, look, title, text, labels=labels, right=84)
 
-    label = "absolute error (pixels are -1 to 1)"
-    bar = color_bar(label, nticks=5, len=1, x=1, xpad=12, ypad=0)
+    bar = color_bar("absolute error", nticks=5, len=1, x=1, xpad=12, ypad=0)
     scale = {"colorscale": "Inferno", "cmin": 0, "cmax": top, "colorbar": bar}
     marker = {"color": [0, top], **scale}
     nowhere = [None, None]
