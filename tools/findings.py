@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import pandas as pd
 
+from arcvq.experiments.ablations import ABLATION_AXES
 from arcvq.experiments.best_study import RATES, candidates
 from arcvq.experiments.gradient_study import HELD, NARROW, while_held
 from arcvq.experiments.regime_study import AXES, OWN_VALUES, spans
@@ -294,10 +295,10 @@ def ranges(rows: pd.DataFrame) -> str:
     """How much each setting of SAMP matters."""
     means = rows[rows.axis != "part"].groupby(["axis", "value"]).psnr.mean().groupby("axis")
     spans = (means.max() - means.min()).sort_values(ascending=False)
-    listed = ", ".join(f"{axis} {span:.2f}" for axis, span in spans.items())
+    listed = [f"{ABLATION_AXES[axis][0]}, {span:.2f} dB" for axis, span in spans.items()]
     return (
-        "Range of the mean PSNR over the values that we tried, changing one setting at a time, in "
-        f"dB: {listed}."
+        "Range of the mean PSNR over the values that we tried, changing one setting at a time: "
+        f"{'; '.join(listed)}."
     )
 
 

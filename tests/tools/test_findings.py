@@ -192,6 +192,28 @@ def test_the_steadiest_schedule_is_the_one_that_is_never_far_below_the_best(wors
     assert findings.steadiest(rows, "radius") == f"{runs}, {sentence}{levels}"
 
 
+def test_settings_are_told_by_their_titles_and_the_one_that_moves_most_comes_first():
+    psnr = {
+        ("margin", 0.0): (20.0, 21.0),
+        ("margin", 0.1): (20.5, 21.5),
+        ("lambda", 0.0): (18.0, 19.0),
+        ("lambda", 3.0): (20.0, 21.0),
+        ("part", 0.0): (1.0, 2.0),  # what is left out is no setting
+        ("part", 1.0): (30.0, 40.0),
+    }
+    rows = pd.DataFrame(
+        [
+            {"axis": axis, "value": value, "psnr": one}
+            for (axis, value), both in psnr.items()
+            for one in both
+        ]
+    )
+    assert findings.ranges(rows).endswith(
+        "changing one setting at a time: decay of the weight over the run, lambda T, 2.00 dB; "
+        "margin m (rad), 0.50 dB."
+    )
+
+
 @pytest.mark.parametrize("start, until", [(4.0, "above 1 until step 30"), (0.5, "never above 1")])
 def test_the_gradients_are_told_until_the_margin_no_longer_leads(start, until):
     rows = pd.DataFrame(
