@@ -13,6 +13,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 from torch.nn.functional import avg_pool2d
 
+from arcvq.runtime.checks import check_finite
 from arcvq.runtime.extras import extra_import
 
 DATA_RANGE = 2.0  # the largest minus the smallest value that a pixel can take
@@ -46,12 +47,7 @@ def ssim(images: Float[Tensor, "B C H W"], reference: Float[Tensor, "B C H W"]) 
         reference: The originals.
     """
     images, reference = _to_float64(images, reference)
-    height, width = images.shape[2:]
-    if min(height, width) < SSIM_WINDOW:
-        raise ValueError(
-            f"SSIM needs images of at least {SSIM_WINDOW} x {SSIM_WINDOW} pixels, "
-            f"got {height} x {width}"
-        )
+    _check_window(images)
     torchmetrics = extra_import("torchmetrics.functional.image")
     similarity = torchmetrics.structural_similarity_index_measure(
         images, reference, data_range=DATA_RANGE
@@ -90,10 +86,11 @@ def authors_measures(
     as RGB. PSNR is the mean over images, where that of `psnr` is over all pixels at once, and SSIM
     has a uniform window of 11x11 pixels with sample variances, as in scikit-image. Published
     figures can be compared with these alone. The means of batches, weighted by their sizes, average
-    to those of all images.
+    to those of all images. One image whose file has the very pixels of its original, a blank page
+    for instance, makes the mean of the PSNR infinite.
 
     Args:
-        images: The reconstructions in [-1, 1], clipped to it, at least 11x11 pixels.
+        images: The reconstructions in [-1, 1], clipped to it, gray or RGB, at least 11x11 pixels.
         reference: The originals.
 
     Returns:
@@ -101,12 +98,8 @@ def authors_measures(
         ssim: At most 1.
     """
     pair = _to_float64(images, reference)
-    height, width = images.shape[2:]
-    if min(height, width) < SSIM_WINDOW:
-        raise ValueError(
-            f"SSIM needs images of at least {SSIM_WINDOW} x {SSIM_WINDOW} pixels, "
-            f"got {height} x {width}"
-        )
+    _check_window(images)
+    _check_channels(images)
     found, true = (_through_jpeg(part).double() / 255 for part in pair)
     if images.shape[1] == 1:
         # The three channels are equal, so that one of them has the same mean.
@@ -166,6 +159,7 @@ def lpips(images: Float[Tensor, "B C H W"], reference: Float[Tensor, "B C H W"])
         FileNotFoundError: If the weights of VGG-16 are missing; they are not downloaded.
     """
     pair = _to_float64(images, reference).float().clamp(-1, 1)
+    _check_channels(images)
     pretrained_weights(VGG_URL, "LPIPS")
     torchmetrics = extra_import("torchmetrics.image.lpip")
     distance = torchmetrics.LearnedPerceptualImagePatchSimilarity("vgg").to(pair.device)
@@ -189,6 +183,23 @@ def pretrained_weights(url: str, measure: str) -> Path:
     return path
 
 
+def _check_window(images: Tensor) -> None:
+    """Raise ValueError for images that are smaller than the window of SSIM."""
+    height, width = images.shape[2:]
+    if min(height, width) < SSIM_WINDOW:
+        raise ValueError(
+            f"SSIM needs images of at least {SSIM_WINDOW} x {SSIM_WINDOW} pixels, "
+            f"got {height} x {width}"
+        )
+
+
+def _check_channels(images: Tensor) -> None:
+    """Raise ValueError for images that are neither gray nor RGB."""
+    channels = images.shape[1]
+    if channels not in (1, 3):
+        raise ValueError(f"images have {channels} channels; they must have 1 (gray) or 3 (RGB)")
+
+
 def _to_float64(images: Tensor, reference: Tensor) -> Tensor:
     """Both in float64, stacked: SSIM subtracts squares of nearly the same size."""
     if images.shape != reference.shape:
@@ -200,6 +211,8 @@ def _to_float64(images: Tensor, reference: Tensor) -> Tensor:
         raise ValueError(
             f"images must be a (B, C, H, W) tensor that is not empty, got {tuple(images.shape)}"
         )
+    check_finite(images, "images")
+    check_finite(reference, "reference")
     pair = torch.stack([images.detach(), reference.detach().to(images.device)])
     if pair.device.type == "mps":  # MPS has no float64
         pair = pair.cpu()

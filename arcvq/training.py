@@ -32,7 +32,7 @@ from arcvq.runtime.checkpoints import (
     reading_checkpoint,
     save_checkpoint,
 )
-from arcvq.runtime.checks import check_whole, use_python_numbers
+from arcvq.runtime.checks import NotFinite, check_finite, check_whole, use_python_numbers
 from arcvq.runtime.cuda_graph import CapturedStep
 from arcvq.runtime.devices import choose_device, choose_precision, dtype_name, threads_kept
 from arcvq.runtime.distributed import (
@@ -289,7 +289,8 @@ def fit(  # noqa: PLR0913  (the ninth argument is an exception, and should stay 
 
     Raises:
         ValueError: If an argument is out of range.
-        FloatingPointError: If the loss is not finite. This is checked for each row of the history.
+        FloatingPointError: If the loss is not finite, or what the model computes of validation
+            images. This is checked for each row of the history.
         UnreadableImage: If images are streamed and a file cannot be used. The state is saved.
         OSError: If the folder cannot be written.
         KeyboardInterrupt: After Ctrl-C, once the step under way is done and the state is saved.
@@ -623,7 +624,11 @@ class VQVAESession(TrainingSession):
         recording: Recording,
     ):
         check_single(model.quantizer, "fit")
-        model.check_images(data.train.batch(torch.zeros(1, dtype=torch.int64)))
+        for part in ("train", "validation"):
+            split = getattr(data, part)
+            if len(split) == 0:
+                raise ValueError(f"{data.name} has no images for {part}; it needs at least one")
+            model.check_images(split.batch(torch.zeros(1, dtype=torch.int64)))
         super().__init__(model, len(data.train), optimization, compute, recording)
         processes = world_size()
         if optimization.batch_size % processes:
@@ -732,17 +737,27 @@ class VQVAESession(TrainingSession):
         row |= self._schedule_values()
         quantizer.reset_usage()
         if validating:
-            measures = evaluate(self.measured, self.validation)
+            measures = self._validation_measures()
             for name in ("psnr", "codes_used", "perplexity"):
                 row[f"validation_{name}"] = measures[name]
         return row
+
+    def _validation_measures(self) -> dict[str, float]:
+        """What `evaluate` finds; FloatingPointError if the model computes NaN or infinity."""
+        try:
+            return evaluate(self.measured, self.validation)
+        except NotFinite as error:
+            raise FloatingPointError(
+                f"in the validation at step {self.step}, {error}; the loss was finite until then, "
+                "and a smaller lr may help"
+            ) from error
 
     def _losses_of_step(self) -> Row:
         """The loss of this step and its terms; FloatingPointError if the loss is not finite."""
         # One transfer from the device for all of them.
         values = torch.stack([self.loss.detach(), self.error.detach(), *self.losses.values()])
         loss, error, *terms = mean_(values).tolist()
-        if not math.isfinite(loss):
+        if not math.isfinite(loss + error):
             raise FloatingPointError(self._diagnosis(loss))
         return {
             "loss": loss,
@@ -861,7 +876,9 @@ def evaluate(
         ssim: Structural similarity, if asked for.
 
     Raises:
-        ValueError: If the split is empty, for another protocol, or a batch size below 1.
+        ValueError: If the split is empty, for another protocol, a batch size below 1, or where the
+            model computes NaN or infinity. The protocol "authors" takes gray and RGB images of at
+            least 11x11 pixels.
     """
     if batch_size is not None:
         check_whole(1, batch_size=batch_size)
@@ -884,6 +901,7 @@ def evaluate(
         for indices in torch.arange(len(split)).split(batch_size):
             images = split.batch(indices).to(device).contiguous(memory_format=torch.channels_last)
             output = model(images)
+            check_finite(output.reconstruction, "reconstruction")
             reconstruction = output.reconstruction.clamp(-1, 1)
             pixels += images.numel()
             # Sums over millions of pixels would lose digits in float32.

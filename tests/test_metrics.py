@@ -245,6 +245,35 @@ def test_the_authors_measures_need_11_pixels():
         authors_measures(small, small)
 
 
+def test_a_file_with_the_pixels_of_its_original_makes_the_authors_mean_infinite():
+    originals = images(2)
+    found = originals.clone()
+    found[1] *= 0.5
+    assert authors_measures(found, originals)["psnr"] == math.inf
+
+
+@pytest.mark.parametrize("channels", [2, 4])
+@pytest.mark.parametrize("metric", [authors_measures, lpips])
+def test_what_is_measured_in_rgb_refuses_images_that_are_neither_gray_nor_rgb(metric, channels):
+    strange = images(channels=channels)
+    with pytest.raises(
+        ValueError, match=rf"images have {channels} channels; they must have 1 .* 3"
+    ):
+        metric(strange, strange)
+
+
+@pytest.mark.parametrize("metric", [psnr, ssim, lpips, authors_measures])
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_no_figure_is_given_for_images_that_are_not_finite(metric, value):
+    whole = images()
+    broken = images()
+    broken[1, 0, 2, 3] = value
+    with pytest.raises(ValueError, match="1 of 960 values of the images are NaN or infinite"):
+        metric(broken, whole)
+    with pytest.raises(ValueError, match="1 of 960 values of the reference are NaN or infinite"):
+        metric(whole, broken)
+
+
 def test_sharpness_is_the_variance_of_the_laplacian():
     photos = images(count=2, channels=3, height=5, width=6)
     gray = photos.double().mean(dim=1).numpy()

@@ -316,6 +316,46 @@ def test_a_loss_that_is_not_finite_is_explained_and_the_checkpoint_survives(
     assert resumed.model.encoder[0].weight.isfinite().all()
 
 
+def test_a_step_that_spoils_the_weights_is_found_by_the_validation_after_it(
+    images, tmp_path, monkeypatch
+):
+    advance = VQVAESession.advance
+
+    def diverging(session):
+        advance(session)
+        if session.step == 8:
+            session.model.decoder[-1].bias.data.fill_(math.nan)
+
+    message = "in the validation at step 8, 1024 of 1024 values of the reconstruction are NaN"
+    with monkeypatch.context() as patches:
+        patches.setattr(VQVAESession, "advance", diverging)
+        with pytest.raises(FloatingPointError, match=message):
+            short(images, folder=tmp_path)
+    resumed = short(images, folder=tmp_path, record={"resume": True})
+    assert_same_weights(resumed.model, short(images).model)
+
+
+@pytest.mark.parametrize("protocol", ["tensors", "authors"])
+def test_a_model_that_computes_nan_gets_no_psnr(images, protocol):
+    net = model()
+    net.decoder[-1].bias.data.fill_(math.nan)
+    message = "1024 of 1024 values of the reconstruction are NaN or infinite; all must be finite"
+    with pytest.raises(ValueError, match=message):
+        evaluate(net, images.test, protocol=protocol)
+
+
+@pytest.mark.parametrize("part", ["train", "validation"])
+def test_every_part_that_training_reads_is_checked_before_the_run(images, part, tmp_path):
+    colored = ImageSplit(torch.zeros(16, 3, 8, 8, dtype=torch.uint8), torch.zeros(16).long())
+    for split, message in (
+        (images.test.first(0), f"stripes has no images for {part}; it needs at least one"),
+        (colored, r"images have shape \(1, 3, 8, 8\); they must be \(B, 1, H, W\)"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            short(dataclasses.replace(images, **{part: split}), folder=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_full_disk_keeps_the_earlier_checkpoint(images, tmp_path, monkeypatch):
     save = torch.save
     calls = []

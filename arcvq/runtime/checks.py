@@ -114,8 +114,12 @@ def as_indices(
     return indices
 
 
+class NotFinite(ValueError):
+    """A tensor holds NaN or infinity where all values must be finite."""
+
+
 def check_finite(tensor: Tensor, name: str) -> None:
-    """Raise ValueError, with their number, if there are NaN or infinite values in the tensor.
+    """Raise NotFinite, with their number, if there are NaN or infinite values in the tensor.
 
     Waits for the device.
     """
@@ -124,4 +128,4 @@ def check_finite(tensor: Tensor, name: str) -> None:
     bad = int((~tensor.isfinite()).sum())
     if bad:
         found = f"{bad} of {tensor.numel()} values of the {name} are NaN or infinite"
-        raise ValueError(f"{found}; all must be finite")
+        raise NotFinite(f"{found}; all must be finite")
