@@ -5,6 +5,7 @@ which are left out and why. `inspect_files` opens each of them as well. `read_im
 into one tensor.
 """
 
+import errno
 import hashlib
 import math
 import os
@@ -272,12 +273,22 @@ def _walk(folder: Path, left_out: dict[str, list[Path]]) -> Iterator[Path]:
                 path = place / entry.name
                 if entry.name.startswith(".") or entry.name == MACOS_COPIES:
                     continue
-                if entry.is_dir():
+                if _leads_nowhere(entry):
+                    left_out.setdefault(DANGLING, []).append(path)
+                elif entry.is_dir():
                     (links if entry.is_symlink() else folders).append(path)
                 elif entry.is_file():
                     yield path
-                elif entry.is_symlink():
-                    left_out.setdefault(DANGLING, []).append(path)
+
+
+def _leads_nowhere(entry: os.DirEntry) -> bool:
+    """Whether it is a link to what is not there, or one that leads back to itself."""
+    try:
+        return entry.is_symlink() and not (entry.is_dir() or entry.is_file())
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            return True
+        raise
 
 
 def _wrapper(files: Sequence[Path]) -> Path:
@@ -478,7 +489,7 @@ def _refuse_deep_color(image: Any) -> None:
     Args:
         image: An image that is open and not yet decoded.
     """
-    if image.mode[0] in "IF":  # gray with all its bits
+    if image.mode[0] in "IF" and "transparency" not in image.info:  # gray with all its bits
         return
     if image.format == "TIFF":
         is_deep = max(image.tag_v2.get(BITS_PER_SAMPLE, (1,))) > 8

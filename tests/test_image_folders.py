@@ -192,6 +192,16 @@ def test_a_linked_class_works_and_a_link_that_leads_nowhere_is_counted(tmp_path)
     assert "1 left out: links that lead nowhere" in scan.summary()
 
 
+def test_links_that_lead_back_to_themselves_are_counted(tmp_path):
+    touch(tmp_path, "1.png")
+    (tmp_path / "itself").symlink_to("itself")
+    (tmp_path / "there.png").symlink_to("back.png")
+    (tmp_path / "back.png").symlink_to("there.png")
+    scan = scan_folder(tmp_path)
+    assert scan.files == [Path("1.png")]
+    assert scan.left_out == {DANGLING: [Path("back.png"), Path("itself"), Path("there.png")]}
+
+
 def test_files_that_are_no_images_are_named_by_their_suffix(tmp_path):
     touch(tmp_path, "1.png", "a.heic", "b.HEIC", "notes.txt", "README")
     scan = scan_folder(tmp_path)
@@ -335,6 +345,14 @@ def test_color_of_more_than_8_bits_is_refused_with_any_levels(tmp_path, kind, le
         image.load()
     message = r"cannot be read as an image: it has 16 bits a channel, .* 8 bits a channel"
     with pytest.raises(ValueError, match=message):
+        read(tmp_path, levels=levels)
+
+
+@pytest.mark.parametrize("levels", [None, "minmax", (0.0, 65535.0)])
+def test_gray_of_16_bits_with_a_transparent_value_is_refused(tmp_path, levels):
+    gray = np.full((8, 8), 700, dtype=np.uint16)
+    Image.fromarray(gray).save(tmp_path / "1.png", transparency=700)
+    with pytest.raises(ValueError, match="or as gray without transparency for levels"):
         read(tmp_path, levels=levels)
 
 
