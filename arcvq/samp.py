@@ -35,6 +35,8 @@ PAPER_WEIGHT = Exponential(-5e-4)
 # alpha / (lr sqrt(D)) of the paper's run on MNIST, with lr 3e-4 and D 64; see `Regime`.
 PAPER_BALL_RATE = 0.125
 
+UNREACHABLE = 1e30  # a radius that no code grows to
+
 
 class Regime(NamedTuple):
     """Two ratios that say what a run with SAMP has in common with the paper's.
@@ -177,7 +179,8 @@ class SAMP:
         reach = _reach_of_adam(lr, dim)
         radii = torch.as_tensor(self.radius.value(torch.arange(steps + 1)))
         growth = radii.diff()
-        binding = (growth < reach).nonzero()
+        # In very long runs the radius is clipped (`bounded_exp`) and stands still, out of reach.
+        binding = ((growth < reach) & (radii[1:] < UNREACHABLE)).nonzero()
         last_step = int(binding[-1]) + 1 if len(binding) else 0
         first_growth = max(0.0, growth[0].item())
         return Regime(positives, first_growth / reach, last_step)
@@ -212,7 +215,7 @@ def _reach_of_adam(lr: float, dim: int) -> float:
     """
     if not 0 < lr < math.inf:
         raise ValueError(f"lr is {lr}; it must be a finite number above 0")
-    return lr * math.sqrt(dim)
+    return float(lr) * math.sqrt(dim)
 
 
 def check_margin_settings(margin: float, scale: float, top_k: int) -> None:

@@ -432,6 +432,12 @@ def test_a_ball_that_swings_binds_where_it_turns_back():
     assert regime.last_binding_step == 220  # it shrinks from step 200 to 250
 
 
+def test_a_ball_beyond_all_codes_does_not_bind_where_its_radius_is_clipped():
+    steps = 300_000  # the exponent is clipped from step 266,667 on
+    long = SAMP.paper().regime(num_codes=512, dim=64, latents=1024 * 49, lr=3e-4, steps=steps)
+    assert long.last_binding_step == PAPER_REGIME.last_binding_step
+
+
 @pytest.mark.parametrize("name", ["num_codes", "dim", "latents", "steps"])
 def test_sizes_of_a_regime_are_whole_numbers_from_1(name):
     with pytest.raises(ValueError, match=f"{name} is 0; it must be a whole number from 1"):
