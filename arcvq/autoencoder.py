@@ -328,12 +328,14 @@ class Autoencoder(nn.Module, PyTorchModelHubMixin):
         except Exception as error:
             reason = " ".join(str(error).split())
             raise ValueError(f"the model in {folder} cannot be opened: {reason}") from error
-        for parameter_name, parameter in model.named_parameters():
-            if not parameter.isfinite().all():
-                raise ValueError(
-                    f"the model in {folder} cannot be used: {parameter_name} holds NaN or infinity"
-                )
+        model._refuse_damaged_weights(f"the model in {folder}")
         return model.eval()
+
+    def _refuse_damaged_weights(self, description: str) -> None:
+        """Raise ValueError if there are NaN or infinite values in the weights; names the first."""
+        for name, parameter in self.named_parameters():
+            if not parameter.isfinite().all():
+                raise ValueError(f"{description} cannot be used: {name} holds NaN or infinity")
 
     @classmethod
     def from_official(
@@ -358,19 +360,24 @@ class Autoencoder(nn.Module, PyTorchModelHubMixin):
 
         Raises:
             FileNotFoundError: If there is no such file, or it cannot be downloaded; says why.
-            ValueError: If the file is no such checkpoint; names what is missing or unknown in it.
+            ValueError: If the file is no such checkpoint, naming what is missing or unknown in it,
+                or if a weight holds NaN or infinity.
         """
         file = official_file(path, filename, revision)
         weights = official_weights(file)
         problem = f"{file} is no checkpoint of the authors' code"
         try:
             with torch.random.fork_rng(devices=[]):  # the new weights are not kept
-                return cls.from_official_weights(weights).eval()
+                model = cls.from_official_weights(weights)
+        except NotImplementedError:
+            raise
         except KeyError as error:
             raise ValueError(f"{problem}: {error} is missing") from error
         except (RuntimeError, TypeError, ValueError) as error:
             reason = " ".join(str(error).split())
             raise ValueError(f"{problem}: {reason}") from error
+        model._refuse_damaged_weights(f"the checkpoint {file}")
+        return model.eval()
 
     @classmethod
     def from_official_weights(cls: type[Model], state: dict[str, Tensor]) -> Model:
@@ -380,4 +387,7 @@ class Autoencoder(nn.Module, PyTorchModelHubMixin):
             KeyError: If a weight is missing that tells a size.
             ValueError: If names are missing or unknown.
         """
-        raise NotImplementedError
+        raise NotImplementedError(
+            f"{cls.__name__} has no names for the weights of the authors' code; "
+            "VQVAE and VQGAN have"
+        )

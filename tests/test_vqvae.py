@@ -426,6 +426,28 @@ def test_damaged_checkpoints_of_the_authors_are_refused_in_one_sentence(damage, 
     assert len(str(caught.value).splitlines()) == 1
 
 
+def test_a_checkpoint_of_the_authors_with_nan_is_refused(tmp_path):
+    state = official_state()
+    state["_decoder._conv_1.bias"][0] = torch.nan
+    torch.save(state, tmp_path / "official.pt")
+    with pytest.raises(ValueError, match=r"official\.pt cannot be used: decoder\.\S+ holds NaN"):
+        VQVAE.from_official(tmp_path / "official.pt")
+
+
+def test_a_checkpoint_of_the_authors_opens_below_the_home_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))  # on Windows
+    torch.save(official_state(), tmp_path / "official.pt")
+    assert VQVAE.from_official("~/official.pt").kind == "VQVAE"
+    assert VQVAE.from_official("~", "official.pt").kind == "VQVAE"
+
+
+def test_the_base_class_says_which_models_open_checkpoints_of_the_authors(tmp_path):
+    torch.save(official_state(), tmp_path / "official.pt")
+    with pytest.raises(NotImplementedError, match="VQVAE and VQGAN have"):
+        Autoencoder.from_official(tmp_path / "official.pt")
+
+
 def test_other_files_are_refused_as_the_authors_checkpoints(tmp_path):
     path = tmp_path / "official.pt"
     torch.save({"weight": torch.zeros(2)}, path)

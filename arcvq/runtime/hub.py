@@ -61,7 +61,8 @@ def official_file(path: str | Path, filename: str | None, revision: str | None) 
     Raises:
         FileNotFoundError: If there is no such file, or it cannot be downloaded.
     """
-    file = Path(path, filename or "")
+    place = Path(path).expanduser()
+    file = place / (filename or "")
     if file.is_file():
         return file
     if filename is None:
@@ -69,7 +70,7 @@ def official_file(path: str | Path, filename: str | None, revision: str | None) 
             f"{path} is no file; a checkpoint on the Hugging Face hub is given by the name of its "
             "repository and that of the file in it"
         )
-    if Path(path).is_dir():
+    if place.is_dir():
         raise FileNotFoundError(f"{path} holds no {filename}")
     return download(str(path), filename, revision)
 
