@@ -456,7 +456,7 @@ def _run_and_report(experiment: "Experiment", out: Path | None, options: dict[st
 
 @main.command("sample")
 @click.option(
-    "--model", "model_folder", required=True, type=EXISTING_FOLDER, help="Folder of a VQ-VAE."
+    "--model", "model_folder", required=True, type=EXISTING_FOLDER, help="Folder of the model."
 )
 @click.option(
     "--prior",
@@ -492,13 +492,13 @@ def draw_samples(
     import torch
     from torchvision.utils import save_image
 
+    from arcvq.autoencoder import Autoencoder
     from arcvq.priors import Prior, sample
     from arcvq.runtime.devices import choose_device
     from arcvq.runtime.files import write_whole
-    from arcvq.vqvae import VQVAE
 
     chosen = choose_device(device)
-    model = VQVAE.from_pretrained(model_folder).to(chosen)
+    model = Autoencoder.from_pretrained(model_folder).to(chosen)
     prior = Prior.from_pretrained(prior_folder).to(chosen)
     generator = torch.Generator().manual_seed(seed)
     images = sample(model, prior, n, generator=generator, **drawing)

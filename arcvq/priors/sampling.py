@@ -17,7 +17,7 @@ from torch import Tensor
 from arcvq.autoencoder import Autoencoder
 from arcvq.priors.base import Prior
 from arcvq.quantizers import at_least_float32
-from arcvq.runtime.checks import check_whole
+from arcvq.runtime.checks import check_whole, is_whole
 
 # Images drawn together: enough to keep all cores busy, at some hundred MB of caches.
 BATCH = 256
@@ -49,8 +49,9 @@ def check_choice(
     """Raise ValueError for arguments that `next_probabilities` does not allow."""
     if not 0 < temperature < math.inf:
         raise ValueError(f"temperature is {temperature}; it must be a finite number above 0")
-    if top_k is not None and not 1 <= top_k <= num_codes:
-        raise ValueError(f"top_k is {top_k}; it must be from 1 to {num_codes}, the number of codes")
+    if top_k is not None and not (is_whole(top_k) and 1 <= top_k <= num_codes):
+        allowed = f"a whole number from 1 to {num_codes}, the number of codes"
+        raise ValueError(f"top_k is {top_k}; it must be {allowed}")
     if top_p is not None and not 0 < top_p <= 1:
         raise ValueError(f"top_p is {top_p}; it must be above 0 and at most 1")
 

@@ -30,7 +30,7 @@ def check_whole(minimum: int, maximum: int | None = None, /, **numbers: Any) -> 
     if maximum is not None:
         allowed += f" to {maximum:,}"
     for name, number in numbers.items():
-        in_range = _is_whole(number) and minimum <= number
+        in_range = is_whole(number) and minimum <= number
         if maximum is not None:
             in_range = in_range and number <= maximum
         if not in_range:
@@ -59,7 +59,7 @@ def check_paths(**paths: Any) -> None:
             )
 
 
-def _is_whole(number: Any) -> bool:
+def is_whole(number: Any) -> bool:
     """Whether Python would take it as an index. True and False are not counted as numbers."""
     if isinstance(number, bool) or getattr(number, "dtype", None) == torch.bool:
         return False

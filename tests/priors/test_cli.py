@@ -8,6 +8,7 @@ from PIL import Image
 from arcvq import cli
 from arcvq.priors import PixelCNN, sampling
 from arcvq.quantizers import SphericalQuantizer
+from arcvq.vqgan import VQGAN
 from arcvq.vqvae import VQVAE
 
 
@@ -45,6 +46,14 @@ def test_sample_writes_a_grid_and_the_same_one_for_the_same_seed(folders):
     assert grid.read_bytes() != first
 
 
+def test_sample_decodes_the_tokens_of_a_vqgan(folders):
+    model = VQGAN(3, SphericalQuantizer(5, 3), channels=4, multipliers=(1, 2), blocks=1)
+    model.save_pretrained(folders / "model")
+    shown = invoke(folders, "-n", 1)
+    assert shown.exit_code == 0, shown.stderr
+    assert Image.open(folders / "grid.png").size == (4, 4)
+
+
 def test_sample_takes_temperature_top_k_top_p_and_label(folders):
     choice = ("--temperature", 0.5, "--top-k", 2, "--top-p", 0.9, "--label", 2)
     shown = invoke(folders, "-n", 2, *choice, prior="conditional")
@@ -56,7 +65,7 @@ def test_sample_takes_temperature_top_k_top_p_and_label(folders):
     [
         (["-n", 0], "Error: n is 0; it must be a whole number from 1"),
         (["--temperature", 0], "Error: temperature is 0.0; it must be a finite number above 0"),
-        (["--top-k", 9], "Error: top_k is 9; it must be from 1 to 5"),
+        (["--top-k", 9], "Error: top_k is 9; it must be a whole number from 1 to 5"),
         (["--top-p", 2], "Error: top_p is 2.0; it must be above 0"),
         (["--label", 0], "Error: labels were given, and this prior was made without classes"),
     ],

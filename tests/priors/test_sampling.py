@@ -264,8 +264,8 @@ def test_labels_for_a_prior_without_classes_are_refused(make, model):
         ({"temperature": -1.0}, "temperature is -1.0"),
         ({"temperature": math.nan}, "temperature is nan"),
         ({"temperature": math.inf}, "temperature is inf"),
-        ({"top_k": 0}, "top_k is 0; it must be from 1 to 5"),
-        ({"top_k": 6}, "top_k is 6; it must be from 1 to 5"),
+        ({"top_k": 0}, "top_k is 0; it must be a whole number from 1 to 5"),
+        ({"top_k": 6}, "top_k is 6; it must be a whole number from 1 to 5"),
         ({"top_p": 0.0}, "top_p is 0.0; it must be above 0 and at most 1"),
         ({"top_p": 1.5}, "top_p is 1.5"),
         ({"top_p": math.nan}, "top_p is nan"),
@@ -276,6 +276,13 @@ def test_choices_out_of_range_are_refused_before_anything_is_drawn(prior, model,
     with pytest.raises(ValueError, match=message):
         sample(model, prior, **{"n": 2, **change})
     assert torch.equal(state, torch.get_rng_state())
+
+
+@pytest.mark.parametrize("top_k", [2.5, 2.0, True])
+def test_top_k_is_a_whole_number(prior, model, top_k, unchecked):
+    message = f"top_k is {top_k}; it must be a whole number from 1 to 5"
+    with pytest.raises(ValueError, match=message):
+        sample(model, prior, 2, top_k=top_k)
 
 
 def test_a_batch_of_no_grid_is_refused(prior):
