@@ -347,7 +347,7 @@ def _interval(steps: int, parts: int, **told: int | None) -> int:
     if interval is None:
         return max(1, steps // parts)
     check_whole(1, **told)
-    return interval
+    return int(interval)
 
 
 class TrainingSession:

@@ -71,10 +71,10 @@ def is_whole(number: Any) -> bool:
 
 
 def use_python_numbers(settings: Any) -> None:
-    """Make Python's numbers of NumPy's in the fields of a frozen dataclass, for JSON."""
+    """Make Python's numbers of NumPy's and PyTorch's in a frozen dataclass's fields, for JSON."""
     for field in dataclasses.fields(settings):
         value = getattr(settings, field.name)
-        if isinstance(value, np.generic):
+        if isinstance(value, np.generic | np.ndarray | Tensor) and value.ndim == 0:
             object.__setattr__(settings, field.name, value.item())
 
 

@@ -170,6 +170,11 @@ class VQGANSession(VQVAESession):
                 f"images have {height} x {width} pixels, but a discriminator with "
                 f"halvings={losses.halvings} needs {needed} x {needed}; take fewer halvings"
             )
+        if losses.adversarial > 0 and not hasattr(model.decoder, "last_layer"):
+            raise ValueError(
+                f"the decoder of a {model.kind} has no last_layer, where the adversarial loss is "
+                "weighed; take a VQGAN, or VQGANLosses(adversarial=0)"
+            )
         if losses.adversarial > 0 and not model.decoder.last_layer.requires_grad:
             raise ValueError(
                 "the last layer of the decoder is frozen, and the adversarial loss is weighed "
@@ -177,7 +182,7 @@ class VQGANSession(VQVAESession):
             )
         super().__init__(model, data, optimization, compute, recording)
         self.weights = losses
-        self.settings |= {"losses": vars(losses), "averaging": averaging}
+        self.settings |= {"losses": vars(losses), "averaging": float(averaging)}
         self.first_adversarial_step = math.ceil(losses.start * optimization.steps)
         self.perceptual = PerceptualDistance(losses.features) if losses.features else None
         if self.perceptual:

@@ -136,3 +136,11 @@ def test_settings_take_numbers_of_numpy_and_hold_those_of_python(unchecked):
     assert RunSettings.from_config(json.loads(json.dumps(settings.config()))) == settings
     assert SAMP.for_run(np.int32(100)) == SAMP.for_run(100)
     assert type(Optimization(np.int64(3), np.int16(2), 1e-3, np.int8(0)).steps) is int
+
+
+def test_settings_take_single_numbers_of_pytorch_and_hold_those_of_python(unchecked):
+    samp = SAMP.for_run(100, lr=torch.tensor(0.5), dim=torch.tensor(4), margin=torch.tensor(0.25))
+    settings = RunSettings(steps=torch.tensor(7), lr=torch.tensor(0.5), samp=samp)
+    assert settings.samp == SAMP.for_run(100, lr=0.5, dim=4, margin=0.25)
+    assert json.loads(json.dumps(settings.config())) == settings.config()
+    assert Constant(torch.tensor(2.0)) == Constant(np.array(2.0)) == Constant(2.0)

@@ -1,6 +1,7 @@
 import dataclasses
 import math
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -12,6 +13,7 @@ from arcvq.training import Compute, Recording, Run, evaluate, fit
 from arcvq.vqgan import VQGAN, fitting
 from arcvq.vqgan.discriminator import PatchDiscriminator, smallest_side
 from arcvq.vqgan.fitting import VQGANLosses, fit_vqgan
+from arcvq.vqvae import VQVAE
 
 CPU = Compute("cpu", "float32")
 QUIET = Recording(progress=False, log_every=1, validate_every=4)
@@ -192,6 +194,21 @@ def test_a_frozen_last_layer_is_refused_where_the_adversarial_loss_is_weighed(da
     with pytest.raises(ValueError, match="the last layer of the decoder is frozen"):
         trained(data, network, ADVERSARIAL)
     trained(data, network, PIXELS_ONLY)
+
+
+def test_a_model_without_last_layer_is_refused_for_the_adversarial_loss(data, unchecked):
+    network = VQVAE(3, SphericalQuantizer(16, 4), hidden=8, residual_hidden=4)
+    with pytest.raises(ValueError, match="the decoder of a VQVAE has no last_layer"):
+        trained(data, network, ADVERSARIAL)
+    trained(data, network, PIXELS_ONLY, steps=1)
+
+
+def test_an_averaging_of_numpy_or_pytorch_is_kept_with_the_run(data, tmp_path, unchecked):
+    for averaging in (np.float32(0.5), torch.tensor(0.5)):
+        folder = tmp_path / type(averaging).__name__
+        recording = dataclasses.replace(QUIET, folder=folder)
+        trained(data, losses=PIXELS_ONLY, steps=1, recording=recording, averaging=averaging)
+        assert Run.load(folder).settings["averaging"] == 0.5
 
 
 def test_a_kept_run_opens_with_its_model(data, tmp_path):
