@@ -375,8 +375,8 @@ def test_sweep_writes_a_table_and_a_page_of_maps(data_folder):
     [
         (("--margin", "0:1:0"), "--margin is '0:1:0'; it must be as in 1:5:3"),
         (("--margin", "0,2"), "margin is 2.0 rad; it must be at least 0"),
-        (("--margin", "0,1", "--workers", 0), "workers is 0; it must be at least 1"),
-        (("--margin", "0,1", "--seeds", 0), "seeds is 0; it must be at least 1"),
+        (("--margin", "0,1", "--workers", 0), "workers is 0; it must be a whole number from 1"),
+        (("--margin", "0,1", "--seeds", 0), "seeds is 0; it must be a whole number from 1"),
         (("--margin", "0.1"), "nothing varies; give an axis with two values or more"),
     ],
 )
@@ -418,7 +418,7 @@ def test_an_experiment_can_hold_the_papers_rate_of_the_ball(data_folder):
     ("words", "sentence"),
     [
         (("papers",), "experiment 'papers' is unknown; known are paper, best, best_search"),
-        (("paper", "--seeds", 0), "seeds is 0; it must be at least 1"),
+        (("paper", "--seeds", 0), "seeds is 0; it must be a whole number from 1"),
         (("paper", "--only", "VQ"), "variant 'VQ' is unknown; paper has 'continuous', 'plain VQ'"),
         (("paper", "--dataset", "faces"), "faces"),
     ],

@@ -119,6 +119,16 @@ class Classifier(nn.Module):
         return classifier.eval()
 
 
+def check_classes(data: ImageData) -> None:
+    """Raise ValueError if the training images belong to a single class."""
+    present = len(data.train.labels.unique())
+    if len(data.classes) < 2 or present < 2:
+        raise ValueError(
+            f"a classifier needs training images of two or more classes; {data.name} has "
+            f"{present} ({', '.join(data.classes)})"
+        )
+
+
 def train_classifier(
     data: ImageData,
     *,
@@ -142,12 +152,7 @@ def train_classifier(
     Raises:
         ValueError: If the training images belong to a single class.
     """
-    present = len(data.train.labels.unique())
-    if len(data.classes) < 2 or present < 2:
-        raise ValueError(
-            f"a classifier needs training images of two or more classes; {data.name} has "
-            f"{present} ({', '.join(data.classes)})"
-        )
+    check_classes(data)
     device = choose_device(device)
     told = [CLASSIFIER_FORMAT, STEPS, PASSES, BATCH_SIZE, LR, VALIDATE_EVERY, seed]
     digest = digest_of([*told, data.fingerprint])

@@ -21,6 +21,7 @@ from arcvq.experiments.tables import finished
 from arcvq.images import ImageData
 from arcvq.runs.parallel import train_as_completed
 from arcvq.runs.settings import RunSettings, run_name, train
+from arcvq.runtime.checks import check_whole
 from arcvq.runtime.devices import choose_device, choose_precision
 from arcvq.runtime.files import data_root, safe_name, write_text, write_whole
 from arcvq.runtime.store import digest_in, digest_of
@@ -48,6 +49,10 @@ class Variant:
     facts: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
+def takes_any_data(data: ImageData) -> None:
+    """The check of an experiment that can be measured on any data."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Experiment:
     """A named grid of settings, with what is measured of each run.
@@ -66,6 +71,7 @@ class Experiment:
             variants names, in the fact `candidate_for`, a variant of this experiment. The candidate
             with the largest `psnr` replaces the settings and facts of that variant, whose seeds are
             fresh ones. So `search` must measure something else than this experiment reports.
+        check: Raises ValueError for data that cannot be measured, before anything is trained.
     """
 
     name: str
@@ -76,6 +82,7 @@ class Experiment:
     compare: Callable[[Run, Run, ImageData], dict[str, float]] | None = None
     trained: bool = True
     search: "Experiment | None" = None
+    check: Callable[[ImageData], None] = takes_any_data
 
 
 def run_experiment(
@@ -113,16 +120,16 @@ def run_experiment(
         `out`/NAME.parquet, followed by those of other variants and seeds from earlier calls.
 
     Raises:
-        ValueError: For no seeds, an unknown variant, or a folder with results of other settings or
-            with other files.
+        ValueError: For no seeds, an unknown variant, data that the experiment cannot measure, or a
+            folder with results of other settings or with other files.
     """
-    if seeds < 1:
-        raise ValueError(f"seeds is {seeds}; it must be at least 1")
+    _check_numbers(seeds, training.get("workers"))
     variants = experiment.variants(base)
     chosen = _chosen_names(experiment.name, variants, only)
     root = data_root(root)
     device = choose_device(device)
     data = data or base.load_data(root, device)
+    experiment.check(data)
     if out is None:
         digest = base.digest(data, choose_precision(base.precision, device))
         out = root / "experiments" / f"{safe_name(experiment.name)}-{digest}-{RESULTS_FORMAT}"
@@ -155,6 +162,12 @@ def run_experiment(
     rows = pd.concat(tables, ignore_index=True)
     _write_table(results_file(experiment.name, folder), rows, folder / "rows")
     return pd.read_parquet(BytesIO(rows.to_parquet()))  # with the types of columns in files
+
+
+def _check_numbers(seeds: Any, workers: Any) -> None:
+    check_whole(1, seeds=seeds)
+    if workers is not None:
+        check_whole(1, workers=workers)
 
 
 def results_file(experiment: str, folder: Path) -> Path:

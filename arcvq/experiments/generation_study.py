@@ -6,7 +6,7 @@ from typing import Any
 import pandas as pd
 import torch
 
-from arcvq.analysis.classifier import train_classifier
+from arcvq.analysis.classifier import check_classes, train_classifier
 from arcvq.analysis.sample_quality import frechet_distance, label_agreement, precision_recall
 from arcvq.experiments import paper_table
 from arcvq.experiments.base import Experiment, Rows, Variant
@@ -80,6 +80,16 @@ def measure(run: Run, settings: RunSettings, data: ImageData, root: Path) -> Row
     return rows
 
 
+def check(data: ImageData) -> None:
+    """Raise ValueError for data without classes, or with too few test images to compare with."""
+    check_classes(data)
+    if len(data.test) <= NEIGHBORS:
+        raise ValueError(
+            f"{data.name} has {len(data.test)} test images; precision and recall need more than "
+            f"{NEIGHBORS}"
+        )
+
+
 def settings_of_prior(kind: str, settings: RunSettings) -> PriorSettings:
     """A prior of the size "standard", the same for every tokenizer."""
     steps = min(settings.steps, LONGEST_FIT)
@@ -113,4 +123,5 @@ GENERATION = Experiment(
     variants=variants,
     measure=measure,
     table=table,
+    check=check,
 )

@@ -74,6 +74,15 @@ def measure(run: Run, settings: RunSettings, data: ImageData, root: Path) -> Row
     return [row]
 
 
+def check(data: ImageData) -> None:
+    """Raise ValueError for data without color."""
+    if data.channels != 3:
+        raise ValueError(
+            f"{data.name} has {data.channels} channels; the perceptual distance needs RGB, such as "
+            "photos_64"
+        )
+
+
 def table(rows: pd.DataFrame) -> pd.DataFrame:
     """A line of text for each quantizer and choice of losses."""
     return cells(summary(rows, [*SHOWN]), {"variant": "quantizer", **SHOWN})
@@ -85,4 +94,5 @@ NATURAL_IMAGES = Experiment(
     variants=variants,
     measure=measure,
     table=table,
+    check=check,
 )

@@ -14,12 +14,12 @@ from arcvq.priors.pixelcnn import PixelCNN
 from arcvq.priors.tokens import match_parameters, parameter_count
 from arcvq.priors.transformer import TransformerPrior
 from arcvq.runs.settings import check_profile, with_batch_for
-from arcvq.runtime.checks import use_python_numbers
+from arcvq.runtime.checks import check_whole, use_python_numbers
 from arcvq.runtime.devices import choose_device, choose_precision
 from arcvq.runtime.files import delete, safe_name
 from arcvq.runtime.fingerprint import fingerprint
 from arcvq.runtime.store import digest_of, kept_path
-from arcvq.training import Compute, Recording
+from arcvq.training import Compute, Optimization, Recording
 
 PRIOR_FORMAT = 1  # bump it when the same settings no longer fit the same prior
 PRIORS: dict[str, type[PixelCNN] | type[TransformerPrior]] = {
@@ -85,6 +85,8 @@ class PriorSettings:
         if self.kind not in PRIORS:
             raise ValueError(f"prior {self.kind!r} is unknown; known are {', '.join(PRIORS)}")
         use_python_numbers(self)
+        Optimization(self.steps, self.batch_size, self.lr, self.seed)  # checks them
+        check_whole(1, width=self.width, layers=self.layers)
 
     @classmethod
     def for_profile(

@@ -29,6 +29,7 @@ from tqdm.auto import tqdm
 from arcvq.image_folders import Reading
 from arcvq.images import ImageData
 from arcvq.runs.settings import RunSettings, run_folder, train
+from arcvq.runtime.checks import check_whole
 from arcvq.runtime.devices import (
     choose_device,
     choose_precision,
@@ -106,8 +107,8 @@ def train_as_completed(
         ValueError: If there are no workers.
         ModuleNotFoundError: If Ray is asked for and is not installed.
     """
-    if workers is not None and workers < 1:
-        raise ValueError(f"workers is {workers}; it must be at least 1")
+    if workers is not None:
+        check_whole(1, workers=workers)
     unique = dict.fromkeys(settings)
     device = choose_device(device)
     loaded: dict[_DataKey, ImageData] = {}

@@ -15,13 +15,13 @@ from arcvq.baselines.vector_quantize_pytorch import BASELINES
 from arcvq.image_folders import Reading
 from arcvq.images import ImageData, load_images
 from arcvq.quantizers import QUANTIZERS, OnlineClusteredQuantizer, SphericalQuantizer
-from arcvq.runtime.checks import use_python_numbers
+from arcvq.runtime.checks import check_whole, use_python_numbers
 from arcvq.runtime.devices import choose_device, choose_precision
 from arcvq.runtime.distributed import first_rank_first, from_first
 from arcvq.runtime.files import delete, safe_name
 from arcvq.runtime.store import digest_of, kept_path
 from arcvq.samp import SAMP, Regime
-from arcvq.training import Compute, Recording, Run, fit
+from arcvq.training import Compute, Optimization, Recording, Run, fit
 from arcvq.vqgan import VQGAN, VQGANSettings, fit_vqgan
 from arcvq.vqvae import DOWNSAMPLE, VQVAE
 
@@ -114,6 +114,10 @@ class RunSettings:
 
     def __post_init__(self):
         use_python_numbers(self)
+        Optimization(self.steps, self.batch_size, self.lr, self.seed)  # checks them
+        check_whole(1, num_codes=self.num_codes, dim=self.dim)
+        if self.train_images is not None:
+            check_whole(1, train_images=self.train_images)
         if self.quantizer not in ALL_QUANTIZERS:
             known = ", ".join(ALL_QUANTIZERS)
             raise ValueError(f"quantizer {self.quantizer!r} is unknown; known are {known}")

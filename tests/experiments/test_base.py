@@ -289,11 +289,19 @@ def test_a_folder_with_nothing_but_the_draft_of_a_killed_call_is_free_to_use(tmp
 
 
 def test_wrong_requests_are_told_before_anything_is_written(tmp_path):
-    with pytest.raises(ValueError, match="seeds is 0; it must be at least 1"):
+    with pytest.raises(ValueError, match="seeds is 0; it must be a whole number from 1"):
         run(tmp_path, seeds=0)
     message = r"variant 'lr 5' is unknown; rates has 'lr 0\.001', 'lr 0\.003'"
     with pytest.raises(ValueError, match=message):
         run(tmp_path, only=["lr 5"])
+    with pytest.raises(ValueError, match="workers is 0; it must be a whole number from 1"):
+        run(tmp_path, workers=0)
+
+    def check(data):
+        raise ValueError(f"{data.name} cannot be measured")
+
+    with pytest.raises(ValueError, match="strokes cannot be measured"):
+        run(tmp_path, dataclasses.replace(RATES, check=check))
     assert not [*tmp_path.iterdir()]
 
 

@@ -71,6 +71,17 @@ def test_the_table_and_the_pictures_have_a_part_for_each_prior(rows):
     ]
 
 
+def test_data_that_samples_cannot_be_measured_on_are_refused_before_training(tmp_path):
+    alike = dataclasses.replace(IMAGES.train, labels=torch.zeros(32, dtype=torch.int64))
+    for data, message in (
+        (dataclasses.replace(IMAGES, train=alike), "two or more classes; strokes has 1"),
+        (dataclasses.replace(IMAGES, test=IMAGES.test.first(3)), "strokes has 3 test images; .* 3"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            run_experiment(GENERATION, SMALL, data, out=tmp_path / "table", root=tmp_path)
+    assert not [*tmp_path.iterdir()]
+
+
 def test_all_tokenizers_of_a_seed_get_the_same_prior():
     longer = dataclasses.replace(SMALL, steps=generation_study.LONGEST_FIT + 1)
     settings = [one.settings for one in generation_study.variants(longer)]

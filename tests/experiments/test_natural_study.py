@@ -8,7 +8,7 @@ from arcvq.experiments.natural_study import NATURAL_IMAGES
 from arcvq.figures.experiment_results import pictures
 from arcvq.images import ImageData, ImageSplit, load_images
 from arcvq.vqgan import PerceptualDistance, VQGANLosses, VQGANSettings
-from tests.strokes import SMALL
+from tests.strokes import IMAGES, SMALL
 
 TINY = VQGANSettings(
     channels=4,
@@ -68,6 +68,14 @@ def test_runs_are_measured_as_written_out_and_drawn(data, tmp_path):
     assert [*table.quantizer] == ["plain VQ", "SAMP on pixels alone"]
     ((_, _, figure),) = pictures(rows)
     assert len(figure.data) > 0
+
+
+def test_gray_images_are_refused_before_training(tmp_path):
+    with pytest.raises(
+        ValueError, match="strokes has 1 channels; the perceptual distance needs RGB"
+    ):
+        run_experiment(NATURAL_IMAGES, SMALL, IMAGES, out=tmp_path / "table", root=tmp_path)
+    assert not [*tmp_path.iterdir()]
 
 
 def laplacian(images):

@@ -104,7 +104,7 @@ def test_a_killed_worker_fails_its_own_run_alone_after_a_second_try(tmp_path, mo
 
 
 def test_no_workers_are_told_before_anything_is_trained(tmp_path):
-    with pytest.raises(ValueError, match="workers is 0; it must be at least 1"):
+    with pytest.raises(ValueError, match="workers is 0; it must be a whole number from 1"):
         train_many([SMALL], IMAGES, root=tmp_path, workers=0)
     assert not list(tmp_path.iterdir())
 

@@ -116,6 +116,19 @@ def test_the_regime_counts_the_latents_that_the_model_makes():
     assert positives == SMALL.num_codes * 3 / latents[:, 0].numel()
 
 
+@pytest.mark.parametrize("name", ["steps", "batch_size", "num_codes", "dim", "train_images"])
+def test_sizes_of_a_run_are_checked_before_data_are_loaded(name):
+    with pytest.raises(ValueError, match=f"{name} is 0; it must be a whole number from 1"):
+        dataclasses.replace(SMALL, **{name: 0})
+
+
+@pytest.mark.parametrize("change", [{"lr": 0.0}, {"lr": -1.0}, {"seed": -1}])
+def test_learning_rate_and_seed_of_a_run_are_checked_before_data_are_loaded(change):
+    ((name, value),) = change.items()
+    with pytest.raises(ValueError, match=f"{name} is {value}; it must be"):
+        dataclasses.replace(SMALL, **change)
+
+
 def test_beta_goes_to_our_quantizers_and_is_refused_for_baselines():
     assert dataclasses.replace(SMALL, beta=0.5).model(IMAGES).quantizer.beta == 0.5
     with pytest.raises(ValueError, match=r"beta is 0\.5; 'fsq' has a commitment weight of its own"):
