@@ -63,7 +63,8 @@ class Autoencoder(nn.Module, PyTorchModelHubMixin):
         image_channels: Channels C of the images.
         downsample: Height of the images over height of the latent grid.
         encoder: Maps images (B, C, H, W) to latents (B, D, h, w).
-        quantizer: Any `Quantizer`; its `dim` is the number of channels D of the latents.
+        quantizer: Any `Quantizer` but one with `channel_last`; its `dim` is the number of channels
+            D of the latents.
         decoder: Maps codes (B, D, h, w) to images (B, C, H, W).
 
     Attributes:
@@ -93,6 +94,11 @@ class Autoencoder(nn.Module, PyTorchModelHubMixin):
         decoder: nn.Module,
     ):
         super().__init__()
+        if quantizer.channel_last:  # it would take the width of the grid for D where they agree
+            raise ValueError(
+                "the quantizer has channel_last=True, and the latents of an autoencoder are "
+                "(B, D, h, w); it must be False"
+            )
         self.image_channels = int(image_channels)
         self.downsample = int(downsample)
         self.encoder = encoder

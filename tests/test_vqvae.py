@@ -11,6 +11,7 @@ from torch.nn.functional import conv2d, conv_transpose2d, normalize, relu
 from arcvq.autoencoder import Autoencoder
 from arcvq.quantizers import QUANTIZERS, CosineQuantizer, SphericalQuantizer
 from arcvq.samp import SAMP
+from arcvq.vqgan import VQGAN
 from arcvq.vqvae import VQVAE
 from tests.dtypes import INTEGER_DTYPES
 
@@ -424,6 +425,13 @@ def test_damaged_checkpoints_of_the_authors_are_refused_in_one_sentence(damage, 
     ) as caught:
         VQVAE.from_official(path)
     assert len(str(caught.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize("kind", [VQVAE, VQGAN])
+def test_a_quantizer_with_channels_at_the_end_is_refused(kind):
+    quantizer = CosineQuantizer(8, 4, channel_last=True)
+    with pytest.raises(ValueError, match=r"the quantizer has channel_last=True, .* must be False"):
+        kind(1, quantizer)
 
 
 def test_a_checkpoint_of_the_authors_with_nan_is_refused(tmp_path):
