@@ -898,7 +898,7 @@ def evaluate(
     means: dict[str, float] = {}  # over images
 
     with evaluation_mode(model):
-        for indices in torch.arange(len(split)).split(batch_size):
+        for indices in torch.arange(len(split)).split(int(batch_size)):
             images = split.batch(indices).to(device).contiguous(memory_format=torch.channels_last)
             output = model(images)
             check_finite(output.reconstruction, "reconstruction")

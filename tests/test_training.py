@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -295,6 +296,12 @@ def test_evaluation_is_the_formula_over_all_pixels(images):
         evaluate(net, images.test.first(0))
     with pytest.raises(ValueError, match="batch_size is 0; it must be a whole number from 1"):
         evaluate(net, images.test, batch_size=0)
+
+
+def test_evaluation_takes_a_batch_size_of_numpy(images, unchecked):
+    net = model()
+    by_python = evaluate(net, images.test, batch_size=5)
+    assert evaluate(net, images.test, batch_size=np.int64(5)) == by_python
 
 
 def test_a_loss_that_is_not_finite_is_explained_and_the_checkpoint_survives(

@@ -204,7 +204,7 @@ def complete_tokens(
     check_whole(1, batch_size=batch_size)
     grids = _prepare(prior, tokens, mask, labels, generator, choice)
     completed = []
-    for parts in zip(*(tensor.split(batch_size) for tensor in grids), strict=True):
+    for parts in zip(*(tensor.split(int(batch_size)) for tensor in grids), strict=True):
         batch = _Grids(*parts)
         drawn = batch.tokens
         for step in _draw_tokens(prior, batch, choice):
