@@ -414,7 +414,7 @@ def _run_and_report(experiment: "Experiment", out: Path | None, options: dict[st
     import pandas as pd
 
     from arcvq.experiments import run_experiment
-    from arcvq.experiments.base import results_file
+    from arcvq.experiments.base import results_file, without_effect
     from arcvq.experiments.tables import finished, markdown, regime_note
     from arcvq.figures.experiment_results import pictures
     from arcvq.reports.pages import check_page_is_ours, write_figures_page
@@ -422,10 +422,18 @@ def _run_and_report(experiment: "Experiment", out: Path | None, options: dict[st
     from arcvq.samp import SAMP
 
     at_paper_rate = options.pop("paper_rate", False)
+    given = _given(options)
     base = _settings(options)
     if at_paper_rate:
         samp = SAMP.for_run(base.steps, lr=base.lr, dim=base.dim)
         base = dataclasses.replace(base, samp=samp)
+    for name in without_effect(experiment, base):
+        if name in given:
+            option = "--" + name.replace("_", "-")
+            warnings.warn(
+                f"{option} has no effect in {experiment.name}, which has values of its own",
+                stacklevel=2,
+            )
     out = out or Path(f"{experiment.name}-{safe_name(base.dataset)}")
     file = results_file(experiment.name, out)
     if not file.exists():  # else the page beside it is ours

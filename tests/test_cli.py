@@ -1,6 +1,7 @@
 """The command: what it prints, its exit codes, and one sentence instead of a traceback."""
 
 import ast
+import dataclasses
 import json
 import os
 import re
@@ -430,6 +431,18 @@ def test_experiment_refuses_what_cannot_be_before_it_trains(data_folder, words, 
     assert not (data_folder / "found").exists()
 
 
+def test_experiment_says_which_options_have_no_effect(data_folder, monkeypatch):
+    def nothing(*arguments, **options):
+        raise RuntimeError("nothing was run")
+
+    monkeypatch.setattr(experiments, "run_experiment", nothing)
+    shown = invoke("experiment", "codes_per_step", "--num-codes", 64, "--dim", 8)
+    assert "Note: --num-codes has no effect in codes_per_step, which has values" in shown.stderr
+    assert "--dim" not in shown.stderr
+    with_own = invoke("experiment", "regime", "--num-codes", 64)
+    assert "has no effect" not in with_own.stderr
+
+
 @pytest.mark.parametrize("rows_of_a_run", [1, 40])
 def test_experiment_ends_with_1_where_some_runs_failed(data_folder, monkeypatch, rows_of_a_run):
     good = pd.DataFrame({"variant": "a", "seed": [0] * rows_of_a_run, "error": None})
@@ -437,8 +450,8 @@ def test_experiment_ends_with_1_where_some_runs_failed(data_folder, monkeypatch,
     rows = pd.concat([good, failed], ignore_index=True)
     earlier = pd.DataFrame({"variant": ["b", "b"], "seed": [0, 1], "error": "diverged"})
     everything = pd.concat([rows, earlier], ignore_index=True)
-    experiment = SimpleNamespace(
-        name="paper", question="What?", table=lambda rows: pd.DataFrame({"a": ["1"]})
+    experiment = dataclasses.replace(
+        experiments.EXPERIMENTS["paper"], table=lambda rows: pd.DataFrame({"a": ["1"]})
     )
     monkeypatch.setitem(experiments.EXPERIMENTS, "paper", experiment)
 

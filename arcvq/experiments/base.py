@@ -170,6 +170,20 @@ def _check_numbers(seeds: Any, workers: Any) -> None:
         check_whole(1, workers=workers)
 
 
+def without_effect(experiment: Experiment, base: RunSettings) -> list[str]:
+    """The sizes in `base` that no run takes over, since the experiment has values of its own."""
+    source = experiment.search or experiment
+    runs = [variant.settings for variant in source.variants(base)]
+    ignored = []
+    for name in ("num_codes", "dim", "lr"):
+        values = {getattr(settings, name) for settings in runs}
+        if getattr(base, name) not in values:
+            ignored.append(name)
+    if all(settings.vqgan is not None for settings in runs):
+        ignored += ["hidden", "residual_hidden"]
+    return ignored
+
+
 def results_file(experiment: str, folder: Path) -> Path:
     """The file with all rows of the experiment of this name in a folder."""
     return folder / f"{safe_name(experiment)}.parquet"

@@ -5,7 +5,14 @@ import pandas as pd
 import pytest
 import torch
 
-from arcvq.experiments import ablations, paper_table, run_experiment, schedule_study
+from arcvq.experiments import (
+    EXPERIMENTS,
+    ablations,
+    paper_table,
+    run_experiment,
+    schedule_study,
+)
+from arcvq.experiments.base import without_effect
 from arcvq.experiments.measures import reconstruction
 from arcvq.metrics import psnr
 from arcvq.runs.settings import ALL_QUANTIZERS, train
@@ -190,3 +197,22 @@ def test_the_steadiest_schedule_comes_first_with_the_lengths_at_which_it_is_leve
     part = schedule_study.steadiness(lacks_a_length, "radius")
     assert [*part.index] == ["best late", "best once", "near"]
     assert math.isnan(part.behind["near"])
+
+
+@pytest.mark.parametrize(
+    ("name", "ignored"),
+    [
+        ("paper", []),
+        ("regime", []),
+        ("codes_per_step", ["num_codes"]),
+        ("best", ["dim", "lr"]),
+        ("natural_images", ["hidden", "residual_hidden"]),
+    ],
+)
+def test_sizes_that_an_experiment_sets_itself_are_named(name, ignored):
+    base = dataclasses.replace(BASE, num_codes=7, dim=5, lr=0.5)
+    assert without_effect(EXPERIMENTS[name], base) == ignored
+
+
+def test_sizes_among_those_that_an_experiment_tries_have_an_effect():
+    assert without_effect(EXPERIMENTS["best"], dataclasses.replace(BASE, dim=8, lr=3e-3)) == []
