@@ -115,7 +115,8 @@ class RunSettings:
     def __post_init__(self):
         use_python_numbers(self)
         Optimization(self.steps, self.batch_size, self.lr, self.seed)  # checks them
-        check_whole(1, num_codes=self.num_codes, dim=self.dim)
+        check_whole(1, num_codes=self.num_codes, dim=self.dim, residual_hidden=self.residual_hidden)
+        check_whole(DOWNSAMPLE, hidden=self.hidden)
         if self.train_images is not None:
             check_whole(1, train_images=self.train_images)
         if self.quantizer not in ALL_QUANTIZERS:

@@ -116,10 +116,17 @@ def test_the_regime_counts_the_latents_that_the_model_makes():
     assert positives == SMALL.num_codes * 3 / latents[:, 0].numel()
 
 
-@pytest.mark.parametrize("name", ["steps", "batch_size", "num_codes", "dim", "train_images"])
+@pytest.mark.parametrize(
+    "name", ["steps", "batch_size", "num_codes", "dim", "residual_hidden", "train_images"]
+)
 def test_sizes_of_a_run_are_checked_before_data_are_loaded(name):
     with pytest.raises(ValueError, match=f"{name} is 0; it must be a whole number from 1"):
         dataclasses.replace(SMALL, **{name: 0})
+
+
+def test_a_network_needs_four_channels_that_can_be_halved_twice():
+    with pytest.raises(ValueError, match="hidden is 3; it must be a whole number from 4"):
+        dataclasses.replace(SMALL, hidden=3)
 
 
 @pytest.mark.parametrize("change", [{"lr": 0.0}, {"lr": -1.0}, {"seed": -1}])
