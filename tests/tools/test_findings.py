@@ -83,6 +83,14 @@ def test_where_all_chose_the_largest_rate_the_pairs_that_were_tried_with_it_are_
     assert "three pairs only (0.25 with 64, 1 with 16, 4 with 8)" in text
 
 
+def test_a_search_that_is_repeated_names_who_did_not_choose_the_largest_rate():
+    rows = PAPER[PAPER.variant.isin(["SAMP", "FSQ", "cosine"])]
+    rates = rows.variant.map({"SAMP": 3e-3, "FSQ": 3e-3, "cosine": 1e-3})
+    text = findings.at_their_best_again(rows.assign(lr=rates))
+    assert text.startswith("The same search in runs of 1,000 steps on MNIST. On test images, with ")
+    assert "All but cosine chose the learning rate 0.003, the largest tried" in text
+
+
 def test_the_ratios_of_the_regime_are_told_apart_from_codes_batch_and_dimension():
     rows = []
     for axis, value, psnr, used in (
