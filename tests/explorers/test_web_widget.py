@@ -5,7 +5,8 @@ import pytest
 from tests.explorers.javascript import modules
 
 # A model of one setting as anywidget gives it, and a mount that shows nothing. `saved` is what the
-# kernel was told; `answer` is what a message of the kernel does to the model.
+# kernel was told; `answer` is what a message of the kernel does to the model. As in ipywidgets, what
+# a call changes waits to be saved, and one that changes nothing leaves what waits as it is.
 DRAG = """(async () => {
   class LiveModel extends class {} {
     comm_live = true;
@@ -13,6 +14,7 @@ DRAG = """(async () => {
   const state = { specs: [{ name: "angle" }], angle: 0, first_settings: { angle: 0 }, data: {} };
   const listeners = [];
   const saved = [];
+  let waiting = {};
   const tell = (event, detail) => {
     for (const [name, listener] of listeners) if (name === event) listener(detail);
   };
@@ -20,15 +22,23 @@ DRAG = """(async () => {
     get: (name) => state[name],
     set: (changed) => {
       if (changed === "isOpen") return tell("change:isOpen", new LiveModel());
+      const news = Object.entries(changed).filter(([name, value]) => state[name] !== value);
+      Object.assign(waiting, Object.fromEntries(news));
       Object.assign(state, changed);
-      tell("change");
+      if (news.length) tell("change");
     },
-    save_changes: () => saved.push(state.angle),
+    save_changes: () => {
+      if ("angle" in waiting) saved.push(waiting.angle);
+      waiting = {};
+    },
     send: () => {},
     on: (...one) => listeners.push(one),
     off: () => {},
   };
-  const answer = (angle) => model.set({ angle });
+  const answer = (angle) => {
+    state.angle = angle;
+    tell("change");
+  };
   const shown = [];
   let host;
   const mount = (el, given) => {
@@ -63,6 +73,21 @@ def test_a_late_answer_of_the_kernel_does_not_undo_what_a_key_has_set_since(drag
     assert found["angle"] == 3
 
 
+def test_a_reset_holds_though_a_late_answer_has_the_same_value(drag):
+    found = drag("""
+      host.set("angle", 1);
+      await wait(300);
+      host.set("angle", 0);
+      await wait(50); // told
+      host.set("angle", 2); // which waits
+      answer(0);
+      host.reset();
+      await wait(300);
+    """)
+    assert found["saved"] == [1, 0]
+    assert found["shown"][-1] == found["angle"] == 0
+
+
 def test_what_python_sets_is_shown_once_the_kernel_knows_what_the_hand_did(drag):
     found = drag("""
       host.set("angle", 1);
@@ -77,5 +102,6 @@ def test_of_a_part_of_an_array_the_kernel_gets_that_part_alone(drag):
     found = drag("""
       const whole = Float64Array.of(1, 2, 3, 4);
       host.keep({ rows: whole.subarray(1, 3) });
+      await wait(300);
     """)
     assert found["bytes"] == 2 * 8

@@ -35,25 +35,33 @@ const GONE =
 export function widget(mount) {
   return ({ model, el }) => {
     const specs = model.get("specs");
-    let unsent = {}; // what the kernel has yet to hear, which its answers must not undo
+    // What the kernel has yet to hear. The model learns it when it is sent, not before: an answer
+    // to an earlier message would undo it there.
+    let unsent = {};
+    let isSaving = false;
+    let view;
     const read = (name) => (Object.hasOwn(unsent, name) ? unsent[name] : model.get(name));
     const values = () => Object.fromEntries(specs.map(({ name }) => [name, read(name)]));
     const update = () => {
+      if (isSaving) return; // these values are drawn already
       host.values = values();
-      view.update(host.values);
+      view?.update(host.values);
     };
     const renew = () => {
       host.data = unpacked(read("data"));
     };
     const setAll = (changed) => {
       Object.assign(unsent, changed);
-      model.set(changed); // which calls `update`
+      if (Object.hasOwn(changed, "data")) renew();
+      update();
       save();
     };
     const save = atMostEvery(PAUSE, () => {
       const latest = unsent;
       unsent = {};
+      isSaving = true;
       model.set(latest);
+      isSaving = false;
       model.save_changes();
     });
     const host = {
@@ -78,7 +86,7 @@ export function widget(mount) {
     note.className = "arcvq-note";
     note.setAttribute("role", "status");
     el.append(note);
-    const view = mountOrTell(mount, el, host);
+    view = mountOrTell(mount, el, host);
     host.restart = () => view.restart?.();
     const tell = () => {
       note.textContent = itself.comm_live ? "" : GONE;
