@@ -315,10 +315,9 @@ def test_a_loss_that_is_not_finite_is_explained_and_the_checkpoint_survives(
         advance(session)
 
     message = "at step 8 the loss is nan: 128 of 128 values of the latents"
-    with monkeypatch.context() as patches:
+    with monkeypatch.context() as patches, pytest.raises(FloatingPointError, match=message):
         patches.setattr(VQVAESession, "advance", diverging)
-        with pytest.raises(FloatingPointError, match=message):
-            short(images, folder=tmp_path)
+        short(images, folder=tmp_path)
     resumed = short(images, folder=tmp_path, record={"resume": True})
     assert resumed.model.encoder[0].weight.isfinite().all()
 
@@ -334,10 +333,9 @@ def test_a_step_that_spoils_the_weights_is_found_by_the_validation_after_it(
             session.model.decoder[-1].bias.data.fill_(math.nan)
 
     message = "in the validation at step 8, 1024 of 1024 values of the reconstruction are NaN"
-    with monkeypatch.context() as patches:
+    with monkeypatch.context() as patches, pytest.raises(FloatingPointError, match=message):
         patches.setattr(VQVAESession, "advance", diverging)
-        with pytest.raises(FloatingPointError, match=message):
-            short(images, folder=tmp_path)
+        short(images, folder=tmp_path)
     resumed = short(images, folder=tmp_path, record={"resume": True})
     assert_same_weights(resumed.model, short(images).model)
 
