@@ -73,15 +73,20 @@ def test_a_late_answer_of_the_kernel_does_not_undo_what_a_key_has_set_since(drag
     assert found["angle"] == 3
 
 
-def test_a_reset_holds_though_a_late_answer_has_the_same_value(drag):
-    found = drag("""
+@pytest.mark.parametrize(
+    "way_back",
+    ["reset()", 'set("angle", 0)', "setAll({ angle: 0 })"],
+    ids=["reset", "hand", "preset"],
+)
+def test_the_way_back_holds_though_a_late_answer_has_the_same_value(drag, way_back):
+    found = drag(f"""
       host.set("angle", 1);
       await wait(300);
       host.set("angle", 0);
       await wait(50); // told
       host.set("angle", 2); // which waits
       answer(0);
-      host.reset();
+      host.{way_back};
       await wait(300);
     """)
     assert found["saved"] == [1, 0]
