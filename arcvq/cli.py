@@ -390,6 +390,12 @@ def sweep_samp(ctx: click.Context, out: Path, **options: Any) -> None:
     help="Let SAMP's ball grow at the paper's rate, alpha / (lr sqrt(D)) = 0.125, in place of its "
     "whole schedule in a shorter run.",
 )
+@click.option(
+    "--search-steps",
+    type=int,
+    metavar="N",
+    help="Optimizer steps of a run in the search of best.  [default: as in its other runs]",
+)
 @workers_option
 @click.option("--out", type=FOLDER, help="Folder.  [default: NAME-DATASET]")
 @click.pass_context
@@ -403,7 +409,11 @@ def experiment_of_name(ctx: click.Context, name: str, out: Path | None, **option
 
     if name not in EXPERIMENTS:
         raise ValueError(f"experiment {name!r} is unknown; known are {', '.join(EXPERIMENTS)}")
-    ctx.exit(1 if _run_and_report(EXPERIMENTS[name], out, options) else 0)
+    experiment = EXPERIMENTS[name]
+    search_steps = options.pop("search_steps")
+    if search_steps is not None:
+        experiment = dataclasses.replace(experiment, search_steps=search_steps)
+    ctx.exit(1 if _run_and_report(experiment, out, options) else 0)
 
 
 def _run_and_report(experiment: "Experiment", out: Path | None, options: dict[str, Any]) -> int:

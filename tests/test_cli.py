@@ -422,6 +422,8 @@ def test_an_experiment_can_hold_the_papers_rate_of_the_ball(data_folder):
         (("paper", "--seeds", 0), "seeds is 0; it must be a whole number from 1"),
         (("paper", "--only", "VQ"), "variant 'VQ' is unknown; paper has 'continuous', 'plain VQ'"),
         (("paper", "--dataset", "faces"), "faces"),
+        (("paper", "--search-steps", 5), "search_steps is 5; paper has no search"),
+        (("best", "--search-steps", 0), "search_steps is 0; it must be a whole number from 1"),
     ],
 )
 def test_experiment_refuses_what_cannot_be_before_it_trains(data_folder, words, sentence):

@@ -71,6 +71,8 @@ class Experiment:
             variants names, in the fact `candidate_for`, a variant of this experiment. The candidate
             with the largest `psnr` replaces the settings and facts of that variant, whose seeds are
             fresh ones. So `search` must measure something else than this experiment reports.
+        search_steps: Optimizer steps of a run of the search; None for as many as the others have.
+            With fewer, what was best in short runs is trained at length.
         check: Raises ValueError for data that cannot be measured, before anything is trained.
     """
 
@@ -82,7 +84,15 @@ class Experiment:
     compare: Callable[[Run, Run, ImageData], dict[str, float]] | None = None
     trained: bool = True
     search: "Experiment | None" = None
+    search_steps: int | None = None
     check: Callable[[ImageData], None] = takes_any_data
+
+    def __post_init__(self):
+        if self.search_steps is None:
+            return
+        if self.search is None:
+            raise ValueError(f"search_steps is {self.search_steps}; {self.name} has no search")
+        check_whole(1, search_steps=self.search_steps)
 
 
 def run_experiment(
@@ -145,8 +155,10 @@ def run_experiment(
     training |= {"root": root, "device": device}
     first_seed = base.seed
     if experiment.search is not None:
-        found = _run_search(experiment.search, base, data, chosen, folder / "search", training)
-        variants = [_at_its_best(variant, found) for variant in variants]
+        short = dataclasses.replace(base, steps=experiment.search_steps or base.steps)
+        psnr = _run_search(experiment.search, short, data, chosen, folder / "search", training)
+        candidates = experiment.search.variants(base)
+        variants = [_at_its_best(variant, candidates, psnr) for variant in variants]
         first_seed += 1
 
     trials = _plan(experiment.name, variants, range(first_seed, first_seed + seeds), folder)
@@ -209,26 +221,27 @@ def _run_search(
     chosen: Sequence[str],
     folder: Path,
     training: dict[str, Any],
-) -> list[tuple[Variant, float]]:
-    """Every candidate for the chosen variants with its PSNR, which is -inf where its run failed."""
+) -> dict[str, float]:
+    """The PSNR of the candidates for the chosen variants, by name; none of those that failed."""
     candidates = [
         variant for variant in search.variants(base) if variant.facts["candidate_for"] in chosen
     ]
     if not candidates:
-        return []
+        return {}
     names = [candidate.name for candidate in candidates]
     rows = run_experiment(search, base, data, seeds=1, only=names, out=folder, **training)
     measured = finished(rows).dropna(subset=rows.columns.intersection(["psnr"]))
-    psnr = dict(zip(measured.variant, measured.get("psnr", ()), strict=True))
-    return [(candidate, psnr.get(candidate.name, -math.inf)) for candidate in candidates]
+    return dict(zip(measured.variant, measured.get("psnr", ()), strict=True))
 
 
-def _at_its_best(variant: Variant, found: Sequence[tuple[Variant, float]]) -> Variant:
+def _at_its_best(
+    variant: Variant, candidates: Sequence[Variant], psnr: Mapping[str, float]
+) -> Variant:
     """The variant with the settings and facts of its best candidate; as it is if it has none."""
-    own = [(psnr, one) for one, psnr in found if one.facts["candidate_for"] == variant.name]
+    own = [one for one in candidates if one.facts["candidate_for"] == variant.name]
     if not own:
         return variant
-    _, best = max(own, key=lambda pair: pair[0])
+    best = max(own, key=lambda candidate: psnr.get(candidate.name, -math.inf))
     return Variant(variant.name, best.settings, {**best.facts, "chosen": best.name})
 
 

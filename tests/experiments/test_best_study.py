@@ -152,6 +152,30 @@ def test_a_search_is_only_read_when_more_seeds_are_asked_for(tmp_path):
     pd.testing.assert_frame_equal(again, few[columns])
 
 
+def test_what_is_best_in_short_runs_can_be_trained_at_length(tmp_path):
+    steps = BASE.steps // 2
+    at_length = run(tmp_path, experiment=dataclasses.replace(SHORT, search_steps=steps), seeds=1)
+    short = run_experiment(
+        SEARCH,
+        dataclasses.replace(BASE, steps=steps),
+        IMAGES,
+        seeds=1,
+        only=[one.name for one in some_candidates(BASE) if one.facts["candidate_for"] == "SAMP"],
+        out=tmp_path / "search",
+        root=tmp_path / "data",
+        device="cpu",
+        progress=False,
+    )
+    samp = at_length[at_length.variant == "SAMP"].iloc[0]
+    assert samp.chosen == short.variant[short.psnr.idxmax()]
+
+    (chosen,) = [one for one in best_study.candidates(BASE) if one.name == samp.chosen]
+    settings = dataclasses.replace(chosen.settings, seed=1)
+    found = train(settings, IMAGES, root=tmp_path / "data", device="cpu", progress=False)
+    assert found.settings["steps"] == BASE.steps
+    assert samp.psnr == evaluate(found.model, IMAGES.test)["psnr"]
+
+
 def test_a_candidate_that_fails_is_not_chosen_and_a_quantizer_without_any_other_says_so(tmp_path):
     def measure(run, settings, data, root):
         if settings.quantizer == "plain" or settings.lr == 3e-3:
