@@ -346,7 +346,7 @@ def test_the_solution_is_right(name, capsys):
     assert capsys.readouterr().out.startswith(f"{name}: right, in all ")
 
 
-@pytest.mark.parametrize("name, words", CASES)
+@pytest.mark.parametrize(("name", "words"), CASES)
 def test_a_typical_mistake_is_refused_with_the_case_and_what_is_expected(name, words, capsys):
     assert not check(named(name, MISTAKES[name][words]))
     told = capsys.readouterr().out
@@ -381,7 +381,8 @@ def test_the_package_itself_passes_where_it_has_the_function():
 def test_a_result_of_another_kind_gets_a_sentence_and_no_traceback(name, result, capsys):
     assert not check(named(name, lambda *_: result))
     told = capsys.readouterr().out
-    assert told.count("\n") == 1 and "Traceback" not in told
+    assert told.count("\n") == 1
+    assert "Traceback" not in told
 
 
 def test_a_stub_is_told_to_be_unwritten(capsys):

@@ -123,7 +123,7 @@ def test_norms_are_euclidean_and_detached():
 
 
 @pytest.mark.parametrize(
-    "num_codes, best", [(2, 180), (3, 120), (4, 109.4712), (5, 90), (6, 90), (12, 63.4349)]
+    ("num_codes", "best"), [(2, 180), (3, 120), (4, 109.4712), (5, 90), (6, 90), (12, 63.4349)]
 )
 def test_the_bound_is_exact_where_the_best_packing_in_3d_is_proven(num_codes, best):
     assert best_min_angle_bound(num_codes, 3) == degrees(best)
@@ -131,7 +131,7 @@ def test_the_bound_is_exact_where_the_best_packing_in_3d_is_proven(num_codes, be
 
 # the best packings known in 3-D (Sloane's tables); kissing configurations and other codes beyond
 @pytest.mark.parametrize(
-    "num_codes, dim, known",
+    ("num_codes", "dim", "known"),
     [
         (7, 3, 77.8695),
         (8, 3, 74.8585),
@@ -153,7 +153,7 @@ def test_the_bound_is_never_below_a_known_packing(num_codes, dim, known):
     assert math.radians(known) - 1e-6 <= bound <= math.pi / 2
 
 
-@pytest.mark.parametrize("num_codes, dim, known", [(16, 5, 78.4630), (27, 6, 75.5225)])
+@pytest.mark.parametrize(("num_codes", "dim", "known"), [(16, 5, 78.4630), (27, 6, 75.5225)])
 def test_the_bound_meets_the_sharp_codes_of_levenshtein(num_codes, dim, known):
     assert best_min_angle_bound(num_codes, dim) == degrees(known)
 
@@ -194,7 +194,7 @@ def test_caps_of_half_the_bound_just_fill_the_sphere():
     assert 1e6 * share == pytest.approx(1, rel=1e-6)
 
 
-@pytest.mark.parametrize("num_codes, dim", [(50, 2), (12, 3), (300, 3), (512, 64), (600, 8)])
+@pytest.mark.parametrize(("num_codes", "dim"), [(50, 2), (12, 3), (300, 3), (512, 64), (600, 8)])
 def test_random_codes_stay_below_the_bound_and_repeat_with_their_seed(num_codes, dim):
     angle = random_min_angle(num_codes, dim, seed=3)
     assert 0 < angle < best_min_angle_bound(num_codes, dim)
@@ -203,7 +203,7 @@ def test_random_codes_stay_below_the_bound_and_repeat_with_their_seed(num_codes,
 
 
 @pytest.mark.parametrize(
-    "points, best", [(TETRAHEDRON, 109.4712), (OCTAHEDRON, 90), (ICOSAHEDRON, 63.4349)]
+    ("points", "best"), [(TETRAHEDRON, 109.4712), (OCTAHEDRON, 90), (ICOSAHEDRON, 63.4349)]
 )
 def test_platonic_codebooks_reach_the_bound(points, best):
     found = describe(points)
@@ -213,7 +213,7 @@ def test_platonic_codebooks_reach_the_bound(points, best):
     assert found.effective_rank == pytest.approx(3, abs=1e-6)
 
 
-@pytest.mark.parametrize("num_codes, dim", [(1, 3), (0, 3), (4, 0)])
+@pytest.mark.parametrize(("num_codes", "dim"), [(1, 3), (0, 3), (4, 0)])
 def test_a_bound_needs_two_codes_and_a_dimension(num_codes, dim):
     with pytest.raises(ValueError, match=f"got {num_codes} and {dim}"):
         best_min_angle_bound(num_codes, dim)
@@ -397,7 +397,7 @@ BROKEN_COUNTS = [
 ]
 
 
-@pytest.mark.parametrize("counts, message", BROKEN_COUNTS)
+@pytest.mark.parametrize(("counts", "message"), BROKEN_COUNTS)
 @pytest.mark.parametrize(
     "measure",
     [
@@ -653,7 +653,8 @@ def test_describe_leaves_its_inputs_alone():
     codebook = torch.nn.Parameter(torch.randn(6, 3))
     before = codebook.detach().clone()
     describe(codebook, torch.arange(6), torch.randn(6, 3, requires_grad=True))
-    assert torch.equal(codebook, before) and codebook.grad is None
+    assert torch.equal(codebook, before)
+    assert codebook.grad is None
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])

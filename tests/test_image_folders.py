@@ -92,7 +92,7 @@ def test_what_lies_beside_the_parts_is_left_out_and_said(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "folders, message",
+    ("folders", "message"),
     [
         (["val", "test"], "holds test, val, but no folder train"),
         (["test"], "holds test, but no folder train"),
@@ -251,7 +251,9 @@ READABLE = [
 def test_what_pillow_reads_is_read(tmp_path, suffix):
     save(tmp_path / f"1{suffix}", (250, 20, 30))
     red, green, blue = read(tmp_path)[0, :, 4, 4].tolist()
-    assert red > 200 and green < 60 and blue < 70
+    assert red > 200
+    assert green < 60
+    assert blue < 70
 
 
 def transparent(mode):
@@ -271,7 +273,7 @@ def transparent(mode):
     return image, {"transparency": ground}
 
 
-@pytest.mark.parametrize("background, value", [("white", 255), ("black", 0), ("#808080", 128)])
+@pytest.mark.parametrize(("background", "value"), [("white", 255), ("black", 0), ("#808080", 128)])
 @pytest.mark.parametrize("mode", ["RGBA", "LA", "P", "RGB", "L"])
 def test_transparency_shows_the_background(tmp_path, mode, background, value):
     image, options = transparent(mode)
@@ -455,7 +457,7 @@ def test_a_folder_of_broken_files_alone_is_refused_even_then(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "options, message",
+    ("options", "message"),
     [
         ({"background": "greenish"}, "background is 'greenish'"),
         ({"levels": "best"}, "levels are 'best'"),

@@ -75,7 +75,9 @@ def distinct(split):
 def test_every_pixel_value_survives_the_way_to_float_and_back():
     pixels = torch.arange(256, dtype=torch.uint8).view(2, 2, 8, 8)
     floats = to_float(pixels)
-    assert floats.dtype == torch.float32 and floats.min() == -1 and floats.max() == 1
+    assert floats.dtype == torch.float32
+    assert floats.min() == -1
+    assert floats.max() == 1
     assert torch.equal(to_uint8(floats), pixels)
 
 
@@ -113,7 +115,7 @@ def test_selected_images_keep_their_labels_and_the_order_of_the_rows():
 
 
 @pytest.mark.parametrize(
-    "pixels, labels",
+    ("pixels", "labels"),
     [
         (torch.zeros(2, 1, 4, 4), 2),
         (torch.zeros(2, 4, 4, dtype=torch.uint8), 2),
@@ -164,9 +166,11 @@ def test_a_subset_keeps_the_first_training_images_and_all_others():
     data = tiny()
     data.variance, data.fingerprint  # noqa: B018 - cached values must not travel along
     small = data.subset(train=4)
-    assert torch.equal(small.train.images, data.train.images[:4]) and small.test is data.test
+    assert torch.equal(small.train.images, data.train.images[:4])
+    assert small.test is data.test
     assert torch.equal(small.train.labels, data.train.labels[:4])
-    assert small.variance != data.variance and small.fingerprint != data.fingerprint
+    assert small.variance != data.variance
+    assert small.fingerprint != data.fingerprint
 
 
 @pytest.mark.parametrize("n", [0, -1, 10])
@@ -206,7 +210,7 @@ def test_photos_are_the_same_on_every_machine(photos):
 
 
 @pytest.mark.parametrize(
-    "name, channels, size, classes", [("digits", 1, 28, 10), ("photos", 3, 32, 2)]
+    ("name", "channels", "size", "classes"), [("digits", 1, 28, 10), ("photos", 3, 32, 2)]
 )
 def test_built_in_data_have_the_promised_shapes(request, name, channels, size, classes):
     data = request.getfixturevalue(name)
@@ -303,7 +307,7 @@ def test_the_columns_of_the_parts_do_not_overlap():
     assert ranges[0][1] <= ranges[1][0] < ranges[1][1] <= ranges[2][0]
 
 
-@pytest.mark.parametrize("name, side", LARGE_PATCHES.items())
+@pytest.mark.parametrize(("name", "side"), LARGE_PATCHES.items())
 def test_large_patches_of_each_part_come_from_photographs_of_its_own(name, side):
     data = load_images(name, device="cpu")
     assert data.size == (side, side)
@@ -325,10 +329,11 @@ def test_large_patches_are_the_same_on_every_machine():
     assert data.fingerprint == "4e25aaf4e4e539ce"
 
 
-@pytest.mark.parametrize("label, name", list(enumerate(PHOTOGRAPHS)))
+@pytest.mark.parametrize(("label", "name"), list(enumerate(PHOTOGRAPHS)))
 def test_a_photograph_is_whole_and_holds_the_patches_with_its_label(photos, label, name):
     picture = photograph(name)
-    assert picture.shape == (1, 3, 424, 640) and picture.dtype == torch.uint8
+    assert picture.shape == (1, 3, 424, 640)
+    assert picture.dtype == torch.uint8
     patch = photos.test.images[photos.test.labels == label][0]
     windows = picture[0].unfold(1, 32, 1).unfold(2, 32, 1)
     candidates = (windows[..., 0, 0] == patch[:, :1, :1]).all(dim=0).nonzero()
@@ -395,7 +400,8 @@ def archives(monkeypatch):
 @pytest.fixture
 def server(monkeypatch):
     """A stand-in for the network: answers with the files it was given, and refuses all others."""
-    files, asked = {}, []
+    files = {}
+    asked = []
 
     def urlopen(request):
         assert socket.getdefaulttimeout() == 10
@@ -405,7 +411,8 @@ def server(monkeypatch):
         if content is None:
             raise urllib.error.URLError("no route to host")
         response = io.BytesIO(content)
-        response.url, response.length = request.full_url, len(content)
+        response.url = request.full_url
+        response.length = len(content)
         return response
 
     monkeypatch.setattr("urllib.request.urlopen", urlopen)
@@ -508,7 +515,7 @@ MNIST_ARCHIVES = ", ".join(
 
 
 @pytest.mark.parametrize(
-    "name, files",
+    ("name", "files"),
     [
         ("mnist", MNIST_ARCHIVES),
         ("fashion_mnist", "FashionMNIST/raw/train-images-idx3-ubyte.gz, "),
@@ -681,11 +688,12 @@ def test_a_photo_taken_with_a_turned_camera_stands_upright(tmp_path):
     for i in range(3):
         picture.save(tmp_path / f"{i}.png", exif=exif)
     image = load_folder(tmp_path).test.images[0]
-    assert (image[2, :16] == 255).all() and (image[2, 16:] == 0).all()
+    assert (image[2, :16] == 255).all()
+    assert (image[2, 16:] == 0).all()
 
 
 @pytest.mark.parametrize(
-    "modes, grey, channels",
+    ("modes", "grey", "channels"),
     [
         (["L", "1", "L"], None, 1),
         (["L", "RGB", "L"], None, 3),
@@ -713,7 +721,7 @@ def save_broken(path, fault):
 
 
 @pytest.mark.parametrize(
-    "fault, reason",
+    ("fault", "reason"),
     [("no image", "."), ("cut short", "."), ("16 bits", ".*only 8 bits a channel")],
 )
 def test_a_file_that_cannot_be_read_is_named(tmp_path, fault, reason):

@@ -172,7 +172,7 @@ def test_lpips_says_at_once_which_weights_are_missing(monkeypatch, tmp_path):
         lpips(images(), images())
 
 
-@pytest.mark.parametrize("height, width", [(10, 20), (20, 8), (1, 1)])
+@pytest.mark.parametrize(("height", "width"), [(10, 20), (20, 8), (1, 1)])
 def test_images_smaller_than_the_window_are_refused(height, width):
     small = images(2, 1, height, width)
     with pytest.raises(ValueError, match=f"at least 11 x 11 pixels, got {height} x {width}"):

@@ -172,7 +172,7 @@ BAD = {
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("mask, message", BAD.values(), ids=BAD)
+@pytest.mark.parametrize(("mask", "message"), BAD.values(), ids=BAD)
 def test_a_bad_mask_is_refused_in_one_sentence_and_loses_nothing(kind, mask, message, unchecked):
     quantizer = KINDS[kind](16, 8)
     before = state_of(quantizer)

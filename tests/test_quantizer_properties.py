@@ -105,7 +105,7 @@ WRONG = [
 
 
 @every_kind
-@pytest.mark.parametrize("shape, channel_last", WRONG)
+@pytest.mark.parametrize(("shape", "channel_last"), WRONG)
 def test_a_wrong_layout_is_never_taken_in_silence(make, shape, channel_last, unchecked):
     quantizer = make(16, 8, channel_last=channel_last)
     needed = r"\(B, \*grid, 8\)" if channel_last else r"\(B, 8, \*grid\)"
@@ -255,9 +255,11 @@ def machine(kind):
 def test_any_order_of_calls_keeps_what_a_user_relies_on(kind, calls, seed):
     torch.manual_seed(seed)
     quantizer = machine(kind)
-    steps, seen = 0, False
+    steps = 0
+    seen = False
     for name in calls:
-        training, frozen = quantizer.training, quantizer.frozen
+        training = quantizer.training
+        frozen = quantizer.frozen
         before = quantizer.codebook.detach().clone()
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")

@@ -51,7 +51,8 @@ def our_step(encoder, quantizer, decoder, images, optimizer):
 
 
 def test_training_follows_the_authors_for_300_steps_in_float64():
-    growth, decay = 3e-4, 5e-4  # as published
+    growth = 3e-4  # as published, like the decay
+    decay = 5e-4
     settings = SimpleNamespace(margin=0.1, scale=5.0, top_k=3, growth=growth, decay=decay)
     samp = SAMP(radius=Exponential(growth), weight=Exponential(-decay))
     quantizer = SphericalQuantizer(12, 6, samp).double()
@@ -103,7 +104,8 @@ def assert_same_codes(quantizer, theirs):
 
 
 def assert_same_averages(quantizer, theirs):
-    sizes, sums = theirs._codebook.cluster_size[0], theirs._codebook.embed_avg[0]
+    sizes = theirs._codebook.cluster_size[0]
+    sums = theirs._codebook.embed_avg[0]
     assert (quantizer.sizes - sizes).norm() <= 1e-6 * sizes.norm()
     assert (quantizer.sums - sums).norm() <= 1e-6 * sums.norm()
 

@@ -332,7 +332,7 @@ every_way_in = pytest.mark.parametrize("put", WAYS_IN.values(), ids=WAYS_IN)
 
 @every_kind
 @every_way_in
-@pytest.mark.parametrize("length, steps_before", [(0.01, 3), (30.0, 0), (30.0, 3)])
+@pytest.mark.parametrize(("length", "steps_before"), [(0.01, 3), (30.0, 0), (30.0, 3)])
 def test_codes_from_outside_stay_where_their_latents_are(make, put, steps_before, length):
     quantizer = make(16, 8)
     for _ in range(steps_before):

@@ -49,7 +49,7 @@ def clusters(count, dim, spread=0.05):
 
 
 @pytest.mark.parametrize("scale", [5.0, 10.0, 100.0])
-@pytest.mark.parametrize("margin, top_k", [(0.0, 1), (0.1, 3), (0.5, 3), (1.2, 8)])
+@pytest.mark.parametrize(("margin", "top_k"), [(0.0, 1), (0.1, 3), (0.5, 3), (1.2, 8)])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("latents", [torch.randn, clusters], ids=["random", "clustered"])
 def test_margin_loss_equals_the_formula(scale, margin, top_k, dtype, latents):
@@ -71,7 +71,9 @@ def test_margin_loss_equals_the_formula(scale, margin, top_k, dtype, latents):
     assert direct.dtype == result_dtype
 
 
-@pytest.mark.parametrize("margin, scale, top_k", [(0.1, 5.0, 3), (1.2, 20.0, 2), (0.3, 60.0, 1)])
+@pytest.mark.parametrize(
+    ("margin", "scale", "top_k"), [(0.1, 5.0, 3), (1.2, 20.0, 2), (0.3, 60.0, 1)]
+)
 def test_margin_loss_passes_gradcheck(margin, scale, top_k):
     latents = torch.randn(20, 4, dtype=torch.float64, requires_grad=True)
     codebook = torch.randn(6, 4, dtype=torch.float64)
@@ -165,7 +167,7 @@ OUT_OF_RANGE = [
 ]
 
 
-@pytest.mark.parametrize("arguments, message", OUT_OF_RANGE)
+@pytest.mark.parametrize(("arguments", "message"), OUT_OF_RANGE)
 def test_margin_loss_refuses_settings_out_of_range(arguments, message):
     with pytest.raises(ValueError, match=message):
         arc_margin_loss(torch.randn(4, 2), torch.randn(3, 2), **arguments)
@@ -179,7 +181,7 @@ def test_margin_loss_refuses_unequal_dimensions(unchecked):
 
 
 @pytest.mark.parametrize(
-    "codes, latents, indices, message",
+    ("codes", "latents", "indices", "message"),
     [
         ((3, 2), (4, 2, 5, 5), (4,), r"latents have shape \(4, 2, 5, 5\); they must be \(N, 2\)"),
         ((3, 2), (2,), (1,), r"latents have shape \(2,\); they must be \(N, 2\)"),
@@ -201,7 +203,7 @@ def test_tensors_of_other_shapes_are_refused(codes, latents, indices, message, u
 
 
 @pytest.mark.parametrize(
-    "halves, message",
+    ("halves", "message"),
     [
         ({"radius": 4.0}, r"radius is 4.0; it must be a schedule such as Constant\(4.0\), or None"),
         ({"weight": 1}, "weight is 1; it must be a schedule"),
@@ -255,7 +257,8 @@ def test_projection_is_as_exact_as_the_codes(dtype):
     project_to_ball_(codebook, radius)
     norms = before.norm(dim=1, keepdim=True)
     expected = before * (2.5 / norms).clamp(max=1)
-    assert (norms > 2.5).any() and (norms < 2.5).any()
+    assert (norms > 2.5).any()
+    assert (norms < 2.5).any()
     tolerance = 2 * torch.finfo(dtype).eps
     assert torch.allclose(codebook.double(), expected, rtol=tolerance, atol=0)
     assert codebook.dtype == dtype
@@ -361,7 +364,7 @@ def test_the_settings_for_imagenet_are_those_of_the_authors_code():
     assert samp.weight == Exponential(-1e-4)
 
 
-@pytest.mark.parametrize("lr, dim", [(3e-4, 64), (1e-3, 64), (3e-3, 16), (1e-4, 1)])
+@pytest.mark.parametrize(("lr", "dim"), [(3e-4, 64), (1e-3, 64), (3e-3, 16), (1e-4, 1)])
 def test_a_run_that_is_told_lr_and_dimension_keeps_the_papers_rate_of_the_ball(lr, dim):
     samp = SAMP.for_run(400, lr=lr, dim=dim)
     assert samp.radius.rate / (lr * math.sqrt(dim)) == pytest.approx(0.125)
@@ -369,7 +372,7 @@ def test_a_run_that_is_told_lr_and_dimension_keeps_the_papers_rate_of_the_ball(l
 
 
 @pytest.mark.parametrize(
-    "arguments, message",
+    ("arguments", "message"),
     [
         ({"lr": 1e-3}, "lr is 0.001 and dim is None; give both or neither"),
         ({"dim": 8}, "lr is None and dim is 8; give both or neither"),

@@ -119,7 +119,7 @@ BAD = [
 ]
 
 
-@pytest.mark.parametrize("make, message", BAD)
+@pytest.mark.parametrize(("make", "message"), BAD)
 def test_bad_input_is_refused_in_one_sentence(make, message):
     with pytest.raises(ValueError, match=message):
         make()

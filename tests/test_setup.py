@@ -190,7 +190,9 @@ def test_a_target_installs_first_and_then_never_again(checkout, target):
     (checkout / ".venv").mkdir()
     (checkout / ".venv" / ".installed").touch()
     shown = make(checkout, "-n", target).stdout
-    assert TARGETS[target] in shown and "pip" not in shown and "-m venv" not in shown
+    assert TARGETS[target] in shown
+    assert "pip" not in shown
+    assert "-m venv" not in shown
     os.utime(checkout / "constraints.txt", (2e9, 2e9))
     assert "pip install" in make(checkout, "-n", target).stdout, "new pins are installed"
 
@@ -206,7 +208,8 @@ def test_another_build_of_pytorch_is_installed_first_and_is_remembered(checkout,
     (checkout / ".venv" / ".installed").write_text("cpu\n")
     for arguments in ((), ("TORCH=cpu",)):
         shown = make(checkout, "-n", target, *arguments)
-        assert "pip install" not in shown.stdout and not shown.stderr
+        assert "pip install" not in shown.stdout
+        assert not shown.stderr
     os.utime(checkout / "constraints.txt", (2e9, 2e9))
     assert build in make(checkout, "-n", target).stdout, "new pins keep the build"
 
@@ -215,7 +218,8 @@ def test_a_build_of_pytorch_that_differs_from_the_installed_one_is_told_in_a_sen
     (checkout / ".venv").mkdir()
     (checkout / ".venv" / ".installed").touch()
     failed = make(checkout, "lab", "TORCH=cpu")
-    assert failed.returncode == 2 and "pip" not in failed.stdout
+    assert failed.returncode == 2
+    assert "pip" not in failed.stdout
     sentence = ".venv holds PyTorch from PyPI, not from cpu; delete .venv to install another build"
     assert sentence in failed.stderr
 
@@ -232,7 +236,8 @@ def test_a_python_that_will_not_do_is_told_in_a_sentence(checkout, answer, sente
     python.write_text(f"#!/bin/sh\n{answer}\n")
     python.chmod(0o755)
     failed = make(checkout, "test", python=python)
-    assert failed.returncode != 0 and failed.stderr.startswith(sentence)
+    assert failed.returncode != 0
+    assert failed.stderr.startswith(sentence)
     assert not (checkout / ".venv").exists()
 
 

@@ -130,7 +130,9 @@ every_way_in = pytest.mark.parametrize("put", WAYS_IN.values(), ids=WAYS_IN)
 
 
 @every_way_in
-@pytest.mark.parametrize("kind, steps_before", [("paper", 0), ("oscillating", 6), ("adaptive", 3)])
+@pytest.mark.parametrize(
+    ("kind", "steps_before"), [("paper", 0), ("oscillating", 6), ("adaptive", 3)]
+)
 def test_no_code_from_outside_is_ever_shortened(put, kind, steps_before):
     quantizer = SphericalQuantizer(8, 4, SAMP(radius=RADII[kind]))
     train(quantizer, steps_before)
@@ -312,7 +314,7 @@ BAD_RUNS = [
 
 
 @pytest.mark.parametrize("kind", QUANTIZERS)
-@pytest.mark.parametrize("arguments, message", BAD_RUNS)
+@pytest.mark.parametrize(("arguments", "message"), BAD_RUNS)
 def test_a_run_that_cannot_be_is_refused_and_changes_nothing(kind, arguments, message):
     quantizer = QUANTIZERS[kind](8, 4)
     before = state_of(quantizer)
@@ -380,7 +382,7 @@ def without_counts(state):
 
 
 @pytest.mark.parametrize(
-    "schedule, samp, take",
+    ("schedule", "samp", "take"),
     [
         ("restart", None, dict),
         ("restart", None, without_counts),

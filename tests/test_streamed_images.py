@@ -71,7 +71,8 @@ def same_bits(one, other):
 def test_streamed_images_are_those_that_memory_would_hold(folder, options):
     held = load(folder, stream=False, **options)
     streamed = load(folder, stream=True, **options)
-    assert streamed.train.is_streamed and not held.train.is_streamed
+    assert streamed.train.is_streamed
+    assert not held.train.is_streamed
     assert "streamed" in repr(streamed.train)
     assert (streamed.size, streamed.channels) == (held.size, held.channels)
     for one, other in zip(splits_of(streamed), splits_of(held), strict=True):
@@ -436,7 +437,7 @@ def truncate(file):
 
 
 FAULTS = pytest.mark.parametrize(
-    "fault, reason",
+    ("fault", "reason"),
     [
         (remove, "is gone; it was there when the folder was opened"),
         (change, "has changed since the folder was opened; put the old file back"),

@@ -111,7 +111,7 @@ def test_training_improves_and_reports_what_it_measured(images):
     assert row["radius"] == pytest.approx(math.exp(8.85), rel=1e-3)
 
 
-@pytest.mark.parametrize("batch_size, threads", [(16, 1), (32, 2)])
+@pytest.mark.parametrize(("batch_size", "threads"), [(16, 1), (32, 2)])
 def test_small_batches_are_trained_by_one_thread(batch_size, threads, images, monkeypatch):
     monkeypatch.setattr(training, "SMALLEST_SHARED_STEP", 17 * 8 * 8)
     used = set()
@@ -394,7 +394,7 @@ def test_bfloat16_training_keeps_the_quantizer_in_float32(images):
 
 
 @pytest.mark.parametrize(
-    "change, message",
+    ("change", "message"),
     [
         ({"steps": 0}, "steps is 0"),
         ({"batch_size": 0}, "batch_size is 0"),

@@ -70,7 +70,8 @@ def test_a_model_in_any_precision_encodes_decodes_and_reconstructs(kind, precisi
     latents = output.latents.double().movedim(1, -1)
     codebook = model.quantizer.codebook.double()
     if model.quantizer.metric == "cosine":
-        latents, codebook = normalize(latents, dim=-1), normalize(codebook, dim=-1)
+        latents = normalize(latents, dim=-1)
+        codebook = normalize(codebook, dim=-1)
     distances = torch.cdist(latents.flatten(0, 2), codebook)
     chosen = distances.gather(1, output.quantized.indices.view(-1, 1))[:, 0]
     assert torch.allclose(chosen, distances.amin(1), atol=1e-6), "the nearest of the rounded codes"
@@ -104,7 +105,9 @@ def test_a_model_in_any_precision_learns(precision):
     assert model.encoder[0].weight.grad.any()
 
 
-@pytest.mark.parametrize("weights, given", list(product([torch.float32, *PRECISIONS], repeat=2)))
+@pytest.mark.parametrize(
+    ("weights", "given"), list(product([torch.float32, *PRECISIONS], repeat=2))
+)
 def test_images_are_cast_to_the_precision_of_the_weights(weights, given):
     model = small().to(weights).eval()
     images = random_images(2, 1, 28, 28).to(given)
@@ -155,7 +158,7 @@ BAD_INDICES = [
 ]
 
 
-@pytest.mark.parametrize("indices, message", BAD_INDICES)
+@pytest.mark.parametrize(("indices", "message"), BAD_INDICES)
 def test_indices_that_cannot_be_decoded_are_refused(indices, message, unchecked):
     with pytest.raises(ValueError, match=message) as caught:
         small().decode(indices)
@@ -301,7 +304,7 @@ def authors_forward(state, images, layers=2):
     return enlarge(x, "_decoder._conv_trans_2")
 
 
-@pytest.mark.parametrize("channels, layers", [(1, 2), (3, 2), (1, 1), (1, 3)])
+@pytest.mark.parametrize(("channels", "layers"), [(1, 2), (3, 2), (1, 1), (1, 3)])
 def test_the_authors_checkpoint_opens_and_computes_what_their_network_does(
     channels, layers, tmp_path
 ):
@@ -416,7 +419,7 @@ DAMAGES = [
 ]
 
 
-@pytest.mark.parametrize("damage, message", DAMAGES)
+@pytest.mark.parametrize(("damage", "message"), DAMAGES)
 def test_damaged_checkpoints_of_the_authors_are_refused_in_one_sentence(damage, message, tmp_path):
     path = tmp_path / "official.pt"
     torch.save(official_state() | damage, path)
@@ -484,7 +487,7 @@ BAD_IMAGES = [
 ]
 
 
-@pytest.mark.parametrize("images, message", BAD_IMAGES)
+@pytest.mark.parametrize(("images", "message"), BAD_IMAGES)
 def test_images_that_the_network_cannot_take_are_refused(images, message, unchecked):
     with pytest.raises(ValueError, match=message):
         small().encode(images)
@@ -498,7 +501,7 @@ BAD_SIZES = [
 ]
 
 
-@pytest.mark.parametrize("make, message", BAD_SIZES)
+@pytest.mark.parametrize(("make", "message"), BAD_SIZES)
 def test_sizes_out_of_range_are_refused(make, message, unchecked):
     with pytest.raises(ValueError, match=message):
         make()

@@ -121,7 +121,7 @@ def test_validation_chooses_the_weights_and_test_images_have_no_say(
     assert torch.equal(trained.head.weight, best)
 
 
-@pytest.mark.parametrize("channels, size", [(1, 4), (3, 8), (1, 28), (2, 33)])
+@pytest.mark.parametrize(("channels", "size"), [(1, 4), (3, 8), (1, 28), (2, 33)])
 def test_images_of_any_size_from_four_pixels_are_read(channels, size):
     model = Classifier((channels, size, size + 1), tuple("abcde"))
     pictures = torch.rand(3, channels, size, size + 1)

@@ -64,7 +64,7 @@ def in_float64(kind, samp=STEADY):
     return model, term_gradients(model, IMAGE_BATCH.double(), IMAGES.variance)
 
 
-@pytest.mark.parametrize("kind, samp", CASES)
+@pytest.mark.parametrize(("kind", "samp"), CASES)
 def test_the_terms_together_are_the_gradient_of_the_training_loss(kind, samp):
     model, found = in_float64(kind, samp)
     model = copy.deepcopy(model).train()
@@ -119,7 +119,7 @@ def test_the_margin_gradient_is_that_of_the_whole_matrix_and_has_no_radial_part(
     assert radial.abs().max() < 1e-6 * latents.grad.norm()
 
 
-@pytest.mark.parametrize("kind, samp", CASES)
+@pytest.mark.parametrize(("kind", "samp"), CASES)
 def test_a_look_changes_nothing_of_the_run(kind, samp, monkeypatch):
     runs = []
 
@@ -253,7 +253,7 @@ def test_codes_on_the_ball_are_counted_until_it_no_longer_binds():
 
 
 @pytest.mark.parametrize(
-    "kind, options, sentence",
+    ("kind", "options", "sentence"),
     [
         ("continuous", {}, "quantizer is 'continuous'; the terms of the loss are known for plain,"),
         ("plain", {"probe_images": 0}, "probe_images is 0; it must be 1 to 32"),

@@ -296,7 +296,7 @@ def test_images_are_stored_as_uint8_rounded_and_clipped():
 
 
 @pytest.mark.parametrize(
-    "images, message",
+    ("images", "message"),
     [
         (torch.full((1, 1, 2, 2), math.nan), "uint8, or finite floats"),
         (torch.zeros(1, 1, 2, 2, dtype=torch.int64), "got torch.int64 from 0 to 0"),

@@ -111,7 +111,7 @@ WEIGHTS = {
 }
 
 
-@pytest.mark.parametrize("kind, terms", WEIGHTS.items())
+@pytest.mark.parametrize(("kind", "terms"), WEIGHTS.items())
 def test_the_loss_is_the_weighted_sum_of_its_terms(kind, terms):
     quantized = make(kind)(latents())
     assert quantized.losses.keys() == terms.keys()
@@ -407,7 +407,7 @@ def test_what_differs_is_said_in_a_sentence(kind):
 LEVELS = {512: [8, 8, 8], 16: [4, 4], 1024: [8, 8, 4, 4], 99: [5, 5, 4]}
 
 
-@pytest.mark.parametrize("num_codes, levels", LEVELS.items())
+@pytest.mark.parametrize(("num_codes", "levels"), LEVELS.items())
 def test_fsq_takes_the_nearest_size(num_codes, levels):
     assert fsq_levels(num_codes) == levels
 
@@ -427,7 +427,7 @@ BAD_SIZES = [
 ]
 
 
-@pytest.mark.parametrize("kind, num_codes, sentence", BAD_SIZES)
+@pytest.mark.parametrize(("kind", "num_codes", "sentence"), BAD_SIZES)
 def test_a_size_that_a_method_cannot_have_is_told(kind, num_codes, sentence):
     with pytest.raises(ValueError, match=sentence):
         make(kind, num_codes)

@@ -208,7 +208,8 @@ class Notebook:
 
     def press(self, control: str, key: str = "ArrowRight", times: int = 1, place: int = 0) -> str:
         """Presses a key on the slider of class `control` and waits for the redraw; returns what the slider reads."""
-        figure, handle = self.figure(place), self.page.locator(f".{control} .noUi-handle").first
+        figure = self.figure(place)
+        handle = self.page.locator(f".{control} .noUi-handle").first
         handle.focus()
         for _ in range(times):
             before = figure.evaluate("gd => gd.redraws")

@@ -54,10 +54,12 @@ def canvases(open_once):
 def test_keys_on_a_slider_draw_again_and_reach_python(canvases, name):
     notebook, explorer = canvases(name)
     *_, setting, value = SLIDERS[name]
-    canvas, told = explorer.locator("canvas").first, explorer.locator(".told")
+    canvas = explorer.locator("canvas").first
+    told = explorer.locator(".told")
     slider = explorer.locator(f".arcvq-{setting} input")
     slider.wait_for(state="visible")
-    start, picture = told.inner_text(), pixels(canvas)
+    start = told.inner_text()
+    picture = pixels(canvas)
     slider.focus()
     for _ in range(3):
         notebook.page.keyboard.press("ArrowRight")
@@ -72,7 +74,8 @@ def test_keys_on_a_slider_draw_again_and_reach_python(canvases, name):
 def test_the_code_of_the_margin_explorer_is_moved_by_hand(canvases, by):
     notebook, explorer = canvases("by-hand")
     page = notebook.page
-    canvas, title = explorer.locator("canvas").first, explorer.locator("figcaption")
+    canvas = explorer.locator("canvas").first
+    title = explorer.locator("figcaption")
     canvas.scroll_into_view_if_needed()
     start = title.inner_text()
     canvas.focus()
@@ -83,11 +86,10 @@ def test_the_code_of_the_margin_explorer_is_moved_by_hand(canvases, by):
         page.keyboard.press("Shift+ArrowUp")
     else:
         left, top = tip.evaluate("tip => [parseFloat(tip.style.left), parseFloat(tip.style.top)]")
-        box, aside = (
-            tip.locator("xpath=..").bounding_box(),
-            tip.evaluate("tip => tip.style.transform"),
-        )
-        x, y = box["x"] + left + (14 if aside else -14), box["y"] + top - 14
+        box = tip.locator("xpath=..").bounding_box()
+        aside = tip.evaluate("tip => tip.style.transform")
+        x = box["x"] + left + (14 if aside else -14)
+        y = box["y"] + top - 14
         page.mouse.move(x, y)
         page.mouse.down()
         page.mouse.move(x + 10, y - 30, steps=3)
@@ -111,7 +113,8 @@ def test_a_click_on_a_point_of_the_code_map_chooses_its_code(open_notebook):
                 box.top + scale * (layout._size.t + layout.yaxis.l2p(y[place]))];
     }"""
     said = "gd => gd._fullLayout.xaxis9.title.text"
-    before, chosen = figure.evaluate(said), notebook.reads("arcvq-chosen")
+    before = figure.evaluate(said)
+    chosen = notebook.reads("arcvq-chosen")
 
     def decodes_the_code_under_the_pointer():
         # The figure may still find its place: point again, from a step beside.
@@ -129,7 +132,5 @@ def test_a_click_on_a_point_of_the_code_map_chooses_its_code(open_notebook):
         lambda: notebook.data()[2]["name"] != f"code {chosen}", "no other code was ringed"
     )
     chosen = notebook.reads("arcvq-chosen")
-    assert (
-        figure.evaluate(said) == f"code {chosen}, decoded"
-        and notebook.data()[2]["name"] == f"code {chosen}"
-    )
+    assert figure.evaluate(said) == f"code {chosen}, decoded"
+    assert notebook.data()[2]["name"] == f"code {chosen}"

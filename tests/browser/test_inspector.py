@@ -58,14 +58,15 @@ POINT = """gd => {
 
 def test_a_click_on_the_map_and_keys_on_the_sliders_take_the_code_apart(open_once):
     notebook = open_once(INSPECTOR, RUNS, GAME)
-    figure, page = notebook.figure(), notebook.page
+    figure = notebook.figure()
+    page = notebook.page
     for slider in ("arcvq-rank", "arcvq-other", "arcvq-chosen"):
-        before, said, old = pixels(figure), figure.evaluate(SUMMARY), notebook.reads(slider)
+        before = pixels(figure)
+        said = figure.evaluate(SUMMARY)
+        old = notebook.reads(slider)
         assert notebook.press(slider, "ArrowRight" if old in ("0", "1") else "ArrowLeft") != old
-        assert (
-            figure.evaluate(SUMMARY) != said
-            and (np.abs(pixels(figure) - before).max(axis=2) > 40).any()
-        )
+        assert figure.evaluate(SUMMARY) != said
+        assert (np.abs(pixels(figure) - before).max(axis=2) > 40).any()
 
     def click_chooses_its_code():
         # A busy page may not yet know what is under the pointer: point again, from a step beside.
@@ -85,7 +86,8 @@ def test_a_click_on_the_map_and_keys_on_the_sliders_take_the_code_apart(open_onc
 
 def test_on_a_dark_page_the_most_used_code_is_the_brightest(open_once):
     notebook = open_once(INSPECTOR, RUNS, GAME)
-    figure, body = notebook.figure(), notebook.page.locator("body")
+    figure = notebook.figure()
+    body = notebook.page.locator("body")
     body.evaluate("body => body.style.setProperty('--jp-layout-color0', '#111111')")
     ground = "gd => gd._fullLayout.paper_bgcolor"
     notebook.wait(lambda: figure.evaluate(ground) == "#111111", "the ground stays light")
@@ -103,12 +105,14 @@ def test_a_guess_is_locked_and_the_run_shows_itself(open_once):
     hidden = notebook.data(1)
     assert [len(trace.get("x", [])) for trace in hidden] == [0, 0, 2, 2, 0, 0]
     guess = int(notebook.press("arcvq-guess", "ArrowLeft", times=2, place=1))
-    assert guess == 30 and notebook.data(1)[2]["y"] == [30, 30]
+    assert guess == 30
+    assert notebook.data(1)[2]["y"] == [30, 30]
     notebook.click("arcvq-lock")
     notebook.wait(
         lambda: "25 codes too many" in figure.evaluate(SUMMARY), "the lock did not show the run"
     )
-    assert notebook.data(1)[0]["y"] == [60, 40, 30, 5] and notebook.data(1)[4]["y"] == [5, 5]
+    assert notebook.data(1)[0]["y"] == [60, 40, 30, 5]
+    assert notebook.data(1)[4]["y"] == [5, 5]
     notebook.click("arcvq-next")
     notebook.wait(lambda: "samp" in figure.evaluate(TITLE), "the next run did not come")
     assert [len(trace.get("x", [])) for trace in notebook.data(1)] == [0, 0, 2, 2, 0, 0]

@@ -76,7 +76,8 @@ def test_spheres_turn_together_and_say_what_a_code_is(open_once):
     page.locator("button.arcvq-forward").click()
     before = spheres(notebook)
     box = sphere.bounding_box()
-    x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+    x = box["x"] + box["width"] / 2
+    y = box["y"] + box["height"] / 2
     page.mouse.move(x, y)
     page.mouse.down()
     page.mouse.move(x + 80, y + 20, steps=5)

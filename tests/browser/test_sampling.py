@@ -31,7 +31,8 @@ def drawn(notebook):
 def test_keys_on_the_sliders_change_samples_probabilities_and_tokens(open_once):
     notebook = open_once(SAMPLING)
     figure = notebook.figure()
-    start, sources = notebook.data(), figure.evaluate(SOURCES)
+    start = notebook.data()
+    sources = figure.evaluate(SOURCES)
     for slider, key in (
         ("arcvq-temperature", "PageDown"),
         ("arcvq-top-k", "PageDown"),
@@ -39,7 +40,9 @@ def test_keys_on_the_sliders_change_samples_probabilities_and_tokens(open_once):
         ("arcvq-label", "ArrowRight"),
         ("arcvq-seed", "ArrowRight"),
     ):
-        bars, seen, old = notebook.data()[BARS]["y"], pixels(figure), notebook.reads(slider)
+        bars = notebook.data()[BARS]["y"]
+        seen = pixels(figure)
+        old = notebook.reads(slider)
         assert notebook.press(slider, key) != old
         notebook.wait(
             lambda bars=bars: notebook.data()[BARS]["y"] != bars, f"{slider} does not move the bars"
@@ -47,7 +50,8 @@ def test_keys_on_the_sliders_change_samples_probabilities_and_tokens(open_once):
         assert (np.abs(pixels(figure) - seen).max(axis=2) > 40).any()
     assert len(notebook.data()[LEFT]["x"]) < 64  # top-k and top-p have cut codes off
     assert figure.evaluate(SOURCES)[0] != sources[0]
-    finished, count = figure.evaluate(SOURCES)[0], drawn(notebook)
+    finished = figure.evaluate(SOURCES)[0]
+    count = drawn(notebook)
     notebook.press("arcvq-position", times=2)
     notebook.wait(lambda: drawn(notebook) == count + 2, "two more tokens do not come")
     assert figure.evaluate(SOURCES)[0] == finished
@@ -60,7 +64,8 @@ def test_keys_on_the_sliders_change_samples_probabilities_and_tokens(open_once):
 
 def test_the_menu_completes_and_the_buttons_draw_again_and_play(open_once):
     notebook = open_once(SAMPLING)
-    figure, page = notebook.figure(), notebook.page
+    figure = notebook.figure()
+    page = notebook.page
     sources = figure.evaluate(SOURCES)
     notebook.click("arcvq-again")
     notebook.wait(lambda: figure.evaluate(SOURCES)[0] != sources[0], "draw again draws nothing new")
@@ -71,5 +76,6 @@ def test_the_menu_completes_and_the_buttons_draw_again_and_play(open_once):
     notebook.wait(
         lambda: figure.evaluate(TITLE) == "All 16 tokens are set", "play does not reach the end"
     )
-    assert drawn(notebook) == 8 and notebook.reads("arcvq-position") == "16"
+    assert drawn(notebook) == 8
+    assert notebook.reads("arcvq-position") == "16"
     notebook.click("arcvq-reset")

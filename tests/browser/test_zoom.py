@@ -28,7 +28,8 @@ def test_keys_on_the_sliders_move_the_window_of_all_panels(open_once):
             f"{slider} does not move the window",
         )
         x, y, other_x, other_y = figure.evaluate(RANGES)
-        assert x == other_x and y == other_y
+        assert x == other_x
+        assert y == other_y
     notebook.click("arcvq-reset")
     notebook.wait(
         lambda: figure.evaluate(RANGES) == start, "reset did not bring the whole photograph back"

@@ -12,7 +12,8 @@ import tempfile
 import traceback
 from pathlib import Path
 
-OPEN, CLOSE = "```python", "```"
+OPEN = "```python"
+CLOSE = "```"
 
 
 def python_blocks(page: Path) -> list[tuple[int, str]]:
@@ -21,10 +22,12 @@ def python_blocks(page: Path) -> list[tuple[int, str]]:
     Blocks inside an HTML comment are set-ups that readers do not see; they count as well.
     """
     blocks = []
-    start, lines = None, []
+    start = None
+    lines = []
     for number, line in enumerate(page.read_text("utf-8").splitlines(), start=1):
         if start is None and line.strip() == OPEN:
-            start, lines = number + 1, []
+            start = number + 1
+            lines = []
         elif start is not None and line.strip() == CLOSE:
             blocks.append((start, "\n".join(lines)))
             start = None

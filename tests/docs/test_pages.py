@@ -112,4 +112,5 @@ def test_the_readme_has_the_numbers_of_the_stored_table():
         (line,) = (
             row for row in stored.splitlines() if row.startswith(f"| {names.get(name, name)} |")
         )
-        assert f"| {psnr} |" in line and f"| {codes} " in line
+        assert f"| {psnr} |" in line
+        assert f"| {codes} " in line

@@ -96,7 +96,8 @@ def test_a_model_opens_and_reconstructs_as_before(root, data):
 def test_a_run_opens_with_its_history_and_snapshots(root):
     run = Run.load(run_folder(root))
     assert run.history.equals(pd.read_csv(run_folder(root) / "history.csv"))
-    assert max(run.snapshots) == 6 and run.settings["steps"] == 6
+    assert max(run.snapshots) == 6
+    assert run.settings["steps"] == 6
 
 
 @pytest.mark.parametrize("quantizer", ["samp", "ema", "plain"])
@@ -104,7 +105,8 @@ def test_kept_runs_are_found_by_their_settings(root, data, no_training, quantize
     samp = SETTINGS.samp if quantizer == "samp" else None
     settings = dataclasses.replace(SETTINGS, quantizer=quantizer, samp=samp)
     run = trained(settings, data, root)
-    assert len(run.history) > 0 and not run.model.training
+    assert len(run.history) > 0
+    assert not run.model.training
 
 
 def test_the_digest_of_settings_is_the_same(root, data):

@@ -23,7 +23,7 @@ def run(folder, axes=AXES, **options):
 
 
 @pytest.mark.parametrize(
-    "name, text, values",
+    ("name", "text", "values"),
     [
         ("margin", "0:0.5:6", [0.0, 0.1, 0.2, 0.3, 0.4, 0.5]),
         ("scale", "5", [5.0]),
@@ -40,7 +40,7 @@ def test_an_axis_is_read_from_its_text(name, text, values):
 
 
 @pytest.mark.parametrize(
-    "name, text",
+    ("name", "text"),
     [
         ("margin", ""),
         ("margin", "0:1"),
@@ -82,7 +82,8 @@ def test_an_axis_changes_nothing_else_of_the_base():
     base = dataclasses.replace(BASE, samp=SAMP(scale=7.0, weight=Exponential(-0.1, 0.2)))
     (variant,) = grid({"weight": [0.5]}, base)
     assert variant.facts["weight"] == 0.5
-    assert variant.settings.samp.scale == 7.0 and variant.settings.samp.weight.rate == -0.1
+    assert variant.settings.samp.scale == 7.0
+    assert variant.settings.samp.weight.rate == -0.1
 
 
 def test_settings_without_a_samp_stand_where_the_papers_stands_scaled_to_the_run():
@@ -91,7 +92,7 @@ def test_settings_without_a_samp_stand_where_the_papers_stands_scaled_to_the_run
 
 
 @pytest.mark.parametrize(
-    "axes, changes, sentence",
+    ("axes", "changes", "sentence"),
     [
         (
             {"marign": [1]},
@@ -115,7 +116,8 @@ def test_a_grid_that_cannot_be_is_told(axes, changes, sentence):
 def test_a_sweep_gives_and_writes_one_row_for_each_run_with_what_was_measured(tmp_path):
     rows = run(tmp_path, seeds=2)
     assert len(rows) == 8
-    assert rows.margin.tolist() == [0.0] * 4 + [0.3] * 4 and rows.seed.tolist() == [0, 1] * 4
+    assert rows.margin.tolist() == [0.0] * 4 + [0.3] * 4
+    assert rows.seed.tolist() == [0, 1] * 4
     pd.testing.assert_frame_equal(pd.read_parquet(tmp_path / "sweep.parquet"), rows)
 
     settings = dataclasses.replace(grid(AXES, BASE)[2].settings, seed=1)
@@ -123,7 +125,8 @@ def test_a_sweep_gives_and_writes_one_row_for_each_run_with_what_was_measured(tm
     measured = evaluate(alone.model, IMAGES.validation)
     row = rows.iloc[5]
     assert row.psnr == pytest.approx(measured["psnr"], abs=1e-4)
-    assert row.codes_used == measured["codes_used"] and row.perplexity_ceiling == 8
+    assert row.codes_used == measured["codes_used"]
+    assert row.perplexity_ceiling == 8
     assert 0 < row.min_angle < 180
     assert (row.device.split()[0], row.torch) == ("cpu", torch.__version__)
 

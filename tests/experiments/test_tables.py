@@ -49,7 +49,8 @@ def test_the_interval_holds_the_mean_and_lies_within_the_values(values):
 
 def test_one_value_has_no_interval_none_has_no_mean_and_nan_is_left_out():
     mean, *bounds = interval([3.0])
-    assert mean == 3.0 and all(map(math.isnan, bounds))
+    assert mean == 3.0
+    assert all(map(math.isnan, bounds))
     assert all(map(math.isnan, interval([])))
     assert interval([1.0, math.nan, 1.0]) == (1.0, 1.0, 1.0)
 
@@ -60,7 +61,8 @@ def test_a_summary_has_a_line_for_each_variant_without_the_runs_that_failed():
     assert table.variant.tolist() == ["plain VQ", "SAMP", "continuous"]
     assert table.runs.tolist() == [3, 3, 3]
     assert table.psnr.tolist() == pytest.approx([20.5, 23.5, 26.5])
-    assert table.psnr_low[1] == 23.0 and table.psnr_high[1] == 24.0
+    assert table.psnr_low[1] == 23.0
+    assert table.psnr_high[1] == 24.0
     message = "column 'psnrr' is unknown; the table has variant, seed, psnr, codes_used"
     with pytest.raises(ValueError, match=message):
         summary(ROWS, ["psnrr"])

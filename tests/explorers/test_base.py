@@ -43,11 +43,11 @@ def messages(explorer):
 def test_the_control_sets_the_trait_and_the_trait_the_control(explorer):
     assert list(explorer.controls) == ["slope", "size", "dashed", "colour"]
     explorer.slope = 0.5
-    assert explorer.controls["slope"].value == 0.5 and np.allclose(
-        explorer.figure.data[0].y, [0, 0.5, 1, 1.5, 2]
-    )
+    assert explorer.controls["slope"].value == 0.5
+    assert np.allclose(explorer.figure.data[0].y, [0, 0.5, 1, 1.5, 2])
     explorer.controls["slope"].value = -1.0
-    assert explorer.slope == -1.0 and explorer.figure.data[0].y[4] == -4
+    assert explorer.slope == -1.0
+    assert explorer.figure.data[0].y[4] == -4
     explorer.controls["dashed"].value = True
     explorer.controls["colour"].value = "blue"
     assert (explorer.figure.data[0].line.dash, explorer.figure.data[0].line.color) == (
@@ -55,7 +55,8 @@ def test_the_control_sets_the_trait_and_the_trait_the_control(explorer):
         "blue",
     )
     explorer.controls["size"].value = 31.6227766
-    assert explorer.size == 32 and len(explorer.figure.data[0].x) == 32
+    assert explorer.size == 32
+    assert len(explorer.figure.data[0].x) == 32
 
 
 def test_a_slider_gives_round_numbers(explorer):
@@ -68,24 +69,30 @@ def test_a_slider_gives_round_numbers(explorer):
 
 
 def test_a_value_between_two_stops_outlives_the_stop_that_the_browser_sends_back(explorer):
-    explorer.slope, explorer.size = 0.137, 77
-    explorer.controls["slope"].value, explorer.controls["size"].value = 0.14, 78.2
+    explorer.slope = 0.137
+    explorer.size = 77
+    explorer.controls["slope"].value = 0.14
+    explorer.controls["size"].value = 78.2
     assert (explorer.slope, explorer.size) == (0.137, 77)
-    explorer.controls["slope"].value, explorer.controls["size"].value = 0.15, 81.6
+    explorer.controls["slope"].value = 0.15
+    explorer.controls["size"].value = 81.6
     assert (explorer.slope, explorer.size) == (0.15, 82)
 
 
 def test_the_stops_of_a_log_slider_go_through_the_start_and_reach_both_ends(explorer):
     slider = explorer.controls["size"]
     stop = (math.log10(5) - slider.min) / slider.step
-    assert stop == pytest.approx(round(stop), abs=1e-9) and slider.min <= 0 and slider.max >= 3
+    assert stop == pytest.approx(round(stop), abs=1e-9)
+    assert slider.min <= 0
+    assert slider.max >= 3
     for end in (1, 1000):
         explorer.size = end
         assert (explorer.size, slider.value) == (end, end)
 
 
 def test_code_makes_the_same_explorer(explorer):
-    explorer.slope, explorer.size = 0.7, 12
+    explorer.slope = 0.7
+    explorer.size = 12
     assert eval(explorer.code()).settings() == explorer.settings()
 
 
@@ -93,20 +100,23 @@ def test_a_change_is_one_message_of_what_differs(explorer):
     sent = messages(explorer)
     explorer.slope = 0.25
     assert len(sent) == 1
-    assert set(sent[0]["style_data"]) == {"y"} and sent[0]["layout_data"] == {
-        "title.text": "slope 0.25"
-    }
+    assert set(sent[0]["style_data"]) == {"y"}
+    assert sent[0]["layout_data"] == {"title.text": "slope 0.25"}
     explorer.slope = 0.25
     explorer.redraw()
     assert len(sent) == 1, "nothing differs, so nothing is sent"
 
 
 def test_reset_is_one_redraw_and_one_message(explorer):
-    explorer.slope, explorer.size, explorer.dashed = 0.5, 9, True
-    sent, before = messages(explorer), explorer.drawn
+    explorer.slope = 0.5
+    explorer.size = 9
+    explorer.dashed = True
+    sent = messages(explorer)
+    before = explorer.drawn
     explorer.buttons.children[0].click()
     assert explorer.settings() == Line().settings()
-    assert len(sent) == 1 and explorer.drawn == before + 1
+    assert len(sent) == 1
+    assert explorer.drawn == before + 1
 
 
 def test_reset_goes_to_the_settings_at_the_start():
@@ -153,9 +163,8 @@ def test_a_wrong_setting_is_named_in_one_sentence(settings, error, words):
 
 
 def test_it_has_the_classes_that_pages_and_tests_look_for(explorer):
-    assert (
-        "arcvq-explorer" in explorer._dom_classes and "arcvq-figure" in explorer.view._dom_classes
-    )
+    assert "arcvq-explorer" in explorer._dom_classes
+    assert "arcvq-figure" in explorer.view._dom_classes
     assert "arcvq-slope" in explorer.controls["slope"]._dom_classes
     assert "arcvq-reset" in explorer.buttons.children[0]._dom_classes
 

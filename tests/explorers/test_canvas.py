@@ -91,7 +91,8 @@ def test_a_preset_sets_all_settings_in_one_message(explorer, sent):
 
 
 def test_reset_goes_to_the_settings_at_the_start_in_one_message(explorer, sent):
-    explorer.angle, explorer.count = 90.0, 7
+    explorer.angle = 90.0
+    explorer.count = 7
     sent.clear()
     explorer.reset()
     assert [message["state"] for message in sent] == [{"angle": 20.0, "count": 3}]
@@ -107,7 +108,9 @@ def test_an_unknown_preset_and_an_unknown_setting_are_named(explorer):
 
 
 def test_code_makes_the_same_explorer(explorer):
-    explorer.angle, explorer.shape, explorer.filled = 35.5, "square", True
+    explorer.angle = 35.5
+    explorer.shape = "square"
+    explorer.filled = True
     assert eval(explorer.code()).settings() == explorer.settings()
 
 

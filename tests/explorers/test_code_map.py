@@ -44,7 +44,8 @@ def shown(explorer):
 def test_it_starts_with_the_used_codes_of_the_test_images(explorer, parts):
     model, images = parts
     used = model.encode(images.test.batch(torch.arange(12))).unique().tolist()
-    assert shown(explorer) == used and explorer.chosen in used
+    assert shown(explorer) == used
+    assert explorer.chosen in used
     explorer.used_only = False
     assert shown(explorer) == list(range(30))
 
@@ -54,10 +55,8 @@ def test_the_chosen_code_is_ringed_and_decoded(explorer, parts):
     explorer.used_only = False
     explorer.chosen = 17
     ring, image = explorer.figure.data[2:]
-    assert (
-        int(ring.customdata[0][0]) == 17
-        and explorer.figure.layout.xaxis9.title.text == "code 17, decoded"
-    )
+    assert int(ring.customdata[0][0]) == 17
+    assert explorer.figure.layout.xaxis9.title.text == "code 17, decoded"
     wanted = (model.decode(torch.full((1, 3, 3), 17))[0, 0] + 1) * 127.5
     assert np.allclose(np.asarray(image.z)[..., 0], wanted, atol=0.51)
 
@@ -85,8 +84,10 @@ def test_a_patch_stands_beside_a_map_of_two_or_three_axes(dim):
     patch = torch.linspace(-1, 1, 16).reshape(1, 4, 4)
     figure = with_patch(code_map(pca(torch.randn(6, 5), dim)), patch, "code 3")
     image = figure.data[3]
-    assert image.type == "image" and np.asarray(image.z).shape == (4, 4, 3)
-    assert np.asarray(image.z)[0, 0, 0] == 0 and np.asarray(image.z)[3, 3, 0] == 255
+    assert image.type == "image"
+    assert np.asarray(image.z).shape == (4, 4, 3)
+    assert np.asarray(image.z)[0, 0, 0] == 0
+    assert np.asarray(image.z)[3, 3, 0] == 255
     assert figure.layout.xaxis9.title.text == "code 3"
 
 
@@ -135,10 +136,8 @@ def test_seed_and_neighbors_move_the_codes_and_reset_brings_them_back(explorer, 
 def test_three_dimensions_work_and_the_code_says_so(parts):
     explorer = CodeMap(*parts, 3, color="norm", chosen=4)
     assert explorer.figure.data[0].type == "scatter3d"
-    assert (
-        explorer.code().startswith("CodeMap(model, images, 3, color='norm'")
-        and "chosen=4" in explorer.code()
-    )
+    assert explorer.code().startswith("CodeMap(model, images, 3, color='norm'")
+    assert "chosen=4" in explorer.code()
 
 
 @pytest.mark.parametrize("chosen", [30, 2000])
@@ -151,16 +150,18 @@ def test_the_code_under_the_pointer_is_decoded_and_the_chosen_one_comes_back(exp
     def drawn():
         return explorer.figure.layout.xaxis9.title.text, np.array(explorer.figure.data[3].z)
 
-    explorer.chosen, trace = 4, explorer.figure.data[0]
+    explorer.chosen = 4
+    trace = explorer.figure.data[0]
     title, patch = drawn()
     place = next(n for n, row in enumerate(trace.customdata) if row[0] != 4)
     explorer._point(trace, Points(point_inds=[place]), None)
-    assert drawn()[0] == f"code {int(trace.customdata[place][0])}, decoded" and not np.array_equal(
-        drawn()[1], patch
-    )
-    assert explorer.chosen == 4 and title == "code 4, decoded"
+    assert drawn()[0] == f"code {int(trace.customdata[place][0])}, decoded"
+    assert not np.array_equal(drawn()[1], patch)
+    assert explorer.chosen == 4
+    assert title == "code 4, decoded"
     explorer._point()
-    assert drawn()[0] == title and np.array_equal(drawn()[1], patch)
+    assert drawn()[0] == title
+    assert np.array_equal(drawn()[1], patch)
 
 
 def test_of_more_codes_than_umap_places_in_seconds_a_sample_is_shown_and_named(parts, monkeypatch):

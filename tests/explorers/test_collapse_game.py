@@ -69,9 +69,8 @@ def test_the_settings_are_told_in_words(game):
     )
     assert game.figure.layout.title.text == "Run 1 of 2, plain: how many codes does it use?"
     game.next()
-    assert "SAMP: the nearest code by angle, with the margin loss" in summary(
-        game
-    ) and "K 90" in summary(game)
+    assert "SAMP: the nearest code by angle, with the margin loss" in summary(game)
+    assert "K 90" in summary(game)
 
 
 def test_before_the_lock_nothing_in_the_figure_depends_on_what_the_run_did(runs, game):
@@ -88,9 +87,8 @@ def test_before_the_lock_nothing_in_the_figure_depends_on_what_the_run_did(runs,
 def test_the_guess_moves_its_lines(game):
     for guess in (0, 40, 25):
         game.controls["guess"].value = guess
-        assert points(game, 2) == [(0, guess), (37, guess)] and {x for x, _ in points(game, 3)} == {
-            guess
-        }
+        assert points(game, 2) == [(0, guess), (37, guess)]
+        assert {x for x, _ in points(game, 3)} == {guess}
         assert f"Your guess is {guess} ({guess / 40:.0%})." in summary(game)
         assert game.figure.data[2].name == f"your guess: {guess} codes"
 
@@ -100,13 +98,16 @@ def test_the_lock_shows_the_run_the_truth_and_how_far_off_the_guess_was(game):
     game.lock_button.click()
     assert points(game, 0) == [(11, 12), (23, 8), (37, 3)]
     assert points(game, 1) == [(0, 0.5), (0, 4995), (1, 3), (2, 2), (3, 0.5)]
-    assert points(game, 4) == [(0, 3), (37, 3)] and {x for x, _ in points(game, 5)} == {3}
+    assert points(game, 4) == [(0, 3), (37, 3)]
+    assert {x for x, _ in points(game, 5)} == {3}
     assert (
         "plain used 3 of 40 codes (8%) in the last 5,000 tokens of its training; your guess of 25 "
         "is 22 codes too many. Score so far: 45 of 100 (1 of 2 runs)."
     ) in summary(game)
-    assert game.figure.layout.annotations[1].text == "" and game.guesses == {"plain": 25}
-    assert game.controls["guess"].disabled and game.lock_button.disabled
+    assert game.figure.layout.annotations[1].text == ""
+    assert game.guesses == {"plain": 25}
+    assert game.controls["guess"].disabled
+    assert game.lock_button.disabled
     with pytest.raises(
         ValueError,
         match=r"the guess for run 'plain' is locked at 25; reset\(\) forgets all guesses",
@@ -128,15 +129,12 @@ def test_the_next_run_is_hidden_again_and_the_score_is_the_mean(game):
     game.guess = 25
     game.lock()
     game.next_button.click()
-    assert (
-        game.run == "samp"
-        and not game.seen
-        and points(game, 0) == []
-        and not game.controls["guess"].disabled
-    )
-    assert game.controls["guess"].max == 90 and "Score so far: 45 of 100 (1 of 2 runs)." in summary(
-        game
-    )
+    assert game.run == "samp"
+    assert not game.seen
+    assert points(game, 0) == []
+    assert not game.controls["guess"].disabled
+    assert game.controls["guess"].max == 90
+    assert "Score so far: 45 of 100 (1 of 2 runs)." in summary(game)
     game.guess = 88
     game.lock()
     assert (
@@ -144,16 +142,15 @@ def test_the_next_run_is_hidden_again_and_the_score_is_the_mean(game):
         in summary(game)
     )
     game.controls["run"].value = "plain"
-    assert (
-        game.seen
-        and game.guess == 25
-        and game.controls["guess"].disabled
-        and len(points(game, 0)) == 3
-    )
+    assert game.seen
+    assert game.guess == 25
+    assert game.controls["guess"].disabled
+    assert len(points(game, 0)) == 3
 
 
 def test_a_run_with_fewer_codes_limits_the_guess(game):
-    game.run, game.guess = "samp", 90
+    game.run = "samp"
+    game.guess = 90
     game.next()
     slider = game.controls["guess"]
     assert (game.run, game.guess, slider.value, slider.max) == ("plain", 40, 40, 40)
@@ -173,22 +170,20 @@ def test_reset_forgets_the_guesses(game):
     game.next()
     game.lock()
     game.reset()
-    assert (
-        game.settings() == start
-        and game.guesses == {}
-        and points(game, 0) == []
-        and "Score" not in summary(game)
-    )
-    assert not game.controls["guess"].disabled and not game.lock_button.disabled
+    assert game.settings() == start
+    assert game.guesses == {}
+    assert points(game, 0) == []
+    assert "Score" not in summary(game)
+    assert not game.controls["guess"].disabled
+    assert not game.lock_button.disabled
 
 
 def test_unlocked_everything_is_visible_without_a_lock(runs):
     game = CollapseGame(runs, unlocked=True, run="samp", guess=60)
-    assert len(points(game, 0)) == 3 and "your guess of 60 is 10 codes too few." in summary(game)
-    assert (
-        game.code() == "CollapseGame(runs, unlocked=True, run='samp', guess=60)"
-        and "Score" not in summary(game)
-    )
+    assert len(points(game, 0)) == 3
+    assert "your guess of 60 is 10 codes too few." in summary(game)
+    assert game.code() == "CollapseGame(runs, unlocked=True, run='samp', guess=60)"
+    assert "Score" not in summary(game)
     assert CollapseGame(runs).code() == "CollapseGame(runs, run='plain', guess=20)"
 
 
@@ -196,15 +191,16 @@ def test_the_still_of_a_locked_game_stays_locked(game, monkeypatch):
     monkeypatch.setenv("ARCVQ_HEADLESS", "1")
     monkeypatch.setattr("plotly.io.renderers.default", "plotly_mimetype")
     still = game._repr_mimebundle_()["application/vnd.plotly.v1+json"]
-    assert "hidden until" in json.dumps(still) and len(points(game, 0)) == 0 and not game.seen
+    assert "hidden until" in json.dumps(still)
+    assert len(points(game, 0)) == 0
+    assert not game.seen
 
 
 def test_a_codebook_of_one_code_is_a_game_too():
     game = CollapseGame({"run": make_run(arcvq.EMAQuantizer(1, 4), 1)}, guess=1)
     game.lock()
-    assert "run used 1 of 1 codes (100%)" in summary(
-        game
-    ) and "exactly right. Score so far: 100" in summary(game)
+    assert "run used 1 of 1 codes (100%)" in summary(game)
+    assert "exactly right. Score so far: 100" in summary(game)
 
 
 def test_bad_input_is_named(runs):
@@ -239,9 +235,8 @@ def test_a_real_run_is_played(tmp_path):
     )
     game = CollapseGame({"cosine": run}, unlocked=True)
     used = int(run.history["codes_used"].iloc[-1])
-    assert f"cosine used {used} of 16 codes" in summary(game) and "data plain_digits." in summary(
-        game
-    )
+    assert f"cosine used {used} of 16 codes" in summary(game)
+    assert "data plain_digits." in summary(game)
     assert points(game, 4)[0][1] == used
 
 

@@ -51,7 +51,8 @@ def make(images):
 @pytest.fixture
 def gate(monkeypatch):
     """Training that waits before each step until it is let through: `gate(3)` lets three pass."""
-    passes, taken = threading.Semaphore(0), threading.Semaphore(0)
+    passes = threading.Semaphore(0)
+    taken = threading.Semaphore(0)
     advance = arcvq.training.VQVAESession.advance
     listeners = module.LiveTraining._logged
 
@@ -101,7 +102,8 @@ def slide(live, **settings):
 def test_untouched_it_is_fit_and_the_model_given_stays_untrained(make, images):
     network = model()
     live = make(network, lr=0.01, seed=4)
-    assert live.run is None and not live.running
+    assert live.run is None
+    assert not live.running
     live.start()
     run = live.wait()
     alone = arcvq.fit(
@@ -116,18 +118,19 @@ def test_untouched_it_is_fit_and_the_model_given_stays_untrained(make, images):
     )
     for name, tensor in alone.model.state_dict().items():
         assert torch.equal(tensor, run.model.state_dict()[name]), name
-    assert run is live.run and not live.running and run.settings == alone.settings
+    assert run is live.run
+    assert not live.running
+    assert run.settings == alone.settings
     assert run.history["step"].tolist() == list(range(1, STEPS + 1))
-    assert (
-        torch.equal(network.quantizer.codebook, model().quantizer.codebook)
-        and network.quantizer.samp is None
-    )
+    assert torch.equal(network.quantizer.codebook, model().quantizer.codebook)
+    assert network.quantizer.samp is None
 
 
 def test_the_figure_ends_with_every_row_and_the_codes_as_they_are(make):
     live = make()
     live.start()
-    history, samp = live.wait().history, live.run.model.quantizer.samp
+    history = live.wait().history
+    samp = live.run.model.quantizer.samp
     for column in (
         "reconstruction",
         "margin",
@@ -167,7 +170,8 @@ def test_a_long_curve_has_a_bounded_number_of_points_and_always_its_newest(image
 
 def test_it_draws_while_it_trains_in_single_messages(make, gate, monkeypatch):
     monkeypatch.setattr(module, "PAUSE", 0.0)
-    live, sent = make(), []
+    live = make()
+    sent = []
     live.observe(sent.append, "data")
     live.start()
     gate(3)
@@ -182,7 +186,8 @@ def test_it_draws_while_it_trains_in_single_messages(make, gate, monkeypatch):
 
 def test_rows_that_come_fast_are_drawn_together_and_the_last_one_always(make, monkeypatch):
     monkeypatch.setattr(module, "PAUSE", 1000.0)
-    live, sent = make(), []
+    live = make()
+    sent = []
     live.observe(sent.append, "data")
     live.start()
     live.wait()
@@ -201,7 +206,9 @@ def test_the_weight_acts_from_the_next_step(make, gate, through):
     else:
         live.weight = 4.0
     samp = live.model.quantizer.samp
-    assert samp is not before and samp.radius == before.radius and samp.margin == before.margin
+    assert samp is not before
+    assert samp.radius == before.radius
+    assert samp.margin == before.margin
     gate.open()
     history = live.wait().history
     decay = np.exp(-14.75 / STEPS * history["step"])
@@ -262,7 +269,9 @@ def test_stop_ends_it_and_keeps_the_run(make, gate):
     assert not live.running
     run = live.wait()
     last = run.history["step"].iloc[-1]
-    assert run is live.run and 6 <= last < STEPS and len(curve(live, "psnr")) == len(run.history)
+    assert run is live.run
+    assert 6 <= last < STEPS
+    assert len(curve(live, "psnr")) == len(run.history)
     assert f"Stopped at step {last} of {STEPS}." in live.status
     assert not run.model.training
     live.stop()  # at rest nothing happens
@@ -319,7 +328,9 @@ def test_reset_while_it_trains_ends_the_training(make, gate):
     gate(2)
     gate.open()
     live.reset()
-    assert not live.running and live.run is None and int(live.model.quantizer.step) == 0
+    assert not live.running
+    assert live.run is None
+    assert int(live.model.quantizer.step) == 0
 
 
 def test_an_error_of_the_training_is_shown_and_raised(make, monkeypatch):
@@ -344,7 +355,8 @@ def test_settings_that_fit_refuses_are_shown(make):
     live.start()
     with pytest.raises(ValueError, match="batch_size is 65; it must be at most 64"):
         live.wait()
-    assert "batch_size is 65" in live.status and live.run is None
+    assert "batch_size is 65" in live.status
+    assert live.run is None
 
 
 def test_waiting_has_its_own_errors(make, gate):
@@ -364,7 +376,8 @@ def test_closing_stops_the_thread(make, gate):
     gate(1)
     gate.open()
     live.close()
-    assert not live.running and len(live.run.history) < STEPS
+    assert not live.running
+    assert len(live.run.history) < STEPS
 
 
 def soon(gate):
@@ -383,7 +396,8 @@ def test_a_newer_run_stops_the_older_one(make, gate):
     gate(2)
     soon(gate)
     newer.start()
-    assert not older.running and training_threads() == [newer._thread]
+    assert not older.running
+    assert training_threads() == [newer._thread]
     assert 2 <= len(older.run.history) < STEPS
     assert older.status.endswith("Another training has begun.")
     assert newer.wait(30).history["step"].iloc[-1] == STEPS
@@ -402,7 +416,8 @@ def test_who_waits_for_a_run_that_a_newer_one_stops_gets_what_there_is(make, gat
     soon(gate)
     newer.start()
     waiting.join(30)
-    assert waited == [older.run] and len(older.run.history) < STEPS
+    assert waited == [older.run]
+    assert len(older.run.history) < STEPS
     newer.close()
     newer.close()
     assert training_threads() == []
@@ -490,7 +505,8 @@ def test_a_long_run_has_a_row_every_25_steps_so_that_it_stops_soon(make, monkeyp
 
 
 def test_a_message_of_the_browser_waits_while_the_training_draws(make):
-    live, done = make(), threading.Event()
+    live = make()
+    done = threading.Event()
     answer = threading.Thread(target=lambda: (slide(live, weight=2.0), done.set()))
     with live._lock:
         answer.start()
@@ -502,25 +518,27 @@ def test_a_message_of_the_browser_waits_while_the_training_draws(make):
 def test_sliders_moved_while_it_trains_never_tear_it(make):
     live = make(steps=30)
     live.start()
-    values, generator = [], np.random.default_rng(0)
+    values = []
+    generator = np.random.default_rng(0)
     while live.running:
         live.weight, live.growth = (float(number) for number in generator.random(2).round(3))
         values.append((live.weight, live.growth))
         time.sleep(0.002)
     history = live.wait().history
-    assert len(values) > 5 and len(history) == 30
+    assert len(values) > 5
+    assert len(history) == 30
+    # No jump, whatever the sliders did.
     growths = np.diff(np.log(history["radius"]))
-    assert (growths > -1e-4).all() and (growths < 1.01).all(), "no jump, whatever the sliders did"
+    assert (growths > -1e-4).all()
+    assert (growths < 1.01).all()
 
 
 def test_the_code_makes_the_same_dashboard(make, images):
     live = make(weight=2.5)
     again = eval(live.code(), {"LiveTraining": LiveTraining, "model": model(), "images": images})
-    assert (
-        again.settings() == live.settings()
-        and again.options == live.options
-        and again.steps == live.steps
-    )
+    assert again.settings() == live.settings()
+    assert again.options == live.options
+    assert again.steps == live.steps
 
 
 def test_headless_it_is_a_picture_of_the_run_that_needs_no_kernel(make, monkeypatch):
@@ -576,7 +594,5 @@ def test_a_long_run_and_a_large_codebook_stay_a_small_message(images):
 def test_it_trains_on_the_gpu(make):
     live = make(device="cuda")
     live.start()
-    assert (
-        live.wait().model.quantizer.codebook.device.type == "cuda"
-        and len(curve(live, "psnr")) == STEPS
-    )
+    assert live.wait().model.quantizer.codebook.device.type == "cuda"
+    assert len(curve(live, "psnr")) == STEPS

@@ -24,7 +24,8 @@ def javascript():
 
 def measured(javascript, explorer, call=MEASURE):
     """What web/margin.js knows of the explorer's loss."""
-    latents, code = explorer.latents, explorer.direction
+    latents = explorer.latents
+    code = explorer.direction
     return javascript(
         call,
         latents=latents.flatten().tolist(),
@@ -234,7 +235,9 @@ def test_a_place_that_makes_no_sense_is_refused_in_python_and_left_out_in_a_link
 
 def test_code_evaluates_to_the_settings_scaled_to_the_run():
     explorer = MarginExplorer()
-    explorer.margin, explorer.scale, explorer.top_k = 0.3, 12.6, 4
+    explorer.margin = 0.3
+    explorer.scale = 12.6
+    explorer.top_k = 4
     samp = eval(explorer.code(), {"arcvq": arcvq, "steps": 400})
     assert samp == arcvq.SAMP.for_run(400, margin=0.3, scale=12.6, top_k=4)
     explorer.reset()
@@ -250,7 +253,8 @@ def test_every_preset_can_be_chosen(name):
 
 
 def test_a_change_is_told_to_observers():
-    explorer, seen = MarginExplorer(), []
+    explorer = MarginExplorer()
+    seen = []
     explorer.observe(lambda change: seen.append(change.new), "margin")
     explorer.margin = 0.7
     assert seen == [0.7]

@@ -76,7 +76,8 @@ def picture(explorer, trace):
 def tiles(explorer, trace=FINISHED, columns=4):
     """The images of a sheet without the pixel around each, (n, H, W, 3)."""
     sheet = picture(explorer, trace)
-    rows, side = 4 if trace == FINISHED else 1, sheet.shape[1] // columns
+    rows = 4 if trace == FINISHED else 1
+    side = sheet.shape[1] // columns
     high = sheet.shape[0] // rows
     cells = sheet.reshape(rows, high, columns, side, 3).swapaxes(1, 2).reshape(-1, high, side, 3)
     return cells[:, 1:-1, 1:-1]
@@ -164,12 +165,13 @@ def test_the_map_shows_the_next_probabilities_and_the_bars_the_likeliest(prior, 
     assert np.allclose(
         explorer.figure.data[LEFT].marker.color, np.log10(np.maximum(left[:, 1], 1e-4)), atol=1e-4
     )
-    bars, following = explorer.figure.data[BARS], int(tokens.flatten()[explorer.position])
+    bars = explorer.figure.data[BARS]
+    following = int(tokens.flatten()[explorer.position])
     named = [int(name) for name in explorer.figure.layout.xaxis6.ticktext if name]
-    assert len(named) == min(10, len(left)) and np.all(np.diff(bars.y) <= 0)
-    assert np.allclose(bars.y, chances[named], atol=1e-5) and np.isclose(
-        bars.y[0], chances.max(), atol=1e-5
-    )
+    assert len(named) == min(10, len(left))
+    assert np.all(np.diff(bars.y) <= 0)
+    assert np.allclose(bars.y, chances[named], atol=1e-5)
+    assert np.isclose(bars.y[0], chances.max(), atol=1e-5)
     assert list(bars.marker.color) == [VERMILLION if code == following else BLUE for code in named]
     assert int(explorer.figure.data[NEXT].customdata[0][0]) == following
     entropy = -sum(chance * math.log2(chance) for chance in chances if chance)
@@ -180,13 +182,11 @@ def test_the_map_shows_the_next_probabilities_and_the_bars_the_likeliest(prior, 
 
 
 def test_finished_images_are_those_that_the_prior_samples(explorer, parts):
-    explorer.temperature, explorer.top_k, explorer.top_p, explorer.label, explorer.seed = (
-        0.8,
-        9,
-        0.9,
-        2,
-        5,
-    )
+    explorer.temperature = 0.8
+    explorer.top_k = 9
+    explorer.top_p = 0.9
+    explorer.label = 2
+    explorer.seed = 5
     images = sample(parts[0], parts[1], 16, 0.8, 9, 0.9, torch.full((16,), 2), seeded(5))
     assert np.allclose(tiles(explorer), bytes_of(images), atol=0.51)
     assert explorer.figure.layout.xaxis.title.text == "16 samples of class c"
@@ -194,12 +194,12 @@ def test_finished_images_are_those_that_the_prior_samples(explorer, parts):
 
 
 def test_lower_halves_are_completed_beside_the_test_images_of_the_class(explorer, parts):
-    explorer.task, explorer.label, explorer.seed = COMPLETE, 1, 4
+    explorer.task = COMPLETE
+    explorer.label = 1
+    explorer.seed = 4
     model, prior, images = parts
-    originals, mask = (
-        images.test.batch(torch.tensor([1, 4, 7, 10])),
-        torch.zeros(4, 4, dtype=torch.bool),
-    )
+    originals = images.test.batch(torch.tensor([1, 4, 7, 10]))
+    mask = torch.zeros(4, 4, dtype=torch.bool)
     mask[:2] = True
     made = complete(
         model,
@@ -213,8 +213,10 @@ def test_lower_halves_are_completed_beside_the_test_images_of_the_class(explorer
     seen = tiles(explorer).reshape(4, 4, 16, 16, 3)
     assert np.allclose(seen[:, 0], bytes_of(originals), atol=0.51)
     assert np.allclose(seen[:, 1:].reshape(12, 16, 16, 3), bytes_of(made), atol=0.51)
-    tokens, encoded = drawn(explorer), model.encode(originals[:1])[0]
-    assert torch.equal(tokens[:2], encoded[:2]) and list(explorer.figure.data[FRAME].x[:2]) == [
+    tokens = drawn(explorer)
+    encoded = model.encode(originals[:1])[0]
+    assert torch.equal(tokens[:2], encoded[:2])
+    assert list(explorer.figure.data[FRAME].x[:2]) == [
         17.5,
         35.5,
     ]
@@ -228,7 +230,8 @@ def test_lower_halves_are_completed_beside_the_test_images_of_the_class(explorer
 def test_position_brings_the_tokens_out_one_by_one_without_sampling_again(
     explorer, parts, monkeypatch
 ):
-    model, tokens = parts[0], drawn(explorer)
+    model = parts[0]
+    tokens = drawn(explorer)
     monkeypatch.setattr("arcvq.explorers.sampling_figure.sampling_steps", None)
     for position in (0, 1, 6, 15, 16):
         explorer.position = position
@@ -247,11 +250,9 @@ def test_position_brings_the_tokens_out_one_by_one_without_sampling_again(
         image = image.where(known.kron(torch.ones(4, 4, dtype=torch.bool)), COMING)
         assert np.allclose(picture(explorer, MAKING), bytes_of(image[None])[0], atol=0.51)
     assert explorer.figure.layout.title.text == "All 16 tokens are set"
-    assert (
-        not shown(explorer).any()
-        and not len(explorer.figure.data[BARS].y)
-        and not len(explorer.figure.data[NEXT].x)
-    )
+    assert not shown(explorer).any()
+    assert not len(explorer.figure.data[BARS].y)
+    assert not len(explorer.figure.data[NEXT].x)
     # The whole image is the first that is finished.
     assert np.allclose(picture(explorer, MAKING), tiles(explorer)[0])
 
@@ -291,7 +292,8 @@ def test_one_code_left_is_certain(explorer):
     for name, value in (("top_k", 1), ("top_p", 0.01)):
         explorer.reset()
         setattr(explorer, name, value)
-        assert shown(explorer).max() == 1 and np.count_nonzero(shown(explorer)) == 1
+        assert shown(explorer).max() == 1
+        assert np.count_nonzero(shown(explorer)) == 1
         assert "1 code can come next" in explorer.figure.layout.title.text
         assert "an entropy of 0.00 bits" in summary(explorer)
         assert np.allclose(tiles(explorer)[0], tiles(explorer)[1:])  # nothing is left to chance
@@ -302,10 +304,12 @@ def test_the_same_settings_give_the_same_picture_and_draw_again_another(explorer
     torch.manual_seed(99)
     assert state(SamplingExplorer(*parts)) == before
     explorer.draw_again()
-    assert explorer.seed == 1 and state(explorer)[0][0] != before[0][0]
+    assert explorer.seed == 1
+    assert state(explorer)[0][0] != before[0][0]
     explorer.seed = 999
     explorer.draw_again()
-    assert explorer.seed == 0 and state(explorer) == before
+    assert explorer.seed == 0
+    assert state(explorer) == before
 
 
 def test_a_change_is_one_message_that_json_can_carry(explorer):
@@ -322,12 +326,12 @@ def test_a_change_is_one_message_that_json_can_carry(explorer):
 def test_codes_stand_where_the_projection_puts_them(explorer, monkeypatch):
     monkeypatch.setattr("arcvq.analysis.projections.umap_angles", projections.stereographic)
     for method, project in (("PCA", projections.pca), ("UMAP", projections.stereographic)):
-        explorer.method, explorer.top_k = method, 6
+        explorer.method = method
+        explorer.top_k = 6
         seen = project(explorer.sampler.model.quantizer.codebook)
         traces = [explorer.figure.data[trace] for trace in (CUT, LEFT, RINGS, NEXT)]
-        assert [len(trace.x) for trace in traces] == [14, 6, 6, 1] and seen.trust in summary(
-            explorer
-        )
+        assert [len(trace.x) for trace in traces] == [14, 6, 6, 1]
+        assert seen.trust in summary(explorer)
         for trace in traces:
             rows = np.asarray(trace.customdata)[:, 0].astype(int)
             assert np.allclose(np.stack([trace.x, trace.y], axis=1), seen.points[rows], atol=1e-6)
@@ -355,10 +359,8 @@ def test_of_very_many_codes_the_likeliest_are_drawn(explorer, monkeypatch):
 def test_a_prior_without_classes_has_no_label_and_completes_the_first_images():
     model, prior, images = make_parts(classes=0)
     explorer = SamplingExplorer(model, prior, images, task=COMPLETE)
-    assert (
-        explorer.controls["label"].disabled
-        and "class" not in explorer.figure.layout.xaxis.title.text
-    )
+    assert explorer.controls["label"].disabled
+    assert "class" not in explorer.figure.layout.xaxis.title.text
     assert np.allclose(
         tiles(explorer)[::4], bytes_of(images.test.batch(torch.arange(4))), atol=0.51
     )
@@ -384,11 +386,13 @@ def test_few_codes_flat_grids_wide_and_large_images_are_drawn(codes, size, chann
 
 
 def test_the_code_makes_the_same_explorer(explorer, parts):
-    explorer.temperature, explorer.position = 0.5, 3
+    explorer.temperature = 0.5
+    explorer.position = 3
     model, prior, images = parts
     names = {"SamplingExplorer": SamplingExplorer, "model": model, "prior": prior, "images": images}
     again = eval(explorer.code(), names)
-    assert again.settings() == explorer.settings() and state(again) == state(explorer)
+    assert again.settings() == explorer.settings()
+    assert state(again) == state(explorer)
 
 
 def test_bad_input_is_named(parts, unchecked):
@@ -427,4 +431,5 @@ def test_a_model_and_a_prior_on_the_gpu_are_shown(parts):
     wanted = shown(SamplingExplorer(model, prior, images))
     explorer = SamplingExplorer(model.cuda(), prior.cuda(), images)
     assert np.allclose(shown(explorer), wanted, atol=1e-4)
-    explorer.task, explorer.position = COMPLETE, 12
+    explorer.task = COMPLETE
+    explorer.position = 12

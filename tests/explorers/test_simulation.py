@@ -108,24 +108,25 @@ def test_wrong_settings_are_refused(name, value):
 def test_data_lie_on_the_sphere_and_both_codebooks_start_in_the_same_directions():
     simulation = Simulation()
     assert torch.allclose(simulation.data.norm(dim=1), torch.tensor(REACH, dtype=torch.float64))
-    samp, plain = simulation.samp.codes, simulation.plain.codes
-    assert (
-        torch.allclose(samp.norm(dim=1), torch.ones(64, dtype=torch.float64))
-        and plain.abs().max() <= 1 / 64
-    )
+    samp = simulation.samp.codes
+    plain = simulation.plain.codes
+    assert torch.allclose(samp.norm(dim=1), torch.ones(64, dtype=torch.float64))
+    assert plain.abs().max() <= 1 / 64
     assert torch.allclose(torch.nn.functional.normalize(plain, dim=1), samp, atol=1e-5)
 
 
 def test_plain_vq_collapses_while_samp_keeps_more_codes(learned):
     used = {name: int((learner.counts > 0).sum()) for name, learner in learned.learners.items()}
-    assert used["plain"] < 12 and used["samp"] > 3 * used["plain"]
+    assert used["plain"] < 12
+    assert used["samp"] > 3 * used["plain"]
 
 
 def test_one_step_is_a_step_of_adam_on_the_losses_of_the_method():
     simulation = Simulation(
         Settings(weight=0.0, growth=10.0, learning_rate=0.01), num_latents=8, num_codes=3
     )
-    start, data = state(simulation), simulation.data
+    start = state(simulation)
+    data = simulation.data
     simulation.step()
     for place, learner in ((0, simulation.samp), (3, simulation.plain)):
         codes = start[place + 1]
@@ -143,16 +144,12 @@ def test_one_step_is_a_step_of_adam_on_the_losses_of_the_method():
 def test_the_ball_holds_the_codes_until_it_has_grown():
     simulation = Simulation(Settings(growth=0.0))
     simulation.step(30)
-    assert (
-        simulation.samp.codes.norm(dim=1).max() <= 1 + 1e-6
-        and simulation.plain.codes.norm(dim=1).max() > 0.5
-    )
+    assert simulation.samp.codes.norm(dim=1).max() <= 1 + 1e-6
+    assert simulation.plain.codes.norm(dim=1).max() > 0.5
     simulation.change(Settings(growth=0.05))
     simulation.step(10)
-    assert (
-        math.isclose(simulation.radius, math.exp(0.5))
-        and simulation.samp.codes.norm(dim=1).max() > 1.05
-    )
+    assert math.isclose(simulation.radius, math.exp(0.5))
+    assert simulation.samp.codes.norm(dim=1).max() > 1.05
 
 
 def test_the_spring_brings_latents_back_when_the_margin_loss_goes():
@@ -178,7 +175,8 @@ def test_the_spring_brings_latents_back_when_the_margin_loss_goes():
     ],
 )
 def test_each_setting_changes_the_next_steps(change):
-    one, other = Simulation(), Simulation()
+    one = Simulation()
+    other = Simulation()
     one.step(5), other.step(5)
     other.change(dataclasses.replace(other.settings, **change))
     one.step(15), other.step(15)
@@ -194,11 +192,9 @@ def test_reset_returns_to_the_start_exactly_and_goes_the_same_way_again():
     first = Simulation()
     first.step(20)
     simulation.reset()
-    assert (
-        all(map(torch.equal, state(simulation), start))
-        and simulation.steps == 0
-        and simulation.radius == 1
-    )
+    assert all(map(torch.equal, state(simulation), start))
+    assert simulation.steps == 0
+    assert simulation.radius == 1
     simulation.step(20)
     assert all(map(torch.equal, state(simulation), state(first)))
 
@@ -243,15 +239,15 @@ def test_curves_are_the_geometry_of_the_state_and_remember_a_window(learned, mon
 def test_extremes_stay_finite(settings):
     simulation = Simulation(settings)
     simulation.step(40)
-    assert all(tensor.isfinite().all() for tensor in state(simulation)) and math.isfinite(
-        simulation.radius
-    )
+    assert all(tensor.isfinite().all() for tensor in state(simulation))
+    assert math.isfinite(simulation.radius)
 
 
 def test_one_code_and_one_latent_learn_too():
     simulation = Simulation(num_latents=1, num_codes=1)
     simulation.step(3)
-    assert simulation.samp.counts.tolist() == [1] and math.isnan(simulation.samp.history[-1][3])
+    assert simulation.samp.counts.tolist() == [1]
+    assert math.isnan(simulation.samp.history[-1][3])
     with pytest.raises(ValueError, match="num_codes is 0"):
         Simulation(num_codes=0)
     with pytest.raises(ValueError, match="count is -1"):
@@ -260,4 +256,6 @@ def test_one_code_and_one_latent_learn_too():
 
 def test_the_summary_tells_of_both(learned):
     text = learned.summary()
-    assert text.startswith("Step 150: SAMP uses") and "plain VQ uses" in text and "\n" not in text
+    assert text.startswith("Step 150: SAMP uses")
+    assert "plain VQ uses" in text
+    assert "\n" not in text

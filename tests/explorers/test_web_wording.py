@@ -14,7 +14,7 @@ def javascript():
 
 
 @pytest.mark.parametrize(
-    "value, written",
+    ("value", "written"),
     [
         (0, "0"),
         (0.012345, "0.0123"),
@@ -34,7 +34,7 @@ def test_a_number_that_is_not_there_is_unknown(javascript):
 
 
 @pytest.mark.parametrize(
-    "value, written",
+    ("value", "written"),
     [(29500, "29,500"), (6974.3894, "6,974.389"), (1.00009, "1"), (1.26e9, "1.3e+9")],
 )
 def test_a_number_in_full_has_at_most_three_digits_behind_the_point(javascript, value, written):

@@ -19,9 +19,8 @@ def rows(trace):
 def test_codes_are_drawn_where_the_projection_puts_them_with_its_trust(dim):
     seen = pca(CODES, dim)
     figure = code_map(seen)
-    assert np.allclose(rows(figure.data[0]), seen.points, atol=1e-6) and seen.trust in summary(
-        figure
-    )
+    assert np.allclose(rows(figure.data[0]), seen.points, atol=1e-6)
+    assert seen.trust in summary(figure)
     assert [trace.type for trace in figure.data] == ["scatter" if dim == 2 else "scatter3d"] * 3
 
 
@@ -41,9 +40,11 @@ def test_axes_have_one_scale():
 
 def test_usage_is_logarithmic_and_unused_codes_are_hollow():
     solid, hollow, _ = code_map(pca(CODES), USAGE, log=True).data
-    assert np.allclose(solid.marker.color, [0, 2, 3, 1]) and solid.marker.cmax == 3
+    assert np.allclose(solid.marker.color, [0, 2, 3, 1])
+    assert solid.marker.cmax == 3
     assert list(solid.marker.colorbar.ticktext) == ["1", "10", "100", "1,000"]
-    assert hollow.marker.symbol == "circle-open" and hollow.name == "usage 0"
+    assert hollow.marker.symbol == "circle-open"
+    assert hollow.name == "usage 0"
     assert [table[0] for table in hollow.customdata] == [1, 4]
 
 
@@ -56,10 +57,13 @@ def test_the_pointer_shows_index_and_numbers():
         indices=np.arange(2, 6),
     )
     table = np.asarray(figure.data[0].customdata)
-    assert np.allclose(table[:, 0], [2, 3, 5]) and np.allclose(table[:, 1], [100, 1000, 10])
+    assert np.allclose(table[:, 0], [2, 3, 5])
+    assert np.allclose(table[:, 1], [100, 1000, 10])
     assert np.allclose(table[:, 2], CODES.norm(dim=1)[[2, 3, 5]])
     template = figure.data[0].hovertemplate
-    assert template.startswith("code: ") and "norm: " in template and "usage (tokens): " in template
+    assert template.startswith("code: ")
+    assert "norm: " in template
+    assert "usage (tokens): " in template
 
 
 def test_the_pointer_also_shows_a_number_that_could_have_been_the_color():
@@ -73,9 +77,11 @@ def test_classes_have_a_color_each_and_codes_without_one_are_hollow():
     owners = np.array([0, 1, 9, -1, 0, 2])
     names = [f"class {n}" for n in range(10)]
     solid, hollow, _ = code_map(pca(CODES), owners, label="class", classes=names).data
-    assert list(solid.marker.color) == [0, 1, 9, 0, 2] and len(hollow.x) == 1
+    assert list(solid.marker.color) == [0, 1, 9, 0, 2]
+    assert len(hollow.x) == 1
     scale = dict((round(edge, 3), color) for edge, color in solid.marker.colorscale[::2])
-    assert len(set(scale.values())) == 10 and list(solid.marker.colorbar.ticktext) == names
+    assert len(set(scale.values())) == 10
+    assert list(solid.marker.colorbar.ticktext) == names
     more = code_map(
         pca(CODES), np.array([0, 10, 11, 20, 1, 2]), classes=[str(n) for n in range(30)]
     ).data[0]
@@ -109,9 +115,8 @@ def test_every_coloring_sets_the_same_properties_so_that_a_live_figure_can_chang
 
 def test_at_most_20000_codes_are_drawn_and_it_says_so():
     figure = code_map(pca(torch.randn(20_100, 2)))
-    assert len(figure.data[0].x) == 20_000 and "20,000 of 20,100 codes are drawn." in summary(
-        figure
-    )
+    assert len(figure.data[0].x) == 20_000
+    assert "20,000 of 20,100 codes are drawn." in summary(figure)
 
 
 def test_a_map_of_512_codes_is_small():
@@ -124,17 +129,18 @@ def test_maps_side_by_side_share_one_scale_of_usage():
     seen = {"a": pca(CODES), "b": pca(CODES[:3])}
     figure = code_maps(seen, {"a": USAGE, "b": USAGE[:3]})
     solid = [trace for trace in figure.data if trace.name == "codes"]
-    assert [trace.marker.cmax for trace in solid] == [3, 3] and [
-        len(trace.x) for trace in solid
-    ] == [4, 2]
-    assert "a: 6 codes" in summary(figure) and "b: 3 codes" in summary(figure)
+    assert [trace.marker.cmax for trace in solid] == [3, 3]
+    assert [len(trace.x) for trace in solid] == [4, 2]
+    assert "a: 6 codes" in summary(figure)
+    assert "b: 3 codes" in summary(figure)
 
 
 def test_token_maps_show_each_index_in_its_place():
     indices = torch.randint(0, 9, (10, 3, 4))
     figure = token_map(torch.zeros(10, 1, 12, 16), indices, torch.arange(9) * 10.0, label="norm")
     cells = [trace for trace in figure.data if trace.type == "heatmap"]
-    assert len(cells) == 8 and "8 of 10 images" in summary(figure)
+    assert len(cells) == 8
+    assert "8 of 10 images" in summary(figure)
     assert np.array_equal(np.asarray(cells[2].customdata), indices[2])
     assert np.array_equal(np.asarray(cells[2].z), indices[2] * 10)
     assert figure.layout.coloraxis.colorbar.title.text == "norm"

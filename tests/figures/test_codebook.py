@@ -28,9 +28,11 @@ def test_the_angles_of_a_square_are_90_and_180_degrees():
     found = {(edges[i], round(h * 2, 3)) for i, h in enumerate(heights) if h}
     assert found == {(90, 66.667), (178, 33.333)}
     dashed, dotted = figure.layout.shapes
-    assert dashed.x0 == pytest.approx(90) and dotted.x0 == pytest.approx(90)
+    assert dashed.x0 == pytest.approx(90)
+    assert dotted.x0 == pytest.approx(90)
     assert summary(figure) == "Smallest angle and its bound: codes 90.0° of 90.0°."
-    assert "degrees" in figure.layout.xaxis.title.text and tuple(figure.layout.xaxis.range) == (
+    assert "degrees" in figure.layout.xaxis.title.text
+    assert tuple(figure.layout.xaxis.range) == (
         0,
         180,
     )
@@ -61,9 +63,8 @@ def test_large_codebooks_are_thinned_but_their_smallest_angle_is_exact():
     codes = torch.randn(3000, 8)
     codes[2999] = codes[0] * 2
     figure = angle_histogram(codes)
-    assert "codes 0.0° of" in summary(figure) and "2,048 of 3,000 codes are drawn" in summary(
-        figure
-    )
+    assert "codes 0.0° of" in summary(figure)
+    assert "2,048 of 3,000 codes are drawn" in summary(figure)
     assert len(figure.to_json()) < 30_000
 
 
@@ -78,8 +79,10 @@ def test_norms_are_counted():
     codes = torch.tensor([[3.0, 4.0], [6.0, 8.0], [0.0, 5.0]])
     figure = norm_histogram({"samp": codes})
     edges, heights = staircase(figure.data[0])
-    assert heights.sum() == 3 and heights[0] == 2
-    assert edges[0] <= 5 <= edges[1] and edges[-2] <= 10 <= edges[-1]
+    assert heights.sum() == 3
+    assert heights[0] == 2
+    assert edges[0] <= 5 <= edges[1]
+    assert edges[-2] <= 10 <= edges[-1]
     assert summary(figure) == "Norms: samp 5 to 10."
 
 
@@ -90,15 +93,18 @@ def test_norms_of_a_codebook_of_zeros_can_be_drawn():
 def test_usage_is_sorted_and_ends_where_the_unused_codes_begin():
     figure = usage_bars({"plain": torch.tensor([0, 8, 0, 0]), "samp": np.array([1, 4, 2, 1])})
     plain, samp = figure.data
-    assert staircase(samp)[1].tolist() == [4, 2, 1, 1] and staircase(samp)[0].tolist() == [
+    assert staircase(samp)[1].tolist() == [4, 2, 1, 1]
+    assert staircase(samp)[0].tolist() == [
         0,
         1,
         2,
         3,
         4,
     ]
-    assert staircase(plain)[1].tolist() == [8] and figure.layout.yaxis.type == "log"
-    assert tuple(figure.layout.xaxis.range) == (0, 4) and plain.name == "plain: 1 of 4 used"
+    assert staircase(plain)[1].tolist() == [8]
+    assert figure.layout.yaxis.type == "log"
+    assert tuple(figure.layout.xaxis.range) == (0, 4)
+    assert plain.name == "plain: 1 of 4 used"
     perplexity = math.exp(-sum(p * math.log(p) for p in (0.5, 0.25, 0.125, 0.125)))
     assert (
         summary(figure)
@@ -117,18 +123,18 @@ def test_usage_without_tokens_or_below_zero_is_refused(counts):
 
 
 def test_norm_against_usage_shows_unused_codes_apart_and_names_the_correlation():
-    codes, counts = (
-        torch.eye(5) * torch.tensor([1.0, 2, 3, 4, 5]),
-        torch.tensor([0, 1, 10, 100, 1000]),
-    )
+    codes = torch.eye(5) * torch.tensor([1.0, 2, 3, 4, 5])
+    counts = torch.tensor([0, 1, 10, 100, 1000])
     figure = norm_against_usage(codes, counts)
     used, unused = figure.data
-    assert list(used.x) == [1, 10, 100, 1000] and list(used.y) == [2, 3, 4, 5]
-    assert (
-        list(unused.x) == [0.5] and list(unused.y) == [1] and unused.marker.symbol == "circle-open"
-    )
+    assert list(used.x) == [1, 10, 100, 1000]
+    assert list(used.y) == [2, 3, 4, 5]
+    assert list(unused.x) == [0.5]
+    assert list(unused.y) == [1]
+    assert unused.marker.symbol == "circle-open"
     ticks = dict(zip(figure.layout.xaxis.tickvals, figure.layout.xaxis.ticktext, strict=True))
-    assert ticks[0.5] == "0" and ticks[1000] == "1,000"
+    assert ticks[0.5] == "0"
+    assert ticks[1000] == "1,000"
     assert "correlation of norm and usage: 1.00" in summary(figure)
 
 

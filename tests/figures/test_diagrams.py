@@ -126,7 +126,7 @@ def test_a_box_has_its_words_in_its_middle():
     assert title.get("x") == below.get("x") == "60"
 
 
-@pytest.mark.parametrize("degrees, point", [(0, (15, 20)), (90, (10, 15)), (180, (5, 20))])
+@pytest.mark.parametrize(("degrees", "point"), [(0, (15, 20)), (90, (10, 15)), (180, (5, 20))])
 def test_angles_are_counted_from_the_right_and_counterclockwise(degrees, point):
     assert on_circle((10, 20), 5, degrees) == point
 
@@ -143,7 +143,7 @@ def test_the_head_of_an_arrow_is_at_its_end_and_points_along_its_last_line():
     assert sum(y for _, y in back) / 2 == pytest.approx(50)
 
 
-@pytest.mark.parametrize("end, side", [(40, 1), (-40, -1)])
+@pytest.mark.parametrize(("end", "side"), [(40, 1), (-40, -1)])
 def test_a_curved_arrow_ends_on_the_circle_with_its_head_ahead(end, side):
     _, head = drawn("curved_arrow", (0, 0), 100, 0, end, "black")
     tip, *back = corners(head)

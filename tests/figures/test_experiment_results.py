@@ -123,7 +123,9 @@ SWEEP = pd.DataFrame(
 ).assign(codes_used=8)
 
 
-@pytest.mark.parametrize("rows, count", [(PAPER, 1), (ABLATIONS, 2), (SCHEDULES, 2), (SWEEP, 2)])
+@pytest.mark.parametrize(
+    ("rows", "count"), [(PAPER, 1), (ABLATIONS, 2), (SCHEDULES, 2), (SWEEP, 2)]
+)
 def test_every_experiment_has_its_pictures(rows, count):
     found = pictures(rows)
     assert len(found) == count
@@ -211,7 +213,8 @@ def check_pictures(rows):
     found = pictures(rows)
     assert [heading for heading, _, _ in found] == headings(rows)
     for _, _, figure in found:
-        assert figure.data and "nan" not in summary(figure)
+        assert figure.data
+        assert "nan" not in summary(figure)
 
 
 def test_every_stored_table_is_that_of_an_experiment():
@@ -232,7 +235,7 @@ def test_any_part_of_an_experiment_has_its_pictures(name, data):
 
 @pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize(
-    "name, variants",
+    ("name", "variants"),
     [
         ("paper-mnist", ["continuous"]),
         ("paper-mnist", ["SAMP"]),

@@ -44,10 +44,8 @@ def test_norms_have_a_panel_for_each_history_with_the_terms_it_has_on_one_log_sc
     ]
     assert list(figure.data[4].y) == list(HISTORIES["samp"].margin_at_latents)
     assert figure.data[0].line.color == figure.data[2].line.color != figure.data[1].line.color
-    assert (
-        figure.layout.yaxis.type == figure.layout.yaxis2.type == "log"
-        and figure.layout.yaxis2.matches == "y"
-    )
+    assert figure.layout.yaxis.type == figure.layout.yaxis2.type == "log"
+    assert figure.layout.yaxis2.matches == "y"
     assert (figure.layout.xaxis.title.text, figure.layout.xaxis2.title.text) == (
         "step<br>plain",
         "step<br>samp",
@@ -89,7 +87,8 @@ def test_the_feedback_has_a_color_for_each_history_in_both_panels():
     shades = [METHOD_COLORS["plain"], METHOD_COLORS["samp"]]
     drawn = [(trace.xaxis, trace.line.color) for trace in figure.data]
     assert drawn == [*itertools.product(("x", "x2"), shades)]
-    assert list(figure.data[3].y) == [10, 20, 30, 40] and set(figure.data[0].y) == {0.5}
+    assert list(figure.data[3].y) == [10, 20, 30, 40]
+    assert set(figure.data[0].y) == {0.5}
     assert figure.layout.yaxis.title.text == "norm-usage correlation"
     assert figure.layout.yaxis2.title.text == "codes with a gradient (codes)"
     text = "norm-usage correlation: plain 0.5, samp 0.5; codes with a gradient: plain 25, samp 25"

@@ -23,10 +23,12 @@ def test_a_grid_is_one_png_with_every_pixel_enlarged_by_a_whole_number():
     figure = image_grid(images, columns=3)
     kind, sheet = pixels(figure)
     scale = 14  # 112 // 8
-    assert kind == "png" and tuple(sheet.shape) == (3, 2 * 112 + 4, 3 * 112 + 8)
+    assert kind == "png"
+    assert tuple(sheet.shape) == (3, 2 * 112 + 4, 3 * 112 + 8)
     expected = ((images + 1) * 127.5).round()
     for n in range(5):
-        top, left = n // 3 * 116, n % 3 * 116
+        top = n // 3 * 116
+        left = n % 3 * 116
         tile = sheet[0, top : top + 112, left : left + 112]
         assert (
             tile == expected[n, 0].repeat_interleave(scale, 0).repeat_interleave(scale, 1)
@@ -70,16 +72,19 @@ def test_titles_stand_above_their_tiles():
     figure = image_grid(torch.zeros(3, 1, 28, 28), columns=2, titles=["a", "b", "c"])
     a, b, c = (one for one in figure.layout.annotations if one.name != "summary")
     assert [a.text, b.text, c.text] == ["a", "b", "c"]
-    assert a.x < b.x and a.y == b.y < c.y and a.x == c.x == 56
+    assert a.x < b.x
+    assert a.y == b.y < c.y
+    assert a.x == c.x == 56
 
 
 def test_a_photograph_is_made_smaller_and_the_summary_says_so():
     figure = image_grid(torch.rand(2, 3, 400, 600) * 2 - 1, columns=2, width=600)
     kind, sheet = pixels(figure)
-    assert kind == "jpeg" and sheet.shape[2] <= 552 and figure.layout.width <= 600
-    assert "Shown at 45% of the size" in summary(
-        figure
-    ) and "2 images of 400 x 600 pixels" in summary(figure)
+    assert kind == "jpeg"
+    assert sheet.shape[2] <= 552
+    assert figure.layout.width <= 600
+    assert "Shown at 45% of the size" in summary(figure)
+    assert "2 images of 400 x 600 pixels" in summary(figure)
 
 
 def test_a_grid_of_digits_is_a_few_kilobytes():
@@ -101,15 +106,18 @@ def test_reconstructions_stand_below_the_originals_with_psnr_and_errors():
     images = torch.rand(10, 1, 8, 8) * 2 - 1
     figure = reconstruction_grid(images, {"plain": images + 0.2, "samp": images.clone()}, columns=4)
     labels = figure.layout.yaxis.ticktext
-    assert labels[0] == "original" and labels[2] == labels[4] == "error"
-    assert (
-        labels[1] == f"<b>plain</b><br>{10 * math.log10(4 / 0.04):.1f} dB" and "inf dB" in labels[3]
-    )
-    assert "images: 10" in summary(figure) and "plain 20.0 dB" in summary(figure)
+    assert labels[0] == "original"
+    assert labels[2] == labels[4] == "error"
+    assert labels[1] == f"<b>plain</b><br>{10 * math.log10(4 / 0.04):.1f} dB"
+    assert "inf dB" in labels[3]
+    assert "images: 10" in summary(figure)
+    assert "plain 20.0 dB" in summary(figure)
     _, sheet = pixels(figure)
-    assert sheet.shape[1] == 5 * 112 + 4 * 4 and sheet.shape[2] == 4 * 112 + 3 * 4
+    assert sheet.shape[1] == 5 * 112 + 4 * 4
+    assert sheet.shape[2] == 4 * 112 + 3 * 4
     rows = [sheet[:, r * 116 : r * 116 + 112] for r in range(5)]
-    assert (rows[0] == rows[3]).all() and not (rows[0] == rows[1]).all()
+    assert (rows[0] == rows[3]).all()
+    assert not (rows[0] == rows[1]).all()
     assert rows[4][0, 5, 5] < 5  # no error is the dark end of the scale
     middles = figure.layout.yaxis.tickvals
     assert np.allclose(middles, [56 + 116 * r for r in range(5)])
@@ -119,16 +127,19 @@ def test_the_scale_of_the_errors_is_labelled_and_covers_them():
     images = torch.zeros(2, 3, 8, 8)
     figure = reconstruction_grid(images, {"plain": images + 0.73})
     marker = figure.data[1].marker
-    assert (marker.cmin, marker.cmax) == (0, 0.8) and "absolute error" in marker.colorbar.title.text
+    assert (marker.cmin, marker.cmax) == (0, 0.8)
+    assert "absolute error" in marker.colorbar.title.text
     _, sheet = pixels(figure)
     red, green, _ = sheet[:, 116 * 2 + 5, 5].tolist()
-    assert red > 200 and green > 150  # 0.73 of 0.8 is near the bright end
+    assert red > 200
+    assert green > 150
 
 
 def test_one_photograph_keeps_a_moderate_size():
     photo = torch.rand(1, 3, 427, 640) * 2 - 1
     figure = reconstruction_grid(photo, {"plain": photo * 0.9, "samp": photo * 0.8})
-    assert figure.layout.height < 1100 and len(figure.to_json()) < 250_000
+    assert figure.layout.height < 1100
+    assert len(figure.to_json()) < 250_000
 
 
 @pytest.mark.parametrize(

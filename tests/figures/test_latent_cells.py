@@ -42,7 +42,8 @@ def test_each_quantizer_has_a_panel_with_its_own_latents():
     both = {"plain": quantizer(), "cosine": quantizer(arcvq.CosineQuantizer)}
     figure = latent_cells(both, {"plain": LATENTS, "cosine": -LATENTS})
     first, second = traces(figure, "latents")
-    assert np.allclose(first.x, -second.x) and first.xaxis != second.xaxis
+    assert np.allclose(first.x, -second.x)
+    assert first.xaxis != second.xaxis
     assert "plain 2 of 4, cosine 2 of 4" in summary(figure)
     names = [note.text for note in figure.layout.annotations]
     assert names[:2] == ["plain", "cosine"]
@@ -50,7 +51,8 @@ def test_each_quantizer_has_a_panel_with_its_own_latents():
 
 def test_a_panel_reaches_to_the_farthest_code_and_is_a_square():
     layout = latent_cells({"plain": quantizer()}, LATENTS).layout
-    assert layout.xaxis.range[1] >= 5 and layout.xaxis.range == layout.yaxis.range
+    assert layout.xaxis.range[1] >= 5
+    assert layout.xaxis.range == layout.yaxis.range
     assert layout.yaxis.scaleanchor == "x"
     assert layout.xaxis.constrain == layout.yaxis.constrain == "domain"
 
@@ -77,11 +79,12 @@ def test_the_legend_names_everything_once_and_no_cells():
 def test_nothing_is_counted_while_drawing():
     plain = quantizer()
     latent_cells({"plain": plain}, LATENTS)
-    assert plain.counts.sum() == 0 and plain.training
+    assert plain.counts.sum() == 0
+    assert plain.training
 
 
 @pytest.mark.parametrize(
-    "quantizers, latents, columns, words",
+    ("quantizers", "latents", "columns", "words"),
     [
         ({}, LATENTS, 5, "nothing to draw"),
         ({"plain": arcvq.EuclideanQuantizer(4, 3)}, LATENTS, 5, "plain has 3 dimensions"),

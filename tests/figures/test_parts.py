@@ -33,13 +33,14 @@ from arcvq.figures.parts import (
 
 def test_thin_keeps_up_to_20000_points_and_says_when_it_does_not():
     rows, note = thin(20_000, "latents")
-    assert len(rows) == 20_000 and note == ""
+    assert len(rows) == 20_000
+    assert note == ""
     rows, note = thin(50_000, "latents")
-    assert len(set(rows)) == 20_000 and (np.diff(rows) > 0).all() and rows.max() < 50_000
-    assert (
-        note == " 20,000 of 50,000 latents are drawn."
-        and (rows == thin(50_000, "latents")[0]).all()
-    )
+    assert len(set(rows)) == 20_000
+    assert (np.diff(rows) > 0).all()
+    assert rows.max() < 50_000
+    assert note == " 20,000 of 50,000 latents are drawn."
+    assert (rows == thin(50_000, "latents")[0]).all()
 
 
 def test_measured_skips_the_rows_without_a_value():
@@ -68,8 +69,11 @@ def test_points_are_drawn_in_their_dimensions_and_named_ones_are_in_the_legend(d
     add_points(figure, np.arange(2.0 * dim).reshape(2, dim), "points", marker_size=3)
     add_points(figure, np.ones((1, dim)), "")
     points, one = figure.data
-    assert points.type == kind and list(points.y) == [1, 1 + dim] and points.marker.size == 3
-    assert points.showlegend and not one.showlegend
+    assert points.type == kind
+    assert list(points.y) == [1, 1 + dim]
+    assert points.marker.size == 3
+    assert points.showlegend
+    assert not one.showlegend
 
 
 def test_the_ball_is_the_unit_sphere():
@@ -82,9 +86,11 @@ def test_a_cap_lies_at_its_angle(dim):
     assert np.allclose(normals(code) @ code, 0)
     edge = cap(code, 0.7)
     if dim == 2:  # an arc between two rays
-        assert not edge[0].any() and not edge[-1].any()
+        assert not edge[0].any()
+        assert not edge[-1].any()
         angles = np.arccos(edge[1:-1] @ code)
-        assert angles.max() == pytest.approx(0.7) and angles.min() == pytest.approx(0, abs=1e-6)
+        assert angles.max() == pytest.approx(0.7)
+        assert angles.min() == pytest.approx(0, abs=1e-6)
     else:
         angles = np.arccos(edge @ code / np.linalg.norm(edge, axis=1))
         assert np.allclose(angles, 0.7)
@@ -95,9 +101,9 @@ def test_only_the_tips_of_longer_arrows_have_a_head(dim):
     starts = np.ones((2, dim))
     moves = np.array([[0.5], [0.001]]) * np.ones(dim)
     points, sizes = arrow_lines(starts, moves)
-    assert (
-        points.shape == (6, dim) and np.allclose(points[1], 1.5) and np.isnan(points[[2, 5]]).all()
-    )
+    assert points.shape == (6, dim)
+    assert np.allclose(points[1], 1.5)
+    assert np.isnan(points[[2, 5]]).all()
     assert np.flatnonzero(sizes).tolist() == [1]
     figure = Figure()
     add_arrows(figure, starts, moves, "#000000")
@@ -109,13 +115,16 @@ def test_all_axes_of_a_scene_reach_equally_far():
     set_scene(figure, 2.5, names=("a", "b", "c"), visible=False)
     scene = figure.layout.scene
     (reach,) = {axis.range for axis in (scene.xaxis, scene.yaxis, scene.zaxis)}
-    assert reach[1] == -reach[0] and reach[1] >= 2.5
-    assert scene.yaxis.title.text == "b" and not scene.yaxis.visible
-    assert scene.aspectmode == "manual" and scene.camera.projection.type == "orthographic"
+    assert reach[1] == -reach[0]
+    assert reach[1] >= 2.5
+    assert scene.yaxis.title.text == "b"
+    assert not scene.yaxis.visible
+    assert scene.aspectmode == "manual"
+    assert scene.camera.projection.type == "orthographic"
 
 
 @pytest.mark.parametrize(
-    "extent, tick",
+    ("extent", "tick"),
     [(1.0, 1), (1.9, 1), (4.3, 2), (9.99, 5), (0.03, 0.02), (1e-9, 1e-9), (6e4, 5e4)],
 )
 def test_the_ticks_of_a_scene_are_at_round_numbers_within_its_extent(extent, tick):
@@ -129,7 +138,8 @@ def test_the_ticks_of_a_scene_are_at_round_numbers_within_its_extent(extent, tic
 
 def test_usage_has_a_tick_for_each_power_of_ten():
     scale = usage_scale(150, len=0.5)
-    assert scale["cmax"] == 3 and scale["colorbar"]["len"] == 0.5
+    assert scale["cmax"] == 3
+    assert scale["colorbar"]["len"] == 0.5
     assert scale["colorbar"]["ticktext"] == ["1", "10", "100", "1,000"]
     assert usage_scale(0)["cmax"] == 1
 
@@ -138,7 +148,8 @@ def test_inferno_goes_from_dark_to_bright():
     images = inferno(torch.tensor([[[0.0, 0.5, 1.0, 7.0]]]))
     assert images.shape == (1, 3, 1, 4)
     brightness = images.mean(dim=1)[0, 0]
-    assert (brightness[1:3] > brightness[:2]).all() and brightness[3] == brightness[2]
+    assert (brightness[1:3] > brightness[:2]).all()
+    assert brightness[3] == brightness[2]
 
 
 @pytest.mark.parametrize(
@@ -157,7 +168,9 @@ def test_a_sheet_has_its_images_row_by_row_and_blanks_for_the_rest(count, column
 
 def test_a_frame_can_differ_from_side_to_side():
     sheet = tile_sheet(torch.full((1, 3, 2, 2), -1.0), 1, frame=(0, 4, 3, 1))
-    assert sheet.shape == (6, 6, 3) and not sheet[3:5, :2].any() and sheet[:3].all()
+    assert sheet.shape == (6, 6, 3)
+    assert not sheet[3:5, :2].any()
+    assert sheet[:3].all()
 
 
 def test_a_blank_pixel_of_a_tile_is_paper_and_transparent_in_a_png():

@@ -44,7 +44,9 @@ def test_codes_lie_where_they_are_on_axes_of_equal_range_and_length():
 
 def test_the_ball_is_a_small_translucent_mesh_of_its_radius():
     shell = named(sphere(torch.randn(9, 3), radius=4), "ball of radius M(t)")
-    assert shell.type == "surface" and shell.opacity < 0.3 and np.asarray(shell.x).shape == (17, 33)
+    assert shell.type == "surface"
+    assert shell.opacity < 0.3
+    assert np.asarray(shell.x).shape == (17, 33)
     points = np.stack([np.asarray(shell[axis]) for axis in "xyz"])
     assert np.allclose(np.linalg.norm(points, axis=0), 4, atol=1e-5)
 
@@ -58,26 +60,28 @@ def test_a_ball_far_outside_is_named_and_does_not_shrink_the_codes():
 
 
 def test_usage_is_colored_on_a_log_scale_and_unused_codes_are_hollow():
-    codes, usage = torch.randn(4, 3), torch.tensor([1, 0, 100, 1000])
+    codes = torch.randn(4, 3)
+    usage = torch.tensor([1, 0, 100, 1000])
     figure = sphere(codes, usage=usage)
     unused = named(figure, "unused codes")
     used = next(trace for trace in figure.data if trace.name == "used codes")
-    assert np.allclose(used.marker.color, [0, 2, 3]) and (used.marker.cmin, used.marker.cmax) == (
+    assert np.allclose(used.marker.color, [0, 2, 3])
+    assert (used.marker.cmin, used.marker.cmax) == (
         0,
         3,
     )
     assert list(used.marker.colorbar.ticktext) == ["1", "10", "100", "1,000"]
     assert "tokens" in used.marker.colorbar.title.text
-    assert unused.marker.symbol == "circle-open" and np.allclose(rows(unused), codes[1:2])
+    assert unused.marker.symbol == "circle-open"
+    assert np.allclose(rows(unused), codes[1:2])
     assert "3 used, 1 unused (hollow)" in summary(figure)
 
 
 def test_latents_are_drawn_and_thinned():
     figure = sphere(torch.randn(5, 3), latents=torch.randn(30_000, 3))
     assert len(rows(named(figure, "latents"))) == 20_000
-    assert (
-        "20,000 of 30,000 latents are drawn." in summary(figure) and len(figure.to_json()) < 450_000
-    )
+    assert "20,000 of 30,000 latents are drawn." in summary(figure)
+    assert len(figure.to_json()) < 450_000
 
 
 def test_a_sphere_of_512_codes_is_small():
@@ -94,7 +98,8 @@ def test_the_sphere_keeps_true_norms_and_drawn_directions():
     assert np.allclose(
         rows(used), seen.points[USAGE > 0] * norms[USAGE > 0, None].numpy(), atol=1e-5
     )
-    assert seen.trust in summary(figure) and "radius is 3" in summary(figure)
+    assert seen.trust in summary(figure)
+    assert "radius is 3" in summary(figure)
     assert figure.layout.scene.xaxis.title.text == "axis 1"
 
 
@@ -115,8 +120,11 @@ def test_arrows_go_along_the_negative_gradient_and_the_longest_is_0_3(dim):
             if trace.type != "surface" and trace.mode == "lines+markers"
         ]
     )
-    starts, ends, gaps = arrows[::3], arrows[1::3], arrows[2::3]
-    assert np.isnan(gaps).all() and len(starts) == 12
+    starts = arrows[::3]
+    ends = arrows[1::3]
+    gaps = arrows[2::3]
+    assert np.isnan(gaps).all()
+    assert len(starts) == 12
     order = [int(np.abs(latents.numpy() - start).sum(axis=1).argmin()) for start in starts]
     scale = 0.3 / gradients.norm(dim=1).max()
     assert sorted(order) == list(range(12))
@@ -134,7 +142,8 @@ def test_caps_lie_at_theta_of_the_top_k_and_theta_plus_margin(dim):
         edge = rows(cap)[1] if dim == 2 else rows(cap)[10]
         cosine = edge @ code.numpy() / np.linalg.norm(edge)
         assert np.arccos(cosine) == pytest.approx(angle, abs=1e-3)
-    assert len(rows(named(figure, "4 nearest"))) == 4 and len(rows(named(figure, "8 other"))) == 8
+    assert len(rows(named(figure, "4 nearest"))) == 4
+    assert len(rows(named(figure, "8 other"))) == 8
     assert f"4 of 12 latents lie within θ = {math.degrees(theta):.1f}°" in summary(figure)
 
 
@@ -206,24 +215,22 @@ def test_all_panels_are_round_and_of_one_size_with_one_legend():
     assert [layout.yaxis.scaleanchor, layout.yaxis2.scaleanchor] == ["x", "x2"]
     assert layout.xaxis.range == layout.xaxis3.range == layout.yaxis2.range
     shown = [trace.name for trace in figure.data if trace.showlegend]
-    assert sorted(shown) == sorted(set(shown)) and all(shown)
+    assert sorted(shown) == sorted(set(shown))
+    assert all(shown)
     assert len(layout.shapes) == 3
 
 
 def test_the_circle_is_round():
     figure = margin_gradients(*scene(2))
-    assert (
-        figure.layout.yaxis.scaleanchor == "x"
-        and figure.layout.xaxis.range == figure.layout.yaxis.range
-    )
+    assert figure.layout.yaxis.scaleanchor == "x"
+    assert figure.layout.xaxis.range == figure.layout.yaxis.range
 
 
 def test_a_long_code_and_vanishing_gradients_can_be_drawn():
     latents, code, _ = scene(3)
     figure = margin_gradients(latents, 5 * code, torch.zeros(12, 3), top_k=50)
-    assert np.allclose(rows(named(figure, "code")), code, atol=1e-5) and "12 nearest" in str(
-        figure.data
-    )
+    assert np.allclose(rows(named(figure, "code")), code, atol=1e-5)
+    assert "12 nearest" in str(figure.data)
 
 
 def test_of_very_many_latents_all_that_are_pulled_are_drawn_and_theta_is_theirs():

@@ -47,10 +47,12 @@ def test_the_paper_is_opaque_and_light_and_the_text_dark():
 
 def test_finish_sets_template_title_summary_and_a_caption_that_escapes_markup():
     figure = finish(go.Figure(), {}, "Title", "K < N & more.")
-    assert figure.layout.title.text == "Title" and summary(figure) == "K < N & more."
+    assert figure.layout.title.text == "Title"
+    assert summary(figure) == "K < N & more."
     (caption,) = figure.layout.annotations
     assert caption.text == "K &lt; N &amp; more."
-    assert figure.layout.paper_bgcolor is None and figure.layout.template.layout.paper_bgcolor
+    assert figure.layout.paper_bgcolor is None
+    assert figure.layout.template.layout.paper_bgcolor
 
 
 def test_look_goes_before_what_the_figure_chose():
@@ -92,7 +94,8 @@ def test_summary_of_a_foreign_figure_is_empty():
 )
 def test_vectors_become_float64_rows(values, unchecked):
     rows = check_vectors(values, "codes")
-    assert rows.dtype == np.float64 and rows.shape == (1, 2)
+    assert rows.dtype == np.float64
+    assert rows.shape == (1, 2)
 
 
 @pytest.mark.parametrize(
@@ -113,6 +116,7 @@ def test_vectors_refuse_what_cannot_be_drawn(values, words, unchecked):
 
 
 def test_named_refuses_an_empty_dictionary():
-    assert named(3, "three") == {"three": 3} and named({1: "a"}) == {"1": "a"}
+    assert named(3, "three") == {"three": 3}
+    assert named({1: "a"}) == {"1": "a"}
     with pytest.raises(ValueError, match="nothing to draw"):
         named({})

@@ -7,14 +7,17 @@ from arcvq.figures.theme import VERMILLION
 
 
 def test_every_map_is_a_panel_on_one_scale_with_the_first_row_on_top():
-    first, second = torch.arange(6.0).view(2, 3), np.full((2, 3), 9.0)
+    first = torch.arange(6.0).view(2, 3)
+    second = np.full((2, 3), 9.0)
     figure = place_maps({"a": first, "b": second}, "bits", "T", "Text.")
-    assert np.array_equal(figure.data[0].z, first) and np.array_equal(figure.data[1].z, second)
+    assert np.array_equal(figure.data[0].z, first)
+    assert np.array_equal(figure.data[1].z, second)
     assert {panel.coloraxis for panel in figure.data} == {"coloraxis"}
     assert {axis.autorange for axis in figure.select_yaxes()} == {"reversed"}
     assert [axis.title.text for axis in figure.select_xaxes()] == ["a", "b"]
     assert [axis.scaleanchor for axis in figure.select_yaxes()] == ["x", "x2"]  # places are squares
-    assert figure.layout.coloraxis.colorbar.title.text == "bits" and summary(figure) == "Text."
+    assert figure.layout.coloraxis.colorbar.title.text == "bits"
+    assert summary(figure) == "Text."
 
 
 @pytest.mark.parametrize("maps", [{"a": torch.ones(2, 3), "b": torch.ones(3, 2)}, torch.ones(2, 0)])
@@ -33,7 +36,8 @@ def test_a_mask_picture_shows_shares_leaves_what_is_not_seen_grey_and_frames_the
     figure = mask_picture({"good": seen, "leaky": leak}, (1, 1))
     good, leaky = (panel.z for panel in figure.data)
     assert np.allclose(good, [[25, np.nan, 50], [25, np.nan, np.nan]], equal_nan=True)
-    assert np.nansum(leaky) == 100 and leaky[1, 2] == 25
+    assert np.nansum(leaky) == 100
+    assert leaky[1, 2] == 25
     assert [(frame.x0, frame.x1, frame.y0, frame.y1) for frame in figure.layout.shapes] == [
         (0.5, 1.5, 0.5, 1.5)
     ] * 2
@@ -46,9 +50,8 @@ def test_a_mask_picture_shows_shares_leaves_what_is_not_seen_grey_and_frames_the
 
 def test_the_first_place_sees_nothing():
     figure = mask_picture(torch.zeros(2, 2), (0, 0), width=500)
-    assert np.isnan(figure.data[0].z).all() and "prior sees 0 of 0 earlier places" in summary(
-        figure
-    )
+    assert np.isnan(figure.data[0].z).all()
+    assert "prior sees 0 of 0 earlier places" in summary(figure)
     assert figure.layout.width == 500
 
 

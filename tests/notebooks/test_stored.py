@@ -40,11 +40,9 @@ def outputs(notebook):
 
 def test_notebooks_have_numbers_of_their_own_from_zero():
     numbers = [path.stem.split("_")[0] for path in PATHS]
-    assert (
-        numbers[0] == "00"
-        and numbers == sorted(set(numbers))
-        and all(len(number) == 2 for number in numbers)
-    )
+    assert numbers[0] == "00"
+    assert numbers == sorted(set(numbers))
+    assert all(len(number) == 2 for number in numbers)
 
 
 def test_it_is_at_most_1_mb(path):
@@ -57,7 +55,8 @@ def test_it_is_a_valid_notebook_of_the_python3_kernel(notebook):
 
 
 def test_it_holds_no_widget_state_and_no_traces_of_a_run(notebook):
-    assert "widgets" not in notebook.metadata and "papermill" not in notebook.metadata
+    assert "widgets" not in notebook.metadata
+    assert "papermill" not in notebook.metadata
     assert not tagged(notebook, "injected-parameters")
 
 
@@ -80,7 +79,8 @@ def test_a_readers_own_pictures_are_read_as_asked_and_few_of_them_lower_the_batc
 
 
 def test_it_starts_with_a_title(notebook):
-    assert notebook.cells[0].cell_type == "markdown" and notebook.cells[0].source.startswith("# ")
+    assert notebook.cells[0].cell_type == "markdown"
+    assert notebook.cells[0].source.startswith("# ")
 
 
 def test_every_code_cell_was_run_once_and_in_order(notebook):
@@ -101,7 +101,8 @@ def test_at_least_three_checks_have_a_stored_text(notebook):
             output.get("text") or output.get("data", {}).get("text/plain")
             for output in cell.outputs
         ]
-        assert texts and all(texts), cell.source
+        assert texts, cell.source
+        assert all(texts), cell.source
 
 
 def test_a_cell_that_prints_has_its_output_stored(notebook):

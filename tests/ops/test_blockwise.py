@@ -50,7 +50,7 @@ SIZES = [
 ]
 
 
-@pytest.mark.parametrize("count, num_codes, top_k", SIZES)
+@pytest.mark.parametrize(("count", "num_codes", "top_k"), SIZES)
 def test_every_shape_around_a_chunk_equals_the_formula(count, num_codes, top_k):
     compare(random(count, 4), random(num_codes, 4), 0.1, 5.0, top_k)
 
@@ -121,7 +121,7 @@ def test_without_gradient_the_loss_is_the_same():
 
 
 @pytest.mark.parametrize(
-    "count, num_codes, top_k", [(16_384, 2_048, 3), (300, 60_000, 3), (2_000, 9_000, 64)]
+    ("count", "num_codes", "top_k"), [(16_384, 2_048, 3), (300, 60_000, 3), (2_000, 9_000, 64)]
 )
 def test_neither_loss_nor_lookup_holds_codes_times_latents(count, num_codes, top_k):
     latents = torch.randn(count, 4)

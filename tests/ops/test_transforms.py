@@ -295,7 +295,7 @@ def test_second_derivatives_are_finite_for_rows_without_direction_and_equal_rows
         assert found.isfinite().all()
 
 
-@pytest.mark.parametrize("count, num_codes", [(0, 3), (3, 0), (0, 0)])
+@pytest.mark.parametrize(("count", "num_codes"), [(0, 3), (3, 0), (0, 0)])
 def test_without_rows_all_derivatives_are_zero(count, num_codes):
     latents = torch.randn(count, 4, requires_grad=True)
     loss = margin_loss(latents, torch.randn(num_codes, 4), *SETTINGS)

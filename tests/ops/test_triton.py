@@ -75,8 +75,8 @@ def compare(latents, codebook, margin, scale, top_k, with_gradient=True):
 
 
 @runs
-@pytest.mark.parametrize("top_k, margin", [(1, 0.0), (3, 0.1), (3, 1.2), (64, 0.5)])
-@pytest.mark.parametrize("rows, scale", [(random, 5.0), (clustered, 32.0)])
+@pytest.mark.parametrize(("top_k", "margin"), [(1, 0.0), (3, 0.1), (3, 1.2), (64, 0.5)])
+@pytest.mark.parametrize(("rows", "scale"), [(random, 5.0), (clustered, 32.0)])
 def test_the_loss_and_its_gradient_equal_the_formula(rows, scale, margin, top_k):
     # Two chunks and one of 44 latents; in the gradient, a tile of codes and one of 2. In these rows
     # no two latents are so near to being a code's last nearest that float32 and float64 choose
@@ -100,7 +100,7 @@ SIZES = [
 
 
 @runs
-@pytest.mark.parametrize("count, num_codes, dim, top_k", SIZES)
+@pytest.mark.parametrize(("count", "num_codes", "dim", "top_k"), SIZES)
 def test_every_shape_around_a_tile_equals_the_formula(count, num_codes, dim, top_k):
     compare(random(count, dim), random(num_codes, dim), 0.1, 5.0, top_k)
 
@@ -163,7 +163,7 @@ LOOKUPS = [(1, 1, 1), (100, 150, 3), (65, 64, 20), (64, 65, 64), (3, 40, 256)]
 
 
 @runs
-@pytest.mark.parametrize("count, num_codes, dim", LOOKUPS)
+@pytest.mark.parametrize(("count", "num_codes", "dim"), LOOKUPS)
 @pytest.mark.parametrize("metric", ["cosine", "euclidean"])
 def test_the_nearest_code_is_that_of_float64(count, num_codes, dim, metric):
     latents = random(count, dim)
@@ -244,7 +244,7 @@ class LaunchesNothing:
 
 
 @pytest.mark.skipif(INTERPRETED, reason="runs already")
-@pytest.mark.parametrize("dim, top_k", [(64, 3), (256, 3), (256, 64)])
+@pytest.mark.parametrize(("dim", "top_k"), [(64, 3), (256, 3), (256, 64)])
 def test_memory_stays_within_256_mib_and_no_value_is_asked_for_at_the_largest_size(
     dim, top_k, monkeypatch
 ):
@@ -351,7 +351,7 @@ TARGETS = [
 
 
 @pytest.mark.skipif(INTERPRETED, reason="the interpreter compiles nothing")
-@pytest.mark.parametrize("capability, count, num_codes, dim", TARGETS)
+@pytest.mark.parametrize(("capability", "count", "num_codes", "dim"), TARGETS)
 def test_every_kernel_compiles_to_machine_code_that_fits(
     capability, count, num_codes, dim, monkeypatch, tmp_path
 ):
@@ -373,7 +373,7 @@ def test_every_kernel_compiles_to_machine_code_that_fits(
 
 @on_gpu
 @pytest.mark.parametrize(
-    "count, num_codes, dim, top_k", [(65_536, 4_096, 64, 3), (20_000, 1_000, 256, 64)]
+    ("count", "num_codes", "dim", "top_k"), [(65_536, 4_096, 64, 3), (20_000, 1_000, 256, 64)]
 )
 def test_large_sizes_on_a_gpu_equal_the_operations_in_float64(count, num_codes, dim, top_k):
     latents = random(count, dim)

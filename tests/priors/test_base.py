@@ -71,7 +71,7 @@ def test_a_folder_without_a_prior_is_named(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "change, message",
+    ("change", "message"),
     [
         ({"format": 9}, "it is no prior of format 1"),
         ({"kind": "Oracle"}, "'Oracle' is unknown"),
@@ -164,7 +164,7 @@ def test_sizes_may_be_numbers_of_numpy(unchecked):
 
 
 @pytest.mark.parametrize(
-    "tokens, message",
+    ("tokens", "message"),
     [
         (
             torch.zeros(6, 3, 5, dtype=torch.int64),
@@ -180,7 +180,7 @@ def test_tokens_that_do_not_fit_are_refused(make, tokens, message):
 
 
 @pytest.mark.parametrize(
-    "classes, labels, message",
+    ("classes", "labels", "message"),
     [
         (2, None, "labels are missing; this prior has 2 classes"),
         (

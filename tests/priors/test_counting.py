@@ -62,7 +62,7 @@ def plain_bits(grids, others, context, codes=4):
 
 
 @pytest.mark.parametrize(
-    "cls, context", [(HistogramPrior, place_in_grid), (BigramPrior, token_before)]
+    ("cls", "context"), [(HistogramPrior, place_in_grid), (BigramPrior, token_before)]
 )
 def test_bits_are_those_of_counting_by_hand(cls, context):
     tokens = torch.randint(4, (9, 2, 3), generator=torch.Generator().manual_seed(9))

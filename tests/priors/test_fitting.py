@@ -184,7 +184,7 @@ def test_bfloat16_keeps_the_loss_in_float32(small, tokens, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "change, message",
+    ("change", "message"),
     [
         ({"steps": 0}, "steps is 0"),
         ({"batch_size": 0}, "batch_size is 0"),
@@ -235,8 +235,8 @@ def test_tokens_and_labels_that_are_no_integers_are_refused(small, tokens, wrong
     train, validation = tokens
     with pytest.raises(ValueError, match=f"tokens have dtype {wrong}"):
         short(small(), TokenData(TokenSplit(train.tokens.to(wrong), train.labels), validation))
+    labels = train.labels.to(wrong)
     with pytest.raises(ValueError, match=f"labels have dtype {wrong}"):
-        labels = train.labels.to(wrong)
         short(small(classes=2), TokenData(TokenSplit(train.tokens, labels), validation))
 
 
@@ -315,6 +315,6 @@ def test_a_prior_for_another_model_or_grid_is_refused(make, images):  # noqa: F8
         fit_prior(make(num_codes=16), net, images, **OPTIONS)
     with pytest.raises(ValueError, match="the prior has 5 codes and the model 16"):
         fit_prior(make(), net, images, **OPTIONS)
+    other = make(num_codes=16, codebook=torch.randn(16, 4))
     with pytest.raises(ValueError, match="belongs to another codebook"):
-        other = make(num_codes=16, codebook=torch.randn(16, 4))
         fit_prior(other, net, images, **OPTIONS)

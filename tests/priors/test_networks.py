@@ -20,7 +20,7 @@ def test_logits_depend_on_every_token_before_and_on_no_other_exactly(make, kind,
         assert (found[:position] > 0).all(), f"position {position} has a blind spot"
 
 
-@pytest.mark.parametrize("layers, seen", [(1, 2), (2, 3), (3, 4)])
+@pytest.mark.parametrize(("layers", "seen"), [(1, 2), (2, 3), (3, 4)])
 def test_each_layer_of_the_pixelcnn_widens_the_view_by_a_column(layers, seen):
     prior = PixelCNN(5, (2, 4), width=8, layers=layers)
     embedded = torch.randn(1, 2, 4, 8, requires_grad=True)
@@ -105,7 +105,7 @@ def test_one_token_alone(make):
 
 
 @pytest.mark.parametrize(
-    "change, message",
+    ("change", "message"),
     [
         ({"num_codes": 0}, "num_codes is 0; it must be a whole number from 1"),
         ({"grid": (3, 0)}, "grid_width is 0"),

@@ -136,7 +136,7 @@ CHOICES = [  # options, and the codes that they keep, of shares .455, .167, .062
 ]
 
 
-@pytest.mark.parametrize("options, kept", CHOICES)
+@pytest.mark.parametrize(("options", "kept"), CHOICES)
 def test_the_probabilities_are_the_formula_of_temperature_top_k_and_top_p(options, kept):
     logits = [2.0, 1.0, 0.0, -1.0, 1.5]
     weights = torch.zeros(1, 5, dtype=torch.float64)
@@ -211,7 +211,7 @@ def test_labels_reach_the_prior_one_each_or_one_for_all(make):
 
 
 @pytest.mark.parametrize(
-    "labels, message",
+    ("labels", "message"),
     [
         (None, "labels are missing"),
         (3, "labels reach from 3 to 3; they must be from 0 to 2"),
@@ -256,7 +256,7 @@ def test_labels_for_a_prior_without_classes_are_refused(make, model):
 
 
 @pytest.mark.parametrize(
-    "change, message",
+    ("change", "message"),
     [
         ({"n": 0}, "n is 0; it must be a whole number from 1"),
         ({"n": -3}, "n is -3"),

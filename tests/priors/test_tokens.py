@@ -62,7 +62,8 @@ def test_the_codebook_is_copied_and_frozen():
     tokens.logits(tokens.embed(torch.arange(6))).square().sum().backward()
     with torch.no_grad():
         codebook.zero_()
-    assert torch.equal(tokens.directions, before) and codebook.grad is None
+    assert torch.equal(tokens.directions, before)
+    assert codebook.grad is None
     assert all(parameter.grad is not None for parameter in tokens.parameters())
 
 
@@ -72,7 +73,7 @@ def test_a_codebook_of_zeros_or_of_nan():
         TiedTokens(torch.tensor([[1.0, 2], [3, 4], [5, float("nan")]]), 4)
 
 
-@pytest.mark.parametrize("cls, multiple", [(PixelCNN, 1), (TransformerPrior, 4)])
+@pytest.mark.parametrize(("cls", "multiple"), [(PixelCNN, 1), (TransformerPrior, 4)])
 def test_matched_priors_have_the_nearest_parameter_count(cls, multiple):
     codebook = torch.randn(256, 8)
 

@@ -288,7 +288,7 @@ def test_a_cell_that_leaves_the_kernel_is_named(tmp_path):
     assert 'id="failure"' in page
 
 
-@pytest.mark.parametrize("name, said", [("SIGINT", "Ctrl-C"), ("SIGTERM", "SIGTERM")])
+@pytest.mark.parametrize(("name", "said"), [("SIGINT", "Ctrl-C"), ("SIGTERM", "SIGTERM")])
 def test_what_ran_before_a_stop_is_kept_and_the_rest_is_not_run(tmp_path, name, said):
     number = getattr(signal, name)
     handler = signal.signal(number, signal.default_int_handler)  # a shell may have it ignored
@@ -549,7 +549,7 @@ def test_this_python_runs_the_notebooks_whatever_kernels_the_user_has(tmp_path, 
     assert executed.cells[-1].outputs[0].text.strip() == sys.executable
 
 
-@pytest.mark.parametrize("policy, seen", [(None, "PASSIVE"), ("ACTIVE", "ACTIVE")])
+@pytest.mark.parametrize(("policy", "seen"), [(None, "PASSIVE"), ("ACTIVE", "ACTIVE")])
 def test_waiting_threads_of_a_notebook_sleep_unless_the_user_says_otherwise(
     tmp_path, monkeypatch, policy, seen
 ):

@@ -257,7 +257,7 @@ DAMAGED_FILES = [
 ]
 
 
-@pytest.mark.parametrize("name, damage", DAMAGED_FILES)
+@pytest.mark.parametrize(("name", "damage"), DAMAGED_FILES)
 def test_a_damaged_run_is_named_with_the_way_to_heal_it(kept, tmp_path, unchecked, name, damage):
     DAMAGES[damage](kept / name)
     message = (

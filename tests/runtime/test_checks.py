@@ -35,7 +35,7 @@ NOT_WHOLE = [
 ]
 
 
-@pytest.mark.parametrize("number, shown", NOT_WHOLE)
+@pytest.mark.parametrize(("number", "shown"), NOT_WHOLE)
 def test_a_number_that_is_not_whole_or_too_small_is_named(number, shown):
     with pytest.raises(ValueError, match=f"^steps is {shown}; it must be a whole number from 1$"):
         check_whole(1, batch_size=4, steps=number)
@@ -48,7 +48,9 @@ def test_whole_numbers_from_the_minimum_on_pass_whoever_made_them(kind):
     check_whole(0, classes=kind(0), width=kind(7))
 
 
-@pytest.mark.parametrize("number, shown", [(0, "0"), (1001, "1001"), (2.0, "2.0"), (True, "True")])
+@pytest.mark.parametrize(
+    ("number", "shown"), [(0, "0"), (1001, "1001"), (2.0, "2.0"), (True, "True")]
+)
 def test_a_whole_number_may_have_a_largest_value(number, shown):
     message = f"^steps is {shown}; it must be a whole number from 1 to 1,000$"
     with pytest.raises(ValueError, match=message):
@@ -74,7 +76,7 @@ def test_a_path_must_be_empty_or_there(tmp_path):
             check_paths(folder="", picture=path)
 
 
-@pytest.mark.parametrize("values, lowest, highest", [([0, 4], 0, 4), ([[-1, 2]], -1, 2)])
+@pytest.mark.parametrize(("values", "lowest", "highest"), [([0, 4], 0, 4), ([[-1, 2]], -1, 2)])
 def test_values_out_of_range_are_answered_with_their_range(values, lowest, highest):
     message = f"^tokens reach from {lowest} to {highest}; they must be from 0 to 3$"
     with pytest.raises(ValueError, match=message):

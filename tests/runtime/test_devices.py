@@ -29,7 +29,7 @@ def test_a_device_that_cannot_be_used_is_refused_with_those_that_can(name):
         choose_device(name)
 
 
-@pytest.mark.parametrize("amx, avx512", [(True, False), (False, True), (False, False)])
+@pytest.mark.parametrize(("amx", "avx512"), [(True, False), (False, True), (False, False)])
 def test_precision_follows_the_processor(amx, avx512, monkeypatch):
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx)
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: avx512)

@@ -11,7 +11,7 @@ def test_a_package_that_is_there_is_imported():
 
 
 @pytest.mark.parametrize(
-    "name, extra, message",
+    ("name", "extra", "message"),
     [
         ("pandas", "kit", r"^pandas is not installed; it comes with pip install 'arcvq\[kit\]'$"),
         ("sklearn", "kit", r"^scikit-learn is not installed"),

@@ -60,7 +60,7 @@ def private(draft):
     draft.touch(0o600)
 
 
-@pytest.mark.parametrize("umask, mode", [(0o022, 0o644), (0o002, 0o664), (0o077, 0o600)])
+@pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o002, 0o664), (0o077, 0o600)])
 def test_files_are_as_readable_as_the_umask_says_whoever_wrote_them(tmp_path, umask, mode):
     earlier = os.umask(umask)
     try:
@@ -162,7 +162,8 @@ def test_processes_with_equal_numbers_write_side_by_side(tmp_path, monkeypatch):
 
 def test_one_process_at_a_time_gets_past_a_lock(tmp_path):
     file = tmp_path / ".lock"
-    inside, order = [], []
+    inside = []
+    order = []
 
     def enter(number):
         with exclusive(file):
@@ -202,7 +203,7 @@ def test_data_root_is_what_is_given_then_the_environment_then_the_checkout(monke
 
 
 @pytest.mark.parametrize(
-    "text, name",
+    ("text", "name"),
     [
         ("plain_digits", "plain_digits"),
         ("folder:/home/me/My Pictures/", "folder-My-Pictures"),

@@ -45,7 +45,7 @@ PROBLEMS = [
 
 
 @pytest.mark.parametrize(
-    "error, reason", PROBLEMS, ids=[type(error).__name__ for error, _ in PROBLEMS]
+    ("error", "reason"), PROBLEMS, ids=[type(error).__name__ for error, _ in PROBLEMS]
 )
 def test_a_failed_download_is_told_in_one_sentence(error, reason, monkeypatch):
     fail_with(error, monkeypatch)

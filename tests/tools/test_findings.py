@@ -157,7 +157,7 @@ def test_the_halves_of_samp_are_told_with_what_they_add():
 
 
 @pytest.mark.parametrize(
-    "worst, sentence",
+    ("worst", "sentence"),
     [
         (
             3.0,
@@ -209,20 +209,19 @@ def test_settings_are_told_by_their_titles_and_the_one_that_moves_most_comes_fir
         ("part", 0.0): (1.0, 2.0),  # what is left out is no setting
         ("part", 1.0): (30.0, 40.0),
     }
-    rows = pd.DataFrame(
-        [
-            {"axis": axis, "value": value, "psnr": one}
-            for (axis, value), both in psnr.items()
-            for one in both
-        ]
-    )
+    runs = []
+    for (axis, value), both in psnr.items():
+        runs += [{"axis": axis, "value": value, "psnr": one} for one in both]
+    rows = pd.DataFrame(runs)
     assert findings.ranges(rows).endswith(
         "changing one setting at a time: decay of the weight over the run, lambda T, 2.00 dB; "
         "margin m (rad), 0.50 dB."
     )
 
 
-@pytest.mark.parametrize("start, until", [(4.0, "above 1 until step 30"), (0.5, "never above 1")])
+@pytest.mark.parametrize(
+    ("start", "until"), [(4.0, "above 1 until step 30"), (0.5, "never above 1")]
+)
 def test_the_gradients_are_told_until_the_margin_no_longer_leads(start, until):
     rows = pd.DataFrame(
         [

@@ -63,7 +63,8 @@ def test_badges_below_each_title_open_that_notebook(published):
     for name, notebook in notebooks(published).items():
         opened[name] = name
         title, line = notebook.cells[0].source.split("\n\n")[:2]
-        assert title.startswith("# ") and line.startswith("[![")
+        assert title.startswith("# ")
+        assert line.startswith("[![")
     for name, text in texts(published).items():
         (colab,) = re.findall(r"\]\(https://colab\.research\.google\.com/github/(\S+?)\)", text)
         (binder,) = re.findall(r"\]\(https://mybinder\.org/v2/gh/(\S+?)\)", text)
@@ -74,7 +75,9 @@ def test_badges_below_each_title_open_that_notebook(published):
 
 def test_the_readme_stays_apart_from_its_badges(published):
     lines = (published / "README.md").read_text("utf-8").splitlines()
-    assert lines[0] == "# arcvq" and lines[2].startswith("[![") and lines[1] == lines[3] == ""
+    assert lines[0] == "# arcvq"
+    assert lines[2].startswith("[![")
+    assert lines[1] == lines[3] == ""
     stored = (ROOT / "README.md").read_text("utf-8")
     assert lines[4:] == re.sub(r"\[!\[Open in Colab.*\n\n", "", stored).splitlines()[2:]
 

@@ -257,7 +257,7 @@ def test_with_adam_beta_1_is_the_public_codes_weight_on_the_codebook_term(data):
 
 
 @pytest.mark.parametrize(
-    "changes, message",
+    ("changes", "message"),
     [
         ({"averaging": 1.0}, "averaging is 1.0; it must be from 0 to below 1"),
         ({"averaging": -0.1}, "averaging is -0.1"),
@@ -270,7 +270,7 @@ def test_numbers_out_of_range_are_refused(data, changes, message):
 
 
 @pytest.mark.parametrize(
-    "changes, message",
+    ("changes", "message"),
     [
         ({"start": 1.5}, "start is 1.5; it must be a number from 0 to 1"),
         ({"perceptual": -1.0}, "perceptual is -1.0; it must be a finite number from 0"),

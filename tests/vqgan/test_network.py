@@ -248,7 +248,7 @@ def test_a_file_that_is_no_checkpoint_is_refused_with_the_reason(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "change, named",
+    ("change", "named"),
     [
         ({"encoder.conv_in.weight": None}, "encoder.conv_in.weight"),
         ({"decoder.mid.block_1.norm1.weight": None}, "decoder.mid.block_1.norm1.weight"),
@@ -302,7 +302,7 @@ def test_a_class_refuses_a_model_of_another_kind_and_names_the_one_that_opens_it
 
 
 @pytest.mark.parametrize(
-    "changes, message",
+    ("changes", "message"),
     [
         ({"channels": 10}, "channels is 10; it must be a multiple of 4"),
         ({"channels": 0}, "channels is 0"),

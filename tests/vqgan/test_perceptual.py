@@ -31,7 +31,8 @@ def test_equal_images_have_distance_0_and_order_does_not_matter(distance, photog
 def test_it_is_the_mean_difference_of_feature_maps_of_unit_length(distance, photographs):
     others = photographs.flip(3)
     expected = torch.zeros(8, dtype=torch.float64)
-    ours, theirs = distance.network(photographs), distance.network(others)
+    ours = distance.network(photographs)
+    theirs = distance.network(others)
     for maps in zip(ours, theirs, strict=True):
         units = [x.double() / x.double().norm(dim=1, keepdim=True) for x in maps]
         expected += (units[0] - units[1]).square().sum(dim=1).mean(dim=(1, 2)) / len(ours)

@@ -27,7 +27,7 @@ def test_settings_come_back_from_json():
 
 
 @pytest.mark.parametrize(
-    "multipliers, message",
+    ("multipliers", "message"),
     [
         (2, "multipliers is 2; it must hold one number for each resolution"),
         ((1, 2.5), "multipliers is 2.5; it must be a whole number from 1"),
