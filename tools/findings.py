@@ -273,16 +273,16 @@ def full_length(rows: pd.DataFrame) -> str:
     by_psnr = rows.groupby("variant").psnr.mean().sort_values(ascending=False).index
     listed = []
     for name in by_psnr:
+        codes = _measured(rows, name, "codes_used")
         perplexity = _measured(rows, name, "perplexity")
-        listed.append(f"{name} {_measured(rows, name)} dB with a perplexity of {perplexity}")
+        listed.append(f"{name} {_measured(rows, name)} dB, {codes} codes, perplexity {perplexity}")
     place = by_psnr.get_loc("SAMP") + 1
-    num_codes = rows.num_codes.iloc[0]
     return (
-        f"After as many steps as in the paper, {rows.steps.iloc[0]:,}, and with both of its "
-        f"ratios, on {data_title(rows)} with {num_codes} codes, of which every run used "
-        f"{rows.codes_used.min():.0f} or more ({_seeds(rows)}): {'; '.join(listed)}. SAMP ranks "
-        f"{place} of {len(by_psnr)}. {_overlaps(rows, by_psnr.drop('SAMP'))}. Adding the ball to "
-        f"the margin loss: {verdict(rows, 'SAMP', 'margin alone')}."
+        f"After as many steps as in the paper, {rows.steps.iloc[0]:,}, on {data_title(rows)}, with "
+        f"{rows.num_codes.iloc[0]} codes ({_seeds(rows)}). The regime of SAMP: "
+        f"{regime_note(rows)}. PSNR, codes used and their perplexity: {'; '.join(listed)}. SAMP "
+        f"ranks {place} of {len(by_psnr)}. {_overlaps(rows, by_psnr.drop('SAMP'))}. Adding the "
+        f"ball to the margin loss: {verdict(rows, 'SAMP', 'margin alone')}."
     )
 
 
