@@ -2,14 +2,13 @@
 
     python tools/write_results.py
 
-Each table gets a Markdown file and a picture beside it; docs/results.md gets the findings, the
-commands that made the tables, and the tables of quantizers. The pictures need Chromium or Chrome,
-as `make notebooks` does.
+Each table gets a Markdown file and a picture beside it; docs/results.md gets a section for each of
+them, with the command that made it. The pictures need Chromium or Chrome, as `make notebooks` does.
 """
 
 from pathlib import Path
 
-from findings import COMMANDS, commands, differences, findings, mismatches
+from findings import Finding, at_a_glance, command, findings
 
 from arcvq.experiments import EXPERIMENTS
 from arcvq.experiments.stored_results import RESULTS, stored
@@ -35,26 +34,24 @@ def table_file(name: str) -> str:
     return f"{data_title(rows)}\n\n{table(name)}\n{regime_note(rows)}\n"
 
 
-def section() -> str:
+def body() -> str:
     """The part of docs/results.md between START and END."""
-    lines = []
-    for number, (name, topic, text) in enumerate(findings(), start=1):
-        links = f"[picture]({LINKS}/{name}.png), [table]({LINKS}/{name}.md)"
-        lines.append(f"{number}. **{topic}.** {text} ({links})")
-    block = ["```", *commands(), "```"]
-    tables = [quantizers(name) for name in COMMANDS if name.startswith("paper-")]
-    return "\n".join([START, *lines, "", *block, "", *tables, END])
+    found = findings()
+    sections = [section(finding) for finding in found]
+    return "\n\n".join([START, at_a_glance(found).strip(), *sections, END])
 
 
-def quantizers(name: str) -> str:
-    """A stored table of quantizers, with how its runs differ from the paper's."""
-    rows = stored(name)
-    unequal = mismatches(rows)
-    note = f"Not matched in size: {unequal}.\n" if unequal else ""
-    return (
-        f"**{data_title(rows)}.** Compared with the paper's runs, ours had {differences(rows)}.\n"
-        f"Their regime: {regime_note(rows)}.\n\n"
-        f"{table(name)}\n{note}"
+def section(finding: Finding) -> str:
+    """A section of the page: what was found, the picture, the command, the whole table."""
+    name, title, text = finding
+    return "\n\n".join(
+        [
+            f"## {title}",
+            text,
+            f"![Picture of the stored table {name}]({LINKS}/{name}.png)",
+            f"```\n{command(name)}\n```",
+            f"[All measures of {name}]({LINKS}/{name}.md)",
+        ]
     )
 
 
@@ -70,7 +67,7 @@ def main() -> None:
 
     before, _, rest = PAGE.read_text().partition(START)
     _, _, after = rest.partition(END)
-    write_text(PAGE, before + section() + after)
+    write_text(PAGE, before + body() + after)
 
 
 if __name__ == "__main__":

@@ -98,7 +98,9 @@ def table(rows: pd.DataFrame) -> pd.DataFrame:
     lines = summary(rows, [name for name in SHOWN if name in rows])
     dataset = rows.dataset.iloc[0].removesuffix(FULL)
     sizes = {*zip(rows.num_codes, rows.dim, strict=True)}
-    published = PUBLISHED if sizes == {PUBLISHED_SIZE} else {}
+    # What is published was measured through JPEG files, and stands beside the same measure only.
+    comparable = sizes == {PUBLISHED_SIZE} and "authors_psnr" in rows
+    published = PUBLISHED if comparable else {}
     lines["published"] = [published.get((dataset, name), "") for name in lines.variant]
     titles = {"variant": "quantizer"}
     titles |= {name: title for name, title in SHOWN.items() if name in lines}

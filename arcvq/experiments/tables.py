@@ -21,6 +21,7 @@ DECIMALS = {  # of a measure in text; 3 for others
     "norm_usage_correlation": 2,
     "uniformity": 2,
     "step_milliseconds": 0,
+    "processor_milliseconds": 1,
     "gap_closed": 2,
     "codes_with_gradient": 0,
     "angle_reconstruction_margin": 1,

@@ -28,12 +28,31 @@ PAPER = pd.DataFrame(
             "seed": seed,
             "psnr": level + 0.1 * seed,
             "codes_used": 10 * level,
-            "data": "mnist",
-            "steps": 1000,
+            "perplexity": level,
         }
         for (name, level), seed in itertools.product(LEVELS.items(), range(3))
     ]
+).assign(
+    experiment="paper",
+    data="mnist",
+    dataset="mnist",
+    steps=1000,
+    batch_size=128,
+    num_codes=512,
+    dim=64,
+    hidden=128,
+    residual_hidden=32,
+    lr=3e-4,
+    train_images=None,
+    mismatch=None,
+    ball_rate=0.25,
 )
+
+
+def lines_of(text):
+    """The lines of the tables in a text, as lists of cells."""
+    tables = [line for line in text.splitlines() if line.startswith("| ")]
+    return [line.strip("| ").split(" | ") for line in tables]
 
 
 @pytest.mark.parametrize("name", findings.COMMANDS)
@@ -49,46 +68,110 @@ def test_a_note_says_where_a_command_makes_more_today_than_its_table_has(name):
         assert ("authors_psnr" in rows) != (findings.AUTHORS in note)
 
 
-def test_samp_and_its_peers_are_told_with_whose_intervals_overlap():
-    assert findings.peers(PAPER) == (
-        "After 1,000 steps on MNIST, SAMP reaches a PSNR of 23.10 (23.00 to 23.20) dB; the others: "
-        "plain VQ 20.10 (20.00 to 20.20), cosine 23.00 (22.90 to 23.10), CVQ 20.10 (20.00 to "
-        "20.20). The interval of SAMP overlaps with that of cosine."
+def test_every_stored_table_that_has_a_command_has_a_section():
+    assert {finding.name for finding in findings.findings()} == {*findings.COMMANDS}
+
+
+def test_quantizers_are_listed_by_their_decibels():
+    _, _, *lines = lines_of(findings.quantizers(PAPER))
+    names = [line[0] for line in lines]
+    assert names[:2] == ["continuous", "FSQ"]
+    assert {*names[2:4]} == {"SAMP", "margin alone"}
+    assert {*names[-2:]} == {"plain VQ", "CVQ"}
+    assert lines[1] == [
+        "FSQ",
+        "25.10 (25.00 to 25.20)",
+        "0.50 (0.50 to 0.50)",
+        "250 (250 to 250)",
+        "25 (25 to 25)",
+    ]
+
+
+def test_the_place_of_samp_is_told_with_whose_intervals_overlap():
+    text = findings.quantizers(PAPER)
+    assert (
+        "By PSNR, SAMP is number 2 of 5 quantizers. Its interval overlaps with that of cosine."
+        in text
     )
     better = PAPER.assign(psnr=PAPER.psnr + (PAPER.variant == "SAMP"))
-    assert findings.peers(better).endswith("The interval of SAMP overlaps with none of theirs.")
+    assert "Its interval overlaps with none of theirs." in findings.quantizers(better)
 
 
-def test_the_best_quantizer_and_the_place_of_samp_are_found():
-    text = findings.ranking(PAPER)
-    assert text.startswith(
-        "Of 5 quantizers, FSQ reconstructs best, with a PSNR of 25.10 (25.00 to 25.20) dB; this "
-        "closes 0.50 (0.50 to 0.50) of the gap"
+def test_the_parts_of_samp_are_told_with_what_they_add():
+    text = findings.quantizers(PAPER)
+    assert "BBNR alone is 0.90 dB below cosine; the intervals do not overlap." in text
+    assert "SAMP is 0.00 dB above margin alone; the intervals overlap." in text
+    assert "SAMP is 2.00 dB above SAMP without stop-gradient; the intervals do not" in text
+
+
+def test_parts_and_gaps_that_were_not_measured_are_not_told():
+    text = findings.quantizers(PAPER[PAPER.variant.isin(["plain VQ", "SAMP"])])
+    assert "The ball" not in text
+    assert "stop-gradient" not in text
+    assert "gap" not in text.lower()
+    assert "Usage" not in text
+
+
+def test_usage_is_told_with_its_rank_correlation():
+    rows = pd.concat(
+        [
+            PAPER[PAPER.variant == "SAMP"].assign(
+                variant=name, psnr=20.0 + number, codes_used=100 + number
+            )
+            for number, name in enumerate(findings.QUANTIZERS)
+        ]
     )
-    assert "SAMP ranks 2 of 5 and closes 0.30" in text
-    assert text.endswith("overlaps with that of cosine.")
+    assert "rank correlation of 1.00" in findings.quantizers(rows)
+    turned = rows.assign(codes_used=-rows.codes_used)
+    assert "rank correlation of -1.00" in findings.quantizers(turned)
+
+
+def test_at_a_glance_the_gain_of_samp_is_bold_where_the_intervals_are_apart(monkeypatch):
+    monkeypatch.setattr(findings, "stored", lambda name: PAPER)
+    sections = [
+        findings.Finding("paper-x", "The paper's runs, again", ""),
+        findings.Finding("regime-x", "No quantizers here", ""),
+        findings.Finding("best-x", "At their best", ""),
+    ]
+    header, _, first, second = lines_of(findings.at_a_glance(sections))
+    by_name = dict(zip(header, first, strict=True))
+    assert by_name["runs"] == "[The paper's runs, again](#the-papers-runs-again)"
+    assert by_name["steps"] == "1,000"
+    assert by_name["plain VQ"] == "**+3.00**"
+    assert by_name["cosine"] == "+0.10"
+    assert by_name["EMA"] == ""
+    assert by_name["FSQ"] == "**-2.00**"
+    assert "the same" in first
+    assert "chosen for each" in second
+
+
+def tuned(rows, lr):
+    """Rows as those of the experiment `best`."""
+    return rows.assign(
+        experiment="best", lr=lr, commitment_weight=0.25, gamma0=1.0, decay=14.75
+    ).assign(**dict.fromkeys(best_study.COMMITMENT_MEASURES, 1.0))
 
 
 def test_tuned_quantizers_are_listed_by_what_they_reach():
     rows = PAPER[PAPER.variant.isin(["SAMP", "FSQ"])]
-    text = findings.at_their_best(rows.assign(lr=[1e-3, *[3e-3] * 5]))
-    assert "FSQ 25.10 (25.00 to 25.20) dB with 250 codes, SAMP 23.10" in text
-    assert "in runs of 1,000 steps on MNIST" in text
-    assert text.endswith("SAMP ranks 2 of 2. The interval of SAMP overlaps with none of theirs.")
+    text = findings.at_their_best(tuned(rows, [1e-3] * 3 + [3e-3] * 3))
+    _, _, *lines = lines_of(text)
+    assert [line[0] for line in lines] == ["FSQ", "SAMP"]
+    assert lines[0][3:5] == ["0.003", "25.10 (25.00 to 25.20)"]
+    assert "On MNIST: 1,000 steps" in text
+    assert "SAMP is number 2 of 2" in text
+    assert "the largest tried" not in text
 
 
-def test_where_all_chose_the_largest_rate_the_pairs_that_were_tried_with_it_are_named():
-    text = findings.at_their_best(PAPER[PAPER.variant.isin(["SAMP", "FSQ"])].assign(lr=3e-3))
-    assert "All chose the learning rate 0.003, the largest tried" in text
-    assert "three pairs only (0.25 with 64, 1 with 16, 4 with 8)" in text
-
-
-def test_a_search_that_is_repeated_names_who_did_not_choose_the_largest_rate():
+@pytest.mark.parametrize(
+    ("rates", "who"),
+    [({"cosine": 3e-3}, "All chose"), ({"cosine": 1e-3}, "All but cosine chose")],
+)
+def test_where_most_chose_the_largest_rate_the_pairs_that_were_tried_with_it_are_named(rates, who):
     rows = PAPER[PAPER.variant.isin(["SAMP", "FSQ", "cosine"])]
-    rates = rows.variant.map({"SAMP": 3e-3, "FSQ": 3e-3, "cosine": 1e-3})
-    text = findings.at_their_best_again(rows.assign(lr=rates))
-    assert text.startswith("The same search in runs of 1,000 steps on MNIST. On test images, with ")
-    assert "All but cosine chose the learning rate 0.003, the largest tried" in text
+    text = findings.at_their_best(tuned(rows, rows.variant.map(rates).fillna(3e-3)))
+    assert f"{who} the learning rate 0.003, the largest tried" in text
+    assert "three pairs only (0.25 with 64, 1 with 16, 4 with 8)" in text
 
 
 def test_the_ratios_of_the_regime_are_told_apart_from_codes_batch_and_dimension():
@@ -104,9 +187,10 @@ def test_the_ratios_of_the_regime_are_told_apart_from_codes_batch_and_dimension(
         if axis == "codes":
             rows.append(point | {"line": "cosine", "psnr": psnr - 0.5, "usage": used / 2})
     text = findings.regime(pd.DataFrame(rows))
-    assert "codes K, 32 to 512: 3.00 dB and 50 points (cosine 3.00 dB and 25 points)" in text
-    assert "top-k (latents), 1 to 12: 0.50 dB and 8 points." in text
-    assert text.endswith("at most 0.50 dB and the share of the codes used by at most 8 points.")
+    _, _, codes, top_k = lines_of(text)
+    assert codes == ["codes K", "32 to 512", "3.00", "50", "3.00", "25"]
+    assert top_k[:4] == ["top-k (latents)", "1 to 12", "0.50", "8"]
+    assert text.endswith("by at most 0.50 dB and usage by at most 8 points.")
 
 
 def test_a_random_share_of_the_codes_is_compared_with_all_of_them():
@@ -121,85 +205,41 @@ def test_a_random_share_of_the_codes_is_compared_with_all_of_them():
             row |= {"processor_milliseconds": time, "num_codes": 512, "steps": 500}
             rows.append(row | {"data": "digits"})
     text = findings.random_share(pd.DataFrame(rows))
-    assert "of 500 steps on digits. K 512, SAMP on 3% 24.50 (24.00 to 25.00) dB, K 512, " in text
-    assert "the intervals overlap; codes used 300 and 310; processor time" in text
-    assert text.endswith("21 and 30 ms, 20 ms without the margin loss.")
-
-
-def test_runs_of_full_length_are_told_in_the_order_of_their_decibels():
-    names = ["plain VQ", "margin alone", "SAMP"]
-    facts = {"num_codes": 64, "codes_used": 60, "perplexity": 30.0, "ball_rate": 0.25}
-    rows = PAPER[PAPER.variant.isin(names)].assign(**facts)
-    assert findings.full_length(rows) == (
-        "After as many steps as in the paper, 1,000, on MNIST, with 64 codes (3 seeds). The regime "
-        "of SAMP: rate of the ball, alpha / (lr sqrt(D)): 0.25 (the paper's: 0.125). PSNR, codes "
-        "used and their perplexity: SAMP 23.10 (23.00 to 23.20) dB, 60 (60 to 60) codes, "
-        "perplexity 30 (30 to 30); margin alone 23.10 (23.00 to 23.20) dB, 60 (60 to 60) codes, "
-        "perplexity 30 (30 to 30); plain VQ 20.10 (20.00 to 20.20) dB, 60 (60 to 60) codes, "
-        "perplexity 30 (30 to 30). SAMP ranks 1 of 3. The interval of SAMP overlaps with that of "
-        "margin alone. Adding the ball to the margin loss: SAMP 23.10 (23.00 to 23.20) dB, margin "
-        "alone 23.10 (23.00 to 23.20) dB: the intervals overlap."
+    _, _, _, few, _ = lines_of(text)
+    assert few == [
+        "K 512, SAMP on 3%",
+        "24.50 (24.00 to 25.00)",
+        "300 (300 to 300)",
+        "21.0 (21.0 to 21.0)",
+    ]
+    assert text.endswith(
+        "K 512, SAMP on 3% is 0.10 dB below K 512, SAMP on 100%; the intervals overlap."
     )
 
 
-def test_usage_is_told_with_its_rank_correlation():
-    text = findings.usage(PAPER)
-    assert "rank correlation of 1.00" in text
-    assert "Codes used, with the PSNR: FSQ 250 (25.10 dB), SAMP 230 (23.10 dB), " in text
-    reversed_usage = PAPER.assign(codes_used=-PAPER.codes_used)
-    assert "rank correlation of -1.00" in findings.usage(reversed_usage)
-
-
-def test_the_halves_of_samp_are_told_with_what_they_add():
-    text = findings.halves(PAPER)
-    assert (
-        "without the margin loss: BBNR alone 22.10 (22.00 to 22.20) dB, cosine 23.00 (22.90 to "
-        "23.10) dB: the intervals do not overlap; with the margin loss: SAMP" in text
-    )
-
-
-@pytest.mark.parametrize(
-    ("worst", "sentence"),
-    [
-        (
-            3.0,
-            "the mean of exponential scaled is never more than 1.00 dB below the best of the same "
-            "length. Others, where they do worst: exponential per step 3.00 dB below (0), no ball "
-            "2.00 dB below (0) and constant 1 10.00 dB below (0). ",
-        ),
-        (
-            1.0,
-            "the mean of exponential per step or exponential scaled is never more than 1.00 dB "
-            "below the best of the same length. Others, where they do worst: no ball 2.00 dB below "
-            "(0) and constant 1 10.00 dB below (0). ",
-        ),
-    ],
-)
-def test_the_steadiest_schedule_is_the_one_that_is_never_far_below_the_best(worst, sentence):
+def schedule_rows(half):
     psnr = {
         "exponential scaled": {100: 19.0, 400: 30.0},
-        "exponential per step": {100: 20.0 - worst, 400: 29.5},
+        "exponential per step": {100: 20.0, 400: 27.0},
         "no ball": {100: 18.0, 400: 29.0},
-        "constant 1": {100: 20.0, 400: 20.0},
     }
-    rows = pd.DataFrame(
-        [
-            {
-                "data": "digits",
-                "half": "radius",
-                "schedule": name,
-                "steps": steps,
-                "psnr": psnr[name][steps],
-                "seed": 0,
-            }
-            for name, steps in itertools.product(psnr, (100, 400))
-        ]
-    )
-    runs = "In runs of 100 and 400 steps on digits"
-    levels = (
-        "In parentheses: at how many of the 2 lengths the interval overlaps with that of the best."
-    )
-    assert findings.steadiest(rows, "radius") == f"{runs}, {sentence}{levels}"
+    return [
+        {"half": half, "schedule": name, "steps": steps, "psnr": psnr[name][steps], "seed": 0}
+        for name, steps in itertools.product(psnr, (100, 400))
+    ]
+
+
+def test_the_steadiest_schedule_is_the_one_that_is_never_far_below_the_best():
+    rows = pd.DataFrame(schedule_rows("radius") + schedule_rows("weight")).assign(data="digits")
+    text = findings.schedules(rows)
+    assert text.startswith("Runs of 100 and 400 steps on digits.")
+    _, _, *lines = lines_of(text)
+    assert lines[:3] == [
+        ["exponential scaled", "1.00", "0 of 2"],
+        ["no ball", "2.00", "0 of 2"],
+        ["exponential per step", "3.00", "0 of 2"],
+    ]
+    assert lines[3][0] == "schedule of the weight"
 
 
 def test_settings_are_told_by_their_titles_and_the_one_that_moves_most_comes_first():
@@ -207,18 +247,27 @@ def test_settings_are_told_by_their_titles_and_the_one_that_moves_most_comes_fir
         ("margin", 0.0): (20.0, 21.0),
         ("margin", 0.1): (20.5, 21.5),
         ("lambda", 0.0): (18.0, 19.0),
-        ("lambda", 3.0): (20.0, 21.0),
+        ("lambda", 3.0): (20.5, 21.5),
         ("part", 0.0): (1.0, 2.0),  # what is left out is no setting
-        ("part", 1.0): (30.0, 40.0),
     }
     runs = []
     for (axis, value), both in psnr.items():
-        runs += [{"axis": axis, "value": value, "psnr": one} for one in both]
-    rows = pd.DataFrame(runs)
-    assert findings.ranges(rows).endswith(
-        "changing one setting at a time: decay of the weight over the run, lambda T, 2.00 dB; "
-        "margin m (rad), 0.50 dB."
-    )
+        variant = f"{axis} {value:g}"
+        for seed, one in enumerate(both):
+            run = {"axis": axis, "value": value, "variant": variant, "seed": seed, "psnr": one}
+            runs.append(run)
+    rows = pd.DataFrame(runs).assign(data="digits", steps=400, num_codes=64, ball_rate=0.25)
+    text = findings.ablations(rows)
+    _, _, decay, margin, *_ = lines_of(text)
+    assert decay == [
+        "decay of the weight over the run, lambda T",
+        "lambda 3",
+        "lambda 0",
+        "2.50",
+        "apart",
+    ]
+    assert margin == ["margin m (rad)", "margin 0.1", "margin 0", "0.50", "overlap"]
+    assert ["margin 0.1 over margin 0", "+0.50", "within the intervals"] in lines_of(text)
 
 
 @pytest.mark.parametrize(
@@ -243,9 +292,9 @@ def test_the_gradients_are_told_until_the_margin_no_longer_leads(start, until):
             for name, seed, step in itertools.product((HELD, "SAMP"), range(3), (10, 20, 30))
         ]
     )
-    text = findings.gradient_course(rows)
-    assert f"is {start:.1f} at step 10 of 40, {until}; the angle between the two gradients" in text
-    assert "averages 90.0 degrees" in text
+    text = findings.gradients(rows)
+    assert f"is {start:.1f} times as long as that of the reconstruction at step 10 of 40" in text
+    assert f"the ratio is {until}. The angle between the two averages 90.0 degrees" in text
     assert text.endswith(
         f"{HELD} 0.110 (0.100 to 0.120), SAMP 0.410 (0.400 to 0.420): the intervals do not overlap."
     )
