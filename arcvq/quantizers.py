@@ -23,7 +23,6 @@ averages, anchors and the margin loss are those of the latents of all processes.
 """
 
 import json
-import math
 import warnings
 from functools import partial
 from typing import Any, ClassVar, NamedTuple
@@ -35,7 +34,7 @@ from torch.nn.functional import embedding, mse_loss, normalize
 
 from arcvq.ops import nearest_code
 from arcvq.ops.blockwise import BLOCK
-from arcvq.runtime.checks import as_indices, check_finite, check_whole
+from arcvq.runtime.checks import as_indices, check_finite, check_not_negative, check_whole
 from arcvq.runtime.distributed import (
     assign_,
     gather,
@@ -153,8 +152,7 @@ class Quantizer(nn.Module):
     ):
         super().__init__()
         check_whole(1, num_codes=num_codes, dim=dim)
-        if not 0 <= beta < math.inf:
-            raise ValueError(f"beta is {beta}; it must be a finite number from 0")
+        check_not_negative(beta=beta)
         if revive_after is not None:
             check_whole(1, revive_after=revive_after)
         self.num_codes = int(num_codes)

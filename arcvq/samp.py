@@ -25,7 +25,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from arcvq import ops
-from arcvq.runtime.checks import as_indices, check_whole, use_python_numbers
+from arcvq.runtime.checks import as_indices, check_positive, check_whole, use_python_numbers
 from arcvq.schedules import Exponential, Number, Schedule, bounded_exp, exact
 
 # The rates per step of the authors' code, tuned to runs of about 29,500 steps.
@@ -213,8 +213,7 @@ def _reach_of_adam(lr: float, dim: int) -> float:
 
     That is about lr to each component (Kingma and Ba 2015, section 2.1).
     """
-    if not 0 < lr < math.inf:
-        raise ValueError(f"lr is {lr}; it must be a finite number above 0")
+    check_positive(lr=lr)
     return float(lr) * math.sqrt(dim)
 
 

@@ -32,7 +32,13 @@ from arcvq.runtime.checkpoints import (
     reading_checkpoint,
     save_checkpoint,
 )
-from arcvq.runtime.checks import NotFinite, check_finite, check_whole, use_python_numbers
+from arcvq.runtime.checks import (
+    NotFinite,
+    check_finite,
+    check_positive,
+    check_whole,
+    use_python_numbers,
+)
 from arcvq.runtime.cuda_graph import CapturedStep
 from arcvq.runtime.devices import choose_device, choose_precision, dtype_name, threads_kept
 from arcvq.runtime.distributed import (
@@ -159,8 +165,7 @@ class Optimization:
         use_python_numbers(self)
         check_whole(1, steps=self.steps, batch_size=self.batch_size)
         check_whole(0, LARGEST_SEED, seed=self.seed)
-        if not 0 < self.lr < math.inf:
-            raise ValueError(f"lr is {self.lr}; it must be a finite number above 0")
+        check_positive(lr=self.lr)
 
 
 class Snapshot(NamedTuple):

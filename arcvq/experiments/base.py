@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import math
 import re
 import warnings
 from collections import Counter
@@ -21,7 +20,7 @@ from arcvq.experiments.tables import finished
 from arcvq.images import ImageData
 from arcvq.runs.parallel import train_as_completed
 from arcvq.runs.settings import RunSettings, run_name, train
-from arcvq.runtime.checks import check_whole
+from arcvq.runtime.checks import check_whole, differences
 from arcvq.runtime.devices import choose_device, choose_precision
 from arcvq.runtime.files import data_root, safe_name, write_text, write_whole
 from arcvq.runtime.store import digest_in, digest_of
@@ -141,8 +140,7 @@ def run_experiment(
     data = data or base.load_data(root, device)
     experiment.check(data)
     if out is None:
-        digest = base.digest(data, choose_precision(base.precision, device))
-        out = root / "experiments" / f"{safe_name(experiment.name)}-{digest}-{RESULTS_FORMAT}"
+        out = root / "experiments" / _folder_name(experiment, base, data, device)
     folder = Path(out).expanduser()
     claim = {
         "format": RESULTS_FORMAT,
@@ -154,18 +152,28 @@ def run_experiment(
 
     training |= {"root": root, "device": device}
     first_seed = base.seed
+    without_best: set[str] = set()
     if experiment.search is not None:
         short = dataclasses.replace(base, steps=experiment.search_steps or base.steps)
         psnr = _run_search(experiment.search, short, data, chosen, folder / "search", training)
         candidates = experiment.search.variants(base)
+        without_best = _without_best(candidates, psnr)
         variants = [_at_its_best(variant, candidates, psnr) for variant in variants]
         first_seed += 1
 
     trials = _plan(experiment.name, variants, range(first_seed, first_seed + seeds), folder)
     trials = [trial for trial in trials if trial.variant in chosen]
-    waiting = [trial for trial in trials if not _is_measured(trial, data, device)]
+    lost = {}
+    for trial in trials:
+        if trial.variant in without_best:
+            lost[trial.file] = _not_chosen(trial, data, device, folder / "search")
+    waiting = [
+        trial
+        for trial in trials
+        if trial.file not in lost and not _is_measured(trial, data, device)
+    ]
     waiting.sort(key=lambda trial: trial.settings.seed)  # one run of every variant comes first
-    failures = _train_and_measure(experiment, waiting, data, first_seed, training)
+    failures = lost | _train_and_measure(experiment, waiting, data, first_seed, training)
 
     tables = []
     for trial in trials:
@@ -174,6 +182,17 @@ def run_experiment(
     rows = pd.concat(tables, ignore_index=True)
     _write_table(results_file(experiment.name, folder), rows, folder / "rows")
     return pd.read_parquet(BytesIO(rows.to_parquet()))  # with the types of columns in files
+
+
+def _folder_name(
+    experiment: Experiment, base: RunSettings, data: ImageData, device: torch.device
+) -> str:
+    """The default name of the folder of the results, by all that they depend on."""
+    digest = base.digest(data, choose_precision(base.precision, device))
+    name = f"{safe_name(experiment.name)}-{digest}-{RESULTS_FORMAT}"
+    if experiment.search_steps is None:
+        return name
+    return f"{name}-searched-{experiment.search_steps}"
 
 
 def _check_numbers(seeds: Any, workers: Any) -> None:
@@ -234,14 +253,28 @@ def _run_search(
     return dict(zip(measured.variant, measured.get("psnr", ()), strict=True))
 
 
+def _without_best(candidates: Sequence[Variant], psnr: Mapping[str, float]) -> set[str]:
+    """The variants that have candidates, all of which failed."""
+    wanted = {candidate.facts["candidate_for"] for candidate in candidates}
+    found = {one.facts["candidate_for"] for one in candidates if one.name in psnr}
+    return wanted - found
+
+
+def _not_chosen(trial: _Trial, data: ImageData, device: torch.device, search: Path) -> pd.DataFrame:
+    """The row of a run that was not made, since all candidates for its variant failed."""
+    reason = f"every candidate of the search failed; the reasons are in {search}"
+    return pd.DataFrame([trial.facts | run_facts(trial.settings, data, device) | {"error": reason}])
+
+
 def _at_its_best(
     variant: Variant, candidates: Sequence[Variant], psnr: Mapping[str, float]
 ) -> Variant:
     """The variant with the settings and facts of its best candidate; as it is if it has none."""
     own = [one for one in candidates if one.facts["candidate_for"] == variant.name]
-    if not own:
+    measured = [one for one in own if one.name in psnr]
+    if not measured:
         return variant
-    best = max(own, key=lambda candidate: psnr.get(candidate.name, -math.inf))
+    best = max(measured, key=lambda candidate: psnr[candidate.name])
     return Variant(variant.name, best.settings, {**best.facts, "chosen": best.name})
 
 
@@ -289,11 +322,11 @@ def _claim(folder: Path, mine: dict[str, Any]) -> None:
             theirs = dict(json.loads(path.read_text()))
         except (ValueError, TypeError):
             raise ValueError(f"{path} is damaged; name another folder") from None
-        changes = [
-            f"{name} was {theirs.get(name)!r} and is now {value!r}"
-            for name, value in mine.items()
-            if theirs.get(name) not in (value, json.dumps(value))  # text in earlier versions
-        ]
+        # Earlier versions wrote a record of settings as JSON text.
+        for name, value in mine.items():
+            if theirs.get(name) == json.dumps(value):
+                theirs[name] = value
+        changes = differences(theirs, mine)
         if changes:
             raise ValueError(
                 f"{folder} holds results of other settings ({'; '.join(changes)}); name another "

@@ -24,7 +24,7 @@ from torch.nn.functional import mse_loss, normalize, one_hot
 from arcvq import geometry
 from arcvq.figures.theme import Number
 from arcvq.quantizers import EuclideanQuantizer, Quantizer, SphericalQuantizer, nearest_code
-from arcvq.runtime.checks import check_whole
+from arcvq.runtime.checks import check_not_negative, check_whole
 from arcvq.samp import SAMP
 from arcvq.schedules import MAX_EXPONENT, Constant
 
@@ -131,10 +131,7 @@ class Settings:
 
     def __post_init__(self):
         check_clusters(self.clusters, self.concentration)
-        for name in ("growth", "weight"):
-            number = getattr(self, name)
-            if not 0 <= number < math.inf:
-                raise ValueError(f"{name} is {number}; it must be a finite number from 0")
+        check_not_negative(growth=self.growth, weight=self.weight)
         if not 0 < self.learning_rate <= 1:
             raise ValueError(
                 f"learning_rate is {self.learning_rate}; it must be above 0 and at most 1"

@@ -40,7 +40,7 @@ from arcvq.figures.theme import (
     check_vectors,
     finish,
 )
-from arcvq.runtime.checks import check_whole
+from arcvq.runtime.checks import check_positive, check_whole
 
 Code = Float[Array, " _D"]
 SCENE = {"width": 640, "height": 580, "left": 24, "bottom": 8}  # pixels
@@ -373,8 +373,7 @@ def _arrow_length(asked: Number | None, longest: Number) -> tuple[Number, str]:
     """How long the arrow of a gradient of norm 1 is, and words for it if it was asked for."""
     if asked is None:
         return LONGEST_ARROW / max(longest, 1e-12), ""
-    if not 0 < asked < np.inf:
-        raise ValueError(f"arrow_scale is {asked}; it must be a finite number above 0")
+    check_positive(arrow_scale=asked)
     return asked, f", drawn {asked:g} long for a norm of 1"
 
 

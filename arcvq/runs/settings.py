@@ -15,7 +15,7 @@ from arcvq.baselines.vector_quantize_pytorch import BASELINES
 from arcvq.image_folders import Reading
 from arcvq.images import ImageData, load_images
 from arcvq.quantizers import QUANTIZERS, OnlineClusteredQuantizer, SphericalQuantizer
-from arcvq.runtime.checks import check_whole, use_python_numbers
+from arcvq.runtime.checks import check_not_negative, check_whole, use_python_numbers
 from arcvq.runtime.devices import choose_device, choose_precision
 from arcvq.runtime.distributed import first_rank_first, from_first
 from arcvq.runtime.files import delete, safe_name
@@ -122,6 +122,12 @@ class RunSettings:
         if self.quantizer not in ALL_QUANTIZERS:
             known = ", ".join(ALL_QUANTIZERS)
             raise ValueError(f"quantizer {self.quantizer!r} is unknown; known are {known}")
+        choose_precision(self.precision, torch.device("cpu"))  # checks it
+        check_not_negative(beta=self.beta)
+        if self.commitment is not None:
+            check_not_negative(commitment=self.commitment)
+        if self.samp is not None and not self.quantizer.startswith("samp"):
+            raise ValueError(f"samp is {self.samp}; quantizer {self.quantizer!r} has no use for it")
         if self.quantizer in BASELINES and self.beta != 0.25:
             own = f"{self.quantizer!r} has a commitment weight of its own"
             raise ValueError(f"beta is {self.beta}; {own}")

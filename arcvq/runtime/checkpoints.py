@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from arcvq.runtime.checks import differences
 from arcvq.runtime.files import reason_of, write_whole
 
 CHECKPOINT_FORMAT = 1  # bump it when older readers would misread a checkpoint
@@ -40,15 +41,10 @@ def load_checkpoint(path: Path, settings: dict[str, Any]) -> dict[str, Any]:
             f"checkpoint {path} has format {found_format}, and this arcvq reads format "
             f"{CHECKPOINT_FORMAT}; delete it to start this run again"
         )
-    differences = []
-    for name in dict.fromkeys([*settings, *saved]):
-        was = saved.get(name)
-        now = settings.get(name)
-        if was != now:
-            differences.append(f"{name} was {was!r} and is now {now!r}")
-    if differences:
+    changes = differences(saved, settings)
+    if changes:
         raise ValueError(
-            f"checkpoint {path} belongs to other settings ({'; '.join(differences)}); "
+            f"checkpoint {path} belongs to other settings ({'; '.join(changes)}); "
             "use the old settings or another folder"
         )
     return state

@@ -5,7 +5,9 @@ values are then left out.
 """
 
 import dataclasses
+import math
 import operator
+from collections.abc import Mapping
 from numbers import Real
 from pathlib import Path
 from typing import Any
@@ -43,10 +45,37 @@ def check_range(minimum: int | float, maximum: int | float, /, **numbers: Any) -
     Both ends are allowed; NaN and booleans are not.
     """
     for name, number in numbers.items():
-        is_number = isinstance(number, Real) and not isinstance(number, bool)
-        if not is_number or not minimum <= number <= maximum:
+        if not _is_number(number) or not minimum <= number <= maximum:
             allowed = f"a number from {minimum} to {maximum}"
             raise ValueError(f"{name} is {number!r}; it must be {allowed}")
+
+
+def check_positive(**numbers: Any) -> None:
+    """Raise ValueError, naming it, for a value that is not a finite number above 0."""
+    for name, number in numbers.items():
+        value = _python_number(number)
+        if not _is_number(value) or not 0 < value < math.inf:
+            raise ValueError(f"{name} is {number!r}; it must be a finite number above 0")
+
+
+def check_not_negative(**numbers: Any) -> None:
+    """Raise ValueError, naming it, for a value that is not a finite number from 0."""
+    for name, number in numbers.items():
+        value = _python_number(number)
+        if not _is_number(value) or not 0 <= value < math.inf:
+            raise ValueError(f"{name} is {number!r}; it must be a finite number from 0")
+
+
+def _is_number(value: Any) -> bool:
+    """Whether a value is one of Python's numbers; True and False are not."""
+    return isinstance(value, Real) and not isinstance(value, bool)
+
+
+def _python_number(value: Any) -> Any:
+    """Python's number in place of a single one of NumPy or PyTorch; other values as they are."""
+    if isinstance(value, np.generic | np.ndarray | Tensor) and value.ndim == 0:
+        return value.item()
+    return value
 
 
 def check_paths(**paths: Any) -> None:
@@ -71,11 +100,39 @@ def is_whole(number: Any) -> bool:
 
 
 def use_python_numbers(settings: Any) -> None:
-    """Make Python's numbers of NumPy's and PyTorch's in a frozen dataclass's fields, for JSON."""
+    """Make Python's numbers of NumPy's and PyTorch's in a frozen dataclass's fields, for JSON.
+
+    A field of floats gets a float where it was given a whole number, so that settings which are
+    equal are the same text in JSON.
+    """
     for field in dataclasses.fields(settings):
-        value = getattr(settings, field.name)
-        if isinstance(value, np.generic | np.ndarray | Tensor) and value.ndim == 0:
-            object.__setattr__(settings, field.name, value.item())
+        value = _python_number(getattr(settings, field.name))
+        if type(value) is int and field.type in (float, float | None):
+            value = float(value)
+        object.__setattr__(settings, field.name, value)
+
+
+def differences(was: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """Name the settings that differ, with both values; None is the same as no setting.
+
+    Lists and tuples of the same values are the same, since JSON knows only one of them.
+    """
+    found = []
+    for name in dict.fromkeys([*now, *was]):
+        earlier = was.get(name)
+        later = now.get(name)
+        if _as_lists(earlier) != _as_lists(later):
+            found.append(f"{name} was {earlier!r} and is now {later!r}")
+    return found
+
+
+def _as_lists(value: Any) -> Any:
+    """The value with lists in place of tuples, at any depth."""
+    if isinstance(value, Mapping):
+        return {name: _as_lists(part) for name, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [_as_lists(part) for part in value]
+    return value
 
 
 def as_integers(values: Shaped[Tensor, "*shape"], name: str) -> Int64[Tensor, "*shape"]:

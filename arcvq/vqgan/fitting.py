@@ -16,7 +16,12 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from arcvq.autoencoder import Autoencoder
 from arcvq.images import ImageData, to_uint8
-from arcvq.runtime.checks import check_range, check_whole, use_python_numbers
+from arcvq.runtime.checks import (
+    check_not_negative,
+    check_range,
+    check_whole,
+    use_python_numbers,
+)
 from arcvq.runtime.distributed import average_gradients_, mean_, own_share, rank
 from arcvq.runtime.extras import extra_import
 from arcvq.runtime.files import write_whole
@@ -64,10 +69,7 @@ class VQGANLosses:
 
     def __post_init__(self):
         use_python_numbers(self)
-        for name in ("perceptual", "adversarial"):
-            value = getattr(self, name)
-            if not (isinstance(value, int | float) and 0 <= value < math.inf):
-                raise ValueError(f"{name} is {value!r}; it must be a finite number from 0")
+        check_not_negative(perceptual=self.perceptual, adversarial=self.adversarial)
         check_range(0, 1, start=self.start)
         check_whole(1, channels=self.channels, halvings=self.halvings)
 

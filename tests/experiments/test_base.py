@@ -21,6 +21,7 @@ from arcvq.image_folders import Reading
 from arcvq.runs import settings
 from arcvq.samp import SAMP
 from arcvq.training import evaluate
+from arcvq.vqgan import VQGANSettings
 from tests.strokes import IMAGES, write_folder
 from tests.strokes import SMALL as BASE
 
@@ -251,6 +252,28 @@ def test_results_of_other_settings_keep_their_folder(tmp_path):
         run(tmp_path, dataclasses.replace(RATES, name="others"))
     assert (tmp_path / "rates.parquet").read_bytes() == before
     assert json.loads((tmp_path / "experiment.json").read_text())["steps"] == 6
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"reading": Reading(size=16, levels=(0.0, 4095.0))},
+        {"vqgan": VQGANSettings(channels=8, multipliers=(1, 2))},
+        {"quantizer": "rotation", "commitment": 0.5},
+    ],
+    ids=lambda change: "-".join(change),
+)
+def test_a_folder_goes_on_with_its_own_settings_and_not_with_the_usual_ones(tmp_path, change):
+    def fixed(run, settings, data, root):
+        return [{"psnr": 20.0}]
+
+    quick = dataclasses.replace(RATES, measure=fixed, trained=False)
+    base = dataclasses.replace(BASE, **change)
+    first = run(tmp_path, quick, base=base, seeds=1)
+    again = run(tmp_path, quick, base=base, seeds=1)
+    pd.testing.assert_frame_equal(again, first)
+    with pytest.raises(ValueError, match=r"other settings .* is now (None|'samp')"):
+        run(tmp_path, quick, seeds=1)
 
 
 @pytest.mark.parametrize("form", [dict, json.dumps], ids=["nested", "earlier text"])

@@ -48,7 +48,7 @@ def test_the_same_settings_are_trained_once(tmp_path, fits):
     [
         {"lr": 2e-3},
         {"seed": 1},
-        {"quantizer": "plain"},
+        {"quantizer": "plain", "samp": None},
         {"samp": SAMP(margin=0.2)},
         {"train_images": 16},
     ],
@@ -129,11 +129,39 @@ def test_a_network_needs_four_channels_that_can_be_halved_twice():
         dataclasses.replace(SMALL, hidden=3)
 
 
-@pytest.mark.parametrize("change", [{"lr": 0.0}, {"lr": -1.0}, {"seed": -1}])
-def test_learning_rate_and_seed_of_a_run_are_checked_before_data_are_loaded(change):
-    ((name, value),) = change.items()
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"lr": 0.0},
+        {"lr": -1.0},
+        {"seed": -1},
+        {"beta": -1.0},
+        {"beta": float("nan")},
+        {"commitment": -1.0, "quantizer": "rotation"},
+    ],
+)
+def test_numbers_of_a_run_are_checked_before_data_are_loaded(change):
+    name, value = next(iter(change.items()))
     with pytest.raises(ValueError, match=f"{name} is {value}; it must be"):
         dataclasses.replace(SMALL, **change)
+
+
+@pytest.mark.parametrize("precision", ["half", "float16", ""])
+def test_an_unknown_precision_is_refused_before_data_are_loaded(precision):
+    with pytest.raises(ValueError, match=f"precision {precision!r} is unknown"):
+        dataclasses.replace(SMALL, precision=precision)
+
+
+@pytest.mark.parametrize("quantizer", ["plain", "cosine", "ema", "fsq"])
+def test_settings_of_samp_are_refused_for_a_quantizer_without_it(quantizer):
+    with pytest.raises(ValueError, match=f"quantizer '{quantizer}' has no use for it"):
+        dataclasses.replace(SMALL, quantizer=quantizer, samp=SAMP())
+
+
+def test_equal_settings_have_one_digest(unchecked):
+    whole = dataclasses.replace(SMALL, beta=1, samp=SAMP(scale=5))
+    decimal = dataclasses.replace(SMALL, beta=1.0, samp=SAMP(scale=5.0))
+    assert run_name(whole, IMAGES, CPU) == run_name(decimal, IMAGES, CPU)
 
 
 def test_beta_goes_to_our_quantizers_and_is_refused_for_baselines():

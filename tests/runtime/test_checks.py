@@ -10,13 +10,17 @@ from arcvq.runs.settings import RunSettings
 from arcvq.runtime.checks import (
     as_indices,
     check_finite,
+    check_not_negative,
     check_paths,
+    check_positive,
     check_range,
     check_whole,
+    differences,
 )
 from arcvq.samp import SAMP
 from arcvq.schedules import Constant
 from arcvq.training import Optimization
+from arcvq.vqgan import VQGANLosses
 from tests.dtypes import INTEGER_DTYPES, indices_of_any_dtype
 
 NOT_WHOLE = [
@@ -67,6 +71,43 @@ def test_a_number_out_of_its_range_is_named(number):
 @pytest.mark.parametrize("kind", [int, float, np.float32, np.int8])
 def test_both_ends_of_a_range_pass_whoever_made_them(kind):
     check_range(-1, 2, low=kind(-1), high=kind(2))
+
+
+NO_FINITE_NUMBERS = [-0.1, math.nan, math.inf, True, None, "1", [1], torch.tensor([1.0])]
+
+
+@pytest.mark.parametrize("number", [0, *NO_FINITE_NUMBERS])
+def test_a_number_that_is_not_positive_is_named(number):
+    with pytest.raises(ValueError, match=r"^lr is .*; it must be a finite number above 0$"):
+        check_positive(scale=1, lr=number)
+
+
+@pytest.mark.parametrize("number", NO_FINITE_NUMBERS)
+def test_a_negative_number_is_named(number):
+    with pytest.raises(ValueError, match=r"^beta is .*; it must be a finite number from 0$"):
+        check_not_negative(scale=0, beta=number)
+
+
+@pytest.mark.parametrize("kind", [int, float, np.float32, np.array, torch.tensor])
+def test_positive_numbers_pass_whoever_made_them(kind):
+    check_positive(lr=kind(2))
+    check_not_negative(beta=kind(0), gamma0=kind(2))
+
+
+def test_settings_that_differ_are_named_with_both_values():
+    was = {"steps": 6, "lr": 0.1, "vqgan": {"channels": 16}}
+    now = {"steps": 7, "lr": 0.1, "samp": {"top_k": 3}}
+    assert differences(was, now) == [
+        "steps was 6 and is now 7",
+        "samp was None and is now {'top_k': 3}",
+        "vqgan was {'channels': 16} and is now None",
+    ]
+
+
+def test_settings_are_the_same_as_what_json_makes_of_them():
+    settings = {"levels": (0, 4095), "vqgan": {"multipliers": (1, 2), "attention": None}}
+    assert differences(json.loads(json.dumps(settings)), settings) == []
+    assert differences(settings | {"reading": None}, settings) == []
 
 
 def test_a_path_must_be_empty_or_there(tmp_path):
@@ -138,6 +179,21 @@ def test_settings_take_numbers_of_numpy_and_hold_those_of_python(unchecked):
     assert RunSettings.from_config(json.loads(json.dumps(settings.config()))) == settings
     assert SAMP.for_run(np.int32(100)) == SAMP.for_run(100)
     assert type(Optimization(np.int64(3), np.int16(2), 1e-3, np.int8(0)).steps) is int
+
+
+def test_equal_settings_are_the_same_text_whether_their_numbers_are_whole_or_not(unchecked):
+    for whole, decimal in [
+        (SAMP(scale=5, radius=Constant(2)), SAMP(scale=5.0, radius=Constant(2.0))),
+        (RunSettings(beta=1, lr=1), RunSettings(beta=1.0, lr=1.0)),
+        (
+            RunSettings(quantizer="rotation", commitment=2),
+            RunSettings(quantizer="rotation", commitment=2.0),
+        ),
+        (VQGANLosses(adversarial=1), VQGANLosses(adversarial=1.0)),
+    ]:
+        assert whole == decimal
+        assert repr(whole) == repr(decimal)
+    assert type(SAMP(top_k=3).top_k) is int
 
 
 def test_settings_take_single_numbers_of_pytorch_and_hold_those_of_python(unchecked):
