@@ -165,7 +165,8 @@ def quantizers(rows: pd.DataFrame) -> str:
     ]
     paragraphs = [
         f"{_runs(rows)}. Network, data and training are the same for all. Compared with the "
-        f"paper's runs, these had {differences(rows)}. {_ratios(rows)}",
+        f"paper's runs, these had {differences(rows)}. They were measured directly on tensors, not "
+        f"through JPEG files. {_ratios(rows)}",
         _own_table(rows, measures),
     ]
     if "continuous" in {*rows.variant}:
@@ -192,9 +193,9 @@ def at_their_best(rows: pd.DataFrame) -> str:
     return _paragraphs(
         f"{_runs(rows)}. For each quantizer nine settings (commitment weight, dimension, learning "
         "rate) were tried, and the best on validation images was trained again with fresh seeds. "
-        "The nine are all that FSQ has, which has no commitment weight. They are 9 of the 27 "
-        "settings of the others, and 9 of the 81 of SAMP, of whose margin loss three weights were "
-        "tried as well.",
+        "These are all 9 combinations for FSQ, which has no commitment weight. They are 9 of 27 "
+        "for the other quantizers, and 9 of 81 for SAMP, for which three weights of the margin "
+        "loss were tried as well.",
         _own_table(rows, measures),
         f"{_place(rows)} {_ratios(rows)}",
         _at_the_edge(rows),
@@ -222,9 +223,9 @@ def regime(rows: pd.DataFrame) -> str:
     most_points = points.SAMP[ratios_alone].max()
     return _paragraphs(
         f"Runs on {data_title(rows)} in which one thing at a time was changed, with the ball at "
-        "the paper's rate. The table has the largest mean less the smallest. Usage is the share of "
-        "the codes used, in percentage points. Cosine quantization has no margin loss and no ball: "
-        "where it moves as far as SAMP does, the ratio is not the cause.",
+        "the paper's rate. The table shows the largest mean minus the smallest. Usage is the share "
+        "of the codes used, in percentage points. Cosine quantization has no margin loss and no "
+        "ball: where it moves as far as SAMP does, the ratio is not the cause.",
         markdown(pd.DataFrame(lines)),
         "Settings that change a ratio, but neither codes nor batch nor dimension, moved the PSNR "
         f"by at most {most_decibels:.2f} dB and usage by at most {most_points:.0f} points.",
@@ -325,9 +326,9 @@ def gradients(rows: pd.DataFrame) -> str:
         f"times as long as that of the reconstruction at step {ratio.index[0]} of "
         f"{samp.steps.iloc[0]}; the ratio is {until}. The angle between the two averages "
         f"{samp.angle_reconstruction_margin.mean():.1f} degrees.\n"
-        "- **The ball.** Do the codes that are chosen most grow fastest? Measured is the rank "
-        "correlation of a code's growth since the last measurement and of how often a fixed batch "
-        "chooses it, over the codes that this batch uses, while a narrow ball (from 1 to "
+        "- **The ball.** Do the codes that are chosen most grow fastest? The measure is the rank "
+        "correlation between a code's growth since the last measurement and how often a fixed "
+        "batch chooses it, over the codes that this batch uses, while a narrow ball (from 1 to "
         f"{NARROW:g}) holds more than half of them: "
         f"{verdict(growth, HELD, 'SAMP', 'growth_usage_correlation', '')}."
     )
@@ -357,9 +358,9 @@ def meanings(rows: pd.DataFrame) -> str:
     texts = EXPERIMENTS["semantics"].table(rows)
     chosen = texts[texts.measure.isin([MEANING_TITLES[name] for name in shown])]
     return _paragraphs(
-        f"{_runs(rows)}. Information is that of a token above chance. The probes classify images "
-        "from their pixels, from counts of their codes, or from the codes in their places. The "
-        "last line compares the tokens of two seeds.",
+        f"{_runs(rows)}. Information is what a token tells, in bits, beyond chance. The probes "
+        "classify images from their pixels, from counts of their codes, or from the codes in their "
+        "places. The last line compares the tokens of two seeds.",
         markdown(chosen),
     )
 
@@ -404,7 +405,8 @@ def _place(rows: pd.DataFrame) -> str:
     means = known.groupby("variant").psnr.mean().sort_values(ascending=False)
     place = means.index.get_loc("SAMP") + 1
     overlaps = _overlaps(rows, means.index.drop("SAMP"))
-    return f"By PSNR, SAMP is number {place} of {len(means)} quantizers. {overlaps}."
+    ordinal = {1: "1st", 2: "2nd", 3: "3rd"}.get(place, f"{place}th")
+    return f"By PSNR, SAMP ranks {ordinal} of {len(means)} quantizers. {overlaps}."
 
 
 def _overlaps(rows: pd.DataFrame, others: Sequence[str]) -> str:
@@ -412,7 +414,7 @@ def _overlaps(rows: pd.DataFrame, others: Sequence[str]) -> str:
     samp = variant_interval(rows, "SAMP")
     level = [name for name in others if intervals_overlap(samp, variant_interval(rows, name))]
     if not level:
-        return "Its interval overlaps with none of theirs"
+        return "Its interval overlaps with none of the others"
     others = "that" if len(level) == 1 else "those"
     return f"Its interval overlaps with {others} of {_listed(level)}"
 
@@ -460,15 +462,16 @@ def _at_the_edge(rows: pd.DataFrame) -> str:
     others = chosen.index[chosen != fastest]
     if 2 * len(others) >= len(chosen):
         return ""
-    who = f"All but {_listed(others)}" if len(others) else "All"
+    named = [f"the {name}" if name == "rotation trick" else name for name in others]
+    who = f"All but {_listed(named)}" if named else "All"
     pairs = []
     for candidate in candidates(RunSettings()):
         tried = candidate.settings
         if tried.quantizer == "plain" and tried.lr == fastest:
             pairs.append(f"{tried.beta:g} with {tried.dim}")
     return (
-        f"{who} chose the learning rate {fastest:g}, the largest tried, so a larger one may be "
-        "better still. At that rate commitment weights and dimensions were tried in three pairs "
+        f"{who} chose a learning rate of {fastest:g}, the largest tried, so a larger one may be "
+        "better still. At that rate, commitment weights and dimensions were tried in three pairs "
         f"only ({', '.join(pairs)}), so the effects of the two cannot be separated."
     )
 
@@ -495,7 +498,7 @@ def differences(rows: pd.DataFrame) -> str:
     train_images = rows.train_images.iloc[0]
     if pd.notna(train_images):
         found.append(f"only the first {train_images:,.0f} training images")
-    return f"{', '.join(found)}; they were measured straight from tensors, not through JPEG files"
+    return _listed(found)
 
 
 def mismatches(rows: pd.DataFrame) -> str:

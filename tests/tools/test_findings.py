@@ -90,11 +90,11 @@ def test_quantizers_are_listed_by_their_decibels():
 def test_the_place_of_samp_is_told_with_whose_intervals_overlap():
     text = findings.quantizers(PAPER)
     assert (
-        "By PSNR, SAMP is number 2 of 5 quantizers. Its interval overlaps with that of cosine."
+        "By PSNR, SAMP ranks 2nd of 5 quantizers. Its interval overlaps with that of cosine."
         in text
     )
     better = PAPER.assign(psnr=PAPER.psnr + (PAPER.variant == "SAMP"))
-    assert "Its interval overlaps with none of theirs." in findings.quantizers(better)
+    assert "Its interval overlaps with none of the others." in findings.quantizers(better)
 
 
 def test_the_parts_of_samp_are_told_with_what_they_add():
@@ -159,7 +159,7 @@ def test_tuned_quantizers_are_listed_by_what_they_reach():
     assert [line[0] for line in lines] == ["FSQ", "SAMP"]
     assert lines[0][3:5] == ["0.003", "25.10 (25.00 to 25.20)"]
     assert "On MNIST: 1,000 steps" in text
-    assert "SAMP is number 2 of 2" in text
+    assert "SAMP ranks 2nd of 2" in text
     assert "the largest tried" not in text
 
 
@@ -170,7 +170,7 @@ def test_tuned_quantizers_are_listed_by_what_they_reach():
 def test_where_most_chose_the_largest_rate_the_pairs_that_were_tried_with_it_are_named(rates, who):
     rows = PAPER[PAPER.variant.isin(["SAMP", "FSQ", "cosine"])]
     text = findings.at_their_best(tuned(rows, rows.variant.map(rates).fillna(3e-3)))
-    assert f"{who} the learning rate 0.003, the largest tried" in text
+    assert f"{who} a learning rate of 0.003, the largest tried" in text
     assert "three pairs only (0.25 with 64, 1 with 16, 4 with 8)" in text
 
 
@@ -314,6 +314,5 @@ def test_what_differs_from_the_published_runs_is_said():
     assert findings.differences(pd.DataFrame([row])) == (
         "3,160 steps instead of 29,500, 128 images a step instead of 1,024, 48 channels instead of "
         "128, 12 channels in the residual layers instead of 32, a learning rate of 0.001 instead of "
-        "0.0003, only the first 10,000 training images; they were measured straight from tensors, "
-        "not through JPEG files"
+        "0.0003 and only the first 10,000 training images"
     )
