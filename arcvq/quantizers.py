@@ -34,7 +34,13 @@ from torch.nn.functional import embedding, mse_loss, normalize
 
 from arcvq.ops import nearest_code
 from arcvq.ops.blockwise import BLOCK
-from arcvq.runtime.checks import as_indices, check_finite, check_not_negative, check_whole
+from arcvq.runtime.checks import (
+    as_indices,
+    check_finite,
+    check_not_negative,
+    check_whole,
+    is_transformed,
+)
 from arcvq.runtime.distributed import (
     assign_,
     gather,
@@ -86,11 +92,6 @@ def mean_squared_error(
 def is_repeated() -> bool:
     """Whether activation checkpointing repeats a forward pass, which it does in a backward pass."""
     return not torch.compiler.is_compiling() and torch._C._current_graph_task_id() != -1
-
-
-def is_transformed() -> bool:
-    """Whether `torch.func` transforms the forward pass, which then must not change anything."""
-    return not torch.compiler.is_compiling() and torch._C._are_functorch_transforms_active()
 
 
 class Quantizer(nn.Module):

@@ -596,6 +596,19 @@ def test_torch_func_gives_the_gradient_and_leaves_the_quantizer_alone(make):
     assert torch.allclose(gradient, own.grad, atol=1e-7)
 
 
+@every_kind
+def test_vmap_gives_each_example_what_it_gets_alone(make, unchecked):
+    quantizer = make(16, 8).eval()
+    latents = torch.randn(3, 2, 8, 2, 2)
+    codes = torch.func.vmap(lambda latents: quantizer(latents).codes)(latents)
+    indices = torch.func.vmap(quantizer.encode)(latents)
+    found = torch.func.vmap(quantizer.lookup)(indices)
+    for number, example in enumerate(latents):
+        assert torch.equal(codes[number], quantizer(example).codes)
+        assert torch.equal(indices[number], quantizer.encode(example))
+        assert torch.equal(found[number], quantizer.lookup(indices[number]))
+
+
 def through_pickle(quantizer):
     return pickle.loads(pickle.dumps(quantizer))
 

@@ -1,7 +1,7 @@
 """Checks of arguments that several modules make at their public boundary.
 
-While torch.compile or torch.export traces a program, its tensors have no values: checks that read
-values are then left out.
+While torch.compile or torch.export traces a program, or torch.func transforms one, its tensors have
+no values to read: checks that read values are then left out.
 """
 
 import dataclasses
@@ -16,6 +16,16 @@ import numpy as np
 import torch
 from jaxtyping import Int64, Shaped
 from torch import Tensor
+
+
+def is_transformed() -> bool:
+    """Whether `torch.func` transforms the program, which must then not change anything."""
+    return not torch.compiler.is_compiling() and torch._C._are_functorch_transforms_active()
+
+
+def has_values() -> bool:
+    """Whether tensors have values that can be read."""
+    return not torch.compiler.is_compiling() and not is_transformed()
 
 
 def check_whole(minimum: int, maximum: int | None = None, /, **numbers: Any) -> None:
@@ -160,7 +170,7 @@ def as_indices(
         ValueError: For another dtype, and for an index out of range.
     """
     indices = as_integers(indices, name)
-    if torch.compiler.is_compiling() or indices.numel() == 0:
+    if not has_values() or indices.numel() == 0:
         return indices
     lowest = int(indices.min())
     highest = int(indices.max())
@@ -180,7 +190,7 @@ def check_finite(tensor: Tensor, name: str) -> None:
 
     Waits for the device.
     """
-    if torch.compiler.is_compiling():
+    if not has_values():
         return
     bad = int((~tensor.isfinite()).sum())
     if bad:
