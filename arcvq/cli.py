@@ -421,14 +421,36 @@ def _run_and_report(experiment: "Experiment", out: Path | None, options: dict[st
 
     Returns the number of runs that failed.
     """
-    import pandas as pd
-
     from arcvq.experiments import run_experiment
-    from arcvq.experiments.base import results_file, without_effect
-    from arcvq.experiments.tables import finished, markdown, regime_note
-    from arcvq.figures.experiment_results import pictures
-    from arcvq.reports.pages import check_page_is_ours, write_figures_page
-    from arcvq.runtime.files import safe_name, write_text
+    from arcvq.experiments.base import results_file
+    from arcvq.experiments.tables import finished
+    from arcvq.reports.pages import check_page_is_ours
+    from arcvq.runtime.files import safe_name
+
+    base = _base_settings(experiment, options)
+    out = out or Path(f"{experiment.name}-{safe_name(base.dataset)}")
+    file = results_file(experiment.name, out)
+    if not file.exists():  # else the page beside it is ours
+        check_page_is_ours(out / "index.html")
+    rows = run_experiment(experiment, base, out=out, **options)
+    runs = len(rows[["variant", "seed"]].drop_duplicates())  # each has one row or several
+    failed = len(rows) - len(finished(rows))  # which have one
+    first_error = next(iter(rows.error.dropna()), "") if failed else ""
+    if failed == len(rows):
+        raise RuntimeError(f"all {failed} runs failed; the first: {first_error}")
+
+    _write_results(experiment, file)
+    if failed:
+        click.echo(f"{failed} of {runs} runs failed; the first: {first_error}", err=True)
+    return failed
+
+
+def _base_settings(experiment: "Experiment", options: dict[str, Any]) -> "RunSettings":
+    """The settings that an experiment starts from; takes them out of the options.
+
+    Warns of each given option that has no effect in this experiment.
+    """
+    from arcvq.experiments.base import without_effect
     from arcvq.samp import SAMP
 
     at_paper_rate = options.pop("paper_rate", False)
@@ -442,34 +464,31 @@ def _run_and_report(experiment: "Experiment", out: Path | None, options: dict[st
             option = "--" + name.replace("_", "-")
             warnings.warn(
                 f"{option} has no effect in {experiment.name}, which has values of its own",
-                stacklevel=2,
+                stacklevel=3,
             )
-    out = out or Path(f"{experiment.name}-{safe_name(base.dataset)}")
-    file = results_file(experiment.name, out)
-    if not file.exists():  # else the page beside it is ours
-        check_page_is_ours(out / "index.html")
-    rows = run_experiment(experiment, base, out=out, **options)
-    runs = len(rows[["variant", "seed"]].drop_duplicates())  # each has one row or several
-    failed = len(rows) - len(finished(rows))  # which have one
-    first_error = next(iter(rows.error.dropna()), "") if failed else ""
-    if failed == len(rows):
-        raise RuntimeError(f"all {failed} runs failed; the first: {first_error}")
+    return base
 
-    everything = pd.read_parquet(file)  # with the rows of earlier calls
-    failed_rows = len(everything) - len(finished(everything))
-    table = experiment.table(everything)
-    text = f"{markdown(table)}\n{regime_note(everything)}\n"
+
+def _write_results(experiment: "Experiment", file: Path) -> None:
+    """Write the table and the page of pictures beside the rows in a file, and print the table."""
+    import pandas as pd
+
+    from arcvq.experiments.tables import finished, markdown, regime_note
+    from arcvq.figures.experiment_results import pictures
+    from arcvq.reports.pages import write_figures_page
+    from arcvq.runtime.files import write_text
+
+    rows = pd.read_parquet(file)
+    failed = len(rows) - len(finished(rows))
+    table = experiment.table(rows)
+    text = f"{markdown(table)}\n{regime_note(rows)}\n"
     write_text(file.with_suffix(".md"), text)
-    page = out / "index.html"
-    write_figures_page(page, experiment.question, pictures(everything), table)
+    page = file.with_name("index.html")
+    write_figures_page(page, experiment.question, pictures(rows), table)
     click.echo(text)
     click.echo(
-        f"{len(everything)} rows, {failed_rows} of failed runs: {file.resolve()}; "
-        f"pictures: {page.resolve()}"
+        f"{len(rows)} rows, {failed} of failed runs: {file.resolve()}; pictures: {page.resolve()}"
     )
-    if failed:
-        click.echo(f"{failed} of {runs} runs failed; the first: {first_error}", err=True)
-    return failed
 
 
 @main.command("sample")
