@@ -19,18 +19,20 @@ class PlainSphericalQuantizer(SphericalQuantizer):
         cosines = normalize(latents, dim=1) @ normalize(codebook, dim=1).T
         indices = cosines.argmax(1)
         codes = one_hot(indices, self.num_codes).to(latents.dtype) @ codebook
+        loss = mse_loss(codes, latents.detach()) + self.beta * mse_loss(latents, codes.detach())
+        terms = {}
         if self.training:
             self.observe(latents.detach(), indices)
-
-        margin_loss = reference.margin_loss(
-            latents, codebook.detach(), samp.margin, samp.scale, samp.top_k
-        )
-        weight = samp.weight.value(self.step, self.batch_usage()) if samp.weight else 0.0
-        vq_loss = mse_loss(codes, latents.detach()) + self.beta * mse_loss(latents, codes.detach())
-        loss = vq_loss + (weight * margin_loss).to(vq_loss.dtype)
+        if self.training and samp.weight is not None:
+            top_k = min(samp.top_k, len(latents))
+            terms["margin"] = reference.margin_loss(
+                latents, codebook.detach(), samp.margin, samp.scale, top_k
+            )
+            weight = samp.weight.value(self.step, self.batch_usage())
+            loss = loss + (weight * terms["margin"]).to(loss.dtype)
 
         codes = latents + (codes - latents).detach()  # straight-through gradient
-        return codes, indices, loss, {"margin": margin_loss}
+        return codes, indices, loss, terms
 
 
 class UndetachedQuantizer(SphericalQuantizer):

@@ -98,6 +98,23 @@ def test_without_a_margin_loss_or_in_evaluation_nothing_differs():
     assert "margin" not in evaluated.losses
 
 
-def test_fewer_latents_than_top_k_are_all_pulled():
-    quantizer = UndetachedQuantizer(8, 4, SAMP(top_k=5))
-    assert quantizer(torch.randn(1, 4, 1, 2)).loss.isfinite()
+@pytest.mark.parametrize(("samp", "training"), [(SAMP(weight=None), True), (SAMP(), False)])
+def test_without_a_margin_loss_or_in_evaluation_the_plain_loss_is_that_of_vq(samp, training):
+    plain = PlainSphericalQuantizer(8, 4, samp).train(training)
+    fast = SphericalQuantizer(8, 4, samp).train(training)
+    fast.load_state_dict(plain.state_dict())
+    latents = torch.randn(2, 4, 3, 3)
+    got = plain(latents)
+    assert got.loss.item() == pytest.approx(fast(latents).loss.item(), rel=1e-5)
+    assert "margin" not in got.losses
+
+
+@pytest.mark.parametrize("kind", [PlainSphericalQuantizer, UndetachedQuantizer])
+@pytest.mark.parametrize("training", [True, False])
+def test_fewer_latents_than_top_k_are_all_pulled(kind, training):
+    variant = kind(8, 4, SAMP(top_k=5)).train(training)
+    spherical = SphericalQuantizer(8, 4, SAMP(top_k=5)).train(training)
+    spherical.load_state_dict(variant.state_dict())
+    latents = torch.randn(2, 4)
+    expected = spherical(latents).loss.item()
+    assert variant(latents).loss.item() == pytest.approx(expected, rel=1e-5)
