@@ -22,7 +22,6 @@ from typing import Any, NamedTuple
 import torch
 from jaxtyping import Float, Integer
 from torch import Tensor
-from torch.nn.functional import normalize
 
 from arcvq import ops
 from arcvq.runtime.checks import as_indices, check_positive, check_whole, use_python_numbers
@@ -275,10 +274,17 @@ def project_to_ball_(
     if not isinstance(radius, Tensor) and not radius > 0:
         raise ValueError(f"radius is {radius}; it must be above 0")
     dtype = torch.promote_types(codebook.dtype, torch.float32)
-    norms = torch.linalg.vector_norm(codebook, dim=1, keepdim=True, dtype=dtype)
-    norms = norms.clamp_min(ops.TINY)
+    norms = _row_norms(codebook.to(dtype))
     shrink = (radius / norms).clamp(max=1.0)
     return codebook.mul_(shrink.to(codebook.dtype))
+
+
+def _row_norms(rows: Tensor) -> Tensor:
+    """Norms (K, 1), at least `ops.TINY`, of rows whose squares may be too large for their dtype."""
+    largest = rows.abs().amax(dim=1, keepdim=True).clamp_min(ops.TINY)
+    unit = torch.exp2(largest.log2().floor() - 1)  # a power of 2, which changes no digit
+    norms = unit * torch.linalg.vector_norm(rows / unit, dim=1, keepdim=True)
+    return norms.clamp_min(ops.TINY)
 
 
 def arc_margin_loss(
@@ -357,7 +363,7 @@ def rescale_codes_(
     indices = as_indices(indices, num_codes)
     dtype = torch.promote_types(codebook.dtype, torch.float32)
     codes = codebook.to(dtype)
-    directions = normalize(codes, dim=1)
+    directions = codes / _row_norms(codes)
     lengths = (latents.to(dtype) * directions[indices]).sum(1)  # of the latents along their codes
     sums = directions.new_zeros(num_codes).index_add_(0, indices, lengths)
     norms = sums / torch.bincount(indices, minlength=num_codes).clamp_min(1)

@@ -286,6 +286,23 @@ def test_projection_is_safe_at_its_ends():
             project_to_ball_(codebook, radius)
 
 
+@pytest.mark.parametrize(
+    ("dtype", "length"),
+    [(torch.bfloat16, 1e20), (torch.float32, 1e20), (torch.float32, 3e38), (torch.float64, 1e200)],
+)
+def test_codes_whose_squares_overflow_keep_their_direction(dtype, length):
+    direction = torch.tensor([[0.6, -0.8]], dtype=torch.float64)
+    code = (length * direction).to(dtype)
+    tolerance = 4 * torch.finfo(dtype).eps
+
+    projected = project_to_ball_(code.clone(), 2.5)
+    assert torch.allclose(projected.double(), 2.5 * direction, rtol=tolerance, atol=0)
+
+    latents = (3.0 * direction).to(dtype)
+    rescaled = rescale_codes_(code.clone(), latents, torch.tensor([0]))
+    assert torch.allclose(rescaled.double(), 3.0 * direction, rtol=tolerance, atol=0)
+
+
 def test_rescaling_gives_each_code_its_least_squares_norm():
     codebook = torch.randn(4, 3)
     latents = torch.randn(200, 3) * 2
