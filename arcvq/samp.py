@@ -24,7 +24,13 @@ from jaxtyping import Float, Integer
 from torch import Tensor
 
 from arcvq import ops
-from arcvq.runtime.checks import as_indices, check_positive, check_whole, use_python_numbers
+from arcvq.runtime.checks import (
+    as_indices,
+    check_positive,
+    check_rows,
+    check_whole,
+    use_python_numbers,
+)
 from arcvq.schedules import Exponential, Number, Schedule, bounded_exp, exact
 
 # The rates per step of the authors' code, tuned to runs of about 29,500 steps.
@@ -225,17 +231,6 @@ def check_margin_settings(margin: float, scale: float, top_k: int) -> None:
     check_whole(1, top_k=top_k)
 
 
-def _check_shapes(codebook: Tensor, latents: Tensor) -> None:
-    """Raise ValueError unless codes and latents are rows of the same length."""
-    if codebook.ndim != 2:
-        raise ValueError(f"the codebook has shape {tuple(codebook.shape)}; it must be (K, D)")
-    if latents.ndim != 2 or latents.shape[1] != codebook.shape[1]:
-        raise ValueError(
-            f"latents have shape {tuple(latents.shape)}; they must be (N, {codebook.shape[1]}), "
-            "as the codes have that dimension"
-        )
-
-
 def ball_radius(step: Number, growth: float = 3e-4) -> float | Tensor:
     """Compute the radius of the ball, M(t) = exp(growth * t).
 
@@ -320,7 +315,7 @@ def arc_margin_loss(
         ValueError: For settings out of range, or for latents and codes of other shapes.
     """
     check_margin_settings(margin, scale, top_k)
-    _check_shapes(codebook, latents)
+    check_rows(codebook, latents)
     # The paper's stop-gradient: the loss moves the latents only. Without it every batch would drag
     # the codes along (`arcvq.baselines.reference.UndetachedQuantizer` shows that).
     return ops.margin_loss(latents, codebook.detach(), margin, scale, top_k)
@@ -353,7 +348,7 @@ def rescale_codes_(
     Raises:
         ValueError: For indices that are not in the codebook, and for other shapes.
     """
-    _check_shapes(codebook, latents)
+    check_rows(codebook, latents)
     if indices.shape != latents.shape[:1]:
         raise ValueError(
             f"indices have shape {tuple(indices.shape)}; they must be ({len(latents)},), "

@@ -18,6 +18,7 @@ from torch.nn.functional import normalize
 
 from arcvq.ops import blockwise, triton, whole
 from arcvq.ops.blockwise import TINY as TINY
+from arcvq.runtime.checks import check_rows
 
 
 def margin_loss(
@@ -195,10 +196,15 @@ def nearest_code(
             rounding apart, so that either is found.
 
     Raises:
-        ValueError: For another metric.
+        ValueError: For another metric, an empty codebook, or latents and codes of other shapes.
     """
     if metric not in ("cosine", "euclidean"):
         raise ValueError(f"metric {metric!r} is unknown; use 'cosine' or 'euclidean'")
+    check_rows(codebook, latents)
+    if codebook.numel() == 0:
+        raise ValueError(
+            f"the codebook has shape {tuple(codebook.shape)}; it must be (K, D), both from 1"
+        )
     latents = _at_least_float32(latents.detach())
     codebook = _at_least_float32(codebook.detach())
     if torch.compiler.is_exporting():

@@ -70,7 +70,11 @@ def next_probabilities(
         top_k: Only so many of the likeliest codes are kept, 1 to K.
         top_p: Of these, only the fewest that together reach this probability; above 0, at most 1
             (nucleus sampling, Holtzman et al. 2020).
+
+    Raises:
+        ValueError: For a temperature, top_k or top_p out of range.
     """
+    check_choice(logits.shape[-1], temperature, top_k, top_p)
     logits = at_least_float32(logits)
     largest = logits.amax(-1, keepdim=True)
     # Logits of at most 0 do not overflow, however low the temperature.

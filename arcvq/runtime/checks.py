@@ -181,6 +181,17 @@ def as_indices(
     return indices
 
 
+def check_rows(codebook: Tensor, latents: Tensor) -> None:
+    """Raise ValueError unless codes and latents are rows of the same length."""
+    if codebook.ndim != 2:
+        raise ValueError(f"the codebook has shape {tuple(codebook.shape)}; it must be (K, D)")
+    if latents.ndim != 2 or latents.shape[1] != codebook.shape[1]:
+        raise ValueError(
+            f"latents have shape {tuple(latents.shape)}; they must be (N, {codebook.shape[1]}), "
+            "as the codes have that dimension"
+        )
+
+
 class NotFinite(ValueError):
     """A tensor holds NaN or infinity where all values must be finite."""
 

@@ -117,6 +117,23 @@ def test_codes_and_latents_stay_as_they_are_and_get_no_gradient():
     assert torch.equal(codebook, before)
 
 
+@pytest.mark.parametrize("metric", ["cosine", "euclidean"])
+@pytest.mark.parametrize(
+    ("latents", "codebook", "message"),
+    [
+        ((4, 2), (0, 2), r"the codebook has shape \(0, 2\); it must be \(K, D\), both from 1"),
+        ((4, 0), (3, 0), r"the codebook has shape \(3, 0\); it must be \(K, D\), both from 1"),
+        ((4, 2), (2,), r"the codebook has shape \(2,\); it must be \(K, D\)"),
+        ((4, 3), (5, 2), r"latents have shape \(4, 3\); they must be \(N, 2\)"),
+        ((4, 2, 5, 5), (3, 2), r"latents have shape \(4, 2, 5, 5\); they must be \(N, 2\)"),
+        ((2,), (3, 2), r"latents have shape \(2,\); they must be \(N, 2\)"),
+    ],
+)
+def test_tensors_of_other_shapes_are_refused(latents, codebook, message, metric, unchecked):
+    with pytest.raises(ValueError, match=message):
+        nearest_code(torch.randn(latents), torch.randn(codebook), metric)
+
+
 def test_another_metric_is_refused():
     with pytest.raises(ValueError, match="metric 'l1' is unknown; use 'cosine' or 'euclidean'"):
         nearest_code(torch.randn(2, 3), torch.randn(2, 3), "l1")

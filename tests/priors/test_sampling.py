@@ -276,6 +276,9 @@ def test_choices_out_of_range_are_refused_before_anything_is_drawn(prior, model,
     with pytest.raises(ValueError, match=message):
         sample(model, prior, **{"n": 2, **change})
     assert torch.equal(state, torch.get_rng_state())
+    if "n" not in change:
+        with pytest.raises(ValueError, match=message):
+            next_probabilities(torch.zeros(2, 5), **change)
 
 
 @pytest.mark.parametrize("top_k", [2.5, 2.0, True])
@@ -283,6 +286,8 @@ def test_top_k_is_a_whole_number(prior, model, top_k, unchecked):
     message = f"top_k is {top_k}; it must be a whole number from 1 to 5"
     with pytest.raises(ValueError, match=message):
         sample(model, prior, 2, top_k=top_k)
+    with pytest.raises(ValueError, match=message):
+        next_probabilities(torch.zeros(2, 5), top_k=top_k)
 
 
 def test_a_batch_of_no_grid_is_refused(prior):
