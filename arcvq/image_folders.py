@@ -184,7 +184,7 @@ def scan_folder(folder: str | Path) -> FolderScan:
         NotADirectoryError: If it is a file.
         ValueError: If the names of the folders do not tell whether the data set is divided.
     """
-    folder = Path(folder)
+    folder = Path(folder).expanduser()
     check_folder(folder)
     left_out: dict[str, list[Path]] = {}
     files = []

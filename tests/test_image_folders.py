@@ -60,6 +60,12 @@ def test_folders_are_classes_and_loose_files_are_all(tmp_path):
     }
 
 
+def test_the_home_folder_is_found_in_the_name_of_a_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    touch(tmp_path, "pictures/1.png")
+    assert found("~/pictures") == {"1.png": ("train", "all")}
+
+
 @pytest.mark.parametrize("name", PART_NAMES)
 @pytest.mark.parametrize("spell", [str.lower, str.upper, str.title])
 def test_every_name_of_a_part_is_known_in_any_case(tmp_path, name, spell):

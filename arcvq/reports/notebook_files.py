@@ -71,7 +71,7 @@ def _all_notebooks() -> list[Path]:
 
 def _find(name: str) -> Path:
     """One notebook by its path, its name or its number."""
-    path = Path(name)
+    path = Path(name).expanduser()
     if path.is_file():
         return path.resolve()
     if len(path.parts) > 1:

@@ -85,7 +85,7 @@ def run_notebooks(
     check_whole(1, jobs=jobs)
     if timeout is not None:
         check_whole(1, timeout=timeout)
-    out = Path(out)
+    out = Path(out).expanduser()
     _check_out(out, notebooks)
 
     results = [_waiting(path, plan[path]) for path in notebooks]

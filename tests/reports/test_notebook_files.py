@@ -32,6 +32,11 @@ def test_a_path_is_taken_as_it_is_and_the_order_is_the_callers(three, tmp_path):
     assert find_notebooks([other, "1"]) == [other, three / "01_collapse.ipynb"]
 
 
+def test_the_home_folder_is_found_in_a_path(three, monkeypatch):
+    monkeypatch.setenv("HOME", str(three))
+    assert find_notebooks(["~/01_collapse.ipynb"]) == [three / "01_collapse.ipynb"]
+
+
 @pytest.mark.parametrize("name", ["7", "02_geo", "no/such.ipynb"])
 def test_a_notebook_that_is_not_there_is_named(three, name):
     with pytest.raises(FileNotFoundError, match=f"there is no notebook '?{name}"):

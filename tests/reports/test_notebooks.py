@@ -236,6 +236,13 @@ def test_what_is_wrong_is_said_before_anything_runs(tmp_path, parameters, error,
     assert not (tmp_path / "out").exists()
 
 
+def test_the_home_folder_is_found_in_the_name_of_the_report(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    notebook = write_notebook(tmp_path / "a.ipynb", "1")
+    with pytest.raises(ValueError, match=str(tmp_path)):  # it would write over the notebook
+        run_notebooks([notebook], out="~")
+
+
 def run_alone(tmp_path, *sources, tag=None, **options):
     """Run a notebook of these cells, the first with a tag; its result, notebook and page."""
     path = write_notebook(tmp_path / "a.ipynb", *sources)
