@@ -293,12 +293,9 @@ class ImageData:
         """Return the same data with only the first `train` training images.
 
         Raises:
-            ValueError: If there are fewer, or `train` is below 1.
+            ValueError: If there are fewer, or `train` is no whole number from 1.
         """
-        if not 1 <= train <= len(self.train):
-            raise ValueError(
-                f"train must be 1 to {len(self.train)}, the images of {self.name}, not {train}"
-            )
+        check_whole(1, len(self.train), train=train)
         return replace(self, train=self.train.first(train))
 
     def to(self, device: str | torch.device) -> "ImageData":

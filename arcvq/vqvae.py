@@ -8,7 +8,7 @@ from torch.nn.functional import relu
 
 from arcvq.autoencoder import Autoencoder
 from arcvq.quantizers import Quantizer, SphericalQuantizer
-from arcvq.runtime.checks import check_whole
+from arcvq.runtime.checks import check_whole, is_whole
 
 DOWNSAMPLE = 4  # of the paper's network: images of 28 x 28 pixels have 7 x 7 latents
 
@@ -119,8 +119,7 @@ class VQVAE(Autoencoder):
         residual_layers: int = 2,
         downsample: int = DOWNSAMPLE,
     ):
-        check_whole(2, downsample=downsample)
-        if downsample not in (2, 4, 8):
+        if not is_whole(downsample) or downsample not in (2, 4, 8):
             raise ValueError(f"downsample is {downsample}; it must be 2, 4 or 8")
         check_whole(1, image_channels=image_channels, residual_hidden=residual_hidden)
         check_whole(downsample, hidden=hidden)

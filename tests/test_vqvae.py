@@ -494,8 +494,10 @@ def test_images_that_the_network_cannot_take_are_refused(images, message, unchec
 
 
 BAD_SIZES = [
+    (lambda: small(downsample=1), "downsample is 1; it must be 2, 4 or 8"),
     (lambda: small(downsample=3), "downsample is 3; it must be 2, 4 or 8"),
-    (lambda: small(downsample=4.0), "downsample is 4.0; it must be a whole number"),
+    (lambda: small(downsample=4.0), "downsample is 4.0; it must be 2, 4 or 8"),
+    (lambda: small(downsample="4"), "downsample is 4; it must be 2, 4 or 8"),
     (lambda: VQVAE(0, CosineQuantizer(4, 2)), "image_channels is 0"),
     (lambda: small(hidden=3), "hidden is 3"),
 ]

@@ -178,9 +178,7 @@ def gradient_history(
             f"quantizer is {settings.quantizer!r}; the terms of the loss are known for "
             f"{', '.join(SUPPORTED_QUANTIZERS)}"
         )
-    if not 1 <= probe_images <= len(data.train):
-        allowed = f"1 to {len(data.train)}, the training images"
-        raise ValueError(f"probe_images is {probe_images}; it must be {allowed}")
+    check_whole(1, len(data.train), probe_images=probe_images)
     check_whole(1, points=points)
 
     images = data.train.batch(torch.arange(probe_images))

@@ -256,8 +256,8 @@ def test_codes_on_the_ball_are_counted_until_it_no_longer_binds():
     ("kind", "options", "sentence"),
     [
         ("continuous", {}, "quantizer is 'continuous'; the terms of the loss are known for plain,"),
-        ("plain", {"probe_images": 0}, "probe_images is 0; it must be 1 to 32"),
-        ("plain", {"probe_images": 33}, "probe_images is 33; it must be 1 to 32"),
+        ("plain", {"probe_images": 0}, "probe_images is 0; it must be a whole number from 1 to 32"),
+        ("plain", {"probe_images": 33}, "probe_images is 33; it must be a whole number from 1 to"),
         ("plain", {"probe_images": 8, "points": 0}, "points is 0; it must be a whole number"),
     ],
 )
