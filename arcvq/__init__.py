@@ -126,8 +126,6 @@ _LAZY_MODULES = {
     "experiments": "arcvq.experiments",
     "explorers": "arcvq.explorers",
     "figures": "arcvq.figures",
-    "geometry": "arcvq.geometry",
-    "metrics": "arcvq.metrics",
     "pretrained": "arcvq.runs.pretrained",
     "priors": "arcvq.priors",
 }
