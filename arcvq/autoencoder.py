@@ -18,7 +18,7 @@ from tqdm.auto import tqdm
 from arcvq.baselines import reference, vector_quantize_pytorch  # noqa: F401
 from arcvq.quantizers import Quantized, Quantizer
 from arcvq.runtime.checks import check_finite, check_whole
-from arcvq.runtime.files import write_folder
+from arcvq.runtime.files import reason_of, write_folder
 from arcvq.runtime.hub import official_file, official_weights
 from arcvq.runtime.strips import in_strips
 
@@ -332,7 +332,7 @@ class Autoencoder(nn.Module, PyTorchModelHubMixin):
                 model = cls.from_config(json.loads((folder / "config.json").read_text()))
             load_model(model, str(folder / "model.safetensors"))
         except Exception as error:
-            reason = " ".join(str(error).split())
+            reason = reason_of(error)
             raise ValueError(f"the model in {folder} cannot be opened: {reason}") from error
         model._refuse_damaged_weights(f"the model in {folder}")
         return model.eval()
@@ -380,8 +380,7 @@ class Autoencoder(nn.Module, PyTorchModelHubMixin):
         except KeyError as error:
             raise ValueError(f"{problem}: {error} is missing") from error
         except (RuntimeError, TypeError, ValueError) as error:
-            reason = " ".join(str(error).split())
-            raise ValueError(f"{problem}: {reason}") from error
+            raise ValueError(f"{problem}: {reason_of(error)}") from error
         model._refuse_damaged_weights(f"the checkpoint {file}")
         return model.eval()
 

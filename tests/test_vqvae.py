@@ -239,6 +239,9 @@ def test_damaged_and_foreign_saved_models_are_refused(tmp_path):
     config.write_text(json.dumps({**fields, "hidden": 32}))
     with pytest.raises(ValueError, match=r"cannot be opened.*size mismatch"):
         VQVAE.from_pretrained(tmp_path)
+    config.write_text(json.dumps({"format": 1, "image_channels": 1}))
+    with pytest.raises(ValueError, match=r"cannot be opened: KeyError 'quantizer'$"):
+        VQVAE.from_pretrained(tmp_path)
     config.write_text(json.dumps({**fields, "format": 99}))
     with pytest.raises(ValueError, match="not of format 1"):
         VQVAE.from_pretrained(tmp_path)

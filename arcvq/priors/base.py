@@ -19,7 +19,7 @@ from arcvq.autoencoder import Autoencoder
 from arcvq.priors.tokens import FreeTokens, TiedTokens
 from arcvq.quantizers import at_least_float32
 from arcvq.runtime.checks import as_indices, check_whole
-from arcvq.runtime.files import write_text, write_whole
+from arcvq.runtime.files import reason_of, write_text, write_whole
 from arcvq.runtime.fingerprint import fingerprint
 
 PRIOR_FORMAT = 1  # of saved priors; bump it when older versions would misread them
@@ -276,7 +276,7 @@ class Prior(nn.Module):
             prior = Prior.from_config(config)
             load_model(prior, str(folder / "model.safetensors"))
         except Exception as error:
-            reason = " ".join(str(error).split())
+            reason = reason_of(error)
             raise ValueError(f"the prior in {folder} cannot be opened: {reason}") from error
         prior.codebook_fingerprint = codebook_fingerprint
         prior.rounded_fingerprints = rounded_fingerprints

@@ -48,7 +48,7 @@ def download(repository: str, filename: str, revision: str | None = None) -> Pat
         )
     except Exception as error:  # of many types
         known = (reason for kind, reason in REASONS if isinstance(error, kind))
-        reason = next(known, " ".join(str(error).split()))
+        reason = next(known, reason_of(error))
         raise FileNotFoundError(
             f"{filename} of {repository} cannot be downloaded from the Hugging Face hub: {reason}"
         ) from error

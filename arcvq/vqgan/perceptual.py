@@ -12,6 +12,7 @@ from torch.nn.functional import normalize, pad, relu6
 from arcvq.autoencoder import Autoencoder
 from arcvq.images import ImageSplit
 from arcvq.runtime.extras import extra_folder, extra_import
+from arcvq.runtime.files import reason_of
 from arcvq.runtime.modes import evaluation_mode
 
 # Mean and standard deviation of ImageNet's pixels in [0, 1], by channel.
@@ -127,9 +128,8 @@ class VGG16(nn.Module):
         try:
             network = models.vgg16(weights=models.VGG16_Weights.IMAGENET1K_V1)
         except Exception as error:  # of many types
-            reason = " ".join(str(error).split())
             raise FileNotFoundError(
-                f"the weights of VGG16 cannot be downloaded ({reason}); "
+                f"the weights of VGG16 cannot be downloaded ({reason_of(error)}); "
                 'features="efficientnet_lite0" needs no network'
             ) from error
         self.layers = network.features[: max(VGG16_LAYERS) + 1]
