@@ -32,7 +32,11 @@ def psnr(images: Float[Tensor, "B C H W"], reference: Float[Tensor, "B C H W"]) 
         reference: The originals.
     """
     images, reference = _to_float64(images, reference)
-    error = (images - reference).square().mean().item()
+    return decibels((images - reference).square().mean().item())
+
+
+def decibels(error: float) -> float:
+    """Return the PSNR in dB that belongs to a mean squared error; inf for an error of 0."""
     return 10 * math.log10(DATA_RANGE**2 / error) if error else math.inf
 
 
@@ -106,8 +110,8 @@ def authors_measures(
         found = found[:, :1]
         true = true[:, :1]
     errors = (found - true).square().mean((1, 2, 3))
-    decibels = -10 * errors.log10()
-    return {"psnr": decibels.mean().item(), "ssim": _uniform_ssim(found, true)}
+    psnrs = -10 * errors.log10()
+    return {"psnr": psnrs.mean().item(), "ssim": _uniform_ssim(found, true)}
 
 
 def _through_jpeg(images: Float[Tensor, "B C H W"]) -> UInt8[Tensor, "B 3 H W"]:

@@ -40,6 +40,11 @@ PAPER_WEIGHT = Exponential(-5e-4)
 # alpha / (lr sqrt(D)) of the paper's run on MNIST, with lr 3e-4 and D 64; see `Regime`.
 PAPER_BALL_RATE = 0.125
 
+REGIME_TITLES = {
+    "positives_per_latent": "positives per latent, K k / N",
+    "ball_rate": "rate of the ball, alpha / (lr sqrt(D))",
+}
+
 UNREACHABLE = 1e30  # a radius that no code grows to
 
 
@@ -69,13 +74,11 @@ class Regime(NamedTuple):
     def beside_the_paper(self) -> str:
         """Return a line for each ratio, with the paper's."""
         lines = []
-        if self.positives_per_latent is not None:
-            theirs = f"the paper's: {PAPER_REGIME.positives_per_latent:.3g}"
-            ours = f"{self.positives_per_latent:.3g}"
-            lines.append(f"positives per latent, K k / N: {ours} ({theirs})")
-        if self.ball_rate is not None:
-            theirs = f"the paper's: {PAPER_REGIME.ball_rate:.3g}"
-            lines.append(f"rate of the ball, alpha / (lr sqrt(D)): {self.ball_rate:.3g} ({theirs})")
+        for ratio, title in REGIME_TITLES.items():
+            ours = getattr(self, ratio)
+            theirs = getattr(PAPER_REGIME, ratio)
+            if ours is not None:
+                lines.append(f"{title}: {ours:.3g} (the paper's: {theirs:.3g})")
         return "\n".join(lines)
 
 

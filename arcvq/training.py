@@ -768,7 +768,7 @@ class VQVAESession(TrainingSession):
             "loss": loss,
             "reconstruction": error / self.data.variance,
             **dict(zip(self.losses, terms, strict=True)),
-            "psnr": _decibels(error),
+            "psnr": metrics.decibels(error),
         }
 
     @property
@@ -845,11 +845,6 @@ def check_single(quantizer: Quantizer, caller: str) -> None:
         )
 
 
-def _decibels(error: float) -> float:
-    """PSNR in dB for a mean squared error of images in [-1, 1]."""
-    return 10 * math.log10(4 / error) if error > 0 else math.inf
-
-
 @torch.no_grad()
 def evaluate(
     model: Autoencoder,
@@ -920,7 +915,7 @@ def evaluate(
     tokens = int(counts.sum())
     codes_used = int((counts > 0).sum())
     measures = {
-        "psnr": _decibels(squared_error / pixels),
+        "psnr": metrics.decibels(squared_error / pixels),
         "l1": absolute_error / pixels,
         "codes_used": codes_used,
         "usage": codes_used / num_codes,

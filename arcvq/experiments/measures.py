@@ -15,7 +15,7 @@ from arcvq.analysis.sample_quality import frechet_distance, inception_fid
 from arcvq.autoencoder import Autoencoder
 from arcvq.geometry import describe
 from arcvq.images import ImageData, ImageSplit
-from arcvq.metrics import authors_measures, lpips
+from arcvq.metrics import SSIM_WINDOW, authors_measures, lpips
 from arcvq.quantizers import ContinuousQuantizer
 from arcvq.runs.settings import RunSettings, run_name
 from arcvq.runtime.devices import choose_precision, device_name
@@ -41,7 +41,6 @@ MEASURE_TITLES = {  # of the columns, with units
 }
 MAIN_MEASURES = {name: MEASURE_TITLES[name] for name in ("psnr", "codes_used", "perplexity")}
 SSIM_IMAGES = 1_000  # in float64, which SSIM needs, all test images of MNIST take a minute
-SSIM_WINDOW = 11  # pixels; smaller images have no SSIM
 CODE_MEASURES = ("codes_used", "usage", "perplexity", "perplexity_ceiling", "tokens")
 
 
@@ -98,7 +97,7 @@ def reconstruction(
 
     row: dict[str, Any] = evaluate(model, split)
     row |= dict.fromkeys(("ssim", "authors_psnr", "authors_ssim"), math.nan)
-    if min(data.size) >= SSIM_WINDOW:
+    if min(data.size) >= SSIM_WINDOW:  # smaller images have no SSIM
         row["ssim"] = evaluate(model, split.first(SSIM_IMAGES), ssim=True)["ssim"]
         theirs = authors_measures(outputs, originals)
         row |= {f"authors_{name}": value for name, value in theirs.items()}

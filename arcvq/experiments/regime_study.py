@@ -19,7 +19,7 @@ from arcvq.experiments.measures import MAIN_MEASURES
 from arcvq.experiments.tables import cells, finished, regime_titles, summary
 from arcvq.images import ImageData
 from arcvq.runs.settings import RunSettings
-from arcvq.samp import PAPER_BALL_RATE, SAMP
+from arcvq.samp import PAPER_BALL_RATE, REGIME_TITLES, SAMP
 from arcvq.schedules import Exponential
 from arcvq.training import Run, evaluate
 
@@ -30,7 +30,7 @@ AXES = {  # title and values; the base's own value is added
     "top_k": ("top-k (latents)", (1, SAMP.top_k, 12)),
     "share": ("share of the codes in the margin loss", (1.0, 0.25, 0.0625)),
     "dim": ("components D", (4, 16, 64)),
-    "ball rate": ("rate of the ball, alpha / (lr sqrt(D))", (0.03, PAPER_BALL_RATE, 0.5, 2.0)),
+    "ball rate": (REGIME_TITLES["ball_rate"], (0.03, PAPER_BALL_RATE, 0.5, 2.0)),
 }
 OWN_VALUES = {  # fields of the axes that the cosine quantizer has as well
     "codes": "num_codes",

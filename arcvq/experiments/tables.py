@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 
-from arcvq.samp import PAPER_REGIME
+from arcvq.samp import PAPER_REGIME, REGIME_TITLES
 
 RESAMPLES = 9999
 DECIMALS = {  # of a measure in text; 3 for others
@@ -28,11 +28,6 @@ DECIMALS = {  # of a measure in text; 3 for others
 }
 DATA_TITLES = {"mnist": "MNIST", "mnist_full": "MNIST with all training images"}
 MEAN_WITH_INTERVAL = "mean (95% interval, bootstrap over seeds)"
-
-REGIME_TITLES = {
-    "positives_per_latent": "positives per latent, K k / N",
-    "ball_rate": "rate of the ball, alpha / (lr sqrt(D))",
-}
 
 Interval = tuple[float, float, float]  # a mean, the lower and the upper bound
 

@@ -215,12 +215,8 @@ class Sampler:
 
 def _check_fit(model: Autoencoder, prior: Prior, data: ImageData) -> None:
     prior.check_model(model)
-    _, *grid = encode_test(model, data, 1).shape
-    if tuple(grid) != prior.grid:
-        raise ValueError(
-            f"the prior's grid is {prior.grid} and the tokens of {data.name} have {tuple(grid)}; "
-            "they must be the same"
-        )
+    encode_test(model, data, 1)  # raises where there are no images, or the model does not take them
+    prior.check_grid(model, data)
     classes = len(data.classes)
     if prior.classes not in (0, classes):
         raise ValueError(

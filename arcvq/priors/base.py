@@ -16,6 +16,7 @@ from safetensors.torch import load_model, save_model
 from torch import Tensor, nn
 
 from arcvq.autoencoder import Autoencoder
+from arcvq.images import ImageData
 from arcvq.priors.tokens import FreeTokens, TiedTokens
 from arcvq.quantizers import at_least_float32
 from arcvq.runtime.checks import as_indices, check_whole
@@ -211,6 +212,16 @@ class Prior(nn.Module):
                 "the prior belongs to another codebook "
                 f"(fingerprint {self.codebook_fingerprint}) than the model's ({found}); "
                 "fit a new prior on this model"
+            )
+
+    def check_grid(self, model: Autoencoder, data: ImageData) -> None:
+        """Raise ValueError if the tokens of these images come in another grid than this prior's."""
+        height, width = data.size
+        grid = (height // model.downsample, width // model.downsample)
+        if grid != self.grid:
+            raise ValueError(
+                f"the prior's grid is {self.grid} and the tokens of {data.name} have {grid}; "
+                "they must be the same"
             )
 
     def config(self) -> dict[str, Any]:

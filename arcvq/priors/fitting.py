@@ -177,13 +177,7 @@ def fit_prior(prior: Prior, model: Autoencoder, data: ImageData, **options: Any)
     """
     check_single(model.quantizer, "fit_prior")
     prior.check_model(model)
-    height, width = data.size
-    grid = (height // model.downsample, width // model.downsample)
-    if grid != prior.grid:
-        raise ValueError(
-            f"the prior's grid is {prior.grid} and the tokens of {data.name} have {grid}; "
-            "they must be the same"
-        )
+    prior.check_grid(model, data)
     compute = options.get("compute", Compute())
     model.to(choose_device(compute.device))
     tokens = TokenData(encode_split(model, data.train), encode_split(model, data.validation))

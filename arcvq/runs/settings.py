@@ -13,7 +13,7 @@ from arcvq.autoencoder import Autoencoder
 from arcvq.baselines.reference import UndetachedQuantizer
 from arcvq.baselines.vector_quantize_pytorch import BASELINES
 from arcvq.image_folders import Reading
-from arcvq.images import ImageData, load_images
+from arcvq.images import USUAL_READING, ImageData, load_images
 from arcvq.quantizers import QUANTIZERS, OnlineClusteredQuantizer, SphericalQuantizer
 from arcvq.runtime.checks import check_not_negative, check_whole, use_python_numbers
 from arcvq.runtime.devices import choose_device, choose_precision
@@ -25,7 +25,6 @@ from arcvq.training import Compute, Optimization, Recording, Run, fit
 from arcvq.vqgan import VQGAN, VQGANSettings, fit_vqgan
 from arcvq.vqvae import DOWNSAMPLE, VQVAE
 
-DEFAULT_READING = Reading()
 RUN_FORMAT = 4  # bump it when the same settings no longer train the same model
 ALL_QUANTIZERS: dict[str, Any] = {
     **QUANTIZERS,
@@ -109,7 +108,7 @@ class RunSettings:
     train_images: int | None = None
     beta: float = 0.25
     commitment: float | None = None
-    reading: Reading = DEFAULT_READING
+    reading: Reading = USUAL_READING
     vqgan: VQGANSettings | None = None
 
     def __post_init__(self):
@@ -166,7 +165,7 @@ class RunSettings:
         if self.commitment is None:
             del config["commitment"]
         del config["reading"], config["vqgan"]
-        if self.reading != DEFAULT_READING:
+        if self.reading != USUAL_READING:
             config["reading"] = vars(self.reading)
         if self.vqgan is not None:
             config["vqgan"] = self.vqgan.config()
