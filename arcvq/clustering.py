@@ -9,9 +9,9 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from arcvq.ops import TINY
-from arcvq.quantizers import at_least_float32
 from arcvq.runtime.checks import check_finite, check_whole
 from arcvq.runtime.extras import extra_import
+from arcvq.runtime.precision import at_least_float32
 
 
 @torch.no_grad()

@@ -18,9 +18,10 @@ import torch
 from jaxtyping import Bool, Float, Int, Integer
 from torch import Tensor, nn
 
-from arcvq.quantizers import Quantized, Quantizer, at_least_float32
+from arcvq.quantizers import Quantized, Quantizer
 from arcvq.runtime.checks import as_integers, check_whole
 from arcvq.runtime.distributed import from_first
+from arcvq.runtime.precision import at_least_float32
 
 
 class CompositeQuantizer(Quantizer):

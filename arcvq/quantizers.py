@@ -50,6 +50,7 @@ from arcvq.runtime.distributed import (
     whole,
     world_size,
 )
+from arcvq.runtime.precision import HALF, at_least_float32
 from arcvq.samp import SAMP, arc_margin_loss, project_to_ball_
 from arcvq.schedules import exact
 
@@ -70,14 +71,6 @@ class Quantized(NamedTuple):
     indices: Int[Tensor, "B *grid"]
     loss: Float[Tensor, ""]
     losses: dict[str, Float[Tensor, ""]]
-
-
-HALF = (torch.float16, torch.bfloat16)
-
-
-def at_least_float32(tensor: Tensor) -> Tensor:
-    """Return half precision as float32, and float32 and float64 as they are."""
-    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
 
 
 def mean_squared_error(

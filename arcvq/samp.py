@@ -31,6 +31,7 @@ from arcvq.runtime.checks import (
     check_whole,
     use_python_numbers,
 )
+from arcvq.runtime.precision import at_least_float32
 from arcvq.schedules import Exponential, Number, Schedule, bounded_exp, exact
 
 # The rates per step of the authors' code, tuned to runs of about 29,500 steps.
@@ -271,8 +272,7 @@ def project_to_ball_(
     """
     if not isinstance(radius, Tensor) and not radius > 0:
         raise ValueError(f"radius is {radius}; it must be above 0")
-    dtype = torch.promote_types(codebook.dtype, torch.float32)
-    norms = _row_norms(codebook.to(dtype))
+    norms = _row_norms(at_least_float32(codebook))
     shrink = (radius / norms).clamp(max=1.0)
     return codebook.mul_(shrink.to(codebook.dtype))
 
@@ -359,10 +359,10 @@ def rescale_codes_(
         )
     num_codes = codebook.shape[0]
     indices = as_indices(indices, num_codes)
-    dtype = torch.promote_types(codebook.dtype, torch.float32)
-    codes = codebook.to(dtype)
+    codes = at_least_float32(codebook)
     directions = codes / _row_norms(codes)
-    lengths = (latents.to(dtype) * directions[indices]).sum(1)  # of the latents along their codes
+    latents = latents.to(codes.dtype)
+    lengths = (latents * directions[indices]).sum(1)  # of the latents along their codes
     sums = directions.new_zeros(num_codes).index_add_(0, indices, lengths)
     norms = sums / torch.bincount(indices, minlength=num_codes).clamp_min(1)
     if max_norm is not None:

@@ -8,8 +8,7 @@ that of a prior is in arcvq.priors.fitting.
 import dataclasses
 import math
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -17,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from jaxtyping import Float, Int
 from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import mse_loss
 from tqdm.auto import tqdm
 
@@ -63,6 +62,7 @@ from arcvq.runtime.history import (
 )
 from arcvq.runtime.interrupt import HeldInterrupt
 from arcvq.runtime.modes import evaluation_mode
+from arcvq.runtime.precision import float32_weights
 from arcvq.streamed_images import UnreadableImage
 
 if TYPE_CHECKING:
@@ -305,20 +305,6 @@ def fit(  # noqa: PLR0913  (the ninth argument is an exception, and should stay 
     optimization = Optimization(steps, batch_size, lr, seed, schedule)
     with float32_weights(model):
         return VQVAESession(model, data, optimization, compute, recording).train()
-
-
-@contextmanager
-def float32_weights(model: nn.Module) -> Iterator[None]:
-    """A context in which a model has at least float32, and then its own precision again.
-
-    The steps of an optimizer are too small for half precision.
-    """
-    precision = next(model.parameters()).dtype
-    try:
-        model.to(torch.promote_types(precision, torch.float32))
-        yield
-    finally:
-        model.to(precision)
 
 
 def _seed_of_epoch(seed: int, epoch: int) -> int:

@@ -19,6 +19,7 @@ from torch.nn.functional import normalize
 from arcvq.ops import blockwise, triton, whole
 from arcvq.ops.blockwise import TINY as TINY
 from arcvq.runtime.checks import check_rows
+from arcvq.runtime.precision import at_least_float32
 
 
 def margin_loss(
@@ -32,17 +33,17 @@ def margin_loss(
 
     Arguments and result are those of `arcvq.samp.arc_margin_loss`, which checks them.
     """
-    result_dtype = torch.promote_types(latents.dtype, torch.float32)
+    latents = at_least_float32(latents)
     # The error of a logit is that of its cosine times the scale: float32 keeps 1e-6 of the loss up
     # to scales of about 32. (MPS has no float64.)
     exact = scale > blockwise.SAFE_SCALE and latents.device.type != "mps"
-    dtype = torch.float64 if exact else result_dtype
-    latents = latents.to(dtype)
+    dtype = torch.float64 if exact else latents.dtype
+    rows = latents.to(dtype)
     codebook = codebook.to(dtype)
-    with_gradient = torch.is_grad_enabled() and latents.requires_grad
+    with_gradient = torch.is_grad_enabled() and rows.requires_grad
     compute = _margin_operator if torch.compiler.is_compiling() else _MarginLoss.apply
-    loss, _ = compute(latents, codebook, margin, scale, top_k, with_gradient)
-    return loss.to(result_dtype)
+    loss, _ = compute(rows, codebook, margin, scale, top_k, with_gradient)
+    return loss.to(latents.dtype)
 
 
 def loss_and_gradient(
@@ -205,17 +206,13 @@ def nearest_code(
         raise ValueError(
             f"the codebook has shape {tuple(codebook.shape)}; it must be (K, D), both from 1"
         )
-    latents = _at_least_float32(latents.detach())
-    codebook = _at_least_float32(codebook.detach())
+    latents = at_least_float32(latents.detach())
+    codebook = at_least_float32(codebook.detach())
     if torch.compiler.is_exporting():
         return whole.best_scores(latents, *_score_terms(codebook, metric))
     if torch.compiler.is_compiling():
         return _nearest_operator(latents, codebook, metric)
     return _nearest_code(latents, codebook, metric)
-
-
-def _at_least_float32(rows: Tensor) -> Tensor:
-    return rows.to(torch.promote_types(rows.dtype, torch.float32))
 
 
 def _nearest_code(latents: Tensor, codebook: Tensor, metric: str) -> Tensor:

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from arcvq.geometry import pairwise_angles
 from arcvq.priors.base import Prior
-from arcvq.quantizers import at_least_float32
+from arcvq.runtime.precision import at_least_float32
 
 
 @torch.no_grad()

@@ -18,13 +18,12 @@ from torch import Tensor, nn
 from arcvq.autoencoder import Autoencoder
 from arcvq.images import ImageData
 from arcvq.priors.tokens import FreeTokens, TiedTokens
-from arcvq.quantizers import at_least_float32
 from arcvq.runtime.checks import as_indices, check_whole
 from arcvq.runtime.files import reason_of, write_text, write_whole
 from arcvq.runtime.fingerprint import fingerprint
+from arcvq.runtime.precision import HALF, at_least_float32
 
 PRIOR_FORMAT = 1  # of saved priors; bump it when older versions would misread them
-HALF_PRECISIONS = (torch.bfloat16, torch.float16)
 
 Labels = Integer[Tensor, " B"] | None  # one for each grid; None for a prior without classes
 
@@ -187,7 +186,7 @@ class Prior(nn.Module):
         """Keep the fingerprints of the codebook whose tokens the prior is fitted to."""
         self.codebook_fingerprint = fingerprint(codebook.float())
         self.rounded_fingerprints = [
-            fingerprint(codebook.to(precision).float()) for precision in HALF_PRECISIONS
+            fingerprint(codebook.to(precision).float()) for precision in HALF
         ]
 
     def check_model(self, model: Autoencoder) -> None:
@@ -204,7 +203,7 @@ class Prior(nn.Module):
         if self.codebook_fingerprint is None:
             return
         codebook = model.quantizer.codebook
-        if codebook.dtype in HALF_PRECISIONS and not self.rounded_fingerprints:
+        if codebook.dtype in HALF and not self.rounded_fingerprints:
             return  # an earlier version saved the prior, so rounded codes cannot be told apart
         found = fingerprint(codebook.float())
         if found not in (self.codebook_fingerprint, *self.rounded_fingerprints):

@@ -9,7 +9,7 @@ from jaxtyping import Float, Int, Integer
 from torch import Tensor
 
 from arcvq.priors.base import Prior
-from arcvq.quantizers import at_least_float32
+from arcvq.runtime.precision import at_least_float32
 
 
 def witten_bell(

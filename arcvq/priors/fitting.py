@@ -16,7 +16,6 @@ from arcvq.autoencoder import Autoencoder
 from arcvq.images import ImageData, ImageSplit
 from arcvq.ops.blockwise import BLOCK
 from arcvq.priors.base import Prior
-from arcvq.quantizers import at_least_float32
 from arcvq.runtime.devices import choose_device
 from arcvq.runtime.fingerprint import fingerprint
 from arcvq.runtime.history import (
@@ -28,6 +27,7 @@ from arcvq.runtime.history import (
     write_record,
 )
 from arcvq.runtime.modes import evaluation_mode
+from arcvq.runtime.precision import at_least_float32, float32_weights
 from arcvq.schedules import Cosine, WarmUp
 from arcvq.training import (
     Compute,
@@ -220,13 +220,8 @@ def fit_tokens(
         KeyboardInterrupt: After Ctrl-C, once the step under way is done and the state is saved.
     """
     optimization = Optimization(steps, batch_size, lr, seed)
-    precision = prior.dtype
-    try:
-        # The steps of an optimizer are too small for half precision.
-        prior.to(torch.promote_types(precision, torch.float32))
+    with float32_weights(prior):
         return PriorSession(prior, tokens, optimization, compute, recording).train()
-    finally:
-        prior.to(precision)
 
 
 def _checked(prior: Prior, tokens: TokenData) -> TokenData:

@@ -6,7 +6,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from arcvq.priors.base import NetworkPrior
-from arcvq.quantizers import at_least_float32
+from arcvq.runtime.precision import at_least_float32
 
 
 def influence(

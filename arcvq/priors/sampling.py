@@ -16,8 +16,8 @@ from torch import Tensor
 
 from arcvq.autoencoder import Autoencoder
 from arcvq.priors.base import Prior
-from arcvq.quantizers import at_least_float32
 from arcvq.runtime.checks import check_whole, is_whole
+from arcvq.runtime.precision import at_least_float32
 
 # Images drawn together: enough to keep all cores busy, at some hundred MB of caches.
 BATCH = 256

@@ -10,8 +10,8 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn.functional import embedding, normalize
 
-from arcvq.quantizers import at_least_float32
 from arcvq.runtime.checks import check_finite
+from arcvq.runtime.precision import at_least_float32
 
 INITIAL_SCALE = 30.0  # of tied logits; high, because codes in use lie close together
 Built = TypeVar("Built", bound=nn.Module)

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from torch.nn.functional import pad, scaled_dot_product_attention
 
 from arcvq.priors.base import NetworkPrior
-from arcvq.quantizers import at_least_float32
 from arcvq.runtime.checks import check_whole
+from arcvq.runtime.precision import at_least_float32
 
 
 def attention(queries: Tensor, keys: Tensor, values: Tensor, causal: bool) -> Tensor:

@@ -28,6 +28,8 @@ from torch import Tensor, nn
 from torch.nn.functional import group_norm, interpolate, pad, relu, silu
 from torch.utils._pytree import tree_map_only
 
+from arcvq.runtime.precision import at_least_float32
+
 Rows = Callable[[int, int], Tensor]  # the rows from the first number to before the second
 
 
@@ -326,21 +328,20 @@ def _group_norm(x, num_groups, weight=None, bias=None, eps=1e-5):
 
 def _moments(x: StripedMap, groups: int) -> tuple[Tensor, Tensor]:
     """Mean and variance (B, groups) over the whole map, from those of its strips."""
-    precise = torch.promote_types(x.dtype, torch.float32)
     means = []
     variances = []
     shares = []
     for start, stop in x.strips.of(x):
-        strip = x.rows(start, stop).to(precise)
+        strip = at_least_float32(x.rows(start, stop))
         entries = strip.reshape(len(x), groups, -1)
         strip_variance, strip_mean = torch.var_mean(entries, dim=2, correction=0)
         variances.append(strip_variance)
         means.append(strip_mean)
         shares.append((stop - start) / x.shape[2])
 
-    share = torch.tensor(shares, dtype=precise, device=x.device)
-    share = share[:, None, None]
     strip_means = torch.stack(means)
+    share = torch.tensor(shares, dtype=strip_means.dtype, device=x.device)
+    share = share[:, None, None]
     mean = (share * strip_means).sum(0)
 
     # The law of total variance: the mean of the variances, plus the variance of the means.

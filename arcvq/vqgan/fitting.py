@@ -26,13 +26,13 @@ from arcvq.runtime.distributed import average_gradients_, mean_, own_share, rank
 from arcvq.runtime.extras import extra_import
 from arcvq.runtime.files import write_whole
 from arcvq.runtime.history import Row
+from arcvq.runtime.precision import float32_weights
 from arcvq.training import (
     Compute,
     Optimization,
     Recording,
     Run,
     VQVAESession,
-    float32_weights,
 )
 from arcvq.vqgan.discriminator import PatchDiscriminator, hinge_loss, smallest_side
 from arcvq.vqgan.network import VQGAN

@@ -1,0 +1,35 @@
+import pytest
+import torch
+from torch import nn
+
+from arcvq.runtime.precision import at_least_float32, float32_weights
+
+RAISED = [
+    (torch.float16, torch.float32),
+    (torch.bfloat16, torch.float32),
+    (torch.float32, torch.float32),
+    (torch.float64, torch.float64),
+]
+
+
+@pytest.mark.parametrize(("own", "raised"), RAISED)
+def test_half_precision_is_raised_and_more_stays(own, raised):
+    tensor = torch.tensor([0.5, -3.0], dtype=own)
+    assert at_least_float32(tensor).dtype == raised
+    assert at_least_float32(tensor).tolist() == [0.5, -3.0]
+
+
+class BuffersAlone(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("table", torch.ones(2))
+
+
+@pytest.mark.parametrize("make", [lambda: nn.Linear(2, 1), BuffersAlone])
+@pytest.mark.parametrize(("own", "raised"), RAISED)
+def test_weights_have_their_own_precision_again_even_after_an_error(make, own, raised):
+    model = make().to(own)
+    with pytest.raises(KeyboardInterrupt), float32_weights(model):
+        assert {tensor.dtype for tensor in model.state_dict().values()} == {raised}
+        raise KeyboardInterrupt
+    assert {tensor.dtype for tensor in model.state_dict().values()} == {own}
