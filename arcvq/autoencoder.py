@@ -109,6 +109,11 @@ class Autoencoder(nn.Module, PyTorchModelHubMixin):
         """Return the arguments of this model besides its quantizer, as plain numbers and lists."""
         raise NotImplementedError
 
+    @property
+    def device(self) -> torch.device:
+        """The device of the weights."""
+        return next(self.parameters()).device
+
     def forward(self, images: Float[Tensor, "B C H W"]) -> VQVAEOutput:
         """Pass images through encoder, quantizer and decoder, as training does.
 

@@ -10,6 +10,7 @@ import socket
 import tempfile
 import warnings
 from bisect import bisect_left
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
@@ -193,6 +194,11 @@ class ImageSplit:
         margins = height - self.crop, width - self.crop
         places = _crop_places(len(self), margins, crop_seed, self.labels.device)
         return to_float(crop_images(images, places[indices.to(places.device)], self.crop))
+
+    def batches(self, size: int, device: str | torch.device) -> Iterator[Float[Tensor, "b C H W"]]:
+        """Yield all images in order, as `batch` gathers them, at most `size` at a time."""
+        for indices in torch.arange(len(self)).split(size):
+            yield self.batch(indices).to(device)
 
     def prefetch(self, indices: Int[Tensor, " b"]) -> None:
         """Begin to decode the images of the next batch, where they are streamed."""

@@ -877,15 +877,14 @@ def evaluate(
         values = math.prod(split.images.shape[1:])
         batch_size = max(1, min(256, EVALUATION_BLOCK // values))
     num_codes = model.quantizer.num_codes
-    device = next(model.parameters()).device
-    counts = torch.zeros(num_codes, dtype=torch.int64, device=device)
+    counts = torch.zeros(num_codes, dtype=torch.int64, device=model.device)
     squared_error = absolute_error = 0.0
     pixels = 0
     means: dict[str, float] = {}  # over images
 
     with evaluation_mode(model):
-        for indices in torch.arange(len(split)).split(int(batch_size)):
-            images = split.batch(indices).to(device).contiguous(memory_format=torch.channels_last)
+        for images in split.batches(int(batch_size), model.device):
+            images = images.contiguous(memory_format=torch.channels_last)
             output = model(images)
             check_finite(output.reconstruction, "reconstruction")
             reconstruction = output.reconstruction.clamp(-1, 1)

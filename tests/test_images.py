@@ -162,6 +162,18 @@ def test_fingerprint_depends_on_pixels_and_labels_alone():
     assert renamed.fingerprint == data.fingerprint == "d512f3a10851f4ea"
 
 
+@pytest.mark.parametrize("size", [1, 4, 9, 100])
+def test_the_batches_of_a_split_are_its_images_in_order(size):
+    split = dataclasses.replace(tiny().train, crop=2)
+    batches = [*split.batches(size, "cpu")]
+    assert {len(batch) for batch in batches[:-1]} <= {size}
+    assert torch.equal(torch.cat(batches), split.batch(torch.arange(9)))
+
+
+def test_an_empty_split_has_no_image_in_its_batches():
+    assert sum(map(len, tiny().train.first(0).batches(4, "cpu"))) == 0
+
+
 def test_a_subset_keeps_the_first_training_images_and_all_others():
     data = tiny()
     data.variance, data.fingerprint  # noqa: B018 - cached values must not travel along

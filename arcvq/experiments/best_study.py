@@ -142,8 +142,7 @@ def measure(run: Run, settings: RunSettings, data: ImageData, root: Path) -> Row
 def _commitment(run: Run, settings: RunSettings, data: ImageData) -> dict[str, float]:
     """What `commitment_measures` finds on the first batch of the training images."""
     seen = settings.subset(data)
-    device = next(run.model.parameters()).device
-    images = seen.train.batch(torch.arange(settings.batch_size)).to(device)
+    images = seen.train.batch(torch.arange(settings.batch_size)).to(run.model.device)
     return commitment_measures(run.model, images, seen.variance)
 
 

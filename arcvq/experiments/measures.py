@@ -142,12 +142,11 @@ def _if_available(measure: Callable[..., float], outputs: Tensor, originals: Ten
 @torch.no_grad()
 def _reconstruct(model: Autoencoder, split: ImageSplit) -> tuple[Tensor, Tensor]:
     """Indices and reconstructions of all images of a split."""
-    device = next(model.parameters()).device
     indices = []
     outputs = []
     with evaluation_mode(model):
-        for chosen in torch.arange(len(split)).split(500):
-            output = model(split.batch(chosen).to(device))
+        for images in split.batches(500, model.device):
+            output = model(images)
             indices.append(output.quantized.indices)
             outputs.append(output.reconstruction.clamp(-1, 1))
     return torch.cat(indices), torch.cat(outputs)

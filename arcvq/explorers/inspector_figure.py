@@ -99,8 +99,7 @@ class Subject:
         grid = self.tokens[image]
         changed = grid.where(grid != chosen, other)
         both = torch.stack([grid, changed])
-        device = self.model.quantizer.codebook.device
-        return self.model.decode(both.to(device)).cpu()
+        return self.model.decode(both.to(self.model.device)).cpu()
 
 
 class Inspection:

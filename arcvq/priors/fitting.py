@@ -126,12 +126,8 @@ def encode_split(model: Autoencoder, split: ImageSplit, batch_size: int = 256) -
     Raises:
         ValueError: If the model cannot take the images.
     """
-    device = next(model.parameters()).device
-    grids = []
-    for indices in torch.arange(len(split)).split(batch_size):
-        images = split.batch(indices).to(device)
-        grids.append(model.encode(images))
-    return TokenSplit(torch.cat(grids), split.labels.to(device))
+    grids = [model.encode(images) for images in split.batches(batch_size, model.device)]
+    return TokenSplit(torch.cat(grids), split.labels.to(model.device))
 
 
 @torch.no_grad()

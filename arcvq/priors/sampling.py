@@ -290,12 +290,10 @@ def complete(
         ValueError: As `sample` does, and for images or a mask that do not fit the prior's grid.
     """
     prior.check_model(model)
-    device = next(model.parameters()).device
-    tokens = torch.cat([model.encode(batch.to(device)) for batch in images.split(BATCH)])
+    tokens = torch.cat([model.encode(batch.to(model.device)) for batch in images.split(BATCH)])
     tokens = complete_tokens(prior, tokens, mask, labels, generator, **choice)
     return _decode(model, tokens)
 
 
 def _decode(model: Autoencoder, tokens: Tensor) -> Tensor:
-    device = next(model.parameters()).device
-    return torch.cat([model.decode(batch.to(device)) for batch in tokens.split(BATCH)])
+    return torch.cat([model.decode(batch.to(model.device)) for batch in tokens.split(BATCH)])

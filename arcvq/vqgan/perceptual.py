@@ -107,11 +107,9 @@ def mean_distance(
     """
     if len(split) == 0:
         raise ValueError("the split is empty; there is nothing to measure")
-    device = next(model.parameters()).device
     total = 0.0
     with evaluation_mode(model):
-        for indices in torch.arange(len(split)).split(batch_size):
-            images = split.batch(indices).to(device)
+        for images in split.batches(batch_size, model.device):
             total += distance(model.reconstruct(images), images).double().sum().item()
     return total / len(split)
 
