@@ -9,8 +9,7 @@ from plotly.subplots import make_subplots
 
 from arcvq.experiments.measures import MEASURE_TITLES
 from arcvq.experiments.tables import summary
-from arcvq.figures.parts import name_once
-from arcvq.figures.sweep_map import error_bars
+from arcvq.figures.parts import error_bars, name_once
 from arcvq.figures.theme import colors, finish
 
 

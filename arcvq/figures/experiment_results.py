@@ -26,7 +26,8 @@ from arcvq.experiments.tables import (
 )
 from arcvq.figures.axis_panels import axis_panels
 from arcvq.figures.gradient_curves import feedback_picture, gradient_angles, gradient_norms
-from arcvq.figures.sweep_map import error_bars, sweep_map, value_map
+from arcvq.figures.parts import error_bars
+from arcvq.figures.sweep_map import sweep_map, value_map
 from arcvq.figures.theme import BLACK, BLUE, GRAY, METHOD_COLORS, finish
 
 MEANINGS = (  # measures of the semantics study that are drawn

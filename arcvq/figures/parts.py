@@ -1,4 +1,4 @@
-"""What several figures share: points, arrows, balls, axes, scales of colors, sheets of images."""
+"""What several figures share: points, bars, arrows, balls, axes, scales of colors, image sheets."""
 
 import base64
 import io
@@ -18,7 +18,7 @@ from plotly.graph_objects import Figure, Surface
 from torch import Tensor
 from torch.nn.functional import pad
 
-from arcvq.figures.theme import GRAY, ORANGE, PAPER, SKY, Number
+from arcvq.figures.theme import BLACK, GRAY, ORANGE, PAPER, SKY, Number
 from arcvq.images import to_uint8
 
 Rows = Float[np.ndarray, "_n _D"]  # points or directions, with D 2 or 3 where they are drawn
@@ -52,6 +52,13 @@ def measured(history: pd.DataFrame, column: str) -> Float[np.ndarray, "2 n"]:
     seen = columns.dropna().to_numpy(float)
     rows, _ = thin(len(seen), "rows")
     return seen[rows].T
+
+
+def error_bars(means: pd.Series, low: pd.Series, high: pd.Series, color: str = BLACK) -> dict:
+    """Describe error bars from `low` to `high`; where these are NaN, there is none."""
+    above = (high - means).fillna(0)
+    below = (means - low).fillna(0)
+    return {"type": "data", "array": above, "arrayminus": below, "color": color, "thickness": 1.5}
 
 
 def name_once(figure: Figure) -> None:

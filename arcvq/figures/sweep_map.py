@@ -7,7 +7,7 @@ from plotly.graph_objects import Figure
 
 from arcvq.experiments.sweep import SWEEP_AXES
 from arcvq.figures.curves import UNITS
-from arcvq.figures.parts import color_bar
+from arcvq.figures.parts import color_bar, error_bars
 from arcvq.figures.theme import BLACK, BLUE, GRAY, VERMILLION, finish
 
 TITLES = {
@@ -128,10 +128,3 @@ def value_map(values: pd.DataFrame, text_format: str, label: str, **style) -> Fi
     )
     figure.update_traces(style)
     return figure.update_xaxes(type="category").update_yaxes(type="category")
-
-
-def error_bars(means: pd.Series, low: pd.Series, high: pd.Series, color: str = BLACK) -> dict:
-    """Describe error bars from `low` to `high`; where these are NaN, there is none."""
-    above = (high - means).fillna(0)
-    below = (means - low).fillna(0)
-    return {"type": "data", "array": above, "arrayminus": below, "color": color, "thickness": 1.5}
