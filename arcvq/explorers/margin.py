@@ -11,7 +11,7 @@ from torch.nn.functional import normalize
 
 from arcvq.explorers.canvas import CanvasExplorer, Preset
 from arcvq.figures.parts import thin
-from arcvq.figures.theme import check_vectors
+from arcvq.figures.theme import as_vectors
 
 COUNTS = {2: 24, 3: 80}  # latents of the example by dimension
 DRAWN = 4096  # latents at most, beside those that are pulled
@@ -142,8 +142,7 @@ class MarginExplorer(CanvasExplorer):
 
 
 def _directions(rows: Tensor, what: str) -> Tensor:
-    rows = rows.detach().cpu().double()
-    check_vectors(rows, what)
+    rows = torch.from_numpy(as_vectors(rows, what))
     zeros = len(rows) - int(rows.any(dim=1).sum())
     if zeros:
         raise ValueError(f"{what}: {zeros} of {len(rows)} rows have norm 0 and so no direction")

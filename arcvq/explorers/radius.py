@@ -13,7 +13,7 @@ from torch.nn.functional import normalize
 from arcvq.analysis import projections
 from arcvq.explorers.canvas import CanvasExplorer, Preset
 from arcvq.figures.parts import thin
-from arcvq.figures.theme import check_vectors
+from arcvq.figures.theme import as_vectors
 from arcvq.samp import PAPER_BALL_RATE, PAPER_RADIUS
 from arcvq.schedules import Exponential
 from arcvq.training import Run
@@ -190,4 +190,4 @@ def _moments(snapshots: Tensor | Mapping[int, Any]) -> dict[str, Any]:
 def _codes(book: Any, name: str) -> Tensor:
     """The codes of a snapshot or a tensor, checked."""
     codes = getattr(book, "codebook", book)
-    return torch.from_numpy(check_vectors(codes, name)).float()
+    return torch.from_numpy(as_vectors(codes, name)).float()

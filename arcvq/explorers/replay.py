@@ -12,7 +12,7 @@ from arcvq.analysis.projections import Projection
 from arcvq.explorers.canvas import CanvasExplorer
 from arcvq.explorers.drawn_codes import LIMIT, code_axes, pack, patches, trust
 from arcvq.figures.parts import measured, thin
-from arcvq.figures.theme import check_vectors, colors
+from arcvq.figures.theme import as_vectors, colors
 from arcvq.quantizers import SphericalQuantizer
 from arcvq.training import Run
 
@@ -90,7 +90,7 @@ def _codes_of_run(name: str, run: Run) -> Float[np.ndarray, "T K D"]:
         )
     codebooks = []
     for step, shot in sorted(run.snapshots.items()):
-        codebooks.append(check_vectors(shot.codebook, f"the codebook of {name!r} at step {step}"))
+        codebooks.append(as_vectors(shot.codebook, f"the codebook of {name!r} at step {step}"))
     return np.stack(codebooks)
 
 

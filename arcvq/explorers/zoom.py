@@ -12,7 +12,7 @@ from arcvq.explorers.base import Explorer
 from arcvq.explorers.figure_updates import Values, assign, finish_moving, words
 from arcvq.explorers.panels import Panel
 from arcvq.figures.parts import image_source, to_pixels
-from arcvq.figures.theme import check_images, named
+from arcvq.figures.theme import as_images, named
 
 Photograph = Float[Tensor, "1 C H W"]
 
@@ -49,10 +49,10 @@ class ZoomExplorer(Explorer):
     def __init__(
         self, photograph: Photograph, rebuilt: dict[str, Photograph], **settings: Any
     ) -> None:
-        whole = check_images(photograph, "photograph")
+        whole = as_images(photograph, "photograph")
         self.images = {"photograph": whole}
         for name, image in named(rebuilt).items():
-            self.images[name] = check_images(image, name)
+            self.images[name] = as_images(image, name)
         self.size = whole.shape[2:]
         for name, image in self.images.items():
             if len(whole) != 1 or image.shape != whole.shape:

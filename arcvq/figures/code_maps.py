@@ -28,8 +28,8 @@ from arcvq.figures.theme import (
     Counts,
     Images,
     array,
-    check_images,
-    check_numbers,
+    as_images,
+    as_numbers,
     finish,
 )
 from arcvq.runtime.checks import as_indices
@@ -76,13 +76,13 @@ def code_map(
     """
     points = projection.points
     count, axes = points.shape
-    numbers = np.arange(count) if indices is None else check_numbers(indices, count, "indices")
-    values = np.ones(count) if color is None else check_numbers(color, count, label)
+    numbers = np.arange(count) if indices is None else as_numbers(indices, count, "indices")
+    values = np.ones(count) if color is None else as_numbers(color, count, label)
     table = {"code": numbers}
     if color is not None and not classes:
         table[label] = values
     for name, column in (hover or {}).items():
-        table[name] = check_numbers(column, count, name)
+        table[name] = as_numbers(column, count, name)
     is_placed = np.isfinite(points).all(axis=1)
     rows, note = _drawn(is_placed)
     is_hollow = _hollow(values, log, classes)[rows]
@@ -253,7 +253,7 @@ def token_map(
     Raises:
         ValueError: For grids and images of different number, and for an index without a value.
     """
-    tiles = check_images(images, "images")
+    tiles = as_images(images, "images")
     grids = torch.as_tensor(indices).cpu()
     if len(tiles) != len(grids) or grids.ndim != 3:
         found = tuple(grids.shape)

@@ -18,7 +18,7 @@ from arcvq.figures.theme import (
     Counts,
     Vectors,
     array,
-    check_vectors,
+    as_vectors,
     colored,
     faint,
     finish,
@@ -52,7 +52,7 @@ def angle_histogram(codebooks: Codebooks, dim: int | None = None, **look: Any) -
     bounds: dict[int, float] = {}
     text = []
     for name, book, color in colored(codebooks):
-        codes = torch.from_numpy(check_vectors(book, f"codebook {name!r}"))
+        codes = torch.from_numpy(as_vectors(book, f"codebook {name!r}"))
         codes = codes[codes.any(dim=1)]  # a zero code has no direction
         if len(codes) < 2:
             found = f"{len(codes)} codes with a direction"
@@ -97,7 +97,7 @@ def norm_histogram(codebooks: Codebooks, **look: Any) -> Figure:
     norms = {}
     text = []
     for name, book in named(codebooks).items():
-        lengths = norm(check_vectors(book, f"codebook {name!r}"), axis=1)
+        lengths = norm(as_vectors(book, f"codebook {name!r}"), axis=1)
         norms[name] = lengths
         text.append(f"{name} {lengths.min():.3g} to {lengths.max():.3g}")
     longest = max(map(np.max, norms.values()))
@@ -163,7 +163,7 @@ def norm_against_usage(codebook: Vectors, counts: Counts, **look: Any) -> Figure
     Raises:
         ValueError: For codes that are not finite, and counts of another length.
     """
-    codes = torch.from_numpy(check_vectors(codebook, "codebook"))
+    codes = torch.from_numpy(as_vectors(codebook, "codebook"))
     usage = torch.from_numpy(array(counts))
     over_all = geometry.norm_usage_correlation(codes, usage)
     used = usage > 0

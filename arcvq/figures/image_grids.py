@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from arcvq.figures.parts import PAPER_PIXEL, color_bar, image_source, inferno, tile_sheet
-from arcvq.figures.theme import Images, Number, check_images, finish, named
+from arcvq.figures.theme import Images, Number, as_images, finish, named
 from arcvq.metrics import psnr
 from arcvq.runtime.checks import check_whole
 
@@ -39,7 +39,7 @@ def image_grid(
         ValueError: For no images, another shape or NaN, `columns` below 1, and titles of another
             number than the images or the columns.
     """
-    tiles = check_images(images, "images")
+    tiles = as_images(images, "images")
     count, _, high, wide = tiles.shape
     check_whole(1, columns=columns)
     columns = min(columns, count)
@@ -69,7 +69,7 @@ def reconstruction_grid(
     Raises:
         ValueError: For no images or reconstructions, other shapes, NaN, and `columns` below 1.
     """
-    images = check_images(images, "images")
+    images = as_images(images, "images")
     check_whole(1, columns=columns)
     columns = min(columns, len(images))
     labels = ["original"]
@@ -77,7 +77,7 @@ def reconstruction_grid(
     made = []
     errors = []
     for name, other in named(reconstructions).items():
-        other = check_images(other, name)
+        other = as_images(other, name)
         score = f"{psnr(other, images):.1f} dB"
         labels += [f"<b>{name}</b><br>{score}", "error"]
         scores.append(f"{name} {score}")

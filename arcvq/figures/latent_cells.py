@@ -17,7 +17,7 @@ from arcvq.figures.theme import (
     PAPER,
     Vectors,
     array,
-    check_vectors,
+    as_vectors,
     finish,
     many_colors,
 )
@@ -66,7 +66,7 @@ def latent_cells(
     for number, (name, quantizer) in enumerate(quantizers.items()):
         if quantizer.dim != 2:
             raise ValueError(f"{name} has {quantizer.dim} dimensions; a plane has 2")
-        points = check_vectors(_latents_of(name, latents), f"latents of {name}", dim=2)
+        points = as_vectors(_latents_of(name, latents), f"latents of {name}", dim=2)
         row, column = divmod(number, columns)
         place = {"row": row + 1, "col": column + 1}
         used = _add_panel(figure, quantizer, points, **place)

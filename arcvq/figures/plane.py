@@ -15,8 +15,8 @@ from arcvq.figures.theme import (
     Counts,
     Vectors,
     array,
-    check_numbers,
-    check_vectors,
+    as_numbers,
+    as_vectors,
     finish,
 )
 
@@ -41,13 +41,14 @@ def code_paths(
     Raises:
         ValueError: For other shapes, and for NaN or infinity.
     """
-    points = check_vectors(latents, "latents", dim=2)
+    points = as_vectors(latents, "latents", dim=2)
     ways = array(path)
     if ways.ndim != 3 or not len(ways):
         raise ValueError(f"path must have the shape (steps, K, 2), steps from 1, not {ways.shape}")
-    check_vectors(np.concatenate(ways), "path", dim=2)
+    codes_of_all_steps = np.concatenate(ways)
+    as_vectors(codes_of_all_steps, "path", dim=2)  # refuses what cannot be drawn
     ends = ways[-1]
-    used = check_numbers(counts, len(ends), "tokens") > 0
+    used = as_numbers(counts, len(ends), "tokens") > 0
 
     figure = Figure()
     add_points(figure, points, "latents", marker={"color": SKY, "size": 6})

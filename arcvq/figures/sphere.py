@@ -36,8 +36,8 @@ from arcvq.figures.theme import (
     Number,
     Vectors,
     array,
-    check_numbers,
-    check_vectors,
+    as_numbers,
+    as_vectors,
     finish,
 )
 from arcvq.runtime.checks import check_positive, check_whole
@@ -83,10 +83,10 @@ def _ball_with_codes(
     usage: Counts | None,
 ) -> tuple[Figure, str]:
     """The figure of `sphere` before it is finished, and what its caption says."""
-    codes = check_vectors(codes, "codes", 3)
+    codes = as_vectors(codes, "codes", 3)
     counts = np.ones(len(codes))
     if usage is not None:
-        counts = check_numbers(usage, len(codes), "usage")
+        counts = as_numbers(usage, len(codes), "usage")
     figure = Figure()
     norms = norm(codes, axis=1)
     extent = norms.max()
@@ -94,7 +94,7 @@ def _ball_with_codes(
     text = f"{len(codes)} codes, norms {norms.min():.3g} to {extent:.3g}"
 
     if latents is not None:
-        latents = check_vectors(latents, "latents", 3)
+        latents = as_vectors(latents, "latents", 3)
         extent = max(extent, norm(latents, axis=1).max())
         shown, thinned = thin(len(latents), "latents")
         note += thinned
@@ -153,7 +153,7 @@ def projected_sphere(
         found = f"this projection ({projection.method}) is a map, not a sphere"
         raise ValueError(f"{found}; make one with sphere=True")
     if norms is not None:
-        lengths = check_numbers(norms, len(codes), "norms")
+        lengths = as_numbers(norms, len(codes), "norms")
         codes = codes * lengths[:, None]
     unit = norms is None and radius is None
     if unit:
@@ -325,7 +325,7 @@ class _MarginScene:
     def check_gradients(self, gradients: Vectors) -> np.ndarray:
         """Gradients of the latents as an array; ValueError if they do not fit."""
         dim = len(self.unit)
-        found = check_vectors(gradients, "gradients", dim)
+        found = as_vectors(gradients, "gradients", dim)
         count = len(self.latents)
         if len(found) != count:
             raise ValueError(f"{count} latents need as many gradients, not {len(found)}")
@@ -361,8 +361,8 @@ def _margin_scene(latents: Vectors, code: Code, top_k: int) -> _MarginScene:
     """The scene, checked: see `margin_gradients`."""
     given = array(code)
     dim = 3 if len(given) == 3 else 2
-    (direction,) = check_vectors(given[None], "code", dim)
-    rows = check_vectors(latents, "latents", dim)
+    (direction,) = as_vectors(given[None], "code", dim)
+    rows = as_vectors(latents, "latents", dim)
     check_whole(1, top_k=top_k)
     if not direction.any():
         raise ValueError(f"code is {direction}; it needs a direction, so it must not be zero")

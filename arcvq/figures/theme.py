@@ -214,8 +214,8 @@ def array(values: Any) -> np.ndarray:
     return np.asarray(values, float)
 
 
-def check_vectors(values: Vectors, what: str, dim: int | None = None) -> np.ndarray:
-    """Check the vectors of a figure and convert them to float64.
+def as_vectors(values: Vectors, what: str, dim: int | None = None) -> np.ndarray:
+    """Convert the vectors of a figure to float64, once they are checked.
 
     Args:
         values: Vectors (N, D), at least one.
@@ -235,7 +235,7 @@ def check_vectors(values: Vectors, what: str, dim: int | None = None) -> np.ndar
     return rows
 
 
-def check_numbers(values: Any, count: int, what: str) -> np.ndarray:
+def as_numbers(values: Any, count: int, what: str) -> np.ndarray:
     """Convert the numbers of `count` codes to float64.
 
     Raises:
@@ -247,8 +247,8 @@ def check_numbers(values: Any, count: int, what: str) -> np.ndarray:
     return numbers
 
 
-def check_images(images: Images, what: str) -> Float[Tensor, "n 3 H W"]:
-    """Check the images of a figure and convert them to float32 RGB on the CPU.
+def as_images(images: Images, what: str) -> Float[Tensor, "n 3 H W"]:
+    """Convert the images of a figure to float32 RGB on the CPU, once they are checked.
 
     Args:
         images: (n, C, H, W) in [-1, 1], at least one, with C 1 (gray) or 3.

@@ -21,7 +21,7 @@ from arcvq.runtime.fingerprint import fingerprint
 from arcvq.runtime.store import digest_of, kept_path
 from arcvq.training import Compute, Optimization, Recording
 
-PRIOR_FORMAT = 1  # bump it when the same settings no longer fit the same prior
+PRIOR_FIT_VERSION = 1  # bump it when the same settings no longer fit the same prior
 PRIORS: dict[str, type[PixelCNN] | type[TransformerPrior]] = {
     "pixelcnn": PixelCNN,
     "transformer": TransformerPrior,
@@ -142,7 +142,7 @@ class PriorSettings:
         facts = {
             "precision": str(dtype),
             "tokens": encoder + data.fingerprint,
-            "format": PRIOR_FORMAT,
+            "format": PRIOR_FIT_VERSION,
         }
         return digest_of(self.config() | facts)
 

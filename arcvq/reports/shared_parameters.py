@@ -11,7 +11,8 @@ from arcvq.runtime.checks import check_whole
 from arcvq.runtime.devices import choose_device
 
 SHARED = ("dataset", "profile", "device", "seed", "reading")
-LARGEST_SEED = 1_000_000_000  # UMAP takes no seed above 32 bits, and notebooks use seed + 2 as well
+# UMAP takes no seed above 32 bits, and notebooks use seed + 2 as well.
+LARGEST_NOTEBOOK_SEED = 1_000_000_000
 
 
 def check_parameters(dataset: Any, profile: Any, device: Any, seed: Any, reading: Any) -> None:
@@ -21,7 +22,7 @@ def check_parameters(dataset: Any, profile: Any, device: Any, seed: Any, reading
         dataset: Name of the data set, for `load_images`.
         profile: A name in `PROFILES`.
         device: A device, or "auto"; see `choose_device`.
-        seed: A whole number from 0 to `LARGEST_SEED`.
+        seed: A whole number from 0 to `LARGEST_NOTEBOOK_SEED`.
         reading: Fields of `Reading` as a dict, for a data set "folder:PATH".
 
     Raises:
@@ -37,7 +38,7 @@ def check_parameters(dataset: Any, profile: Any, device: Any, seed: Any, reading
 
 def check_seed(seed: Any) -> None:
     """Raise ValueError for a seed that notebooks do not take."""
-    check_whole(0, LARGEST_SEED, seed=seed)
+    check_whole(0, LARGEST_NOTEBOOK_SEED, seed=seed)
 
 
 def check_reading(reading: Any) -> None:

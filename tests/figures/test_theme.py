@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from arcvq.figures import METHOD_COLORS, PALETTE, TEMPLATE, colors, finish, summary
-from arcvq.figures.theme import check_vectors, named
+from arcvq.figures.theme import as_vectors, named
 
 
 def luminance(color):
@@ -93,7 +93,7 @@ def test_summary_of_a_foreign_figure_is_empty():
     ],
 )
 def test_vectors_become_float64_rows(values, unchecked):
-    rows = check_vectors(values, "codes")
+    rows = as_vectors(values, "codes")
     assert rows.dtype == np.float64
     assert rows.shape == (1, 2)
 
@@ -112,7 +112,7 @@ def test_vectors_become_float64_rows(values, unchecked):
 )
 def test_vectors_refuse_what_cannot_be_drawn(values, words, unchecked):
     with pytest.raises(ValueError, match=words):
-        check_vectors(values, "codes", 3)
+        as_vectors(values, "codes", 3)
 
 
 def test_named_refuses_an_empty_dictionary():
