@@ -150,13 +150,17 @@ class Prior(nn.Module):
         Raises:
             ValueError: For tokens or labels that this prior cannot take.
         """
+        self.check_shape(tokens)
+        tokens = as_indices(tokens, self.num_codes, "tokens")
+        return tokens, self.as_labels(labels, len(tokens))
+
+    def check_shape(self, tokens: Tensor) -> None:
+        """Raise ValueError for tokens that are not grids (B, h, w) of this prior."""
         height, width = self.grid
         if tokens.ndim != 3 or tokens.shape[1:] != self.grid:
             raise ValueError(
                 f"tokens have shape {tuple(tokens.shape)}; this prior takes (B, {height}, {width})"
             )
-        tokens = as_indices(tokens, self.num_codes, "tokens")
-        return tokens, self.as_labels(labels, len(tokens))
 
     def as_labels(self, labels: Tensor | None, batch: int) -> Labels:
         """Return labels of any integer type as int64.

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from arcvq.autoencoder import Autoencoder
 from arcvq.priors.base import Prior
-from arcvq.runtime.checks import check_whole, is_whole
+from arcvq.runtime.checks import as_integers, check_whole, is_whole
 from arcvq.runtime.precision import at_least_float32
 
 # Images drawn together: enough to keep all cores busy, at some hundred MB of caches.
@@ -110,7 +110,7 @@ def draw(probabilities: Float[Tensor, "n K"], uniform: Float[Tensor, " n"]) -> I
 class _Grids(NamedTuple):
     """Grids to complete, on the device of the prior."""
 
-    tokens: Int[Tensor, "n h w"]
+    tokens: Int[Tensor, "n h w"]  # 0 where none is given
     mask: Bool[Tensor, "n h w"]  # True where a token is given
     uniform: Float[Tensor, "n places"]
     labels: Int[Tensor, " n"]  # 0 for a prior without classes
@@ -121,23 +121,27 @@ def _prepare(prior, tokens, mask, labels, generator, choice) -> _Grids:
     n = len(tokens)
     check_whole(1, n=n)
     check_choice(prior.num_codes, **choice)
-    if labels is not None:
-        labels = torch.as_tensor(labels)
-        labels = labels.expand(n) if labels.ndim == 0 else labels
-    tokens, labels = prior.as_tokens(tokens, labels)
+    prior.check_shape(tokens)
     one_each = (n, *prior.grid)
     if mask.dtype != torch.bool or mask.shape not in (prior.grid, one_each):
         raise ValueError(
             f"mask is {mask.dtype} {tuple(mask.shape)}; "
             f"it must be torch.bool {prior.grid}, or with one mask for each grid {one_each}"
         )
+    mask = mask.to(prior.device).expand(one_each)
+    # Open places may hold anything, such as -1.
+    tokens = as_integers(tokens, "tokens").to(prior.device) * mask
+    if labels is not None:
+        labels = torch.as_tensor(labels)
+        labels = labels.expand(n) if labels.ndim == 0 else labels
+    tokens, labels = prior.as_tokens(tokens, labels)
 
     rows, columns = prior.grid
     source = "cpu" if generator is None else generator.device
     uniform = torch.rand(n, rows * columns, generator=generator, device=source)
     if labels is None:
         labels = torch.zeros(n, dtype=torch.int64)
-    grids = (tokens, mask.expand(one_each), uniform, labels)
+    grids = (tokens, mask, uniform, labels)
     return _Grids(*(tensor.to(prior.device) for tensor in grids))
 
 
@@ -147,7 +151,7 @@ def _draw_tokens(prior, grids: _Grids, choice) -> Iterator[SamplingStep]:
     _, width = prior.grid
     labels = grids.labels if prior.classes else None
     state = prior.start(len(grids.tokens), labels)
-    state.tokens.copy_(grids.tokens * grids.mask)
+    state.tokens.copy_(grids.tokens)
     is_open = (~grids.mask).flatten(1).any(0)
     still_open = is_open.nonzero()
     end = int(still_open.max()) + 1 if len(still_open) else 0
@@ -194,7 +198,7 @@ def complete_tokens(
 
     Args:
         prior: The prior to draw from.
-        tokens: The grids; only tokens under the mask matter.
+        tokens: The grids; only tokens under the mask matter, and the others may be -1.
         mask: True where a token is kept: (h, w), or (n, h, w) with one mask for each grid.
         labels: The class of each grid, or one for all, if the prior has classes.
         generator: Of the random numbers; None for PyTorch's own.

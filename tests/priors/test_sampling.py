@@ -313,7 +313,16 @@ def test_images_that_do_not_fit_are_refused(prior, model, unchecked):
 
 def test_given_tokens_that_do_not_fit_are_refused(prior):
     with pytest.raises(ValueError, match="tokens reach from 5 to 5; they must be from 0 to 4"):
-        complete_tokens(prior, torch.full((2, 3, 4), 5), EMPTY)
+        complete_tokens(prior, torch.full((2, 3, 4), 5), FULL)
+
+
+@pytest.mark.parametrize("unknown", [-1, 5, 2**40])
+def test_open_places_may_hold_what_is_no_token(prior, unknown):
+    given = torch.randint(5, (6, 3, 4))
+    mask = torch.rand(6, 3, 4) < 0.5
+    expected = complete_tokens(prior, given, mask, generator=seeded())
+    found = complete_tokens(prior, given.where(mask, unknown), mask, generator=seeded())
+    assert torch.equal(found, expected)
 
 
 def test_a_prior_of_another_model_is_refused(prior, model):
