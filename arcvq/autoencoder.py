@@ -4,7 +4,7 @@ import json
 import re
 from importlib import import_module
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from huggingface_hub import PyTorchModelHubMixin
@@ -20,12 +20,13 @@ from arcvq.quantizers import Quantized, Quantizer
 from arcvq.runtime.checks import check_finite, check_whole
 from arcvq.runtime.files import reason_of, write_folder
 from arcvq.runtime.hub import official_file, official_weights
+from arcvq.runtime.kinds import Kinds
 from arcvq.runtime.strips import in_strips
 
 # Format of saved models; bump it when older versions would misread them.
 MODEL_FORMAT = 1
-# The module of each kind of model, so that a saved one can be opened without importing it first.
-MODULES = {"VQVAE": "arcvq.vqvae", "VQGAN": "arcvq.vqgan"}
+# Where models are defined, so that a saved one can be opened without importing it first.
+MODULES = ("arcvq.vqvae", "arcvq.vqgan")
 
 Model = TypeVar("Model", bound="Autoencoder")
 
@@ -56,7 +57,7 @@ def _in_precision_of(network: nn.Module, tensor: Tensor) -> Tensor:
     return tensor.to(weights.dtype)
 
 
-class Autoencoder(nn.Module, PyTorchModelHubMixin):
+class Autoencoder(nn.Module, Kinds, PyTorchModelHubMixin):
     """An encoder, a quantizer and a decoder: the base class of `VQVAE` and `VQGAN`.
 
     Args:
@@ -66,24 +67,13 @@ class Autoencoder(nn.Module, PyTorchModelHubMixin):
         quantizer: Any `Quantizer` but one with `channel_last`; its `dim` is the number of channels
             D of the latents.
         decoder: Maps codes (B, D, h, w) to images (B, C, H, W).
-
-    Attributes:
-        kind: The name of the class, by which `from_config` finds it.
-        kinds: Every subclass by this name.
     """
-
-    kind: ClassVar[str]
-    kinds: ClassVar[dict[str, "type[Autoencoder]"]] = {}
 
     def __init_subclass__(cls, **kwargs: Any):
         coder = (lambda quantizer: quantizer.config(), Quantizer.from_config)
         super().__init_subclass__(
             coders={Quantizer: coder}, library_name="arcvq", license="mit", **kwargs
         )
-        # PyTorch derives classes of its own where it wraps a module; they are still of its kind.
-        if not cls.__module__.startswith("torch."):
-            cls.kind = cls.__name__
-            Autoencoder.kinds[cls.kind] = cls
 
     def __init__(
         self,
@@ -276,14 +266,10 @@ class Autoencoder(nn.Module, PyTorchModelHubMixin):
                 f"the config is not of format {MODEL_FORMAT}, the one that this arcvq reads"
             )
         kind = fields.pop("model", "VQVAE")
-        if kind in MODULES:
-            import_module(MODULES[kind])
         if kind not in Autoencoder.kinds:
-            known = ", ".join(sorted({*MODULES, *Autoencoder.kinds}))
-            raise ValueError(
-                f"model {kind!r} is unknown; known are {known}, and what you define or import"
-            )
-        model_class = Autoencoder.kinds[kind]
+            for module in MODULES:
+                import_module(module)
+        model_class = Autoencoder.of_kind(kind, "model")
         if not issubclass(model_class, cls):
             raise ValueError(f"it is a {kind}; {kind}.from_pretrained opens it")
         return model_class(quantizer=Quantizer.from_config(fields.pop("quantizer")), **fields)

@@ -25,7 +25,7 @@ averages, anchors and the margin loss are those of the latents of all processes.
 import json
 import warnings
 from functools import partial
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int, Integer
@@ -50,6 +50,7 @@ from arcvq.runtime.distributed import (
     whole,
     world_size,
 )
+from arcvq.runtime.kinds import Kinds
 from arcvq.runtime.precision import HALF, at_least_float32
 from arcvq.samp import SAMP, arc_margin_loss, project_to_ball_
 from arcvq.schedules import exact
@@ -87,7 +88,7 @@ def is_repeated() -> bool:
     return not torch.compiler.is_compiling() and torch._C._current_graph_task_id() != -1
 
 
-class Quantizer(nn.Module):
+class Quantizer(nn.Module, Kinds):
     """Base class: lookup of the nearest code, straight-through gradient, VQ loss and usage counts.
 
     Follows van den Oord et al. 2017. Subclasses choose the `metric` and override
@@ -105,8 +106,6 @@ class Quantizer(nn.Module):
     Attributes:
         metric: What "nearest" means: "euclidean" distance or "cosine", the angle.
         trainable: Whether the optimizer moves the codebook.
-        kind: The name of the class, by which `from_config` finds it.
-        kinds: Every subclass by this name.
         index_shape: The axes of indices after those of the grid: none, where there is a single
             codebook (see `arcvq.composites`).
         codebook: (K, D) the codes.
@@ -117,8 +116,6 @@ class Quantizer(nn.Module):
 
     metric = "euclidean"
     trainable = True
-    kind: ClassVar[str]
-    kinds: ClassVar[dict[str, Any]] = {}
     index_shape: tuple[int, ...] = ()
     codebook: Tensor
     counts: Tensor
@@ -127,13 +124,6 @@ class Quantizer(nn.Module):
     idle: Tensor  # (K,) steps since a latent chose each code, kept with `revive_after`
     anchors: Tensor  # (K, D) for each code a latent of the step that it may move to
     anchor_weights: Tensor  # (K,) what the choice of anchors knows of earlier batches of the step
-
-    def __init_subclass__(cls) -> None:
-        # PyTorch derives classes of its own where it wraps a module (FSDP2, parametrizations). They
-        # are still of the kind that they wrap.
-        if not cls.__module__.startswith("torch."):
-            cls.kind = cls.__name__
-            Quantizer.kinds[cls.kind] = cls
 
     def __init__(
         self,
@@ -589,17 +579,13 @@ class Quantizer(nn.Module):
             ValueError: For an unknown kind.
         """
         fields = dict(config)
-        kind = fields.pop("kind", None)
-        if kind not in Quantizer.kinds:
-            raise ValueError(
-                f"quantizer {kind!r} is unknown; known are {', '.join(Quantizer.kinds)}"
-            )
+        make = Quantizer.of_kind(fields.pop("kind", None), "quantizer")
         samp = fields.get("samp")
         if isinstance(samp, str):  # earlier versions wrote these settings as a JSON text
             samp = json.loads(samp)
         if samp is not None:
             fields["samp"] = SAMP.from_config(samp)
-        return Quantizer.kinds[kind](**fields)
+        return make(**fields)
 
     def check_latents(self, latents: Tensor) -> None:
         """Raise ValueError for latents of a shape or type that the quantizer cannot take."""

@@ -5,7 +5,7 @@ Every schedule is a frozen dataclass with a method `value(step, usage=None)`. Gi
 it returns a float; given a tensor it returns a float64 tensor on the same device, so that a
 training step never has to wait for a GPU. (On MPS, which has no float64, it is float32.)
 
-To add a schedule, derive a frozen dataclass directly from `Schedule` and define `value`. The class
+To add a schedule, derive a frozen dataclass from `Schedule` and define `value`. The class
 is found by its name when a saved config is opened, and its fields are what the config holds.
 """
 
@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from arcvq.runtime.checks import use_python_numbers
+from arcvq.runtime.kinds import Kinds
 
 Number = int | float | Tensor
 
@@ -61,7 +62,7 @@ def _cos(angle):
 
 
 @dataclass(frozen=True)
-class Schedule:
+class Schedule(Kinds):
     """Base class of all schedules; a subclass defines `value`.
 
     Every field must be a finite number, and fields named `steps` or `period` must be above 0;
@@ -103,7 +104,7 @@ class Schedule:
 
     def config(self) -> dict[str, Any]:
         """Return class name ("kind") and fields as a plain dict for `from_config`."""
-        return {"kind": type(self).__name__, **asdict(self)}
+        return {"kind": self.kind, **asdict(self)}
 
     @staticmethod
     def from_config(config: dict[str, Any]) -> "Schedule":
@@ -117,11 +118,9 @@ class Schedule:
         """
         fields = dict(config)
         kind = fields.pop("kind", None)
-        kinds = {cls.__name__: cls for cls in Schedule.__subclasses__()}
-        if kind not in kinds:
-            raise ValueError(f"schedule kind {kind!r} is unknown; known are {', '.join(kinds)}")
+        schedule_class = Schedule.of_kind(kind, "schedule kind")
         try:
-            return kinds[kind](**fields)
+            return schedule_class(**fields)
         except TypeError as error:
             raise ValueError(f"schedule {kind} cannot be made from {fields}: {error}") from None
 

@@ -8,7 +8,7 @@ import dataclasses
 import json
 from itertools import chain
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int, Integer
@@ -21,6 +21,7 @@ from arcvq.priors.tokens import FreeTokens, TiedTokens
 from arcvq.runtime.checks import as_indices, check_whole
 from arcvq.runtime.files import reason_of, write_text, write_whole
 from arcvq.runtime.fingerprint import fingerprint
+from arcvq.runtime.kinds import Kinds
 from arcvq.runtime.precision import HALF, at_least_float32
 
 PRIOR_FORMAT = 1  # of saved priors; bump it when older versions would misread them
@@ -45,7 +46,7 @@ class State:
     cache: Any = None
 
 
-class Prior(nn.Module):
+class Prior(nn.Module, Kinds):
     """The base class of priors.
 
     A subclass defines `predict`. To sample faster than by predicting whole grids again and again,
@@ -59,13 +60,7 @@ class Prior(nn.Module):
     Attributes:
         codebook_fingerprint: Of the codebook whose tokens the prior was fitted to; None before.
         rounded_fingerprints: Of the same codebook in half precision.
-        subclasses: All classes of priors by their names.
     """
-
-    subclasses: ClassVar[dict[str, type["Prior"]]] = {}
-
-    def __init_subclass__(cls) -> None:
-        Prior.subclasses[cls.__name__] = cls
 
     def __init__(self, num_codes: int, grid: tuple[int, int], classes: int = 0):
         super().__init__()
@@ -230,7 +225,7 @@ class Prior(nn.Module):
     def config(self) -> dict[str, Any]:
         """Return what `from_config` needs to build this prior again, without its weights."""
         return {
-            "kind": type(self).__name__,
+            "kind": self.kind,
             "num_codes": self.num_codes,
             "grid": list(self.grid),
         }
@@ -243,15 +238,12 @@ class Prior(nn.Module):
             ValueError: For an unknown kind.
         """
         fields = dict(config)
-        kind = fields.pop("kind", None)
+        prior_class = Prior.of_kind(fields.pop("kind", None), "prior")
         codebook_dim = fields.pop("codebook_dim", None)
-        if kind not in Prior.subclasses:
-            known = ", ".join(sorted(Prior.subclasses))
-            raise ValueError(f"prior {kind!r} is unknown; known are {known}")
         fields["grid"] = tuple(fields["grid"])
         if codebook_dim is not None:  # the directions of the codes come with the weights
             fields["codebook"] = torch.zeros(fields["num_codes"], codebook_dim)
-        return Prior.subclasses[kind](**fields)
+        return prior_class(**fields)
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write model.safetensors and config.json into a folder."""

@@ -5,6 +5,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
+from arcvq.priors import PixelCNN, Prior
 from arcvq.quantizers import EMAQuantizer, Quantizer, SphericalQuantizer
 from arcvq.runtime.distributed import assign_, whole
 from arcvq.samp import SAMP
@@ -147,6 +148,17 @@ def test_the_config_of_a_divided_quantizer_is_that_of_its_kind(kind, mesh):
     fully_shard(quantizer, mesh=mesh)
     assert quantizer.config() == config
     assert set(Quantizer.kinds) == kinds
+
+
+def test_the_config_of_a_divided_prior_is_that_of_its_kind(mesh):
+    prior = PixelCNN(5, (3, 4), width=8, layers=1)
+    config = prior.config()
+    kinds = set(Prior.kinds)
+    from torch.distributed.fsdp import fully_shard
+
+    fully_shard(prior, mesh=mesh)
+    assert prior.config() == config
+    assert set(Prior.kinds) == kinds
 
 
 def test_the_config_of_a_parametrized_quantizer_is_that_of_its_kind():
