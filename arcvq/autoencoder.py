@@ -1,6 +1,5 @@
 """What autoencoders around a quantizer have in common: encode, decode, save and load."""
 
-import json
 import re
 from importlib import import_module
 from pathlib import Path
@@ -9,7 +8,6 @@ from typing import Any, NamedTuple, TypeVar
 import torch
 from huggingface_hub import PyTorchModelHubMixin
 from jaxtyping import Float, Int, Integer
-from safetensors.torch import load_model
 from torch import Tensor, nn
 from torch.nn.functional import pad
 from tqdm.auto import tqdm
@@ -21,6 +19,7 @@ from arcvq.runtime.checks import check_finite, check_whole
 from arcvq.runtime.files import reason_of, write_folder
 from arcvq.runtime.hub import official_file, official_weights
 from arcvq.runtime.kinds import Kinds
+from arcvq.runtime.model_folder import check_weights, open_folder
 from arcvq.runtime.strips import in_strips
 
 # Format of saved models; bump it when older versions would misread them.
@@ -312,27 +311,7 @@ class Autoencoder(nn.Module, Kinds, PyTorchModelHubMixin):
                     "has a name like owner/model"
                 )
             return super().from_pretrained(name, **kwargs)
-
-        for name in ("config.json", "model.safetensors"):
-            if not (folder / name).is_file():
-                raise FileNotFoundError(
-                    f"{folder} holds no {name}; a model is config.json and model.safetensors"
-                )
-        try:
-            with torch.random.fork_rng(devices=[]):  # the new weights are not kept
-                model = cls.from_config(json.loads((folder / "config.json").read_text()))
-            load_model(model, str(folder / "model.safetensors"))
-        except Exception as error:
-            reason = reason_of(error)
-            raise ValueError(f"the model in {folder} cannot be opened: {reason}") from error
-        model._refuse_damaged_weights(f"the model in {folder}")
-        return model.eval()
-
-    def _refuse_damaged_weights(self, description: str) -> None:
-        """Raise ValueError if there are NaN or infinite values in the weights; names the first."""
-        for name, parameter in self.named_parameters():
-            if not parameter.isfinite().all():
-                raise ValueError(f"{description} cannot be used: {name} holds NaN or infinity")
+        return open_folder(folder, cls.from_config, "model")
 
     @classmethod
     def from_official(
@@ -372,7 +351,7 @@ class Autoencoder(nn.Module, Kinds, PyTorchModelHubMixin):
             raise ValueError(f"{problem}: {error} is missing") from error
         except (RuntimeError, TypeError, ValueError) as error:
             raise ValueError(f"{problem}: {reason_of(error)}") from error
-        model._refuse_damaged_weights(f"the checkpoint {file}")
+        check_weights(model, f"the checkpoint {file}")
         return model.eval()
 
     @classmethod

@@ -5,23 +5,21 @@ of each token given the tokens before it; the likelihood of a grid is the produc
 """
 
 import dataclasses
-import json
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import torch
 from jaxtyping import Float, Int, Integer
-from safetensors.torch import load_model, save_model
 from torch import Tensor, nn
 
 from arcvq.autoencoder import Autoencoder
 from arcvq.images import ImageData
 from arcvq.priors.tokens import FreeTokens, TiedTokens
 from arcvq.runtime.checks import as_indices, check_whole
-from arcvq.runtime.files import reason_of, write_text, write_whole
 from arcvq.runtime.fingerprint import fingerprint
 from arcvq.runtime.kinds import Kinds
+from arcvq.runtime.model_folder import open_folder, save_folder
 from arcvq.runtime.precision import HALF, at_least_float32
 
 PRIOR_FORMAT = 1  # of saved priors; bump it when older versions would misread them
@@ -247,15 +245,13 @@ class Prior(nn.Module, Kinds):
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write model.safetensors and config.json into a folder."""
-        folder = Path(folder).expanduser()
-        write_whole(folder / "model.safetensors", lambda path: save_model(self, str(path)))
         config = {
             "format": PRIOR_FORMAT,
             "codebook_fingerprint": self.codebook_fingerprint,
             "rounded_fingerprints": self.rounded_fingerprints,
             **self.config(),
         }
-        write_text(folder / "config.json", json.dumps(config, indent=2))
+        save_folder(folder, self, config)
 
     @staticmethod
     def from_pretrained(folder: str | Path) -> "Prior":
@@ -265,28 +261,19 @@ class Prior(nn.Module, Kinds):
             FileNotFoundError: If a file is missing.
             ValueError: If a file is damaged or of another version.
         """
-        folder = Path(folder).expanduser()
-        for name in ("config.json", "model.safetensors"):
-            if not (folder / name).is_file():
-                raise FileNotFoundError(
-                    f"{folder} holds no {name}; a prior is config.json and model.safetensors"
-                )
-        try:
-            config = json.loads((folder / "config.json").read_text())
-            if config.pop("format", None) != PRIOR_FORMAT or "codebook_fingerprint" not in config:
-                raise ValueError(
-                    f"it is no prior of format {PRIOR_FORMAT}, the one that this arcvq reads"
-                )
-            codebook_fingerprint = config.pop("codebook_fingerprint")
-            rounded_fingerprints = config.pop("rounded_fingerprints", [])
-            prior = Prior.from_config(config)
-            load_model(prior, str(folder / "model.safetensors"))
-        except Exception as error:
-            reason = reason_of(error)
-            raise ValueError(f"the prior in {folder} cannot be opened: {reason}") from error
-        prior.codebook_fingerprint = codebook_fingerprint
-        prior.rounded_fingerprints = rounded_fingerprints
-        return prior.eval()
+        return open_folder(folder, _from_saved_config, "prior")
+
+
+def _from_saved_config(config: dict[str, Any]) -> Prior:
+    """Build a prior from the config in a folder, which has more in it than `Prior.config`."""
+    if config.pop("format", None) != PRIOR_FORMAT or "codebook_fingerprint" not in config:
+        raise ValueError(f"it is no prior of format {PRIOR_FORMAT}, the one that this arcvq reads")
+    codebook_fingerprint = config.pop("codebook_fingerprint")
+    rounded_fingerprints = config.pop("rounded_fingerprints", [])
+    prior = Prior.from_config(config)
+    prior.codebook_fingerprint = codebook_fingerprint
+    prior.rounded_fingerprints = rounded_fingerprints
+    return prior
 
 
 class NetworkPrior(Prior):

@@ -8,9 +8,9 @@ from typing import Any, Protocol, runtime_checkable
 
 from arcvq.autoencoder import Autoencoder
 from arcvq.runtime.files import SHIPPED, reason_of, write_text
+from arcvq.runtime.model_folder import WEIGHTS
 
 FOLDER = SHIPPED / "data" / "checkpoints"
-WEIGHTS = "model.safetensors"
 CARD = "card.json"
 PAGE_HEADER = """---
 license: mit
