@@ -9,9 +9,9 @@ import dataclasses
 import math
 import time
 from collections.abc import Callable
-from functools import cached_property, lru_cache
+from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float, Int
@@ -51,22 +51,11 @@ from arcvq.runtime.distributed import (
     world_size,
 )
 from arcvq.runtime.files import write_whole
-from arcvq.runtime.history import (
-    Row,
-    history_table,
-    naming_file,
-    read_record,
-    reading_run,
-    training_text,
-    write_record,
-)
+from arcvq.runtime.history import Row, RunRecord, naming_file
 from arcvq.runtime.interrupt import HeldInterrupt
 from arcvq.runtime.modes import evaluation_mode
 from arcvq.runtime.precision import float32_weights
 from arcvq.streamed_images import UnreadableImage
-
-if TYPE_CHECKING:
-    import pandas
 
 CHECKPOINT_SECONDS = 300  # at most so long from one checkpoint to the next
 
@@ -180,8 +169,8 @@ class Snapshot(NamedTuple):
     counts: Int[Tensor, " K"]
 
 
-@dataclasses.dataclass
-class Run:
+@dataclasses.dataclass(repr=False)
+class Run(RunRecord):
     """A trained model with the record of its training.
 
     Attributes:
@@ -196,54 +185,36 @@ class Run:
             counted since the row before.
     """
 
+    WHAT = "run"
+    OPENER = "VQVAE.from_pretrained"
+
     model: Autoencoder
     rows: list[Row]
     snapshots: dict[int, Snapshot]
     settings: dict[str, Any]
     seconds: float
 
-    def __repr__(self) -> str:
-        name = f"{type(self.model).__name__} with {self.model.quantizer.kind}"
-        return f"{type(self).__name__}({name}, {training_text(self.rows, self.seconds)})"
+    def subject(self) -> str:
+        return f"{self.model.kind} with {self.model.quantizer.kind}"
 
-    @cached_property
-    def history(self) -> "pandas.DataFrame":
-        """The history as a pandas table, made when it is first asked for."""
-        return history_table(self.rows)
-
-    def save(self, folder: str | Path) -> None:
-        """Write the model, the history and the snapshots into a folder.
-
-        run.json, which says that the run is finished, comes last; one that is there goes first.
-        """
-        folder = Path(folder).expanduser()
-        (folder / "run.json").unlink(missing_ok=True)
+    def write_model(self, folder: Path) -> None:
         self.model.save_pretrained(folder)
         tensors = {}
         for step, snapshot in self.snapshots.items():
             tensors[f"{step}.codebook"] = snapshot.codebook.contiguous()
             tensors[f"{step}.counts"] = snapshot.counts
         write_whole(folder / "snapshots.safetensors", lambda path: save_file(tensors, path))
-        write_record(folder, self.rows, self.settings, self.seconds)
 
-    @classmethod
-    def load(cls, folder: str | Path) -> "Run":
-        """Open a folder that `save` wrote.
-
-        Raises:
-            FileNotFoundError: If it holds no finished run.
-            ValueError: If a file is damaged or missing; names it and says how to heal it.
-        """
-        folder = Path(folder).expanduser()
-        with reading_run("run", folder, "VQVAE.from_pretrained"):
-            model = Autoencoder.from_pretrained(folder)
-            with naming_file(folder / "snapshots.safetensors"):
-                snapshots = _read_snapshots(folder / "snapshots.safetensors")
-            return cls(model, snapshots=snapshots, **read_record(folder))
+    @staticmethod
+    def read_model(folder: Path) -> dict[str, Any]:
+        model = Autoencoder.from_pretrained(folder)
+        file = folder / "snapshots.safetensors"
+        with naming_file(file):
+            return {"model": model, "snapshots": _read_snapshots(file)}
 
 
 def _read_snapshots(file: Path) -> dict[int, Snapshot]:
-    """The snapshots in a file that `Run.save` wrote."""
+    """The snapshots in a file that `Run.write_model` wrote."""
     tensors = load_file(file)
     steps = {int(name.partition(".")[0]) for name in tensors}
     return {

@@ -250,14 +250,6 @@ def test_saved_run_opens_again(images, tmp_path):
     assert opened.seconds == run.seconds
 
 
-def test_a_run_is_shown_by_its_model_and_length(images, tmp_path):
-    run = dataclasses.replace(short(images, folder=tmp_path), seconds=3.25)
-    steps = run.history["step"].iloc[-1]
-    shown = f"Run(VQVAE with {run.model.quantizer.kind}, {steps:.0f} steps in 3.2 s)"
-    assert repr(run) == shown
-    assert repr(dataclasses.replace(Run.load(tmp_path), seconds=3.25)) == shown
-
-
 def test_the_history_in_a_folder_is_what_pandas_reads_there(images, tmp_path):
     short(images, folder=tmp_path)
     read = pd.read_csv(tmp_path / "history.csv")

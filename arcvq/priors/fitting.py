@@ -3,9 +3,8 @@
 import copy
 import dataclasses
 import math
-from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Integer
@@ -18,14 +17,7 @@ from arcvq.ops.blockwise import BLOCK
 from arcvq.priors.base import Prior
 from arcvq.runtime.devices import choose_device
 from arcvq.runtime.fingerprint import fingerprint
-from arcvq.runtime.history import (
-    Row,
-    history_table,
-    read_record,
-    reading_run,
-    training_text,
-    write_record,
-)
+from arcvq.runtime.history import Row, RunRecord
 from arcvq.runtime.modes import evaluation_mode
 from arcvq.runtime.precision import at_least_float32, float32_weights
 from arcvq.schedules import Cosine, WarmUp
@@ -36,9 +28,6 @@ from arcvq.training import (
     TrainingSession,
     check_single,
 )
-
-if TYPE_CHECKING:
-    import pandas
 
 
 class TokenSplit(NamedTuple):
@@ -69,8 +58,8 @@ class TokenData(NamedTuple):
     validation: TokenSplit
 
 
-@dataclasses.dataclass
-class PriorRun:
+@dataclasses.dataclass(repr=False)
+class PriorRun(RunRecord):
     """A fitted prior and how it came about.
 
     Attributes:
@@ -82,37 +71,23 @@ class PriorRun:
             the row before, validation_bits_per_token, and lr.
     """
 
+    WHAT = "prior"
+    OPENER = "Prior.from_pretrained"
+
     prior: Prior
     rows: list[Row]
     settings: dict[str, Any]
     seconds: float
 
-    def __repr__(self) -> str:
-        name = type(self.prior).__name__
-        return f"{type(self).__name__}({name}, {training_text(self.rows, self.seconds)})"
+    def subject(self) -> str:
+        return self.prior.kind
 
-    @cached_property
-    def history(self) -> "pandas.DataFrame":
-        """The history as a pandas table, made when it is first asked for."""
-        return history_table(self.rows)
-
-    def save(self, folder: str | Path) -> None:
-        """Write the prior, history.csv and, last, run.json into a folder."""
-        folder = Path(folder).expanduser()
+    def write_model(self, folder: Path) -> None:
         self.prior.save_pretrained(folder)
-        write_record(folder, self.rows, self.settings, self.seconds)
 
-    @classmethod
-    def load(cls, folder: str | Path) -> "PriorRun":
-        """Open a folder that `save` wrote.
-
-        Raises:
-            FileNotFoundError: If it holds no finished run.
-            ValueError: If a file is damaged or missing; names it and says how to heal it.
-        """
-        folder = Path(folder).expanduser()
-        with reading_run("prior", folder, "Prior.from_pretrained"):
-            return cls(Prior.from_pretrained(folder), **read_record(folder))
+    @staticmethod
+    def read_model(folder: Path) -> dict[str, Any]:
+        return {"prior": Prior.from_pretrained(folder)}
 
 
 def encode_split(model: Autoencoder, split: ImageSplit, batch_size: int = 256) -> TokenSplit:
@@ -227,8 +202,9 @@ def _checked(prior: Prior, tokens: TokenData) -> TokenData:
         ValueError: For a prior that cannot be fitted by steps, or not to these tokens.
     """
     if not any(parameter.requires_grad for parameter in prior.parameters()):
-        name = type(prior).__name__
-        raise ValueError(f"{name} has nothing to learn by steps; fit it with its method count")
+        raise ValueError(
+            f"{prior.kind} has nothing to learn by steps; fit it with its method count"
+        )
     splits = []
     for name, split in (("training", tokens.train), ("validation", tokens.validation)):
         if len(split.tokens) == 0:

@@ -5,9 +5,10 @@ import io
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cached_property
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from arcvq.runtime.extras import extra_import
 from arcvq.runtime.files import reason_of, write_text
@@ -17,35 +18,99 @@ if TYPE_CHECKING:
 
 Row = dict[str, Any]  # numbers by the names of their columns; a row may lack columns
 
-
-def history_table(rows: list[Row]) -> "pandas.DataFrame":
-    """The rows as a table, its columns in the order in which they first appear."""
-    return extra_import("pandas").DataFrame(rows)
+Record = TypeVar("Record", bound="RunRecord")
 
 
-def training_text(rows: list[Row], seconds: float) -> str:
-    """How long a training was, in steps and in seconds."""
-    steps = int(rows[-1]["step"]) if rows else 0
-    return f"{steps:,} steps in {seconds:.1f} s"
+class RunRecord:
+    """The base of finished runs: history, settings and time, and how they are saved with a model.
+
+    A subclass is a dataclass that has these fields and those of its model. It defines `subject`,
+    `write_model` and `read_model`.
+
+    Attributes:
+        rows: One dict for each row of `history`.
+        settings: What decided the result.
+        seconds: Training time, all sessions together.
+    """
+
+    WHAT: str  # what messages call the run
+    OPENER: str  # the function that opens its model alone
+    rows: list[Row]
+    settings: dict[str, Any]
+    seconds: float
+
+    def __repr__(self) -> str:
+        steps = int(self.rows[-1]["step"]) if self.rows else 0
+        length = f"{steps:,} steps in {self.seconds:.1f} s"
+        return f"{type(self).__name__}({self.subject()}, {length})"
+
+    @cached_property
+    def history(self) -> "pandas.DataFrame":
+        """The rows as a pandas table, made when it is first asked for.
+
+        Its columns are in the order in which they first appear.
+        """
+        return extra_import("pandas").DataFrame(self.rows)
+
+    def subject(self) -> str:
+        """What was trained."""
+        raise NotImplementedError
+
+    def write_model(self, folder: Path) -> None:
+        """Write the model, and what else the subclass keeps, into a folder."""
+        raise NotImplementedError
+
+    @staticmethod
+    def read_model(folder: Path) -> dict[str, Any]:
+        """Read what `write_model` wrote, as fields by their names."""
+        raise NotImplementedError
+
+    def save(self, folder: str | Path) -> None:
+        """Write the run into a folder.
+
+        run.json, which says that the run is finished, comes last; one that is there goes first.
+        """
+        folder = Path(folder).expanduser()
+        (folder / "run.json").unlink(missing_ok=True)
+        self.write_model(folder)
+        write_text(folder / "history.csv", _table_of(self.rows))
+        facts = {"settings": self.settings, "seconds": self.seconds, "rows": len(self.rows)}
+        write_text(folder / "run.json", json.dumps(facts, indent=2))
+
+    @classmethod
+    def load(cls: type[Record], folder: str | Path) -> Record:
+        """Open a folder that `save` wrote.
+
+        Raises:
+            FileNotFoundError: If it holds no finished run.
+            ValueError: If a file is damaged or missing; names it and says how to heal it.
+        """
+        folder = Path(folder).expanduser()
+        if not (folder / "run.json").exists():
+            raise FileNotFoundError(f"{folder} holds no finished run; run.json is missing")
+        try:
+            return cls(**cls.read_model(folder), **_read_record(folder))
+        except Exception as error:
+            raise ValueError(
+                f"the {cls.WHAT} in {folder} is damaged ({reason_of(error)}); train it again with "
+                f"overwrite=True, or open the model alone, if that is whole, with {cls.OPENER}"
+            ) from error
 
 
-def write_record(folder: Path, rows: list[Row], settings: dict[str, Any], seconds: float) -> None:
-    """Write history.csv and then run.json, which says that the run is finished."""
+def _table_of(rows: list[Row]) -> str:
+    """Rows as a table in CSV."""
     columns = list(dict.fromkeys(chain.from_iterable(rows)))
     text = io.StringIO()
     writer = csv.DictWriter(text, columns, lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)  # what a row lacks stays empty
-    write_text(folder / "history.csv", text.getvalue())
-    facts = {"settings": settings, "seconds": seconds, "rows": len(rows)}
-    write_text(folder / "run.json", json.dumps(facts, indent=2))
+    return text.getvalue()
 
 
-def read_record(folder: Path) -> dict[str, Any]:
-    """What `write_record` wrote: rows, settings and seconds. Empty cells are NaN.
+def _read_record(folder: Path) -> dict[str, Any]:
+    """The rows, settings and seconds that were saved. Empty cells are NaN.
 
-    Raises:
-        ValueError: If a file is cut or holds something else; names it.
+    A file that is cut or holds something else is named in a ValueError.
     """
     file = folder / "run.json"
     with naming_file(file):
@@ -80,30 +145,6 @@ def naming_file(file: Path) -> Iterator[None]:
         yield
     except Exception as error:
         raise ValueError(f"{file.name}: {reason_of(error)}") from error
-
-
-@contextmanager
-def reading_run(what: str, folder: Path, model: str) -> Iterator[None]:
-    """Tell what is wrong with a finished run in one sentence, with the ways to heal it.
-
-    Args:
-        what: What the folder holds, such as "run".
-        folder: The folder.
-        model: The function that opens its model alone.
-
-    Raises:
-        FileNotFoundError: If the folder holds no finished run.
-        ValueError: For any error inside.
-    """
-    if not (folder / "run.json").exists():
-        raise FileNotFoundError(f"{folder} holds no finished run; run.json is missing")
-    try:
-        yield
-    except Exception as error:
-        raise ValueError(
-            f"the {what} in {folder} is damaged ({reason_of(error)}); train it again with "
-            f"overwrite=True, or open the model alone, if that is whole, with {model}"
-        ) from error
 
 
 def _number(text: str) -> int | float:
