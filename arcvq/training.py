@@ -365,6 +365,7 @@ class TrainingSession:
         self.optimization = optimization
         self.recording = recording
         self.checkpoint = Path(recording.folder or "") / "checkpoint.pt"
+        self._check_folder()
         self.device = choose_device(compute.device)
         dtype = choose_precision(compute.precision, self.device)
         in_bfloat16 = dtype == torch.bfloat16
@@ -457,7 +458,7 @@ class TrainingSession:
 
     def start(self) -> None:
         """Begin at step 0, or where the checkpoint stands."""
-        if self.recording.resume and from_first(self.checkpoint.exists()):
+        if self._goes_on():
             state = load_checkpoint(self.checkpoint, self.settings)
             with reading_checkpoint(self.checkpoint):
                 check_whole(0, step=state["step"])
@@ -475,10 +476,22 @@ class TrainingSession:
             self._clear_folder()
             self.save()
 
+    def _goes_on(self) -> bool:
+        """Whether there is a checkpoint to go on from."""
+        return self.recording.resume and from_first(self.checkpoint.exists())
+
     def _clear_folder(self) -> None:
-        """Make way for a new run: refused where there is one, unless it may be overwritten."""
+        """Make way for a new run."""
+        self._check_folder()  # once more, as another process may have begun meanwhile
         folder = self.recording.folder
-        if folder is None:
+        if folder and rank() == 0:
+            # From now on the folder holds an unfinished run, whatever happens.
+            (Path(folder) / "run.json").unlink(missing_ok=True)
+
+    def _check_folder(self) -> None:
+        """Raise FileExistsError for a run that neither goes on nor may be overwritten."""
+        folder = self.recording.folder
+        if folder is None or self._goes_on():
             return
         finished = Path(folder) / "run.json"
         held = [file.name for file in (finished, self.checkpoint) if file.exists()]
@@ -492,9 +505,6 @@ class TrainingSession:
                 f"{folder} holds a run already ({' and '.join(held)}); resume=True goes on with "
                 "it, and overwrite=True replaces it"
             )
-        if rank() == 0:
-            # From now on the folder holds an unfinished run, whatever happens.
-            finished.unlink(missing_ok=True)
 
     def _progress_bar(self) -> tqdm:
         """A bar of all steps, shown by the first process alone."""

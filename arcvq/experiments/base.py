@@ -18,7 +18,7 @@ from tqdm.auto import tqdm
 from arcvq.experiments.measures import run_facts
 from arcvq.experiments.tables import finished
 from arcvq.images import ImageData
-from arcvq.runs.parallel import train_as_completed
+from arcvq.runs.parallel import check_workers, train_as_completed
 from arcvq.runs.settings import RunSettings, run_name, train
 from arcvq.runtime.checks import check_whole, differences
 from arcvq.runtime.devices import choose_device, choose_precision
@@ -132,7 +132,8 @@ def run_experiment(
         ValueError: For no seeds, an unknown variant, data that the experiment cannot measure, or a
             folder with results of other settings or with other files.
     """
-    _check_numbers(seeds, training.get("workers"))
+    check_whole(1, seeds=seeds)
+    check_workers(training.get("workers"), training.get("ray"))
     variants = experiment.variants(base)
     chosen = _chosen_names(experiment.name, variants, only)
     root = data_root(root)
@@ -193,12 +194,6 @@ def _folder_name(
     if experiment.search_steps is None:
         return name
     return f"{name}-searched-{experiment.search_steps}"
-
-
-def _check_numbers(seeds: Any, workers: Any) -> None:
-    check_whole(1, seeds=seeds)
-    if workers is not None:
-        check_whole(1, workers=workers)
 
 
 def without_effect(experiment: Experiment, base: RunSettings) -> list[str]:

@@ -15,7 +15,6 @@ from arcvq.autoencoder import Autoencoder
 from arcvq.images import ImageData, ImageSplit
 from arcvq.ops.blockwise import BLOCK
 from arcvq.priors.base import Prior
-from arcvq.runtime.devices import choose_device
 from arcvq.runtime.fingerprint import fingerprint
 from arcvq.runtime.history import Row, RunRecord
 from arcvq.runtime.modes import evaluation_mode
@@ -134,26 +133,42 @@ def bits_per_token(
     return nats / math.log(2) / tokens.numel()
 
 
-def fit_prior(prior: Prior, model: Autoencoder, data: ImageData, **options: Any) -> PriorRun:
+def fit_prior(  # noqa: PLR0913  (as `fit`)
+    prior: Prior,
+    model: Autoencoder,
+    data: ImageData,
+    *,
+    steps: int,
+    batch_size: int = 64,
+    lr: float = 3e-3,
+    seed: int = 0,
+    compute: Compute = Compute(),
+    recording: Recording = Recording(),
+) -> PriorRun:
     """Fit a prior to the tokens of a model's training images; the model stays as it is.
 
     Args:
         prior: The prior, which is fitted in place.
-        model: The model. Its training and validation images are encoded once.
+        model: The model. The training and validation images are encoded once, after the arguments
+            have been checked.
         data: The data set.
-        **options: The keyword arguments of `fit_tokens`, of which `steps` must be given.
+        steps: Number of optimizer steps, at least 1.
+        batch_size: Grids a step; at most the training images.
+        lr: See `fit_tokens`.
+        seed: See `fit_tokens`.
+        compute: See `fit_tokens`.
+        recording: See `fit_tokens`.
 
     Raises:
-        ValueError: If the prior is one for another codebook, number of codes or grid.
+        ValueError: If the prior is one for another codebook, number of codes or grid, and as
+            `fit_tokens` does.
     """
     check_single(model.quantizer, "fit_prior")
     prior.check_model(model)
     prior.check_grid(model, data)
-    compute = options.get("compute", Compute())
-    model.to(choose_device(compute.device))
-    tokens = TokenData(encode_split(model, data.train), encode_split(model, data.validation))
-    prior.remember(model.quantizer.codebook)
-    return fit_tokens(prior, tokens, **options)
+    optimization = Optimization(steps, batch_size, lr, seed)
+    with float32_weights(prior):
+        return PriorSession(prior, data, model, optimization, compute, recording).train()
 
 
 def fit_tokens(
@@ -181,8 +196,8 @@ def fit_tokens(
         lr: The highest learning rate, above 0.
         seed: Seed of the order of the grids.
         compute: Device and precision; a CUDA graph cannot be recorded here.
-        recording: What is logged, how often, and where it is written. A row of the history is
-            always a validation, so that `log_every` and `snapshots` mean nothing here.
+        recording: What is logged, how often, and where it is written. Each row of the history is a
+            validation, so that `log_every` is refused; so is `snapshots`, those of a codebook.
 
     Raises:
         ValueError: If an argument is out of range.
@@ -192,32 +207,48 @@ def fit_tokens(
     """
     optimization = Optimization(steps, batch_size, lr, seed)
     with float32_weights(prior):
-        return PriorSession(prior, tokens, optimization, compute, recording).train()
+        return PriorSession(prior, tokens, None, optimization, compute, recording).train()
 
 
-def _checked(prior: Prior, tokens: TokenData) -> TokenData:
-    """Return the tokens as int64.
-
-    Raises:
-        ValueError: For a prior that cannot be fitted by steps, or not to these tokens.
-    """
+def _check_before_encoding(prior: Prior, data: TokenData | ImageData) -> None:
+    """Raise ValueError for a prior that cannot be fitted by steps, or not with these labels."""
     if not any(parameter.requires_grad for parameter in prior.parameters()):
         raise ValueError(
             f"{prior.kind} has nothing to learn by steps; fit it with its method count"
         )
-    splits = []
-    for name, split in (("training", tokens.train), ("validation", tokens.validation)):
-        if len(split.tokens) == 0:
+    for name, split in (("training", data.train), ("validation", data.validation)):
+        if len(split.labels) == 0:
             raise ValueError(f"there are no {name} tokens; at least one grid is needed")
-        grids, labels = prior.as_tokens(split.tokens, split.labels if prior.classes else None)
-        splits.append(TokenSplit(grids, split.labels.long() if labels is None else labels))
-    return TokenData(*splits)
+        if prior.classes:
+            prior.as_labels(split.labels, len(split.labels))
+
+
+def _check_recording(recording: Recording) -> None:
+    """Raise ValueError for what a prior has no use for."""
+    if recording.log_every is not None:
+        raise ValueError(
+            f"log_every is {recording.log_every}; each row of a prior's history is a validation, "
+            "so give validate_every instead"
+        )
+    if recording.snapshots != Recording.snapshots:
+        raise ValueError(
+            f"snapshots is {recording.snapshots}; they are of a codebook, which a prior has not, "
+            "so leave it out"
+        )
 
 
 class PriorSession(TrainingSession):
-    """The fitting of a prior: what is its own of `fit_tokens`.
+    """The fitting of a prior: what is its own of `fit_prior` and `fit_tokens`.
 
     Nothing in it is random but the weights at the start, which the caller has drawn.
+
+    Args:
+        prior: The prior, which is fitted in place.
+        data: The tokens, or the images that give them.
+        autoencoder: Encodes images, once the arguments have been checked; None for tokens.
+        optimization: Steps, batch size, learning rate and seed.
+        compute: Device and precision.
+        recording: Logging, checkpoints and callback.
     """
 
     MODEL = "prior"
@@ -229,24 +260,29 @@ class PriorSession(TrainingSession):
     def __init__(
         self,
         prior: Prior,
-        tokens: TokenData,
+        data: TokenData | ImageData,
+        autoencoder: Autoencoder | None,
         optimization: Optimization,
         compute: Compute,
         recording: Recording,
     ):
-        tokens = _checked(prior, tokens)
+        _check_before_encoding(prior, data)
+        _check_recording(recording)
         if compute.cuda_graph:
             raise ValueError("cuda_graph is True; only fit can record its step")
-        super().__init__(prior, len(tokens.train.tokens), optimization, compute, recording)
+        super().__init__(prior, len(data.train.labels), optimization, compute, recording)
         # A row of the history is always a validation.
         self.log_every = self.validate_every
+        self.autoencoder = autoencoder
+        train = self._tokens_of(data.train)
+        validation = self._tokens_of(data.validation)
         self.settings |= {
             "prior": prior.config(),
-            "tokens": fingerprint(*tokens.train, *tokens.validation),
+            "tokens": fingerprint(*train, *validation),
             "validate_every": self.validate_every,
         }
-        self.tokens = tokens.train.to(self.device)
-        self.validation = tokens.validation.to(self.device)
+        self.tokens = train.to(self.device)
+        self.validation = validation.to(self.device)
         self.warm_up = WarmUp(0.0, 1.0, max(1, self.steps // 10))
         self.decay = Cosine(optimization.lr, 0.0, self.steps)
         # Of training since the last row: the sum of the loss over steps, and their number.
@@ -254,6 +290,25 @@ class PriorSession(TrainingSession):
         self.summed = 0
         self.best: dict[str, Any] = {}  # weights
         self.best_bits = math.inf
+
+    def _tokens_of(self, split: Any) -> TokenSplit:
+        """Tokens and labels of a part of the data, as int64; refuses those that do not fit."""
+        if self.autoencoder is not None:
+            split = encode_split(self.autoencoder.to(self.device), split)
+        tokens, labels = split
+        if len(tokens) != len(labels):
+            raise ValueError(
+                f"there are {len(tokens)} grids of tokens and {len(labels)} labels; each grid has "
+                "one label"
+            )
+        tokens, of_classes = self.model.as_tokens(tokens, labels if self.model.classes else None)
+        return TokenSplit(tokens, labels.long() if of_classes is None else of_classes)
+
+    def start(self) -> None:
+        super().start()
+        # Nothing has refused the run, so the prior is one for these codes from now on.
+        if self.autoencoder is not None:
+            self.model.remember(self.autoencoder.quantizer.codebook)
 
     def _labels(self, split: TokenSplit) -> Tensor | None:
         """The labels that the prior is given."""

@@ -97,18 +97,18 @@ def train_as_completed(
         device: The device. `"cuda"` stands for all GPUs.
         workers: Number of processes; by default one for each core, or four for each GPU.
         ray: Address of a Ray cluster, "auto" for the one at hand, "local" to start one here. Its
-            machines need arcvq, but no common disk.
+            machines need arcvq, but no common disk. It takes as many runs at a time as it has room
+            for, so that `workers` is refused beside it.
         progress: Whether to show a progress bar.
 
     Yields:
         The settings with their run, or with the reason why it failed.
 
     Raises:
-        ValueError: If there are no workers.
+        ValueError: If there are no workers, or both workers and Ray.
         ModuleNotFoundError: If Ray is asked for and is not installed.
     """
-    if workers is not None:
-        check_whole(1, workers=workers)
+    check_workers(workers, ray)
     unique = dict.fromkeys(settings)
     device = choose_device(device)
     loaded: dict[_DataKey, ImageData] = {}
@@ -129,6 +129,18 @@ def train_as_completed(
         for one, error in chain(finished, trained):
             yield one, error or batch.try_to_train(one)
             bar.update()
+
+
+def check_workers(workers: Any, ray: str | None) -> None:
+    """Raise ValueError for a number of processes that is out of range, or given beside Ray."""
+    if workers is None:
+        return
+    check_whole(1, workers=workers)
+    if ray is not None:
+        raise ValueError(
+            f"workers is {workers} and ray is {ray!r}; a Ray cluster takes as many runs at a time "
+            "as it has room for, so give one of the two"
+        )
 
 
 def without_failures(

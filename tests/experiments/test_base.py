@@ -319,6 +319,8 @@ def test_wrong_requests_are_told_before_anything_is_written(tmp_path):
         run(tmp_path, only=["lr 5"])
     with pytest.raises(ValueError, match="workers is 0; it must be a whole number from 1"):
         run(tmp_path, workers=0)
+    with pytest.raises(ValueError, match="workers is 2 and ray is 'local'"):
+        run(tmp_path, workers=2, ray="local")
 
     def check(data):
         raise ValueError(f"{data.name} cannot be measured")

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from arcvq.priors import (
+    HistogramPrior,
     PriorRun,
     TokenData,
     TokenSplit,
@@ -183,24 +184,79 @@ def test_bfloat16_keeps_the_loss_in_float32(small, tokens, monkeypatch):
     assert all(parameter.dtype == torch.float32 for parameter in run.prior.parameters())
 
 
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"steps": 0}, "steps is 0"),
-        ({"batch_size": 0}, "batch_size is 0"),
-        ({"batch_size": 65}, "batch_size is 65; it must be at most 64, the training grids"),
-        ({"lr": 0.0}, "lr is 0.0"),
-        ({"lr": math.nan}, "lr is nan"),
-        ({"record": {"validate_every": -1}}, "validate_every is"),
-        ({"record": {"resume": True}}, "resume is True but folder is None"),
-        ({"compute": Compute("cpu", "half")}, "precision 'half'"),
-        ({"compute": Compute("abacus")}, "device 'abacus'"),
-        ({"compute": Compute("cpu", cuda_graph=True)}, "cuda_graph is True; only fit can record"),
-    ],
-)
+REFUSED = [
+    ({"steps": 0}, "steps is 0"),
+    ({"batch_size": 0}, "batch_size is 0"),
+    ({"batch_size": 65}, "batch_size is 65; it must be at most 64, the training grids"),
+    ({"lr": 0.0}, "lr is 0.0"),
+    ({"lr": math.nan}, "lr is nan"),
+    ({"seed": -1}, "seed is -1"),
+    ({"recording": Recording(validate_every=-1)}, "validate_every is"),
+    ({"recording": Recording(log_every=5)}, "log_every is 5; .* so give validate_every instead"),
+    ({"recording": Recording(snapshots=3)}, "snapshots is 3; .* so leave it out"),
+    ({"compute": Compute("cpu", "half")}, "precision 'half'"),
+    ({"compute": Compute("abacus")}, "device 'abacus'"),
+    ({"compute": Compute("cpu", cuda_graph=True)}, "cuda_graph is True; only fit can record"),
+]
+
+
+@pytest.mark.parametrize(("change", "message"), REFUSED)
 def test_bad_settings_are_refused_before_anything_is_fitted(change, message, small, tokens):
     with pytest.raises(ValueError, match=message):
-        short(small(), tokens, **change)
+        fit_tokens(small(), tokens, **OPTIONS | change)
+
+
+@pytest.fixture
+def uncoded(monkeypatch):
+    """A model that must not be asked for tokens."""
+    net = model()
+    monkeypatch.setattr(net, "encode", lambda batch: pytest.fail("images were encoded"))
+    return net
+
+
+@pytest.mark.parametrize(("change", "message"), REFUSED)
+def test_bad_settings_are_refused_before_anything_is_encoded(
+    change,
+    message,
+    make,
+    images,  # noqa: F811
+    uncoded,
+):
+    prior = make(num_codes=16, grid=(2, 2))
+    with pytest.raises(ValueError, match=message):
+        fit_prior(prior, uncoded, images, **OPTIONS | change)
+    assert prior.codebook_fingerprint is None, "it may be fitted to another model"
+
+
+def test_what_cannot_be_fitted_is_refused_before_anything_is_encoded(
+    make,
+    images,  # noqa: F811
+    uncoded,
+    tmp_path,
+):
+    prior = make(num_codes=16, grid=(2, 2))
+    with pytest.raises(TypeError, match=r"missing .*'steps'"):
+        fit_prior(prior, uncoded, images)
+    with pytest.raises(ValueError, match="labels reach from 0 to 1; they must be from 0 to 0"):
+        fit_prior(make(num_codes=16, grid=(2, 2), classes=1), uncoded, images, **OPTIONS)
+    with pytest.raises(ValueError, match="HistogramPrior has nothing to learn by steps"):
+        fit_prior(HistogramPrior(16, (2, 2)), uncoded, images, **OPTIONS)
+    (tmp_path / "run.json").touch()
+    with pytest.raises(FileExistsError, match="holds a run already"):
+        fit_prior(prior, uncoded, images, **OPTIONS, recording=recording(tmp_path))
+    empty = dataclasses.replace(images, validation=images.validation.first(0))
+    with pytest.raises(ValueError, match="there are no validation tokens"):
+        fit_prior(prior, uncoded, empty, **OPTIONS)
+
+
+def test_a_prior_whose_checkpoint_is_refused_is_still_free_for_any_model(make, images, tmp_path):  # noqa: F811
+    prior = make(num_codes=16, grid=(2, 2))
+    fit_prior(prior, model(), images, **OPTIONS, recording=recording(tmp_path))
+    other = make(num_codes=16, grid=(2, 2))
+    again = recording(tmp_path, resume=True)
+    with pytest.raises(ValueError, match=r"lr was 0\.003 and is now 0\.5"):
+        fit_prior(other, model(), images, **OPTIONS, lr=0.5, recording=again)
+    assert other.codebook_fingerprint is None
 
 
 def test_tokens_and_labels_that_do_not_fit_are_refused(small, tokens):
@@ -213,6 +269,9 @@ def test_tokens_and_labels_that_do_not_fit_are_refused(small, tokens):
         short(small(), TokenData(higher, validation))
     with pytest.raises(ValueError, match="labels reach from 0 to 1; they must be from 0 to 0"):
         short(small(classes=1), tokens)
+    fewer = TokenSplit(train.tokens, train.labels[:60])
+    with pytest.raises(ValueError, match="there are 64 grids of tokens and 60 labels"):
+        short(small(), TokenData(fewer, validation))
 
 
 @pytest.mark.parametrize("integer", INTEGER_DTYPES)

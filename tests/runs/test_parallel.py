@@ -103,9 +103,12 @@ def test_a_killed_worker_fails_its_own_run_alone_after_a_second_try(tmp_path, mo
     assert_equal(outcomes[SMALL], train(SMALL, IMAGES, root=tmp_path / "alone", **OPTIONS))
 
 
-def test_no_workers_are_told_before_anything_is_trained(tmp_path):
+def test_no_workers_and_workers_beside_ray_are_told_before_anything_is_trained(tmp_path):
     with pytest.raises(ValueError, match="workers is 0; it must be a whole number from 1"):
         train_many([SMALL], IMAGES, root=tmp_path, workers=0)
+    message = "workers is 2 and ray is 'local'; .* so give one of the two"
+    with pytest.raises(ValueError, match=message):
+        train_many([SMALL], IMAGES, root=tmp_path, workers=2, ray="local")
     assert not list(tmp_path.iterdir())
 
 
