@@ -16,7 +16,7 @@ from arcvq.analysis.sample_quality import Images, as_uint8, label_agreement
 from arcvq.images import ImageData, to_float
 from arcvq.runtime.devices import choose_device
 from arcvq.runtime.files import reason_of, safe_name, write_text, write_whole
-from arcvq.runtime.store import digest_of, kept_path
+from arcvq.runtime.store import digest_of, find_result
 from arcvq.training import batch_indices
 
 CLASSIFIER_FORMAT = 1  # raised when a change of the code changes what training gives
@@ -156,9 +156,8 @@ def train_classifier(
     device = choose_device(device)
     told = [CLASSIFIER_FORMAT, STEPS, PASSES, BATCH_SIZE, LR, VALIDATE_EVERY, seed]
     digest = digest_of([*told, data.fingerprint])
-    folder = kept_path(root, "classifiers", f"{safe_name(data.name)}-{digest}")
-    # That file is written last, so a folder with it is complete.
-    if not (folder / "classifier.json").is_file():
+    folder, is_there = find_result(root, "classifiers", f"{safe_name(data.name)}-{digest}")
+    if not is_there:
         _fit(data.to(device), seed, progress).save(folder)
     return Classifier.load(folder).to(device)
 

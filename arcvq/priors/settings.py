@@ -16,9 +16,9 @@ from arcvq.priors.transformer import TransformerPrior
 from arcvq.runs.settings import check_profile, with_batch_for
 from arcvq.runtime.checks import check_whole, use_python_numbers
 from arcvq.runtime.devices import choose_device, choose_precision
-from arcvq.runtime.files import delete, safe_name
+from arcvq.runtime.files import safe_name
 from arcvq.runtime.fingerprint import fingerprint
-from arcvq.runtime.store import digest_of, kept_path
+from arcvq.runtime.store import digest_of, find_result
 from arcvq.training import Compute, Optimization, Recording
 
 PRIOR_FIT_VERSION = 1  # bump it when the same settings no longer fit the same prior
@@ -175,10 +175,8 @@ def train_prior(
     device = choose_device(device)
     digest = settings.digest(model, data, choose_precision(settings.precision, device))
     name = f"{safe_name(data.name)}-{settings.kind}-{digest}"
-    folder = kept_path(root, "priors", name, shared=not overwrite)
-    if overwrite:
-        delete(folder)
-    elif (folder / "run.json").exists():
+    folder, is_there = find_result(root, "priors", name, overwrite)
+    if is_there:
         fitted = PriorRun.load(folder)
         fitted.prior.to(device)
         return fitted

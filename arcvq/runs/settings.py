@@ -17,9 +17,9 @@ from arcvq.images import USUAL_READING, ImageData, load_images
 from arcvq.quantizers import QUANTIZERS, OnlineClusteredQuantizer, SphericalQuantizer
 from arcvq.runtime.checks import check_not_negative, check_whole, use_python_numbers
 from arcvq.runtime.devices import choose_device, choose_precision
-from arcvq.runtime.distributed import first_rank_first, from_first
-from arcvq.runtime.files import delete, safe_name
-from arcvq.runtime.store import digest_of, kept_path
+from arcvq.runtime.distributed import first_rank_first
+from arcvq.runtime.files import safe_name
+from arcvq.runtime.store import digest_of, find_result, kept_path
 from arcvq.samp import SAMP, Regime
 from arcvq.training import Compute, Optimization, Recording, Run, fit
 from arcvq.vqgan import VQGAN, VQGANSettings, fit_vqgan
@@ -278,14 +278,10 @@ def run_name(settings: RunSettings, data: ImageData, device: torch.device) -> st
 
 
 def run_folder(
-    settings: RunSettings,
-    data: ImageData,
-    root: str | Path | None,
-    device: torch.device,
-    shared: bool = True,
+    settings: RunSettings, data: ImageData, root: str | Path | None, device: torch.device
 ) -> Path:
     """Where a run is kept (see `kept_path`). It holds run.json once the run is finished."""
-    return kept_path(root, "runs", run_name(settings, data, device), shared)
+    return kept_path(root, "runs", run_name(settings, data, device))
 
 
 def train(
@@ -317,11 +313,8 @@ def train(
         with first_rank_first():
             data = settings.load_data(root, device)
     data = settings.subset(data)
-    folder = run_folder(settings, data, root, device, shared=not overwrite)
-    if overwrite:
-        with first_rank_first():
-            delete(folder)
-    elif from_first((folder / "run.json").exists()):
+    folder, is_there = find_result(root, "runs", run_name(settings, data, device), overwrite)
+    if is_there:
         run = Run.load(folder)
         run.model.to(device)
         return run

@@ -8,7 +8,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from arcvq.runtime.files import data_root, shared_root
+from arcvq.runtime.distributed import first_rank_first, from_first
+from arcvq.runtime.files import data_root, delete, shared_root
 
 WRITTEN_LAST = ("run.json", "classifier.json")
 
@@ -26,6 +27,29 @@ def digest_of(facts: Any) -> str:
 def digest_in(name: str) -> str:
     """The digest at the end of a result's name, which alone decides whether two are the same."""
     return name.rpartition("-")[2]
+
+
+def find_result(
+    root: str | Path | None, kind: str, name: str, overwrite: bool = False
+) -> tuple[Path, bool]:
+    """Find a result that is a folder, or the place for it; all processes find the same.
+
+    Args:
+        root: See `kept_path`.
+        kind: See `kept_path`.
+        name: See `kept_path`.
+        overwrite: Delete what is there, so that it is made again. The shared folder is left alone.
+
+    Returns:
+        The folder, and whether it holds the finished result. Otherwise the result goes there, and
+        the folder may hold a checkpoint to go on from.
+    """
+    folder = kept_path(root, kind, name, shared=not overwrite)
+    if overwrite:
+        with first_rank_first():
+            delete(folder)
+        return folder, False
+    return folder, from_first(_is_finished(folder))
 
 
 def kept_path(root: str | Path | None, kind: str, name: str, shared: bool = True) -> Path:
@@ -56,4 +80,4 @@ def kept_path(root: str | Path | None, kind: str, name: str, shared: bool = True
 
 def _is_finished(path: Path) -> bool:
     """Whether a result is whole: a file is, and a folder once it holds what is written last."""
-    return path.is_file() or any((path / name).is_file() for name in WRITTEN_LAST)
+    return path.is_file() or any((path / name).exists() for name in WRITTEN_LAST)

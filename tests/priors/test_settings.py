@@ -166,6 +166,10 @@ def test_a_damaged_prior_is_named_and_fitted_again_when_asked(run, images, tmp_p
         message = r"^the prior in .* is damaged \(.+\); train it again with overwrite=True"
         with pytest.raises(ValueError, match=message):
             train_prior(TINY, run.model, images, root=tmp_path, **OPTIONS)
+        file.unlink()
+        file.mkdir()
+        with pytest.raises(ValueError, match=message):
+            train_prior(TINY, run.model, images, root=tmp_path, **OPTIONS)
         healed = train_prior(TINY, run.model, images, root=tmp_path, overwrite=True, **OPTIONS)
         assert_same_weights(first.prior, healed.prior)
     assert len(fits) == 5

@@ -20,6 +20,7 @@ from arcvq.quantizers import QUANTIZERS, EMAQuantizer, SphericalQuantizer
 from arcvq.runs import settings
 from arcvq.runs.settings import RunSettings
 from arcvq.runtime import distributed
+from arcvq.runtime.store import find_result
 from arcvq.samp import SAMP, arc_margin_loss
 from arcvq.schedules import Adaptive, Constant
 from arcvq.training import Compute, Recording, Run, VQVAESession, fit
@@ -250,6 +251,16 @@ def writes(folder):
     return replace.call_count
 
 
+def kept(folder):
+    """Whether there is a finished run, which the first rank alone sees, before it is overwritten."""
+    root = folder / "kept" / str(distributed.rank())
+    run = root / "runs" / "digits-0123"
+    run.mkdir(parents=True)
+    if distributed.rank() == 0:
+        (run / "run.json").touch()
+    return [find_result(root, "runs", run.name, overwrite)[1] for overwrite in (False, True)]
+
+
 def work(rank, port, folder, begun):
     """All that a rank does; its findings go to a file."""
     os.environ |= {
@@ -278,6 +289,7 @@ def work(rank, port, folder, begun):
         found["fit"] = fitted()
         found["vqgan"] = fitted_vqgan(folder / "vqgan")
         found["writes"] = writes(folder / "run")
+        found["kept"] = kept(folder)
         found["resumed"] = fitted(begun, resume=True)
         found["interrupted"] = interrupted(folder / "interrupted")
         torch.save(found, folder / f"{rank}.pt")
@@ -393,6 +405,10 @@ def test_only_rank_0_writes(ranks, folder):
     assert ranks[1]["writes"] == 0
     written = Run.load(folder / "run").model.state_dict()
     assert_same(dict(written), ranks[0]["fit"]["weights"], 1e-6)
+
+
+def test_all_ranks_open_what_the_first_one_finds(ranks):
+    assert [found["kept"] for found in ranks] == [[True, False]] * 2
 
 
 def test_two_ranks_go_on_from_the_checkpoint_of_one(ranks):

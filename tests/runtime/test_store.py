@@ -1,4 +1,6 @@
-from arcvq.runtime.store import digest_in, digest_of, kept_path
+import pytest
+
+from arcvq.runtime.store import digest_in, digest_of, find_result, kept_path
 
 
 def test_a_digest_changes_with_any_fact_and_not_with_their_order():
@@ -44,3 +46,40 @@ def test_finished_results_are_found_in_the_shared_folder_and_new_ones_go_to_ones
     mine = own / "runs" / "mine-0123"
     mine.mkdir(parents=True)
     assert kept_path(own, "runs", "digits-samp-0123") == mine
+
+
+@pytest.fixture
+def finished(tmp_path, monkeypatch):
+    """A finished result in the shared folder, and one in the own folder beside one that stopped."""
+    monkeypatch.setenv("ARCVQ_SHARED", str(tmp_path / "shared"))
+    for place, file in (
+        ("shared/priors/digits-0123", "run.json"),
+        ("own/priors/digits-4567", "run.json"),
+        ("own/priors/digits-89ab", "checkpoint.pt"),
+        ("own/classifiers/digits-cdef", "classifier.json"),
+    ):
+        folder = tmp_path / place
+        folder.mkdir(parents=True)
+        (folder / file).touch()
+    return tmp_path
+
+
+def test_a_finished_result_is_found_to_be_opened_and_a_stopped_one_to_go_on(finished):
+    def found(kind, name):
+        folder, is_there = find_result(finished / "own", kind, name)
+        return folder.relative_to(finished).as_posix(), is_there
+
+    assert found("priors", "digits-0123") == ("shared/priors/digits-0123", True)
+    assert found("priors", "digits-4567") == ("own/priors/digits-4567", True)
+    assert found("priors", "digits-89ab") == ("own/priors/digits-89ab", False)
+    assert found("priors", "digits-0000") == ("own/priors/digits-0000", False)
+    assert found("classifiers", "digits-cdef") == ("own/classifiers/digits-cdef", True)
+
+
+@pytest.mark.parametrize("name", ["digits-0123", "digits-4567", "digits-89ab"])
+def test_what_is_to_be_made_again_is_deleted_but_not_from_the_shared_folder(finished, name):
+    own = finished / "own"
+    folder, is_there = find_result(own, "priors", name, overwrite=True)
+    assert (folder, is_there) == (own / "priors" / name, False)
+    assert not folder.exists()
+    assert (finished / "shared/priors/digits-0123/run.json").exists()
