@@ -8,7 +8,7 @@ that of a prior is in arcvq.priors.fitting.
 import dataclasses
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -339,7 +339,6 @@ class TrainingSession:
     EXAMPLES = "images"  # what a batch consists of
     VALIDATIONS = 5  # in a run, by default
     SHOWN: tuple[str, ...]  # columns of the history that the progress bar shows
-    OPTIMIZER: Any = torch.optim.Adam
 
     def __init__(
         self,
@@ -377,7 +376,7 @@ class TrainingSession:
         self.model = model.to(self.device)
         learned = [parameter for parameter in self.parameters() if parameter.requires_grad]
         fused = self.device.type in ("cpu", "cuda")
-        self.optimizer = self.OPTIMIZER(learned, lr=optimization.lr, fused=fused)
+        self.optimizer = self.make_optimizer(learned, fused=fused)
         self.step = 0
         self.rows: list[Row] = []
         self.began = time.perf_counter()
@@ -391,6 +390,10 @@ class TrainingSession:
     def parameters(self) -> list[Tensor]:
         """What the optimizer moves, unless it is frozen."""
         return list(self.model.parameters())
+
+    def make_optimizer(self, parameters: Iterable[Tensor], **options: Any) -> torch.optim.Optimizer:
+        """Make the optimizer that moves these parameters."""
+        return torch.optim.Adam(parameters, lr=self.optimization.lr, **options)
 
     def advance(self) -> None:
         """Take one optimizer step. Nothing in it may wait for the device."""

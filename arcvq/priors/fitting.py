@@ -255,7 +255,6 @@ class PriorSession(TrainingSession):
     EXAMPLES = "grids"
     VALIDATIONS = 10
     SHOWN = ("bits_per_token", "validation_bits_per_token")
-    OPTIMIZER = torch.optim.AdamW
 
     def __init__(
         self,
@@ -313,6 +312,9 @@ class PriorSession(TrainingSession):
     def _labels(self, split: TokenSplit) -> Tensor | None:
         """The labels that the prior is given."""
         return split.labels if self.model.classes else None
+
+    def make_optimizer(self, parameters, **options):
+        return torch.optim.AdamW(parameters, lr=self.optimization.lr, **options)
 
     def advance(self) -> None:
         self.model.train()

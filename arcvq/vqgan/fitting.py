@@ -4,7 +4,6 @@ import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -144,8 +143,6 @@ class VQGANSession(VQVAESession):
         recording: Logging, checkpoints and callback.
     """
 
-    OPTIMIZER = partial(torch.optim.Adam, betas=BETAS)
-
     def __init__(
         self,
         model: VQGAN,
@@ -194,7 +191,7 @@ class VQGANSession(VQVAESession):
             discriminator = PatchDiscriminator(data.channels, losses.channels, losses.halvings)
         self.discriminator = discriminator.to(self.device)
         self.discriminator.to(memory_format=torch.channels_last)
-        self.opponent = self.OPTIMIZER(self.discriminator.parameters(), lr=optimization.lr)
+        self.opponent = self.make_optimizer(self.discriminator.parameters())
         self.averaged = AveragedModel(
             self.model, multi_avg_fn=get_ema_multi_avg_fn(averaging), use_buffers=False
         )
@@ -203,6 +200,9 @@ class VQGANSession(VQVAESession):
     def threads(self) -> int | None:
         # This network has far more to do for each pixel, so that even small batches can be shared.
         return None
+
+    def make_optimizer(self, parameters, **options):
+        return super().make_optimizer(parameters, betas=BETAS, **options)
 
     def advance(self) -> None:
         super().advance()

@@ -9,10 +9,10 @@ from PIL import Image
 from arcvq.images import ImageData, ImageSplit, load_images
 from arcvq.quantizers import EMAQuantizer, EuclideanQuantizer, SphericalQuantizer
 from arcvq.runtime.devices import threads_kept
-from arcvq.training import Compute, Recording, Run, evaluate, fit
+from arcvq.training import Compute, Optimization, Recording, Run, evaluate, fit
 from arcvq.vqgan import VQGAN, fitting
 from arcvq.vqgan.discriminator import PatchDiscriminator, smallest_side
-from arcvq.vqgan.fitting import VQGANLosses, fit_vqgan
+from arcvq.vqgan.fitting import VQGANLosses, VQGANSession, fit_vqgan
 from arcvq.vqvae import VQVAE
 
 CPU = Compute("cpu", "float32")
@@ -73,6 +73,15 @@ def test_a_model_in_half_precision_learns_in_float32_and_is_rounded_at_the_end(d
     history = trained(data, network, PIXELS_ONLY, steps=2).history
     assert history.loss.notna().all()
     assert {weight.dtype for weight in network.parameters()} == {torch.bfloat16}
+
+
+def test_model_and_discriminator_are_moved_as_in_the_public_code(data):
+    optimization = Optimization(steps=8, batch_size=8, lr=1e-3, seed=0)
+    session = VQGANSession(model(), data, optimization, ADVERSARIAL, 0.999, CPU, QUIET)
+    for optimizer in (session.optimizer, session.opponent):
+        assert isinstance(optimizer, torch.optim.Adam)
+        assert optimizer.defaults["betas"] == (0.5, 0.9)
+        assert optimizer.defaults["lr"] == 1e-3
 
 
 def test_small_batches_are_trained_by_all_threads(data):
