@@ -328,7 +328,6 @@ class Quantizer(nn.Module, Kinds):
         self.idle += seen
         self.idle.masked_fill_(self.batch_counts > 0, 0)
         dead = (self.idle >= self.revive_after) & (self.anchor_weights > 0)
-        self.idle.masked_fill_(dead, 0)
         self.replace_codes(dead, self.anchors)
 
     def replace_codes(self, chosen: Bool[Tensor, " K"], codes: Float[Tensor, "K D"]) -> None:
@@ -336,6 +335,8 @@ class Quantizer(nn.Module, Kinds):
         codebook = whole(self.codebook)
         codes = codes.to(codebook.dtype)
         assign_(self.codebook, torch.where(chosen[:, None], codes, codebook))
+        if self.revive_after is not None:
+            self.idle.masked_fill_(chosen, 0)
 
     # ---- anchors: latents of the batch that codes may move to ----
 

@@ -729,6 +729,19 @@ def test_dead_codes_become_latents_of_the_batch_after_so_many_steps(make, revive
 
 
 @every_reviving_kind
+def test_new_codes_have_as_long_as_all_others_before_they_are_revived(make):
+    quantizer = dead_and_alive(make, 3)
+    for _ in range(2):
+        quantizer(two_clusters())
+        quantizer.after_step()
+    assert (quantizer.idle[2:] == 2).all()
+    quantizer.set_codebook(quantizer.codebook.detach().clone())
+    fresh = dead_and_alive(make, 3)
+    fresh.set_codebook(quantizer.codebook.detach())
+    assert_same_state(quantizer.state_dict(), fresh.state_dict(), but=["step"])
+
+
+@every_reviving_kind
 def test_a_code_that_is_used_now_and_then_is_not_revived(make):
     quantizer = dead_and_alive(make, 3)
     far = quantizer.codebook.detach()[2:].clone()
