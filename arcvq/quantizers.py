@@ -1004,19 +1004,31 @@ class ContinuousQuantizer(Quantizer):
     """No quantization: the latents pass through unchanged, with loss 0 and indices 0.
 
     An autoencoder with it shows the quality that quantizers can at best come near to. It has no
-    codes to look up.
+    codes to look up, and its codebook, which plays no part, is always frozen.
     """
 
     trainable = False
+
+    def __init__(
+        self,
+        num_codes: int,
+        dim: int,
+        beta: float = 0.25,
+        *,
+        channel_last: bool = False,
+        revive_after: int | None = None,
+    ):
+        super().__init__(num_codes, dim, beta, channel_last=channel_last, revive_after=revive_after)
+        self.freeze()  # DistributedDataParallel would wait for its gradient
+
+    def unfreeze(self):
+        pass
 
     def quantize(self, latents):
         if self.training:
             self.pending = True
         indices = torch.zeros_like(latents[:, 0], dtype=torch.int64)
         return latents, indices, latents.new_zeros(()), {}
-
-    def follow(self):
-        pass
 
     def encode(self, latents):
         self.check_latents(latents)

@@ -284,6 +284,15 @@ def test_continuous_lets_the_latents_through():
     assert not out.indices.any()
 
 
+def test_no_parameter_of_continuous_waits_for_a_gradient():
+    """Two processes would wait for it in vain."""
+    quantizer = ContinuousQuantizer(8, 3)
+    for change in (quantizer.freeze, quantizer.unfreeze):
+        change()
+        assert quantizer.frozen
+        assert not any(parameter.requires_grad for parameter in quantizer.parameters())
+
+
 def look_up_by(metric):
     return nearest_code(torch.randn(4, 2), torch.randn(3, 2), metric)
 

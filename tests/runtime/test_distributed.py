@@ -16,7 +16,12 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from torch.nn.parallel import DistributedDataParallel
 
-from arcvq.quantizers import QUANTIZERS, EMAQuantizer, SphericalQuantizer
+from arcvq.quantizers import (
+    QUANTIZERS,
+    ContinuousQuantizer,
+    EMAQuantizer,
+    SphericalQuantizer,
+)
 from arcvq.runs import settings
 from arcvq.runs.settings import RunSettings
 from arcvq.runtime import distributed
@@ -32,7 +37,7 @@ from tests.strokes import IMAGES
 pytestmark = pytest.mark.skipif(
     not dist.is_available() or not dist.is_gloo_available(), reason="needs gloo"
 )
-TRAINED = [kind for kind in QUANTIZERS if kind != "continuous"]
+EVERY_KIND = KINDS | {"continuous": ContinuousQuantizer}
 CODES = 7  # odd, so that the ranks have unequal shares
 
 
@@ -110,7 +115,7 @@ def loop(kind, masked):
 def plain_ddp(kind):
     """Four steps of Adam in PyTorch's own wrapper with its defaults, accumulated with `no_sync`."""
     torch.manual_seed(3)
-    whole = VQVAE(1, KINDS[kind](CODES, 4), hidden=8, residual_hidden=4).double()
+    whole = VQVAE(1, EVERY_KIND[kind](CODES, 4), hidden=8, residual_hidden=4).double()
     alone = distributed.world_size() == 1
     wrapped = whole if alone else DistributedDataParallel(whole)
     optimizer = torch.optim.Adam(whole.parameters(), lr=0.01)
@@ -133,7 +138,7 @@ def plain_ddp(kind):
 def sharded(kind):
     """Four steps of Adam with FSDP2, the quantizer a part of its own."""
     torch.manual_seed(3)
-    model = VQVAE(1, KINDS[kind](CODES, 4), hidden=8, residual_hidden=4).double()
+    model = VQVAE(1, EVERY_KIND[kind](CODES, 4), hidden=8, residual_hidden=4).double()
     if distributed.world_size() > 1:
         from torch.distributed.device_mesh import init_device_mesh
         from torch.distributed.fsdp import fully_shard
@@ -273,12 +278,12 @@ def work(rank, port, folder, begun):
     torch.set_num_threads(1)
     cpu = torch.device("cpu")
     with contextlib.suppress(ZeroDivisionError), distributed.process_group(cpu):
-        found = {f"step {kind}": step(kind) for kind in TRAINED}
+        found = {f"step {kind}": step(kind) for kind in QUANTIZERS}
         found |= {f"one code {kind}": step(kind, 1) for kind in ("samp", "cvq")}
         found |= {f"loop {kind}": loop(kind, masked=False) for kind in LOOPS}
         found |= {f"masked {kind}": loop(kind, masked=True) for kind in LOOPS}
-        found |= {f"ddp {kind}": plain_ddp(kind) for kind in KINDS}
-        found |= {f"fsdp {kind}": sharded(kind) for kind in KINDS}
+        found |= {f"ddp {kind}": plain_ddp(kind) for kind in EVERY_KIND}
+        found |= {f"fsdp {kind}": sharded(kind) for kind in EVERY_KIND}
         found |= {f"margin {top_k}": margin(top_k) for top_k in (1, 3, 6)}
         found["first"] = distributed.from_first(rank)
         found["any"] = distributed.any_rank(rank == 1)
@@ -333,7 +338,7 @@ def assert_same(one, other, tolerance):
         assert close, name
 
 
-@pytest.mark.parametrize("kind", TRAINED)
+@pytest.mark.parametrize("kind", QUANTIZERS)
 def test_two_ranks_take_the_step_of_one(ranks, kind):
     """Loss, gradients, codebook, counts, averages and anchors."""
     alone = step(kind)
@@ -353,14 +358,14 @@ def test_two_ranks_accumulate_what_one_does(ranks, kind, masked):
         assert alone["counts"].sum() > 0
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", EVERY_KIND)
 def test_every_kind_trains_in_plain_distributed_data_parallel(ranks, kind):
     alone = plain_ddp(kind)
     for found in ranks:
         assert_same(found[f"ddp {kind}"], alone, 1e-8)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", EVERY_KIND)
 def test_every_kind_trains_divided_by_fsdp(ranks, kind):
     alone = sharded(kind)
     for found in ranks:
