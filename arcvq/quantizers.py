@@ -775,7 +775,9 @@ class SphericalQuantizer(CosineQuantizer):
 
     radius: Tensor  # () radius of the ball after the last step; before the first 1, as codes start
     min_radius: Tensor  # () norm of the longest code from outside that did not fit into the ball
-    samp_of_run: SAMP | None = None  # what the last run set, as nobody had given any settings
+    # () length of the run that `samp` was made for, as nobody had given any settings; 0 where
+    # somebody had, and -1 in a model of an earlier version, which does not tell
+    samp_steps: Tensor
 
     def __init__(
         self,
@@ -791,25 +793,36 @@ class SphericalQuantizer(CosineQuantizer):
         self.samp = samp
         self.register_buffer("radius", torch.ones(()), persistent=False)
         self.register_buffer("min_radius", torch.zeros(()))
+        self.register_buffer("samp_steps", torch.zeros((), dtype=torch.int64))
 
     def active_samp(self) -> SAMP:
         """Return the settings in force: `samp`, or the paper's where it is None."""
         return self.samp or PAPER
 
     def begin_run(self, steps, schedule="restart"):
-        steps_before = int(self.step)
+        sets_samp = self._is_set_by_run(schedule)
         super().begin_run(steps, schedule)
         restart = schedule == "restart"
-        if restart or steps_before == 0:
-            # Settings that were made for the run before do not fit another one. In a model that was
-            # loaded, only those of a run that came to its end are known as such.
-            of_last_run = self.samp == self.samp_of_run
-            of_whole_run = steps_before > 0 and self.samp == SAMP.for_run(steps_before)
-            if of_last_run or of_whole_run:
-                self.samp = SAMP.for_run(steps)
-                self.samp_of_run = self.samp
+        if sets_samp:
+            self.samp = SAMP.for_run(steps)
+            self.samp_steps.fill_(steps)
+        elif restart:
+            self.samp_steps.zero_()
         if restart:
             self._forget_ball()
+
+    def _is_set_by_run(self, schedule: str) -> bool:
+        """Whether a run sets `samp`: where nobody gave any, or a run before made it for itself."""
+        steps_done = int(self.step)
+        if schedule == "continue" and steps_done > 0:
+            return False
+        if self.samp is None:
+            return True
+        made_for = int(self.samp_steps)
+        if made_for < 0:
+            # Of an earlier version, only a run that came to its end is known.
+            made_for = steps_done
+        return made_for > 0 and self.samp == SAMP.for_run(made_for)
 
     def set_codebook(self, codebook):
         super().set_codebook(codebook)
@@ -878,8 +891,12 @@ class SphericalQuantizer(CosineQuantizer):
         return torch.as_tensor(exact(used) / exact(reachable))
 
     def initial_state(self, state):
-        min_radius = torch.zeros((), device=state["codebook"].device)
-        return super().initial_state(state) | {"min_radius": min_radius}
+        device = state["codebook"].device
+        samp_steps = self.samp_steps
+        if "step" in state or samp_steps.is_meta:
+            samp_steps = torch.full((), -1, device=device)
+        own = {"min_radius": torch.zeros((), device=device), "samp_steps": samp_steps}
+        return super().initial_state(state) | own
 
     def _load_from_state_dict(self, state_dict, prefix, *args, **kwargs):
         has_codebook = prefix + "codebook" in state_dict

@@ -7,7 +7,7 @@ import torch
 from torch.nn.functional import normalize
 
 from arcvq.images import ImageData, ImageSplit
-from arcvq.quantizers import QUANTIZERS, CosineQuantizer, SphericalQuantizer
+from arcvq.quantizers import QUANTIZERS, CosineQuantizer, Quantizer, SphericalQuantizer
 from arcvq.samp import SAMP, arc_margin_loss, project_to_ball_
 from arcvq.schedules import Adaptive, Constant, Exponential, Oscillating, WarmUp
 from arcvq.training import Compute, Recording, evaluate, fit
@@ -298,13 +298,60 @@ def test_settings_made_for_a_run_go_with_it_however_far_it_came(done):
     assert quantizer.samp == SAMP.for_run(7)
 
 
-@pytest.mark.parametrize("samp", [SAMP.paper(), SAMP(0.2, radius=None), SAMP(weight=Constant(0.1))])
+GIVEN = [SAMP.paper(), SAMP(0.2, radius=None), SAMP(weight=Constant(0.1)), SAMP.for_run(5)]
+
+
+@pytest.mark.parametrize("samp", GIVEN)
 def test_settings_of_the_caller_outlive_every_run(samp):
+    """Also where they are those that a run would have set by itself."""
     quantizer = SphericalQuantizer(8, 4, samp)
     for steps in (5, 7):
         quantizer.begin_run(steps)
         train(quantizer, steps)
         assert quantizer.samp == samp
+
+
+def opened(quantizer, lacking=()):
+    """The quantizer as it was saved, without the buffers that earlier versions lacked."""
+    state = {name: value for name, value in quantizer.state_dict().items() if name not in lacking}
+    copy = Quantizer.from_config(quantizer.config())
+    copy.load_state_dict(state)
+    return copy
+
+
+@pytest.mark.parametrize("done", [2, 5, 9])
+@pytest.mark.parametrize("given", [None, SAMP.for_run(5)])
+def test_a_saved_quantizer_knows_whether_its_settings_were_given(given, done):
+    quantizer = SphericalQuantizer(8, 4, given)
+    quantizer.begin_run(5)
+    train(quantizer, done)
+    quantizer = opened(quantizer)
+    assert quantizer.samp == SAMP.for_run(5)
+    quantizer.begin_run(7)
+    assert quantizer.samp == (given or SAMP.for_run(7))
+
+
+@pytest.mark.parametrize(("done", "expected"), [(5, SAMP.for_run(7)), (2, SAMP.for_run(5))])
+def test_in_one_of_an_earlier_version_those_of_a_whole_run_are_taken_as_not_given(done, expected):
+    quantizer = SphericalQuantizer(8, 4)
+    quantizer.begin_run(5)
+    train(quantizer, done)
+    quantizer = opened(quantizer, lacking=["samp_steps"])
+    quantizer.begin_run(7)
+    assert quantizer.samp == expected
+    train(quantizer, 7)
+    quantizer.begin_run(9)
+    assert quantizer.samp == (expected if done == 2 else SAMP.for_run(9))
+
+
+@pytest.mark.parametrize("given", [None, SAMP.for_run(5)])
+def test_other_codes_do_not_change_whether_settings_were_given(given):
+    quantizer = SphericalQuantizer(8, 4, given)
+    quantizer.begin_run(5)
+    train(quantizer, 5)
+    quantizer.load_state_dict({"codebook": torch.randn(8, 4)})
+    quantizer.begin_run(7)
+    assert quantizer.samp == (given or SAMP.for_run(7))
 
 
 BAD_RUNS = [

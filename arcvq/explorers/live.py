@@ -282,10 +282,10 @@ class LiveTraining(CanvasExplorer):
 
 
 def _own_samp(model: Autoencoder, steps: int) -> SAMP | None:
-    """The SAMP of the model's quantizer, which gets one for the run if it has none, as in `fit`."""
+    """The SAMP with which `fit` begins."""
     if not isinstance(model.quantizer, SphericalQuantizer):
         return None
-    model.quantizer.samp = model.quantizer.samp or SAMP.for_run(steps)
+    model.quantizer.begin_run(steps)
     return model.quantizer.samp
 
 

@@ -322,6 +322,20 @@ def test_buttons_start_stop_and_reset(make, gate):
     assert live.data == before
 
 
+def test_a_model_of_another_run_begins_with_the_settings_of_this_one(make):
+    """As in `fit`, unless somebody gave them."""
+    trained = model()
+    trained.quantizer.begin_run(8)
+    live = make(trained)
+    assert live.model.quantizer.samp == arcvq.SAMP.for_run(STEPS)
+    assert live.growth == 8.85 / STEPS
+    assert trained.quantizer.samp == arcvq.SAMP.for_run(8)
+
+    given = arcvq.SAMP.for_run(8)
+    live = make(model(arcvq.SphericalQuantizer(CODES, 4, given)))
+    assert live.model.quantizer.samp == given
+
+
 def test_reset_while_it_trains_ends_the_training(make, gate):
     live = make()
     live.start()
