@@ -180,9 +180,9 @@ class Run(RunRecord):
         settings: What `fit` was told.
         seconds: Training time, all sessions together.
         history: A pandas table with a row for each logged step: the losses, PSNR (dB), codes used
-            and perplexity of training, radius and weight of SAMP, and validation_psnr,
-            validation_codes_used and validation_perplexity where they were measured. Codes are
-            counted since the row before.
+            and perplexity of training, radius and weight of SAMP (the ball after the step, and the
+            weight that its loss had), and validation_psnr, validation_codes_used and
+            validation_perplexity where they were measured. Codes are counted since the row before.
     """
 
     WHAT = "run"
@@ -747,7 +747,7 @@ class VQVAESession(TrainingSession):
         return self.rows[-1]["step"] if self.rows else 0
 
     def _schedule_values(self) -> Row:
-        """Radius and weight of SAMP as they are now, of a quantizer that has them."""
+        """Radius and weight of SAMP in this step, of a quantizer that has them."""
         quantizer = self.model.quantizer
         if not isinstance(quantizer, SphericalQuantizer):
             return {}
@@ -756,7 +756,8 @@ class VQVAESession(TrainingSession):
         if samp.radius is not None:
             values["radius"] = float(quantizer.radius)
         if samp.weight is not None:
-            weight = samp.weight.value(quantizer.step, quantizer.batch_usage())
+            # `after_step` has counted the step since its loss was computed.
+            weight = samp.weight.value(quantizer.step - 1, quantizer.batch_usage())
             values["weight"] = float(weight)
         return values
 

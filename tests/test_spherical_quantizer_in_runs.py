@@ -458,14 +458,27 @@ def test_a_second_fit_starts_the_schedule_anew_or_continues(trained):
     model = untrained_with(SphericalQuantizer(16, 4), trained)
     run = trained_by_fit(model, steps=30)
     weights = run.history["weight"]
-    assert weights.iloc[0] == pytest.approx(math.exp(-14.75 / 30), rel=1e-5)
-    assert weights.iloc[-1] == pytest.approx(math.exp(-14.75), rel=1e-5)
+    assert weights.iloc[0] == 1
+    assert weights.iloc[-1] == pytest.approx(math.exp(-14.75 * 29 / 30), rel=1e-5)
     assert model.quantizer.step == 30
 
     run = trained_by_fit(model, steps=10, schedule="continue")
-    assert run.history["weight"].iloc[0] == pytest.approx(math.exp(-14.75 * 31 / 30), rel=1e-5)
+    assert run.history["weight"].iloc[0] == pytest.approx(math.exp(-14.75), rel=1e-5)
     assert model.quantizer.step == 40
     assert run.settings["schedule"] == "continue"
+
+
+@pytest.mark.parametrize("weight", [Exponential(-0.5), Adaptive(0.1, 2.0), Constant(0.3)])
+@pytest.mark.parametrize("frozen", [False, True])
+def test_the_weight_in_the_history_is_the_one_that_the_loss_of_the_row_had(weight, frozen):
+    model = autoencoder(SphericalQuantizer(16, 4, SAMP(weight=weight)))
+    if frozen:
+        model.quantizer.freeze()
+    recording = Recording(log_every=1, progress=False)
+    history = trained_by_fit(model, steps=5, recording=recording).history
+    loss = history["reconstruction"] + history["codebook"] + 0.25 * history["commitment"]
+    loss += history["weight"] * history["margin"]
+    torch.testing.assert_close(torch.tensor(history["loss"]), torch.tensor(loss), rtol=1e-5, atol=0)
 
 
 @pytest.mark.parametrize("kind", KINDS)
