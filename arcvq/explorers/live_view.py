@@ -79,9 +79,10 @@ class LiveView:
         """
         row = rows[-1] if rows else {}
         now = int(row.get("step", 0))
-        samp = getattr(model.quantizer, "samp", None)
+        quantizer: Any = model.quantizer
+        samp = getattr(quantizer, "samp", None)
         schedule = samp.radius if samp else None
-        radius = float(schedule.value(now)) if schedule else np.inf
+        radius = float(quantizer.radius) if schedule else np.inf
         weight = self.samp.weight if self.samp else None
         codes = array(model.quantizer.codebook)
         norms = np.linalg.norm(codes, axis=1)

@@ -13,7 +13,6 @@ from arcvq.explorers.canvas import CanvasExplorer
 from arcvq.explorers.drawn_codes import LIMIT, code_axes, pack, patches, trust
 from arcvq.figures.parts import measured, thin
 from arcvq.figures.theme import as_vectors, colors
-from arcvq.quantizers import SphericalQuantizer
 from arcvq.training import Run
 
 CURVES = ("codes_used", "perplexity", "psnr")  # columns of the history
@@ -117,15 +116,18 @@ def _reel(
 
 
 def _radii(run: Run, steps: list[int]) -> Float[np.ndarray, " T"]:
-    """The radius M(t) of the ball at each snapshot; NaN for a run that had none."""
-    radii = np.full(len(steps), np.nan)
-    quantizer = run.model.quantizer
-    radius = quantizer.active_samp().radius if isinstance(quantizer, SphericalQuantizer) else None
-    if radius is not None:
-        for place, step in enumerate(steps):
-            usage = (run.snapshots[step].counts > 0).float().mean()
-            radii[place] = radius.value(step, float(usage))
-    return radii
+    """The radius of the ball at each snapshot; NaN for a run that had none.
+
+    Between two rows of the history it is taken to grow exponentially.
+    """
+    logged, radii = measured(run.history, "radius")
+    if len(radii) == 0:
+        return np.full(len(steps), np.nan)
+    if run.settings.get("schedule") != "continue":
+        # The ball that codes start in; one that continues has the size of the first row.
+        logged = np.append(0, logged)
+        radii = np.append(1, radii)
+    return np.exp(np.interp(steps, logged, np.log(radii)))
 
 
 def _curves(run: Run) -> dict[str, Any]:

@@ -5,7 +5,7 @@ import numpy as np
 from tests.browser.lab import GIVEN_UP, pixels
 
 RUNS = """
-import pandas as pd, torch, arcvq
+import math, pandas as pd, torch, arcvq
 from arcvq.training import Run, Snapshot
 
 def make_run(quantizer):
@@ -13,6 +13,8 @@ def make_run(quantizer):
                             torch.arange(64) * (step > 0)) for step in (0, 10, 20)}
     history = pd.DataFrame({"step": [5, 10, 15, 20], "codes_used": [3, 6, 9, 12], "perplexity": [2.0, 3, 4, 5],
                             "psnr": [10.0, 12, 13, 14]})
+    if isinstance(quantizer, arcvq.SphericalQuantizer):
+        history["radius"] = (0.05 * history["step"]).map(math.exp)
     return Run(arcvq.VQVAE(1, quantizer, hidden=4, residual_hidden=2), history.to_dict("records"), shots, {}, 1.0)
 
 samp = arcvq.SAMP(radius=arcvq.schedules.Exponential(0.05), weight=None)

@@ -14,6 +14,7 @@ from arcvq.explorers import LiveTraining
 from arcvq.explorers import live as module
 from arcvq.explorers.live_view import LiveView
 from arcvq.images import ImageData
+from arcvq.schedules import Adaptive, Constant
 from tests.explorers.test_replay import rows_of, value
 from tests.test_training import stripes
 
@@ -245,6 +246,20 @@ def test_the_codes_are_held_by_the_steered_ball(make, gate):
     assert norms.max() == pytest.approx(1.0, abs=1e-5)
     assert value(live, "ball").tolist() == [1.0]
     assert "the ball of radius 1.00 holds" in live.data["summary"]
+
+
+@pytest.mark.parametrize(
+    "samp", [None, arcvq.SAMP(radius=Adaptive(0.5, 3.0)), arcvq.SAMP(radius=Constant(0.5))]
+)
+def test_the_ball_is_the_one_that_holds_the_codes(make, samp):
+    quantizer = arcvq.SphericalQuantizer(CODES, 4, samp)
+    quantizer.set_codebook(9 * torch.eye(CODES, 4) + 1)
+    for network in (model(quantizer), model(arcvq.SphericalQuantizer(CODES, 4, samp))):
+        live = make(network, steps=7)
+        live.start()
+        trained = live.wait().model.quantizer
+        assert value(live, "ball").tolist() == [pytest.approx(float(trained.radius))]
+        assert float(trained.radius) == live.run.history["radius"].iloc[-1]
 
 
 def test_a_slider_at_rest_holds_from_the_first_step_and_the_browser_can_tell_what_lies_ahead(make):

@@ -14,6 +14,7 @@ from ipywidgets.widgets.widget import _remove_buffers
 import arcvq
 from arcvq.explorers import TrainingReplay
 from arcvq.explorers.drawn_codes import FLOOR, LIMIT, MOST, pack
+from arcvq.schedules import Adaptive, Exponential
 from arcvq.training import Run, Snapshot
 from tests.explorers.javascript import modules
 
@@ -32,14 +33,17 @@ def make_run(dim=3, codes=6, steps=STEPS, quantizer=None, shift=0.0) -> Run:
     quantizer = quantizer or arcvq.SphericalQuantizer(
         codes, dim, arcvq.SAMP(radius=arcvq.schedules.Exponential(0.05), weight=None)
     )
+    logged = np.array([2, 4, 6, 8, 10])
     history = pd.DataFrame(
         {
-            "step": [2, 4, 6, 8, 10],
+            "step": logged,
             "codes_used": [1, 2, 3, 4, 5],
             "perplexity": [1.0, 2, 3, 4, 5],
             "psnr": [10.0, 11, 12, 13, 14],
         }
     )
+    if isinstance(quantizer, arcvq.SphericalQuantizer):
+        history["radius"] = np.exp(0.05 * logged)
     return Run(
         arcvq.VQVAE(1, quantizer, hidden=4, residual_hidden=2),
         history.to_dict("records"),
@@ -163,6 +167,60 @@ def test_two_runs_keep_their_own_steps_names_and_balls():
     assert [value(explorer, f"steps{run}") for run in (0, 1)] == [[0, 4, 10], [0, 6, 10]]
     assert np.isnan(value(explorer, "radii0")).all()
     np.testing.assert_allclose(value(explorer, "radii1"), np.exp(0.05 * np.array([0, 6, 10])))
+
+
+def fitted(quantizer, schedule="restart"):
+    """A run of 12 steps with a row for each, and its replay."""
+    pixels = torch.arange(16 * 64).reshape(16, 1, 8, 8).to(torch.uint8)
+    part = arcvq.ImageSplit(pixels, torch.zeros(16, dtype=torch.int64))
+    data = arcvq.ImageData("ramps", part, part, part, ("ramp",))
+    return arcvq.fit(
+        arcvq.VQVAE(1, quantizer, hidden=4, residual_hidden=2),
+        data,
+        steps=12,
+        batch_size=8,
+        schedule=schedule,
+        compute=arcvq.Compute("cpu", "float32"),
+        recording=arcvq.Recording(log_every=1, snapshots=4, progress=False),
+    )
+
+
+def trained_quantizer():
+    """One whose ball has grown for 8 steps."""
+    quantizer = arcvq.SphericalQuantizer(6, 3, arcvq.SAMP(radius=Exponential(0.2)))
+    quantizer(torch.randn(20, 3))
+    quantizer.step.fill_(7)
+    quantizer.after_step()
+    return quantizer
+
+
+def quantizer_with_long_codes():
+    quantizer = arcvq.SphericalQuantizer(6, 3, arcvq.SAMP(radius=Exponential(0.2)))
+    quantizer.set_codebook(30 * torch.eye(6, 3) + 1)
+    return quantizer
+
+
+@pytest.mark.parametrize(
+    ("make", "schedule"),
+    [
+        (lambda: arcvq.SphericalQuantizer(6, 3), "restart"),
+        (lambda: arcvq.SphericalQuantizer(6, 3, arcvq.SAMP(radius=Adaptive(0.5, 3.0))), "restart"),
+        (trained_quantizer, "continue"),
+        (quantizer_with_long_codes, "restart"),
+    ],
+)
+def test_the_ball_is_the_one_that_held_the_codes_at_that_step(make, schedule):
+    run = fitted(make(), schedule)
+    replay = TrainingReplay(run)
+    assert value(replay, "steps0") == [0, 3, 6, 9, 12]
+    in_force = run.history.set_index("step")["radius"].loc[[3, 6, 9, 12]]
+    np.testing.assert_allclose(value(replay, "radii0")[1:], in_force)
+
+
+def test_the_ball_of_a_run_that_starts_anew_begins_with_radius_1_and_others_begin_as_they_stood():
+    assert value(TrainingReplay(fitted(arcvq.SphericalQuantizer(6, 3))), "radii0")[0] == 1
+    continued = value(TrainingReplay(fitted(trained_quantizer(), "continue")), "radii0")
+    assert continued[0] == pytest.approx(np.exp(0.2 * 9))
 
 
 def test_a_second_run_can_be_given_without_names():
