@@ -102,10 +102,11 @@ class Recording:
             of a run without the interruption, bit for bit on a CPU.
         overwrite: Replace the run that `folder` holds. Otherwise it is refused, so that no training
             is lost by accident.
-        log_every: Steps from one row of the history to the next; by default for 50 rows in all.
-        validate_every: Steps from one validation to the next; by default for 5 in all, and for a
-            prior 10. Each validation adds a row to the history and writes the checkpoint, which is
-            also written every five minutes.
+        log_every: Steps from one row of the history to the next; by default a fiftieth of the run,
+            rounded up.
+        validate_every: Steps from one validation to the next; by default a fifth of the run,
+            rounded up, and for a prior a tenth, rounded down. Each validation adds a row to the
+            history and writes the checkpoint, which is also written every five minutes.
         snapshots: How many codebooks to keep, evenly over the run, besides the one at the start.
         progress: Whether to show a progress bar.
         on_log: Called after each new row of the history with the run so far. If it returns True,
@@ -303,13 +304,12 @@ def batch_indices(
     return order[batch * batch_size : (batch + 1) * batch_size]
 
 
-def _interval(steps: int, parts: int, **told: int | None) -> int:
-    """Steps from one time to the next: what the user said, or the run in equal parts."""
-    (interval,) = told.values()
-    if interval is None:
-        return max(1, steps // parts)
-    check_whole(1, **told)
-    return int(interval)
+def _interval(name: str, told: int | None, steps: int, parts: int) -> int:
+    """Steps from one time to the next: what the user said, or the run in so many equal parts."""
+    if told is None:
+        return math.ceil(steps / parts)
+    check_whole(1, **{name: told})
+    return int(told)
 
 
 class TrainingSession:
@@ -337,7 +337,6 @@ class TrainingSession:
 
     MODEL = "model"  # what checkpoints call it
     EXAMPLES = "images"  # what a batch consists of
-    VALIDATIONS = 5  # in a run, by default
     SHOWN: tuple[str, ...]  # columns of the history that the progress bar shows
 
     def __init__(
@@ -356,10 +355,8 @@ class TrainingSession:
             )
         steps = optimization.steps
         self.steps = steps
-        self.log_every = _interval(steps, 50, log_every=recording.log_every)
-        self.validate_every = _interval(
-            steps, self.VALIDATIONS, validate_every=recording.validate_every
-        )
+        self.log_every = _interval("log_every", recording.log_every, steps, 50)
+        self.validate_every = _interval("validate_every", recording.validate_every, steps, 5)
         check_whole(1, snapshots=recording.snapshots)
         self.optimization = optimization
         self.recording = recording

@@ -136,6 +136,13 @@ def test_validation_keeps_its_own_interval_and_is_logged(images):
     assert history["step"][history["validation_psnr"].notna()].tolist() == [4, 8, 12]
 
 
+@pytest.mark.parametrize(("steps", "rows", "validations"), [(9, 9, 5), (99, 50, 5), (6, 6, 3)])
+def test_by_default_there_are_at_most_50_rows_and_5_validations(images, steps, rows, validations):
+    history = short(images, steps=steps, record={"log_every": None, "validate_every": None}).history
+    assert len(history) == rows
+    assert history["validation_psnr"].notna().sum() == validations
+
+
 @pytest.mark.parametrize("kind", TRAINED)
 def test_a_resumed_run_ends_with_the_same_bits(kind, images, tmp_path, monkeypatch):
     whole = short(images, kind)

@@ -1,6 +1,7 @@
 """A dashboard on a run that trains in the background, and that the reader steers meanwhile."""
 
 import copy
+import math
 import threading
 import time
 import weakref
@@ -22,7 +23,7 @@ from arcvq.training import Compute, Recording, Run, fit
 
 FIT = ("batch_size", "lr", "seed", "precision", "device")  # options of `fit` and `Compute`
 PAUSE = 0.1  # seconds between two drawings at least; a row that comes sooner is drawn with the next
-ROWS = 75  # rows of a short run
+ROWS = 75  # rows of a short run, at most
 APART = 25  # steps between two rows of a long run, which stops only at a row
 STARTING = threading.Lock()  # of two starts at once one is the newer
 
@@ -230,7 +231,7 @@ class LiveTraining(CanvasExplorer):
         self._look([])
 
     def _train(self) -> None:
-        every = max(1, min(self.steps // ROWS, APART))
+        every = min(math.ceil(self.steps / ROWS), APART)
         options = dict(self.options)
         try:
             compute = Compute(options.pop("device", "auto"), options.pop("precision", "auto"))

@@ -253,7 +253,6 @@ class PriorSession(TrainingSession):
 
     MODEL = "prior"
     EXAMPLES = "grids"
-    VALIDATIONS = 10
     SHOWN = ("bits_per_token", "validation_bits_per_token")
 
     def __init__(
@@ -269,6 +268,10 @@ class PriorSession(TrainingSession):
         _check_recording(recording)
         if compute.cuda_graph:
             raise ValueError("cuda_graph is True; only fit can record its step")
+        if recording.validate_every is None:
+            # Rounded down for good: validations decide which weights are kept.
+            tenth = max(1, optimization.steps // 10)
+            recording = dataclasses.replace(recording, validate_every=tenth)
         super().__init__(prior, len(data.train.labels), optimization, compute, recording)
         # A row of the history is always a validation.
         self.log_every = self.validate_every

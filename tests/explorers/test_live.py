@@ -525,12 +525,12 @@ def test_a_long_run_has_a_row_every_25_steps_so_that_it_stops_soon(make, monkeyp
         "fit",
         lambda *args, **settings: told.append(settings["recording"].log_every) or 1 / 0,
     )
-    for steps in (1, 160, 29_500):
+    for steps in (1, 149, 160, 29_500):
         live = make(steps=steps)
         live.start()
         with pytest.raises(ZeroDivisionError):
             live.wait()
-    assert told == [1, 2, 25]
+    assert told == [1, 2, 3, 25]
 
 
 def test_a_message_of_the_browser_waits_while_the_training_draws(make):

@@ -107,6 +107,13 @@ def test_the_history_says_what_was_measured_and_the_best_weights_are_kept(
     assert history["bits_per_token"][0] == pytest.approx(math.log2(3), rel=0.3)
 
 
+def test_by_default_a_prior_is_validated_as_often_as_in_earlier_versions(small, tokens):
+    """Validations decide which weights it gets."""
+    for steps, every in ((3, 1), (10, 1), (25, 2)):
+        run = short(small(), tokens, record={"validate_every": None}, steps=steps)
+        assert run.settings["validate_every"] == every
+
+
 @pytest.mark.parametrize("codebook", [None, torch.eye(3)])
 def test_a_resumed_fit_ends_with_the_same_bits(small, tokens, codebook, tmp_path, monkeypatch):
     def interrupt(session):
