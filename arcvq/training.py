@@ -5,6 +5,7 @@ bar, checkpoints, resuming and Ctrl-C. `VQVAESession` adds the step and the hist
 that of a prior is in arcvq.priors.fitting.
 """
 
+import copy
 import dataclasses
 import math
 import time
@@ -50,7 +51,7 @@ from arcvq.runtime.distributed import (
     rank,
     world_size,
 )
-from arcvq.runtime.files import write_whole
+from arcvq.runtime.files import write_folder, write_whole
 from arcvq.runtime.history import Row, RunRecord, naming_file
 from arcvq.runtime.interrupt import HeldInterrupt
 from arcvq.runtime.modes import evaluation_mode
@@ -412,6 +413,9 @@ class TrainingSession:
         """The run so far."""
         raise NotImplementedError
 
+    def begin(self) -> None:
+        """Prepare the model for the first step, once nothing refuses the run."""
+
     def snapshot(self) -> None:
         """Keep a part of the model as it is now."""
 
@@ -457,34 +461,45 @@ class TrainingSession:
         return run
 
     def start(self) -> None:
-        """Begin at step 0, or where the checkpoint stands."""
+        """Begin at step 0, or where the checkpoint stands.
+
+        What refuses the run comes before the model changes.
+        """
         if self._goes_on():
-            state = load_checkpoint(self.checkpoint, self.settings)
-            with reading_checkpoint(self.checkpoint):
-                check_whole(0, step=state["step"])
-                self.step = state["step"]
-                self.rows = state["history"]
-                # As if this session had begun so much earlier.
-                self.began -= state["seconds"]
-                self.model.load_state_dict(state[self.MODEL])
-                self.optimizer.load_state_dict(state["optimizer"])
-                check_optimizer(self.optimizer)
-                self.restore(state)
+            self._go_on(load_checkpoint(self.checkpoint, self.settings))
         else:
-            self.snapshot()
-            # A folder that cannot be written is found now, before the work is done.
             self._clear_folder()
+            self.begin()
+            self.snapshot()
             self.save()
 
     def _goes_on(self) -> bool:
         """Whether there is a checkpoint to go on from."""
         return self.recording.resume and from_first(self.checkpoint.exists())
 
+    def _go_on(self, state: dict[str, Any]) -> None:
+        """Take over what a checkpoint holds."""
+        with reading_checkpoint(self.checkpoint):
+            check_whole(0, step=state["step"])
+            self.step = state["step"]
+            self.rows = state["history"]
+            # As if this session had begun so much earlier.
+            self.began -= state["seconds"]
+            self.optimizer.load_state_dict(state["optimizer"])
+            check_optimizer(self.optimizer)
+            self.restore(state)
+            # Weights that do not fit would be loaded in part, so a copy tries them.
+            copy.deepcopy(self.model).load_state_dict(state[self.MODEL])
+        self.begin()
+        self.model.load_state_dict(state[self.MODEL])
+
     def _clear_folder(self) -> None:
         """Make way for a new run."""
         self._check_folder()  # once more, as another process may have begun meanwhile
         folder = self.recording.folder
         if folder and rank() == 0:
+            # A folder that cannot be written is found now, before the work is done.
+            write_folder(Path(folder), lambda draft: None)
             # From now on the folder holds an unfinished run, whatever happens.
             (Path(folder) / "run.json").unlink(missing_ok=True)
 
@@ -615,10 +630,11 @@ class VQVAESession(TrainingSession):
                 "it needs CUDA and one process"
             )
 
-        quantizer = model.quantizer
+        # A copy tells the settings of this run: the model may still be refused.
+        quantizer = copy.deepcopy(model.quantizer)
         quantizer.begin_run(self.steps, optimization.schedule)
         self.settings |= {
-            "model": model.config(),
+            "model": model.config() | {"quantizer": quantizer.config()},
             "data": data.name,
             "images": data.fingerprint,
         }
@@ -633,7 +649,7 @@ class VQVAESession(TrainingSession):
         if self.cuda_graph:
             self.optimizer.param_groups[0]["capturable"] = True
             # The settings of SAMP are constants in the recording.
-            self.learn = CapturedStep(self._learn, lambda: getattr(quantizer, "samp", None))
+            self.learn = CapturedStep(self._learn, lambda: getattr(model.quantizer, "samp", None))
 
     @property
     def threads(self) -> int | None:
@@ -648,6 +664,9 @@ class VQVAESession(TrainingSession):
         # Codebooks of moving averages are moved by the quantizer, not by the optimizer.
         codebook = quantizer.codebook
         return [parameter for parameter in self.model.parameters() if parameter is not codebook]
+
+    def begin(self) -> None:
+        self.model.quantizer.begin_run(self.steps, self.optimization.schedule)
 
     def advance(self) -> None:
         self.model.train()

@@ -61,11 +61,11 @@ def recording(folder=None, **changes):
     return Recording(folder, **usual | changes)
 
 
-def short(images, kind="samp", *, folder=None, record=None, compute=CPU, **changes):
+def short(images, kind="samp", *, network=None, folder=None, record=None, compute=CPU, **changes):
     """A run of 12 steps, or as `changes` have it; `record` changes what is recorded."""
     options = {"steps": 12, "batch_size": 8} | changes
     record = recording(folder, **record or {})
-    return fit(model(kind), images, compute=compute, recording=record, **options)
+    return fit(network or model(kind), images, compute=compute, recording=record, **options)
 
 
 def assert_same_weights(one, other):
@@ -417,8 +417,103 @@ def test_bfloat16_training_keeps_the_quantizer_in_float32(images):
     ],
 )
 def test_bad_input_is_refused_before_anything_is_trained(change, message, images, unchecked):
+    untrained = model()
+    before = all_of(untrained)
     with pytest.raises(ValueError, match=message):
-        short(images, **change)
+        short(images, network=untrained, **change)
+    assert_unchanged(untrained, before)
+
+
+def all_of(module):
+    """Copies of all that a model or a prior holds, also of what is not saved, and its config."""
+    tensors = module.state_dict() | dict(module.named_buffers())
+    return {name: tensor.clone() for name, tensor in tensors.items()}, module.config()
+
+
+def assert_unchanged(module, before):
+    tensors, config = all_of(module)
+    assert config == before[1]
+    assert tensors.keys() == before[0].keys()
+    for name, tensor in tensors.items():
+        assert torch.equal(tensor, before[0][name]), name
+
+
+def stop_at_once(folder, images, **changes):
+    """A run of another model, of which only a checkpoint is left."""
+    short(images, folder=folder, record={"on_log": lambda run: True}, **changes)
+
+
+def damage(folder, change):
+    state = torch.load(folder / "checkpoint.pt", weights_only=True)
+    change(state)
+    torch.save(state, folder / "checkpoint.pt")
+
+
+def lose_the_optimizer(state):
+    del state["optimizer"]
+
+
+def lose_a_weight(state):
+    del state["model"]["decoder.0.weight"]
+
+
+def hold_a_finished_run(folder, images):
+    short(images, folder=folder)
+
+
+def hold_a_checkpoint(folder, images):
+    stop_at_once(folder, images)
+
+
+def hold_a_checkpoint_without_optimizer(folder, images):
+    stop_at_once(folder, images)
+    damage(folder, lose_the_optimizer)
+
+
+def hold_a_checkpoint_without_a_weight(folder, images):
+    stop_at_once(folder, images)
+    damage(folder, lose_a_weight)
+
+
+def hold_half_a_checkpoint(folder, images):
+    stop_at_once(folder, images)
+    whole = (folder / "checkpoint.pt").read_bytes()
+    (folder / "checkpoint.pt").write_bytes(whole[: len(whole) // 2])
+
+
+def be_a_file(folder, images):
+    folder.write_text("")
+
+
+REFUSALS = [
+    (hold_a_finished_run, {}, {}, "holds a run already"),
+    (hold_a_checkpoint, {}, {}, "holds a run already"),
+    (hold_a_finished_run, {"resume": True}, {"lr": 0.5}, "lr was 0.001 and is now 0.5"),
+    (hold_a_checkpoint, {"resume": True}, {"lr": 0.5}, "lr was 0.001 and is now 0.5"),
+    (hold_a_checkpoint, {"resume": True}, {"steps": 7}, "steps was 12 and is now 7"),
+    (hold_half_a_checkpoint, {"resume": True}, {}, "is damaged"),
+    (hold_a_checkpoint_without_optimizer, {"resume": True}, {}, "is damaged"),
+    (hold_a_checkpoint_without_a_weight, {"resume": True}, {}, "is damaged"),
+    (be_a_file, {}, {}, "cannot be written"),
+    (be_a_file, {"overwrite": True}, {}, "cannot be written"),
+    (lambda folder, images: None, {}, {"schedule": "resume"}, "schedule is 'resume'"),
+]
+
+
+@pytest.mark.parametrize(("prepare", "record", "changes", "message"), REFUSALS)
+def test_a_run_that_is_refused_leaves_the_model_as_it_was(
+    prepare, record, changes, message, images, tmp_path
+):
+    folder = tmp_path / "run"
+    prepare(folder, images)
+    trained = short(images, steps=8).model.train()
+    trained(images.train.batch(torch.arange(8)))  # not yet followed by `after_step`
+    before = all_of(trained)
+    with pytest.raises((ValueError, OSError), match=message):
+        short(images, network=trained, folder=folder, record=record, **changes)
+    assert_unchanged(trained, before)
+    assert trained.training
+    assert trained.quantizer.pending
 
 
 def test_images_of_another_kind_are_refused(images, unchecked):

@@ -306,9 +306,8 @@ class PriorSession(TrainingSession):
         tokens, of_classes = self.model.as_tokens(tokens, labels if self.model.classes else None)
         return TokenSplit(tokens, labels.long() if of_classes is None else of_classes)
 
-    def start(self) -> None:
-        super().start()
-        # Nothing has refused the run, so the prior is one for these codes from now on.
+    def begin(self) -> None:
+        # From now on the prior is one for these codes.
         if self.autoencoder is not None:
             self.model.remember(self.autoencoder.quantizer.codebook)
 

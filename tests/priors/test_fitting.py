@@ -23,7 +23,13 @@ from arcvq.runtime.fingerprint import fingerprint
 from arcvq.training import Compute, Recording
 from tests.dtypes import INTEGER_DTYPES
 from tests.priors.markov import markov_grids
-from tests.test_training import assert_same_weights, images, model  # noqa: F401  (the fixture)
+from tests.test_training import (
+    all_of,
+    assert_same_weights,
+    assert_unchanged,
+    images,  # noqa: F401  (the fixture)
+    model,
+)
 
 CPU = Compute("cpu", "float32")
 OPTIONS = {"steps": 12, "batch_size": 8, "compute": CPU}
@@ -339,6 +345,40 @@ def test_resuming_with_other_settings_or_tokens_is_refused(small, tokens, tmp_pa
         short(small(), tokens, tmp_path, {"resume": True}, lr=0.5)
     with pytest.raises(ValueError, match="tokens was"):
         short(small(), TokenData(tokens.train, tokens.train), tmp_path, {"resume": True})
+
+
+@pytest.mark.parametrize(
+    ("changes", "record", "message"),
+    [
+        ({"steps": 0}, {}, "steps is 0"),
+        ({}, {}, "holds a run already"),
+        ({"lr": 0.5}, {"resume": True}, "lr was 0.003 and is now 0.5"),
+    ],
+)
+def test_a_fit_that_is_refused_leaves_the_prior_as_it_was(
+    make,
+    images,  # noqa: F811
+    tmp_path,
+    changes,
+    record,
+    message,
+):
+    net = model()
+    stop = {"on_log": lambda run: True}
+    fit_prior(
+        make(num_codes=16, grid=(2, 2)),
+        net,
+        images,
+        **OPTIONS,
+        recording=recording(tmp_path, **stop),
+    )
+    prior = make(num_codes=16, grid=(2, 2))
+    before = all_of(prior)
+    known = prior.codebook_fingerprint
+    with pytest.raises((ValueError, OSError), match=message):
+        fit_prior(prior, net, images, recording=recording(tmp_path, **record), **OPTIONS | changes)
+    assert_unchanged(prior, before)
+    assert prior.codebook_fingerprint == known
 
 
 def test_images_are_encoded_once_and_model_and_test_images_play_no_part(

@@ -14,6 +14,7 @@ from arcvq.vqgan import VQGAN, fitting
 from arcvq.vqgan.discriminator import PatchDiscriminator, smallest_side
 from arcvq.vqgan.fitting import VQGANLosses, VQGANSession, fit_vqgan
 from arcvq.vqvae import VQVAE
+from tests.test_training import all_of, assert_unchanged
 
 CPU = Compute("cpu", "float32")
 QUIET = Recording(progress=False, log_every=1, validate_every=4)
@@ -187,6 +188,24 @@ def test_another_kind_of_training_does_not_take_over_a_checkpoint(data, tmp_path
             recording=recording,
         )
     assert (tmp_path / "checkpoint.pt").read_bytes() == before
+
+
+def test_a_run_that_is_refused_leaves_the_model_as_it_was(data, tmp_path, monkeypatch):
+    network = model(SphericalQuantizer)
+    recording = dataclasses.replace(QUIET, folder=tmp_path)
+    trained(data, network, PIXELS_ONLY, steps=2, recording=recording)
+    before = all_of(network)
+    with pytest.raises(FileExistsError, match="holds a run already"):
+        trained(data, network, PIXELS_ONLY, recording=recording)
+    assert_unchanged(network, before)
+
+    def without_network(features):
+        raise OSError("no weights")
+
+    monkeypatch.setattr(fitting, "PerceptualDistance", without_network)
+    with pytest.raises(OSError, match="no weights"):
+        trained(data, network, VQGANLosses(adversarial=0.0))
+    assert_unchanged(network, before)
 
 
 @pytest.mark.parametrize("precision", [torch.float64, torch.bfloat16])
