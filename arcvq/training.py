@@ -28,6 +28,7 @@ from arcvq.images import ImageData, ImageSplit
 from arcvq.quantizers import Quantizer, SphericalQuantizer
 from arcvq.runtime.checkpoints import (
     check_optimizer,
+    check_settings,
     load_checkpoint,
     reading_checkpoint,
     save_checkpoint,
@@ -98,9 +99,11 @@ class Recording:
     """Logging, checkpoints and callback of a training run.
 
     Attributes:
-        folder: Where checkpoints and the finished run are written; None to write nothing.
+        folder: Where the checkpoint and, in its place, the finished run are written; None to write
+            nothing.
         resume: Go on from the checkpoint in `folder`, if there is one. The final weights are those
-            of a run without the interruption, bit for bit on a CPU.
+            of a run without the interruption, bit for bit on a CPU. A run that is finished is
+            opened instead.
         overwrite: Replace the run that `folder` holds. Otherwise it is refused, so that no training
             is lost by accident.
         log_every: Steps from one row of the history to the next; by default a fiftieth of the run,
@@ -336,7 +339,8 @@ class TrainingSession:
         rows: The rows of the history so far.
     """
 
-    MODEL = "model"  # what checkpoints call it
+    RUN: Any  # the class of what `train` returns
+    MODEL = "model"  # what checkpoints and runs call it
     EXAMPLES = "images"  # what a batch consists of
     SHOWN: tuple[str, ...]  # columns of the history that the progress bar shows
 
@@ -361,7 +365,9 @@ class TrainingSession:
         check_whole(1, snapshots=recording.snapshots)
         self.optimization = optimization
         self.recording = recording
-        self.checkpoint = Path(recording.folder or "") / "checkpoint.pt"
+        folder = Path(recording.folder or "")
+        self.checkpoint = folder / "checkpoint.pt"
+        self.finished = folder / "run.json"  # written last
         self._check_folder()
         self.device = choose_device(compute.device)
         dtype = choose_precision(compute.precision, self.device)
@@ -433,7 +439,11 @@ class TrainingSession:
         )
 
     def train(self) -> Any:
-        """Go through the steps that are left and return the run."""
+        """Go through the steps that are left and return the run; one that is finished is opened."""
+        state = self._saved_state()
+        # Looked for after the checkpoint, which is deleted once a run is finished.
+        if self.recording.resume and from_first(self.finished.exists()):
+            return self._opened()
         cuda_devices = [self.device] if self.device.type == "cuda" else []
         with (
             torch.random.fork_rng(cuda_devices),
@@ -442,7 +452,7 @@ class TrainingSession:
         ):
             # Quantizers may draw numbers; a checkpoint overwrites this state with its own.
             torch.manual_seed(self.optimization.seed)
-            self.start()
+            self.start(state)
             with self._progress_bar() as bar:
                 for _ in range(self.step, self.steps):
                     self.advance()
@@ -451,31 +461,49 @@ class TrainingSession:
                         break
         self.settle()
         run = self.run()
-        # run.json says that a run is finished. A folder without it holds a checkpoint.
-        # Where another process has finished the same run meanwhile, a third may be opening it.
-        folder = self.recording.folder
-        is_kept = folder is not None and (Path(folder) / "run.json").exists()
-        if folder and not is_kept and self.step == self.steps and rank() == 0:
-            run.save(folder)
+        if self.recording.folder and self.step == self.steps and rank() == 0:
+            self._keep(run)
         barrier()  # so that every process finds the files
         return run
 
-    def start(self) -> None:
-        """Begin at step 0, or where the checkpoint stands.
+    def start(self, state: dict[str, Any] | None) -> None:
+        """Begin at step 0, or where a checkpoint stands.
 
         What refuses the run comes before the model changes.
         """
-        if self._goes_on():
-            self._go_on(load_checkpoint(self.checkpoint, self.settings))
+        if state is not None:
+            self._go_on(state)
         else:
             self._clear_folder()
             self.begin()
             self.snapshot()
             self.save()
 
-    def _goes_on(self) -> bool:
-        """Whether there is a checkpoint to go on from."""
-        return self.recording.resume and from_first(self.checkpoint.exists())
+    def _saved_state(self) -> dict[str, Any] | None:
+        """What the checkpoint holds, if there is one to go on from."""
+        if not self.recording.resume or not from_first(self.checkpoint.exists()):
+            return None
+        try:
+            return load_checkpoint(self.checkpoint, self.settings)
+        except FileNotFoundError:  # another process has finished the same run this very moment
+            return None
+
+    def _opened(self) -> Any:
+        """The finished run in the folder, with its weights in the model."""
+        folder = self.recording.folder
+        run = self.RUN.load(folder)
+        check_settings(f"the run in {folder}", run.settings, self.settings)
+        self.begin()
+        self.model.load_state_dict(getattr(run, self.MODEL).state_dict())
+        self.model.eval()
+        return dataclasses.replace(run, **{self.MODEL: self.model})
+
+    def _keep(self, run: Any) -> None:
+        """Write a run that has come to its end; it needs its checkpoint no longer."""
+        # Where another process has finished the same run meanwhile, a third may be opening it.
+        if not self.finished.exists():
+            run.save(self.recording.folder)
+        self.checkpoint.unlink(missing_ok=True)
 
     def _go_on(self, state: dict[str, Any]) -> None:
         """Take over what a checkpoint holds."""
@@ -497,28 +525,24 @@ class TrainingSession:
         """Make way for a new run."""
         self._check_folder()  # once more, as another process may have begun meanwhile
         folder = self.recording.folder
-        if folder and rank() == 0:
-            # A folder that cannot be written is found now, before the work is done.
-            write_folder(Path(folder), lambda draft: None)
+        if folder is None or rank() > 0:
+            return
+        # A folder that cannot be written is found now, before the work is done.
+        write_folder(Path(folder), lambda draft: None)
+        if self.recording.overwrite:
             # From now on the folder holds an unfinished run, whatever happens.
-            (Path(folder) / "run.json").unlink(missing_ok=True)
+            self.finished.unlink(missing_ok=True)
 
     def _check_folder(self) -> None:
         """Raise FileExistsError for a run that neither goes on nor may be overwritten."""
-        folder = self.recording.folder
-        if folder is None or self._goes_on():
+        recording = self.recording
+        if recording.folder is None or recording.resume or recording.overwrite:
             return
-        finished = Path(folder) / "run.json"
-        held = [file.name for file in (finished, self.checkpoint) if file.exists()]
-        if self.recording.resume and from_first(bool(held)):
+        held = [file.name for file in (self.finished, self.checkpoint) if file.exists()]
+        if from_first(bool(held)):
             raise FileExistsError(
-                f"{folder} holds a finished run, but no checkpoint to go on from; Run.load opens "
-                "it, and overwrite=True replaces it"
-            )
-        if from_first(bool(held)) and not self.recording.overwrite:
-            raise FileExistsError(
-                f"{folder} holds a run already ({' and '.join(held)}); resume=True goes on with "
-                "it, and overwrite=True replaces it"
+                f"{recording.folder} holds a run already ({' and '.join(held)}); resume=True goes "
+                "on with it, and overwrite=True replaces it"
             )
 
     def _progress_bar(self) -> tqdm:
@@ -600,6 +624,7 @@ class VQVAESession(TrainingSession):
         snapshots: Snapshots of the codebook by step.
     """
 
+    RUN = Run
     SHOWN = ("loss", "psnr", "codes_used", "perplexity")
 
     def __init__(

@@ -194,17 +194,48 @@ def test_a_run_is_never_overwritten_by_accident(images, tmp_path, monkeypatch):
     assert (tmp_path / "checkpoint.pt").read_bytes() == before
 
     finished = short(images, folder=tmp_path, record={"resume": True})
-    with pytest.raises(FileExistsError, match=r"run\.json and checkpoint\.pt"):
+    with pytest.raises(FileExistsError, match=r"holds a run already \(run\.json\)"):
         short(images, folder=tmp_path)
     assert_same_run(Run.load(tmp_path), finished)
 
 
-def test_a_finished_run_without_a_checkpoint_cannot_be_gone_on_with(images, tmp_path):
-    short(images, folder=tmp_path)
-    (tmp_path / "checkpoint.pt").unlink()
-    with pytest.raises(FileExistsError, match="no checkpoint to go on from"):
+@pytest.mark.parametrize("by", ["fit", "an earlier version"])
+def test_a_finished_run_is_opened_into_the_model_when_it_is_to_go_on(
+    by, images, tmp_path, monkeypatch
+):
+    with monkeypatch.context() as patches:
+        if by == "an earlier version":  # which kept the checkpoint
+            patches.setattr("pathlib.Path.unlink", lambda *_, **__: None)
+        whole = short(images, folder=tmp_path)
+    assert (tmp_path / "checkpoint.pt").exists() == (by == "an earlier version")
+    files = {file: file.stat().st_mtime_ns for file in tmp_path.iterdir()}
+
+    monkeypatch.setattr(VQVAESession, "advance", lambda session: pytest.fail("it trains"))
+    network = VQVAE(1, QUANTIZERS["samp"](16, 4), hidden=8, residual_hidden=4)
+    again = short(images, network=network, folder=tmp_path, record={"resume": True})
+    assert again.model is network
+    assert_same_run(again, whole)
+    assert not network.training
+    assert network.quantizer.samp == SAMP.for_run(12)
+    assert {file: file.stat().st_mtime_ns for file in tmp_path.iterdir()} == files
+
+
+def test_a_run_that_is_finished_by_another_process_meanwhile_is_opened(
+    images, tmp_path, monkeypatch
+):
+    with monkeypatch.context() as patches:
+        interrupt_at(7, patches)
+        with pytest.raises(KeyboardInterrupt):
+            short(images, folder=tmp_path)
+    load = training.load_checkpoint
+
+    def too_late(path, settings):
+        monkeypatch.setattr(training, "load_checkpoint", load)
         short(images, folder=tmp_path, record={"resume": True})
-    assert Run.load(tmp_path).rows
+        return load(path, settings)
+
+    monkeypatch.setattr(training, "load_checkpoint", too_late)
+    assert_same_run(short(images, folder=tmp_path, record={"resume": True}), short(images))
 
 
 def test_a_run_that_replaces_another_is_unfinished_until_it_ends(images, tmp_path, monkeypatch):

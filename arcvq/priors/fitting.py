@@ -251,6 +251,7 @@ class PriorSession(TrainingSession):
         recording: Logging, checkpoints and callback.
     """
 
+    RUN = PriorRun
     MODEL = "prior"
     EXAMPLES = "grids"
     SHOWN = ("bits_per_token", "validation_bits_per_token")

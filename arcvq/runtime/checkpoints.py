@@ -29,25 +29,37 @@ def load_checkpoint(path: Path, settings: dict[str, Any]) -> dict[str, Any]:
             None is the same as no setting.
 
     Raises:
+        FileNotFoundError: If there is none.
         ValueError: If the file is damaged, of another format, or of a run with other
             settings; these are named with both values.
     """
     with reading_checkpoint(path):
         state = torch.load(path, map_location="cpu", weights_only=True)
         found_format = state["format"]
-        saved = dict(_with_nested_settings(state["settings"]))
+        saved = dict(state["settings"])
     if found_format != CHECKPOINT_FORMAT:
         raise ValueError(
             f"checkpoint {path} has format {found_format}, and this arcvq reads format "
             f"{CHECKPOINT_FORMAT}; delete it to start this run again"
         )
-    changes = differences(saved, settings)
+    check_settings(f"checkpoint {path}", saved, settings)
+    return state
+
+
+def check_settings(owner: str, saved: dict[str, Any], settings: dict[str, Any]) -> None:
+    """Raise ValueError, naming them with both values, where settings differ from saved ones.
+
+    Args:
+        owner: What the saved settings belong to, for the message.
+        saved: The saved settings.
+        settings: The settings now. None is the same as no setting.
+    """
+    changes = differences(_with_nested_settings(saved), settings)
     if changes:
         raise ValueError(
-            f"checkpoint {path} belongs to other settings ({'; '.join(changes)}); "
+            f"{owner} belongs to other settings ({'; '.join(changes)}); "
             "use the old settings or another folder"
         )
-    return state
 
 
 @contextmanager
@@ -55,10 +67,13 @@ def reading_checkpoint(path: Path) -> Iterator[None]:
     """Tell what is wrong with a checkpoint in one sentence, with the way to heal it.
 
     Raises:
-        ValueError: For any error inside.
+        FileNotFoundError: If it is not there.
+        ValueError: For any other error inside.
     """
     try:
         yield
+    except FileNotFoundError:
+        raise
     except Exception as error:  # of many types, for files and for what they hold
         raise ValueError(
             f"checkpoint {path} is damaged ({reason_of(error)}); delete it to start this run again"

@@ -138,6 +138,9 @@ def test_a_resumed_fit_ends_with_the_same_bits(small, tokens, codebook, tmp_path
     assert_same_weights(whole.prior, resumed.prior)
     pd.testing.assert_frame_equal(whole.history, resumed.history)
 
+    assert not (tmp_path / "checkpoint.pt").exists()
+    again = short(small(codebook=codebook), tokens, tmp_path, {"resume": True})
+    assert_same_weights(again.prior, resumed.prior)
     opened = PriorRun.load(tmp_path)
     assert_same_weights(opened.prior, resumed.prior)
     pd.testing.assert_frame_equal(opened.history, whole.history)

@@ -15,6 +15,7 @@ from arcvq.images import ImageData, ImageSplit
 from arcvq.runs import settings
 from arcvq.runs.settings import RunSettings, run_folder, run_name, train
 from arcvq.samp import SAMP
+from arcvq.training import Run
 from arcvq.vqvae import VQVAE
 from tests.strokes import IMAGES, SMALL
 
@@ -318,11 +319,26 @@ def test_a_damaged_run_is_healed_when_asked_and_ends_with_the_same_weights(
 ):
     whole = train(SMALL, IMAGES, root=finished, **OPTIONS)
     put_folder(kept / "run.json")
-    cut(kept / "checkpoint.pt")
+    (kept / "checkpoint.pt").write_bytes(b"half")
     healed = train(SMALL, IMAGES, root=tmp_path, overwrite=True, **OPTIONS)
     assert torch.equal(healed.model.quantizer.codebook, whole.model.quantizer.codebook)
     opened = train(SMALL, IMAGES, root=tmp_path, **OPTIONS)
     assert torch.equal(opened.model.quantizer.codebook, whole.model.quantizer.codebook)
+
+
+@pytest.fixture(scope="module")
+def stopped(tmp_path_factory):
+    """A root folder with a run that was stopped after its last step."""
+    root = tmp_path_factory.mktemp("stopped")
+
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patches:
+        patches.setattr(Run, "save", stop)
+        with pytest.raises(KeyboardInterrupt):
+            train(SMALL, IMAGES, root=root, **OPTIONS)
+    return root
 
 
 def without(name):
@@ -355,11 +371,12 @@ CHANGES |= {
 
 
 @pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
-def test_a_damaged_checkpoint_is_named_in_one_sentence(kept, tmp_path, change):
-    (kept / "run.json").unlink()
-    state = torch.load(kept / "checkpoint.pt", weights_only=True)
+def test_a_damaged_checkpoint_is_named_in_one_sentence(stopped, tmp_path, change):
+    shutil.copytree(stopped, tmp_path, dirs_exist_ok=True)
+    checkpoint = run_folder(SMALL, IMAGES, tmp_path, CPU) / "checkpoint.pt"
+    state = torch.load(checkpoint, weights_only=True)
     change(state)
-    torch.save(state, kept / "checkpoint.pt")
+    torch.save(state, checkpoint)
     message = r"^checkpoint .*checkpoint\.pt is damaged \(.+\); delete it to start this run again$"
     with pytest.raises(ValueError, match=message) as caught:
         train(SMALL, IMAGES, root=tmp_path, **OPTIONS)
