@@ -183,8 +183,13 @@ class LiveTraining(CanvasExplorer):
         return value
 
     @traitlets.observe("weight", "growth")
-    def _steer(self, _=None) -> None:
-        """Give the quantizer the settings, as one new object: another thread reads them."""
+    def _steer_at_rest(self, _) -> None:
+        """Give the quantizer the settings, unless it trains and takes them before its next step."""
+        if not self.running:
+            self._steer()
+
+    def _steer(self) -> None:
+        """Give the quantizer the settings as they are; the ball goes on from its radius."""
         with self._lock:
             quantizer: Any = self.model.quantizer
             if "weight" not in self.lacks:
@@ -233,6 +238,8 @@ class LiveTraining(CanvasExplorer):
     def _train(self) -> None:
         every = min(math.ceil(self.steps / ROWS), APART)
         options = dict(self.options)
+        # A setting that changed in the middle of a step would tear the ball.
+        steering = self.model.quantizer.register_forward_pre_hook(lambda *_: self._steer())
         try:
             compute = Compute(options.pop("device", "auto"), options.pop("precision", "auto"))
             recording = Recording(log_every=every, progress=False, on_log=self._logged)
@@ -253,6 +260,8 @@ class LiveTraining(CanvasExplorer):
         except Exception as error:  # shown here, and raised by `wait`
             self._error = error
             self._tell(f"Training ended: {error}", training=False)
+        finally:
+            steering.remove()
         self._draw()
 
     def _logged(self, run: Run) -> bool:

@@ -206,18 +206,16 @@ def test_the_weight_acts_from_the_next_step(make, gate, through):
         slide(live, weight=4.0)
     else:
         live.weight = 4.0
-    samp = live.model.quantizer.samp
+    gate.open()
+    history = live.wait().history
+    samp = live.run.model.quantizer.samp
     assert samp is not before
     assert samp.radius == before.radius
     assert samp.margin == before.margin
-    gate.open()
-    history = live.wait().history
     decay = np.exp(-14.75 / STEPS * (history["step"] - 1))
     factor = np.where(history["step"] <= 5, 1.0, 4.0)
     np.testing.assert_allclose(history["weight"], factor * decay, rtol=1e-5)
-    assert live.run.model.quantizer.samp.weight.value(7) == pytest.approx(
-        4 * math.exp(-14.75 * 7 / STEPS)
-    )
+    assert samp.weight.value(7) == pytest.approx(4 * math.exp(-14.75 * 7 / STEPS))
 
 
 def test_the_radius_goes_on_from_where_it_is_when_its_growth_changes(make, gate):
