@@ -32,7 +32,8 @@ IMAGE_BATCH = IMAGES.train.batch(torch.arange(16))
 
 
 def settings_of(kind, samp=STEADY):
-    return dataclasses.replace(SMALL, quantizer=kind, samp=samp)
+    own_samp = samp if kind.startswith("samp") else None
+    return dataclasses.replace(SMALL, quantizer=kind, samp=own_samp)
 
 
 def history_of(settings, probe_images, points=6):
