@@ -17,7 +17,7 @@ from arcvq.images import USUAL_READING, ImageData, load_images
 from arcvq.quantizers import QUANTIZERS, OnlineClusteredQuantizer, SphericalQuantizer
 from arcvq.runtime.checks import check_not_negative, check_whole, use_python_numbers
 from arcvq.runtime.devices import choose_device, choose_precision
-from arcvq.runtime.distributed import first_rank_first
+from arcvq.runtime.distributed import first_rank_first, from_first
 from arcvq.runtime.files import safe_name
 from arcvq.runtime.store import digest_of, find_result, kept_path
 from arcvq.samp import SAMP, Regime
@@ -313,7 +313,10 @@ def train(
         with first_rank_first():
             data = settings.load_data(root, device)
     data = settings.subset(data)
-    folder, is_there = find_result(root, "runs", run_name(settings, data, device), overwrite)
+    name = run_name(settings, data, device)
+    with first_rank_first():
+        folder, is_there = find_result(root, "runs", name, overwrite)
+    is_there = from_first(is_there)
     if is_there:
         run = Run.load(folder)
         run.model.to(device)

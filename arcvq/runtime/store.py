@@ -8,7 +8,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-from arcvq.runtime.distributed import first_rank_first, from_first
 from arcvq.runtime.files import data_root, delete, shared_root
 
 WRITTEN_LAST = ("run.json", "classifier.json")
@@ -32,7 +31,7 @@ def digest_in(name: str) -> str:
 def find_result(
     root: str | Path | None, kind: str, name: str, overwrite: bool = False
 ) -> tuple[Path, bool]:
-    """Find a result that is a folder, or the place for it; all processes find the same.
+    """Find a result that is a folder, or the place for it.
 
     Args:
         root: See `kept_path`.
@@ -46,10 +45,9 @@ def find_result(
     """
     folder = kept_path(root, kind, name, shared=not overwrite)
     if overwrite:
-        with first_rank_first():
-            delete(folder)
+        delete(folder)
         return folder, False
-    return folder, from_first(_is_finished(folder))
+    return folder, _is_finished(folder)
 
 
 def kept_path(root: str | Path | None, kind: str, name: str, shared: bool = True) -> Path:
