@@ -156,6 +156,10 @@ class CompositeQuantizer(Quantizer):
         parts = [part.config() for part in self.parts]
         return {"kind": self.kind, "parts": parts}
 
+    def config_in_run(self, steps: int, schedule: str = "restart") -> dict[str, Any]:
+        parts = [part.config_in_run(steps, schedule) for part in self.parts]
+        return self.config() | {"parts": parts}
+
     @classmethod
     def from_fields(cls, parts: list[dict[str, Any]], **fields) -> "CompositeQuantizer":
         """Build the quantizer from the configs of its parts and its other arguments."""

@@ -568,6 +568,10 @@ class Quantizer(nn.Module, Kinds):
             config["revive_after"] = self.revive_after
         return config
 
+    def config_in_run(self, steps: int, schedule: str = "restart") -> dict[str, Any]:
+        """Return the config that the quantizer has after `begin_run`, without beginning a run."""
+        return self.config()
+
     @staticmethod
     def from_config(config: dict[str, Any]) -> "Quantizer":
         """Build the quantizer that `config` describes, with a new codebook.
@@ -918,6 +922,18 @@ class SphericalQuantizer(CosineQuantizer):
 
     def config(self):
         return {**super().config(), "samp": self.samp.config() if self.samp else None}
+
+    def config_in_run(self, steps, schedule="restart"):
+        config = self.config()
+        if self._is_set_by_run(schedule):
+            config["samp"] = SAMP.for_run(steps).config()
+        return config
+
+    def __setstate__(self, state):
+        super().__setstate__(state)
+        if "samp_steps" not in self._buffers:  # pickled by an earlier version
+            unknown = torch.full_like(self.step, -1)
+            self.register_buffer("samp_steps", unknown)
 
 
 class OnlineClusteredQuantizer(CosineQuantizer):

@@ -5,7 +5,6 @@ bar, checkpoints, resuming and Ctrl-C. `VQVAESession` adds the step and the hist
 that of a prior is in arcvq.priors.fitting.
 """
 
-import copy
 import dataclasses
 import math
 import time
@@ -28,6 +27,7 @@ from arcvq.images import ImageData, ImageSplit
 from arcvq.quantizers import Quantizer, SphericalQuantizer
 from arcvq.runtime.checkpoints import (
     check_optimizer,
+    check_parameters,
     check_settings,
     load_checkpoint,
     reading_checkpoint,
@@ -440,9 +440,10 @@ class TrainingSession:
 
     def train(self) -> Any:
         """Go through the steps that are left and return the run; one that is finished is opened."""
+        if self._is_finished():
+            return self._opened()
         state = self._saved_state()
-        # Looked for after the checkpoint, which is deleted once a run is finished.
-        if self.recording.resume and from_first(self.finished.exists()):
+        if state is None and self._is_finished():  # another process did, this very moment
             return self._opened()
         cuda_devices = [self.device] if self.device.type == "cuda" else []
         with (
@@ -479,14 +480,28 @@ class TrainingSession:
             self.snapshot()
             self.save()
 
+    def _is_finished(self) -> bool:
+        """Whether there is a finished run to open."""
+        return self.recording.resume and from_first(self.finished.exists())
+
     def _saved_state(self) -> dict[str, Any] | None:
-        """What the checkpoint holds, if there is one to go on from."""
+        """What the checkpoint holds, if there is one to go on from.
+
+        Raises FileNotFoundError in all processes where some do not find it.
+        """
         if not self.recording.resume or not from_first(self.checkpoint.exists()):
             return None
         try:
-            return load_checkpoint(self.checkpoint, self.settings)
-        except FileNotFoundError:  # another process has finished the same run this very moment
-            return None
+            state = load_checkpoint(self.checkpoint, self.settings)
+        except FileNotFoundError:
+            state = None
+        # A checkpoint that is gone again belonged to a run that another process has finished.
+        if any_rank(state is None) and not self._is_finished():
+            raise FileNotFoundError(
+                f"checkpoint {self.checkpoint} is not there for every process; all of them need "
+                "the same folder"
+            )
+        return state
 
     def _opened(self) -> Any:
         """The finished run in the folder, with its weights in the model."""
@@ -516,8 +531,7 @@ class TrainingSession:
             self.optimizer.load_state_dict(state["optimizer"])
             check_optimizer(self.optimizer)
             self.restore(state)
-            # Weights that do not fit would be loaded in part, so a copy tries them.
-            copy.deepcopy(self.model).load_state_dict(state[self.MODEL])
+            check_parameters(self.model, state[self.MODEL])
         self.begin()
         self.model.load_state_dict(state[self.MODEL])
 
@@ -655,11 +669,9 @@ class VQVAESession(TrainingSession):
                 "it needs CUDA and one process"
             )
 
-        # A copy tells the settings of this run: the model may still be refused.
-        quantizer = copy.deepcopy(model.quantizer)
-        quantizer.begin_run(self.steps, optimization.schedule)
+        quantizer = model.quantizer.config_in_run(self.steps, optimization.schedule)
         self.settings |= {
-            "model": model.config() | {"quantizer": quantizer.config()},
+            "model": model.config() | {"quantizer": quantizer},
             "data": data.name,
             "images": data.fingerprint,
         }

@@ -80,6 +80,18 @@ def test_a_ball_that_shrinks_takes_its_codes_along(radius):
     train(quantizer, 20, after_each=check)
 
 
+def test_a_quantizer_that_an_earlier_version_pickled_trains_on():
+    quantizer = SphericalQuantizer(8, 4)
+    state = quantizer.__getstate__()
+    state["_buffers"] = dict(state["_buffers"])
+    del state["_buffers"]["samp_steps"]  # which it did not have
+    earlier = SphericalQuantizer.__new__(SphericalQuantizer)
+    earlier.__setstate__(state)
+    earlier.load_state_dict(quantizer.state_dict())
+    earlier.begin_run(100)
+    assert earlier.samp == SAMP.for_run(100)
+
+
 @pytest.mark.parametrize("other", [Constant(0.5), WarmUp(2.0, 0.3, 30), None])
 def test_settings_that_are_replaced_in_a_run_act_at_once(other):
     quantizer = SphericalQuantizer(8, 4, SAMP(radius=Constant(3.0)))

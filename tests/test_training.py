@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 
 import numpy as np
 import pandas as pd
@@ -163,6 +164,31 @@ def test_a_run_that_is_told_to_end_saves_first(number, images, tmp_path, monkeyp
             short(images, folder=tmp_path)
     resumed = short(images, folder=tmp_path, record={"resume": True})
     assert_same_run(short(images), resumed)
+
+
+def test_a_model_that_cannot_be_copied_trains_and_resumes(images, tmp_path, monkeypatch):
+    def uncopyable():
+        network = model()
+        torch.nn.utils.weight_norm(network.decoder[0])  # as torch says, not to be deep-copied
+        lock = threading.Lock()
+        network.quantizer.register_forward_hook(lambda *_, held=lock: None)
+        return network
+
+    whole = fit(uncopyable(), images, steps=8, batch_size=8, compute=CPU, recording=recording())
+    options = {"steps": 8, "batch_size": 8, "compute": CPU}
+    asked = recording(tmp_path, on_log=lambda run: run.rows[-1]["step"] >= 4)
+    fit(uncopyable(), images, recording=asked, **options)
+    resumed = fit(uncopyable(), images, recording=recording(tmp_path, resume=True), **options)
+    for one, other in zip(whole.model.parameters(), resumed.model.parameters(), strict=True):
+        assert torch.equal(one, other)
+
+
+def test_a_finished_run_is_opened_whatever_checkpoint_lies_beside_it(images, tmp_path):
+    options = {"steps": 4, "batch_size": 8, "compute": CPU}
+    fit(model(), images, recording=recording(tmp_path), **options)
+    (tmp_path / "checkpoint.pt").write_bytes(b"cut")
+    opened = fit(model(), images, recording=recording(tmp_path, resume=True), **options)
+    assert opened.rows[-1]["step"] == 4
 
 
 def test_checkpoints_are_written_by_time_as_well(images, tmp_path, monkeypatch):

@@ -20,6 +20,7 @@ from arcvq.experiments.tables import finished
 from arcvq.images import ImageData
 from arcvq.runs.parallel import check_workers, train_as_completed
 from arcvq.runs.settings import RunSettings, run_name, train
+from arcvq.runtime.checkpoints import with_nested_settings
 from arcvq.runtime.checks import check_whole, differences
 from arcvq.runtime.devices import choose_device, choose_precision
 from arcvq.runtime.files import data_root, safe_name, write_text, write_whole
@@ -314,13 +315,9 @@ def _claim(folder: Path, mine: dict[str, Any]) -> None:
     path = folder / "experiment.json"
     if path.is_file():
         try:
-            theirs = dict(json.loads(path.read_text()))
+            theirs = dict(with_nested_settings(json.loads(path.read_text())))
         except (ValueError, TypeError):
             raise ValueError(f"{path} is damaged; name another folder") from None
-        # Earlier versions wrote a record of settings as JSON text.
-        for name, value in mine.items():
-            if theirs.get(name) == json.dumps(value):
-                theirs[name] = value
         changes = differences(theirs, mine)
         if changes:
             raise ValueError(

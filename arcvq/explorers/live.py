@@ -262,6 +262,7 @@ class LiveTraining(CanvasExplorer):
             self._tell(f"Training ended: {error}", training=False)
         finally:
             steering.remove()
+            self._steer()  # what was set after the last step
         self._draw()
 
     def _logged(self, run: Run) -> bool:

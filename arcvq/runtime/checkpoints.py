@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor, nn
 
 from arcvq.runtime.checks import differences
 from arcvq.runtime.files import reason_of, write_whole
@@ -54,7 +55,7 @@ def check_settings(owner: str, saved: dict[str, Any], settings: dict[str, Any]) 
         saved: The saved settings.
         settings: The settings now. None is the same as no setting.
     """
-    changes = differences(_with_nested_settings(saved), settings)
+    changes = differences(with_nested_settings(saved), settings)
     if changes:
         raise ValueError(
             f"{owner} belongs to other settings ({'; '.join(changes)}); "
@@ -80,6 +81,21 @@ def reading_checkpoint(path: Path) -> Iterator[None]:
         ) from error
 
 
+def check_parameters(model: nn.Module, saved: dict[str, Tensor]) -> None:
+    """Raise ValueError unless all parameters were saved; loading would change some, and then fail.
+
+    What else the state of a model holds may have been added since.
+    """
+    for name, parameter in model.named_parameters():
+        if name not in saved:
+            raise ValueError(f"{name} is missing")
+        if saved[name].shape != parameter.shape:
+            raise ValueError(
+                f"{name} has shape {tuple(saved[name].shape)}, that of the model "
+                f"{tuple(parameter.shape)}"
+            )
+
+
 def check_optimizer(optimizer: torch.optim.Optimizer) -> None:
     """Raise ValueError unless the moments of each parameter have its shape, as PyTorch expects."""
     for parameter, moments in optimizer.state.items():
@@ -91,10 +107,10 @@ def check_optimizer(optimizer: torch.optim.Optimizer) -> None:
                 )
 
 
-def _with_nested_settings(value: Any) -> Any:
+def with_nested_settings(value: Any) -> Any:
     """The settings with JSON texts in them decoded, as earlier versions wrote those of SAMP."""
     if isinstance(value, dict):
-        return {name: _with_nested_settings(part) for name, part in value.items()}
+        return {name: with_nested_settings(part) for name, part in value.items()}
     if isinstance(value, str) and value.startswith("{"):
         return json.loads(value)
     return value

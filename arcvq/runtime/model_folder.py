@@ -68,7 +68,7 @@ def open_folder(
 
 def check_weights(model: nn.Module, description: str) -> None:
     """Raise ValueError if there are NaN or infinite values in the weights; names the first."""
-    buffers = dict(model.named_buffers())
+    buffers = dict(model.named_buffers(remove_duplicate=False))
     for name, weights in model.state_dict().items():
         # A buffer may hold infinity, as a mask of attention does.
         damaged = weights.isnan() if name in buffers else ~weights.isfinite()

@@ -75,6 +75,14 @@ def test_a_buffer_may_hold_infinity_and_a_parameter_may_not():
         model_folder.check_weights(network, "the network")
 
 
+def test_a_buffer_that_two_layers_share_is_a_buffer_under_both_names():
+    mask = torch.full((2, 2), -torch.inf)
+    layers = torch.nn.ModuleList([torch.nn.Linear(2, 2), torch.nn.Linear(2, 2)])
+    for layer in layers:
+        layer.register_buffer("mask", mask)
+    model_folder.check_weights(layers, "the model")
+
+
 @pytest.mark.parametrize("missing", ["config.json", "model.safetensors"])
 def test_a_missing_file_is_named(module, missing, tmp_path):
     module.save_pretrained(tmp_path)
