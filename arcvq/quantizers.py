@@ -1042,16 +1042,8 @@ class ContinuousQuantizer(Quantizer):
 
     trainable = False
 
-    def __init__(
-        self,
-        num_codes: int,
-        dim: int,
-        beta: float = 0.25,
-        *,
-        channel_last: bool = False,
-        revive_after: int | None = None,
-    ):
-        super().__init__(num_codes, dim, beta, channel_last=channel_last, revive_after=revive_after)
+    def __init__(self, *args: Any, **options: Any):
+        super().__init__(*args, **options)
         self.freeze()  # DistributedDataParallel would wait for its gradient
 
     def unfreeze(self):
