@@ -614,6 +614,18 @@ class Quantizer(nn.Module, Kinds):
         return f"num_codes={self.num_codes}, dim={self.dim}, beta={self.beta}"
 
 
+def follow_average_(average: Tensor, values: Tensor, weight: float | Tensor) -> None:
+    """Move a moving average in place toward the values of a step, by this part of the way.
+
+    What falls below the smallest normal number becomes 0. Otherwise an average that only shrinks
+    would end in subnormal numbers and stay there, and many CPUs take twenty times as long for a
+    lookup among such codes.
+    """
+    average.lerp_(values, weight)
+    smallest = torch.finfo(average.dtype).tiny
+    average.masked_fill_(average.abs() < smallest, 0.0)
+
+
 def check_mask(mask: Tensor, shape: tuple[int, ...]) -> None:
     """Raise ValueError unless the mask is boolean, has this shape and is True somewhere."""
     kind = mask.dtype if isinstance(mask, Tensor) else type(mask).__name__
@@ -636,7 +648,7 @@ class EMAQuantizer(Quantizer):
 
     The codebook gets no gradient. The averages start at the initial codes, each with a count of 1,
     and the counts are Laplace-smoothed. As in Sonnet, whose formula this is, a code that is never
-    chosen shrinks toward zero.
+    chosen shrinks toward zero; with the default decay it gets there after some 9,000 steps.
 
     A codebook that is changed from outside is taken over: the averages follow it. So leave it out
     of an optimizer with weight decay, which would shrink it where it has a gradient: with several
@@ -704,8 +716,8 @@ class EMAQuantizer(Quantizer):
         # Without a finite batch the weight is 0, and nothing moves.
         seen = self.batch_sizes.sum() > 0
         weight = (1 - self.decay) * seen.to(self.sizes.dtype)
-        self.sizes.lerp_(self.batch_sizes.to(self.sizes.dtype), weight)
-        self.sums.lerp_(self.batch_sums, weight)
+        follow_average_(self.sizes, self.batch_sizes.to(self.sizes.dtype), weight)
+        follow_average_(self.sums, self.batch_sums, weight)
         moved = (self.sums / self._smoothed_sizes()).to(codebook.dtype)
         assign_(self.codebook, torch.where(seen, moved, codebook))
         super().follow()
@@ -738,6 +750,7 @@ def _check_decay(decay):
     """Raise ValueError for a decay that is not in [0, 1)."""
     if not 0 <= decay < 1:
         raise ValueError(f"decay is {decay}; it must be at least 0 and below 1")
+
 
 
 class CosineQuantizer(Quantizer):
@@ -1008,7 +1021,7 @@ class OnlineClusteredQuantizer(CosineQuantizer):
         seen = self.batch_counts.sum() > 0
         total = self.batch_counts.sum().clamp_min(1)
         weight = (1 - self.decay) * seen.to(self.shares.dtype)
-        self.shares.lerp_(self.batch_counts.to(self.shares.dtype) / total, weight)
+        follow_average_(self.shares, self.batch_counts.to(self.shares.dtype) / total, weight)
         # With the paper's constants a code of the average share 1/K stays where it is, and one that
         # nobody chooses goes all the way to its anchor.
         move = torch.exp(-self.shares * self.num_codes * 10 / (1 - self.decay) - 1e-3)

@@ -16,7 +16,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.functional import embedding
 
-from arcvq.quantizers import Quantizer
+from arcvq.quantizers import Quantizer, follow_average_
 from arcvq.runtime.distributed import world_size
 from arcvq.runtime.extras import extra_import
 from arcvq.runtime.modes import evaluation_mode
@@ -326,7 +326,8 @@ class MovingAverageQuantizer(Baseline):
         # An empty batch moves nothing, and neither does one that is not finite.
         moves = (codebook.cluster_size.grad.sum() > 0) & codebook.embed_avg.grad.isfinite().all()
         for average in self._averages():
-            average.lerp_(torch.where(moves, average.grad, average), 1 - codebook.decay)
+            target = torch.where(moves, average.grad, average)
+            follow_average_(average, target, 1 - codebook.decay)
         codebook.update_ema()
 
     def _averages(self):

@@ -101,6 +101,18 @@ def test_the_rotation_gradient_turns_and_scales_as_the_latent_to_its_code():
     assert torch.allclose(flatten(own.grad)[0].double(), expected, atol=1e-5)
 
 
+@pytest.mark.parametrize("kind", ["rotation", "cosine_ema"])
+def test_averages_of_codes_that_nobody_chooses_end_at_zero(kind):
+    quantizer = make(kind)
+    same = latents()[:1, :, :1, :1]
+    for _ in range(500):  # 0.8^500 is below the smallest normal number of float32
+        quantizer(same)
+        quantizer.after_step()
+    sizes = quantizer.method._codebook.cluster_size.flatten()
+    assert (sizes > 0.9).sum() == 1
+    assert (sizes == 0).sum() == len(sizes) - 1
+
+
 WEIGHTS = {
     "fsq": {},
     "lfq": {"sample_entropy": 0.1, "codebook_entropy": -0.1, "commitment": 0.25},
