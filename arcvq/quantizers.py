@@ -752,7 +752,6 @@ def _check_decay(decay):
         raise ValueError(f"decay is {decay}; it must be at least 0 and below 1")
 
 
-
 class CosineQuantizer(Quantizer):
     """The nearest code by angle, learned by the VQ loss from a start on the unit sphere.
 
