@@ -308,6 +308,20 @@ def batch_indices(
     return order[batch * batch_size : (batch + 1) * batch_size]
 
 
+def check_batch(batch_size: int, examples: int, kind: str = "images") -> None:
+    """Raise ValueError for a batch that is larger than the training data.
+
+    Args:
+        batch_size: Examples of a batch.
+        examples: Examples to train on.
+        kind: What they are, for the message.
+    """
+    if batch_size > examples:
+        raise ValueError(
+            f"batch_size is {batch_size}; it must be at most {examples}, the training {kind}"
+        )
+
+
 def _interval(name: str, told: int | None, steps: int, parts: int) -> int:
     """Steps from one time to the next: what the user said, or the run in so many equal parts."""
     if told is None:
@@ -352,12 +366,7 @@ class TrainingSession:
         compute: Compute,
         recording: Recording,
     ):
-        batch_size = optimization.batch_size
-        if batch_size > examples:
-            raise ValueError(
-                f"batch_size is {batch_size}; it must be at most {examples}, "
-                f"the training {self.EXAMPLES}"
-            )
+        check_batch(optimization.batch_size, examples, self.EXAMPLES)
         steps = optimization.steps
         self.steps = steps
         self.log_every = _interval("log_every", recording.log_every, steps, 50)

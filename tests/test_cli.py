@@ -385,6 +385,7 @@ def test_sweep_refuses_what_cannot_be_before_it_trains(data_folder, words, sente
     shown = invoke("sweep", *words, "--out", data_folder / "swept")
     assert shown.exit_code == 2
     assert sentence in shown.stderr
+    assert not (data_folder / "swept").exists()
     assert not (data_folder / "runs").exists()
 
 
@@ -424,6 +425,14 @@ def test_an_experiment_can_hold_the_papers_rate_of_the_ball(data_folder):
         (("paper", "--dataset", "faces"), "faces"),
         (("paper", "--search-steps", 5), "search_steps is 5; paper has no search"),
         (("best", "--search-steps", 0), "search_steps is 0; it must be a whole number from 1"),
+        (
+            ("paper", "--dataset", "plain_digits", "--batch-size", 1438),
+            "batch_size is 1438; it must be at most 1437, the training images",
+        ),
+        (
+            ("gradients", "--dataset", "plain_digits", "--train-images", 1438),
+            "train_images is 1438; it must be a whole number from 1 to 1,437",
+        ),
     ],
 )
 def test_experiment_refuses_what_cannot_be_before_it_trains(data_folder, words, sentence):
@@ -502,6 +511,14 @@ def test_images_says_what_a_folder_holds_and_ends_with_1_where_files_are_broken(
     assert "cannot be read: 1\n  train/a/broken.png: " in result.output
     (pictures / "train" / "a" / "broken.png").unlink()
     assert invoke("images", pictures).exit_code == 0
+
+
+def test_sweep_needs_a_batch_of_images(pictures, data_folder):
+    folder = ("--dataset", f"folder:{pictures}", "--size", 16, "--skip-broken")
+    shown = invoke("sweep", "--margin", "0,1", *folder, "--out", data_folder / "swept")
+    assert shown.exit_code == 2
+    assert "Error: batch_size is 32; it must be at most 16, the training images" in shown.stderr
+    assert not (data_folder / "swept").exists()
 
 
 def test_train_says_what_it_reads_and_lowers_the_batch_of_the_profile(pictures, data_folder):

@@ -130,8 +130,9 @@ def run_experiment(
         `out`/NAME.parquet, followed by those of other variants and seeds from earlier calls.
 
     Raises:
-        ValueError: For no seeds, an unknown variant, data that the experiment cannot measure, or a
-            folder with results of other settings or with other files.
+        ValueError: For no seeds, an unknown variant, fewer training images than `base` needs, data
+            that the experiment cannot measure, or a folder with results of other settings or with
+            other files.
     """
     check_whole(1, seeds=seeds)
     check_workers(training.get("workers"), training.get("ray"))
@@ -140,6 +141,7 @@ def run_experiment(
     root = data_root(root)
     device = choose_device(device)
     data = data or base.load_data(root, device)
+    base.check_data(data)
     experiment.check(data)
     if out is None:
         out = root / "experiments" / _folder_name(experiment, base, data, device)
@@ -411,11 +413,19 @@ def _outcomes(
     training: dict[str, Any],
 ) -> Generator[tuple[RunSettings, Outcome]]:
     """Yield each run as soon as it is trained; None in place of a run that `measure` trains."""
+    possible = []
+    for one in settings:
+        try:
+            one.check_data(data)
+        except ValueError as error:  # of a variant with a batch of its own
+            yield one, error
+        else:
+            possible.append(one)
     if experiment.trained:
-        yield from train_as_completed(settings, data, **training)
+        yield from train_as_completed(possible, data, **training)
     else:
         hidden = not training.get("progress", True)
-        for one in tqdm(settings, desc="runs", unit="run", disable=hidden):
+        for one in tqdm(possible, desc="runs", unit="run", disable=hidden):
             yield one, None
 
 

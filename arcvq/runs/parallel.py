@@ -67,6 +67,7 @@ def train_many(
         The runs in the order of their settings.
 
     Raises:
+        ValueError: As `train_as_completed` does.
         RuntimeError: If runs failed; names the first one.
     """
     outcomes = train_as_completed(settings, data, **options)
@@ -105,7 +106,8 @@ def train_as_completed(
         The settings with their run, or with the reason why it failed.
 
     Raises:
-        ValueError: If there are no workers, or both workers and Ray.
+        ValueError: Before anything is trained: if there are no workers, or both workers and Ray, or
+            too few training images for one of the runs.
         ModuleNotFoundError: If Ray is asked for and is not installed.
     """
     check_workers(workers, ray)
@@ -118,6 +120,7 @@ def train_as_completed(
             # Loaded for the device that trains: whether images are streamed depends on its memory.
             found = data or one.load_data(root, device)
             loaded[key] = found.to("cpu")
+        one.check_data(loaded[key])
     batch = _Batch(loaded, data_root(root), device)
     waiting = [one for one in unique if not (batch.folder(one) / "run.json").exists()]
     finished = ((one, None) for one in unique if one not in waiting)

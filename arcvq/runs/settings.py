@@ -21,7 +21,7 @@ from arcvq.runtime.distributed import first_rank_first, from_first
 from arcvq.runtime.files import safe_name
 from arcvq.runtime.store import digest_of, find_result, kept_path
 from arcvq.samp import SAMP, Regime
-from arcvq.training import Compute, Optimization, Recording, Run, fit
+from arcvq.training import Compute, Optimization, Recording, Run, check_batch, fit
 from arcvq.vqgan import VQGAN, VQGANSettings, fit_vqgan
 from arcvq.vqvae import DOWNSAMPLE, VQVAE
 
@@ -228,8 +228,19 @@ class RunSettings:
         return load_images(self.dataset, root, device, **vars(self.reading))
 
     def subset(self, data: ImageData) -> ImageData:
-        """The data that the run sees, with `train_images` training images if that is a number."""
-        return data if self.train_images is None else data.subset(train=self.train_images)
+        """The data that the run sees, with `train_images` training images if that is a number.
+
+        Raises:
+            ValueError: If there are fewer.
+        """
+        if self.train_images is None:
+            return data
+        check_whole(1, len(data.train), train_images=self.train_images)
+        return data.subset(train=self.train_images)
+
+    def check_data(self, data: ImageData) -> None:
+        """Raise ValueError for data with too few training images for `train_images` or a batch."""
+        check_batch(self.batch_size, len(self.subset(data).train))
 
     def digest(self, data: ImageData, dtype: torch.dtype) -> str:
         """A short name for the run of these settings on these images in this precision."""

@@ -156,12 +156,17 @@ def test_a_run_that_fails_says_so_in_its_row_the_grid_goes_on_and_it_is_tried_ag
     assert "error" not in rows or rows.error.isna().all()
 
 
-def test_a_run_that_cannot_be_trained_has_its_reason_in_its_row(tmp_path):
+@pytest.mark.parametrize("trained", [True, False])
+def test_a_variant_whose_own_batch_is_too_large_has_its_reason_in_its_row(tmp_path, trained):
     def variants(base):
         too_large = dataclasses.replace(base, batch_size=999)
         return [Variant("good", base), Variant("too large", too_large)]
 
-    rows = run(tmp_path, dataclasses.replace(RATES, variants=variants), seeds=1)
+    def measure(*_):
+        return [{"psnr": 10.0}]
+
+    experiment = dataclasses.replace(RATES, variants=variants, measure=measure, trained=trained)
+    rows = run(tmp_path, experiment, seeds=1)
     assert rows.variant.tolist() == ["good", "too large"]
     reason = "ValueError: batch_size is 999; it must be at most 32, the training images"
     assert rows.error[1] == reason
@@ -321,6 +326,11 @@ def test_wrong_requests_are_told_before_anything_is_written(tmp_path):
         run(tmp_path, workers=0)
     with pytest.raises(ValueError, match="workers is 2 and ray is 'local'"):
         run(tmp_path, workers=2, ray="local")
+
+    with pytest.raises(ValueError, match="batch_size is 33; it must be at most 32, the training"):
+        run(tmp_path, base=dataclasses.replace(BASE, batch_size=33))
+    with pytest.raises(ValueError, match="train_images is 33; it must be a whole number from 1 to"):
+        run(tmp_path, base=dataclasses.replace(BASE, train_images=33))
 
     def check(data):
         raise ValueError(f"{data.name} cannot be measured")

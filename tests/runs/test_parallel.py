@@ -75,12 +75,12 @@ def test_each_run_trains_on_its_folder_as_its_own_reading_says(tmp_path):
 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_a_run_that_fails_is_named_after_the_others_have_finished(tmp_path, workers):
-    wrong = dataclasses.replace(SMALL, batch_size=999)
+    wild = dataclasses.replace(SMALL, lr=1e30)
     message = (
-        "1 of 3 runs failed, the others are kept; the run with batch_size=999, seed=0: "
-        "batch_size is 999; it must be at most 32"
+        r"1 of 3 runs failed, the others are kept; the run with lr=1e\+30, seed=0: "
+        "at step 2 .* NaN or infinite"
     )
-    three = [SMALL, wrong, SETTINGS[1]]
+    three = [SMALL, wild, SETTINGS[1]]
     with pytest.raises(RuntimeError, match=message):
         train_many(three, IMAGES, root=tmp_path, workers=workers, **OPTIONS)
     assert len(finished(tmp_path)) == 2
@@ -109,6 +109,21 @@ def test_no_workers_and_workers_beside_ray_are_told_before_anything_is_trained(t
     message = "workers is 2 and ray is 'local'; .* so give one of the two"
     with pytest.raises(ValueError, match=message):
         train_many([SMALL], IMAGES, root=tmp_path, workers=2, ray="local")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"batch_size": 33}, "batch_size is 33; it must be at most 32, the training images"),
+        ({"train_images": 7}, "batch_size is 8; it must be at most 7, the training images"),
+        ({"train_images": 33}, "train_images is 33; it must be a whole number from 1 to 32"),
+    ],
+)
+def test_too_few_images_for_a_run_are_told_before_any_run_is_trained(tmp_path, change, message):
+    greedy = dataclasses.replace(SMALL, **change)
+    with pytest.raises(ValueError, match=message):
+        train_many([SMALL, greedy], IMAGES, root=tmp_path, workers=1, **OPTIONS)
     assert not list(tmp_path.iterdir())
 
 
