@@ -284,19 +284,18 @@ def train_model(device: str, overwrite: bool, **options: Any) -> None:
     --nproc-per-node 2 -m arcvq train ...; --batch-size is then that of all together.
     """
     from arcvq.image_folders import folder_of, scan_folder
-    from arcvq.images import load_images
-    from arcvq.runs.settings import RunSettings, train
+    from arcvq.runs.settings import train
     from arcvq.runtime.devices import choose_device
     from arcvq.runtime.distributed import first_rank_first, process_group, rank
     from arcvq.runtime.files import data_root
     from arcvq.training import evaluate
 
-    dataset = options["dataset"] or RunSettings.dataset
+    told = _settings(dict(options))  # which refuses wrong ones before images are read
     with process_group(choose_device(device)) as chosen:
-        if dataset.startswith("folder:") and rank() == 0:
-            click.echo(scan_folder(folder_of(dataset)).summary())
+        if told.dataset.startswith("folder:") and rank() == 0:
+            click.echo(scan_folder(folder_of(told.dataset)).summary())
         with first_rank_first():
-            data = load_images(dataset, device=chosen, **vars(_reading(dict(options))))
+            data = told.load_data(None, chosen)
         settings = _settings(options, data)
         regime = settings.regime(data)
         if regime is not None and rank() == 0:

@@ -513,6 +513,13 @@ def test_images_says_what_a_folder_holds_and_ends_with_1_where_files_are_broken(
     assert invoke("images", pictures).exit_code == 0
 
 
+def test_train_checks_the_settings_before_it_reads_images(pictures):
+    shown = invoke("train", "--dataset", f"folder:{pictures}", "--lr", -1)  # a file is broken
+    assert shown.exit_code == 2
+    assert shown.stderr == "Error: lr is -1.0; it must be a finite number above 0\n"
+    assert shown.stdout == ""
+
+
 def test_sweep_needs_a_batch_of_images(pictures, data_folder):
     folder = ("--dataset", f"folder:{pictures}", "--size", 16, "--skip-broken")
     shown = invoke("sweep", "--margin", "0,1", *folder, "--out", data_folder / "swept")
