@@ -10,7 +10,7 @@ import nbformat
 from papermill import inspect_notebook
 
 from arcvq.image_folders import Reading, folder_of
-from arcvq.images import check_dataset
+from arcvq.images import DATASETS, check_dataset
 from arcvq.reports.shared_parameters import SHARED, check_reading, check_seed
 from arcvq.runs.settings import check_profile
 
@@ -48,7 +48,7 @@ def plan_parameters(
     if "dataset" in given:
         given["dataset"] = _absolute(given["dataset"])
     if "reading" in given:
-        given["reading"] = _reading(given["reading"], given.get("dataset"))
+        given["reading"] = _reading(given["reading"])
 
     plan = {}
     for path, own in known.items():
@@ -58,6 +58,8 @@ def plan_parameters(
         }
         if "seed" in plan[path]:
             check_seed(plan[path]["seed"])
+        if "reading" in plan[path]:
+            _check_has_files(path, own, plan[path])
     return plan
 
 
@@ -105,15 +107,26 @@ def _absolute(dataset: str) -> str:
     return f"folder:{folder_of(dataset).resolve()}"
 
 
-def _reading(given: Any, dataset: str | None) -> dict[str, Any]:
+def _reading(given: Any) -> dict[str, Any]:
     """How a folder is read, checked, as papermill writes it: it knows lists, but no tuples."""
     fields = _literal(given, given) if isinstance(given, str) else given
     check_reading(fields)
-    if dataset is not None:
-        check_dataset(dataset, Reading(**fields))
     return {
         name: list(value) if isinstance(value, tuple) else value for name, value in fields.items()
     }
+
+
+def _check_has_files(path: Path, own: Mapping[str, Any], planned: Mapping[str, Any]) -> None:
+    """Raise ValueError if files are to be read in another way, and the notebook reads none."""
+    if "dataset" not in own or "folder" in own:  # a parameter `folder` is read beside any data set
+        return
+    dataset = planned.get("dataset", _literal(own["dataset"]["default"], None))
+    if dataset not in DATASETS:
+        return
+    try:
+        check_dataset(dataset, Reading(**planned["reading"]))
+    except ValueError as error:
+        raise ValueError(f"{error}, the data set of {path.name}") from None
 
 
 def _converted(path: Path, name: str, value: Any, default: str) -> Any:

@@ -157,7 +157,16 @@ def test_a_wrong_way_to_read_a_folder_is_refused(tmp_path, value, sentence):
         plan_parameters([path], {"reading": value})
 
 
-def test_only_a_folder_can_be_read_in_another_way(tmp_path):
+@pytest.mark.parametrize("said", [{"dataset": "digits"}, {}], ids=["told", "default"])
+def test_only_a_folder_can_be_read_in_another_way(tmp_path, said):
     path = write_notebook(tmp_path / "a.ipynb", parameters=WITH_READING)
-    with pytest.raises(ValueError, match="size: for folder:PATH only, not for digits"):
-        plan_parameters([path], {"dataset": "digits", "reading": {"size": 64}})
+    message = r"size: for folder:PATH only, not for digits, the data set of a\.ipynb"
+    with pytest.raises(ValueError, match=message):
+        plan_parameters([path], said | {"reading": {"size": 64}})
+    assert plan_parameters([path], said | {"reading": {"size": 32}})  # as usual
+
+
+def test_a_notebook_with_a_folder_of_its_own_reads_it_beside_any_data_set(tmp_path):
+    path = write_notebook(tmp_path / "a.ipynb", parameters=f'{WITH_READING}\nfolder = ""')
+    given = {"dataset": "digits", "reading": {"size": 64}, "folder": str(tmp_path)}
+    assert plan_parameters([path], given)[path] == given
