@@ -15,6 +15,7 @@ from arcvq.reports.shared_parameters import SHARED, check_reading, check_seed
 from arcvq.runs.settings import check_profile
 
 HEADLESS = {"unlocked": True}  # nobody is there to guess first
+PATHS = ("folder", "picture")  # parameters that may be paths
 _WORDS = {"true": True, "false": False, "none": None}  # as they are written on a command line
 
 
@@ -27,7 +28,8 @@ def plan_parameters(
         notebooks: Their files.
         parameters: Values for the notebooks that have a parameter of that name. A value takes the
             type of the notebook's default: "1e3" becomes 1000 where that is an int. The folder in
-            "folder:PATH" becomes absolute, because a notebook runs in its own folder.
+            "folder:PATH" becomes absolute, because a notebook runs in its own folder, and so does
+            a value of `PATHS` that exists from here.
 
     Returns:
         Parameters by notebook; `HEADLESS` among them where a notebook knows it.
@@ -49,6 +51,9 @@ def plan_parameters(
         given["dataset"] = _absolute(given["dataset"])
     if "reading" in given:
         given["reading"] = _reading(given["reading"])
+    for name in PATHS:
+        if given.get(name):
+            given[name] = _from_here(given[name])
 
     plan = {}
     for path, own in known.items():
@@ -105,6 +110,14 @@ def _absolute(dataset: str) -> str:
     if not dataset.startswith("folder:"):
         return dataset
     return f"folder:{folder_of(dataset).resolve()}"
+
+
+def _from_here(value: Any) -> Any:
+    """A path that exists, seen from the working directory, as an absolute one; else the value."""
+    if not isinstance(value, str | Path):
+        return value
+    path = Path(value).expanduser()
+    return str(path.resolve()) if path.exists() else value
 
 
 def _reading(given: Any) -> dict[str, Any]:

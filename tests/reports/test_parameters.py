@@ -1,5 +1,7 @@
 """Parameters take the type of the notebook's default, or are refused before anything runs."""
 
+from pathlib import Path
+
 import nbformat
 import pytest
 
@@ -68,6 +70,17 @@ def test_an_image_folder_is_named_from_where_the_caller_stands(tmp_path, monkeyp
     notebook = write_notebook(tmp_path / "a.ipynb")
     plan = plan_parameters([notebook], {"dataset": "folder:mine"})
     assert plan[notebook] == {"dataset": f"folder:{tmp_path / 'mine'}"}
+
+
+@pytest.mark.parametrize("name", ["folder", "picture"])
+def test_a_path_is_named_from_where_the_caller_stands(tmp_path, monkeypatch, name):
+    (tmp_path / "mine").mkdir()
+    monkeypatch.chdir(tmp_path)
+    path = write_notebook(tmp_path / "a.ipynb", parameters=f'{name} = ""')
+    for value in ("mine", Path("mine"), str(tmp_path / "mine")):
+        assert plan_parameters([path], {name: value})[path] == {name: str(tmp_path / "mine")}
+    for value in ("", "nowhere"):
+        assert plan_parameters([path], {name: value})[path] == {name: value}
 
 
 def test_a_game_is_unlocked_where_nobody_is_there_to_guess(tmp_path):
