@@ -79,7 +79,7 @@ def candidates(base: RunSettings) -> list[Variant]:
             dim = DIMS[second]
             lr = RATES[(first + second) % 3]
             margin_weight = MARGIN_WEIGHTS[(first + 2 * second) % 3]
-            settings = dataclasses.replace(base, quantizer=quantizer, samp=None, dim=dim, lr=lr)
+            settings = dataclasses.replace(base.with_quantizer(quantizer), dim=dim, lr=lr)
             if quantizer == "samp":
                 settings = dataclasses.replace(settings, samp=_samp(base, settings))
             found.append(_candidate(name, settings, beta, margin_weight))
@@ -120,12 +120,7 @@ def _candidate(
 
 def variants(base: RunSettings) -> list[Variant]:
     """The quantizers; the search gives them their settings."""
-    found = []
-    for name, quantizer in QUANTIZERS.items():
-        samp = base.samp if quantizer == "samp" else None
-        settings = dataclasses.replace(base, quantizer=quantizer, samp=samp)
-        found.append(Variant(name, settings))
-    return found
+    return [Variant(name, base.with_quantizer(one)) for name, one in QUANTIZERS.items()]
 
 
 def measure_candidate(run: Run, settings: RunSettings, data: ImageData, root: Path) -> Rows:

@@ -49,12 +49,11 @@ SHOWN = {
 def variants(base: RunSettings) -> list[Variant]:
     """The quantizers that the paper compares, and SAMP with fewer losses."""
     network = base.vqgan or NETWORK
+    base = base.with_quantizer("samp")
     base = dataclasses.replace(base, beta=BETA, vqgan=network, precision=PRECISION)
     found = []
     for name, quantizer in COMPARED.items():
-        samp = base.samp if quantizer == "samp" else None
-        settings = dataclasses.replace(base, quantizer=quantizer, samp=samp)
-        found.append(Variant(name, settings))
+        found.append(Variant(name, base.with_quantizer(quantizer)))
     for name, changes in FEWER_LOSSES.items():
         losses = dataclasses.replace(network.losses, **changes)
         vqgan = dataclasses.replace(network, losses=losses)

@@ -63,13 +63,14 @@ SHOWN = {  # titles of the columns; "gap_closed" is that of `with_gap`
 
 
 def variants(base: RunSettings) -> list[Variant]:
-    """Every quantizer with the sizes of `base`; its settings of SAMP, if any, go to the SAMPs."""
+    """Every quantizer with the settings of `base` that it has a use for."""
     samp = base.samp or SAMP.for_run(base.steps)
     parts = halves(samp)
     found = []
     for name, quantizer in PAPER_QUANTIZERS.items():
-        own = parts.get(name, samp) if quantizer.startswith("samp") else None
-        settings = dataclasses.replace(base, quantizer=quantizer, samp=own)
+        settings = base.with_quantizer(quantizer)
+        if quantizer.startswith("samp"):
+            settings = dataclasses.replace(settings, samp=parts.get(name, samp))
         if name == AUTHORS_CVQ:
             settings = dataclasses.replace(settings, beta=base.beta / RECONSTRUCTION_WEIGHT)
         found.append(Variant(name, settings))

@@ -127,7 +127,7 @@ class RunSettings:
             check_not_negative(commitment=self.commitment)
         if self.samp is not None and not self.quantizer.startswith("samp"):
             raise ValueError(f"samp is {self.samp}; quantizer {self.quantizer!r} has no use for it")
-        if self.quantizer in BASELINES and self.beta != 0.25:
+        if self.quantizer in BASELINES and self.beta != RunSettings.beta:
             own = f"{self.quantizer!r} has a commitment weight of its own"
             raise ValueError(f"beta is {self.beta}; {own}")
         if self.commitment is not None and self.quantizer not in COMMITTED:
@@ -157,6 +157,17 @@ class RunSettings:
         if data is None or "batch_size" in changes:
             return settings
         return with_batch_for(settings, settings.subset(data), profile)
+
+    def with_quantizer(self, quantizer: str) -> "RunSettings":
+        """The same settings for another quantizer, without those that it has no use for."""
+        changes: dict[str, Any] = {}
+        if not quantizer.startswith("samp"):
+            changes["samp"] = None
+        if quantizer in BASELINES:
+            changes["beta"] = RunSettings.beta
+        if quantizer not in COMMITTED:
+            changes["commitment"] = None
+        return dataclasses.replace(self, quantizer=quantizer, **changes)
 
     def config(self) -> dict[str, Any]:
         """The settings as a plain dict, for `from_config` and JSON."""

@@ -55,6 +55,32 @@ def test_the_papers_table_holds_every_quantizer_and_each_half_of_samp():
         assert dataclasses.replace(variant.settings, quantizer="samp", samp=None) == expected
 
 
+def test_a_commitment_weight_goes_to_the_quantizers_that_have_it():
+    weighted = dataclasses.replace(BASE, beta=1.0)
+    found = by_name(paper_table.variants(weighted))
+    assert {found[name].settings.beta for name in ("plain VQ", "SAMP", "BBNR alone")} == {1.0}
+    assert found["CVQ as its authors run it"].settings.beta == 0.25
+    for name in ("FSQ", "SimVQ", "rotation trick"):
+        assert found[name].settings == by_name(paper_table.variants(BASE))[name].settings
+
+    of_baseline = dataclasses.replace(BASE, quantizer="simvq", commitment=2.0)
+    found = by_name(paper_table.variants(of_baseline))
+    assert {found[name].settings.commitment for name in ("LFQ", "SimVQ")} == {2.0}
+    assert {found[name].settings.commitment for name in ("SAMP", "BSQ")} == {None}
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+@pytest.mark.parametrize(
+    "change",
+    [{"beta": 1.0}, {"quantizer": "simvq"}, {"quantizer": "plain"}, {"samp": SAMP(margin=0.2)}],
+    ids=str,
+)
+def test_an_experiment_starts_from_settings_that_only_some_variants_have(name, change):
+    base = dataclasses.replace(BASE, **change)
+    usual = EXPERIMENTS[name].variants(BASE)
+    assert [one.name for one in EXPERIMENTS[name].variants(base)] == [one.name for one in usual]
+
+
 @pytest.mark.parametrize("quantizer", ["plain", "cvq_closest"])
 def test_a_reconstruction_that_weighs_four_times_is_a_fourth_of_the_commitment_loss(quantizer):
     """With Adam, but for its eps, which hardly counts here."""
