@@ -101,7 +101,7 @@ def run_experiment(
     data: ImageData | None = None,
     *,
     seeds: int = 3,
-    only: Sequence[str] = (),
+    only: str | Sequence[str] = (),
     out: str | Path | None = None,
     root: str | Path | None = None,
     device: str | torch.device = "auto",
@@ -119,7 +119,7 @@ def run_experiment(
         data: The data; None loads the data set of `base`.
         seeds: How many runs each variant gets, with seeds from `base.seed` on. A search has that
             seed itself, and the runs after it the following ones.
-        only: Names of the variants to run; all if empty.
+        only: Name or names of the variants to run; all if empty.
         out: The folder of the results; by default one for these settings in `root`/experiments.
         root: Where data sets and runs are kept; see `data_root`.
         device: Where the runs are trained; see `choose_device`.
@@ -300,10 +300,11 @@ def _file_names(variants: Sequence[str]) -> dict[str, str]:
 
 
 def _chosen_names(
-    experiment: str, variants: Sequence[Variant], only: Sequence[str]
+    experiment: str, variants: Sequence[Variant], only: str | Sequence[str]
 ) -> Sequence[str]:
     """The names of the variants to run: all, or those that are asked for."""
     names = [variant.name for variant in variants]
+    only = [only] if isinstance(only, str) else only
     for name in only:
         if name not in names:
             # Names may hold commas, so each is quoted.

@@ -347,7 +347,8 @@ def test_without_a_folder_other_settings_have_another_one(tmp_path):
 
 
 def test_one_variant_can_be_asked_for(tmp_path):
-    assert run(tmp_path, only=["lr 0.003"], seeds=1).variant.tolist() == ["lr 0.003"]
+    for only in (["lr 0.003"], "lr 0.003"):
+        assert run(tmp_path, only=only, seeds=1).variant.tolist() == ["lr 0.003"]
 
 
 def alone(*names, measure=lambda run, settings, data, root: [{"psnr": 10.0}]):
