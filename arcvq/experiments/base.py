@@ -25,7 +25,7 @@ from arcvq.runtime.checks import check_whole, differences
 from arcvq.runtime.devices import choose_device, choose_precision
 from arcvq.runtime.files import data_root, safe_name, write_text, write_whole
 from arcvq.runtime.store import digest_in, digest_of
-from arcvq.training import Run
+from arcvq.training import LARGEST_SEED, Run
 
 LONGEST_NAME = 200  # bytes; most disks allow 255, and the seed is still to come
 RESULTS_FORMAT = 2  # of a results folder; bump it when earlier rows no longer fit
@@ -130,11 +130,13 @@ def run_experiment(
         `out`/NAME.parquet, followed by those of other variants and seeds from earlier calls.
 
     Raises:
-        ValueError: For no seeds, an unknown variant, fewer training images than `base` needs, data
-            that the experiment cannot measure, or a folder with results of other settings or with
-            other files.
+        ValueError: For no seeds or one beyond the largest, an unknown variant, fewer training
+            images than `base` needs, data that the experiment cannot measure, or a folder with
+            results of other settings or with other files.
     """
     check_whole(1, seeds=seeds)
+    first_seed = base.seed if experiment.search is None else base.seed + 1
+    check_whole(0, LARGEST_SEED, seed=first_seed + seeds - 1)
     check_workers(training.get("workers"), training.get("ray"))
     variants = experiment.variants(base)
     chosen = _chosen_names(experiment.name, variants, only)
@@ -155,7 +157,6 @@ def run_experiment(
     _claim(folder, claim)
 
     training |= {"root": root, "device": device}
-    first_seed = base.seed
     without_best: set[str] = set()
     if experiment.search is not None:
         short = dataclasses.replace(base, steps=experiment.search_steps or base.steps)
@@ -163,7 +164,6 @@ def run_experiment(
         candidates = experiment.search.variants(base)
         without_best = _without_best(candidates, psnr)
         variants = [_at_its_best(variant, candidates, psnr) for variant in variants]
-        first_seed += 1
 
     trials = _plan(experiment.name, variants, range(first_seed, first_seed + seeds), folder)
     trials = [trial for trial in trials if trial.variant in chosen]

@@ -20,7 +20,7 @@ from arcvq.experiments.base import Experiment, Variant, run_experiment
 from arcvq.image_folders import Reading
 from arcvq.runs import settings
 from arcvq.samp import SAMP
-from arcvq.training import evaluate
+from arcvq.training import LARGEST_SEED, evaluate
 from arcvq.vqgan import VQGANSettings
 from tests.strokes import IMAGES, write_folder
 from tests.strokes import SMALL as BASE
@@ -319,6 +319,10 @@ def test_a_folder_with_nothing_but_the_draft_of_a_killed_call_is_free_to_use(tmp
 def test_wrong_requests_are_told_before_anything_is_written(tmp_path):
     with pytest.raises(ValueError, match="seeds is 0; it must be a whole number from 1"):
         run(tmp_path, seeds=0)
+    last = dataclasses.replace(BASE, seed=LARGEST_SEED)
+    for experiment, seeds in ((RATES, 2), (dataclasses.replace(RATES, search=RATES), 1)):
+        with pytest.raises(ValueError, match="seed is 4294967296; it must be a whole number from"):
+            run(tmp_path, experiment, base=last, seeds=seeds)
     message = r"variant 'lr 5' is unknown; rates has 'lr 0\.001', 'lr 0\.003'"
     with pytest.raises(ValueError, match=message):
         run(tmp_path, only=["lr 5"])
