@@ -35,7 +35,7 @@ from arcvq.training import (
 )
 from arcvq.vqgan.discriminator import PatchDiscriminator, hinge_loss, smallest_side
 from arcvq.vqgan.network import VQGAN
-from arcvq.vqgan.perceptual import PerceptualDistance, mean_distance
+from arcvq.vqgan.perceptual import PerceptualDistance, check_features, mean_distance
 
 GRID_IMAGES = 8  # validation images in a logged grid, above their reconstructions
 BETAS = (0.5, 0.9)  # of Adam, as in the public VQGAN code
@@ -71,6 +71,14 @@ class VQGANLosses:
         check_not_negative(perceptual=self.perceptual, adversarial=self.adversarial)
         check_range(0, 1, start=self.start)
         check_whole(1, channels=self.channels, halvings=self.halvings)
+        if self.features:
+            check_features(self.features)
+
+
+def check_averaging(averaging: float) -> None:
+    """Raise ValueError unless averaged weights can keep this share of themselves at each step."""
+    if not 0 <= averaging < 1:
+        raise ValueError(f"averaging is {averaging}; it must be from 0 to below 1")
 
 
 def fit_vqgan(  # noqa: PLR0913  (as `fit`)
@@ -155,8 +163,7 @@ class VQGANSession(VQVAESession):
     ):
         if compute.cuda_graph:
             raise ValueError("cuda_graph is True; fit_vqgan takes steps of two kinds, so no graph")
-        if not 0 <= averaging < 1:
-            raise ValueError(f"averaging is {averaging}; it must be from 0 to below 1")
+        check_averaging(averaging)
         if losses.features and data.channels != 3:
             raise ValueError(
                 f"{data.name} has {data.channels} channels, but perceptual features need RGB; "

@@ -27,6 +27,19 @@ OFFICIAL_PARTS = {
 TRAINING_ONLY = ("loss.",)  # discriminator and perceptual network of a public checkpoint
 
 
+def check_sizes(channels: int, multipliers: Sequence[int], blocks: int) -> None:
+    """Raise ValueError for sizes that no `VQGAN` has."""
+    check_whole(1, channels=channels, blocks=blocks)
+    if channels % GROUP_CHANNELS:
+        raise ValueError(f"channels is {channels}; it must be a multiple of {GROUP_CHANNELS}")
+    if not isinstance(multipliers, Sequence) or not multipliers:
+        raise ValueError(
+            f"multipliers is {multipliers!r}; it must hold one number for each resolution"
+        )
+    for multiplier in multipliers:
+        check_whole(1, multipliers=multiplier)
+
+
 def group_norm(channels: int) -> nn.GroupNorm:
     """Return group normalization as in the public code, or of fewer groups on a small network.
 
@@ -292,13 +305,8 @@ class VQGAN(Autoencoder):
         bottleneck: int | None = None,
         normalized: bool = True,
     ):
-        check_whole(1, image_channels=image_channels, channels=channels, blocks=blocks)
-        if channels % GROUP_CHANNELS:
-            raise ValueError(f"channels is {channels}; it must be a multiple of {GROUP_CHANNELS}")
-        if not multipliers:
-            raise ValueError("multipliers is empty; it must hold one number for each resolution")
-        for multiplier in multipliers:
-            check_whole(1, multipliers=multiplier)
+        check_whole(1, image_channels=image_channels)
+        check_sizes(channels, multipliers, blocks)
         width = quantizer.dim if bottleneck is None else bottleneck
         check_whole(1, bottleneck=width)
         # Plain numbers, since those of NumPy overflow, and cannot be written as JSON.

@@ -56,8 +56,7 @@ class PerceptualDistance(nn.Module):
 
     def __init__(self, features: str = "efficientnet_lite0"):
         super().__init__()
-        if features not in NETWORKS:
-            raise ValueError(f"features is {features!r}; it must be one of {', '.join(NETWORKS)}")
+        check_features(features)
         self.name = features
         self.network = NETWORKS[features]().eval().requires_grad_(False)
 
@@ -235,3 +234,9 @@ def _lite0_weights(names: set[str]) -> dict[str, Tensor]:
 
 
 NETWORKS: dict[str, Callable[[], Any]] = {"efficientnet_lite0": EfficientNetLite0, "vgg16": VGG16}
+
+
+def check_features(features: str) -> None:
+    """Raise ValueError for a name that is not in `NETWORKS`."""
+    if features not in NETWORKS:
+        raise ValueError(f"features is {features!r}; it must be one of {', '.join(NETWORKS)}")

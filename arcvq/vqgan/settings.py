@@ -1,13 +1,12 @@
 """What a VQGAN is built of and trained on, in one record that experiments can vary."""
 
 import dataclasses
-from collections.abc import Sequence
 from typing import Any
 
 from arcvq.quantizers import Quantizer
-from arcvq.runtime.checks import check_whole, use_python_numbers
-from arcvq.vqgan.fitting import VQGANLosses
-from arcvq.vqgan.network import VQGAN
+from arcvq.runtime.checks import use_python_numbers
+from arcvq.vqgan.fitting import VQGANLosses, check_averaging
+from arcvq.vqgan.network import VQGAN, check_sizes
 
 USUAL_LOSSES = VQGANLosses()
 
@@ -36,12 +35,8 @@ class VQGANSettings:
 
     def __post_init__(self):
         use_python_numbers(self)
-        if not isinstance(self.multipliers, Sequence):
-            raise ValueError(
-                f"multipliers is {self.multipliers!r}; it must hold one number for each resolution"
-            )
-        for multiplier in self.multipliers:
-            check_whole(1, multipliers=multiplier)
+        check_sizes(self.channels, self.multipliers, self.blocks)
+        check_averaging(self.averaging)
         # A list would have no hash, and numbers of NumPy cannot be written as JSON.
         object.__setattr__(self, "multipliers", tuple(map(int, self.multipliers)))
 

@@ -307,6 +307,7 @@ def test_numbers_out_of_range_are_refused(data, changes, message):
         ({"perceptual": "1"}, "perceptual is '1'; it must be a finite number from 0"),
         ({"halvings": 0}, "halvings is 0; it must be a whole number from 1"),
         ({"channels": -3}, "channels is -3; it must be a whole number from 1"),
+        ({"features": "vgg19"}, "features is 'vgg19'; it must be one of efficientnet_lite0, vgg16"),
     ],
 )
 def test_losses_out_of_range_are_refused(changes, message, unchecked):

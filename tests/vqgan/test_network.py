@@ -306,7 +306,7 @@ def test_a_class_refuses_a_model_of_another_kind_and_names_the_one_that_opens_it
     [
         ({"channels": 10}, "channels is 10; it must be a multiple of 4"),
         ({"channels": 0}, "channels is 0"),
-        ({"multipliers": ()}, "multipliers is empty"),
+        ({"multipliers": ()}, r"multipliers is \(\)"),
         ({"multipliers": (1, 0)}, "multipliers is 0"),
         ({"blocks": 0}, "blocks is 0"),
         ({"bottleneck": 0}, "bottleneck is 0"),

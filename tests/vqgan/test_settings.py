@@ -27,16 +27,22 @@ def test_settings_come_back_from_json():
 
 
 @pytest.mark.parametrize(
-    ("multipliers", "message"),
+    ("change", "message"),
     [
-        (2, "multipliers is 2; it must hold one number for each resolution"),
-        ((1, 2.5), "multipliers is 2.5; it must be a whole number from 1"),
-        ((1, 0), "multipliers is 0; it must be a whole number from 1"),
+        ({"multipliers": 2}, "multipliers is 2; it must hold one number for each resolution"),
+        ({"multipliers": ()}, r"multipliers is \(\); it must hold one number for each resolution"),
+        ({"multipliers": (1, 2.5)}, "multipliers is 2.5; it must be a whole number from 1"),
+        ({"multipliers": (1, 0)}, "multipliers is 0; it must be a whole number from 1"),
+        ({"channels": 10}, "channels is 10; it must be a multiple of 4"),
+        ({"blocks": 0}, "blocks is 0; it must be a whole number from 1"),
+        ({"averaging": 1.0}, "averaging is 1.0; it must be from 0 to below 1"),
     ],
 )
-def test_multipliers_out_of_range_are_refused(multipliers, message, unchecked):
+def test_settings_that_cannot_be_trained_are_refused_where_they_are_made(
+    change, message, unchecked
+):
     with pytest.raises(ValueError, match=message):
-        VQGANSettings(multipliers=multipliers)
+        VQGANSettings(**change)
 
 
 def test_a_list_and_numbers_of_numpy_are_as_good_as_plain_ones(unchecked):
