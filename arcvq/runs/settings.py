@@ -33,6 +33,7 @@ ALL_QUANTIZERS: dict[str, Any] = {
     **BASELINES,
 }
 COMMITTED = [name for name, kind in BASELINES.items() if getattr(kind, "commitment", 0)]
+RECORDS = {"samp": SAMP, "reading": Reading, "vqgan": VQGANSettings}  # fields of `RunSettings`
 PROFILES: dict[str, dict[str, Any]] = {
     # Small in K and D, where a run of seconds already shows what the quantizers do differently.
     "quick": {
@@ -113,6 +114,10 @@ class RunSettings:
 
     def __post_init__(self):
         use_python_numbers(self)
+        for name, kind in RECORDS.items():
+            record = getattr(self, name)
+            if not isinstance(record, kind) and record is not getattr(RunSettings, name):
+                raise ValueError(f"{name} is {record!r}; it must be a {kind.__name__}")
         Optimization(self.steps, self.batch_size, self.lr, self.seed)  # checks them
         check_whole(1, num_codes=self.num_codes, dim=self.dim, residual_hidden=self.residual_hidden)
         check_whole(DOWNSAMPLE, hidden=self.hidden)

@@ -147,6 +147,24 @@ def test_numbers_of_a_run_are_checked_before_data_are_loaded(change):
         dataclasses.replace(SMALL, **change)
 
 
+@pytest.mark.parametrize(
+    ("change", "kind"),
+    [
+        ({"reading": {"size": 64}}, "Reading"),
+        ({"reading": None}, "Reading"),
+        ({"samp": {"margin": 0.3}}, "SAMP"),
+        ({"samp": 0.3}, "SAMP"),
+        ({"vqgan": {}}, "VQGANSettings"),
+        ({"vqgan": True}, "VQGANSettings"),
+    ],
+)
+def test_a_dict_in_the_place_of_settings_is_named(change, kind, unchecked):
+    (name,) = change
+    message = re.escape(f"{name} is {change[name]!r}; it must be a {kind}")
+    with pytest.raises(ValueError, match=message):
+        dataclasses.replace(SMALL, **change)
+
+
 @pytest.mark.parametrize("precision", ["half", "float16", ""])
 def test_an_unknown_precision_is_refused_before_data_are_loaded(precision):
     with pytest.raises(ValueError, match=f"precision {precision!r} is unknown"):
