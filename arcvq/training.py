@@ -687,6 +687,7 @@ class VQVAESession(TrainingSession):
         self.data = data.to(self.device)
         # Held in memory, so that a file that cannot be read is found before the run.
         self.validation = self.data.validation.first(VALIDATION_IMAGES).loaded()
+        self.variance = self.data.variance  # refuses images that are all of one value
         # The layout in which convolutions are fastest.
         self.model.to(memory_format=torch.channels_last)
         self.parallel_model = parallel(self.model)
@@ -753,7 +754,7 @@ class VQVAESession(TrainingSession):
             output = self.parallel_model(images)
         # Divided by the variance, the error does not depend on the contrast of the images.
         self.error = mse_loss(output.reconstruction.float(), images)
-        self.loss = self.error / self.data.variance + output.quantized.loss
+        self.loss = self.error / self.variance + output.quantized.loss
         self.losses = output.quantized.losses
         self.optimizer.zero_grad()
         self.loss.backward()
@@ -798,7 +799,7 @@ class VQVAESession(TrainingSession):
             raise FloatingPointError(self._diagnosis(loss))
         return {
             "loss": loss,
-            "reconstruction": error / self.data.variance,
+            "reconstruction": error / self.variance,
             **dict(zip(self.losses, terms, strict=True)),
             "psnr": metrics.decibels(error),
         }

@@ -417,6 +417,13 @@ def test_every_part_that_training_reads_is_checked_before_the_run(images, part, 
     assert not (tmp_path / "run").exists()
 
 
+def test_images_of_a_single_value_are_refused_before_the_run(images, tmp_path):
+    black = ImageSplit(torch.zeros(16, 1, 8, 8, dtype=torch.uint8), torch.zeros(16).long())
+    with pytest.raises(ValueError, match="every pixel of 16 training images of stripes is 0, so"):
+        short(dataclasses.replace(images, train=black), folder=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_full_disk_keeps_the_earlier_checkpoint(images, tmp_path, monkeypatch):
     save = torch.save
     calls = []
