@@ -29,6 +29,8 @@ MODULES = ("arcvq.vqvae", "arcvq.vqgan")
 
 Model = TypeVar("Model", bound="Autoencoder")
 
+CARD = "README.md"  # the model card
+
 # Of a strip in `reconstruct_large`, unless the caller says how many rows.
 STRIP_PIXELS = 16_000
 LEAST_ROWS = 8  # with fewer, the rows beside a strip, which are computed again, cost too much
@@ -276,14 +278,21 @@ class Autoencoder(nn.Module, Kinds, PyTorchModelHubMixin):
     def save_pretrained(self, save_directory: str | Path, **kwargs) -> str | None:
         """Save the model as model.safetensors, config.json and a model card (README.md).
 
-        Each file is written whole or not at all. Other arguments are those of
-        `huggingface_hub.PyTorchModelHubMixin.save_pretrained`.
+        Each file is written whole or not at all. A README.md that is there already is kept. Other
+        arguments are those of `huggingface_hub.PyTorchModelHubMixin.save_pretrained`.
         """
+        folder = Path(save_directory).expanduser()
+        repository = kwargs.pop("repo_id", None) or folder.name
+        options = {**kwargs, "config": self.config(), "repo_id": repository}
         save = super().save_pretrained
-        return write_folder(
-            Path(save_directory).expanduser(),
-            lambda draft: save(draft, **kwargs | {"config": self.config()}),
-        )
+
+        def write(draft: Path) -> str | None:
+            url = save(draft, **options)
+            if (folder / CARD).exists():
+                (draft / CARD).unlink()
+            return url
+
+        return write_folder(folder, write)
 
     @classmethod
     def from_pretrained(

@@ -187,6 +187,34 @@ def test_saved_model_opens_again_with_its_settings(kind, tmp_path):
     assert saved == {"config.json", "model.safetensors", "README.md"}
 
 
+def test_a_model_card_that_somebody_wrote_is_kept(tmp_path):
+    model = small()
+    model.save_pretrained(tmp_path)
+    card = tmp_path / "README.md"
+    card.write_text("Trained on my own photographs.")
+    with torch.no_grad():
+        model.quantizer.codebook.fill_(0.5)
+    model.save_pretrained(tmp_path)
+    assert card.read_text() == "Trained on my own photographs."
+    assert torch.equal(VQVAE.from_pretrained(tmp_path).quantizer.codebook, model.quantizer.codebook)
+
+
+@pytest.mark.parametrize(("told", "repository"), [(None, "my-model"), ("me/model", "me/model")])
+def test_a_model_is_pushed_to_the_repository_of_its_folder_unless_told_otherwise(
+    told, repository, tmp_path, monkeypatch
+):
+    pushed = []
+
+    def push(model, repo_id, **_):
+        pushed.append(repo_id)
+        return f"https://huggingface.co/{repo_id}"
+
+    monkeypatch.setattr(VQVAE, "push_to_hub", push)
+    url = small().save_pretrained(tmp_path / "my-model", push_to_hub=True, repo_id=told)
+    assert pushed == [repository]
+    assert url.endswith(repository)
+
+
 def test_sizes_may_be_numbers_of_numpy(unchecked):
     sizes = {"hidden": 16, "residual_hidden": 4, "residual_layers": 1, "downsample": 2}
     for kind in (np.int64, np.int32, np.uint8):
