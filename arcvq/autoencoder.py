@@ -17,9 +17,9 @@ from arcvq.baselines import reference, vector_quantize_pytorch  # noqa: F401
 from arcvq.quantizers import Quantized, Quantizer
 from arcvq.runtime.checks import check_finite, check_whole
 from arcvq.runtime.files import reason_of, write_folder
-from arcvq.runtime.hub import official_file, official_weights
+from arcvq.runtime.hub import download, official_file, official_weights
 from arcvq.runtime.kinds import Kinds
-from arcvq.runtime.model_folder import check_weights, open_folder
+from arcvq.runtime.model_folder import CONFIG, WEIGHTS, check_weights, open_folder
 from arcvq.runtime.strips import in_strips
 
 # Format of saved models; bump it when older versions would misread them.
@@ -300,15 +300,16 @@ class Autoencoder(nn.Module, Kinds, PyTorchModelHubMixin):
     ) -> Model:
         """Load a model that `save_pretrained` saved, in evaluation mode.
 
-        `Autoencoder.from_pretrained` opens any kind of model in a folder.
+        `Autoencoder.from_pretrained` opens any kind of model.
 
         Args:
             pretrained_model_name_or_path: A folder, or the name of a model on the Hugging Face hub.
-            **kwargs: For a model on the hub, the arguments of
-                `huggingface_hub.PyTorchModelHubMixin.from_pretrained`.
+            **kwargs: For a model on the hub, options of `huggingface_hub.hf_hub_download`, such as
+                `revision` or `token`.
 
         Raises:
-            FileNotFoundError: If the folder lacks a file.
+            FileNotFoundError: If the folder or the model on the hub lacks a file, or it cannot be
+                downloaded; says why.
             ValueError: If a file is damaged or of another version.
         """
         folder = Path(pretrained_model_name_or_path).expanduser()
@@ -319,7 +320,8 @@ class Autoencoder(nn.Module, Kinds, PyTorchModelHubMixin):
                     f"there is no folder {folder}, and a model on the hub "
                     "has a name like owner/model"
                 )
-            return super().from_pretrained(name, **kwargs)
+            folder = download(name, CONFIG, **kwargs).parent
+            download(name, WEIGHTS, **kwargs)
         return open_folder(folder, cls.from_config, "model")
 
     @classmethod

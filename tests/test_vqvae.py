@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from huggingface_hub import errors
+from safetensors.torch import load_file, save_file
 from torch.nn.functional import conv2d, conv_transpose2d, normalize, relu
 
 from arcvq.autoencoder import Autoencoder
@@ -637,6 +638,62 @@ def test_a_path_without_a_model_is_never_looked_for_on_the_hub(name, monkeypatch
     def download(*arguments, **options):
         raise AssertionError("the hub was asked")
 
-    monkeypatch.setattr(huggingface_hub.PyTorchModelHubMixin, "from_pretrained", download)
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
     with pytest.raises(FileNotFoundError, match="there is no folder"):
         VQVAE.from_pretrained(name)
+
+
+@pytest.fixture
+def model_on_hub(tmp_path, monkeypatch):
+    """A model that a stand-in for the hub has as me/model, its folder, and what was asked for."""
+    model = small().eval()
+    model.save_pretrained(tmp_path)
+    asked = []
+
+    def download(repo_id, filename, **options):
+        asked.append((repo_id, filename, options))
+        if not (tmp_path / filename).exists():
+            raise errors.EntryNotFoundError("404")
+        return str(tmp_path / filename)
+
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
+    return model, tmp_path, asked
+
+
+@pytest.mark.parametrize("opener", [VQVAE, Autoencoder])
+def test_a_model_on_the_hub_opens_as_one_in_a_folder_does(opener, model_on_hub):
+    model, _, asked = model_on_hub
+    before = torch.get_rng_state()
+    opened = opener.from_pretrained("me/model", revision="v1", token="secret")
+    assert torch.equal(torch.get_rng_state(), before)
+    assert type(opened) is VQVAE
+    assert opened.config() == model.config()
+    assert not opened.training
+    images = random_images(2, 1, 28, 28)
+    assert torch.equal(opened(images).reconstruction, model(images).reconstruction)
+    options = {"revision": "v1", "token": "secret"}
+    assert asked == [
+        ("me/model", "config.json", options),
+        ("me/model", "model.safetensors", options),
+    ]
+
+
+def test_a_model_on_the_hub_that_is_damaged_or_of_another_version_is_refused(model_on_hub):
+    _, folder, _ = model_on_hub
+    weights = load_file(folder / "model.safetensors")
+    first = weights.pop("encoder.0.weight")
+    save_file(weights, folder / "model.safetensors")
+    with pytest.raises(ValueError, match=r"cannot be opened: .*encoder\.0\.weight"):
+        VQVAE.from_pretrained("me/model")
+    weights["encoder.0.weight"] = torch.full_like(first, torch.nan)
+    save_file(weights, folder / "model.safetensors")
+    with pytest.raises(ValueError, match=r"encoder\.0\.weight holds NaN"):
+        VQVAE.from_pretrained("me/model")
+
+    config = folder / "config.json"
+    config.write_text(config.read_text().replace('"format": 1', '"format": 99'))
+    with pytest.raises(ValueError, match="not of format 1"):
+        VQVAE.from_pretrained("me/model")
+    config.unlink()
+    with pytest.raises(FileNotFoundError, match=r"config\.json of me/model cannot be downloaded"):
+        VQVAE.from_pretrained("me/model")

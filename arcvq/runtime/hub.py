@@ -31,20 +31,21 @@ REASONS: list[tuple[type[Exception], str]] = [
 ]
 
 
-def download(repository: str, filename: str, revision: str | None = None) -> Path:
+def download(repository: str, filename: str, revision: str | None = None, **options: Any) -> Path:
     """Download a file, unless the cache of the hub has it already.
 
     Args:
         repository: OWNER/NAME.
         filename: The path of the file in the repository.
         revision: A branch, tag or commit; None for the newest version.
+        **options: Other options of `huggingface_hub.hf_hub_download`, such as `token`.
 
     Raises:
         FileNotFoundError: If there is no such file, or it cannot be downloaded; says why.
     """
     try:
         path = huggingface_hub.hf_hub_download(
-            repo_id=repository, filename=filename, revision=revision
+            repo_id=repository, filename=filename, revision=revision, **options
         )
     except Exception as error:  # of many types
         known = (reason for kind, reason in REASONS if isinstance(error, kind))
