@@ -39,7 +39,7 @@ HUB_NAME = re.compile(r"[\w-][\w.-]*(/[\w.-]+)?")  # of a model on the Hugging F
 
 
 class VQVAEOutput(NamedTuple):
-    """What the forward pass of a `Autoencoder` returns.
+    """What the forward pass of an `Autoencoder` returns.
 
     Attributes:
         reconstruction: The decoder's output, nominally in [-1, 1], not clipped.
@@ -58,7 +58,7 @@ def _in_precision_of(network: nn.Module, tensor: Tensor) -> Tensor:
     return tensor.to(weights.dtype)
 
 
-class Autoencoder(nn.Module, Kinds, PyTorchModelHubMixin):
+class Autoencoder(nn.Module, Kinds, PyTorchModelHubMixin, library_name="arcvq", license="mit"):
     """An encoder, a quantizer and a decoder: the base class of `VQVAE` and `VQGAN`.
 
     Args:
@@ -69,12 +69,6 @@ class Autoencoder(nn.Module, Kinds, PyTorchModelHubMixin):
             D of the latents.
         decoder: Maps codes (B, D, h, w) to images (B, C, H, W).
     """
-
-    def __init_subclass__(cls, **kwargs: Any):
-        coder = (lambda quantizer: quantizer.config(), Quantizer.from_config)
-        super().__init_subclass__(
-            coders={Quantizer: coder}, library_name="arcvq", license="mit", **kwargs
-        )
 
     def __init__(
         self,
