@@ -12,22 +12,37 @@ HALF = (torch.bfloat16, torch.float16)
 
 def at_least_float32(tensor: Tensor) -> Tensor:
     """Return half precision as float32, and float32 and float64 as they are."""
-    return tensor.to(_precise(tensor.dtype))
+    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
 
 
 @contextmanager
 def float32_weights(model: nn.Module) -> Iterator[None]:
     """A context in which a model has at least float32, and then its own precision again.
 
-    The steps of an optimizer are too small for half precision.
+    The steps of an optimizer are too small for half precision. Parts of the model may differ in
+    their precision.
     """
-    precision = next(chain(model.parameters(), model.buffers())).dtype
+    parts = [(part, _precision_of(part)) for part in model.modules()]
+    halves = [(part, precision) for part, precision in parts if precision in HALF]
     try:
-        model.to(_precise(precision))
+        for part, _ in halves:
+            _cast(part, torch.float32)
         yield
     finally:
-        model.to(precision)
+        for part, precision in halves:
+            _cast(part, precision)
 
 
-def _precise(dtype: torch.dtype) -> torch.dtype:
-    return torch.promote_types(dtype, torch.float32)
+def _precision_of(part: nn.Module) -> torch.dtype | None:
+    """The precision of a module's own weights, without those of its submodules."""
+    own = chain(part.parameters(recurse=False), part.buffers(recurse=False))
+    return next((tensor.dtype for tensor in own if tensor.is_floating_point()), None)
+
+
+def _cast(part: nn.Module, dtype: torch.dtype) -> None:
+    """Cast a module's own weights."""
+
+    def cast(tensor: Tensor) -> Tensor:
+        return tensor.to(dtype) if tensor.is_floating_point() else tensor
+
+    part._apply(cast, recurse=False)

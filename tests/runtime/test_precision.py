@@ -33,3 +33,14 @@ def test_weights_have_their_own_precision_again_even_after_an_error(make, own, r
         assert {tensor.dtype for tensor in model.state_dict().values()} == {raised}
         raise KeyboardInterrupt
     assert {tensor.dtype for tensor in model.state_dict().values()} == {own}
+
+
+def test_parts_of_different_precision_get_their_own_again():
+    model = nn.Sequential(nn.Linear(2, 3).bfloat16(), nn.Linear(3, 3), nn.Linear(3, 1).double())
+    weights = [layer.weight.detach().clone() for layer in model]
+    with float32_weights(model):
+        inside = [layer.weight.dtype for layer in model]
+    assert inside == [torch.float32, torch.float32, torch.float64]
+    for layer, weight in zip(model, weights, strict=True):
+        assert layer.weight.dtype == weight.dtype
+        assert torch.equal(layer.weight, weight)
