@@ -541,9 +541,15 @@ class Quantizer(nn.Module, Kinds):
                 buffer = buffer.float()
             setattr(self, name, buffer)
 
+    def register_buffer(self, name: str, tensor: Tensor | None, persistent: bool = True) -> None:
+        # Averages are never in half precision, not even where torch.set_default_dtype asks for it:
+        # what a step adds to them is often smaller than its rounding.
+        if tensor is not None and tensor.dtype in HALF:
+            tensor = tensor.float()
+        super().register_buffer(name, tensor, persistent)
+
     def _apply(self, fn, recurse=True):
-        # Averages keep their precision under .half() and .bfloat16(): what a step adds to them is
-        # often smaller than the rounding of half precision.
+        # Nor do .half() and .bfloat16() change the precision of averages.
         before = dict(self.named_buffers(recurse=False))
         super()._apply(fn, recurse)
         for name, buffer in before.items():

@@ -482,6 +482,22 @@ def test_averages_stay_in_float32_in_a_module_of_half_precision(make, convert):
     assert dtypes <= {torch.float32}
 
 
+@pytest.fixture(params=[torch.float16, torch.bfloat16])
+def half_by_default(request):
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(request.param)
+    yield request.param
+    torch.set_default_dtype(before)
+
+
+@every_kind
+def test_averages_are_in_float32_where_half_precision_is_the_default(make, half_by_default):
+    quantizer = make(16, 8)
+    assert quantizer.codebook.dtype == half_by_default
+    dtypes = {buffer.dtype for buffer in quantizer.buffers()}
+    assert dtypes <= {torch.int64, torch.float32}
+
+
 def test_a_codebook_in_bfloat16_follows_averages_that_do_not_stall():
     """What a step adds is less than bfloat16 can tell; with one code, rounding moves no index."""
     quantizer = EMAQuantizer(1, 2, decay=0.9999).bfloat16()
