@@ -31,6 +31,7 @@ from arcvq.runtime.checks import (
     check_whole,
     use_python_numbers,
 )
+from arcvq.runtime.files import reason_of
 from arcvq.runtime.precision import at_least_float32
 from arcvq.schedules import Exponential, Number, Schedule, bounded_exp, exact
 
@@ -211,10 +212,15 @@ class SAMP:
     def from_config(cls, config: dict[str, Any]) -> "SAMP":
         """Build the settings that `config` describes. Raises ValueError if they are invalid."""
         fields = dict(config)
-        for name in ("radius", "weight"):
-            if fields[name] is not None:
-                fields[name] = Schedule.from_config(fields[name])
-        return cls(**fields)
+        try:
+            for name in ("radius", "weight"):
+                if fields[name] is not None:
+                    fields[name] = Schedule.from_config(fields[name])
+            return cls(**fields)
+        except (KeyError, TypeError) as error:
+            raise ValueError(
+                f"settings of SAMP cannot be made from {config}: {reason_of(error)}"
+            ) from None
 
 
 def _reach_of_adam(lr: float, dim: int) -> float:

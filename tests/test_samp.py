@@ -366,6 +366,15 @@ def test_a_config_goes_through_json_and_back(samp):
     assert SAMP.from_config(config) == samp
 
 
+def test_a_config_that_lacks_a_field_or_has_a_strange_one_is_refused():
+    config = SAMP().config()
+    with pytest.raises(ValueError, match=r"cannot be made from .*: TypeError .*'warmth'"):
+        SAMP.from_config(config | {"warmth": 2})
+    del config["radius"]
+    with pytest.raises(ValueError, match=r"cannot be made from .*: KeyError 'radius'"):
+        SAMP.from_config(config)
+
+
 def test_the_json_text_of_a_config_stays_what_it_was():
     """Digests of runs are made from it."""
     assert json.dumps(SAMP(0.2, 7.0, 4, Constant(2.0), None).config()) == (
