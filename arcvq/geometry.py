@@ -244,10 +244,8 @@ def best_min_angle_bound(num_codes: int, dim: int) -> float:
     Raises:
         ValueError: For fewer than two codes or no dimension.
     """
-    if num_codes < 2 or dim < 1:
-        raise ValueError(
-            f"the angle bound needs num_codes >= 2 and dim >= 1, got {num_codes} and {dim}"
-        )
+    check_whole(2, num_codes=num_codes)
+    check_whole(1, dim=dim)
     if num_codes <= dim + 1:  # the regular simplex
         return math.acos(-1 / (num_codes - 1))
     if dim == 1:  # two of three codes on a line share a direction
@@ -317,12 +315,10 @@ def random_angle_density(
     """
     check_finite(angles, "angles")
     check_whole(1, nearest_of=nearest_of)
-    if dim < 2:
-        raise ValueError(
-            f"the angle between random directions has a density from dim = 2 on, got {dim}"
-        )
+    check_whole(2, dim=dim)
     from scipy.special import beta
 
+    angles = angles.detach()
     constant = 1 / beta((dim - 1) / 2, 0.5)
     density = constant * angles.sin().clamp(min=0) ** (dim - 2)
     density = density.where((angles >= 0) & (angles <= math.pi), 0.0)

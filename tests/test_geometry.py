@@ -213,9 +213,12 @@ def test_platonic_codebooks_reach_the_bound(points, best):
     assert found.effective_rank == pytest.approx(3, abs=1e-6)
 
 
-@pytest.mark.parametrize(("num_codes", "dim"), [(1, 3), (0, 3), (4, 0)])
-def test_a_bound_needs_two_codes_and_a_dimension(num_codes, dim):
-    with pytest.raises(ValueError, match=f"got {num_codes} and {dim}"):
+@pytest.mark.parametrize(
+    ("num_codes", "dim", "words"),
+    [(1, 3, "num_codes is 1"), (0, 3, "num_codes is 0"), (4, 0, "dim is 0")],
+)
+def test_a_bound_needs_two_codes_and_a_dimension(num_codes, dim, words):
+    with pytest.raises(ValueError, match=f"^{words}; it must be a whole number from"):
         best_min_angle_bound(num_codes, dim)
 
 
@@ -231,8 +234,16 @@ def test_the_density_of_random_angles_integrates_to_one_and_fits_samples(dim):
 
 
 def test_on_a_line_random_angles_have_no_density():
-    with pytest.raises(ValueError, match="dim = 2 on, got 1"):
+    with pytest.raises(ValueError, match=r"^dim is 1; it must be a whole number from 2$"):
         random_angle_density(torch.zeros(3), 1)
+
+
+@pytest.mark.parametrize("nearest_of", [1, 5])
+def test_a_density_is_without_gradient(nearest_of):
+    angles = torch.linspace(0, 3, 7, requires_grad=True)
+    density = random_angle_density(angles, 3, nearest_of=nearest_of)
+    assert not density.requires_grad
+    assert density.equal(random_angle_density(angles.detach(), 3, nearest_of=nearest_of))
 
 
 @pytest.mark.parametrize(("num_codes", "dim"), [(2, 2), (10, 3), (128, 16), (512, 64)])
