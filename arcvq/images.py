@@ -124,7 +124,7 @@ def crop_images(
     return images.permute(0, 2, 3, 1)[image, rows, columns].permute(0, 3, 1, 2)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class ImageSplit:
     """The images and labels of one part of a data set.
 
@@ -224,7 +224,7 @@ class ImageSplit:
         return replace(self, images=self.images.to(device), labels=self.labels.to(device))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class ImageData:
     """A data set in three splits that share no image.
 

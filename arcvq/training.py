@@ -174,7 +174,7 @@ class Snapshot(NamedTuple):
     counts: Int[Tensor, " K"]
 
 
-@dataclasses.dataclass(repr=False)
+@dataclasses.dataclass(repr=False, eq=False)
 class Run(RunRecord):
     """A trained model with the record of its training.
 

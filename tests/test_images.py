@@ -185,6 +185,15 @@ def test_a_subset_keeps_the_first_training_images_and_all_others():
     assert small.fingerprint != data.fingerprint
 
 
+def test_data_and_splits_can_be_compared_and_kept_in_sets():
+    data = tiny()
+    same_pixels = data.subset(train=len(data.train))
+    assert data == data
+    assert data != same_pixels
+    assert data.train != data.test
+    assert {data, data, same_pixels, data.train, data.test} >= {data.test, same_pixels}
+
+
 @pytest.mark.parametrize("n", [0, -1, 10, 2.5])
 def test_a_subset_of_another_number_is_refused(n, unchecked):
     with pytest.raises(ValueError, match=f"train is {n}; it must be a whole number from 1 to 9"):

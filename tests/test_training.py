@@ -312,6 +312,7 @@ def test_saved_run_opens_again(images, tmp_path):
     assert_same_run(opened, run)
     assert opened.settings == run.settings
     assert opened.seconds == run.seconds
+    assert len({run, run, opened}) == 2
 
 
 def test_the_history_in_a_folder_is_what_pandas_reads_there(images, tmp_path):

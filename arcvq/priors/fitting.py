@@ -57,7 +57,7 @@ class TokenData(NamedTuple):
     validation: TokenSplit
 
 
-@dataclasses.dataclass(repr=False)
+@dataclasses.dataclass(repr=False, eq=False)
 class PriorRun(RunRecord):
     """A fitted prior and how it came about.
 
