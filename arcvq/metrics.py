@@ -31,7 +31,7 @@ def psnr(images: Float[Tensor, "B C H W"], reference: Float[Tensor, "B C H W"]) 
         images: The reconstructions.
         reference: The originals.
     """
-    images, reference = _to_float64(images, reference)
+    images, reference = _pair(images, reference)
     return decibels((images - reference).square().mean().item())
 
 
@@ -50,8 +50,8 @@ def ssim(images: Float[Tensor, "B C H W"], reference: Float[Tensor, "B C H W"]) 
         images: The reconstructions, at least 11x11 pixels, the size of the window.
         reference: The originals.
     """
-    images, reference = _to_float64(images, reference)
-    _check_window(images)
+    images, reference = _pair(images, reference)
+    _check_size(images, "SSIM", SSIM_WINDOW)
     torchmetrics = extra_import("torchmetrics.functional.image")
     similarity = torchmetrics.structural_similarity_index_measure(
         images, reference, data_range=DATA_RANGE
@@ -69,12 +69,10 @@ def sharpness(images: Float[Tensor, "B C H W"]) -> float:
         images: The images, at least 3x3 pixels.
 
     Raises:
-        ValueError: For smaller images.
+        ValueError: For smaller images, and for NaN or infinite values.
     """
-    height, width = images.shape[2:]
-    if min(height, width) < 3:
-        raise ValueError(f"sharpness needs images of at least 3 x 3 pixels, got {height} x {width}")
-    gray = images.double().mean(dim=1)
+    gray = _to_float64(images).mean(dim=1)
+    _check_size(images, "sharpness", 3)
     vertical = gray[:, :-2, 1:-1] + gray[:, 2:, 1:-1]
     horizontal = gray[:, 1:-1, :-2] + gray[:, 1:-1, 2:]
     laplacian = vertical + horizontal - 4 * gray[:, 1:-1, 1:-1]
@@ -101,8 +99,8 @@ def authors_measures(
         psnr: In dB.
         ssim: At most 1.
     """
-    pair = _to_float64(images, reference)
-    _check_window(images)
+    pair = _pair(images, reference)
+    _check_size(images, "SSIM", SSIM_WINDOW)
     _check_channels(images)
     found, true = (_through_jpeg(part).double() / 255 for part in pair)
     if images.shape[1] == 1:
@@ -162,7 +160,7 @@ def lpips(images: Float[Tensor, "B C H W"], reference: Float[Tensor, "B C H W"])
     Raises:
         FileNotFoundError: If the weights of VGG-16 are missing; they are not downloaded.
     """
-    pair = _to_float64(images, reference).float().clamp(-1, 1)
+    pair = _pair(images, reference).float().clamp(-1, 1)
     _check_channels(images)
     pretrained_weights(VGG_URL, "LPIPS")
     torchmetrics = extra_import("torchmetrics.image.lpip")
@@ -187,13 +185,12 @@ def pretrained_weights(url: str, measure: str) -> Path:
     return path
 
 
-def _check_window(images: Tensor) -> None:
-    """Raise ValueError for images that are smaller than the window of SSIM."""
+def _check_size(images: Tensor, measure: str, least: int) -> None:
+    """Raise ValueError for images with a side of fewer pixels than a measure needs."""
     height, width = images.shape[2:]
-    if min(height, width) < SSIM_WINDOW:
+    if min(height, width) < least:
         raise ValueError(
-            f"SSIM needs images of at least {SSIM_WINDOW} x {SSIM_WINDOW} pixels, "
-            f"got {height} x {width}"
+            f"{measure} needs images of at least {least} x {least} pixels, got {height} x {width}"
         )
 
 
@@ -204,20 +201,26 @@ def _check_channels(images: Tensor) -> None:
         raise ValueError(f"images have {channels} channels; they must have 1 (gray) or 3 (RGB)")
 
 
-def _to_float64(images: Tensor, reference: Tensor) -> Tensor:
-    """Both in float64, stacked: SSIM subtracts squares of nearly the same size."""
+def _pair(images: Tensor, reference: Tensor) -> Tensor:
+    """Both in float64, checked and stacked: SSIM subtracts squares of nearly the same size."""
     if images.shape != reference.shape:
         raise ValueError(
             f"images and reference must have the same shape, "
             f"got {tuple(images.shape)} and {tuple(reference.shape)}"
         )
+    reference = reference.to(images.device)
+    return torch.stack([_to_float64(images), _to_float64(reference, "reference")])
+
+
+def _to_float64(images: Tensor, name: str = "images") -> Tensor:
+    """Checked and detached; on the CPU in place of MPS, which has no float64."""
     if images.ndim != 4 or not images.numel():
         raise ValueError(
-            f"images must be a (B, C, H, W) tensor that is not empty, got {tuple(images.shape)}"
+            f"{name} must be a (B, C, H, W) tensor that is not empty, got {tuple(images.shape)}"
         )
-    check_finite(images, "images")
-    check_finite(reference, "reference")
-    pair = torch.stack([images.detach(), reference.detach().to(images.device)])
-    if pair.device.type == "mps":  # MPS has no float64
-        pair = pair.cpu()
-    return pair.double()
+    if not images.is_floating_point():
+        raise ValueError(f"{name} are {images.dtype}; they must be floating point in [-1, 1]")
+    check_finite(images, name)
+    if images.device.type == "mps":
+        images = images.cpu()
+    return images.detach().double()

@@ -191,6 +191,14 @@ def test_an_empty_batch_is_refused(metric):
         metric(images(0), images(0))
 
 
+@pytest.mark.parametrize("metric", [psnr, ssim, authors_measures, lpips])
+def test_stored_pixels_are_refused(metric, unchecked):
+    """They reach from 0 to 255, and a PSNR of them would be wrong by 42 dB."""
+    pixels = torch.zeros(1, 1, 16, 20, dtype=torch.uint8)
+    with pytest.raises(ValueError, match=r"images are torch\.uint8; they must be floating point"):
+        metric(pixels, pixels)
+
+
 def jpeg(image, path):
     """An image (C, H, W) in [-1, 1] through a file, as the authors' scripts write and read it."""
     values = np.clip((image.numpy() + 1) / 2, 0, 1)
@@ -298,3 +306,12 @@ def test_blur_lowers_the_sharpness_and_a_shift_of_all_pixels_does_not_change_it(
 def test_sharpness_refuses_images_without_an_inner_pixel():
     with pytest.raises(ValueError, match="at least 3 x 3 pixels, got 2 x 20"):
         sharpness(images(height=2))
+
+
+def test_sharpness_refuses_no_images_and_values_that_are_not_finite():
+    with pytest.raises(ValueError, match=r"not empty, got \(0, 1, 16, 20\)"):
+        sharpness(images(0))
+    broken = images()
+    broken[0, 0, 1, 1] = torch.nan
+    with pytest.raises(ValueError, match="1 of 960 values of the images are NaN or infinite"):
+        sharpness(broken)
