@@ -164,6 +164,26 @@ def test_importing_arcvq_costs_little_more_than_importing_torch(imported):
     assert imported[0] < 1.4
 
 
+def packages_needed(path):
+    """What a module imports from other packages as soon as it is imported."""
+    for node in ast.parse(path.read_text()).body:
+        if isinstance(node, ast.Import):
+            yield from (alias.name.partition(".")[0] for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield node.module.partition(".")[0]
+
+
+def test_whatever_importing_arcvq_imports_is_a_dependency(imported):
+    """Not just a dependency of a dependency, which may do without it one day."""
+    needed = set()
+    for path in MODULES:
+        name = ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+        if name in imported[1]:
+            needed.update(packages_needed(path))
+    dependencies = {re.match(r"[\w-]+", line)[0] for line in PROJECT["project"]["dependencies"]}
+    assert needed - sys.stdlib_module_names - {"arcvq"} <= dependencies
+
+
 def names_of_others(path):
     """Private names that a module takes from other modules of the package."""
     tree = ast.parse(path.read_text())
