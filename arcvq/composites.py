@@ -61,7 +61,6 @@ class CompositeQuantizer(Quantizer):
         self._check_parts(parts)
         self.parts = nn.ModuleList(parts)
         self.channel_last = parts[0].channel_last
-        self.channel_axis = -1 if self.channel_last else 1
         self.trainable = any(part.trainable for part in parts)
         self.num_codes = prod(part.num_codes for part in parts)
         self.index_shape = (*parts[0].index_shape, len(parts))

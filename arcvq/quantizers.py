@@ -203,15 +203,18 @@ class Quantizer(nn.Module, Kinds):
             losses={name: term.detach() for name, term in terms.items()},
         )
 
+    @property
+    def channel_axis(self) -> int:
+        """The axis of latents and codes that has D entries."""
+        return -1 if self.channel_last else 1
+
     def _channels_at_end(self, latents: Tensor) -> Tensor:
         """(B, *grid, D), whatever the layout of the latents."""
-        return latents if self.channel_last else latents.movedim(1, -1)
+        return latents.movedim(self.channel_axis, -1)
 
     def _like_latents(self, codes: Tensor, latents: Tensor) -> Tensor:
         """Codes (B, *grid, D) in layout, dtype and memory format of the latents."""
-        if not self.channel_last:
-            codes = codes.movedim(-1, 1)
-        codes = codes.to(latents.dtype)
+        codes = codes.movedim(-1, self.channel_axis).to(latents.dtype)
         return codes.contiguous() if latents.is_contiguous() else codes
 
     def quantize(
@@ -444,7 +447,7 @@ class Quantizer(nn.Module, Kinds):
         if indices.ndim == 0:
             raise ValueError("indices have shape (); they must be (B, *grid)")
         codes = embedding(as_indices(indices, self.num_codes), whole(self.codebook))
-        return codes if self.channel_last else codes.movedim(-1, 1).contiguous()
+        return codes.movedim(-1, self.channel_axis).contiguous()
 
     def replace(self, latents: Float[Tensor, "B *axes"]) -> Float[Tensor, "B *axes"]:
         """Return the code of each latent, without gradient, loss or counting."""
@@ -601,8 +604,7 @@ class Quantizer(nn.Module, Kinds):
     def check_latents(self, latents: Tensor) -> None:
         """Raise ValueError for latents of a shape or type that the quantizer cannot take."""
         shape = tuple(latents.shape)
-        axis = -1 if self.channel_last else 1
-        if latents.ndim < 2 or shape[axis] != self.dim:
+        if latents.ndim < 2 or shape[self.channel_axis] != self.dim:
             needed = f"(B, *grid, {self.dim})" if self.channel_last else f"(B, {self.dim}, *grid)"
             raise ValueError(
                 f"latents have shape {shape}; they must be {needed} "
