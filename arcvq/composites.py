@@ -49,12 +49,6 @@ class CompositeQuantizer(Quantizer):
     part_name: str  # what messages and losses call a part
     parts: Any
 
-    def __init_subclass__(cls) -> None:
-        super().__init_subclass__()
-        if Quantizer.kinds[cls.kind] is cls:
-            # `Quantizer.from_config` calls it with the fields of the config.
-            Quantizer.kinds[cls.kind] = cls.from_fields
-
     def __init__(self, parts: Iterable[Quantizer]):
         nn.Module.__init__(self)  # no codebook, no buffers: the parts have them
         parts = list(parts)
@@ -160,9 +154,9 @@ class CompositeQuantizer(Quantizer):
         return self.config() | {"parts": parts}
 
     @classmethod
-    def from_fields(cls, parts: list[dict[str, Any]], **fields) -> "CompositeQuantizer":
-        """Build the quantizer from the configs of its parts and its other arguments."""
-        return cls([Quantizer.from_config(part) for part in parts], **fields)
+    def from_fields(cls, **fields: Any) -> Quantizer:
+        parts = [Quantizer.from_config(part) for part in fields.pop("parts")]
+        return cls(parts, **fields)
 
     def extra_repr(self) -> str:
         return f"num_codes={self.num_codes}, dim={self.dim}"

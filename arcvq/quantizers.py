@@ -593,13 +593,18 @@ class Quantizer(nn.Module, Kinds):
             ValueError: For an unknown kind.
         """
         fields = dict(config)
-        make = Quantizer.of_kind(fields.pop("kind", None), "quantizer")
+        quantizer_class = Quantizer.of_kind(fields.pop("kind", None), "quantizer")
+        return quantizer_class.from_fields(**fields)
+
+    @classmethod
+    def from_fields(cls, **fields: Any) -> "Quantizer":
+        """Build the quantizer from the fields of its config besides its kind."""
         samp = fields.get("samp")
         if isinstance(samp, str):  # earlier versions wrote these settings as a JSON text
             samp = json.loads(samp)
         if samp is not None:
             fields["samp"] = SAMP.from_config(samp)
-        return make(**fields)
+        return cls(**fields)
 
     def check_latents(self, latents: Tensor) -> None:
         """Raise ValueError for latents of a shape or type that the quantizer cannot take."""
