@@ -48,9 +48,7 @@ def kmeans(
         ModuleNotFoundError: If scikit-learn is missing; says how to install it.
     """
     check_whole(1, num_codes=num_codes)
-    check_whole(0, seed=seed)
-    if seed >= 2**32:
-        raise ValueError(f"seed is {seed}; it must be below 2^32")
+    check_whole(0, 2**32 - 1, seed=seed)
     if metric not in ("euclidean", "cosine"):
         raise ValueError(f"metric {metric!r} is unknown; use 'euclidean' or 'cosine'")
     if latents.ndim != 2 or latents.shape[1] == 0:

@@ -154,7 +154,9 @@ BAD = {
     "num_codes is 0; it must be a whole number from 1": lambda: kmeans(LATENTS, 0),
     "num_codes is 2.5; it must be a whole number from 1": lambda: kmeans(LATENTS, 2.5),
     "seed is -1; it must be a whole number from 0": lambda: kmeans(LATENTS, 2, seed=-1),
-    r"seed is 4294967296; it must be below 2\^32": lambda: kmeans(LATENTS, 2, seed=2**32),
+    "seed is 4294967296; it must be a whole number from 0 to 4,294,967,295": lambda: kmeans(
+        LATENTS, 2, seed=2**32
+    ),
 }
 
 
