@@ -423,12 +423,15 @@ def hold_out(split: ImageSplit, tenths: int) -> list[ImageSplit]:
 
 def held_out_rows(labels: Int64[Tensor, " n"], tenths: int) -> list[Int64[Tensor, " m"]]:
     """Choose the rows of `hold_out` for images with these labels."""
-    order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(SEED))
+    count = len(labels)
+    order = torch.randperm(count, generator=torch.Generator().manual_seed(SEED))
     by_class = order[labels[order].argsort(stable=True)]
-    # In this order the images are dealt, in turn, to ten hands. Of a permutation, argsort gives
-    # the inverse: the place of each image in the order.
-    hands = by_class.argsort()[order] % 10
-    return [order[hands >= tenths], *(order[hands == hand] for hand in range(tenths))]
+    # Class after class, the images are dealt in turn to ten hands.
+    hands = torch.empty_like(order)
+    hands[by_class] = torch.arange(count) % 10
+    hands = hands[order]
+    rest = order[hands >= tenths]
+    return [rest, *(order[hands == hand] for hand in range(tenths))]
 
 
 # Handwritten digits
