@@ -42,7 +42,7 @@ class CompositeQuantizer(Quantizer):
         index_shape: The axes of indices after those of the grid. The last one is that of the parts.
 
     Raises:
-        ValueError: If there is no part, if a part is no quantizer or is there twice, and if the
+        ValueError: If there is no part, if a part is not a quantizer or appears twice, and if the
             parts differ in layout or in the shape of their indices.
     """
 
@@ -67,7 +67,7 @@ class CompositeQuantizer(Quantizer):
             if not isinstance(part, Quantizer):
                 raise ValueError(f"a {name} is a {type(part).__name__}; it must be a quantizer")
         if len(set(parts)) < len(parts):
-            raise ValueError(f"a quantizer is there twice; each {name} must be one of its own")
+            raise ValueError(f"a quantizer appears twice; each {name} must be a different one")
         self._check_equal("channel_last", [part.channel_last for part in parts])
         self._check_equal("index_shape", [part.index_shape for part in parts])
 
@@ -80,7 +80,7 @@ class CompositeQuantizer(Quantizer):
             )
 
     def together(self, codes: Float[Tensor, "B *axes"], outputs: list[Quantized]) -> Quantized:
-        """Put what the parts returned together, with the codes that they make together."""
+        """Combine the outputs of the parts, given the codes that they make together."""
         losses = {}
         for number, output in enumerate(outputs):
             for name, term in output.losses.items():
@@ -93,7 +93,7 @@ class CompositeQuantizer(Quantizer):
         )
 
     def columns(self, indices: Tensor, at_least: int) -> tuple[Tensor, ...]:
-        """Take the columns of indices, one for each part, apart and as int64.
+        """Split indices into columns, one for each part, as int64.
 
         Raises:
             ValueError: If there are fewer than `at_least` columns or more than parts, and if the

@@ -86,10 +86,10 @@ def authors_measures(
 
     Both are taken from JPEG files of quality 75, whose pixels were cut to 8 bits without rounding,
     as RGB. PSNR is the mean over images, where that of `psnr` is over all pixels at once, and SSIM
-    has a uniform window of 11x11 pixels with sample variances, as in scikit-image. Published
-    figures can be compared with these alone. The means of batches, weighted by their sizes, average
-    to those of all images. One image whose file has the very pixels of its original, a blank page
-    for instance, makes the mean of the PSNR infinite.
+    has a uniform window of 11x11 pixels with sample variances, as in scikit-image. Only these
+    measures can be compared with published figures. The means of batches, weighted by their sizes,
+    average to those of all images. One image whose file has the very pixels of its original, a
+    blank page for instance, makes the mean of the PSNR infinite.
 
     Args:
         images: The reconstructions in [-1, 1], clipped to it, gray or RGB, at least 11x11 pixels.

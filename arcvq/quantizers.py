@@ -100,7 +100,7 @@ class Quantizer(nn.Module, Kinds):
         beta: Weight of the commitment loss, at least 0.
         channel_last: Whether latents and codes are (B, *grid, D), as in transformers, instead of
             (B, D, *grid).
-        revive_after: A code that no latent has chosen for so many steps is replaced by a random
+        revive_after: A code that no latent has chosen for this many steps is replaced by a random
             latent of the batch; None to leave such codes alone.
 
     Attributes:
@@ -334,7 +334,7 @@ class Quantizer(nn.Module, Kinds):
         self.replace_codes(dead, self.anchors)
 
     def replace_codes(self, chosen: Bool[Tensor, " K"], codes: Float[Tensor, "K D"]) -> None:
-        """Put other codes in the place of the chosen ones, as if they were there from the start."""
+        """Replace the chosen codes by others, as if these had been there from the start."""
         codebook = whole(self.codebook)
         codes = codes.to(codebook.dtype)
         assign_(self.codebook, torch.where(chosen[:, None], codes, codebook))
@@ -404,7 +404,7 @@ class Quantizer(nn.Module, Kinds):
         return places.floor().long().clamp(-1, len(latents) - 1), total
 
     def _of_all(self, own_values: Tensor) -> Tensor:
-        """Put the values of the codes of all processes together."""
+        """Combine the values that each process has for its own codes."""
         if world_size() == 1:
             return own_values
         values = own_values.new_zeros(self.num_codes, *own_values.shape[1:])
@@ -521,8 +521,9 @@ class Quantizer(nn.Module, Kinds):
             state: A state dict of this quantizer or of another kind; it holds the "codebook".
         """
         device = state["codebook"].device
-        zeros = torch.zeros(self.num_codes, dtype=torch.int64, device=device)
-        return {"counts": zeros, "idle": zeros.clone(), "step": zeros.sum()}
+        no_counts = torch.zeros(self.num_codes, dtype=torch.int64, device=device)
+        no_steps = torch.zeros((), dtype=torch.int64, device=device)
+        return {"counts": no_counts, "idle": no_counts.clone(), "step": no_steps}
 
     def _load_from_state_dict(self, state_dict, prefix, *args, **kwargs):
         # What a state dict lacks, one of another kind or one with a codebook alone, starts anew.
@@ -804,8 +805,8 @@ class SphericalQuantizer(CosineQuantizer):
 
     radius: Tensor  # () radius of the ball after the last step; before the first 1, as codes start
     min_radius: Tensor  # () norm of the longest code from outside that did not fit into the ball
-    # () length of the run that `samp` was made for, as nobody had given any settings; 0 where
-    # somebody had, and -1 in a model of an earlier version, which does not tell
+    # () length of the run that made `samp` for itself; 0 where the settings were given, and -1 in
+    # a model of an earlier version, which does not say
     samp_steps: Tensor
 
     def __init__(
@@ -841,7 +842,7 @@ class SphericalQuantizer(CosineQuantizer):
             self._forget_ball()
 
     def _is_set_by_run(self, schedule: str) -> bool:
-        """Whether a run sets `samp`: where nobody gave any, or a run before made it for itself."""
+        """Whether a run sets `samp`: if none was given, or an earlier run made it for itself."""
         steps_done = int(self.step)
         if schedule == "continue" and steps_done > 0:
             return False
@@ -1061,8 +1062,8 @@ class OnlineClusteredQuantizer(CosineQuantizer):
 class ContinuousQuantizer(Quantizer):
     """No quantization: the latents pass through unchanged, with loss 0 and indices 0.
 
-    An autoencoder with it shows the quality that quantizers can at best come near to. It has no
-    codes to look up, and its codebook, which plays no part, is always frozen.
+    An autoencoder with it shows the quality that quantizers can at best approach. It has no codes
+    to look up, and its codebook, which plays no part, is always frozen.
     """
 
     trainable = False

@@ -74,7 +74,7 @@ class Regime(NamedTuple):
     last_binding_step: int | None
 
     def beside_the_paper(self) -> str:
-        """Return a line for each ratio, with the paper's."""
+        """Return a line for each ratio, which also gives the paper's."""
         lines = []
         for ratio, title in REGIME_TITLES.items():
             ours = getattr(self, ratio)
@@ -94,9 +94,9 @@ class SAMP:
         top_k: Number of latents that each code pulls (its positives), at least 1.
         radius: Radius M(t) of the ball as a schedule; None for no ball.
         weight: Weight gamma(t) of the margin loss as a schedule; None for no margin loss.
-        codes_per_step: Of how many codes the margin loss is computed, at least 1; all where there
-            are fewer. They are drawn anew at each step, so that the loss is right on average. None
-            for all codes, as in the paper.
+        codes_per_step: Number of codes that the margin loss is computed for, at least 1; all where
+            there are fewer. They are drawn anew at each step, so that the loss is right on average.
+            None for all codes, as in the paper.
     """
 
     margin: float = 0.1
@@ -154,7 +154,7 @@ class SAMP:
             steps: Length of the run, at least 1.
             lr: Learning rate of Adam.
             dim: Dimension D of the codes.
-            **settings: What else shall differ from the paper's settings, such as `margin=0.3`.
+            **settings: Settings that differ from the paper's, such as `margin=0.3`.
         """
         check_whole(1, steps=steps)
         steps = int(steps)

@@ -347,7 +347,8 @@ class TrainingSession:
     Attributes:
         model: The model, on the device.
         optimizer: Its optimizer.
-        settings: What decides the result; a checkpoint belongs to it. Subclasses add to it.
+        settings: What the result depends on; a run resumes only from a checkpoint with the same
+            settings. Subclasses add to it.
         device: The device.
         step: Optimizer steps done.
         rows: The rows of the history so far.
@@ -479,7 +480,10 @@ class TrainingSession:
     def start(self, state: dict[str, Any] | None) -> None:
         """Begin at step 0, or where a checkpoint stands.
 
-        What refuses the run comes before the model changes.
+        Whatever refuses the run does so before the model changes.
+
+        Args:
+            state: What the checkpoint holds; None to begin at step 0.
         """
         if state is not None:
             self._go_on(state)
@@ -523,7 +527,7 @@ class TrainingSession:
         return dataclasses.replace(run, **{self.MODEL: self.model})
 
     def _keep(self, run: Any) -> None:
-        """Write a run that has come to its end; it needs its checkpoint no longer."""
+        """Write the finished run, which no longer needs its checkpoint."""
         # Where another process has finished the same run meanwhile, a third may be opening it.
         if not self.finished.exists():
             run.save(self.recording.folder)
@@ -892,8 +896,8 @@ def evaluate(
     Reconstructions are clipped to [-1, 1].
 
     Args:
-        model: The model. Each of its modules is left in the mode, training or evaluation, in which
-            it came.
+        model: The model. Each of its modules is left in the mode that it was in, training or
+            evaluation.
         split: The images.
         batch_size: Images at a time; by default 256, or fewer where they are large.
         ssim: Whether to measure SSIM as well, which takes longer.

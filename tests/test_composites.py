@@ -763,7 +763,7 @@ BAD_PARTS = {
     r"the groups have index_shape \(2,\), \(3,\); it must be the same": lambda: GroupedQuantizer(
         [residual(2), residual(3)]
     ),
-    "a quantizer is there twice; each stage must be one of its own": lambda: ResidualQuantizer(
+    "a quantizer appears twice; each stage must be a different one": lambda: ResidualQuantizer(
         2 * [EMAQuantizer(8, 4)]
     ),
     "dropout is 0.5; it must be True or False": lambda: residual(dropout=0.5),

@@ -65,7 +65,7 @@ def check_settings(owner: str, saved: dict[str, Any], settings: dict[str, Any]) 
 
 @contextmanager
 def reading_checkpoint(path: Path) -> Iterator[None]:
-    """Tell what is wrong with a checkpoint in one sentence, with the way to heal it.
+    """Say in one sentence what is wrong with a checkpoint and what to do about it.
 
     Raises:
         FileNotFoundError: If it is not there.

@@ -19,7 +19,7 @@ from torch import Tensor
 
 
 def is_transformed() -> bool:
-    """Whether `torch.func` transforms the program, which must then not change anything."""
+    """Whether `torch.func` transforms the program, which must then have no side effects."""
     return not torch.compiler.is_compiling() and torch._C._are_functorch_transforms_active()
 
 
@@ -82,14 +82,14 @@ def _is_number(value: Any) -> bool:
 
 
 def _python_number(value: Any) -> Any:
-    """Python's number in place of a single one of NumPy or PyTorch; other values as they are."""
+    """A single number of NumPy or PyTorch as Python's; other values as they are."""
     if isinstance(value, np.generic | np.ndarray | Tensor) and value.ndim == 0:
         return value.item()
     return value
 
 
 def check_paths(**paths: Any) -> None:
-    """Raise ValueError, naming it, for a path that is neither empty nor leads to anything."""
+    """Raise ValueError, naming it, for a path that is not empty and leads to nothing."""
     for name, path in paths.items():
         is_path = isinstance(path, str | Path)
         if not is_path or (path and not Path(path).expanduser().exists()):
@@ -110,7 +110,7 @@ def is_whole(number: Any) -> bool:
 
 
 def use_python_numbers(settings: Any) -> None:
-    """Make Python's numbers of NumPy's and PyTorch's in a frozen dataclass's fields, for JSON.
+    """Make Python's numbers of those of NumPy and PyTorch in a frozen dataclass, for JSON.
 
     A field of floats gets a float where it was given a whole number, so that settings which are
     equal are the same text in JSON.

@@ -19,13 +19,13 @@ class CapturedStep:
     Follows PyTorch's notes on whole-network capture. All batches must have one shape.
 
     Args:
-        step: The step. It must not read a value of the device. What it leaves behind (losses,
+        step: The step. It must not read a value from the device. What it leaves behind (losses,
             buffers) must be tensors; after a replay they are the same tensors with new values.
         signature: Gives what else the recording depends on, such as numbers that are constants in
             it. When it changes, the step is recorded anew.
 
     Raises:
-        RuntimeError: If the device forbids to record something.
+        RuntimeError: If something in the step cannot be recorded.
     """
 
     def __init__(

@@ -109,13 +109,14 @@ def _mode_of_new_files(folder: Path) -> int:
 
 @contextmanager
 def _draft_in(folder: Path) -> Iterator[Path]:
-    """A new name for a draft in a folder; what has this name in the end is deleted.
+    """A new name for a draft in a folder; whatever has this name at the end is deleted.
 
     The draft of a file is a folder as well, since some writers make further files of their own.
 
     Drafts of writers that were killed are deleted first. Every writer holds a lock on the folder,
     which ends with its process: if nobody else holds one, all drafts of this machine are such
-    leftovers. Those of other machines, whose locks may not be seen here, are once they are old.
+    leftovers. Those of other machines, whose locks may not be visible here, are deleted once they
+    are old.
     """
     with _opened(folder) as handle:
         alone = _lock(handle, "LOCK_EX", "LOCK_NB")

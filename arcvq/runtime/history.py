@@ -83,7 +83,7 @@ class RunRecord:
 
         Raises:
             FileNotFoundError: If it holds no finished run.
-            ValueError: If a file is damaged or missing; names it and says how to heal it.
+            ValueError: If a file is damaged or missing; names it and says what to do.
         """
         folder = Path(folder).expanduser()
         if not (folder / "run.json").exists():
@@ -127,7 +127,7 @@ def _read_record(folder: Path) -> dict[str, Any]:
 
 
 def _read_rows(text: str) -> list[Row]:
-    """The rows of a table in CSV, each line of which ends."""
+    """The rows of a table in CSV, whose last line must be whole."""
     if not text.endswith("\n"):
         raise ValueError("its last line is cut")
     rows: list[Row] = []

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from arcvq.runtime.files import reason_of
 
-# Of what saved tensors are put together, besides their storage.
+# What saved tensors are built from, besides their storage.
 TENSOR_PARTS = (
     "torch._utils._rebuild_tensor",
     "torch._utils._rebuild_tensor_v2",
@@ -21,7 +21,7 @@ TENSOR_PARTS = (
     "collections.OrderedDict",
 )
 
-# What an error of the hub says to a reader; the first kind that fits counts.
+# What each error of the hub means; the first kind that fits is taken.
 REASONS: list[tuple[type[Exception], str]] = [
     (errors.LocalEntryNotFoundError, "the hub cannot be reached, and its cache lacks the file"),
     (errors.EntryNotFoundError, "the repository holds no such file"),
@@ -77,7 +77,7 @@ def official_file(path: str | Path, filename: str | None, revision: str | None) 
 
 
 class _Unknown:
-    """Stands for an object of code that we neither have nor would run; takes all and keeps none."""
+    """Stands in for an object whose code we neither have nor would run, and keeps nothing."""
 
     def __new__(cls, *args: object, **kwargs: object) -> "_Unknown":
         return super().__new__(cls)

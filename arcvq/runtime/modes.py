@@ -1,4 +1,4 @@
-"""Evaluation mode for a while, after which a module is left as it came."""
+"""Evaluation mode for a while, after which a module is left as it was."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
