@@ -20,6 +20,7 @@ from tqdm.auto import tqdm
 
 from arcvq.runtime.checks import as_indices, check_finite, check_whole
 from arcvq.runtime.extras import extra_import
+from arcvq.runtime.precision import as_float64
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -49,11 +50,9 @@ def check_vectors(vectors: Float[Tensor, "N D"], at_least: int = 1) -> None:
 
 
 def _to_float64(vectors: Tensor, at_least: int = 1) -> Tensor:
-    """Checked and detached; on the CPU in place of MPS, which has no float64."""
+    """Checked and detached."""
     check_vectors(vectors, at_least)
-    if vectors.device.type == "mps":
-        vectors = vectors.cpu()
-    return vectors.detach().double()
+    return as_float64(vectors)
 
 
 def _directions(vectors: Tensor, at_least: int = 1) -> Tensor:

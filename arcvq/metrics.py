@@ -15,6 +15,7 @@ from torch.nn.functional import avg_pool2d
 
 from arcvq.runtime.checks import check_finite
 from arcvq.runtime.extras import extra_import
+from arcvq.runtime.precision import as_float64
 
 DATA_RANGE = 2.0  # the largest minus the smallest value that a pixel can take
 SSIM_WINDOW = 11  # pixels: a Gaussian of standard deviation 1.5 (Wang et al. 2004)
@@ -213,7 +214,7 @@ def _pair(images: Tensor, reference: Tensor) -> Tensor:
 
 
 def _to_float64(images: Tensor, name: str = "images") -> Tensor:
-    """Checked and detached; on the CPU in place of MPS, which has no float64."""
+    """Checked and detached."""
     if images.ndim != 4 or not images.numel():
         raise ValueError(
             f"{name} must be a (B, C, H, W) tensor that is not empty, got {tuple(images.shape)}"
@@ -221,6 +222,4 @@ def _to_float64(images: Tensor, name: str = "images") -> Tensor:
     if not images.is_floating_point():
         raise ValueError(f"{name} are {images.dtype}; they must be floating point in [-1, 1]")
     check_finite(images, name)
-    if images.device.type == "mps":
-        images = images.cpu()
-    return images.detach().double()
+    return as_float64(images)

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from arcvq.runtime.checks import use_python_numbers
 from arcvq.runtime.kinds import Kinds
+from arcvq.runtime.precision import widest_float
 
 Number = int | float | Tensor
 
@@ -31,7 +32,7 @@ VALUE_FIELDS = ("level", "start", "end", "low", "high")
 def exact(number: Number) -> Number:
     """Return a tensor in float64, or in float32 on MPS, and a Python number as it is."""
     if isinstance(number, Tensor):
-        return number.to(torch.float32 if number.device.type == "mps" else torch.float64)
+        return number.to(widest_float(number.device))
     return number
 
 

@@ -19,6 +19,7 @@ from arcvq.geometry import usage_counts
 from arcvq.images import to_float, to_uint8
 from arcvq.metrics import pretrained_weights
 from arcvq.runtime.checks import as_integers, check_finite
+from arcvq.runtime.precision import as_float64
 
 INCEPTION_URL = (
     "https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/"
@@ -345,11 +346,6 @@ def _as_float64(*sets: Tensor) -> list[Tensor]:
     if too_small or len({shape[1] for shape in shapes}) > 1:
         got = " and ".join(map(str, shapes))
         raise ValueError(f"features must be (N, F) with 2 or more rows and the same F, got {got}")
-    converted = []
     for points in sets:
         check_finite(points, "features")
-        # MPS has no float64.
-        if points.device.type == "mps":
-            points = points.cpu()
-        converted.append(points.detach().double())
-    return converted
+    return [as_float64(points) for points in sets]

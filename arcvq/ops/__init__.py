@@ -18,7 +18,7 @@ from torch.nn.functional import normalize
 from arcvq.ops import blockwise, triton, whole
 from arcvq.ops.blockwise import TINY as TINY
 from arcvq.runtime.checks import check_rows
-from arcvq.runtime.precision import at_least_float32
+from arcvq.runtime.precision import at_least_float32, widest_float
 
 
 def margin_loss(
@@ -34,9 +34,8 @@ def margin_loss(
     """
     latents = at_least_float32(latents)
     # The error of a logit is that of its cosine times the scale: float32 keeps 1e-6 of the loss up
-    # to scales of about 32. (MPS has no float64.)
-    exact = scale > blockwise.SAFE_SCALE and latents.device.type != "mps"
-    dtype = torch.float64 if exact else latents.dtype
+    # to scales of about 32.
+    dtype = widest_float(latents.device) if scale > blockwise.SAFE_SCALE else latents.dtype
     rows = latents.to(dtype)
     codebook = codebook.to(dtype)
     with_gradient = torch.is_grad_enabled() and rows.requires_grad
@@ -233,9 +232,8 @@ def _score_terms(codebook: Tensor, metric: str) -> tuple[Tensor, Tensor | None, 
         codes = codebook - center
         return codes, center, codes.square().sum(1) / -2
     # The norm of a latent makes no difference. That of a code must be very exactly 1, since in a
-    # narrow cone the cosines differ by less than float32 can tell. (MPS has no float64.)
-    exact = codebook.dtype if codebook.device.type == "mps" else torch.float64
-    directions = codebook.to(exact, copy=True)
+    # narrow cone the cosines differ by less than float32 can tell.
+    directions = codebook.to(widest_float(codebook.device), copy=True)
     directions /= torch.linalg.vector_norm(directions, dim=1, keepdim=True).clamp_min_(TINY)
     directions -= _middle(directions)
     return directions.to(codebook.dtype), None, None

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from arcvq.ops.blockwise import TINY
+from arcvq.runtime.precision import widest_float
 
 
 def margin_loss(
@@ -19,9 +20,9 @@ def margin_loss(
     """Compute the margin loss of `arcvq.samp.arc_margin_loss` as a function to differentiate.
 
     It is worked out in float64: unlike the fast forms it takes sines from 1 - cos^2, which cancels
-    at small angles. (MPS has no float64.)
+    at small angles.
     """
-    dtype = latents.dtype if latents.device.type == "mps" else torch.float64
+    dtype = widest_float(latents.device)
     latents = latents.to(dtype)
     codes = normalize(codebook.to(dtype), dim=1)
     squares = latents.square().sum(1, keepdim=True)

@@ -1,4 +1,4 @@
-"""Half precision: what is computed, averaged or trained is at least float32."""
+"""In what precision to compute: at least float32, and float64 where it is needed and there is."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,6 +13,18 @@ HALF = (torch.bfloat16, torch.float16)
 def at_least_float32(tensor: Tensor) -> Tensor:
     """Return half precision as float32, and float32 and float64 as they are."""
     return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
+
+
+def widest_float(device: torch.device) -> torch.dtype:
+    """Return float64, or float32 on MPS, which has no float64."""
+    return torch.float32 if device.type == "mps" else torch.float64
+
+
+def as_float64(tensor: Tensor) -> Tensor:
+    """Return a tensor in float64, detached; on the CPU in place of MPS, which has no float64."""
+    if tensor.device.type == "mps":
+        tensor = tensor.cpu()
+    return tensor.detach().double()
 
 
 @contextmanager

@@ -2,7 +2,12 @@ import pytest
 import torch
 from torch import nn
 
-from arcvq.runtime.precision import at_least_float32, float32_weights
+from arcvq.runtime.precision import (
+    as_float64,
+    at_least_float32,
+    float32_weights,
+    widest_float,
+)
 
 RAISED = [
     (torch.float16, torch.float32),
@@ -17,6 +22,20 @@ def test_half_precision_is_raised_and_more_stays(own, raised):
     tensor = torch.tensor([0.5, -3.0], dtype=own)
     assert at_least_float32(tensor).dtype == raised
     assert at_least_float32(tensor).tolist() == [0.5, -3.0]
+
+
+@pytest.mark.parametrize(("own", "_"), RAISED)
+def test_float64_holds_the_same_numbers_without_gradient(own, _):
+    tensor = torch.tensor([0.5, -3.0], dtype=own, requires_grad=True)
+    wide = as_float64(tensor)
+    assert wide.dtype == torch.float64
+    assert not wide.requires_grad
+    assert wide.tolist() == [0.5, -3.0]
+
+
+def test_every_device_but_mps_has_float64():
+    widest = {device: widest_float(torch.device(device)) for device in ("cpu", "cuda", "mps")}
+    assert widest == {"cpu": torch.float64, "cuda": torch.float64, "mps": torch.float32}
 
 
 class BuffersAlone(nn.Module):
