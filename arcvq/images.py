@@ -121,7 +121,8 @@ def crop_images(
     steps = torch.arange(side, device=images.device)
     rows = places[:, 0, None, None] + steps[:, None]
     columns = places[:, 1, None, None] + steps
-    return images.permute(0, 2, 3, 1)[image, rows, columns].permute(0, 3, 1, 2)
+    # Indices on both sides of the slice put the channels last.
+    return images[image, :, rows, columns].permute(0, 3, 1, 2)
 
 
 @dataclass(frozen=True, eq=False)
@@ -575,9 +576,10 @@ def _random_patches(
 def _load_torchvision(name: str, root: Path) -> ImageData:
     files = name.removesuffix(FULL)
     dataset = getattr(extra_import("torchvision").datasets, TORCHVISION_CLASSES[files])
-    opened = None
-    for place in filter(None, (root, shared_root())):
-        opened = opened or _opened(dataset, place)
+    opened = _opened(dataset, root)
+    shared = shared_root()
+    if opened is None and shared is not None:
+        opened = _opened(dataset, shared)
     known, unseen = opened or _download(files, dataset, root)
     train = _torchvision_split(known)
     test = _torchvision_split(unseen)
