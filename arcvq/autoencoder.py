@@ -269,24 +269,44 @@ class Autoencoder(nn.Module, Kinds, PyTorchModelHubMixin, library_name="arcvq", 
             raise ValueError(f"it is a {kind}; {kind}.from_pretrained opens it")
         return model_class(quantizer=Quantizer.from_config(fields.pop("quantizer")), **fields)
 
-    def save_pretrained(self, save_directory: str | Path, **kwargs) -> str | None:
+    def save_pretrained(
+        self,
+        save_directory: str | Path,
+        *,
+        push_to_hub: bool = False,
+        repo_id: str | None = None,
+        **kwargs: Any,
+    ) -> str | None:
         """Save the model as model.safetensors, config.json and a model card (README.md).
 
-        Each file is written whole or not at all. A README.md that is there already is kept. Other
-        arguments are those of `huggingface_hub.PyTorchModelHubMixin.save_pretrained`.
+        Each file is written whole or not at all. A README.md that is there already is kept.
+
+        Args:
+            save_directory: The folder, which is made if need be.
+            push_to_hub: Whether to push the model to the Hugging Face hub as well, once it is
+                saved.
+            repo_id: The repository on the hub; by default it has the name of the folder.
+            **kwargs: Other arguments of `huggingface_hub.PyTorchModelHubMixin.push_to_hub`.
+
+        Returns:
+            The address of the commit on the hub; None if nothing is pushed.
+
+        Raises:
+            OSError: If the folder cannot be written or the disk is full.
         """
         folder = Path(save_directory).expanduser()
-        repository = kwargs.pop("repo_id", None) or folder.name
-        options = {**kwargs, "config": self.config(), "repo_id": repository}
         save = super().save_pretrained
+        card = kwargs.get("model_card_kwargs")
 
-        def write(draft: Path) -> str | None:
-            url = save(draft, **options)
+        def write(draft: Path) -> None:
+            save(draft, config=self.config(), model_card_kwargs=card)
             if (folder / CARD).exists():
                 (draft / CARD).unlink()
-            return url
 
-        return write_folder(folder, write)
+        write_folder(folder, write)
+        if push_to_hub:
+            return self.push_to_hub(repo_id or folder.name, **kwargs)
+        return None
 
     @classmethod
     def from_pretrained(

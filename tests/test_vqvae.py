@@ -1,5 +1,7 @@
 import json
 from itertools import product
+from pathlib import Path
+from types import SimpleNamespace
 
 import huggingface_hub
 import numpy as np
@@ -214,6 +216,41 @@ def test_a_model_is_pushed_to_the_repository_of_its_folder_unless_told_otherwise
     url = small().save_pretrained(tmp_path / "my-model", push_to_hub=True, repo_id=told)
     assert pushed == [repository]
     assert url.endswith(repository)
+
+
+def test_a_push_that_fails_says_why_and_leaves_a_saved_model(tmp_path, monkeypatch):
+    def push(model, repo_id, **_):
+        raise OSError("401 Client Error: you are not logged in")
+
+    monkeypatch.setattr(VQVAE, "push_to_hub", push)
+    model = small()
+    with pytest.raises(OSError, match=r"^401 Client Error: you are not logged in$"):
+        model.save_pretrained(tmp_path, push_to_hub=True)
+    assert VQVAE.from_pretrained(tmp_path).config() == model.config()
+
+
+def test_what_is_pushed_is_a_saved_model(tmp_path, monkeypatch):
+    uploaded = []
+
+    class Hub:
+        def __init__(self, **_):
+            pass
+
+        def create_repo(self, repo_id, **_):
+            return SimpleNamespace(repo_id=repo_id)
+
+        def upload_folder(self, folder_path, **options):
+            assert (Path(folder_path) / "README.md").exists()
+            opened = VQVAE.from_pretrained(folder_path)
+            uploaded.append((opened.config(), options["commit_message"]))
+            return "https://huggingface.co/me/model"
+
+    monkeypatch.setattr(huggingface_hub.hub_mixin, "HfApi", Hub)
+    model = small()
+    options = {"repo_id": "me/model", "commit_message": "the first one"}
+    url = model.save_pretrained(tmp_path, push_to_hub=True, **options)
+    assert url == "https://huggingface.co/me/model"
+    assert uploaded == [(model.config(), "the first one")]
 
 
 def test_sizes_may_be_numbers_of_numpy(unchecked):
