@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import ModuleType
-from typing import Any, TypeVar
+from typing import Any
 
 from filelock import FileLock, Timeout
 from safetensors import SafetensorError
@@ -23,7 +23,6 @@ try:
 except ModuleNotFoundError:  # on Windows
     fcntl = None
 
-Result = TypeVar("Result")
 CHECKOUT = Path(__file__).resolve().parents[2]
 IS_CHECKOUT = (CHECKOUT / "pyproject.toml").is_file()  # else the folder of installed packages
 # Holds the notebooks, trained models and stored results that come with arcvq.
@@ -62,15 +61,12 @@ def write_whole(path: Path, write: Callable[[Path], Any]) -> None:
         raise OSError(f"{path} cannot be written ({error}); {kept}{advice}") from error
 
 
-def write_folder(folder: Path, write: Callable[[Path], Result]) -> Result:
+def write_folder(folder: Path, write: Callable[[Path], Any]) -> None:
     """Write several files into a folder, each of them whole or not at all.
 
     Args:
         folder: The folder, which is made if need be.
         write: Fills the temporary folder that it is given; its files then move into `folder`.
-
-    Returns:
-        What `write` returned.
 
     Raises:
         OSError: If the folder cannot be written or the disk is full. Earlier files are kept.
@@ -80,11 +76,10 @@ def write_folder(folder: Path, write: Callable[[Path], Result]) -> Result:
         with _draft_in(folder) as draft:
             draft.mkdir()
             mode = _mode_of_new_files(draft)
-            result = write(draft)
+            write(draft)
             for file in sorted(draft.iterdir()):
                 file.chmod(mode)
                 file.replace(folder / file.name)
-            return result
     except (OSError, SafetensorError) as error:
         advice = _advice(folder, error)
         raise OSError(f"the folder {folder} cannot be written ({error}){advice}") from error
