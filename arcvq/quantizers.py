@@ -1031,10 +1031,11 @@ class OnlineClusteredQuantizer(CosineQuantizer):
 
     def follow(self):
         super().follow()
-        seen = self.batch_counts.sum() > 0
-        total = self.batch_counts.sum().clamp_min(1)
-        weight = (1 - self.decay) * seen.to(self.shares.dtype)
-        follow_average_(self.shares, self.batch_counts.to(self.shares.dtype) / total, weight)
+        latents = self.batch_counts.sum()
+        shares = self.batch_counts.to(self.shares.dtype) / latents.clamp_min(1)
+        # A step without finite latents says nothing of the shares.
+        weight = (1 - self.decay) * (latents > 0).to(self.shares.dtype)
+        follow_average_(self.shares, shares, weight)
         # With the paper's constants a code of the average share 1/K stays where it is, and one that
         # nobody chooses goes all the way to its anchor.
         move = torch.exp(-self.shares * self.num_codes * 10 / (1 - self.decay) - 1e-3)
