@@ -26,6 +26,7 @@ from torch import Tensor
 from arcvq import ops
 from arcvq.runtime.checks import (
     as_indices,
+    check_finite,
     check_positive,
     check_rows,
     check_whole,
@@ -355,7 +356,8 @@ def rescale_codes_(
         The codebook.
 
     Raises:
-        ValueError: For indices that are not in the codebook, and for other shapes.
+        ValueError: For indices that are not in the codebook, for latents that are not finite, and
+            for other shapes.
     """
     check_rows(codebook, latents)
     if indices.shape != latents.shape[:1]:
@@ -363,6 +365,7 @@ def rescale_codes_(
             f"indices have shape {tuple(indices.shape)}; they must be ({len(latents)},), "
             "one for each latent"
         )
+    check_finite(latents, "latents")
     num_codes = codebook.shape[0]
     indices = as_indices(indices, num_codes)
     codes = at_least_float32(codebook)

@@ -330,6 +330,15 @@ def test_rescaling_keeps_to_the_ball_and_checks_indices():
         rescale_codes_(codebook, latents, torch.tensor([0, 7]))
 
 
+@pytest.mark.parametrize("value", [math.inf, math.nan])
+def test_rescaling_refuses_latents_that_are_not_finite(value):
+    codebook = torch.eye(2)
+    latents = torch.tensor([[value, 0.0], [0.0, 3.0]])
+    with pytest.raises(ValueError, match="1 of 4 values of the latents are NaN or infinite"):
+        rescale_codes_(codebook, latents, torch.tensor([0, 1]))
+    assert torch.equal(codebook, torch.eye(2))
+
+
 def test_settings_hold_the_papers_values_and_scale_to_a_run():
     paper = SAMP.paper()
     assert (paper.margin, paper.scale, paper.top_k) == (0.1, 5.0, 3)
