@@ -21,6 +21,7 @@ from tqdm.auto import tqdm
 from arcvq.runtime.checks import as_indices, check_finite, check_whole
 from arcvq.runtime.extras import extra_import
 from arcvq.runtime.precision import as_float64
+from arcvq.runtime.wording import short
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -601,7 +602,8 @@ class CodebookGeometry:
     def __str__(self) -> str:
         lines = []
         for name, value, unit in self._rows():
-            shown = "-" if value is None else f"{value:.5g} {unit}".rstrip()
+            unit = "" if unit == "codes" else unit  # the names say so
+            shown = "-" if value is None else f"{short(value)} {unit}".rstrip()
             lines.append(f"{name:<24}{shown}")
         return "\n".join(lines)
 

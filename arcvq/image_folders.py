@@ -24,6 +24,7 @@ from torch import Tensor
 
 from arcvq.runtime.checks import check_whole, use_python_numbers
 from arcvq.runtime.extras import extra_import
+from arcvq.runtime.wording import counted
 
 # Names of the folders of a data set that comes divided, in any case, and the parts that they are.
 PART_NAMES = {
@@ -77,8 +78,7 @@ class FolderScan:
     def summary(self) -> str:
         """Say in a sentence what is read and what is not."""
         classes = len(set(self.labels))
-        images = _plural("image", len(self.files))
-        sentence = f"{len(self.files):,} {images} in {classes} {_plural('class', classes)}"
+        sentence = f"{counted(len(self.files), 'image')} in {counted(classes, 'class')}"
         if set(self.parts) != {"train"}:
             counts = Counter(self.parts)
             sentence += " (" + ", ".join(f"{part} {counts[part]:,}" for part in counts) + ")"
@@ -161,12 +161,6 @@ def check_folder(folder: Path) -> None:
         raise FileNotFoundError(f"the folder {str(folder)!r} does not exist")
     if not folder.is_dir():
         raise NotADirectoryError(f"{str(folder)!r} is a file; name the folder that it is in")
-
-
-def _plural(noun: str, count: int) -> str:
-    if count == 1:
-        return noun
-    return f"{noun}es" if noun.endswith("s") else f"{noun}s"
 
 
 def scan_folder(folder: str | Path) -> FolderScan:

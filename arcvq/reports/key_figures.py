@@ -5,6 +5,8 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from arcvq.runtime.wording import short
+
 
 @dataclass(frozen=True)
 class KeyFigure:
@@ -21,8 +23,9 @@ class KeyFigure:
     unit: str = ""
 
     def __str__(self) -> str:
-        value = f"{self.value:.4g}" if isinstance(self.value, float) else self.value
-        return f"{self.name}: {value} {self.unit}".rstrip()
+        value = self.value if isinstance(self.value, str) else short(self.value)
+        unit = self.unit if self.unit == "%" else f" {self.unit}"
+        return f"{self.name}: {value}{unit}".rstrip()
 
     def _repr_mimebundle_(self, **_: Any) -> tuple[dict[str, str], dict[str, Any]]:
         return {"text/plain": str(self)}, {"arcvq": {"key_figure": asdict(self)}}

@@ -137,7 +137,7 @@ def figure_text(figure: Mapping[str, Any]) -> str:
     title = (layout.get("title") or {}).get("text")
     summary = (layout.get("meta") or {}).get("summary")
     texts = [re.sub(r"<[^>]+>", " ", text) for text in (title, summary) if text]
-    return ". ".join(texts) or "A figure"
+    return re.sub(r"([?!.])\. ", r"\1 ", ". ".join(texts)) or "A figure"
 
 
 def figure_html(figure: Mapping[str, Any]) -> Markup:

@@ -12,7 +12,7 @@ from arcvq.reports.key_figures import key_figures
 @pytest.mark.parametrize(
     ("value", "line"),
     [
-        (24.98765, "usage: 24.99 dB"),
+        (24.58765, "usage: 24.6 dB"),
         (206, "usage: 206 dB"),
         (torch.tensor(0.5), "usage: 0.5 dB"),
         (np.int64(3), "usage: 3 dB"),
@@ -27,6 +27,10 @@ def test_a_key_figure_reads_as_one_line(capsys, value, line):
 
 def test_a_key_figure_without_a_unit_ends_with_its_value():
     assert str(KeyFigure("codes used", 512)) == "codes used: 512"
+
+
+def test_percent_follow_their_number_without_a_space():
+    assert str(KeyFigure("nearest codes kept", 53.05, "%")) == "nearest codes kept: 53%"
 
 
 def test_a_key_figure_is_found_again_in_the_metadata_of_its_output():
