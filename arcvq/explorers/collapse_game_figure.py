@@ -12,6 +12,7 @@ from arcvq.explorers.figure_updates import Values, assign, finish_moving, points
 from arcvq.figures.codebook import usage_bars
 from arcvq.figures.parts import measured
 from arcvq.figures.theme import DOTTED, GRAY, LOG, ORANGE, PAPER, colors, faint
+from arcvq.runtime.wording import counted
 from arcvq.training import Run
 
 # Pixels: figure, plots, their margins (4 lines of caption)
@@ -29,17 +30,22 @@ HIDDEN = "hidden until you lock your guess"
 METHODS = {
     "EuclideanQuantizer": "Plain VQ: the nearest code by distance",
     "EMAQuantizer": (
-        "VQ with moving averages: the nearest code by distance, which follows its latents"
+        "EMA: the nearest code by distance, and codes are moving averages of their latents"
     ),
     "CosineQuantizer": "Cosine VQ: the nearest code by angle",
     "OnlineClusteredQuantizer": (
-        "CVQ: the nearest code by angle, and codes without use move to latents"
+        "CVQ: the nearest code by angle, and rarely chosen codes move to latents"
     ),
     "SphericalQuantizer": (
         "SAMP: the nearest code by angle, with the margin loss and the growing ball"
     ),
 }
-TOLD = {"steps": "steps", "batch_size": "batch size", "lr": "learning rate", "data": "data"}
+TOLD = {  # settings of a run, in words
+    "steps": "{:,} steps",
+    "batch_size": "batches of {:,} images",
+    "lr": "learning rate {}",
+    "data": "trained on {}",
+}
 
 
 @dataclass(frozen=True)
@@ -106,10 +112,10 @@ def _described(run: Run) -> str:
     """The method and the settings of a run in words."""
     quantizer = run.model.quantizer
     settings = run.settings
-    told = [f"K {quantizer.num_codes}", f"D {quantizer.dim}"]
-    for name, label in TOLD.items():
+    told = [f"K = {quantizer.num_codes:,}", f"D = {quantizer.dim}"]
+    for name, text in TOLD.items():
         if settings.get(name) is not None:
-            told.append(f"{label} {settings[name]}")
+            told.append(text.format(settings[name]))
     name = type(quantizer).__name__
     return f"{METHODS.get(name, name)}. Settings: {', '.join(told)}."
 
@@ -141,7 +147,7 @@ def game_picture(played: Round, guess: int, seen: bool, score: str) -> Figure:
         for column in (1, 2):
             figure.add_scatter(mode="lines", row=1, col=column, line=line, showlegend=column == 1)
     figure.update_xaxes(title_text="step", col=1)
-    figure.update_yaxes(title_text="codes used (codes)", col=1)
+    figure.update_yaxes(title_text="codes used", col=1)
     figure.update_xaxes(title_text="codes, the most used first", col=2)
     figure.update_yaxes(title_text="usage at the end (tokens)", **LOG | {"dtick": 1}, col=2)
 
@@ -196,7 +202,7 @@ def _lines(traces: tuple[int, int], played: Round, codes: int, name: str, shown:
     values = _shown(across, np.array([[0, codes], [steps, codes]]), shown)
     values |= _shown(upright, np.array([[codes, 0.5], [codes, played.tokens]]), shown)
     for trace in traces:
-        values[f"{trace}/name"] = f"{name}: {_count(codes)}" if shown else name
+        values[f"{trace}/name"] = f"{name}: {counted(codes, 'code')}" if shown else name
     return values
 
 
@@ -204,25 +210,21 @@ def _shown(trace: int, rows: np.ndarray, shown: bool) -> Values:
     return points(trace, rows if shown else np.empty((0, 2)))
 
 
-def _count(codes: int) -> str:
-    return "1 code" if codes == 1 else f"{codes:,} codes"
-
-
 def _question(played: Round, guess: int) -> str:
     return (
-        f"How many of the {played.codes:,} codes do the last {played.tokens:,} tokens of its "
-        f"training use? Your guess is {guess:,} ({guess / played.codes:.0%})."
+        f"How many of its {played.codes:,} codes did the last {played.tokens:,} training tokens "
+        f"choose? Your guess is {guess:,} ({guess / played.codes:.0%})."
     )
 
 
 def _verdict(played: Round, guess: int) -> str:
     verdict = "exactly right"
     if guess > played.used:
-        verdict = f"{_count(guess - played.used)} too many"
+        verdict = f"{counted(guess - played.used, 'code')} too many"
     elif guess < played.used:
-        verdict = f"{_count(played.used - guess)} too few"
+        verdict = f"{counted(played.used - guess, 'code')} too few"
     return (
         f"{played.name} used {played.used:,} of {played.codes:,} codes "
-        f"({played.used / played.codes:.0%}) in the last {played.tokens:,} tokens of its training; "
+        f"({played.used / played.codes:.0%}) for its last {played.tokens:,} training tokens; "
         f"your guess of {guess:,} is {verdict}."
     )

@@ -22,6 +22,7 @@ from arcvq.figures.image_grids import GAP, TILE
 from arcvq.figures.parts import image_source, inferno, tile_sheet
 from arcvq.figures.theme import BLACK, VERMILLION
 from arcvq.images import ImageData, to_float
+from arcvq.runtime.wording import counted
 
 IMAGES = 1000  # test images that usage is counted on, at most
 TILES = 7  # in a long strip
@@ -195,28 +196,30 @@ def _findings(subject: Subject, view: Inspection) -> list[str]:
     """The findings in sentences."""
     chosen = view.chosen
     other = view.other
-    images = f"{len(subject.images):,} test images"
+    images = counted(len(subject.images), "test image")
     found = []
     if view.users:
         users = len(view.users)
         usage = subject.usage[chosen]
         tokens = subject.tokens.numel()
-        found.append(f"Code {chosen} has {usage:,} of {tokens:,} tokens, in {users:,} of {images}.")
+        found.append(
+            f"Code {chosen} is chosen by {usage:,} of {tokens:,} tokens, in {users:,} of {images}."
+        )
     else:
         found.append(f"None of {images} uses code {chosen}.")
     if view.near:
         nearest = view.near[0]
         angle = view.angles[nearest]
-        found.append(f"Its nearest is code {nearest}, at {angle:.0f}°.")
+        found.append(f"The code nearest to it is {nearest}, at {angle:.0f}°.")
     else:
         found.append("It is the only code.")
     angle = view.angles[other]
-    found.append(f"Code {other} lies {angle:.0f}° away.")
+    found.append(f"Code {other} is {angle:.0f}° away.")
     if view.users:
         places = _count(view.places[view.image])
         mean = view.change.mean()
         found.append(
-            f"In {places} of image {view.image} it changes pixels, which are -1 to 1, "
+            f"Put into {places} of image {view.image}, it changes the pixels (from -1 to 1) "
             f"by {mean:.3f} on average."
         )
     return found
@@ -408,5 +411,4 @@ def _aspect(tiles: Tiles) -> float:
 
 def _count(places: Bool[Tensor, "h w"]) -> str:
     """How many places these are, in words."""
-    count = int(places.sum())
-    return "1 place" if count == 1 else f"{count} places"
+    return counted(int(places.sum()), "place")

@@ -205,7 +205,7 @@ class LiveTraining(CanvasExplorer):
         other = LiveTraining.latest() if LiveTraining.latest else None
         if other is not None and other.running:
             other.stop()
-            other._tell(f"{other.status} Another training has begun.", training=False)
+            other._tell(f"{other.status} Another run has started.", training=False)
             other._draw()
         LiveTraining.latest = weakref.ref(self)
 
@@ -256,7 +256,7 @@ class LiveTraining(CanvasExplorer):
             ended = f"Stopped at step {step:,} of {self.steps:,}."
             if step == self.steps:
                 ended = "Finished."
-            self._tell(f"{ended} start begins again at step 0.", training=False)
+            self._tell(f"{ended} Press start to begin again at step 0.", training=False)
         except Exception as error:  # shown here, and raised by `wait`
             self._error = error
             self._tell(f"Training ended: {error}", training=False)

@@ -20,16 +20,16 @@ PLACE = re.compile(rf"(code|\d+):({NUMBER}(?:,{NUMBER})+)")
 PRESETS = {
     "no margin": Preset(
         {"margin": 0.0, "scale": 5.0, "top_k": 3},
-        "Without a margin the pull fades as a latent comes near its code, as sin θ does.",
+        "Without a margin, the pull fades like sin θ as a latent comes near its code.",
     ),
     "the paper's settings": Preset(
         {"margin": 0.1, "scale": 5.0, "top_k": 3},
-        "m = 0.1, s = 5, k = 3. The margin keeps up the pull on latents that are near already.",
+        "m = 0.1, s = 5, k = 3. The margin keeps up the pull on latents that are already near.",
     ),
     "margin too large": Preset(
         {"margin": 1.2, "scale": 5.0, "top_k": 3},
         "With m = 1.2 the pulled latents count as 69° farther: however near they are, the loss "
-        "stays large and the pull never rests.",
+        "stays large and the pull never ends.",
     ),
     "sharp scale": Preset(
         {"margin": 0.1, "scale": 40.0, "top_k": 3},
@@ -38,8 +38,8 @@ PRESETS = {
     ),
     "many pulled": Preset(
         {"margin": 0.1, "scale": 5.0, "top_k": 20},
-        "With k = 20 a code pulls latents that are far from it, too, and most on those that "
-        "are near: each by its share.",
+        "With k = 20 a code also pulls latents that are far from it, but it pulls hardest on the "
+        "near ones: each by its share.",
     ),
 }
 

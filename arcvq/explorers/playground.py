@@ -22,13 +22,13 @@ NARROW = {"clusters": 1, "concentration": 150.0}
 PRESETS = {
     "six clusters": Preset(
         {},
-        "From the same codes, plain VQ soon uses one or two a cluster and SAMP several times as "
-        "many.",
+        "Starting from the same codes, plain VQ soon uses one or two per cluster, and SAMP several "
+        "times as many.",
     ),
     "the paper's ball": Preset(
         {"growth": 3e-4},
-        "The ball grows by 0.03% a step and holds the codes near the unit sphere: they differ in "
-        "direction, hardly in norm.",
+        "The ball grows by 0.03% per step and holds the codes near the unit sphere: they differ in "
+        "direction, but hardly in norm.",
     ),
     "a tight ball": Preset(
         {"growth": 0.0},
@@ -37,17 +37,17 @@ PRESETS = {
     ),
     "collapse": Preset(
         NARROW | {"weight": 0.0},
-        "One narrow cluster and no margin loss: plain VQ ends with a single code, and lookup by "
+        "One narrow cluster and no margin loss: plain VQ ends up with a single code, and lookup by "
         "angle alone saves only a few.",
     ),
     "saved by the margin": Preset(
         NARROW,
-        "The same narrow cluster with the margin loss: it draws latents to codes that nobody "
+        "The same narrow cluster with the margin loss: it draws latents to codes that none of them "
         "chose, and several times as many are used.",
     ),
     "margin too large": Preset(
         {"margin": 1.5, "weight": 1.0},
-        "Latents are pulled far off their places in the data, and codes come to lie on top of each "
+        "Latents are pulled far from their places in the data, and codes end up on top of each "
         "other: the smallest angle goes to 0.",
     ),
 }

@@ -24,21 +24,21 @@ MOST_GROWTH = 0.1  # per step
 PRESETS = {
     "the paper's ball": Preset(
         {"growth": 3e-4, "run_length": PAPER_STEPS, "step": 1000, "scaled": False},
-        "Growth 0.0003 a step over 29,500 steps: the ball holds the codes at first, lets go of "
-        "them one after the other, and ends at a radius of 6,974, far beyond any code.",
+        "A growth of 0.0003 per step over 29,500 steps: the ball holds the codes at first, lets go "
+        "of them one after the other, and ends at a radius of 6,974, far beyond any code.",
     ),
     "in a short run": Preset(
         {"growth": 3e-4, "run_length": 3000, "step": 3000, "scaled": False},
-        "The same growth a step in a tenth of the steps: the run ends with the ball hardly open.",
+        "The same growth per step in a tenth of the steps: at the end the ball has hardly opened.",
     ),
     "scaled to the run": Preset(
         {"growth": 3e-4, "run_length": 3000, "step": 150, "scaled": True},
-        "The whole growth of the paper's run within 3,000 steps, as SAMP.for_run(3000) has it: "
+        "The whole growth of the paper's run within 3,000 steps, as with SAMP.for_run(3000): "
         "the ball lets go of the codes early in the run.",
     ),
     "too tight": Preset(
         {"growth": 0.0, "run_length": 3000, "step": 3000, "scaled": False},
-        "A ball that does not grow: no code is ever longer than 1, so that norms can tell nothing.",
+        "A ball that does not grow: no code is ever longer than 1, so norms can say little.",
     ),
     "never binds": Preset(
         {"growth": 0.1, "run_length": 3000, "step": 15, "scaled": False},
@@ -126,17 +126,17 @@ def presets_of(run: Run) -> dict[str, Preset]:
     return {
         "the paper's ratio": Preset(
             {"growth": growth, "scaled": False},
-            f"The ball grows by {growth:.2g} a step: {PAPER_BALL_RATE:g} times the most that Adam "
-            "adds to the norm of a code in a step, as in the paper's run.",
+            f"The ball grows by {growth:.2g} per step, {PAPER_BALL_RATE:g} times the most that "
+            "Adam can add to the norm of a code in a step, as in the paper's run.",
         ),
         "the paper's rate": Preset(
             {"growth": PAPER_RADIUS.rate, "scaled": False},
-            "Growth 0.0003 a step, as published. It was chosen for 29,500 steps.",
+            "A growth of 0.0003 per step, as published. It was chosen for 29,500 steps.",
         ),
         "scaled to the run": Preset(
             {"growth": PAPER_RADIUS.rate, "scaled": True},
-            "The growth of the paper's 29,500 steps happens within this run, as "
-            "SAMP.for_run(steps) has it.",
+            "The growth of the paper's 29,500 steps happens within this run, as with "
+            "SAMP.for_run(steps).",
         ),
         "fixed": Preset(
             {"growth": 0.0, "scaled": False},

@@ -152,6 +152,6 @@ def _sentence(trusts: dict[str, Projection | None]) -> str:
         shares.append(text)
     least = min(inexact.values(), key=lambda drawn: drawn.angle_correlation or -1)
     return (
-        "Norms are true; directions are drawn along 3 principal axes of the last step: "
+        "Norms are exact; directions are drawn along 3 principal axes of the last step: "
         f"{', '.join(shares)}. {least.words}"
     )

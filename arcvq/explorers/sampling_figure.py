@@ -21,6 +21,7 @@ from arcvq.figures.parts import BLANK, image_source, thin, tile_sheet, to_pixels
 from arcvq.figures.theme import BLUE, VERMILLION
 from arcvq.images import ImageData
 from arcvq.priors import Prior, sampling_steps
+from arcvq.runtime.wording import counted
 
 SAMPLE = "sample"
 COMPLETE = "complete the lower half"
@@ -47,7 +48,7 @@ DECODED = Panel(6, 460, 341, 392, 39)
 TITLES = {
     MADE: "",
     IN_THE_MAKING: "in the making",
-    GRID: "its tokens, by their probability",
+    GRID: "its tokens, colored by probability",
     MAP: "",
     CHANCES: "the likeliest next codes, decoded below",
     DECODED: "",
@@ -310,8 +311,8 @@ def _title(drawn: DrawnImages, position: int, following: NextCode) -> str:
     count = drawn.tokens.numel()
     if position == count:
         return f"All {count} tokens are set"
-    codes = "code" if following.possible == 1 else "codes"
-    return f"{position} of {count} tokens are set; {following.possible:,} {codes} can come next"
+    codes = counted(int(following.possible), "code")
+    return f"{position} of {count} tokens are set; {codes} can come next"
 
 
 def _sentence(
@@ -324,9 +325,12 @@ def _sentence(
     bits = stats.entropy(chances, base=2)
     first = following.likeliest[0]
     drawn = following.drawn
-    text += f" The next code has an entropy of {bits:.2f} bits; "
-    text += f"{first} is the likeliest ({chances[first]:.1%}), "
-    text += f"and {drawn} will be drawn ({chances[drawn]:.1%})."
+    text += f" The next code has an entropy of {bits:.2f} bits. "
+    text += f"Code {first} is the likeliest ({chances[first]:.1%})"
+    if drawn == first:
+        text += " and will be drawn."
+    else:
+        text += f"; code {drawn} ({chances[drawn]:.1%}) will be drawn."
     if following.possible > DRAWN:
         text += f" The map shows the {DRAWN:,} likeliest."
     return text
@@ -426,7 +430,7 @@ def _add_codes(figure: Figure) -> None:
     ring = {"size": 14, "symbol": "circle-open", "color": BLUE, "line_width": 2}
     diamond = {"size": 15, "symbol": "diamond-open", "color": VERMILLION, "line_width": 3}
     markers = {
-        "cannot come": {"size": 4, "color": "#B9B9B4"},
+        "cannot come next": {"size": 4, "color": "#B9B9B4"},
         "codes": {"size": 8, "coloraxis": "coloraxis"},
         "10 likeliest": ring,
         "drawn next": diamond,

@@ -6,7 +6,7 @@ from typing import Any
 
 from IPython.display import HTML, display
 
-NOTE = "A still of the explorer. Run the cell again to take hold of it."
+NOTE = "A still picture of the explorer. Run the cell again to use it."
 # JupyterLab would tell of a missing model in the place of the explorer.
 HIDE_ERROR = """
 .jp-OutputArea-child:has(+ .jp-OutputArea-child [data-arcvq-still="{name}"]):not(

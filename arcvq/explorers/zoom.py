@@ -83,8 +83,8 @@ class ZoomExplorer(Explorer):
         left, right, top, bottom = self._window()
         title = f"Rows {top:.0f} to {bottom:.0f}, columns {left:.0f} to {right:.0f}"
         high, wide = self.size
-        size = f"{right - left:.0f} x {bottom - top:.0f}"
-        summary = f"{size} pixels of {wide} x {high}, in each panel the same."
+        size = f"{bottom - top:.0f} x {right - left:.0f}"
+        summary = f"Each panel shows the same {size} of {high} x {wide} pixels."
         values = words(title, summary, INNER)
         # A pixel reaches half a unit to each side of its number.
         columns = [left - 0.5, right - 0.5]

@@ -157,7 +157,7 @@ def test_a_code_is_moved_by_hand_and_by_keys(open_page, learned):
 
 def test_more_points_than_are_drawn_are_told_of(open_page):
     page = open_page(Playground(num_latents=2100, num_codes=8))
-    assert "Drawn are 2,000 of 2,100 latents." in page.says()
+    assert "2,000 of 2,100 latents are drawn." in page.says()
 
 
 def test_python_follows_and_the_browser_plays_on_while_the_kernel_is_busy(open_notebook):

@@ -96,7 +96,7 @@ def test_a_token_gets_another_code_by_drag_by_button_and_by_keys(open_page):
     tokens.root.get_by_role("button", name="put it here").last.click()
     seen.add(tokens.code())
     assert tokens.pixels(tokens.result) != decoded
-    assert "1 of them are yours" in tokens.words()
+    assert "Chosen by you and not by the encoder: 1." in tokens.words()
 
     tokens.map.press("ArrowRight")
     assert tokens.words().startswith("Row 1, column 2")

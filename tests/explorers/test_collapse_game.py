@@ -63,14 +63,12 @@ def points(game, trace):
 
 def test_the_settings_are_told_in_words(game):
     assert "Plain VQ: the nearest code by distance." in summary(game)
-    assert (
-        "Settings: K 40, D 4, steps 37, batch size 19, learning rate 0.0125, data digits."
-        in summary(game)
-    )
+    settings = "K = 40, D = 4, 37 steps, batches of 19 images, learning rate 0.0125"
+    assert f"Settings: {settings}, trained on digits." in summary(game)
     assert game.figure.layout.title.text == "Run 1 of 2, plain: how many codes does it use?"
     game.next()
     assert "SAMP: the nearest code by angle, with the margin loss" in summary(game)
-    assert "K 90" in summary(game)
+    assert "K = 90" in summary(game)
 
 
 def test_before_the_lock_nothing_in_the_figure_depends_on_what_the_run_did(runs, game):
@@ -101,7 +99,7 @@ def test_the_lock_shows_the_run_the_truth_and_how_far_off_the_guess_was(game):
     assert points(game, 4) == [(0, 3), (37, 3)]
     assert {x for x, _ in points(game, 5)} == {3}
     assert (
-        "plain used 3 of 40 codes (8%) in the last 5,000 tokens of its training; your guess of 25 "
+        "plain used 3 of 40 codes (8%) for its last 5,000 training tokens; your guess of 25 "
         "is 22 codes too many. Score so far: 45 of 100 (1 of 2 runs)."
     ) in summary(game)
     assert game.figure.layout.annotations[1].text == ""
@@ -236,7 +234,7 @@ def test_a_real_run_is_played(tmp_path):
     game = CollapseGame({"cosine": run}, unlocked=True)
     used = int(run.history["codes_used"].iloc[-1])
     assert f"cosine used {used} of 16 codes" in summary(game)
-    assert "data plain_digits." in summary(game)
+    assert "trained on plain_digits." in summary(game)
     assert points(game, 4)[0][1] == used
 
 

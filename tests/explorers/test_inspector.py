@@ -123,7 +123,7 @@ def test_the_nearest_codes_by_angle_stand_in_order_with_their_patches(inspector,
         patch = patch_of(model, code)
         assert np.allclose(drawn, bytes_of(patch), atol=0.51)
     first = nearest[0]
-    assert f"Its nearest is code {first}, at {angles[first]:.0f}°." in summary(inspector)
+    assert f"The code nearest to it is {first}, at {angles[first]:.0f}°." in summary(inspector)
 
 
 def test_the_ways_are_decoded_with_their_true_norms(inspector, parts):
@@ -228,7 +228,9 @@ def test_the_swap_decodes_the_image_with_the_other_code_in_all_places(inspector,
         f"code {other} in<br>{counts[image]} places",
         f"difference,<br>mean {mean:.3f}",
     ]
-    assert f"In {counts[image]} places of image {image} it changes pixels" in summary(inspector)
+    assert f"Put into {counts[image]} places of image {image}, it changes the pixels" in summary(
+        inspector
+    )
 
     brightness = tile(inspector, "swap", 2, 16).sum(axis=2)
     change_of_pixel = change.mean(dim=0)
@@ -363,7 +365,7 @@ def test_few_dimensions_and_colour_are_shown(dim):
     inspector.method = "UMAP"
     patch = patch_of(model, code)
     assert np.allclose(tile(inspector, "nearest", 0, 12), bytes_of(patch), atol=0.51)
-    assert "principal axes instead" in summary(inspector)
+    assert "Principal axes instead of UMAP" in summary(inspector)
 
 
 @pytest.mark.parametrize(("size", "high"), [((8, 16), 56), ((256, 256), 112)])

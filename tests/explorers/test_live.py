@@ -426,7 +426,7 @@ def test_a_newer_run_stops_the_older_one(make, gate):
     assert not older.running
     assert training_threads() == [newer._thread]
     assert 2 <= len(older.run.history) < STEPS
-    assert older.status.endswith("Another training has begun.")
+    assert older.status.endswith("Another run has started.")
     assert newer.wait(30).history["step"].iloc[-1] == STEPS
     older.start()  # the older can be started again, and then it is the newer
     assert older.wait(30).history["step"].iloc[-1] == STEPS

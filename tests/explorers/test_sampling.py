@@ -176,7 +176,12 @@ def test_the_map_shows_the_next_probabilities_and_the_bars_the_likeliest(prior, 
     assert int(explorer.figure.data[NEXT].customdata[0][0]) == following
     entropy = -sum(chance * math.log2(chance) for chance in chances if chance)
     assert f"an entropy of {entropy:.2f} bits" in summary(explorer)
-    assert f"and {following} will be drawn" in summary(explorer)
+    likeliest = f"Code {named[0]} is the likeliest ({chances[named[0]]:.1%})"
+    if following == named[0]:
+        assert f"{likeliest} and will be drawn." in summary(explorer)
+    else:
+        told = f"{likeliest}; code {following} ({chances[following]:.1%}) will be drawn."
+        assert told in summary(explorer)
     patches = parts[0].decode(torch.tensor(named)[:, None, None].expand(-1, 3, 3))
     assert np.allclose(tiles(explorer, PATCHES, 10)[: len(named)], bytes_of(patches), atol=0.51)
 

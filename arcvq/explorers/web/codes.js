@@ -48,7 +48,7 @@ export function usageColors(counts, most, theme) {
  * A line that says what points and circles on the sphere are.
  *
  * @param most the largest count.
- * @param times what is counted, as "times since the row before".
+ * @param times what is counted, as "times since the previous measurement".
  * @param hasBall whether a ball is drawn.
  */
 export function usageLegend(most, times, hasBall) {

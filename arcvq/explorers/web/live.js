@@ -12,7 +12,7 @@ import {
 import { Toolbar } from "./controls.js";
 import { boundedExp } from "./math.js";
 import { Camera, Sphere } from "./sphere.js";
-import { short } from "./wording.js";
+import { plural, short } from "./wording.js";
 
 /** By the name of a panel: its y-axis, and its lines by the names of their data. */
 const PANELS = {
@@ -129,7 +129,7 @@ class Live {
     this.sphere.reach = this.sphere.radius = 1.02 * Math.max(extent, 1e-9);
     const tell = (place) => {
       const norm = short(normOf(codes, place, extent));
-      const times = counts[place] ? `chosen ${counts[place]} times` : "unused";
+      const times = counts[place] ? `chosen ${plural(counts[place], "time")}` : "unused";
       return codeTip([`code ${shown[place]}`, `norm ${norm}`, times]);
     };
     const points = {

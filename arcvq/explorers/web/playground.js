@@ -5,12 +5,12 @@ import { key } from "./key.js";
 import { Player, prefersStillness } from "./player.js";
 import { Simulation, WINDOW } from "./simulation.js";
 import { Camera, Sphere } from "./sphere.js";
-import { short, whole } from "./wording.js";
+import { plural, short, whole } from "./wording.js";
 
 const NAMES = { samp: "SAMP", plain: "plain VQ" };
 const CURVES = [
   ["used", "codes used"],
-  ["perplexity", "perplexity (codes)"],
+  ["perplexity", "perplexity"],
   ["minAngle", "smallest angle (°)"],
 ];
 const REACH = 2.2; // of the picture; the data have norm 2
@@ -170,7 +170,7 @@ class Playground {
         rows: learner.latents.subarray(0, 3 * MOST.latents),
         size: 2.2,
         color: this.theme.sky,
-        tell: (i) => `latent ${i}, of code ${learner.codeOf(i)}`,
+        tell: (i) => `latent ${i} chooses code ${learner.codeOf(i)}`,
         drag: (i, position) => this.hold(name, "latents", i, position),
         release: () => this.release(),
       },
@@ -180,7 +180,7 @@ class Playground {
         size: 4.5,
         colors: unused.map((isUnused) => (isUnused ? this.theme.soft : color)),
         hollow: unused,
-        tell: (j) => `code ${j}: ${learner.counts[j]} latents`,
+        tell: (j) => `code ${j}: ${plural(learner.counts[j], "latent")}`,
         drag: (j, position) => this.hold(name, "codes", j, position),
         release: () => this.release(),
       },
@@ -237,7 +237,7 @@ class Playground {
     const words = Object.entries({ codes, latents })
       .filter(([name, rows]) => rows.length > 3 * MOST[name])
       .map(([name, rows]) => `${whole(MOST[name])} of ${whole(rows.length / 3)} ${name}`);
-    return words.length ? ` Drawn are ${words.join(" and ")}.` : "";
+    return words.length ? ` ${words.join(" and ")} are drawn.` : "";
   }
 
   destroy() {

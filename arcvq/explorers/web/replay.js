@@ -3,11 +3,11 @@ import { Chart } from "./chart.js";
 import { codeTip, lineEntry, normOf, rowsOf, usageColors, usageLegend } from "./codes.js";
 import { Toolbar } from "./controls.js";
 import { Camera, Sphere } from "./sphere.js";
-import { short, whole } from "./wording.js";
+import { plural, short, whole } from "./wording.js";
 
 const CURVES = [
   ["codes_used", "codes used"],
-  ["perplexity", "perplexity (codes)"],
+  ["perplexity", "perplexity"],
   ["psnr", "PSNR (dB)"],
 ];
 const BLACK = "#000000"; // which is light on dark ground
@@ -61,7 +61,7 @@ class Replay {
       return new Chart(charts.appendChild(document.createElement("div")), this.theme, aspect);
     });
     const hasBall = this.runs.some((run) => run.of("radii").some(Number.isFinite));
-    const legend = usageLegend(this.most, "times since the row before", hasBall);
+    const legend = usageLegend(this.most, "times since the previous measurement", hasBall);
     if (this.runs.length === 2) {
       legend.append(...this.runs.map((run, place) => {
         const color = run.of("color") === BLACK ? "currentColor" : run.of("color");
@@ -210,7 +210,7 @@ class Reel {
 
   tip(place, step) {
     const { codes, counts } = this.at(step);
-    const times = counts[place] ? `chosen ${whole(counts[place])} times` : "unused";
+    const times = counts[place] ? `chosen ${plural(counts[place], "time")}` : "unused";
     const norm = short(normOf(codes, place, this.of("extent")));
     const side = this.of("side");
     const size = this.of("patches").length / this.of("shown").length;

@@ -5,6 +5,7 @@ import { Pad, paintImage } from "./images.js";
 import { DEGREES, angleBetween, directions, norms } from "./math.js";
 import { Model, fromHalf } from "./model.js";
 import { Camera, Sphere } from "./sphere.js";
+import { plural, whole } from "./wording.js";
 
 const OFFERS = [0, 0.01, 0.03, 0.1, 0.25, 0.5, 1]; // from the nearest code to the farthest
 const AROUND = 4; // pixels around a token that its neighbors are shown with
@@ -219,7 +220,7 @@ class Tokens {
         size: 4.5,
         colors,
         hollow: Array.from(here, (count) => count === 0),
-        tell: (j) => `code ${j}: ${here[j]} times in this image`,
+        tell: (j) => `code ${j}: ${plural(here[j], "time")} in this image`,
         pick: (j) => this.put(j),
       },
       { kind: "points", rows: latents, size: 1.5, color: text },
@@ -295,9 +296,10 @@ class Tokens {
     const changed = this.tokens.reduce((sum, token, at) => sum + (token !== this.own[at]), 0);
     let words =
       `Row ${row}, column ${column}: token ${code}. The image is ${this.tokens.length} tokens of ` +
-      `${used} different codes: ${bytes} bytes, where its pixels take ${this.side ** 2}.`;
+      `${plural(used, "different code")}: ${bytes} bytes, while its pixels take ` +
+      `${whole(this.side ** 2)}.`;
     if (!this.hasImage) words += " A link keeps the tokens of a drawing, not the drawing itself.";
-    else if (changed) words += ` ${changed} of them are yours and not the encoder's.`;
+    else if (changed) words += ` Chosen by you and not by the encoder: ${changed}.`;
     this.summary.textContent = words;
     this.result.canvas.dataset.milliseconds = this.took.toFixed(1);
     this.pad.describe("The image. Draw on it with the mouse or a finger.");
