@@ -103,11 +103,11 @@ residual_hidden_option = click.option(
     "--residual-hidden", type=int, help="channels inside a residual layer"
 )
 steps_option = click.option("--steps", type=int, help="optimizer steps")
-batch_size_option = click.option("--batch-size", type=int, help="images a step")
+batch_size_option = click.option("--batch-size", type=int, help="images per step")
 lr_option = click.option("--lr", type=float, help="learning rate of Adam")
 precision_option = click.option("--precision", help="auto, float32 or bfloat16")
 train_images_option = click.option(
-    "--train-images", type=int, help="use only so many training images"
+    "--train-images", type=int, help="use only this many training images"
 )
 
 # Options of a data set that is a folder; see arcvq.image_folders.Reading.
@@ -120,7 +120,9 @@ READING_OPTIONS = (
     click.option("--skip-broken", is_flag=True, default=None, help="leave out unreadable files"),
     click.option("--crop", type=int, help="train on random squares of this many pixels"),
     click.option(
-        "--stream/--in-memory", default=None, help="decode each batch anew, or hold all images"
+        "--stream/--in-memory",
+        default=None,
+        help="read each batch from its files, or hold all images in memory",
     ),
 )
 
@@ -276,7 +278,9 @@ class _StatusLine:
 @precision_option
 @train_images_option
 @reading_options
-@click.option("--overwrite", is_flag=True, help="Train again, as where the kept run is damaged.")
+@click.option(
+    "--overwrite", is_flag=True, help="Train again, for example if the kept run is damaged."
+)
 def train_model(device: str, overwrite: bool, **options: Any) -> None:
     """Train a VQ-VAE and print its validation figures, or open the stored run of these settings.
 
@@ -288,6 +292,7 @@ def train_model(device: str, overwrite: bool, **options: Any) -> None:
     from arcvq.runtime.devices import choose_device
     from arcvq.runtime.distributed import first_rank_first, process_group, rank
     from arcvq.runtime.files import data_root
+    from arcvq.runtime.wording import short
     from arcvq.training import evaluate
 
     told = _settings(dict(options))  # which refuses wrong ones before images are read
@@ -304,7 +309,7 @@ def train_model(device: str, overwrite: bool, **options: Any) -> None:
         if rank() > 0:
             return
     for name, value in evaluate(finished.model, data.validation).items():
-        click.echo(f"{name:20} {value:.4g}")
+        click.echo(f"{name:20} {short(value)}")
     click.echo(f"{finished.seconds:.0f} s of training; the run is kept in {data_root() / 'runs'}")
 
 
@@ -335,7 +340,9 @@ def inspect_folder(ctx: click.Context, folder: Path, **options: Any) -> None:
     "--radius", help="exponent alpha T of the ball at the end of the run; the paper's is 8.85"
 )
 @click.option("--weight", help="weight gamma of the margin loss at the start")
-@click.option("--seeds", type=int, default=1, help="Seeds at every point.")
+@click.option(
+    "--seeds", type=int, default=1, help="Runs at every point, each with a seed of its own."
+)
 @dataset_option
 @profile_option
 @device_option
@@ -343,16 +350,14 @@ def inspect_folder(ctx: click.Context, folder: Path, **options: Any) -> None:
 @num_codes_option
 @reading_options
 @workers_option
-@click.option(
-    "--ray", metavar="ADDRESS", help="Hand the runs to this Ray cluster (auto: the one at hand)."
-)
-@click.option("--out", type=FOLDER, default="sweep", help="Folder.")
+@click.option("--ray", metavar="ADDRESS", help="Run on this Ray cluster (auto: the one at hand).")
+@click.option("--out", type=FOLDER, default="sweep", help="Folder for the results.")
 @click.pass_context
 def sweep_samp(ctx: click.Context, out: Path, **options: Any) -> None:
     """Train SAMP at every point of a grid and draw maps of PSNR and usage.
 
-    Writes a Parquet row for each run, a table with means and 95% intervals, and the maps. One that
-    was stopped goes on. The exit code is 1 if a run failed.
+    Writes a Parquet row for each run, a table with means and 95% intervals, and the maps. A sweep
+    that was stopped goes on where it was. The exit code is 1 if a run failed.
     """
     from arcvq.experiments import SWEEP_AXES, parse_axis, sweep
 
@@ -386,14 +391,14 @@ def sweep_samp(ctx: click.Context, out: Path, **options: Any) -> None:
 @click.option(
     "--paper-rate",
     is_flag=True,
-    help="Let SAMP's ball grow at the paper's rate, alpha / (lr sqrt(D)) = 0.125, in place of its "
-    "whole schedule in a shorter run.",
+    help="Let SAMP's ball grow at the paper's rate, alpha / (lr sqrt(D)) = 0.125, instead of "
+    "fitting its whole schedule into the run.",
 )
 @click.option(
     "--search-steps",
     type=int,
     metavar="N",
-    help="Optimizer steps of a run in the search of best.  [default: as in its other runs]",
+    help="Optimizer steps of each run in the search of best.  [default: as in its other runs]",
 )
 @workers_option
 @click.option("--out", type=FOLDER, help="Folder.  [default: NAME-DATASET]")
@@ -401,8 +406,8 @@ def sweep_samp(ctx: click.Context, out: Path, **options: Any) -> None:
 def experiment_of_name(ctx: click.Context, name: str, out: Path | None, **options: Any) -> None:
     """Run an experiment: paper, best, ablations, regime, codes_per_step, schedules, semantics, ...
 
-    Writes a Parquet row for each run, a table with means and 95% intervals, and pictures. One that
-    was stopped goes on. The exit code is 1 if a run failed.
+    Writes a Parquet row for each run, a table with means and 95% intervals, and pictures. An
+    experiment that was stopped goes on where it was. The exit code is 1 if a run failed.
     """
     from arcvq.experiments import EXPERIMENTS
 
@@ -476,6 +481,7 @@ def _write_results(experiment: "Experiment", file: Path) -> None:
     from arcvq.figures.experiment_results import pictures
     from arcvq.reports.pages import write_figures_page
     from arcvq.runtime.files import write_text
+    from arcvq.runtime.wording import counted
 
     rows = pd.read_parquet(file)
     failed = len(rows) - len(finished(rows))
@@ -485,9 +491,9 @@ def _write_results(experiment: "Experiment", file: Path) -> None:
     page = file.with_name("index.html")
     write_figures_page(page, experiment.question, pictures(rows), table)
     click.echo(text)
-    click.echo(
-        f"{len(rows)} rows, {failed} of failed runs: {file.resolve()}; pictures: {page.resolve()}"
-    )
+    note = f", {failed} of them of failed runs," if failed else ""
+    kept = f"{counted(len(rows), 'row')}{note}"
+    click.echo(f"Wrote {kept} to {file.resolve()}, and pictures to {page.resolve()}")
 
 
 @main.command("sample")
@@ -501,16 +507,19 @@ def _write_results(experiment: "Experiment", file: Path) -> None:
     type=EXISTING_FOLDER,
     help="Folder of a prior over its tokens.",
 )
-@click.option("-n", type=int, default=64, help="Images to draw.")
-@click.option("--out", type=FILE, default="samples.png", help="The PNG.")
+@click.option("-n", type=int, default=64, help="How many images to draw.")
+@click.option("--out", type=FILE, default="samples.png", help="PNG file to write.")
 @click.option(
-    "--temperature", type=float, default=1.0, help="Above 0; below 1 draws likelier tokens."
+    "--temperature",
+    type=float,
+    default=1.0,
+    help="Above 0; below 1, likely codes are drawn even more often.",
 )
 @click.option("--top-k", type=int, help="Draw only among the k likeliest codes.")
 @click.option(
     "--top-p",
     type=float,
-    help="Draw only among the likeliest codes that reach this probability.",
+    help="Draw only among the likeliest codes whose probabilities add up to this.",
 )
 @click.option("--label", "labels", type=int, help="Class of all images, for a prior with classes.")
 @click.option("--seed", type=int, default=0)
@@ -532,6 +541,7 @@ def draw_samples(
     from arcvq.priors import Prior, sample
     from arcvq.runtime.devices import choose_device
     from arcvq.runtime.files import write_whole
+    from arcvq.runtime.wording import counted
 
     chosen = choose_device(device)
     model = Autoencoder.from_pretrained(model_folder).to(chosen)
@@ -552,11 +562,13 @@ def draw_samples(
             value_range=(-1, 1),
         ),
     )
-    click.echo(f"{out.resolve()}: {n} images")
+    click.echo(f"{out.resolve()}: {counted(n, 'image')}")
 
 
 @main.command("export-explorers")
-@click.option("--out", type=ANY_PATH, default="explorers", help="The folder, or a file NAME.html.")
+@click.option(
+    "--out", type=ANY_PATH, default="explorers", help="Folder, or file NAME.html, to write."
+)
 def export(out: Path) -> None:
     """Write the explorers and a trained model as one page, for readers without Python.
 
@@ -603,7 +615,7 @@ EXTRAS = {
 @main.command()
 @click.pass_context
 def doctor(ctx: click.Context) -> None:
-    """Say what is installed, which device and precision are used, what is missing and its fix.
+    """Say what is installed, which device and precision are used, and how to fix what is missing.
 
     An extra counts as installed if most of its packages are there. The exit code is 1 if a package
     of the core, or of an installed extra, is missing or too old.

@@ -368,7 +368,7 @@ def test_sweep_writes_a_table_and_a_page_of_maps(data_folder):
     assert "4 runs" in page
     titles = "| margin m (rad) | radius: exponent alpha T at the end of the run | PSNR (dB) |"
     assert titles in shown.stdout
-    assert shown.stdout.splitlines()[-1].startswith("4 rows, 0 of failed runs: ")
+    assert shown.stdout.splitlines()[-1].startswith("Wrote 4 rows to ")
 
 
 @pytest.mark.parametrize(
@@ -476,7 +476,7 @@ def test_experiment_ends_with_1_where_some_runs_failed(data_folder, monkeypatch,
     shown = invoke("experiment", "paper", "--out", data_folder / "found")
     assert shown.exit_code == 1, shown.stderr
     assert "1 of 2 runs failed; the first: out of memory" in shown.stderr
-    assert f"{rows_of_a_run + 3} rows, 3 of failed runs: " in shown.stdout
+    assert f"Wrote {rows_of_a_run + 3} rows, 3 of them of failed runs, to " in shown.stdout
 
 
 def test_a_page_of_somebody_else_is_not_replaced_by_that_of_an_experiment(data_folder):
