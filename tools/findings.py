@@ -272,7 +272,7 @@ def ablations(rows: pd.DataFrame) -> str:
     for _, line in claims(rows).iterrows():
         reported.append(
             {
-                "better in the paper": line["claim"],
+                "reported in the paper": line["claim"],
                 "difference here (dB)": f"{line['difference']:+.2f}",
                 "outcome": line["here"],
             }
@@ -328,7 +328,7 @@ def gradients(rows: pd.DataFrame) -> str:
         "- **The ball.** Do the codes that are chosen most grow fastest? The measure is the rank "
         "correlation between a code's growth since the last measurement and how often a fixed "
         "batch chooses it, over the codes that this batch uses, while a narrow ball (from 1 to "
-        f"{NARROW:g}) holds more than half of them: "
+        f"{NARROW:g}) holds more than half of them. "
         f"{verdict(growth, HELD, 'SAMP', 'growth_usage_correlation', '')}."
     )
 
@@ -480,7 +480,7 @@ def differences(rows: pd.DataFrame) -> str:
     paper = RunSettings.for_profile("paper")
     titles = {
         "steps": "steps",
-        "batch_size": "images a step",
+        "batch_size": "images per step",
         "hidden": "channels",
         "residual_hidden": "channels in the residual layers",
         "num_codes": "codes",

@@ -28,6 +28,7 @@ from arcvq.runtime.devices import threads_kept
 from arcvq.runtime.extras import extra_folder, extra_import
 from arcvq.runtime.files import write_whole
 from arcvq.runtime.store import kept_path
+from arcvq.runtime.wording import counted
 
 if TYPE_CHECKING:
     import pandas
@@ -44,9 +45,9 @@ TINY = 1e-300  # a divisor in place of 0
 
 # What a rank correlation of true and drawn angles allows to read, from each value on.
 VERDICTS = {
-    0.9: "What is drawn farther apart is farther apart, nearly always; sizes are rough.",
-    0.7: "Near and far are mostly right; read no single angle.",
-    0.4: "Only rough groups are right; read no angle and no gap.",
+    0.9: "Codes drawn farther apart nearly always are farther apart; distances are only rough.",
+    0.7: "Near and far are mostly right; do not rely on a single angle.",
+    0.4: "Only the rough grouping is right; do not rely on angles or gaps.",
     -math.inf: "Angles cannot be read off this picture.",
 }
 
@@ -84,7 +85,8 @@ class Projection:
         if self.angle_correlation is not None:
             facts.append(f"rank correlation of angles {self.angle_correlation:.2f}")
         facts.append(f"nearest codes kept {self.neighbors_kept:.0%}")
-        return f"{self.method}: {', '.join(facts)}. {self.words}"
+        name = self.method[0].upper() + self.method[1:]
+        return f"{name}: {', '.join(facts)}. {self.words}"
 
 
 def directions(codes: Codes) -> Float[np.ndarray, "_K _D"]:
@@ -152,7 +154,7 @@ def stereographic(codes: Codes) -> Projection:
 
     words = "The angle to the mean direction is exact."
     if units.shape[1] > 3:
-        words += " The way to it is only a shadow."
+        words += " The bearing shows only two principal axes."
     return _assess(units, points, "stereographic", False, share, words)
 
 
@@ -185,8 +187,9 @@ def umap_angles(
     different = len(np.unique(units.round(6), axis=0))
     if different < MIN_UMAP_CODES:
         instead = pca(units, dim, sphere)
-        reason = f"UMAP needs {MIN_UMAP_CODES} directions, and here are {different}"
-        return replace(instead, words=f"{reason}: principal axes instead. {instead.words}")
+        found = counted(different, "different direction")
+        reason = f"UMAP needs {MIN_UMAP_CODES}, and there are {found}"
+        return replace(instead, words=f"Principal axes instead of UMAP: {reason}. {instead.words}")
 
     neighbors = min(neighbors, len(units) - 1)
     told = {"dim": dim, "sphere": sphere, "seed": seed, "neighbors": neighbors}
@@ -197,7 +200,7 @@ def umap_angles(
     if points is None:
         points = _run_umap(units, dim, sphere, seed, neighbors, progress)
         _write_points(path, points)
-    words = "UMAP keeps who is near whom; gaps between groups and their sizes mean little."
+    words = "UMAP keeps near codes near; the gaps between groups and their sizes mean little."
     return _assess(units, points.astype(np.float64), "UMAP", sphere, words=words)
 
 

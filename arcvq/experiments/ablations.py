@@ -184,7 +184,7 @@ def claims(rows: pd.DataFrame, measure: str = "psnr") -> pd.DataFrame:
         standard_error = pooled * math.sqrt(2 / max(1, len(pairs)))
         found.append(
             {
-                "claim": f"{better} over {worse}",
+                "claim": f"{better} better than {worse}",
                 "here": _outcome(pairs[better], pairs[worse]),
                 "difference": difference,
                 "standard errors": difference / standard_error,

@@ -21,11 +21,11 @@ NARROW = 4.0  # the radius at the end of HELD's run: small enough to hold codes 
 STAGES = (0.02, 0.1, 0.5, 1.0)  # of the run
 SHOWN = {
     "codes_with_gradient": "codes with a gradient",
-    "margin_over_reconstruction": "margin over reconstruction (norms)",
-    "angle_reconstruction_margin": "angle of the two (°)",
+    "margin_over_reconstruction": "gradient norms, margin / reconstruction",
+    "angle_reconstruction_margin": "angle between the two (°)",
     "norm_usage_correlation": "norm-usage correlation",
     "growth_usage_correlation": "growth-usage correlation",
-    "codes_on_ball": "codes on the ball (share)",
+    "codes_on_ball": "share of the codes on the ball",
 }
 
 
@@ -63,7 +63,7 @@ def table(rows: pd.DataFrame) -> pd.DataFrame:
             nearest = distance.groupby(runs.seed).idxmin()
             chosen.append(runs.loc[nearest].assign(stage=f"{stage:.0%}"))
     lines = summary(pd.concat(chosen), [*SHOWN], ("variant", "stage"))
-    return cells(lines, {"variant": "quantizer", "stage": "of the run", **SHOWN})
+    return cells(lines, {"variant": "quantizer", "stage": "share of the run", **SHOWN})
 
 
 def while_held(rows: pd.DataFrame) -> pd.DataFrame:

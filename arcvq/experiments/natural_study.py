@@ -39,7 +39,7 @@ FEWER_LOSSES: dict[str, dict[str, Any]] = {
 }
 SHOWN = {
     "perceptual": "perceptual distance (EfficientNet-Lite0)",
-    "sharpness": "sharpness (1: as the photographs)",
+    "sharpness": "sharpness (photographs: 1)",
     "psnr": MEASURE_TITLES["psnr"],
     "codes_used": MEASURE_TITLES["codes_used"],
     "perplexity": MEASURE_TITLES["perplexity"],

@@ -25,8 +25,8 @@ from arcvq.training import Run, evaluate
 
 AXES = {  # title and values; the base's own value is added
     "codes": ("codes K", (32, 128, 512, 2048)),
-    "batch": ("images a step", (16, 64, 256)),
-    "codes and batch": ("codes K, with the batch in proportion", (32, 128, 512)),
+    "batch": ("images per step", (16, 64, 256)),
+    "codes and batch": ("codes K, batch in proportion", (32, 128, 512)),
     "top_k": ("top-k (latents)", (1, SAMP.top_k, 12)),
     "share": ("share of the codes in the margin loss", (1.0, 0.25, 0.0625)),
     "dim": ("components D", (4, 16, 64)),

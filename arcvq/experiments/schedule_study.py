@@ -86,7 +86,7 @@ def _variants_of_length(base: RunSettings, steps: int) -> list[Variant]:
 
 def table(rows: pd.DataFrame) -> pd.DataFrame:
     """A line of text for each schedule and length."""
-    titles = {"half": "of the", "schedule": "schedule", "steps": "steps"}
+    titles = {"half": "half of SAMP", "schedule": "schedule", "steps": "steps"}
     return cells(summary(rows, [*MAIN_MEASURES], [*titles]), titles | MAIN_MEASURES)
 
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 
+from arcvq.runtime.wording import counted
 from arcvq.samp import PAPER_REGIME, REGIME_TITLES
 
 RESAMPLES = 9999
@@ -27,7 +28,6 @@ DECIMALS = {  # of a measure in text; 3 for others
     "angle_reconstruction_margin": 1,
 }
 DATA_TITLES = {"mnist": "MNIST", "mnist_full": "MNIST with all training images"}
-MEAN_WITH_INTERVAL = "mean (95% interval, bootstrap over seeds)"
 
 Interval = tuple[float, float, float]  # a mean, the lower and the upper bound
 
@@ -106,11 +106,12 @@ def data_title(rows: pd.DataFrame) -> str:
 def runs_note(rows: pd.DataFrame) -> str:
     """Say what runs the rows come from: how many, how long, on what data, and how many failed."""
     runs = rows.groupby(["variant", "seed"]).ngroups
-    lengths = [f"{length:,}" for length in sorted(rows.steps.unique())]
+    *lengths, longest = [f"{length:,}" for length in sorted(rows.steps.unique())]
+    steps = f"{', '.join(lengths)} or {longest}" if lengths else longest
     failed = len(rows) - len(finished(rows))
     return (
-        f"{runs} runs of {' or '.join(lengths)} steps on {data_title(rows)}, "
-        f"{rows.seed.nunique()} seeds each; {failed} failed"
+        f"{counted(runs, 'run')} of {steps} steps on {data_title(rows)}, "
+        f"{counted(rows.seed.nunique(), 'seed')} each; {failed or 'none'} failed"
     )
 
 
@@ -253,11 +254,12 @@ def verdict(
     for name in (one, other):
         found = variant_interval(rows, name, measure)
         intervals.append(found)
-        texts.append(f"{name} {cell(measure, *found)} {unit}".rstrip())
+        mean, *bounds = cell(measure, *found).split(" ", 1)
+        texts.append(" ".join([f"{name}:", mean, *unit.split(), *bounds]))
     outcomes = {
-        True: "overlap",
-        False: "do not overlap",
-        None: "are not known; they take two seeds",
+        True: "the intervals overlap",
+        False: "the intervals do not overlap",
+        None: "a single seed has no interval",
     }
     outcome = outcomes[intervals_overlap(*intervals)]
-    return f"{', '.join(texts)}: the intervals {outcome}"
+    return "; ".join([*texts, outcome])

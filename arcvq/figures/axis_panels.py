@@ -11,6 +11,7 @@ from arcvq.experiments.measures import MEASURE_TITLES
 from arcvq.experiments.tables import summary
 from arcvq.figures.parts import error_bars, name_once
 from arcvq.figures.theme import colors, finish
+from arcvq.runtime.wording import short
 
 
 def axis_panels(
@@ -59,10 +60,10 @@ def axis_panels(
     name_once(figure)
     figure.update_yaxes(title_text=title, col=1)
 
-    text = "Each point: the mean of all its runs with a 95% interval (bootstrap)."
+    text = "Points are means of all runs with this value, with 95% intervals (bootstrap)."
     spans = _largest_spans(table, titles, measure)
     if spans:
-        text = f"The means of {title} differ most: {', '.join(spans)}. {text}"
+        text = f"The means of {title} vary most for {'; '.join(spans)}. {text}"
     width = 260 * columns + 140
     height = 200 + 230 * rows_of_panels
     size = {"width": width, "height": height, "bottom": 70}
@@ -94,5 +95,5 @@ def _largest_spans(table: pd.DataFrame, titles: Mapping[str, str], measure: str)
     spans = (means.max() - means.min())[means.count() > 1]
     listed = []
     for (name, axis), span in spans.nlargest(3).items():
-        listed.append(f"{name} over {titles[axis]} (by {span:.3g})")
+        listed.append(f"{name} over {titles[axis]} (by {short(span)})")
     return listed

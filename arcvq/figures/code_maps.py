@@ -33,6 +33,7 @@ from arcvq.figures.theme import (
     finish,
 )
 from arcvq.runtime.checks import as_indices
+from arcvq.runtime.wording import counted
 
 Values = Real[Array, " _K"]
 CLASSES = (*PALETTE, "#8C510A", "#A6A6A0")  # two more, so that ten classes differ
@@ -87,7 +88,9 @@ def code_map(
     rows, note = _drawn(is_placed)
     is_hollow = _hollow(values, log, classes)[rows]
     solid = rows[~is_hollow]
-    of_hollow = "no class" if classes else f"{label.split(' (')[0]} 0"
+    quantity = label.split(" (")[0]
+    zero = "unused codes" if quantity == "usage" else f"{quantity} 0"
+    of_hollow = "no class" if classes else zero
 
     size = 8 if axes == 2 else 4
     marker = {"size": size, "symbol": "circle", "opacity": 0.85, "color": BLUE}
@@ -112,7 +115,7 @@ def code_map(
 
     layout = _lay_out_map(figure, axes)
     summary = f"{projection.trust}{note}"
-    return finish(figure, look, f"{projection.method} of the codes", summary, **layout)
+    return finish(figure, look, f"Map of the codes ({projection.method})", summary, **layout)
 
 
 def _hollow(values: np.ndarray, log: bool, classes: Sequence[str]) -> Bool[np.ndarray, " K"]:
@@ -205,8 +208,8 @@ def code_maps(
     """
     if projections.keys() != usage.keys():
         names = ", ".join(projections)
-        counted = ", ".join(usage)
-        raise ValueError(f"projections of {names} need the usage of the same, not {counted}")
+        given = ", ".join(usage)
+        raise ValueError(f"projections of {names} need the usage of the same, not {given}")
     figure = make_subplots(1, len(projections), horizontal_spacing=0.04)
     text = []
     for column, (name, projection) in enumerate(projections.items(), start=1):
@@ -216,7 +219,7 @@ def code_maps(
         figure.update_xaxes(title_text=name, col=column)
         count = len(projection.points)
         kept = projection.neighbors_kept
-        text.append(f"{name}: {count} codes, nearest kept {kept:.0%}")
+        text.append(f"{name}: {counted(count, 'code')}, nearest codes kept {kept:.0%}")
     most = max(array(counts).max() for counts in usage.values())
     # One scale for all maps, and one bar beside the first.
     figure.update_traces(marker=usage_scale(most, len=0.8), selector={"name": "codes"})
@@ -275,10 +278,10 @@ def token_map(
     square_panels(figure)
     shades = "Turbo" if values is None else "Viridis_r"
     scale = {"colorscale": shades, "colorbar": color_bar(label, len=0.5, y=0.25)}
-    different = len(np.unique(shown))
-    text = (
-        f"{count} of {len(tiles)} images and the codes of their {high} x {wide} places; "
-        f"{different} different codes."
-    )
+    drawn = counted(count, "image")
+    if count < len(tiles):
+        drawn = f"{count} of {counted(len(tiles), 'image')}"
+    different = counted(len(np.unique(shown)), "different code")
+    text = f"{drawn}, {high} x {wide} tokens each; {different}."
     layout = {"height": 380, "bottom": 16, "left": 24, "coloraxis": scale}
     return finish(figure, look, "Tokens", text, **layout)

@@ -24,6 +24,7 @@ from arcvq.figures.theme import (
     finish,
     named,
 )
+from arcvq.runtime.wording import span
 
 Codebooks = Mapping[str, Vectors] | Vectors
 
@@ -51,6 +52,7 @@ def angle_histogram(codebooks: Codebooks, dim: int | None = None, **look: Any) -
     bins = degrees[::2]
     bounds: dict[int, float] = {}
     text = []
+    notes = ""
     for name, book, color in colored(codebooks):
         codes = torch.from_numpy(as_vectors(book, f"codebook {name!r}"))
         codes = codes[codes.any(dim=1)]  # a zero code has no direction
@@ -67,7 +69,8 @@ def angle_histogram(codebooks: Codebooks, dim: int | None = None, **look: Any) -
         figure.add_vline(x=smallest, line={"color": color, "dash": "dash", "width": 1.5})
         # Codebooks of one dimension share a curve of random directions.
         bounds[dim or codes.shape[1]] = bound
-        text.append(f"{name} {smallest:.1f}° of {bound:.1f}°.{note}")
+        text.append(f"{name} {smallest:.1f}° (bound {bound:.1f}°)")
+        notes += note
     radians = torch.from_numpy(np.radians(degrees))
     for size, bound in bounds.items():
         density = geometry.random_angle_density(radians, size)
@@ -77,7 +80,7 @@ def angle_histogram(codebooks: Codebooks, dim: int | None = None, **look: Any) -
         figure.add_vline(x=bound, line=DOTTED, name=f"bound, D = {size}", showlegend=True)
     figure.update_xaxes(title_text="angle between two codes (degrees)", range=[0, 180], dtick=30)
     figure.update_yaxes(title_text="pairs of codes (% per degree)", rangemode="tozero")
-    summary = f"Smallest angle and its bound: {' '.join(text)}"
+    summary = f"Smallest angle: {'; '.join(text)}.{notes}"
     return finish(figure, look, "Angles between codes", summary)
 
 
@@ -99,7 +102,7 @@ def norm_histogram(codebooks: Codebooks, **look: Any) -> Figure:
     for name, book in named(codebooks).items():
         lengths = norm(as_vectors(book, f"codebook {name!r}"), axis=1)
         norms[name] = lengths
-        text.append(f"{name} {lengths.min():.3g} to {lengths.max():.3g}")
+        text.append(f"{name} {span(lengths)}")
     longest = max(map(np.max, norms.values()))
     bins = np.linspace(0, 1.02 * max(1e-9, longest), 61)
     figure = Figure()
@@ -140,12 +143,12 @@ def usage_bars(counts: Mapping[str, Counts] | Counts, **look: Any) -> Figure:
         _add_staircase(figure, np.arange(used + 1), usage[:used], label, color, floor=0.5)
         perplexity = geometry.perplexity(torch.tensor(usage.copy()))
         ceiling = geometry.perplexity_ceiling(len(usage), tokens)
-        text.append(f"{name} {perplexity:.1f} of {ceiling:,}")
+        text.append(f"{name} {perplexity:.1f} (at most {ceiling:,})")
         most = max(most, usage[0])
         longest = max(longest, len(usage))
     figure.update_xaxes(title_text="codes, the most used first", range=[0, longest])
     figure.update_yaxes(LOG, title_text="usage (tokens)", range=np.log10([0.5, 2 * most]))
-    summary = f"Perplexity and its ceiling: {'; '.join(text)}."
+    summary = f"Perplexity: {'; '.join(text)}."
     return finish(figure, look, "Usage of the codes", summary)
 
 

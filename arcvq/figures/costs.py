@@ -8,6 +8,7 @@ from plotly.subplots import make_subplots
 
 from arcvq.figures.parts import name_once
 from arcvq.figures.theme import BLACK, GRAY, LOG, METHOD_COLORS, finish
+from arcvq.runtime.wording import short, span
 
 # Columns of the table, in the order in which they are drawn: time, memory, name and line.
 CURVES = (
@@ -34,8 +35,8 @@ def cost_picture(table: pd.DataFrame, **look: Any) -> Figure:
     if table.empty:
         raise ValueError("the table of costs is empty; there is nothing to draw")
     figure = make_subplots(2, 2, horizontal_spacing=0.12, vertical_spacing=0.16)
-    latents = "count", "latents N"
-    codes = "num_codes", "codes K"
+    latents = "count", "latents", "N"
+    codes = "num_codes", "codes", "K"
     _add_costs(figure, table, latents, codes, col=1)
     _add_costs(figure, table, codes, latents, col=2)
     name_once(figure)
@@ -49,18 +50,18 @@ def cost_picture(table: pd.DataFrame, **look: Any) -> Figure:
     memory = table.memory.max()
     whole = table.plain_memory.max()
     text = (
-        f"The loss in blocks takes {ratio.min():.2f} to {ratio.max():.2f} times its floor, and "
-        f"holds at most {memory:,.0f} MiB beside inputs and gradient; the whole matrix, where it "
-        f"was tried, holds up to {whole:,.0f} MiB and takes up to {slower:.1f} times as long as "
-        "the loss in blocks."
+        f"The loss in blocks takes {span(ratio)} times as long as its floor, and holds at most "
+        f"{memory:,.0f} MiB beyond inputs and gradient. The whole matrix, where it was tried, "
+        f"holds up to {whole:,.0f} MiB and takes up to {short(slower)} times as long as the loss "
+        "in blocks."
     )
     return finish(figure, look, "What the margin loss costs", text, height=640)
 
 
 def _add_costs(figure: Figure, table: pd.DataFrame, moving: tuple, fixed: tuple, col: int) -> None:
     """Draw a column of the figure: costs over one size, where the other has its commonest value."""
-    x, x_title = moving
-    other, other_title = fixed
+    x, things, letter = moving
+    other, _, other_letter = fixed
     level = table[other].mode().iloc[0]
     rows = table[table[other] == level].sort_values(x)
     for time, memory, name, line in CURVES:
@@ -68,4 +69,5 @@ def _add_costs(figure: Figure, table: pd.DataFrame, moving: tuple, fixed: tuple,
         figure.add_scatter(x=rows[x], y=1e3 * rows[time], row=1, col=col, **style)
         if memory:
             figure.add_scatter(x=rows[x], y=rows[memory], row=2, col=col, **style)
-    figure.update_xaxes(title_text=f"{x_title} ({other_title} = {level:,})", col=col)
+    title = f"number of {things} {letter} ({other_letter} = {level:,})"
+    figure.update_xaxes(title_text=title, col=col)

@@ -11,13 +11,14 @@ from plotly.subplots import make_subplots
 from arcvq.figures.parts import measured, name_once, thin
 from arcvq.figures.theme import DOTTED, LOG, array, colored, colors, finish, named
 from arcvq.runtime.checks import check_whole
+from arcvq.runtime.wording import short
 from arcvq.schedules import Schedule
 
 UNITS = {
     "psnr": "PSNR (dB)",
-    "codes_used": "codes used (codes)",
-    "perplexity": "perplexity (codes)",
-    "radius": "radius M(t) (norm of a code)",
+    "codes_used": "codes used",
+    "perplexity": "perplexity",
+    "radius": "radius M(t)",
     "weight": "weight of the margin loss",
 }
 
@@ -94,18 +95,13 @@ def bars(values: Mapping[str, Any], y_title: str, title: str, summary: str, **lo
     names = list(heights)
     y = list(heights.values())
     shades = list(colors(names).values())
-    text = [_short(height) for height in y]
+    text = [short(height) for height in y]
     figure = Figure()
     figure.add_bar(x=names, y=y, marker_color=shades, width=0.5)
     # As text of their own: labels of bars can be cut off at the top.
     figure.add_scatter(x=names, y=y, text=text, mode="text", textposition="top center")
     figure.update_yaxes(title_text=y_title, rangemode="tozero")
     return finish(figure, look, title, summary, showlegend=False)
-
-
-def _short(number: float) -> str:
-    """A number with three digits, or all those before the point if these are more."""
-    return f"{number:,.0f}" if abs(number) >= 100 else f"{number:.3g}"
 
 
 def history_curves(
@@ -141,7 +137,7 @@ def history_curves(
             title = f"validation {title}"
         figure.update_yaxes(title_text=title, col=panel)
         last = _add_column(figure, histories, column, panel)
-        text.append(f"{title.split(' (')[0]} {last}")
+        text.append(f"{title}: {last}")
         if ceiling and quantity in ("codes_used", "perplexity"):
             label = {"text": f"K = {ceiling:,}", "textposition": "end", "yanchor": "top"}
             figure.add_hline(y=ceiling, line=DOTTED, label=label, row=1, col=panel)
@@ -149,7 +145,7 @@ def history_curves(
     name_once(figure)
     figure.update_xaxes(title_text="step")
     figure.update_layout(showlegend=len(histories) > 1)
-    return finish(figure, look, "Training", f"At the end: {'; '.join(text)}.", height=380)
+    return finish(figure, look, "Training", f"At the end, {'; '.join(text)}.", height=380)
 
 
 def _add_column(figure: Figure, histories: dict[str, pd.DataFrame], column: str, panel: int) -> str:
@@ -162,7 +158,7 @@ def _add_column(figure: Figure, histories: dict[str, pd.DataFrame], column: str,
             mode = "lines" if len(x) >= 12 else "lines+markers"
             style = {"name": name, "legendgroup": name, "mode": mode, "line_color": color}
             figure.add_scatter(x=x, y=y, row=1, col=panel, **style)
-            last.append(f"{name} {y[-1]:,.4g}")
+            last.append(f"{name} {short(y[-1])}" if len(histories) > 1 else short(y[-1]))
     if not last:
         every = pd.concat(histories.values())  # has all columns in the order of their first history
         known = ", ".join(every.columns)
@@ -198,6 +194,6 @@ def schedule_curves(
     for name, schedule in named(schedules, "schedule").items():
         y = [float(schedule.value(step)) for step in x]
         ys[name] = y
-        ends.append(f"{name} from {y[0]:,.4g} to {y[-1]:,.4g}")
+        ends.append(f"{name} from {short(y[0])} to {short(y[-1])}")
     words = {"title": "Schedules", "summary": f"Over {steps:,} steps: {'; '.join(ends)}."}
     return lines(x, ys, "step", y_title, **words | options)

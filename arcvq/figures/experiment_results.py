@@ -18,7 +18,7 @@ from arcvq.experiments.regime_study import AXES
 from arcvq.experiments.schedule_study import steadiness
 from arcvq.experiments.semantics_study import TITLES
 from arcvq.experiments.tables import (
-    MEAN_WITH_INTERVAL,
+    cell,
     data_title,
     finished,
     regime_note,
@@ -29,6 +29,7 @@ from arcvq.figures.gradient_curves import feedback_picture, gradient_angles, gra
 from arcvq.figures.parts import error_bars
 from arcvq.figures.sweep_map import sweep_map, value_map
 from arcvq.figures.theme import BLACK, BLUE, GRAY, METHOD_COLORS, finish
+from arcvq.runtime.wording import short
 
 MEANINGS = (  # measures of the semantics study that are drawn
     "class_information",
@@ -190,13 +191,14 @@ def measure_panels(
         figure.update_xaxes(title_text=title, nticks=5, col=panel)
     figure.update_yaxes(categoryorder="array", categoryarray=names[::-1], type="category")
 
-    most = table.runs.max()
-    points = "1 run" if most == 1 else f"{MEAN_WITH_INTERVAL}, up to {most} runs"
-    text = f"Each point: {points}; small dots are the runs."
-    first = next(iter(measures))
+    text = "Each dot is a single run."
+    if table.runs.max() > 1:
+        text = f"Large dots are {_means_with_intervals(table)}, small ones single runs."
+    first, title = next(iter(measures.items()))
     if table[first].notna().any():
         best = table.loc[table[first].idxmax()]
-        text = f"Largest {measures[first]}: {best.variant}, {best[first]:.4g}. {text}"
+        number = cell(first, best[first], math.nan, math.nan)
+        text = f"{title[0].upper()}{title[1:]}: highest for {best.variant}, {number}. {text}"
     return finish(
         figure,
         look,
@@ -244,10 +246,10 @@ def ablation_panels(rows: pd.DataFrame, measure: str = "psnr", **look) -> Figure
 
     groups = table.groupby("axis", sort=False)[measure]
     spans = (groups.max() - groups.min())[groups.size() > 1].nlargest(3)
-    text = f"Each point: {MEAN_WITH_INTERVAL}, {_count_runs(table)}."
+    text = f"Points are {_means_with_intervals(table)}."
     if len(spans):
-        listed = ", ".join(f"{axis} (by {span:.3g})" for axis, span in spans.items())
-        text = f"The means of {title} differ most over {listed}. {text}"
+        listed = ", ".join(f"{axis} (by {short(span)})" for axis, span in spans.items())
+        text = f"The means of {title} vary most with {listed}. {text}"
     size = {"width": 960, "height": 170 + 200 * rows_of_panels, "bottom": 90}
     return finish(figure, look, "One setting at a time", text, **size, showlegend=False)
 
@@ -293,17 +295,18 @@ def schedule_map(rows: pd.DataFrame, half: str, measure: str = "psnr", **look) -
     behind = steadiness(rows, half, measure).behind
     means = means.loc[behind.index[::-1]]  # the last line is drawn on top
     means = means.rename(columns="{:,} steps".format)
-    label = f"{title}: below the best of the column"
+    label = f"{title} below the best of the column"
     below = means.max() - means
     figure = value_map(means, "{:.2f}", label, z=below.to_numpy(), reversescale=True)
 
-    text = f"{title}, mean of {_count_runs(table)}."
+    text = f"{title}, {_means(table)}."
     behind = behind.dropna()
     if len(behind):
         steadiest = ", ".join(behind.index[behind == behind.min()])
         text += (
-            f" Never far from the best of its column: {steadiest}, at most {behind.min():.2f} "
-            f"below; farthest: {behind.idxmax()}, {behind.max():.2f} below."
+            f" Closest to the best of each column: {steadiest}, never more than "
+            f"{behind.min():.2f} below it. Farthest: {behind.idxmax()}, up to {behind.max():.2f} "
+            "below."
         )
     height = max(420, 180 + 32 * len(means))  # room for the title of the colors
     return finish(
@@ -311,11 +314,18 @@ def schedule_map(rows: pd.DataFrame, half: str, measure: str = "psnr", **look) -
     )
 
 
-def _count_runs(table: pd.DataFrame) -> str:
-    """How many runs each mean of a summary is of."""
+def _means(table: pd.DataFrame) -> str:
+    """What the numbers of a summary are, and of how many runs."""
     most = table.runs.max()
-    text = "1 run" if most == 1 else f"{most} runs"
-    return text if table.runs.min() == most else f"up to {text}"
+    if most == 1:
+        return "single runs"
+    return f"means of {most} runs" if table.runs.min() == most else f"means of up to {most} runs"
+
+
+def _means_with_intervals(table: pd.DataFrame) -> str:
+    """What the numbers of a summary are, where their intervals are drawn as well."""
+    intervals = " with 95% intervals (bootstrap over seeds)" if table.runs.max() > 1 else ""
+    return f"{_means(table)}{intervals}"
 
 
 DRAWN: dict[str, Callable[[pd.DataFrame], dict[str, Figure]]] = {  # by the name of the experiment

@@ -11,6 +11,7 @@ from plotly.subplots import make_subplots
 from arcvq.figures.curves import history_curves
 from arcvq.figures.parts import measured, name_once
 from arcvq.figures.theme import DOTTED, LOG, colors, finish, named
+from arcvq.runtime.wording import short, span
 
 TERMS = ("reconstruction", "commitment", "margin")
 Histories: TypeAlias = Mapping[str, pd.DataFrame] | pd.DataFrame  # of `gradient_history`, by name
@@ -46,26 +47,20 @@ def gradient_norms(histories: Histories, **look: Any) -> Figure:
     text = []
     for term in TERMS:
         if first[term]:
-            begins = f"{_range(first[term])} at the first look"
-            text.append(f"{term} {begins}, {_range(last[term])} at the last")
+            start = span(first[term], digits=2)
+            end = span(last[term], digits=2)
+            text.append(f"{term} {start} at first, {end} at the end")
     figure.update_yaxes(**LOG | {"tickformat": ".0e"})
-    figure.update_yaxes(title_text="gradient at the latents (norm)", col=1)
+    figure.update_yaxes(title_text="norm of the gradient at the latents", col=1)
     return finish(
         figure,
         look,
-        "How hard each term of the loss pulls the latents",
+        "How hard each term of the loss pulls on the latents",
         f"Norms: {'; '.join(text)}.",
         height=440,
         bottom=90,
         width=max(900, 170 * len(histories)),
     )
-
-
-def _range(values: list[float]) -> str:
-    """The smallest and the largest value in words, or the only one."""
-    low = f"{min(values):.2g}"
-    high = f"{max(values):.2g}"
-    return low if low == high else f"{low} to {high}"
 
 
 def gradient_angles(histories: Histories, **look: Any) -> Figure:
@@ -82,7 +77,8 @@ def gradient_angles(histories: Histories, **look: Any) -> Figure:
         ValueError: For no histories.
     """
     columns = {
-        f"angle_reconstruction_{term}": f"reconstruction to {term} (°)" for term in TERMS[1:]
+        f"angle_reconstruction_{term}": f"angle of reconstruction and {term} (°)"
+        for term in TERMS[1:]
     }
     look = {"title": "Do the terms of the loss agree at the latents?"} | look
     note = " Below 90° (dotted) they agree, above it they are opposed."
@@ -104,9 +100,9 @@ def feedback_picture(histories: Histories, **look: Any) -> Figure:
     """
     columns = {
         "norm_usage_correlation": "norm-usage correlation",
-        "codes_with_gradient": "codes with a gradient (codes)",
+        "codes_with_gradient": "codes with a gradient",
     }
-    look = {"title": "Do the long codes win, and who learns?"} | look
+    look = {"title": "Do long codes win, and how many codes learn?"} | look
     return _mean_panels(histories, columns, "", "", look).update_yaxes(rangemode="tozero", col=2)
 
 
@@ -121,7 +117,7 @@ def _mean_panels(
     means = means.reindex([*columns]).dropna(how="all")
     text = []
     for column, line in means.iterrows():
-        listed = [f"{name} {mean:.3g}{unit}" for name, mean in line.dropna().items()]
+        listed = [f"{name} {short(mean)}{unit}" for name, mean in line.dropna().items()]
         text.append(f"{columns[column].split(' (')[0]}: {', '.join(listed)}")
 
     caption = f"Means over the run, {'; '.join(text)}.{note}"

@@ -14,6 +14,7 @@ from arcvq.figures.parts import PAPER_PIXEL, color_bar, image_source, inferno, t
 from arcvq.figures.theme import Images, Number, as_images, finish, named
 from arcvq.metrics import psnr
 from arcvq.runtime.checks import check_whole
+from arcvq.runtime.wording import counted
 
 TILE = 112  # pixels of an enlarged image, at most
 GAP = 4  # pixels between tiles
@@ -48,7 +49,7 @@ def image_grid(
             f"{len(titles)} titles do not fit {count} images in {columns} columns; "
             "give none, or one for each image or each column"
         )
-    text = f"{count} images of {high} x {wide} pixels."
+    text = f"{counted(count, 'image')} of {high} x {wide} pixels."
     return _sheet_figure(tiles, columns, look, "Images", text, titles=titles)
 
 
@@ -89,7 +90,8 @@ def reconstruction_grid(
     rows = [images[:columns]]
     for other, error in zip(made, errors, strict=True):
         rows += [other, inferno(error[:columns] / top)]
-    text = f"PSNR (images: {len(images)}): {', '.join(scores)}. Pixels are from -1 to 1."
+    over = counted(len(images), "image")
+    text = f"PSNR over {over}: {', '.join(scores)}. Pixels have values from -1 to 1."
     look = {"width": min(900, 180 + 240 * columns)} | look
     title = "Originals and reconstructions"
     figure = _sheet_figure(torch.cat(rows), columns, look, title, text, labels=labels, right=84)

@@ -79,8 +79,8 @@ def latent_cells(
 
     listed = ", ".join(counts)
     text = (
-        f"Codes in use: {listed}. A color stands for a code; filled dots are codes in "
-        "use, open ones are not; gray specks are latents."
+        f"Codes in use: {listed}. Each color is the cell of a code. Filled dots are codes in use, "
+        "open ones are not; gray specks are latents."
     )
     width = max(480, 100 + 172 * columns)
     height = 150 + 205 * rows

@@ -56,7 +56,7 @@ def code_paths(
     lines = [np.concatenate([ways[:, code], gap]) for code in np.flatnonzero(used)]
     if lines:
         style = {"color": GRAY, "width": 1.5}
-        add_points(figure, np.concatenate(lines), "ways of used codes", "lines", line=style)
+        add_points(figure, np.concatenate(lines), "paths of used codes", "lines", line=style)
     groups = (("unused codes", ~used, "diamond-open"), ("used codes", used, "diamond"))
     for name, rows, symbol in groups:
         marker = {"symbol": symbol, "size": 11, "color": VERMILLION}
@@ -64,5 +64,5 @@ def code_paths(
     across, up, _ = COMPONENTS
     figure.update_xaxes(title_text=across)
     figure.update_yaxes(title_text=up, scaleanchor="x", constrain="domain")
-    text = f"{used.sum()} of {len(used)} codes are used at the end."
+    text = f"Codes used at the end: {used.sum()} of {len(used)}."
     return finish(figure, look, "Codes in the plane", text, width=640, height=560)

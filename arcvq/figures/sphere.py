@@ -41,6 +41,7 @@ from arcvq.figures.theme import (
     finish,
 )
 from arcvq.runtime.checks import check_positive, check_whole
+from arcvq.runtime.wording import counted, short, span
 
 Code = Float[Array, " _D"]
 SCENE = {"width": 640, "height": 580, "left": 24, "bottom": 8}  # pixels
@@ -91,7 +92,7 @@ def _ball_with_codes(
     norms = norm(codes, axis=1)
     extent = norms.max()
     rows, note = thin(len(codes), "codes")
-    text = f"{len(codes)} codes, norms {norms.min():.3g} to {extent:.3g}"
+    text = f"{counted(len(codes), 'code')} of norm {span(norms)}"
 
     if latents is not None:
         latents = as_vectors(latents, "latents", 3)
@@ -110,12 +111,13 @@ def _ball_with_codes(
         hollow = {"size": 6, "color": GRAY, "symbol": "circle-open"}
         add_points(figure, codes[unused], "unused codes", text=unused, marker=hollow)
         total = np.count_nonzero(counts)
-        text += f", {total} used, {len(codes) - total} unused (hollow)"
+        hidden = len(codes) - total
+        text += f"; {total} used, {hidden} unused (hollow)" if hidden else "; all used"
     add_points(figure, codes[used], "used codes", text=used, marker=marker)
 
     # A ball far outside would shrink the codes to a dot.
     if radius is not None:
-        text += f"; the ball's radius is {radius:,.4g}"
+        text += f"; the radius of the ball is {short(radius)}"
         if radius <= 2 * extent:
             extent = max(extent, radius)
             add_ball(figure, radius, "ball of radius M(t)")
@@ -155,12 +157,9 @@ def projected_sphere(
     if norms is not None:
         lengths = as_numbers(norms, len(codes), "norms")
         codes = codes * lengths[:, None]
-    unit = norms is None and radius is None
-    if unit:
-        radius = 1.0
     figure, text = _ball_with_codes(codes, None, radius, usage)
-    if unit:
-        figure.update_traces(name="unit sphere", selector={"type": "surface"})
+    if norms is None and radius is None:
+        add_ball(figure, 1.0, "unit sphere")
     if projection.method != "exact":
         figure.update_scenes(xaxis_title="axis 1", yaxis_title="axis 2", zaxis_title="axis 3")
     title = f"Codes on the sphere: {projection.method}"
@@ -228,8 +227,9 @@ def margin_gradients(
         set_scene(figure, extent, eye=eye, zoom=1.8, visible=False)
     count = len(scene.latents)
     text = (
-        f"Arrows follow the negative gradient (longest {longest:.2g}{told_length}); "
-        f"{min(top_k, count):,} of {count:,} latents lie within {told} of the code.{note}"
+        f"Arrows point along the negative gradient; the longest has the norm {longest:.2g}"
+        f"{told_length}. The pulled latents, {min(top_k, count):,} of {count:,}, lie within "
+        f"{told} of the code.{note}"
     )
     return finish(figure, look, "How the margin loss moves latents", text, **layout)
 
@@ -289,7 +289,7 @@ def margin_panels(
     listed = ", ".join(sizes)
     angle = np.degrees(scene.theta)
     text = (
-        f"Arrows follow the negative gradient{told_length}. The longest: {listed}. "
+        f"Arrows point along the negative gradient{told_length}. Largest norm: {listed}. "
         f"The farthest latent that is pulled lies at θ = {angle:.1f}°.{note}"
     )
     width = max(480, 300 * len(slopes) + 60)
@@ -351,7 +351,8 @@ class _MarginScene:
             points = self.latents[group]
             add_arrows(figure, points, moves[group], color, **place)
             marker = {"color": color, "size": 10 - 2 * dim}
-            add_points(figure, points, f"{len(group):,} {name} latents", marker=marker, **place)
+            label = counted(len(group), f"{name} latent")
+            add_points(figure, points, label, marker=marker, **place)
         marker = {"size": 18 - 4 * dim, "symbol": "diamond", "color": BLACK}
         add_points(figure, self.unit[None], "code", marker=marker, **place)
         return note
@@ -374,7 +375,7 @@ def _arrow_length(asked: Number | None, longest: Number) -> tuple[Number, str]:
     if asked is None:
         return LONGEST_ARROW / max(longest, 1e-12), ""
     check_positive(arrow_scale=asked)
-    return asked, f", drawn {asked:g} long for a norm of 1"
+    return asked, f"; a norm of 1 is drawn {asked:g} long"
 
 
 def _add_panel(

@@ -9,6 +9,7 @@ from arcvq.experiments.sweep import SWEEP_AXES
 from arcvq.figures.curves import UNITS
 from arcvq.figures.parts import color_bar, error_bars
 from arcvq.figures.theme import BLACK, BLUE, GRAY, VERMILLION, finish
+from arcvq.runtime.wording import counted
 
 TITLES = {
     **UNITS,
@@ -62,7 +63,7 @@ def sweep_map(
     best = np.atleast_1d(means.idxmax())
     if len(axes) == 1:
         figure = _draw_line(runs, title)
-        note = "; bars reach from the least to the greatest seed"
+        note = "; bars span the seeds"
     else:
         means = means.unstack(0)
         figure = _draw_map(means, title)
@@ -71,12 +72,13 @@ def sweep_map(
 
     values = means.to_numpy()
     place = " and ".join(f"{axis} {value:g}" for axis, value in zip(axes, best, strict=True))
-    text = f"Largest {np.nanmax(values):.4g} at {place}, smallest {np.nanmin(values):.4g}{note}."
+    text = f"Largest: {np.nanmax(values):.4g} at {place}; smallest: {np.nanmin(values):.4g}{note}."
     missing = np.isnan(values).sum()
     if missing:
         text += f" {missing} of {values.size} points are missing."
-    seeds = table.seed.nunique()
-    text += f" {len(table):,} runs, {seeds} seeds." if seeds > 1 else f" {len(table):,} runs."
+    runs_made = counted(len(table), "run")
+    seeds = counted(table.seed.nunique(), "seed")
+    text += f" {runs_made} with {seeds}."
     return finish(figure, look, title[0].upper() + title[1:], text, width=760, height=460)
 
 

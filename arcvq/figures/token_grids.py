@@ -114,7 +114,8 @@ def mask_picture(
             f"{name} sees {earlier.sum()} of {earlier.size} earlier places and {later.sum()} of "
             f"the other {later.size}"
         )
-    text = f"For the token at row {row}, column {column} (from 0, framed): {'; '.join(seen)}."
+    where = f"the token at row {row}, column {column} (counted from 0; framed)"
+    text = f"For {where}: {'; '.join(seen)}."
     figure = place_maps(shares, "share of the influence (%)", "Where a prior looks", text, **look)
     frame = {"x0": column - 0.5, "x1": column + 0.5, "y0": row - 0.5, "y1": row + 0.5}
     style = {"color": VERMILLION, "width": 4}

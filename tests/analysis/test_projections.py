@@ -244,7 +244,7 @@ def test_umap_of_too_few_directions_falls_back_on_principal_axes_and_says_so(cod
     for sphere in (False, True):
         seen = umap_angles(codes, sphere=sphere, root=tmp_path)
         assert seen.method == "PCA"
-        assert "UMAP needs 5 directions" in seen.trust
+        assert "UMAP needs 5, and there" in seen.trust
         assert np.isfinite(seen.points).all()
         assert len(seen.points) == len(codes)
     assert not list(tmp_path.iterdir())

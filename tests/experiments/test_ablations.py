@@ -104,6 +104,9 @@ def test_runs_that_failed_do_not_count():
     every = pd.concat([rows, failed])
     assert effects(every).loc["margin", "largest at"] == "margin 0.1"
     assert runs_note(every) == "9 runs of 100 steps on digits, 3 seeds each; 3 failed"
+    lengths = pd.concat([rows.assign(steps=steps) for steps in (100, 400, 1_600)])
+    note = "6 runs of 100, 400 or 1,600 steps on digits, 3 seeds each; none failed"
+    assert runs_note(lengths) == note
 
 
 def test_a_claim_is_met_reversed_or_open():
@@ -111,15 +114,15 @@ def test_a_claim_is_met_reversed_or_open():
     means |= {"both halves": 21.0, "margin alone": 21.0, "without stop-gradient": 22.0}
     means |= {"margin 0.1": 20.05}
     found = claims(made(means)).set_index("claim")["here"]
-    assert found["both halves over BBNR alone"] == "met"
-    assert found["both halves over margin alone"] == "no difference"
-    assert found["both halves over without stop-gradient"] == "reversed"
-    assert found["margin 0.1 over margin 0"] == "within the intervals"
+    assert found["both halves better than BBNR alone"] == "met"
+    assert found["both halves better than margin alone"] == "no difference"
+    assert found["both halves better than without stop-gradient"] == "reversed"
+    assert found["margin 0.1 better than margin 0"] == "within the intervals"
 
 
 def test_a_difference_is_given_in_pooled_standard_errors():
     means = dict.fromkeys(CLAIMED, 20.0) | {"both halves": 21.0}
-    line = claims(made(means)).set_index("claim").loc["both halves over BBNR alone"]
+    line = claims(made(means)).set_index("claim").loc["both halves better than BBNR alone"]
     # The standard deviation of -0.1, 0, 0.1 is 0.1 in every variant.
     assert line["standard errors"] == pytest.approx(1 / (0.1 * (2 / 3) ** 0.5))
 
@@ -128,7 +131,7 @@ def test_a_run_that_stands_for_several_variants_counts_once_in_the_pooled_spread
     rows = made(dict.fromkeys(CLAIMED, 20.0) | {"both halves": 21.0})
     wide = made({"scale 1": 30.0}, spread=0.3)
     found = claims(pd.concat([rows, wide])).set_index("claim")
-    line = found.loc["both halves over BBNR alone"]
+    line = found.loc["both halves better than BBNR alone"]
     # Three different runs: that of all the others, the better one and the wide one.
     pooled = ((0.1**2 + 0.1**2 + 0.3**2) / 3) ** 0.5
     assert line["standard errors"] == pytest.approx(1 / (pooled * (2 / 3) ** 0.5))
@@ -138,7 +141,8 @@ def test_a_claim_compares_the_seeds_that_both_variants_finished():
     rows = made(dict.fromkeys(CLAIMED, 20.0))
     # The seeds of the first that the second lacks would decide, if they counted.
     extra = made({"both halves": 90.0}).assign(seed=[3, 4, 5])
-    line = claims(pd.concat([rows, extra])).set_index("claim").loc["both halves over BBNR alone"]
+    found = claims(pd.concat([rows, extra])).set_index("claim")
+    line = found.loc["both halves better than BBNR alone"]
     assert line["here"] == "no difference"
     assert line["difference"] == 0
 
@@ -149,8 +153,8 @@ def test_a_claim_about_runs_without_a_common_seed_stays_open(lacking):
     is_gone = (rows.variant == "BBNR alone") & rows.seed.isin(lacking)
     is_gone |= (rows.variant == "both halves") & (rows.seed == 0)
     found = claims(rows[~is_gone]).set_index("claim")["here"]
-    assert found["both halves over BBNR alone"] == "no common seed"
-    assert found["margin 0.1 over margin 0"] == "no difference"
+    assert found["both halves better than BBNR alone"] == "no common seed"
+    assert found["margin 0.1 better than margin 0"] == "no difference"
 
 
 def test_the_stored_table_answers_every_claim():

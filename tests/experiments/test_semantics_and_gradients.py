@@ -188,7 +188,7 @@ def test_the_narrow_ball_grows_to_its_radius(courses):
 def test_the_table_of_courses_has_a_line_of_texts_for_each_stage(courses):
     texts = gradient_study.table(courses)
     assert [*texts.quantizer] == ["plain VQ"] * 4 + ["SAMP in a narrow ball"] * 4
-    assert [*texts["of the run"]] == ["2%", "10%", "50%", "100%"] * 2
+    assert [*texts["share of the run"]] == ["2%", "10%", "50%", "100%"] * 2
     assert texts.map(lambda text: isinstance(text, str)).all(axis=None)
     margin = gradient_study.SHOWN["margin_over_reconstruction"]
     assert (texts[margin] == "").tolist() == [True] * 4 + [False] * 4

@@ -90,12 +90,12 @@ def test_cells_have_the_digits_of_their_measure_and_empty_columns_are_left_out()
 
 def test_the_verdict_says_whether_intervals_overlap():
     assert verdict(ROWS, "SAMP", "plain VQ") == (
-        "SAMP 23.50 (23.00 to 24.00) dB, plain VQ 20.50 (20.00 to 21.00) dB: "
+        "SAMP: 23.50 dB (23.00 to 24.00); plain VQ: 20.50 dB (20.00 to 21.00); "
         "the intervals do not overlap"
     )
     near = ROWS.assign(psnr=ROWS.psnr.where(ROWS.variant != "plain VQ", ROWS.psnr + 2.5))
-    assert verdict(near, "SAMP", "plain VQ").endswith(": the intervals overlap")
-    assert verdict(near, "plain VQ", "SAMP").endswith(": the intervals overlap")
+    assert verdict(near, "SAMP", "plain VQ").endswith("; the intervals overlap")
+    assert verdict(near, "plain VQ", "SAMP").endswith("; the intervals overlap")
 
 
 def test_a_comparison_says_on_which_side_a_variant_lies():
@@ -112,7 +112,7 @@ def test_a_single_seed_has_no_interval_that_could_overlap():
     intervals = [variant_interval(one, name) for name in ("SAMP", "plain VQ")]
     assert intervals_overlap(*intervals) is None
     assert verdict(one, "SAMP", "plain VQ") == (
-        "SAMP 23.00 dB, plain VQ 20.00 dB: the intervals are not known; they take two seeds"
+        "SAMP: 23.00 dB; plain VQ: 20.00 dB; a single seed has no interval"
     )
 
 

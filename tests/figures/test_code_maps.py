@@ -44,7 +44,7 @@ def test_usage_is_logarithmic_and_unused_codes_are_hollow():
     assert solid.marker.cmax == 3
     assert list(solid.marker.colorbar.ticktext) == ["1", "10", "100", "1,000"]
     assert hollow.marker.symbol == "circle-open"
-    assert hollow.name == "usage 0"
+    assert hollow.name == "unused codes"
     assert [table[0] for table in hollow.customdata] == [1, 4]
 
 

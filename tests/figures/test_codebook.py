@@ -30,7 +30,7 @@ def test_the_angles_of_a_square_are_90_and_180_degrees():
     dashed, dotted = figure.layout.shapes
     assert dashed.x0 == pytest.approx(90)
     assert dotted.x0 == pytest.approx(90)
-    assert summary(figure) == "Smallest angle and its bound: codes 90.0° of 90.0°."
+    assert summary(figure) == "Smallest angle: codes 90.0° (bound 90.0°)."
     assert "degrees" in figure.layout.xaxis.title.text
     assert tuple(figure.layout.xaxis.range) == (
         0,
@@ -63,7 +63,7 @@ def test_large_codebooks_are_thinned_but_their_smallest_angle_is_exact():
     codes = torch.randn(3000, 8)
     codes[2999] = codes[0] * 2
     figure = angle_histogram(codes)
-    assert "codes 0.0° of" in summary(figure)
+    assert "codes 0.0° (bound" in summary(figure)
     assert "2,048 of 3,000 codes are drawn" in summary(figure)
     assert len(figure.to_json()) < 30_000
 
@@ -107,13 +107,12 @@ def test_usage_is_sorted_and_ends_where_the_unused_codes_begin():
     assert plain.name == "plain: 1 of 4 used"
     perplexity = math.exp(-sum(p * math.log(p) for p in (0.5, 0.25, 0.125, 0.125)))
     assert (
-        summary(figure)
-        == f"Perplexity and its ceiling: plain 1.0 of 4; samp {perplexity:.1f} of 4."
+        summary(figure) == f"Perplexity: plain 1.0 (at most 4); samp {perplexity:.1f} (at most 4)."
     )
 
 
 def test_the_ceiling_of_perplexity_is_the_tokens_where_they_are_few():
-    assert "2.0 of 2" in summary(usage_bars(torch.tensor([1, 0, 0, 1])))
+    assert "2.0 (at most 2)" in summary(usage_bars(torch.tensor([1, 0, 0, 1])))
 
 
 @pytest.mark.parametrize("counts", [torch.zeros(4, dtype=torch.int64), torch.tensor([5, -1])])

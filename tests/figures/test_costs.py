@@ -29,11 +29,11 @@ def test_time_and_memory_are_drawn_over_latents_and_over_codes():
     over_n = next(trace for trace in figure.data if trace.name == "in blocks")
     assert list(over_n.y) == pytest.approx([0.768, 7.68, 76.8])  # ms
     assert all(figure.layout[axis].type == "log" for axis in ("xaxis", "xaxis4", "yaxis", "yaxis4"))
-    assert "1.50 to 1.50 times its floor" in summary(figure)
-    assert "4.0 times" in summary(figure)
+    assert "takes 1.5 times as long as its floor" in summary(figure)
+    assert "up to 4 times" in summary(figure)
     assert [figure.layout[axis].title.text for axis in ("xaxis", "xaxis2", "yaxis", "yaxis3")] == [
-        "latents N (codes K = 512)",
-        "codes K (latents N = 10,000)",
+        "number of latents N (K = 512)",
+        "number of codes K (N = 10,000)",
         "time (ms)",
         "memory (MiB)",
     ]

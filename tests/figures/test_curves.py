@@ -75,8 +75,8 @@ def test_history_has_a_panel_a_column_with_units_and_one_legend():
     layout = figure.layout
     assert [axis.title.text for axis in (layout.yaxis, layout.yaxis2, layout.yaxis3)] == [
         "PSNR (dB)",
-        "codes used (codes)",
-        "perplexity (codes)",
+        "codes used",
+        "perplexity",
     ]
     assert [axis.title.text for axis in (layout.xaxis, layout.xaxis2, layout.xaxis3)] == [
         "step"
@@ -89,7 +89,7 @@ def test_history_has_a_panel_a_column_with_units_and_one_legend():
     lines_at_k = [shape for shape in layout.shapes if shape.y0 == 64]
     assert {shape.yref for shape in lines_at_k} == {"y2", "y3"}
     assert lines_at_k[0].label.text == "K = 64"
-    assert "PSNR plain 20.49, samp 22.49" in summary(figure)
+    assert "At the end, PSNR (dB): plain 20.5, samp 22.5;" in summary(figure)
 
 
 def test_history_skips_what_was_not_measured_and_marks_the_few_points():

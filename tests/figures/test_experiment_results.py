@@ -82,8 +82,8 @@ def test_panels_show_every_run_and_the_mean_with_its_interval():
     assert [*means.error_x.array] == [1.0, 1.0, 1.0]
     assert [*means.error_x.arrayminus] == [1.0, 1.0, 1.0]
     assert [*figure.layout.yaxis.categoryarray] == ["SAMP", "plain VQ", "continuous"]
-    assert "Largest PSNR (dB): continuous, 31" in summary(figure)
-    assert "up to 3 runs" in summary(figure)
+    assert "PSNR (dB): highest for continuous, 31" in summary(figure)
+    assert "Large dots are means of 3 runs with 95% intervals" in summary(figure)
     with pytest.raises(ValueError, match="column 'lpips' is unknown"):
         measure_panels(PAPER, ["lpips"])
 
@@ -93,7 +93,7 @@ def test_panels_of_what_was_not_measured_are_empty_and_name_no_best():
     figure = measure_panels(rows, ("lpips", "psnr"))
     assert np.isnan(figure.data[1].x).all()
     assert [*figure.data[3].x] == [31.0, 23.0, 25.0]
-    assert summary(figure).startswith("Each point: ")
+    assert summary(figure).startswith("Large dots are means")
 
 
 def test_each_axis_of_the_ablations_has_a_panel_with_its_values_in_order():
@@ -102,7 +102,7 @@ def test_each_axis_of_the_ablations_has_a_panel_with_its_values_in_order():
     assert [*figure.data[0].x] == ["0", "0.05", "0.1", "0.3", "0.5"]
     assert [*figure.data[0].y] == pytest.approx([20.05, 21.05, 22.05, 23.05, 24.05])
     assert [*figure.data[-1].x] == ["BBNR<br>alone", "both<br>halves"]
-    assert "differ most over codes (by 5)" in summary(figure)
+    assert "vary most with codes (by 5)" in summary(figure)
 
 
 def test_a_map_of_schedules_tells_the_steadiest_and_colors_the_distance_to_the_best():
@@ -112,7 +112,8 @@ def test_a_map_of_schedules_tells_the_steadiest_and_colors_the_distance_to_the_b
     assert [*heat.x] == ["100 steps", "400 steps"]
     assert np.allclose(np.array(heat.z), [[5.0, 0.5], [0.0, 1.0], [0.5, 0.0]])
     assert [*heat.text[2]] == ["19.50", "25.00"]
-    assert "Never far from the best of its column: linear, at most 0.50 below" in summary(figure)
+    text = "Closest to the best of each column: linear, never more than 0.50 below"
+    assert text in summary(figure)
 
 
 SWEEP = pd.DataFrame(
@@ -160,7 +161,7 @@ def test_the_caption_of_axes_compares_only_values_that_differ():
     margins = ABLATIONS[ABLATIONS.axis.isin(["margin", "scale"])].assign(line="SAMP")
     text = summary(axis_panels(margins, {"margin": "margin m"}))
     assert text.startswith(
-        "The means of PSNR (dB) differ most: SAMP over margin m (by 4). Each point"
+        "The means of PSNR (dB) vary most for SAMP over margin m (by 4). Points are"
     )
 
 
@@ -274,9 +275,9 @@ def test_a_course_is_that_of_the_first_seed_that_ended_well():
 
 def test_captions_count_the_runs_and_compare_only_where_there_is_something_to_compare():
     assert "up to 2 runs" in summary(ablation_panels(ABLATIONS))
-    assert "mean of 1 run." in summary(schedule_map(SCHEDULES, "radius"))
+    assert "PSNR (dB), single runs." in summary(schedule_map(SCHEDULES, "radius"))
     alone = ABLATIONS[ABLATIONS.variant == "both halves"].drop(columns="value")
-    text = "Each point: mean (95% interval, bootstrap over seeds), 1 run."
+    text = "Points are single runs."
     assert summary(ablation_panels(alone)) == text
 
 
@@ -285,10 +286,10 @@ def test_a_schedule_that_lacks_a_length_has_an_empty_place_in_the_map():
     figure = schedule_map(rows, "weight")
     assert figure.data[0].y[0] == "linear"
     assert [*figure.data[0].text[0]] == ["19.50", ""]
-    text = "best of its column: constant, at most 0.50 below; farthest: per step, 5.00 below"
+    text = "constant, never more than 0.50 below it. Farthest: per step, up to 5.00 below"
     assert text in summary(figure)
 
 
 def test_a_map_without_any_figure_names_no_schedule():
     figure = schedule_map(SCHEDULES.assign(psnr=np.nan), "weight")
-    assert "best of its column" not in summary(figure)
+    assert "best of each column" not in summary(figure)

@@ -50,17 +50,15 @@ def test_norms_have_a_panel_for_each_history_with_the_terms_it_has_on_one_log_sc
         "step<br>plain",
         "step<br>samp",
     )
-    text = (
-        "reconstruction 0.1 at the first look, 0.025 at the last; commitment 0.01 at the first look"
-    )
+    text = "reconstruction 0.1 at first, 0.025 at the end; commitment 0.01 at first"
     assert text in summary(figure)
-    assert "margin 1e-10 at the first look, 1e-40 at the last" in summary(figure)
+    assert "margin 1e-10 at first, 1e-40 at the end" in summary(figure)
 
 
 def test_norms_that_differ_between_the_histories_are_told_as_a_range():
     weaker = HISTORIES["plain"] / 2
     figure = gradient_norms({"plain": HISTORIES["plain"], "weaker": weaker})
-    assert "reconstruction 0.05 to 0.1 at the first look, 0.013 to 0.025" in summary(figure)
+    assert "reconstruction 0.05 to 0.1 at first, 0.013 to 0.025" in summary(figure)
 
 
 def test_angles_are_in_degrees_on_one_scale_with_a_line_at_90():
@@ -70,8 +68,8 @@ def test_angles_are_in_degrees_on_one_scale_with_a_line_at_90():
     levels = [(line.yref, line.y0, line.y1) for line in figure.layout.shapes]
     assert levels == [("y", 90, 90), ("y2", 90, 90)]
     assert figure.layout.yaxis2.matches == "y"
-    assert figure.layout.yaxis2.title.text == "reconstruction to margin (°)"
-    text = "to commitment: plain 100°, samp 100°; reconstruction to margin: samp 90.5°"
+    assert figure.layout.yaxis2.title.text == "angle of reconstruction and margin (°)"
+    text = "and commitment: plain 100°, samp 100°; angle of reconstruction and margin: samp 90.5°"
     assert text in summary(figure)
 
 
@@ -90,7 +88,7 @@ def test_the_feedback_has_a_color_for_each_history_in_both_panels():
     assert list(figure.data[3].y) == [10, 20, 30, 40]
     assert set(figure.data[0].y) == {0.5}
     assert figure.layout.yaxis.title.text == "norm-usage correlation"
-    assert figure.layout.yaxis2.title.text == "codes with a gradient (codes)"
+    assert figure.layout.yaxis2.title.text == "codes with a gradient"
     text = "norm-usage correlation: plain 0.5, samp 0.5; codes with a gradient: plain 25, samp 25"
     assert text in summary(figure)
 

@@ -110,7 +110,7 @@ def test_reconstructions_stand_below_the_originals_with_psnr_and_errors():
     assert labels[2] == labels[4] == "error"
     assert labels[1] == f"<b>plain</b><br>{10 * math.log10(4 / 0.04):.1f} dB"
     assert "inf dB" in labels[3]
-    assert "images: 10" in summary(figure)
+    assert "PSNR over 10 images: " in summary(figure)
     assert "plain 20.0 dB" in summary(figure)
     _, sheet = pixels(figure)
     assert sheet.shape[1] == 5 * 112 + 4 * 4

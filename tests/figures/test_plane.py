@@ -23,14 +23,14 @@ def test_used_codes_are_filled_at_their_last_place_and_unused_ones_are_hollow():
 
 def test_a_line_follows_each_used_code_and_no_other():
     traces = named(code_paths(LATENTS, PATH, torch.tensor([1, 1])))
-    across = np.asarray(traces["ways of used codes"].x, float)
+    across = np.asarray(traces["paths of used codes"].x, float)
     assert np.allclose(across, [0.1, 0.5, np.nan, 0.0, 0.0, np.nan], equal_nan=True)
-    assert "ways of used codes" not in named(code_paths(LATENTS, PATH, torch.tensor([0, 0])))
+    assert "paths of used codes" not in named(code_paths(LATENTS, PATH, torch.tensor([0, 0])))
 
 
 def test_the_caption_counts_the_used_codes_and_both_axes_have_one_scale():
     figure = code_paths(LATENTS, PATH, torch.tensor([2, 0]))
-    assert summary(figure) == "1 of 2 codes are used at the end."
+    assert summary(figure) == "Codes used at the end: 1 of 2."
     assert figure.layout.yaxis.scaleanchor == "x"
 
 

@@ -56,7 +56,7 @@ def test_a_ball_far_outside_is_named_and_does_not_shrink_the_codes():
     figure = sphere(codes, radius=6974.0)
     assert {trace.type for trace in figure.data} == {"scatter3d"}
     assert figure.layout.scene.xaxis.range[1] < 1.5
-    assert "the ball's radius is 6,974, beyond the picture" in summary(figure)
+    assert "the radius of the ball is 6,974, beyond the picture" in summary(figure)
 
 
 def test_usage_is_colored_on_a_log_scale_and_unused_codes_are_hollow():
@@ -99,7 +99,7 @@ def test_the_sphere_keeps_true_norms_and_drawn_directions():
         rows(used), seen.points[USAGE > 0] * norms[USAGE > 0, None].numpy(), atol=1e-5
     )
     assert seen.trust in summary(figure)
-    assert "radius is 3" in summary(figure)
+    assert "the radius of the ball is 3" in summary(figure)
     assert figure.layout.scene.xaxis.title.text == "axis 1"
 
 
@@ -144,7 +144,7 @@ def test_caps_lie_at_theta_of_the_top_k_and_theta_plus_margin(dim):
         assert np.arccos(cosine) == pytest.approx(angle, abs=1e-3)
     assert len(rows(named(figure, "4 nearest"))) == 4
     assert len(rows(named(figure, "8 other"))) == 8
-    assert f"4 of 12 latents lie within θ = {math.degrees(theta):.1f}°" in summary(figure)
+    assert f"4 of 12, lie within θ = {math.degrees(theta):.1f}°" in summary(figure)
 
 
 def arrow_lengths(traces):
@@ -159,7 +159,7 @@ def test_an_arrow_scale_is_the_length_of_a_gradient_of_norm_1_and_is_told(dim):
     figure = margin_gradients(latents, code, gradients, margin=0.2, arrow_scale=0.5)
     drawn = arrow_lengths([trace for trace in figure.data if trace.type != "surface"])
     assert np.sort(drawn) == pytest.approx(0.5 * np.sort(gradients.norm(dim=1)), abs=1e-5)
-    assert "drawn 0.5 long for a norm of 1" in summary(figure)
+    assert "a norm of 1 is drawn 0.5 long" in summary(figure)
 
 
 def panels(**options):
@@ -240,7 +240,7 @@ def test_of_very_many_latents_all_that_are_pulled_are_drawn_and_theta_is_theirs(
     figure = margin_gradients(latents, code, torch.ones(30_000, 2), top_k=3)
     assert np.allclose(rows(named(figure, "3 nearest")), latents[:3])
     assert len(rows(named(figure, "20,000 other"))) == 20_000
-    assert f"3 of 30,000 latents lie within θ = {math.degrees(angles[2]):.1f}°" in summary(figure)
+    assert f"3 of 30,000, lie within θ = {math.degrees(angles[2]):.1f}°" in summary(figure)
     assert "20,000 of 29,997 other latents are drawn." in summary(figure)
 
 

@@ -28,8 +28,8 @@ def test_two_axes_make_a_heat_map_of_means_over_seeds_with_the_largest_marked():
     assert 0.5 < mark.y0 < 0.6
     assert 1.4 < mark.y1 < 1.5
     told = summary(figure)
-    assert "Largest 32.35 at margin 0.3 and radius 8.85" in told
-    assert "12 runs, 2 seeds" in told
+    assert "Largest: 32.35 at margin 0.3 and radius 8.85" in told
+    assert "12 runs with 2 seeds" in told
     assert "rad" in figure.layout.xaxis.title.text
 
 

@@ -43,7 +43,7 @@ def test_a_mask_picture_shows_shares_leaves_what_is_not_seen_grey_and_frames_the
     ] * 2
     assert {frame.line.color for frame in figure.layout.shapes} == {VERMILLION}
     assert summary(figure) == (
-        "For the token at row 1, column 1 (from 0, framed): good sees 3 of 4 earlier places and "
+        "For the token at row 1, column 1 (counted from 0; framed): good sees 3 of 4 earlier places and "
         "0 of the other 2; leaky sees 3 of 4 earlier places and 1 of the other 2."
     )
 

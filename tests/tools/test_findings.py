@@ -267,7 +267,7 @@ def test_settings_are_told_by_their_titles_and_the_one_that_moves_most_comes_fir
         "apart",
     ]
     assert margin == ["margin m (rad)", "margin 0.1", "margin 0", "0.50", "overlap"]
-    assert ["margin 0.1 over margin 0", "+0.50", "within the intervals"] in lines_of(text)
+    assert ["margin 0.1 better than margin 0", "+0.50", "within the intervals"] in lines_of(text)
 
 
 @pytest.mark.parametrize(
@@ -296,7 +296,7 @@ def test_the_gradients_are_told_until_the_margin_no_longer_leads(start, until):
     assert f"is {start:.1f} times as long as that of the reconstruction at step 10 of 40" in text
     assert f"the ratio is {until}. The angle between the two averages 90.0 degrees" in text
     assert text.endswith(
-        f"{HELD} 0.110 (0.100 to 0.120), SAMP 0.410 (0.400 to 0.420): the intervals do not overlap."
+        f"{HELD}: 0.110 (0.100 to 0.120); SAMP: 0.410 (0.400 to 0.420); the intervals do not overlap."
     )
 
 
@@ -312,7 +312,7 @@ def test_what_differs_from_the_published_runs_is_said():
         "train_images": 10_000.0,
     }
     assert findings.differences(pd.DataFrame([row])) == (
-        "3,160 steps instead of 29,500, 128 images a step instead of 1,024, 48 channels instead of "
+        "3,160 steps instead of 29,500, 128 images per step instead of 1,024, 48 channels instead of "
         "128, 12 channels in the residual layers instead of 32, a learning rate of 0.001 instead of "
         "0.0003 and only the first 10,000 training images"
     )
