@@ -227,7 +227,7 @@ def margin_gradients(
         set_scene(figure, extent, eye=eye, zoom=1.8, visible=False)
     count = len(scene.latents)
     text = (
-        f"Arrows point along the negative gradient; the longest has the norm {longest:.2g}"
+        f"Arrows point along the negative gradient. The largest norm is {longest:.2g}"
         f"{told_length}. The pulled latents, {min(top_k, count):,} of {count:,}, lie within "
         f"{told} of the code.{note}"
     )

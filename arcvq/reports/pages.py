@@ -15,6 +15,7 @@ from plotly.offline import get_plotlyjs
 
 from arcvq.reports.key_figures import KeyFigure
 from arcvq.runtime.files import write_text
+from arcvq.runtime.wording import counted
 
 PAGE_LIMIT = 8_000_000  # bytes of a page of figures, of which plotly.js takes almost 5 million
 GENERATOR = '<meta name="generator" content="arcvq">'  # in every page that is ours
@@ -63,11 +64,11 @@ def outcome(results: Sequence[NotebookResult]) -> str:
     """
     states = [result.status for result in results]
     seconds = sum(result.seconds for result in results)
-    sentence = f"{states.count('passed')} of {len(states)} notebooks passed"
+    sentence = f"{states.count('passed')} of {counted(len(states), 'notebook')} passed"
     for state in ("failed", "stopped", "running", "waiting", "not run"):
         if state in states:
             sentence += f", {states.count(state)} {state}"
-    return f"{sentence}; {seconds:.0f} s of notebook time"
+    return f"{sentence}; {seconds:.0f} s in all"
 
 
 def write_index(path: Path, results: Sequence[NotebookResult], facts: Mapping[str, str]) -> None:

@@ -12,9 +12,16 @@ def counted(count: int, noun: str) -> str:
 
 
 def short(number: SupportsFloat, digits: int = 3) -> str:
-    """A number with two or three digits, or with all those before the point if these are more."""
+    """A number with two or three digits, or with all those before the point if these are more.
+
+    From 10 on, a number that is not whole keeps its first decimal, also where this is 0.
+    """
     value = float(number)
-    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.{digits}g}"
+    if abs(value) >= 100:
+        return f"{value:,.0f}"
+    if abs(value) >= 10 and not value.is_integer():
+        return f"{value:.1f}"
+    return f"{value:.{digits}g}"
 
 
 def span(numbers: Iterable[SupportsFloat], digits: int = 3) -> str:

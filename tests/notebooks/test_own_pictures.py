@@ -25,7 +25,7 @@ def test_24_pictures_are_enough_for_the_first_notebook(tmp_path, monkeypatch):
     assert result.status == "passed", result.failure
     executed = nbformat.read(tmp_path / "report" / f"{result.name}.ipynb", as_version=4)
     text = str([cell.get("outputs") for cell in executed.cells])
-    assert "16 x 16 pixels, 1 channel" in text
+    assert "16 x 16 pixels, gray" in text
     assert "the batch of the profile quick, 32 images, is lowered to 18" in text
 
 

@@ -30,7 +30,7 @@ def test_a_key_figure_without_a_unit_ends_with_its_value():
 
 
 def test_percent_follow_their_number_without_a_space():
-    assert str(KeyFigure("nearest codes kept", 53.05, "%")) == "nearest codes kept: 53%"
+    assert str(KeyFigure("nearest codes kept", 53.16, "%")) == "nearest codes kept: 53.2%"
 
 
 def test_a_key_figure_is_found_again_in_the_metadata_of_its_output():

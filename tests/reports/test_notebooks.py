@@ -524,7 +524,7 @@ def test_an_earlier_report_is_replaced(tmp_path):
     page.write_text("<title>arcvq notebooks</title>")
     for _ in range(2):
         run_notebooks([path], out=page.parent, echo=str)
-    assert "1 of 1 notebooks passed" in page.read_text()
+    assert "1 of 1 notebook passed" in page.read_text()
 
 
 def test_a_page_of_somebody_else_is_not_replaced(tmp_path):

@@ -15,8 +15,8 @@ def test_the_outcome_counts_what_passed_failed_and_waits():
         NotebookResult("b", "B", "failed", 1.4),
         NotebookResult("c", "C"),
     ]
-    assert outcome(results) == "1 of 3 notebooks passed, 1 failed, 1 waiting; 3 s of notebook time"
-    assert outcome(results[:1]) == "1 of 1 notebooks passed; 2 s of notebook time"
+    assert outcome(results) == "1 of 3 notebooks passed, 1 failed, 1 waiting; 3 s in all"
+    assert outcome(results[:1]) == "1 of 1 notebook passed; 2 s in all"
 
 
 def test_the_index_escapes_what_notebooks_and_callers_say(tmp_path):
@@ -40,6 +40,13 @@ def test_a_page_of_figures_escapes_its_texts_and_describes_its_figures(tmp_path)
     assert "<p>x &lt; y</p>" in page
     assert '<figure aria-label="The &#34;curve&#34;">' in page
     assert "<td>&lt;i&gt;</td>" in page
+
+
+def test_a_question_as_a_title_keeps_its_mark_alone():
+    layout = {"title": {"text": "How many codes?"}, "meta": {"summary": "Some. All. 0.5."}}
+    assert pages.figure_text({"layout": layout}) == "How many codes? Some. All. 0.5."
+    layout["title"]["text"] = "Codes"
+    assert pages.figure_text({"layout": layout}) == "Codes. Some. All. 0.5."
 
 
 def test_a_page_that_cannot_be_written_leaves_the_earlier_one(tmp_path, monkeypatch):

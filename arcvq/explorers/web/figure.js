@@ -157,7 +157,10 @@ class FigureView {
 
   afterPlot() {
     const { title, meta } = this.plot.layout;
-    const words = [title?.text, meta?.summary].filter(Boolean).join(". ");
+    const words = [title?.text, meta?.summary]
+      .filter(Boolean)
+      .join(". ")
+      .replace(/([?!.])\. /, "$1 "); // a question keeps its mark alone
     this.plot.setAttribute("aria-label", words.replace(/<[^>]+>/g, " "));
     const name = this.figure.get("still_name");
     if (!name) return;
