@@ -207,7 +207,7 @@ def test_the_index_grows_with_the_run_and_ends_with_everything(finished):
     for text in (
         "2 of 4 notebooks passed",
         "1 failed, 1 stopped",
-        "PSNR: 24.99 dB",
+        "PSNR: 25.0 dB",
         "About 00_figure",
         "ZeroDivisionError: division by zero",
         "torch 2.",
