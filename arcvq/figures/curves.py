@@ -99,7 +99,9 @@ def bars(values: Mapping[str, Any], y_title: str, title: str, summary: str, **lo
     figure = Figure()
     figure.add_bar(x=names, y=y, marker_color=shades, width=0.5)
     # As text of their own: labels of bars can be cut off at the top.
-    figure.add_scatter(x=names, y=y, text=text, mode="text", textposition="top center")
+    figure.add_scatter(
+        x=names, y=y, text=text, mode="text", textposition="top center", cliponaxis=False
+    )
     figure.update_yaxes(title_text=y_title, rangemode="tozero")
     return finish(figure, look, title, summary, showlegend=False)
 

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from textwrap import wrap
 
 import pandas as pd
 from plotly.graph_objects import Figure
@@ -40,6 +41,7 @@ MEANINGS = (  # measures of the semantics study that are drawn
 )
 SAMPLE_MEASURES = ("frechet", "precision", "recall", "label_agreement")
 AXIS_MEASURES = ("psnr", "codes_used")
+NAME_WIDTH = 5  # characters in a line of the name of a part, for each column of its panel
 AXIS_TITLES = {  # of the experiments that `axis_panels` draws
     "best_search": SETTINGS,
     "regime": {axis: title for axis, (title, _) in AXES.items()},
@@ -232,16 +234,23 @@ def ablation_panels(rows: pd.DataFrame, measure: str = "psnr", **look) -> Figure
     axes = [axis for axis in (*ABLATION_AXES, "part") if axis in tried]
     columns = min(3, len(axes))
     rows_of_panels = math.ceil(len(axes) / columns)
+    # The last panel, that of the parts with their long names, takes what its row has left.
+    last_row, last_column = divmod(len(axes) - 1, columns)
+    free = columns - last_column
+    specs: list[list[dict[str, int] | None]] = [[{}] * columns for _ in range(rows_of_panels)]
+    specs[last_row][last_column:] = [{"colspan": free}] + [None] * (free - 1)
     figure = make_subplots(
         rows_of_panels,
         columns,
+        specs=specs,
         shared_yaxes="all",
         vertical_spacing=0.09,
         horizontal_spacing=0.04,
     )
     for place, axis in enumerate(axes):
         row, column = divmod(place, columns)
-        _add_axis(figure, axis, table[table.axis == axis], measure, row=row + 1, col=column + 1)
+        where = {"row": row + 1, "col": column + 1}
+        _add_axis(figure, axis, table[table.axis == axis], measure, NAME_WIDTH * free, **where)
     figure.update_yaxes(title_text=title, col=1)
 
     groups = table.groupby("axis", sort=False)[measure]
@@ -254,10 +263,15 @@ def ablation_panels(rows: pd.DataFrame, measure: str = "psnr", **look) -> Figure
     return finish(figure, look, "One setting at a time", text, **size, showlegend=False)
 
 
-def _add_axis(figure: Figure, axis: str, line: pd.DataFrame, measure: str, **place: int) -> None:
-    """Draw the panel of one axis; the parts of SAMP are points that no line connects."""
+def _add_axis(
+    figure: Figure, axis: str, line: pd.DataFrame, measure: str, name_width: int, **place: int
+) -> None:
+    """Draw the panel of one axis; the parts of SAMP are points that no line connects.
+
+    A line of the name of a part has about `name_width` characters.
+    """
     if axis == "part":
-        x = ["<br>".join(name.replace("-", "- ").split()) for name in line.variant]
+        x = ["<br>".join(wrap(name, name_width, break_long_words=False)) for name in line.variant]
         title = "parts of SAMP"
     else:
         x = [f"{value:g}" for value in line.value]

@@ -101,8 +101,17 @@ def test_each_axis_of_the_ablations_has_a_panel_with_its_values_in_order():
     assert len(figure.data) == len(ABLATION_AXES) + 1
     assert [*figure.data[0].x] == ["0", "0.05", "0.1", "0.3", "0.5"]
     assert [*figure.data[0].y] == pytest.approx([20.05, 21.05, 22.05, 23.05, 24.05])
-    assert [*figure.data[-1].x] == ["BBNR<br>alone", "both<br>halves"]
+    assert [*figure.data[-1].x] == ["BBNR alone", "both halves"]
     assert "vary most with codes (by 5)" in summary(figure)
+
+
+def test_the_last_panel_of_the_ablations_takes_what_its_row_has_left_for_its_long_names():
+    figure = ablation_panels(ABLATIONS)
+    assert figure.layout.xaxis10.domain[1] == pytest.approx(figure.layout.xaxis3.domain[1])
+    part = ABLATIONS[ABLATIONS.axis == "part"]
+    others = ABLATIONS[ABLATIONS.axis.isin(["margin", "scale"])]
+    narrow = ablation_panels(pd.concat([others, part]))
+    assert [*narrow.data[-1].x] == ["BBNR<br>alone", "both<br>halves"]
 
 
 def test_a_map_of_schedules_tells_the_steadiest_and_colors_the_distance_to_the_best():
