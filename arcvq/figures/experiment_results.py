@@ -39,6 +39,7 @@ MEANINGS = (  # measures of the semantics study that are drawn
     "probe_codes",
     "agreement",
 )
+LOWER_IS_BETTER = ("frechet", "perceptual")  # of the measures that come first in a figure
 SAMPLE_MEASURES = ("frechet", "precision", "recall", "label_agreement")
 AXIS_MEASURES = ("psnr", "codes_used")
 NAME_WIDTH = 5  # characters in a line of the name of a part, for each column of its panel
@@ -198,9 +199,12 @@ def measure_panels(
         text = f"Large dots are {_means_with_intervals(table)}, small ones single runs."
     first, title = next(iter(measures.items()))
     if table[first].notna().any():
-        best = table.loc[table[first].idxmax()]
+        lower_is_better = first in LOWER_IS_BETTER
+        place_of_best = table[first].idxmin() if lower_is_better else table[first].idxmax()
+        best = table.loc[place_of_best]
         number = cell(first, best[first], math.nan, math.nan)
-        text = f"{title[0].upper()}{title[1:]}: highest for {best.variant}, {number}. {text}"
+        side = "lowest" if lower_is_better else "highest"
+        text = f"{title[0].upper()}{title[1:]}: {side} for {best.variant}, {number}. {text}"
     return finish(
         figure,
         look,

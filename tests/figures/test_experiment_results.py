@@ -88,6 +88,12 @@ def test_panels_show_every_run_and_the_mean_with_its_interval():
         measure_panels(PAPER, ["lpips"])
 
 
+def test_the_caption_of_panels_names_the_smallest_distance():
+    distances = PAPER.assign(perceptual=PAPER.psnr)
+    figure = measure_panels(distances, {"perceptual": "perceptual distance"})
+    assert "Perceptual distance: lowest for plain VQ, 23.000." in summary(figure)
+
+
 def test_panels_of_what_was_not_measured_are_empty_and_name_no_best():
     rows = PAPER.assign(lpips=np.nan)
     figure = measure_panels(rows, ("lpips", "psnr"))
