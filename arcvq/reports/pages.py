@@ -68,7 +68,7 @@ def outcome(results: Sequence[NotebookResult]) -> str:
     for state in ("failed", "stopped", "running", "waiting", "not run"):
         if state in states:
             sentence += f", {states.count(state)} {state}"
-    return f"{sentence}; {seconds:.0f} s in all"
+    return f"{sentence}; total notebook time: {seconds:.0f} s"
 
 
 def write_index(path: Path, results: Sequence[NotebookResult], facts: Mapping[str, str]) -> None:

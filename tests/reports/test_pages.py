@@ -15,8 +15,10 @@ def test_the_outcome_counts_what_passed_failed_and_waits():
         NotebookResult("b", "B", "failed", 1.4),
         NotebookResult("c", "C"),
     ]
-    assert outcome(results) == "1 of 3 notebooks passed, 1 failed, 1 waiting; 3 s in all"
-    assert outcome(results[:1]) == "1 of 1 notebook passed; 2 s in all"
+    assert (
+        outcome(results) == "1 of 3 notebooks passed, 1 failed, 1 waiting; total notebook time: 3 s"
+    )
+    assert outcome(results[:1]) == "1 of 1 notebook passed; total notebook time: 2 s"
 
 
 def test_the_index_escapes_what_notebooks_and_callers_say(tmp_path):
