@@ -20,6 +20,7 @@ from arcvq.runtime.files import reason_of, write_folder
 from arcvq.runtime.hub import download, official_file, official_weights
 from arcvq.runtime.kinds import Kinds
 from arcvq.runtime.model_folder import CONFIG, WEIGHTS, check_weights, open_folder
+from arcvq.runtime.random_numbers import isolated_rng
 from arcvq.runtime.strips import in_strips
 
 # Format of saved models; bump it when older versions would misread them.
@@ -368,7 +369,7 @@ class Autoencoder(nn.Module, Kinds, PyTorchModelHubMixin, library_name="arcvq", 
         weights = official_weights(file)
         problem = f"{file} is no checkpoint of the authors' code"
         try:
-            with torch.random.fork_rng(devices=[]):  # the new weights are not kept
+            with isolated_rng():  # the new weights are not kept
                 model = cls.from_official_weights(weights)
         except NotImplementedError:
             raise

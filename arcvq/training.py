@@ -57,6 +57,7 @@ from arcvq.runtime.history import Row, RunRecord, naming_file
 from arcvq.runtime.interrupt import HeldInterrupt
 from arcvq.runtime.modes import evaluation_mode
 from arcvq.runtime.precision import float32_weights
+from arcvq.runtime.random_numbers import isolated_rng
 from arcvq.streamed_images import UnreadableImage
 
 CHECKPOINT_SECONDS = 300  # at most so long from one checkpoint to the next
@@ -455,14 +456,12 @@ class TrainingSession:
         state = self._saved_state()
         if state is None and self._is_finished():  # another process did, this very moment
             return self._opened()
-        cuda_devices = [self.device] if self.device.type == "cuda" else []
         with (
-            torch.random.fork_rng(cuda_devices),
+            # Quantizers may draw numbers; a checkpoint overwrites this state with its own.
+            isolated_rng(self.optimization.seed),
             threads_kept(self.threads),
             HeldInterrupt() as interrupt,
         ):
-            # Quantizers may draw numbers; a checkpoint overwrites this state with its own.
-            torch.manual_seed(self.optimization.seed)
             self.start(state)
             with self._progress_bar() as bar:
                 for _ in range(self.step, self.steps):

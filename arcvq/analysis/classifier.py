@@ -16,6 +16,7 @@ from arcvq.analysis.sample_quality import Images, as_uint8, label_agreement
 from arcvq.images import ImageData, to_float
 from arcvq.runtime.devices import choose_device
 from arcvq.runtime.files import reason_of, safe_name, write_text, write_whole
+from arcvq.runtime.random_numbers import isolated_rng
 from arcvq.runtime.store import digest_of, find_result
 from arcvq.training import batch_indices
 
@@ -164,8 +165,7 @@ def train_classifier(
 
 def _fit(data: ImageData, seed: int, progress: bool) -> Classifier:
     """Train with Adam and a one-cycle learning rate, and keep the weights that validate best."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with isolated_rng(seed):
         shape = (data.channels, *data.size)
         classifier = Classifier(shape, data.classes).to(data.device)
     count = len(data.train)

@@ -24,6 +24,7 @@ from arcvq.experiments.measures import MAIN_MEASURES, reconstruction
 from arcvq.experiments.tables import cells, regime_titles, summary
 from arcvq.images import ImageData
 from arcvq.runs.settings import COMMITTED, RunSettings
+from arcvq.runtime.random_numbers import isolated_rng
 from arcvq.samp import SAMP
 from arcvq.schedules import Exponential
 from arcvq.training import Run, evaluate
@@ -164,7 +165,7 @@ def commitment_measures(
     model = copy.deepcopy(model)  # in training, the quantizer counts what it sees
     quantizer = model.quantizer.train()
     latents = model.latents(images).requires_grad_()
-    with torch.random.fork_rng(devices=[]):  # some quantizers draw numbers
+    with isolated_rng():  # some quantizers draw numbers
         quantized = quantizer(latents)
     decoded = model.decoder(quantized.codes)
     error = mse_loss(decoded, images) / variance

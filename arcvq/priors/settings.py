@@ -18,6 +18,7 @@ from arcvq.runtime.checks import check_whole, use_python_numbers
 from arcvq.runtime.devices import choose_device, choose_precision
 from arcvq.runtime.files import safe_name
 from arcvq.runtime.fingerprint import fingerprint
+from arcvq.runtime.random_numbers import isolated_rng
 from arcvq.runtime.store import digest_of, find_result
 from arcvq.training import Compute, Optimization, Recording
 
@@ -128,8 +129,7 @@ class PriorSettings:
             network = PRIORS[self.kind]
             return network(len(codebook), grid, classes, codes, width=width, layers=self.layers)
 
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(self.seed)
+        with isolated_rng(self.seed):
             if not self.tied:
                 return build(self.width)
             with torch.device("meta"):  # nothing is allocated and nothing drawn

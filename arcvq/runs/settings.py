@@ -19,6 +19,7 @@ from arcvq.runtime.checks import check_not_negative, check_whole, use_python_num
 from arcvq.runtime.devices import choose_device, choose_precision
 from arcvq.runtime.distributed import first_rank_first, from_first
 from arcvq.runtime.files import safe_name
+from arcvq.runtime.random_numbers import isolated_rng
 from arcvq.runtime.store import digest_of, find_result, kept_path
 from arcvq.samp import SAMP, Regime
 from arcvq.training import Compute, Optimization, Recording, Run, check_batch, fit
@@ -201,8 +202,7 @@ class RunSettings:
 
     def model(self, data: ImageData) -> Autoencoder:
         """The untrained model, drawn from the seed; the caller's generator stays as it is."""
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(self.seed)
+        with isolated_rng(self.seed):
             weight: dict[str, Any] = {"beta": self.beta}
             if self.quantizer in BASELINES:
                 weight = {} if self.commitment is None else {"commitment": self.commitment}

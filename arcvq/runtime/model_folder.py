@@ -5,11 +5,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
-import torch
 from safetensors.torch import load_model, save_model
 from torch import nn
 
 from arcvq.runtime.files import reason_of, write_folder
+from arcvq.runtime.random_numbers import isolated_rng
 
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
@@ -56,7 +56,7 @@ def open_folder(
             raise FileNotFoundError(f"{folder} holds no {name}; a {what} is {CONFIG} and {WEIGHTS}")
     try:
         config = json.loads((folder / CONFIG).read_text("utf-8"))
-        with torch.random.fork_rng(devices=[]):  # the new weights are not kept
+        with isolated_rng():  # the new weights are not kept
             model = from_config(config)
         load_model(model, str(folder / WEIGHTS))
     except Exception as error:

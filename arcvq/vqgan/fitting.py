@@ -26,6 +26,7 @@ from arcvq.runtime.extras import extra_import
 from arcvq.runtime.files import write_whole
 from arcvq.runtime.history import Row
 from arcvq.runtime.precision import float32_weights
+from arcvq.runtime.random_numbers import isolated_rng
 from arcvq.training import (
     Compute,
     Optimization,
@@ -193,8 +194,7 @@ class VQGANSession(VQVAESession):
         self.perceptual = PerceptualDistance(losses.features) if losses.features else None
         if self.perceptual:
             self.perceptual.to(self.device)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(optimization.seed)
+        with isolated_rng(optimization.seed):
             discriminator = PatchDiscriminator(data.channels, losses.channels, losses.halvings)
         self.discriminator = discriminator.to(self.device)
         self.discriminator.to(memory_format=torch.channels_last)
