@@ -257,9 +257,9 @@ class Autoencoder(nn.Module, Kinds, PyTorchModelHubMixin, library_name="arcvq", 
                 quantizer.
         """
         fields = dict(config)
-        if fields.pop("format", None) != MODEL_FORMAT:
+        if fields.pop("format", None) != MODEL_FORMAT or "quantizer" not in fields:
             raise ValueError(
-                f"the config is not of format {MODEL_FORMAT}, the one that this arcvq reads"
+                f"it is no model of format {MODEL_FORMAT}, the one that this arcvq reads"
             )
         kind = fields.pop("model", "VQVAE")
         if kind not in Autoencoder.kinds:

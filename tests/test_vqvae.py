@@ -267,7 +267,7 @@ def test_a_config_goes_through_json_and_back():
     model = small(channels=3, downsample=2)
     copy = VQVAE.from_config(json.loads(json.dumps(model.config())))
     assert copy.config() == model.config()
-    with pytest.raises(ValueError, match="not of format 1"):
+    with pytest.raises(ValueError, match="it is no model of format 1"):
         VQVAE.from_config({**model.config(), "format": None})
 
 
@@ -306,10 +306,10 @@ def test_damaged_and_foreign_saved_models_are_refused(tmp_path):
     with pytest.raises(ValueError, match=r"cannot be opened.*size mismatch"):
         VQVAE.from_pretrained(tmp_path)
     config.write_text(json.dumps({"format": 1, "image_channels": 1}))
-    with pytest.raises(ValueError, match=r"cannot be opened: KeyError 'quantizer'$"):
+    with pytest.raises(ValueError, match="cannot be opened: it is no model of format 1"):
         VQVAE.from_pretrained(tmp_path)
     config.write_text(json.dumps({**fields, "format": 99}))
-    with pytest.raises(ValueError, match="not of format 1"):
+    with pytest.raises(ValueError, match="it is no model of format 1"):
         VQVAE.from_pretrained(tmp_path)
     config.unlink()
     with pytest.raises(FileNotFoundError, match=r"holds no config\.json"):
@@ -729,7 +729,7 @@ def test_a_model_on_the_hub_that_is_damaged_or_of_another_version_is_refused(mod
 
     config = folder / "config.json"
     config.write_text(config.read_text().replace('"format": 1', '"format": 99'))
-    with pytest.raises(ValueError, match="not of format 1"):
+    with pytest.raises(ValueError, match="it is no model of format 1"):
         VQVAE.from_pretrained("me/model")
     config.unlink()
     with pytest.raises(FileNotFoundError, match=r"config\.json of me/model cannot be downloaded"):

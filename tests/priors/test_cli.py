@@ -24,8 +24,8 @@ def folders(tmp_path):
     return tmp_path
 
 
-def invoke(folders, *arguments, prior="prior"):
-    inputs = ("--model", folders / "model", "--prior", folders / prior)
+def invoke(folders, *arguments, model="model", prior="prior"):
+    inputs = ("--model", folders / model, "--prior", folders / prior)
     output = ("--out", folders / "grid.png", "--device", "cpu")
     command = ["sample", *inputs, *output, *arguments]
     return CliRunner().invoke(cli.main, [str(argument) for argument in command])
@@ -85,6 +85,12 @@ def test_a_folder_that_is_no_prior_or_not_there_is_named(folders):
     shown = invoke(folders, prior="nowhere")
     assert shown.exit_code == 2
     assert "nowhere' does not exist" in shown.stderr
+
+
+def test_the_folder_of_a_prior_is_no_model(folders):
+    shown = invoke(folders, model="prior")
+    assert shown.exit_code == 2
+    assert "it is no model of format 1" in shown.stderr
 
 
 def test_ctrl_c_leaves_the_earlier_picture(folders, monkeypatch):
