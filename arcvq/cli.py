@@ -7,7 +7,7 @@ import shlex
 import shutil
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
@@ -87,31 +87,10 @@ FOLDER = HomePath(path_type=Path, file_okay=False)
 ANY_PATH = HomePath(path_type=Path)
 EXISTING_FOLDER = HomePath(exists=True, file_okay=False)
 
-# Options that are settings of a run; one that is not given has the value of the profile.
 dataset_option = click.option("--dataset", help="digits, photos, mnist, ..., or folder:PATH")
-profile_option = click.option(
-    "--profile",
-    default="quick",
-    help="quick, standard, full, full_small or paper: how long and how large",
-)
 seed_option = click.option("--seed", type=int)
-quantizer_option = click.option("--quantizer", help="plain, ema, cosine, cvq or samp")
-num_codes_option = click.option("--num-codes", type=int, help="K, codes in the codebook")
-dim_option = click.option("--dim", type=int, help="D, components of a code")
-hidden_option = click.option("--hidden", type=int, help="channels of the network")
-residual_hidden_option = click.option(
-    "--residual-hidden", type=int, help="channels inside a residual layer"
-)
-steps_option = click.option("--steps", type=int, help="optimizer steps")
-batch_size_option = click.option("--batch-size", type=int, help="images per step")
-lr_option = click.option("--lr", type=float, help="learning rate of Adam")
-precision_option = click.option("--precision", help="auto, float32 or bfloat16")
-train_images_option = click.option(
-    "--train-images", type=int, help="use only this many training images"
-)
 
 # Options of a data set that is a folder; see arcvq.image_folders.Reading.
-MOST_JOBS = 4  # notebooks at the same time: each takes a gigabyte or two
 READING_OPTIONS = (
     click.option("--size", type=int, help="pixels of the shorter side, a multiple of 8"),
     click.option("--grey/--color", default=None, help="gray or RGB; by default as the files are"),
@@ -126,10 +105,40 @@ READING_OPTIONS = (
     ),
 )
 
+# Options that are settings of a run; one that is not given has the value of the profile.
+SETTINGS_OPTIONS = (
+    dataset_option,
+    click.option(
+        "--profile",
+        default="quick",
+        help="quick, standard, full, full_small or paper: how long and how large",
+    ),
+    click.option("--num-codes", type=int, help="K, codes in the codebook"),
+    click.option("--dim", type=int, help="D, components of a code"),
+    click.option("--hidden", type=int, help="channels of the network"),
+    click.option("--residual-hidden", type=int, help="channels inside a residual layer"),
+    click.option("--steps", type=int, help="optimizer steps"),
+    click.option("--batch-size", type=int, help="images per step"),
+    click.option("--lr", type=float, help="learning rate of Adam"),
+    click.option("--precision", help="auto, float32 or bfloat16"),
+    click.option("--train-images", type=int, help="use only this many training images"),
+    *READING_OPTIONS,
+)
+
 
 def reading_options(command: Any) -> Any:
     """Add the options of a folder of images to a command."""
-    for option in reversed(READING_OPTIONS):
+    return _with_options(command, READING_OPTIONS)
+
+
+def settings_options(command: Any) -> Any:
+    """Add the options that are settings of a run to a command."""
+    return _with_options(command, SETTINGS_OPTIONS)
+
+
+def _with_options(command: Any, options: Sequence[Any]) -> Any:
+    """Add options to a command, whose help lists them in their order."""
+    for option in reversed(options):
         command = option(command)
     return command
 
@@ -171,6 +180,9 @@ def _settings(options: dict[str, Any], data: "ImageData | None" = None) -> "RunS
     changes = {name: options.pop(name) for name in fields & options.keys()}
     profile = options.pop("profile")
     return RunSettings.for_profile(profile, data, reading=reading, **_given(changes))
+
+
+MOST_JOBS = 4  # notebooks at the same time: each takes a gigabyte or two
 
 
 @main.command()
@@ -263,21 +275,10 @@ class _StatusLine:
 
 
 @main.command("train")
-@dataset_option
-@profile_option
-@device_option
+@settings_options
+@click.option("--quantizer", help="plain, ema, cosine, cvq or samp")
 @seed_option
-@quantizer_option
-@num_codes_option
-@dim_option
-@hidden_option
-@residual_hidden_option
-@steps_option
-@batch_size_option
-@lr_option
-@precision_option
-@train_images_option
-@reading_options
+@device_option
 @click.option(
     "--overwrite", is_flag=True, help="Train again, for example if the kept run is damaged."
 )
@@ -343,12 +344,8 @@ def inspect_folder(ctx: click.Context, folder: Path, **options: Any) -> None:
 @click.option(
     "--seeds", type=int, default=1, help="Runs at every point, each with a seed of its own."
 )
-@dataset_option
-@profile_option
+@settings_options
 @device_option
-@steps_option
-@num_codes_option
-@reading_options
 @workers_option
 @click.option("--ray", metavar="ADDRESS", help="Run on this Ray cluster (auto: the one at hand).")
 @click.option("--out", type=FOLDER, default="sweep", help="Folder for the results.")
@@ -372,22 +369,11 @@ def sweep_samp(ctx: click.Context, out: Path, **options: Any) -> None:
 
 @main.command("experiment")
 @click.argument("name")
-@dataset_option
-@profile_option
-@device_option
 @click.option("--seeds", type=int, default=3, help="Runs of each variant.")
 @click.option(
     "--only", multiple=True, metavar="VARIANT", help="Run this variant alone; repeatable."
 )
-@steps_option
-@batch_size_option
-@lr_option
-@train_images_option
-@num_codes_option
-@dim_option
-@hidden_option
-@residual_hidden_option
-@reading_options
+@settings_options
 @click.option(
     "--paper-rate",
     is_flag=True,
@@ -400,6 +386,7 @@ def sweep_samp(ctx: click.Context, out: Path, **options: Any) -> None:
     metavar="N",
     help="Optimizer steps of each run in the search of best.  [default: as in its other runs]",
 )
+@device_option
 @workers_option
 @click.option("--out", type=FOLDER, help="Folder.  [default: NAME-DATASET]")
 @click.pass_context

@@ -358,10 +358,14 @@ def test_doctor_warns_where_jupyterlab_would_start_another_python(monkeypatch, t
 def test_sweep_writes_a_table_and_a_page_of_maps(data_folder):
     out = data_folder / "swept"
     axes = ("--margin", "0,0.3", "--radius", "2:8:2")
-    small = ("--steps", 2, "--num-codes", 16, "--workers", 1, "--device", "cpu")
-    shown = invoke("sweep", *axes, *small, "--out", out)
+    small = ("--steps", 2, "--num-codes", 16, "--batch-size", 8, "--lr", 1e-3, "--dim", 4)
+    shown = invoke("sweep", *axes, *small, "--workers", 1, "--device", "cpu", "--out", out)
     assert shown.exit_code == 0, shown.stderr
-    assert len(pd.read_parquet(out / "sweep.parquet")) == 4
+    rows = pd.read_parquet(out / "sweep.parquet")
+    assert len(rows) == 4
+    assert {*rows.batch_size} == {8}
+    assert {*rows.lr} == {1e-3}
+    assert {*rows.dim} == {4}
     page = (out / "index.html").read_text()
     assert "<h1>How do the settings of SAMP act together?</h1>" in page
     assert page.count("plotly-graph-div") == 2
