@@ -53,11 +53,11 @@ from arcvq.runtime.distributed import (
     world_size,
 )
 from arcvq.runtime.files import write_folder, write_whole
-from arcvq.runtime.history import Row, RunRecord, naming_file
 from arcvq.runtime.interrupt import HeldInterrupt
 from arcvq.runtime.modes import evaluation_mode
 from arcvq.runtime.precision import float32_weights
 from arcvq.runtime.random_numbers import isolated_rng
+from arcvq.runtime.run_record import Row, RunRecord, naming_file
 from arcvq.streamed_images import UnreadableImage
 
 CHECKPOINT_SECONDS = 300  # at most so long from one checkpoint to the next

@@ -16,7 +16,7 @@ from arcvq.explorers.live_view import LiveView
 from arcvq.figures.theme import Number
 from arcvq.images import ImageData
 from arcvq.quantizers import SphericalQuantizer
-from arcvq.runtime.history import Row
+from arcvq.runtime.run_record import Row
 from arcvq.samp import SAMP
 from arcvq.schedules import MAX_EXPONENT, Exponential
 from arcvq.training import Compute, Recording, Run, fit

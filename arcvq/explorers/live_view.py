@@ -13,7 +13,7 @@ from arcvq.explorers.drawn_codes import LIMIT, Axes, Codes, code_axes, pack, var
 from arcvq.figures.parts import thin, tile_sheet
 from arcvq.figures.theme import array
 from arcvq.images import to_float
-from arcvq.runtime.history import Row
+from arcvq.runtime.run_record import Row
 from arcvq.samp import SAMP
 from arcvq.schedules import Schedule
 from arcvq.streamed_images import StreamedImages

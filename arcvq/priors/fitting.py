@@ -16,9 +16,9 @@ from arcvq.images import ImageData, ImageSplit
 from arcvq.ops.blockwise import BLOCK
 from arcvq.priors.base import Prior
 from arcvq.runtime.fingerprint import fingerprint
-from arcvq.runtime.history import Row, RunRecord
 from arcvq.runtime.modes import evaluation_mode
 from arcvq.runtime.precision import at_least_float32, float32_weights
+from arcvq.runtime.run_record import Row, RunRecord
 from arcvq.schedules import Cosine, WarmUp
 from arcvq.training import (
     Compute,

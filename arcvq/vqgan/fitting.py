@@ -24,9 +24,9 @@ from arcvq.runtime.checks import (
 from arcvq.runtime.distributed import average_gradients_, mean_, own_share, rank
 from arcvq.runtime.extras import extra_import
 from arcvq.runtime.files import write_whole
-from arcvq.runtime.history import Row
 from arcvq.runtime.precision import float32_weights
 from arcvq.runtime.random_numbers import isolated_rng
+from arcvq.runtime.run_record import Row
 from arcvq.training import (
     Compute,
     Optimization,
