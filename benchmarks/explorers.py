@@ -163,7 +163,9 @@ def drag(page: Page, name: str, rounds: int) -> list[str]:
     page.wait_for_selector(selector)
     page.evaluate(DRAG, [selector, MOVES])  # warms up
     found = [page.evaluate(DRAG, [selector, MOVES]) for _ in range(rounds)]
-    measures = {key: median(one[key] for one in found) for key in found[0]}
+    measures = {}
+    for key in found[0]:
+        measures[key] = median(one[key] for one in found)
     pictures = f"{min(measures['pictures'], MOVES):.0f} of {MOVES}"
     return [pictures, f"{measures['bare']:.0f}", f"{measures['last']:.0f}"]
 

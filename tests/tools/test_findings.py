@@ -72,6 +72,23 @@ def test_every_stored_table_that_has_a_command_has_a_section():
     assert {finding.name for finding in findings.findings()} == {*findings.COMMANDS}
 
 
+@pytest.mark.parametrize(
+    ("seeds", "sentence"),
+    [
+        ([0], ", one seed, so without intervals."),
+        ([0, 1], ", 2 seeds (two equal settings have separate intervals one time in three)."),
+        ([0, 1, 2], ", 3 seeds."),
+    ],
+)
+def test_the_number_of_seeds_is_told_with_what_it_means(seeds, sentence):
+    assert sentence in findings.quantizers(PAPER[PAPER.seed.isin(seeds)])
+
+
+def test_variants_that_lack_a_seed_are_told():
+    incomplete = PAPER[(PAPER.seed < 2) | (PAPER.variant != "CVQ")]
+    assert ", 2 to 3 seeds." in findings.quantizers(incomplete)
+
+
 def test_quantizers_are_listed_by_their_decibels():
     _, _, *lines = lines_of(findings.quantizers(PAPER))
     names = [line[0] for line in lines]
