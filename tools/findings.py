@@ -12,6 +12,7 @@ from arcvq.experiments.ablations import ABLATION_AXES, claims, effects
 from arcvq.experiments.best_study import RATES, candidates
 from arcvq.experiments.gradient_study import HELD, NARROW, while_held
 from arcvq.experiments.measures import MEASURE_TITLES
+from arcvq.experiments.paper_table import AUTHORS_CVQ, PUBLISHED, RECONSTRUCTION_WEIGHT
 from arcvq.experiments.regime_study import AXES, OWN_VALUES, spans
 from arcvq.experiments.schedule_study import steadiness
 from arcvq.experiments.semantics_study import TITLES as MEANING_TITLES
@@ -27,6 +28,7 @@ from arcvq.experiments.tables import (
     variant_interval,
     verdict,
 )
+from arcvq.images import FULL
 from arcvq.runs.settings import RunSettings
 
 MNIST = "--dataset mnist --profile standard --steps 3160 --train-images 10000"
@@ -34,7 +36,8 @@ CIFAR = "--dataset cifar10 --profile standard --steps 1000"
 FEW = "--only continuous --only 'plain VQ' --only cosine --only CVQ --only SAMP --only FSQ"
 LONG = (
     "--dataset mnist_full --profile full_small --only 'plain VQ' --only EMA --only cosine "
-    "--only CVQ --only 'margin alone' --only SAMP"
+    "--only CVQ --only 'CVQ, closest anchors' --only 'CVQ as its authors run it' "
+    "--only 'BBNR alone' --only 'margin alone' --only SAMP --only 'SAMP without stop-gradient'"
 )
 SHORT = "--steps 1000 --batch-size 64 --lr 1e-3"
 LARGER = "--dataset mnist --profile quick --steps 3160 --batch-size 128"
@@ -65,6 +68,7 @@ NOTES = {  # by the table: how what the command makes today differs from it
     "ablations-mnist": "with --only for each variant but those of codes, dim and beta",
     "schedules-digits": f"since then: {AUTHORS}",
 }
+CLOSEST = "CVQ, closest anchors"
 RIVALS = ("plain VQ", "cosine", "EMA", "CVQ", "FSQ")  # that SAMP is set against at a glance
 QUANTIZERS = (
     "plain VQ",
@@ -181,6 +185,8 @@ def quantizers(rows: pd.DataFrame) -> str:
     parts = {part: pair for part, pair in PARTS.items() if known.issuperset(pair)}
     for part, pair in parts.items():
         points.append(f"- **{part}.** {_compared(rows, *pair)}.")
+    if known.issuperset([CLOSEST, AUTHORS_CVQ]):
+        points.append(f"- **CVQ as published.** {_cvq_as_published(rows)}")
     if known.issuperset(QUANTIZERS):
         points.append(f"- **Usage.** {_usage(rows)}")
     return _paragraphs(*paragraphs, "\n".join(points))
@@ -447,7 +453,25 @@ def _compared(rows: pd.DataFrame, one: str, other: str) -> str:
         None: "one seed has no interval",
     }
     outcome = outcomes[intervals_overlap(ours, theirs)]
-    return f"{one} is {abs(difference):.2f} dB {side} {other}; {outcome}"
+    return f"{_quoted(one)} is {abs(difference):.2f} dB {side} {_quoted(other)}; {outcome}"
+
+
+def _quoted(name: str) -> str:
+    """The name of a variant; in quotes where it would read as a part of the sentence."""
+    return f'"{name}"' if len(name.split()) > 2 else name
+
+
+def _cvq_as_published(rows: pd.DataFrame) -> str:
+    """What remains of the published lead of SAMP over CVQ when both weigh the loss alike."""
+    dataset = rows.dataset.iloc[0].removesuffix(FULL)
+    published = f"{PUBLISHED[dataset, 'CVQ']} dB of CVQ and {PUBLISHED[dataset, 'SAMP']} dB of SAMP"
+    return (
+        "CVQ's authors take the closest latents as anchors, and their code gives the "
+        f"reconstruction {RECONSTRUCTION_WEIGHT} times the weight that it has in the code of "
+        f"SAMP's authors. So the published {published} compare two weights as well. Here, "
+        f"{_compared(rows, AUTHORS_CVQ, CLOSEST)}. {_compared(rows, 'SAMP', AUTHORS_CVQ)}. "
+        f"{_compared(rows, 'SAMP', CLOSEST)}."
+    )
 
 
 def _usage(rows: pd.DataFrame) -> str:

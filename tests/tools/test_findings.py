@@ -84,6 +84,18 @@ def test_the_number_of_seeds_is_told_with_what_it_means(seeds, sentence):
     assert sentence in findings.quantizers(PAPER[PAPER.seed.isin(seeds)])
 
 
+def test_the_published_gap_is_split_into_weight_and_quantizer():
+    cvq = PAPER[PAPER.variant == "CVQ"]
+    closest = cvq.assign(variant="CVQ, closest anchors", psnr=cvq.psnr + 1)
+    weighted = cvq.assign(variant="CVQ as its authors run it", psnr=cvq.psnr + 1.5)
+    text = findings.quantizers(pd.concat([PAPER, closest, weighted]))
+    assert "27.87 dB of CVQ and 28.01 dB of SAMP" in text
+    assert '"CVQ as its authors run it" is 0.50 dB above "CVQ, closest anchors"; the' in text
+    assert 'SAMP is 1.50 dB above "CVQ as its authors run it"; the' in text
+    assert 'SAMP is 2.00 dB above "CVQ, closest anchors"; the' in text
+    assert "as published" not in findings.quantizers(PAPER)
+
+
 def test_variants_that_lack_a_seed_are_told():
     incomplete = PAPER[(PAPER.seed < 2) | (PAPER.variant != "CVQ")]
     assert ", 2 to 3 seeds." in findings.quantizers(incomplete)
@@ -118,7 +130,7 @@ def test_the_parts_of_samp_are_told_with_what_they_add():
     text = findings.quantizers(PAPER)
     assert "BBNR alone is 0.90 dB below cosine; the intervals do not overlap." in text
     assert "SAMP is 0.00 dB above margin alone; the intervals overlap." in text
-    assert "SAMP is 2.00 dB above SAMP without stop-gradient; the intervals do not" in text
+    assert 'SAMP is 2.00 dB above "SAMP without stop-gradient"; the intervals do not' in text
 
 
 def test_parts_and_gaps_that_were_not_measured_are_not_told():
@@ -230,7 +242,7 @@ def test_a_random_share_of_the_codes_is_compared_with_all_of_them():
         "21.0 (21.0 to 21.0)",
     ]
     assert text.endswith(
-        "K 512, SAMP on 3% is 0.10 dB below K 512, SAMP on 100%; the intervals overlap."
+        '"K 512, SAMP on 3%" is 0.10 dB below "K 512, SAMP on 100%"; the intervals overlap.'
     )
 
 
