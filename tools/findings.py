@@ -39,7 +39,7 @@ SIX = "--only 'plain VQ' --only EMA --only cosine --only CVQ --only 'margin alon
 FULL_SIZE = f"--dataset mnist_full --profile full {SIX} --seeds 1"
 SMALL = (
     f"--dataset mnist_full --profile full_small {SIX} --only 'CVQ, closest anchors' "
-    "--only 'CVQ as its authors run it' --only 'BBNR alone' --only 'SAMP without stop-gradient'"
+    "--only 'CVQ as its authors run it' --only 'BBNR alone'"
 )
 SHORT = "--steps 1000 --batch-size 64 --lr 1e-3"
 LARGER = "--dataset mnist --profile quick --steps 3160 --batch-size 128"
