@@ -4,9 +4,10 @@ from tests.browser.lab import GIVEN_UP, pixels
 from tests.browser.test_replay import IMPATIENT
 
 SETUP = """
-import arcvq
+import torch, arcvq
 from arcvq.explorers import LiveTraining
 
+torch.manual_seed(0)
 images = arcvq.load_images("digits", device="cpu").subset(train=256)
 model = arcvq.VQVAE(1, arcvq.SphericalQuantizer(32, 8), hidden=8, residual_hidden=4)
 """

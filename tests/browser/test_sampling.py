@@ -12,6 +12,7 @@ import torch, arcvq
 from arcvq.explorers import SamplingExplorer
 from arcvq.priors import PixelCNN
 
+torch.manual_seed(0)  # with some weights, every image of so small a decoder is the same
 images = arcvq.load_images("plain_digits", device="cpu")
 model = arcvq.VQVAE(1, arcvq.CosineQuantizer(64, 16), hidden=4, residual_hidden=2)
 prior = PixelCNN(64, (4, 4), classes=10, width=8, layers=2)
