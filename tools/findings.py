@@ -143,12 +143,10 @@ def at_a_glance(sections: Sequence[Finding]) -> str:
         if not section.name.startswith(("paper-", "best-")):
             continue
         rows = stored(section.name)
-        tuned = section.name.startswith("best-")
         line = {
             "runs": f"[{section.title}](#{anchor(section.title)})",
             "steps": f"{rows.steps.iloc[0]:,}",
             "seeds": _seed_count(rows),
-            "settings": "tuned" if tuned else "same",
         }
         gains = {other: _gain(rows, other) for other in RIVALS}
         lines.append(line | gains)

@@ -170,8 +170,8 @@ def test_at_a_glance_the_gain_of_samp_is_bold_where_the_intervals_are_apart(monk
     assert by_name["cosine"] == "+0.10"
     assert by_name["EMA"] == ""
     assert by_name["FSQ"] == "**-2.00**"
-    assert by_name["settings"] == "same"
-    assert "tuned" in second
+    assert by_name["seeds"] == "3"
+    assert second[0] == "[At their best](#at-their-best)"
 
 
 def tuned(rows, lr):
