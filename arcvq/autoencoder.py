@@ -257,7 +257,8 @@ class Autoencoder(nn.Module, Kinds, PyTorchModelHubMixin, library_name="arcvq", 
                 quantizer.
         """
         fields = dict(config)
-        if fields.pop("format", None) != MODEL_FORMAT or "quantizer" not in fields:
+        is_model = isinstance(fields.get("quantizer"), dict)  # a prior's config has none
+        if fields.pop("format", None) != MODEL_FORMAT or not is_model:
             raise ValueError(
                 f"it is no model of format {MODEL_FORMAT}, the one that this arcvq reads"
             )

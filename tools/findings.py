@@ -191,7 +191,8 @@ def quantizers(rows: pd.DataFrame) -> str:
     parts = {part: pair for part, pair in PARTS.items() if known.issuperset(pair)}
     for part, pair in parts.items():
         points.append(f"- **{part}.** {_compared(rows, *pair)}.")
-    if known.issuperset([CLOSEST, AUTHORS_CVQ]):
+    dataset = rows.dataset.iloc[0].removesuffix(FULL)
+    if known.issuperset([CLOSEST, AUTHORS_CVQ]) and (dataset, "CVQ") in PUBLISHED:
         points.append(f"- **CVQ as published.** {_cvq_as_published(rows)}")
     if known.issuperset(QUANTIZERS):
         points.append(f"- **Usage.** {_usage(rows)}")
@@ -425,21 +426,24 @@ def _place(rows: pd.DataFrame) -> str:
     means = known.groupby("variant").psnr.mean().sort_values(ascending=False)
     place = means.index.get_loc("SAMP") + 1
     ordinal = {1: "1st", 2: "2nd", 3: "3rd"}.get(place, f"{place}th")
-    ranked = f"By PSNR, SAMP ranks {ordinal} of {len(means)} quantizers."
-    if _seed_count(rows) == "1":
-        return ranked
     overlaps = _overlaps(rows, means.index.drop("SAMP"))
-    return f"{ranked} {overlaps}."
+    return f"By PSNR, SAMP ranks {ordinal} of {len(means)} quantizers. {overlaps}".strip()
 
 
 def _overlaps(rows: pd.DataFrame, others: Sequence[str]) -> str:
-    """A sentence that names the variants whose intervals overlap with that of SAMP."""
+    """A sentence that names the variants whose intervals overlap with that of SAMP.
+
+    Empty where no two intervals are known, as with a single seed.
+    """
     samp = variant_interval(rows, "SAMP")
-    level = [name for name in others if intervals_overlap(samp, variant_interval(rows, name))]
+    outcomes = {name: intervals_overlap(samp, variant_interval(rows, name)) for name in others}
+    if all(outcome is None for outcome in outcomes.values()):
+        return ""
+    level = [name for name, overlap in outcomes.items() if overlap]
     if not level:
-        return "Its interval overlaps with none of the others"
-    others = "that" if len(level) == 1 else "those"
-    return f"Its interval overlaps with {others} of {_listed(level)}"
+        return "Its interval overlaps with none of the others."
+    which = "that" if len(level) == 1 else "those"
+    return f"Its interval overlaps with {which} of {_listed(level)}."
 
 
 def _gain(rows: pd.DataFrame, other: str) -> str:

@@ -56,6 +56,8 @@ def open_folder(
             raise FileNotFoundError(f"{folder} holds no {name}; a {what} is {CONFIG} and {WEIGHTS}")
     try:
         config = json.loads((folder / CONFIG).read_text("utf-8"))
+        if not isinstance(config, dict):
+            raise ValueError(f"{CONFIG} holds no JSON object")
         with isolated_rng():  # the new weights are not kept
             model = from_config(config)
         load_model(model, str(folder / WEIGHTS))

@@ -100,6 +100,22 @@ def test_a_config_that_lacks_a_field_is_told_apart_from_one_that_names_it(module
         opened(module, tmp_path)
 
 
+@pytest.mark.parametrize("config", [[], [1], "text", 3, None])
+def test_a_config_that_is_no_json_object_is_refused_with_a_sentence(module, config, tmp_path):
+    module.save_pretrained(tmp_path)
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ValueError, match=r"cannot be opened: config\.json holds no JSON object"):
+        opened(module, tmp_path)
+
+
+@pytest.mark.parametrize("quantizer", ["text", [1], None])
+def test_a_quantizer_that_is_no_json_object_is_refused_with_a_sentence(quantizer, tmp_path):
+    MAKERS["model"]().save_pretrained(tmp_path)
+    change_config(tmp_path, lambda fields: fields.update(quantizer=quantizer))
+    with pytest.raises(ValueError, match="cannot be opened: it is no model of format 1"):
+        VQVAE.from_pretrained(tmp_path)
+
+
 def test_where_one_file_cannot_be_written_both_stay_as_they_were(module, tmp_path, monkeypatch):
     def full_disk(file, *arguments, **options):
         raise OSError(28, "No space left on device")

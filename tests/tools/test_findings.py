@@ -94,6 +94,16 @@ def test_the_published_gap_is_split_into_weight_and_quantizer():
     assert 'SAMP is 1.50 dB above "CVQ as its authors run it"; the' in text
     assert 'SAMP is 2.00 dB above "CVQ, closest anchors"; the' in text
     assert "as published" not in findings.quantizers(PAPER)
+    digits = pd.concat([PAPER, closest, weighted]).assign(dataset="digits")
+    assert "as published" not in findings.quantizers(digits), "nothing is published of these"
+
+
+def test_nothing_is_said_of_intervals_that_are_not_known():
+    text = findings.quantizers(PAPER[PAPER.seed == 0])
+    assert "SAMP ranks 2nd of 5 quantizers." in text
+    assert "Its interval" not in text
+    alone = PAPER[(PAPER.seed == 0) | (PAPER.variant != "CVQ")]
+    assert "Its interval overlaps with that of cosine." in findings.quantizers(alone)
 
 
 def test_variants_that_lack_a_seed_are_told():
