@@ -1,4 +1,4 @@
-"""A whole photograph through plain VQ and SAMP, trained on 32x32 patches of its left part.
+"""A whole photograph through three quantizers, trained on 32x32 patches of its left part.
 
     python -m benchmarks.photograph --seed 0 --steps 400
 
@@ -16,7 +16,7 @@ from arcvq.metrics import psnr
 from arcvq.runtime.files import write_whole
 from benchmarks import RESULTS
 
-METHODS = {"plain": "plain VQ", "samp": "SAMP"}
+METHODS = {"plain": "plain VQ", "cosine": "cosine", "samp": "SAMP"}
 GAP = 8  # pixels between two pictures
 BAND = 24  # height of the captions in pixels
 

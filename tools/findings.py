@@ -7,9 +7,11 @@ from typing import NamedTuple
 
 import pandas as pd
 
+from arcvq.analysis.probing import PROBE_IMAGES
 from arcvq.experiments import EXPERIMENTS
 from arcvq.experiments.ablations import ABLATION_AXES, claims, effects
 from arcvq.experiments.best_study import RATES, candidates
+from arcvq.experiments.best_study import SETTINGS as BEST_TITLES
 from arcvq.experiments.gradient_study import HELD, NARROW, while_held
 from arcvq.experiments.measures import MEASURE_TITLES
 from arcvq.experiments.paper_table import AUTHORS_CVQ, PUBLISHED, RECONSTRUCTION_WEIGHT
@@ -201,14 +203,18 @@ def quantizers(rows: pd.DataFrame) -> str:
 
 def at_their_best(rows: pd.DataFrame) -> str:
     """How quantizers compare when the same effort has been made to tune each."""
-    measures = ["beta", "D", "learning rate", MEASURE_TITLES["psnr"], MEASURE_TITLES["codes_used"]]
+    settings = ("commitment_weight", "dim", "lr", "gamma0", "decay")
+    results = ("psnr", "codes_used", "perplexity")
+    titles = [BEST_TITLES[name] for name in settings]
+    titles += [MEASURE_TITLES[name] for name in results]
     return _paragraphs(
-        f"{_runs(rows)}. For each quantizer nine settings (commitment weight, dimension, learning "
-        "rate) were tried, and the best on validation images was trained again with fresh seeds. "
+        f"{_runs(rows)}. {_network(rows)} For each quantizer nine settings (commitment weight, "
+        "dimension, learning rate) were tried, and the best on validation images was trained again "
+        "with fresh seeds. "
         "These are all 9 combinations for FSQ, which has no commitment weight. They are 9 of 27 "
         "for the other quantizers, and 9 of 81 for SAMP, for which three weights of the margin "
         "loss were tried as well.",
-        _own_table(rows, measures),
+        _own_table(rows, titles),
         f"{_place(rows)} {_ratios(rows)}",
         _at_the_edge(rows),
     )
@@ -234,10 +240,11 @@ def regime(rows: pd.DataFrame) -> str:
     most_decibels = decibels.SAMP[ratios_alone].max()
     most_points = points.SAMP[ratios_alone].max()
     return _paragraphs(
-        f"Runs on {data_title(rows)} in which one thing at a time was changed, with the ball at "
-        "the paper's rate. The table shows the largest mean minus the smallest. Usage is the share "
-        "of the codes used, in percentage points. Cosine quantization has no margin loss and no "
-        "ball: where it moves as far as SAMP does, the ratio is not the cause.",
+        f"Runs of {rows.steps.iloc[0]:,} steps on {data_title(rows)} ({_seeds(rows)}), in which "
+        "one thing at a time was changed, with the ball at the paper's rate. The table shows the "
+        "largest mean minus the smallest. Usage is the share of the codes used, in percentage "
+        "points. Cosine quantization has no margin loss and no ball: where it moves as far as SAMP "
+        "does, the ratio is not the cause.",
         markdown(pd.DataFrame(lines)),
         "Settings that change a ratio, but neither codes nor batch nor dimension, moved the PSNR "
         f"by at most {most_decibels:.2f} dB and usage by at most {most_points:.0f} points.",
@@ -287,14 +294,19 @@ def ablations(rows: pd.DataFrame) -> str:
             {
                 "reported in the paper": line["claim"],
                 "difference here (dB)": f"{line['difference']:+.2f}",
+                "in standard errors": f"{line['standard errors']:+.1f}",
                 "outcome": line["here"],
             }
         )
     return _paragraphs(
-        f"{_runs(rows)}. One setting of SAMP was changed at a time. "
+        f"{_runs(rows)}. One setting was changed at a time. "
         f"{_ratios(rows[rows.variant == 'both halves'])}",
         markdown(pd.DataFrame(lines)),
-        "The paper's own ablations, repeated here:",
+        "*Best* and *worst* are the extremes of up to six values. Where five or six values all do "
+        "the same, these two are apart by chance in more than a third of cases.",
+        "The paper's own ablations, repeated here. *Met* and *reversed*: the intervals do not "
+        "overlap. *Within the intervals*: they do, so that neither is shown. *No difference*: each "
+        "seed gave the same result with and without, so these runs do not test the claim.",
         markdown(pd.DataFrame(reported)),
     )
 
@@ -314,11 +326,14 @@ def schedules(rows: pd.DataFrame) -> str:
                 }
             )
         tables.append(markdown(pd.DataFrame(lines)))
+    note = regime_note(rows[rows.half == "weight"])
+    regime = f"Where the weight is varied, the ratios are: {note}. Each radius has its own rate."
     return _paragraphs(
-        f"Runs of {_listed([f'{steps:,}' for steps in lengths])} steps on {data_title(rows)}. For "
-        "each schedule: how far its mean PSNR falls below that of the best schedule at the same "
-        "length, where it does worst, and at how many lengths its interval overlaps with that of "
-        "the best.",
+        f"Runs of {_listed([f'{steps:,}' for steps in lengths])} steps on {data_title(rows)}, with "
+        f"{rows.num_codes.iloc[0]} codes of {rows.dim.iloc[0]} dimensions and {_seeds(rows)}. "
+        f"{regime} For each schedule: how far its mean PSNR falls below that of the "
+        "best schedule at the same length, where it does worst, and at how many lengths its "
+        "interval overlaps with that of the best.",
         *tables,
     )
 
@@ -332,17 +347,24 @@ def gradients(rows: pd.DataFrame) -> str:
     until = f"above 1 until step {leading.max()}" if len(leading) else "never above 1"
 
     held = while_held(rows).groupby(["variant", "seed"], as_index=False)
-    growth = held.growth_usage_correlation.mean()
+    measure = "growth_usage_correlation"
+    growth = held[measure].mean()
+    plain = verdict(growth, "plain VQ", "SAMP", measure, unit="")
     return _paragraphs(
         f"- **Strength.** At the latents, the gradient of the margin loss is {ratio.iloc[0]:.1f} "
         f"times as long as that of the reconstruction at step {ratio.index[0]} of "
         f"{samp.steps.iloc[0]}; the ratio is {until}. The angle between the two averages "
-        f"{samp.angle_reconstruction_margin.mean():.1f} degrees.\n"
+        f"{samp.angle_reconstruction_margin.mean():.1f} degrees. Vectors of so many numbers that "
+        "have nothing to do with each other are at a right angle, too, so this says only that the "
+        "two neither help nor hinder each other.\n"
         "- **The ball.** Do the codes that are chosen most grow fastest? The measure is the rank "
         "correlation between a code's growth since the last measurement and how often a fixed "
         "batch chooses it, over the codes that this batch uses, while a narrow ball (from 1 to "
         f"{NARROW:g}) holds more than half of them. "
-        f"{verdict(growth, HELD, 'SAMP', 'growth_usage_correlation', '')}."
+        f"{verdict(growth, HELD, 'SAMP', measure, unit='')}. For comparison, {plain}. The paper "
+        "explains the collapse of plain VQ by this loop. Here plain VQ uses too few codes for the "
+        "measure to decide. So these runs show what a ball does to the loop, and not that the loop "
+        "is the cause."
     )
 
 
@@ -350,8 +372,12 @@ def photographs(rows: pd.DataFrame) -> str:
     """What the quantizer and the further losses of a VQGAN do to photographs."""
     return _paragraphs(
         f"Small VQGANs, trained for {rows.steps.iloc[0]:,} steps of {rows.batch_size.iloc[0]} "
-        f"patches of photographs ({_seeds(rows)}, {rows.num_codes.iloc[0]} codes). A smaller "
-        "perceptual distance is better; the photographs themselves have a sharpness of 1.",
+        f"patches of photographs ({_seeds(rows)}, {rows.num_codes.iloc[0]} codes, commitment "
+        f"weight {rows.beta.iloc[0]:g}) and measured on patches of photographs that they had not "
+        "seen. A smaller perceptual distance is better; the photographs themselves have a "
+        "sharpness of 1. "
+        '"Without discriminator" has no adversarial loss, and "on pixels alone" no perceptual loss '
+        "either.",
         markdown(EXPERIMENTS["natural_images"].table(rows)),
     )
 
@@ -371,8 +397,9 @@ def meanings(rows: pd.DataFrame) -> str:
     chosen = texts[texts.measure.isin([MEANING_TITLES[name] for name in shown])]
     return _paragraphs(
         f"{_runs(rows)}. Information is what a token tells, in bits, beyond chance. The probes "
-        "classify images from their pixels, from counts of their codes, or from the codes in their "
-        "places. The last line compares the tokens of two seeds.",
+        f"learn from {PROBE_IMAGES:,} images to classify others from their pixels, from counts of "
+        "their codes, or from the codes in their places. The last line compares the tokens of two "
+        "seeds.",
         markdown(chosen),
     )
 
@@ -392,6 +419,16 @@ def _seeds(rows: pd.DataFrame) -> str:
     if count == "2":  # 2 of the 6 orders of 2 + 2 values have the ranges apart
         return "2 seeds (two equal settings have separate intervals one time in three)"
     return f"{count} seeds"
+
+
+def _network(rows: pd.DataFrame) -> str:
+    """A sentence on the sizes of the network and on how many images it learns from."""
+    limit = rows.train_images.iloc[0]
+    images = "all training images" if pd.isna(limit) else f"{limit:,.0f} training images"
+    return (
+        f"The network has {rows.hidden.iloc[0]} channels, {rows.residual_hidden.iloc[0]} in the "
+        f"residual layers, and learns from {images}."
+    )
 
 
 def _seed_count(rows: pd.DataFrame) -> str:

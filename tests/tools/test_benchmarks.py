@@ -50,4 +50,7 @@ def test_the_call_for_a_gpu_trains_quantizers_of_the_papers_table():
 def test_the_report_on_speed_holds_what_has_been_measured():
     assert speed.markdown({"machine": "a processor"}) == "Medians. a processor.\n"
     found = {"many": {"settings": 64, "alone": 4.0, "together": 100.0}, "machine": "a processor"}
-    assert "64 settings of the quick profile together: 100 s" in speed.markdown(found)
+    assert (
+        "64 settings of the quick profile take 100 s together, 25 times as long"
+        in speed.markdown(found)
+    )

@@ -196,8 +196,9 @@ def test_tuned_quantizers_are_listed_by_what_they_reach():
     text = findings.at_their_best(tuned(rows, [1e-3] * 3 + [3e-3] * 3))
     _, _, *lines = lines_of(text)
     assert [line[0] for line in lines] == ["FSQ", "SAMP"]
-    assert lines[0][3:5] == ["0.003", "25.10 (25.00 to 25.20)"]
+    assert lines[0][3:7] == ["0.003", "1", "14.75", "25.10 (25.00 to 25.20)"]
     assert "On MNIST: 1,000 steps" in text
+    assert "has 128 channels, 32 in the residual layers, and learns from" in text
     assert "SAMP ranks 2nd of 2" in text
     assert "the largest tried" not in text
 
@@ -225,7 +226,9 @@ def test_the_ratios_of_the_regime_are_told_apart_from_codes_batch_and_dimension(
         rows.append(point | {"psnr": psnr, "usage": used})
         if axis == "codes":
             rows.append(point | {"line": "cosine", "psnr": psnr - 0.5, "usage": used / 2})
-    text = findings.regime(pd.DataFrame(rows))
+    rows = pd.DataFrame(rows).assign(steps=1000, seed=0, variant="SAMP")
+    text = findings.regime(rows)
+    assert text.startswith("Runs of 1,000 steps on digits (one seed, so without intervals)")
     _, _, codes, top_k = lines_of(text)
     assert codes == ["codes K", "32 to 512", "3.00", "50", "3.00", "25"]
     assert top_k[:4] == ["top-k (latents)", "1 to 12", "0.50", "8"]
@@ -269,9 +272,12 @@ def schedule_rows(half):
 
 
 def test_the_steadiest_schedule_is_the_one_that_is_never_far_below_the_best():
-    rows = pd.DataFrame(schedule_rows("radius") + schedule_rows("weight")).assign(data="digits")
+    rows = pd.DataFrame(schedule_rows("radius") + schedule_rows("weight"))
+    rows = rows.assign(data="digits", variant=rows.schedule, num_codes=64, dim=16)
+    rows = rows.assign(ball_rate=rows.half.map({"radius": 9.0, "weight": 0.5}))
     text = findings.schedules(rows)
-    assert text.startswith("Runs of 100 and 400 steps on digits.")
+    assert text.startswith("Runs of 100 and 400 steps on digits, with 64 codes of 16 dimensions")
+    assert "alpha / (lr sqrt(D)): 0.5 (the paper's: 0.125). Each radius has its own" in text
     _, _, *lines = lines_of(text)
     assert lines[:3] == [
         ["exponential scaled", "1.00", "0 of 2"],
@@ -306,13 +312,16 @@ def test_settings_are_told_by_their_titles_and_the_one_that_moves_most_comes_fir
         "apart",
     ]
     assert margin == ["margin m (rad)", "margin 0.1", "margin 0", "0.50", "overlap"]
-    assert ["margin 0.1 better than margin 0", "+0.50", "within the intervals"] in lines_of(text)
+    # The pooled spread is sqrt(0.5), so that a difference of two means of two varies by as much.
+    claim = ["margin 0.1 better than margin 0", "+0.50", "+0.7", "within the intervals"]
+    assert claim in lines_of(text)
 
 
 @pytest.mark.parametrize(
     ("start", "until"), [(4.0, "above 1 until step 30"), (0.5, "never above 1")]
 )
 def test_the_gradients_are_told_until_the_margin_no_longer_leads(start, until):
+    growth = {HELD: 0.1, "SAMP": 0.4, "plain VQ": 0.3}
     rows = pd.DataFrame(
         [
             {
@@ -324,19 +333,17 @@ def test_the_gradients_are_told_until_the_margin_no_longer_leads(start, until):
                 "margin_at_latents": 2.0 * start / (step / 10),
                 "angle_reconstruction_margin": 90.0,
                 "codes_on_ball": 0.6 if name == HELD and step < 30 else 0.1,
-                "growth_usage_correlation": (0.1 if name == HELD else 0.4)
-                + 0.01 * seed
-                + (step > 20),
+                "growth_usage_correlation": growth[name] + 0.01 * seed + (step > 20),
             }
-            for name, seed, step in itertools.product((HELD, "SAMP"), range(3), (10, 20, 30))
+            for name, seed, step in itertools.product(growth, range(3), (10, 20, 30))
         ]
     )
     text = findings.gradients(rows)
     assert f"is {start:.1f} times as long as that of the reconstruction at step 10 of 40" in text
     assert f"the ratio is {until}. The angle between the two averages 90.0 degrees" in text
-    assert text.endswith(
-        f"{HELD}: 0.110 (0.100 to 0.120); SAMP: 0.410 (0.400 to 0.420); the intervals do not overlap."
-    )
+    samp = "SAMP: 0.410 (0.400 to 0.420)"
+    assert f"{HELD}: 0.110 (0.100 to 0.120); {samp}; the intervals do not overlap." in text
+    assert f"plain VQ: 0.310 (0.300 to 0.320); {samp}; the intervals do not overlap." in text
 
 
 def test_what_differs_from_the_published_runs_is_said():
