@@ -188,7 +188,7 @@ MOST_JOBS = 4  # notebooks at the same time: each takes a gigabyte or two
 @main.command()
 @click.argument("notebooks", nargs=-1, metavar="[NOTEBOOK]...")
 @dataset_option
-@click.option("--profile", help="quick, standard, full or paper: how long and how large")
+@click.option("--profile", help="quick, standard, full, full_small or paper: length and sizes")
 @click.option("--device", help="auto, cpu, cuda, cuda:1, mps")
 @seed_option
 @click.option(
@@ -419,6 +419,12 @@ def _run_and_report(experiment: "Experiment", out: Path | None, options: dict[st
     from arcvq.runtime.files import safe_name
 
     base = _base_settings(experiment, options)
+    for name in ("workers", "ray"):
+        if options.get(name) is not None and not experiment.trained:
+            warnings.warn(
+                f"--{name} has no effect in {experiment.name}, whose runs go one after the other",
+                stacklevel=2,
+            )
     out = out or Path(f"{experiment.name}-{safe_name(base.dataset)}")
     file = results_file(experiment.name, out)
     if not file.exists():  # else the page beside it is ours

@@ -605,7 +605,7 @@ def inspect_files(scan: FolderScan, reading: Reading) -> FolderReport:
             reading.pixels(path)
             with image_module.open(path) as image:
                 sizes.append(image.size)
-                if getattr(image, "is_animated", False):
+                if _has_frames(image):
                     animated.append(file)
         except ValueError as error:
             broken[file] = str(error)
@@ -614,3 +614,11 @@ def inspect_files(scan: FolderScan, reading: Reading) -> FolderReport:
         by_content.setdefault(digest, []).append(file)
     repeated = [files for files in by_content.values() if len(files) > 1]
     return FolderReport(sizes, broken, animated, repeated)
+
+
+def _has_frames(image: Any) -> bool:
+    """Whether an image file has frames after the first, even if these are damaged."""
+    try:
+        return getattr(image, "is_animated", False)
+    except Exception:  # the decoder stumbled over a later frame
+        return True

@@ -727,10 +727,18 @@ def _cut(split: ImageSplit, side: int) -> ImageSplit:
 def _divide(
     name: str, labels: Int64[Tensor, " n"], parts: np.ndarray
 ) -> dict[str, Int64[Tensor, " m"]]:
-    """The rows of each split; tenths of the part `train` stand in for those that are missing."""
-    rows = {part: torch.from_numpy(np.flatnonzero(parts == part)) for part in PARTS}
+    """The rows of each split; tenths of the part `train` stand in for those that are missing.
+
+    Each split is in random order: its files come class by class, and whoever takes the first few
+    images wants all classes.
+    """
+    rows = {}
+    for part in PARTS:
+        found = torch.from_numpy(np.flatnonzero(parts == part))
+        (order,) = held_out_rows(labels[found], 0)
+        rows[part] = found[order]
     missing = [part for part in PARTS if not len(rows[part])]
-    train = rows["train"]
+    train = rows["train"].sort().values
     if len(train) <= len(missing):
         needed = ", ".join(["train", *missing])
         raise ValueError(f"{name} has {len(train)} images to divide into {needed}, too few")

@@ -52,7 +52,7 @@ from arcvq.runtime.distributed import (
     rank,
     world_size,
 )
-from arcvq.runtime.files import write_folder, write_whole
+from arcvq.runtime.files import delete, write_folder, write_whole
 from arcvq.runtime.interrupt import HeldInterrupt
 from arcvq.runtime.modes import evaluation_mode
 from arcvq.runtime.precision import float32_weights
@@ -60,6 +60,14 @@ from arcvq.runtime.random_numbers import isolated_rng
 from arcvq.runtime.run_record import Row, RunRecord, naming_file
 from arcvq.streamed_images import UnreadableImage
 
+RUN_FILES = (  # of a finished run; run.json says that it is finished
+    "run.json",
+    "history.csv",
+    "config.json",
+    "model.safetensors",
+    "snapshots.safetensors",
+    "README.md",
+)
 CHECKPOINT_SECONDS = 300  # at most so long from one checkpoint to the next
 
 LARGEST_SEED = 2**32 - 1  # as in NumPy
@@ -487,10 +495,12 @@ class TrainingSession:
         if state is not None:
             self._go_on(state)
         else:
-            self._clear_folder()
+            self._check_folder()  # once more, as another process may have begun meanwhile
+            self._probe_folder()
             self.begin()
             self.snapshot()
             self.save()
+            self.drop_replaced()
 
     def _is_finished(self) -> bool:
         """Whether there is a finished run to open."""
@@ -547,17 +557,16 @@ class TrainingSession:
         self.begin()
         self.model.load_state_dict(state[self.MODEL])
 
-    def _clear_folder(self) -> None:
-        """Make way for a new run."""
-        self._check_folder()  # once more, as another process may have begun meanwhile
-        folder = self.recording.folder
-        if folder is None or rank() > 0:
-            return
-        # A folder that cannot be written is found now, before the work is done.
-        write_folder(Path(folder), lambda draft: None)
-        if self.recording.overwrite:
-            # From now on the folder holds an unfinished run, whatever happens.
-            self.finished.unlink(missing_ok=True)
+    def _probe_folder(self) -> None:
+        """Raise OSError for a folder that cannot be written, before the work is done."""
+        if self.recording.folder and rank() == 0:
+            write_folder(Path(self.recording.folder), lambda draft: None)
+
+    def drop_replaced(self) -> None:
+        """Give up the run that this one overwrites, once the folder holds a checkpoint of this."""
+        if self.recording.overwrite and self.recording.folder and rank() == 0:
+            for name in RUN_FILES:
+                delete(Path(self.recording.folder) / name)
 
     def _check_folder(self) -> None:
         """Raise FileExistsError for a run that neither goes on nor may be overwritten."""
@@ -631,7 +640,8 @@ class TrainingSession:
     def _farewell(self) -> str:
         """Where the run stops and whether it is kept, for the message of what stops it."""
         folder = self.recording.folder
-        kept = f"saved in {folder}; resume=True goes on" if folder else "not saved without a folder"
+        goes_on = "the same command goes on with it, and so does resume=True"
+        kept = f"saved in {folder}; {goes_on}" if folder else "not saved without a folder"
         return f"stopped at step {self.step} of {self.steps}, {kept}"
 
 

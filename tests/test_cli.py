@@ -454,7 +454,9 @@ def test_experiment_says_which_options_have_no_effect(data_folder, monkeypatch):
     shown = invoke("experiment", "codes_per_step", "--num-codes", 64, "--dim", 8)
     assert "Note: --num-codes has no effect in codes_per_step, which has values" in shown.stderr
     assert "--dim" not in shown.stderr
-    with_own = invoke("experiment", "regime", "--num-codes", 64)
+    alone = invoke("experiment", "gradients", "--workers", 7)
+    assert "Note: --workers has no effect in gradients, whose runs go one after" in alone.stderr
+    with_own = invoke("experiment", "regime", "--num-codes", 64, "--workers", 7)
     assert "has no effect" not in with_own.stderr
 
 

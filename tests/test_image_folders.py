@@ -503,6 +503,28 @@ def test_a_report_tells_sizes_broken_animated_and_repeated_files(tmp_path):
     assert [len(group) for group in report.repeated] == [3]
 
 
+def test_an_animation_with_damaged_frames_is_reported_as_animated(tmp_path):
+    frames = [Image.effect_noise((64, 64), 50) for _ in range(3)]
+    file = tmp_path / "1.gif"
+    frames[0].save(file, save_all=True, append_images=frames[1:])
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+    report = inspect_files(scan_folder(tmp_path), Reading())
+    assert report.animated == [Path("1.gif")]
+    assert not report.broken
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_the_first_images_of_each_split_are_of_all_classes(tmp_path, stream):
+    for part in ("train", "val", "test"):
+        for label in ("cat", "dog"):
+            for number in range(20):
+                save(tmp_path / part / label / f"{number}.png")
+    data = load_images(f"folder:{tmp_path}", size=8, stream=stream)
+    for split in (data.train, data.validation, data.test):
+        assert len(split) == 40
+        assert len(split.first(10).labels.unique()) == 2
+
+
 def test_names_of_any_length_and_script_are_read(tmp_path):
     name = "\u732b" * 60  # 180 bytes
     save(tmp_path / name / "1.png")

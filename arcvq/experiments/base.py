@@ -5,7 +5,7 @@ import json
 import re
 import warnings
 from collections import Counter
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import closing
 from io import BytesIO
 from pathlib import Path
@@ -131,8 +131,9 @@ def run_experiment(
 
     Raises:
         ValueError: For no seeds or one beyond the largest, an unknown variant, fewer training
-            images than `base` needs, data that the experiment cannot measure, or a folder with
-            results of other settings or with other files.
+            images than `base` needs, no validation or test images, data that the experiment cannot
+            measure or no variant can be trained on, or a folder with results of other settings or
+            with other files.
     """
     check_whole(1, seeds=seeds)
     first_seed = base.seed if experiment.search is None else base.seed + 1
@@ -143,8 +144,7 @@ def run_experiment(
     root = data_root(root)
     device = choose_device(device)
     data = data or base.load_data(root, device)
-    base.check_data(data)
-    experiment.check(data)
+    _check_data(experiment, base, data)
     if out is None:
         out = root / "experiments" / _folder_name(experiment, base, data, device)
     folder = Path(out).expanduser()
@@ -167,6 +167,7 @@ def run_experiment(
 
     trials = _plan(experiment.name, variants, range(first_seed, first_seed + seeds), folder)
     trials = [trial for trial in trials if trial.variant in chosen]
+    _check_images(trials, data)
     lost = {}
     for trial in trials:
         if trial.variant in without_best:
@@ -208,6 +209,8 @@ def without_effect(experiment: Experiment, base: RunSettings) -> list[str]:
         values = {getattr(settings, name) for settings in runs}
         if getattr(base, name) not in values:
             ignored.append(name)
+    if all(settings.precision != base.precision for settings in runs):
+        ignored.append("precision")
     if all(settings.vqgan is not None for settings in runs):
         ignored += ["hidden", "residual_hidden"]
     return ignored
@@ -297,6 +300,29 @@ def _file_names(variants: Sequence[str]) -> dict[str, str]:
         if uses[name.lower()] > 1 or len(name) > LONGEST_NAME:
             names[variant] = f"{name[:LONGEST_NAME]}-{digest_of(variant)}"
     return names
+
+
+def _check_data(experiment: Experiment, base: RunSettings, data: ImageData) -> None:
+    """Raise ValueError for data that is too small, or that the experiment cannot measure."""
+    for part, split in (("validation", data.validation), ("test", data.test)):
+        if len(split) == 0:
+            raise ValueError(f"{data.name} has no {part} images; an experiment needs some")
+    base.check_data(data)
+    experiment.check(data)
+
+
+def _check_images(trials: Sequence[_Trial], data: ImageData) -> None:
+    """Warn of variants whose runs will fail; raise ValueError if these are all."""
+    reasons = {}
+    for variant, settings in {trial.variant: trial.settings for trial in trials}.items():
+        try:
+            settings.check_images(data)
+        except ValueError as error:
+            reasons[variant] = error
+    if reasons and all(trial.variant in reasons for trial in trials):
+        raise next(iter(reasons.values()))
+    for variant, reason in reasons.items():
+        warnings.warn(f"{variant} cannot be trained here: {reason}", stacklevel=3)
 
 
 def _chosen_names(
@@ -392,9 +418,13 @@ def _train_and_measure(
     failures = {}
     asked = [*dict.fromkeys(trial.settings for trial in trials)]
     with closing(_outcomes(experiment, asked, data, training)) as outcomes:
-        # Runs can be compared once all of them are trained.
-        for settings, run in list(outcomes) if experiment.compare else outcomes:
-            rows = _measure(experiment, run, settings, data, training["root"], first_seed)
+        found: Iterable[tuple[RunSettings, Outcome]] = outcomes
+        firsts: dict[RunSettings, Outcome] = {}
+        if experiment.compare:  # runs can be compared once all of them are trained
+            found = list(outcomes)
+            firsts = {settings: run for settings, run in found if settings.seed == first_seed}
+        for settings, run in found:
+            rows = _measure(experiment, run, settings, data, training["root"], first_seed, firsts)
             facts = run_facts(settings, data, training["device"])
             for trial in trials:
                 if trial.settings != settings:
@@ -437,6 +467,7 @@ def _measure(
     data: ImageData,
     root: Path,
     first_seed: int,
+    firsts: Mapping[RunSettings, Outcome],
 ) -> Rows:
     """The rows of a run; for one that failed, a row with the reason."""
     try:
@@ -445,7 +476,7 @@ def _measure(
         rows = experiment.measure(run, settings, data, root)
         if experiment.compare is None or run is None or settings.seed == first_seed:
             return rows
-        first = _first_run(dataclasses.replace(settings, seed=first_seed), data, root)
+        first = _first_run(dataclasses.replace(settings, seed=first_seed), firsts, data, root)
         compared = experiment.compare(run, first, data)
         return [row | compared for row in rows]
     except Exception as error:
@@ -453,10 +484,22 @@ def _measure(
         return [{"error": f"{type(error).__name__}: {reason}"}]
 
 
-def _first_run(settings: RunSettings, data: ImageData, root: Path) -> Run:
-    """The run of the first seed, which the others are compared with."""
+def _first_run(
+    settings: RunSettings, outcomes: Mapping[RunSettings, Outcome], data: ImageData, root: Path
+) -> Run:
+    """The run of the first seed, which the others are compared with.
+
+    Args:
+        settings: Its settings.
+        outcomes: What this call has trained, or failed to train.
+        data: The data.
+        root: Where a run of an earlier call is kept.
+    """
     try:
-        return train(settings, data, root=root, device=data.device, progress=False)
+        outcome = outcomes.get(settings)
+        if isinstance(outcome, Exception):
+            raise outcome
+        return outcome or train(settings, data, root=root, device=data.device, progress=False)
     except Exception as error:
         raise RuntimeError(
             f"the run of seed {settings.seed}, to compare with, failed: {error}"

@@ -65,10 +65,11 @@ def measure(run: Run, settings: RunSettings, data: ImageData, root: Path) -> Row
     of_tokenizer = {"psnr": found["psnr"], "codes_used": found["codes_used"]}
     rebuilt = torch.cat([run.model.reconstruct(some) for some in images.split(500)])
     rows: Rows = [{"prior": RECONSTRUCTED, **of_tokenizer, **measured(rebuilt)}]
+    seen = settings.subset(data)
     for kind in PRIORS:
         prior_settings = settings_of_prior(kind, settings)
         fitted = train_prior(
-            prior_settings, run.model, data, root=root, device=data.device, progress=False
+            prior_settings, run.model, seen, root=root, device=data.device, progress=False
         )
         row: dict[str, Any] = {"prior": kind, **of_tokenizer}
         row["bits_per_image"] = bits_per_image(fitted.prior, run, data)

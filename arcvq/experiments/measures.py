@@ -15,10 +15,10 @@ from arcvq.analysis.sample_quality import frechet_distance, inception_fid
 from arcvq.autoencoder import Autoencoder
 from arcvq.geometry import describe
 from arcvq.images import ImageData, ImageSplit
-from arcvq.metrics import SSIM_WINDOW, authors_measures, lpips
+from arcvq.metrics import SSIM_WINDOW, lpips
 from arcvq.quantizers import ContinuousQuantizer
 from arcvq.runs.settings import RunSettings, run_name
-from arcvq.runtime.devices import choose_precision, device_name
+from arcvq.runtime.devices import choose_precision, device_name, dtype_name
 from arcvq.runtime.modes import evaluation_mode
 from arcvq.training import Run, evaluate
 
@@ -52,12 +52,11 @@ def run_facts(settings: RunSettings, data: ImageData, device: torch.device) -> d
         if isinstance(config.get(record), dict):
             config[record] = json.dumps(config[record])
     regime = settings.regime(data)
-    precision = choose_precision(settings.precision, device)
     return {
         **config,
         "positives_per_latent": regime.positives_per_latent if regime else None,
         "ball_rate": regime.ball_rate if regime else None,
-        "precision": str(precision).removeprefix("torch."),
+        "precision": dtype_name(choose_precision(settings.precision, device)),
         "run": run_name(settings, data, device),
         "data": data.name,
         "images": data.fingerprint,
@@ -99,8 +98,8 @@ def reconstruction(
     row |= dict.fromkeys(("ssim", "authors_psnr", "authors_ssim"), math.nan)
     if min(data.size) >= SSIM_WINDOW:  # smaller images have no SSIM
         row["ssim"] = evaluate(model, split.first(SSIM_IMAGES), ssim=True)["ssim"]
-        theirs = authors_measures(outputs, originals)
-        row |= {f"authors_{name}": value for name, value in theirs.items()}
+        theirs = evaluate(model, split, protocol="authors")
+        row |= {f"authors_{name}": theirs[name] for name in ("psnr", "ssim")}
     row["lpips"] = _if_available(lpips, outputs, originals)
     row["rfid"] = _if_available(inception_fid, outputs, originals) if len(split) > 1 else math.nan
     row["classifier_frechet"] = _classifier_frechet(data, outputs, root)

@@ -42,7 +42,7 @@ def measure(run: Run, settings: RunSettings, data: ImageData, root: Path) -> Row
         classifier = train_classifier(data, root=root, device=data.device, progress=False)
     found = evaluate(run.model, data.test)
     row = {"psnr": found["psnr"], "codes_used": found["codes_used"]}
-    return [row | describe_codes(run, data, classifier)]
+    return [row | describe_codes(run, settings.subset(data), classifier)]
 
 
 def compare(run: Run, first: Run, data: ImageData) -> dict[str, float]:

@@ -11,6 +11,7 @@ from arcvq.experiments.measures import MAIN_MEASURES
 from arcvq.experiments.tables import cells, regime_titles, summary
 from arcvq.images import ImageData
 from arcvq.runs.settings import RunSettings
+from arcvq.runtime.devices import threads_kept
 from arcvq.samp import SAMP
 from arcvq.training import Compute, Optimization, Recording, Run, VQVAESession, evaluate
 
@@ -49,10 +50,10 @@ def measure(run: Run, settings: RunSettings, data: ImageData, root: Path) -> Row
 
 
 def processor_milliseconds(settings: RunSettings, data: ImageData) -> float:
-    """Measure the processor time of a training step, in milliseconds.
+    """Measure the processor time of a training step on one thread, in milliseconds.
 
-    Unlike the time of a clock, it leaves out the time that other processes took. On several threads
-    it is the sum over all of them; on a GPU it is only that of launching the work.
+    Unlike the time of a clock, it leaves out the time that other processes took. On a GPU it is
+    only that of launching the work.
     """
     data = settings.subset(data)
     optimization = Optimization(TIMED_STEPS, settings.batch_size, settings.lr, settings.seed)
@@ -60,11 +61,13 @@ def processor_milliseconds(settings: RunSettings, data: ImageData) -> float:
     session = VQVAESession(
         settings.model(data), data, optimization, compute, Recording(progress=False)
     )
-    session.advance()  # the first step is slower
-    began = time.process_time()
-    for _ in range(TIMED_STEPS):
-        session.advance()
-    return (time.process_time() - began) / TIMED_STEPS * 1000
+    with threads_kept(1):
+        session.advance()  # the first step is slower
+        began = time.process_time()
+        for _ in range(TIMED_STEPS):
+            session.advance()
+        seconds = time.process_time() - began
+    return seconds / TIMED_STEPS * 1000
 
 
 def table(rows: pd.DataFrame) -> pd.DataFrame:

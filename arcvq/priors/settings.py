@@ -175,8 +175,8 @@ def train_prior(
     device = choose_device(device)
     digest = settings.digest(model, data, choose_precision(settings.precision, device))
     name = f"{safe_name(data.name)}-{settings.kind}-{digest}"
-    folder, is_there = find_result(root, "priors", name, overwrite)
-    if is_there:
+    folder, is_there = find_result(root, "priors", name, shared=not overwrite)
+    if is_there and not overwrite:
         fitted = PriorRun.load(folder)
         fitted.prior.to(device)
         return fitted
@@ -189,5 +189,5 @@ def train_prior(
         lr=settings.lr,
         seed=settings.seed,
         compute=Compute(device, settings.precision),
-        recording=Recording(folder, resume=True, progress=progress),
+        recording=Recording(folder, resume=not overwrite, overwrite=overwrite, progress=progress),
     )

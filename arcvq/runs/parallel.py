@@ -1,9 +1,9 @@
 """Train many runs at once: one on each core, several on each GPU, or on a Ray cluster.
 
 `train_as_completed` gives each run when it is finished, `train_many` all of them in their order.
-Each run is what `train` would give alone with one thread. How the runs are spread is in
-`_one_by_one`, `_in_processes` and `_on_ray`, which train and keep each run and tell its error, if
-there was one.
+Each run is what `train` would give alone; where several go on at once, each has one thread. How the
+runs are spread is in `_one_by_one`, `_in_processes` and `_on_ray`, which train and keep each run
+and tell its error, if there was one.
 """
 
 import dataclasses
@@ -39,6 +39,8 @@ from arcvq.runtime.devices import (
 )
 from arcvq.runtime.extras import extra_import
 from arcvq.runtime.files import data_root
+from arcvq.runtime.interrupt import signals_interrupt
+from arcvq.runtime.store import is_finished
 from arcvq.training import Run
 
 RUNS_PER_GPU = 4  # a small model leaves most of a GPU idle; not yet measured
@@ -122,7 +124,7 @@ def train_as_completed(
             loaded[key] = found.to("cpu")
         one.check_data(loaded[key])
     batch = _Batch(loaded, data_root(root), device)
-    waiting = [one for one in unique if not (batch.folder(one) / "run.json").exists()]
+    waiting = [one for one in unique if not is_finished(batch.folder(one))]
     finished = ((one, None) for one in unique if one not in waiting)
     # Closed where this ends early: a generator that a traceback still holds would train on.
     with (
@@ -275,7 +277,12 @@ def _in_processes(
 
     killed = set()
     # Threads hand out the runs, so that no worker waits while the caller measures one.
-    with threads_kept(1), _waiting_threads_sleep(), ThreadPoolExecutor(workers) as threads:
+    with (
+        signals_interrupt(),  # a signal to end has the workers save, as Ctrl-C has
+        threads_kept(1),
+        _waiting_threads_sleep(),
+        ThreadPoolExecutor(workers) as threads,
+    ):
         running = {threads.submit(train_somewhere, one): one for one in settings}
         try:
             while running:

@@ -24,6 +24,7 @@ from arcvq.runtime.store import digest_of, find_result, kept_path
 from arcvq.samp import SAMP, Regime
 from arcvq.training import Compute, Optimization, Recording, Run, check_batch, fit
 from arcvq.vqgan import VQGAN, VQGANSettings, fit_vqgan
+from arcvq.vqgan.fitting import check_losses
 from arcvq.vqvae import DOWNSAMPLE, VQVAE
 
 RUN_FORMAT = 4  # bump it when the same settings no longer train the same model
@@ -115,6 +116,7 @@ class RunSettings:
 
     def __post_init__(self):
         use_python_numbers(self)
+        self._unify_folder()
         for name, kind in RECORDS.items():
             record = getattr(self, name)
             if not isinstance(record, kind) and record is not getattr(RunSettings, name):
@@ -243,6 +245,13 @@ class RunSettings:
         """
         return load_images(self.dataset, root, device, **vars(self.reading))
 
+    def _unify_folder(self) -> None:
+        """Write a folder without a slash at its end, so that it is the same run either way."""
+        if isinstance(self.dataset, str) and self.dataset.startswith("folder:"):
+            folder = self.dataset.rstrip("/")
+            if folder != "folder:":
+                object.__setattr__(self, "dataset", folder)
+
     def subset(self, data: ImageData) -> ImageData:
         """The data that the run sees, with `train_images` training images if that is a number.
 
@@ -257,6 +266,13 @@ class RunSettings:
     def check_data(self, data: ImageData) -> None:
         """Raise ValueError for data with too few training images for `train_images` or a batch."""
         check_batch(self.batch_size, len(self.subset(data).train))
+
+    def check_images(self, data: ImageData) -> None:
+        """Raise ValueError for images that the model or its losses cannot take, or for no model."""
+        images = torch.zeros(1, data.channels, *data.size)
+        self.model(data).check_images(images)
+        if self.vqgan is not None:
+            check_losses(self.vqgan.losses, data)
 
     def digest(self, data: ImageData, dtype: torch.dtype) -> str:
         """A short name for the run of these settings on these images in this precision."""
@@ -342,19 +358,20 @@ def train(
     data = settings.subset(data)
     name = run_name(settings, data, device)
     with first_rank_first():
-        folder, is_there = find_result(root, "runs", name, overwrite)
+        folder, is_there = find_result(root, "runs", name, shared=not overwrite)
     is_there = from_first(is_there)
-    if is_there:
+    if is_there and not overwrite:
         run = Run.load(folder)
         run.model.to(device)
         return run
+    recording = Recording(folder, resume=not overwrite, overwrite=overwrite, progress=progress)
     options: dict[str, Any] = {
         "steps": settings.steps,
         "batch_size": settings.batch_size,
         "lr": settings.lr,
         "seed": settings.seed,
         "compute": Compute(device, settings.precision),
-        "recording": Recording(folder, resume=True, progress=progress),
+        "recording": recording,
     }
     model = settings.model(data)
     vqgan = settings.vqgan

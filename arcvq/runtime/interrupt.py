@@ -2,10 +2,31 @@
 
 import signal
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 # What Ctrl-C, a batch scheduler or docker stop, and a closed terminal send.
 NAMES = ("SIGINT", "SIGTERM", "SIGHUP")
 SIGNALS = [getattr(signal, name) for name in NAMES if hasattr(signal, name)]
+
+
+@contextmanager
+def signals_interrupt() -> Iterator[None]:
+    """Have every signal to end raise KeyboardInterrupt, as Ctrl-C does.
+
+    Signals that are ignored stay ignored. In a thread other than the main one, the context does
+    nothing.
+    """
+    earlier_handlers = {}
+    if threading.current_thread() is threading.main_thread():
+        for number in SIGNALS:
+            if signal.getsignal(number) is signal.SIG_DFL:
+                earlier_handlers[number] = signal.signal(number, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        for number, handler in earlier_handlers.items():
+            signal.signal(number, handler)
 
 
 class HeldInterrupt:

@@ -8,7 +8,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from arcvq.runtime.files import data_root, delete, shared_root
+from arcvq.runtime.files import data_root, shared_root
 
 WRITTEN_LAST = ("run.json", "classifier.json")
 
@@ -29,7 +29,7 @@ def digest_in(name: str) -> str:
 
 
 def find_result(
-    root: str | Path | None, kind: str, name: str, overwrite: bool = False
+    root: str | Path | None, kind: str, name: str, shared: bool = True
 ) -> tuple[Path, bool]:
     """Find a result that is a folder, or the place for it.
 
@@ -37,17 +37,14 @@ def find_result(
         root: See `kept_path`.
         kind: See `kept_path`.
         name: See `kept_path`.
-        overwrite: Delete what is there, so that it is made again. The shared folder is left alone.
+        shared: See `kept_path`.
 
     Returns:
         The folder, and whether it holds the finished result. Otherwise the result goes there, and
         the folder may hold a checkpoint to go on from.
     """
-    folder = kept_path(root, kind, name, shared=not overwrite)
-    if overwrite:
-        delete(folder)
-        return folder, False
-    return folder, _is_finished(folder)
+    folder = kept_path(root, kind, name, shared)
+    return folder, is_finished(folder)
 
 
 def kept_path(root: str | Path | None, kind: str, name: str, shared: bool = True) -> Path:
@@ -61,21 +58,21 @@ def kept_path(root: str | Path | None, kind: str, name: str, shared: bool = True
         shared: Whether to look in the shared folder as well.
 
     Returns:
-        An existing path with this digest, whatever its name, else the path of this name. What is
-        finished in the shared folder is there too.
+        A path with this digest, whatever its name: a finished result, else one that was begun, else
+        a finished one in the shared folder, else an empty folder. If there is none, the path of
+        this name.
     """
     pattern = f"*-{digest_in(name)}"
     shelf = data_root(root) / kind
-    for path in sorted(shelf.glob(pattern)):
-        return path
+    here = sorted(shelf.glob(pattern))
+    found = [path for path in here if is_finished(path)]
+    found += [path for path in here if path.is_dir() and any(path.iterdir())]
     common = shared_root() if shared else None
     if common is not None:
-        for path in sorted((common / kind).glob(pattern)):
-            if _is_finished(path):
-                return path
-    return shelf / name
+        found += [path for path in sorted((common / kind).glob(pattern)) if is_finished(path)]
+    return next(iter([*found, *here]), shelf / name)
 
 
-def _is_finished(path: Path) -> bool:
+def is_finished(path: Path) -> bool:
     """Whether a result is whole: a file is, and a folder once it holds what is written last."""
     return path.is_file() or any((path / name).exists() for name in WRITTEN_LAST)

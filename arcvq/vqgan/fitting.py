@@ -23,7 +23,7 @@ from arcvq.runtime.checks import (
 )
 from arcvq.runtime.distributed import average_gradients_, mean_, own_share, rank
 from arcvq.runtime.extras import extra_import
-from arcvq.runtime.files import write_whole
+from arcvq.runtime.files import delete, write_whole
 from arcvq.runtime.precision import float32_weights
 from arcvq.runtime.random_numbers import isolated_rng
 from arcvq.runtime.run_record import Row
@@ -39,6 +39,7 @@ from arcvq.vqgan.network import VQGAN
 from arcvq.vqgan.perceptual import PerceptualDistance, check_features, mean_distance
 
 GRID_IMAGES = 8  # validation images in a logged grid, above their reconstructions
+GRIDS = "reconstructions"  # the folder of these grids in that of a run
 BETAS = (0.5, 0.9)  # of Adam, as in the public VQGAN code
 LARGEST_WEIGHT = 1e4  # of the adversarial loss
 GRADIENT_FLOOR = 1e-4  # keeps that weight finite where the discriminator is flat
@@ -74,6 +75,22 @@ class VQGANLosses:
         check_whole(1, channels=self.channels, halvings=self.halvings)
         if self.features:
             check_features(self.features)
+
+
+def check_losses(losses: VQGANLosses, data: ImageData) -> None:
+    """Raise ValueError for images that a loss cannot judge: without color, or too small."""
+    if losses.features and data.channels != 3:
+        raise ValueError(
+            f"{data.name} has {data.channels} channels, but perceptual features need RGB; "
+            "VQGANLosses(features=None) goes without them"
+        )
+    needed = smallest_side(losses.halvings)
+    if losses.adversarial > 0 and min(data.size) < needed:
+        height, width = data.size
+        raise ValueError(
+            f"images have {height} x {width} pixels, but a discriminator with "
+            f"halvings={losses.halvings} needs {needed} x {needed}; take fewer halvings"
+        )
 
 
 def check_averaging(averaging: float) -> None:
@@ -165,18 +182,7 @@ class VQGANSession(VQVAESession):
         if compute.cuda_graph:
             raise ValueError("cuda_graph is True; fit_vqgan takes steps of two kinds, so no graph")
         check_averaging(averaging)
-        if losses.features and data.channels != 3:
-            raise ValueError(
-                f"{data.name} has {data.channels} channels, but perceptual features need RGB; "
-                "VQGANLosses(features=None) goes without them"
-            )
-        needed = smallest_side(losses.halvings)
-        if losses.adversarial > 0 and min(data.size) < needed:
-            height, width = data.size
-            raise ValueError(
-                f"images have {height} x {width} pixels, but a discriminator with "
-                f"halvings={losses.halvings} needs {needed} x {needed}; take fewer halvings"
-            )
+        check_losses(losses, data)
         if losses.adversarial > 0 and not hasattr(model.decoder, "last_layer"):
             raise ValueError(
                 f"the decoder of a {model.kind} has no last_layer, where the adversarial loss is "
@@ -307,6 +313,12 @@ class VQGANSession(VQVAESession):
                 )
         return super()._losses_of_step() | terms
 
+    def drop_replaced(self) -> None:
+        super().drop_replaced()
+        folder = self.recording.folder
+        if self.recording.overwrite and folder and rank() == 0:
+            delete(Path(folder) / GRIDS)
+
     def _write_grid(self, folder: Path) -> None:
         """Write validation images above their reconstructions, as a PNG file of this step."""
         images = self.validation.first(GRID_IMAGES)
@@ -315,7 +327,7 @@ class VQGANSession(VQVAESession):
         make_grid = extra_import("torchvision").utils.make_grid
         grid = to_uint8(make_grid(both, nrow=len(images))).permute(1, 2, 0).cpu().numpy()
         picture = extra_import("PIL.Image").fromarray(grid)
-        file = folder / "reconstructions" / f"{self.step:07d}.png"
+        file = folder / GRIDS / f"{self.step:07d}.png"
         write_whole(file, lambda draft: picture.save(draft, "PNG"))
 
     def settle(self) -> None:

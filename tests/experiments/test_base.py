@@ -16,15 +16,19 @@ from hypothesis import settings as settings_of_hypothesis
 from hypothesis import strategies as st
 
 import arcvq
+from arcvq.experiments import base as base_module
 from arcvq.experiments.base import Experiment, Variant, run_experiment
 from arcvq.image_folders import Reading
-from arcvq.runs import settings
+from arcvq.images import ImageData
+from arcvq.runs import parallel, settings
+from arcvq.runs.settings import train
 from arcvq.samp import SAMP
 from arcvq.training import LARGEST_SEED, evaluate
-from arcvq.vqgan import VQGANSettings
+from arcvq.vqgan import VQGANLosses, VQGANSettings
 from tests.strokes import IMAGES, write_folder
 from tests.strokes import SMALL as BASE
 
+PIXELS_ONLY = VQGANLosses(features=None, adversarial=0.0)
 CHECKOUT = str(Path(__file__).parents[2])
 
 
@@ -59,7 +63,7 @@ class Counting:
 RATES = Experiment("rates", "Which rate?", rates, psnr, table=lambda rows: rows)
 
 
-def run(out, experiment=RATES, base=BASE, **options):
+def run(out, experiment=RATES, base=BASE, data=IMAGES, **options):
     usual = {
         "seeds": 2,
         "out": out,
@@ -68,7 +72,7 @@ def run(out, experiment=RATES, base=BASE, **options):
         "workers": 1,
         "progress": False,
     }
-    return run_experiment(experiment, base, IMAGES, **usual | options)
+    return run_experiment(experiment, base, data, **usual | options)
 
 
 def test_every_variant_and_seed_has_a_row_that_says_all_about_it(tmp_path):
@@ -247,6 +251,60 @@ def test_an_experiment_may_train_itself_and_give_a_course_of_rows(tmp_path):
     assert not (tmp_path / "data").exists()
 
 
+def quantizers(base):
+    names = ("cosine", "lfq", "bsq")
+    return [Variant(name, dataclasses.replace(base, quantizer=name)) for name in names]
+
+
+def test_variants_that_cannot_be_trained_are_told_before_the_others_are(tmp_path):
+    experiment = dataclasses.replace(RATES, variants=quantizers)
+    base = dataclasses.replace(BASE, num_codes=7)
+    with pytest.warns(UserWarning, match="cannot be trained here: .* power of two") as told:
+        rows = run(tmp_path, experiment, base=base, seeds=1)
+    assert [str(one.message).split()[0] for one in told] == ["lfq", "bsq"]
+    assert rows.error.notna().tolist() == [False, True, True]
+
+
+@pytest.mark.parametrize("side", [1, 6])
+def test_images_that_no_variant_can_take_are_refused(tmp_path, side):
+    splits = []
+    for split in (IMAGES.train, IMAGES.validation, IMAGES.test):
+        splits.append(dataclasses.replace(split, images=split.images[..., :side, :side]))
+    data = ImageData("small", *splits, IMAGES.classes)
+    with pytest.raises(ValueError, match=f"images are {side}x{side} pixels; both must be mult"):
+        run(tmp_path, data=data)
+    assert not (tmp_path / "rows").exists()
+
+
+@pytest.mark.parametrize("part", ["validation", "test"])
+def test_data_without_images_to_measure_is_refused(tmp_path, part):
+    data = dataclasses.replace(IMAGES, **{part: IMAGES.test.first(0)})
+    with pytest.raises(ValueError, match=f"strokes has no {part} images"):
+        run(tmp_path, data=data)
+    assert not [*tmp_path.iterdir()]
+
+
+def test_a_first_run_that_failed_is_not_trained_again_for_each_seed_that_waits_for_it(
+    tmp_path, monkeypatch
+):
+    trained = []
+
+    def failing(settings, *arguments, **options):
+        trained.append(settings.seed)
+        if settings.seed == 0:
+            raise FloatingPointError("the loss is nan")
+        return train(settings, *arguments, **options)
+
+    monkeypatch.setattr(parallel, "train", failing)
+    monkeypatch.setattr(base_module, "train", failing)
+    one = dataclasses.replace(
+        RATES, variants=lambda base: rates(base)[:1], compare=codebook_distance
+    )
+    rows = run(tmp_path, one, seeds=3)
+    assert rows.error.notna().tolist() == [True, True, True]
+    assert trained.count(0) == 1
+
+
 def test_results_of_other_settings_keep_their_folder(tmp_path):
     run(tmp_path, seeds=1)
     before = (tmp_path / "rates.parquet").read_bytes()
@@ -263,7 +321,7 @@ def test_results_of_other_settings_keep_their_folder(tmp_path):
     "change",
     [
         {"reading": Reading(size=16, levels=(0.0, 4095.0))},
-        {"vqgan": VQGANSettings(channels=8, multipliers=(1, 2))},
+        {"vqgan": VQGANSettings(channels=8, multipliers=(1, 2), losses=PIXELS_ONLY)},
         {"quantizer": "rotation", "commitment": 0.5},
     ],
     ids=lambda change: "-".join(change),

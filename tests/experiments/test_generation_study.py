@@ -9,6 +9,7 @@ from arcvq.analysis.sample_quality import frechet_distance
 from arcvq.experiments import generation_study, run_experiment
 from arcvq.experiments.generation_study import GENERATION, RECONSTRUCTED, settings_of_prior
 from arcvq.figures.experiment_results import pictures
+from arcvq.runs.settings import train
 from arcvq.training import Run
 from tests.strokes import IMAGES, SMALL
 
@@ -88,3 +89,18 @@ def test_all_tokenizers_of_a_seed_get_the_same_prior():
     for kind in ("pixelcnn", "transformer"):
         assert len({settings_of_prior(kind, one) for one in settings}) == 1
         assert settings_of_prior(kind, settings[0]).steps == generation_study.LONGEST_FIT
+
+
+def test_priors_learn_only_from_the_images_that_their_tokenizer_saw(monkeypatch, folder):
+    counts = []
+
+    def seen(settings, model, data, **options):
+        counts.append(len(data.train))
+        raise StopIteration
+
+    monkeypatch.setattr(generation_study, "train_prior", seen)
+    settings = dataclasses.replace(SMALL, train_images=16)
+    run = train(settings, IMAGES, root=folder, device="cpu", progress=False)
+    with pytest.raises(StopIteration):
+        generation_study.measure(run, settings, IMAGES, folder)
+    assert counts == [16]

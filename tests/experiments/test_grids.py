@@ -243,11 +243,11 @@ def test_the_steadiest_schedule_comes_first_with_the_lengths_at_which_it_is_leve
         ("regime", []),
         ("codes_per_step", ["num_codes"]),
         ("best", ["dim", "lr"]),
-        ("natural_images", ["hidden", "residual_hidden"]),
+        ("natural_images", ["precision", "hidden", "residual_hidden"]),
     ],
 )
 def test_sizes_that_an_experiment_sets_itself_are_named(name, ignored):
-    base = dataclasses.replace(BASE, num_codes=7, dim=5, lr=0.5)
+    base = dataclasses.replace(BASE, num_codes=7, dim=5, lr=0.5, precision="bfloat16")
     assert without_effect(EXPERIMENTS[name], base) == ignored
 
 

@@ -97,6 +97,23 @@ def test_shares_of_the_codes_are_drawn_and_timed(tmp_path, monkeypatch):
     drawn = rows.samp.dropna().str.extract(r'"codes_per_step": (\d+)')[0]
     assert drawn.dropna().astype(int).tolist() == [2, 1, 6, 2]
     assert (rows.processor_milliseconds > 0).all()
+
+
+def test_the_time_of_a_step_is_that_of_one_thread(monkeypatch):
+    counts = []
+
+    class Session:
+        def __init__(self, *arguments):
+            pass
+
+        def advance(self):
+            counts.append(torch.get_num_threads())
+
+    monkeypatch.setattr(share_study, "VQVAESession", Session)
+    before = torch.get_num_threads()
+    share_study.processor_milliseconds(BASE, IMAGES)
+    assert set(counts) == {1}
+    assert torch.get_num_threads() == before
     assert len(share_study.table(rows)) == 8
     (_, _, figure), _ = pictures(rows)
     assert [trace.name for trace in figure.data] == ["K 16", "K 64"]

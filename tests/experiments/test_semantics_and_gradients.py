@@ -232,3 +232,17 @@ def test_what_is_lost_and_what_is_above_chance_follow_from_the_measures():
     (line,) = with_losses(alone).itertuples()
     assert math.isnan(line.agreement_excess)
     assert line.purity_excess == pytest.approx(0.3)
+
+
+def test_codes_are_described_with_the_images_that_the_run_saw(monkeypatch, tmp_path):
+    counts = []
+
+    def seen(run, data, classifier):
+        counts.append((len(data.train), len(data.test)))
+        return {}
+
+    monkeypatch.setattr(semantics_study, "describe_codes", seen)
+    settings = dataclasses.replace(BASE, train_images=16)
+    run = train(settings, IMAGES, root=tmp_path, device="cpu", progress=False)
+    semantics_study.measure(run, settings, IMAGES, tmp_path)
+    assert counts == [(16, 16)]

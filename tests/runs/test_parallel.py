@@ -177,7 +177,11 @@ def wait_until(condition, seconds):
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="sends signals")
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL], ids=["ctrl-c", "killed"])
+@pytest.mark.parametrize(
+    "number",
+    [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGKILL],
+    ids=lambda number: number.name,
+)
 def test_no_worker_outlives_the_program_and_what_was_finished_is_kept(tmp_path, number):
     def one_run_is_finished_and_two_go_on():
         assert program.poll() is None
@@ -191,10 +195,14 @@ def test_no_worker_outlives_the_program_and_what_was_finished_is_kept(tmp_path, 
     program = subprocess.Popen(command, stderr=subprocess.DEVNULL, start_new_session=True)
     wait_until(one_run_is_finished_and_two_go_on, seconds=60)
     assert len(processes(tmp_path)) >= 3, "the program and two workers"
+    time.sleep(2)  # the two take some steps after their first checkpoint
     program.send_signal(number)
     assert program.wait(timeout=30) != 0
     wait_until(lambda: not processes(tmp_path), seconds=10)
     assert len(finished(tmp_path)) == 1
+    for file in (tmp_path / "runs").glob("*/checkpoint.pt"):
+        step = torch.load(file, weights_only=False)["step"]
+        assert (step > 0) == (number != signal.SIGKILL), "a signal to end saves the steps"
 
 
 def test_ray_gives_the_runs_that_this_machine_gives(tmp_path):

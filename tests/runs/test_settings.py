@@ -1,4 +1,5 @@
 import dataclasses
+import errno
 import json
 import re
 import shutil
@@ -10,6 +11,7 @@ from itertools import product
 import pytest
 import torch
 
+from arcvq import training
 from arcvq.image_folders import Reading
 from arcvq.images import ImageData, ImageSplit
 from arcvq.runs import settings
@@ -342,6 +344,25 @@ def test_a_damaged_run_is_healed_when_asked_and_ends_with_the_same_weights(
     assert torch.equal(healed.model.quantizer.codebook, whole.model.quantizer.codebook)
     opened = train(SMALL, IMAGES, root=tmp_path, **OPTIONS)
     assert torch.equal(opened.model.quantizer.codebook, whole.model.quantizer.codebook)
+
+
+@pytest.mark.parametrize("name", ["folder:/pictures", "folder:/pictures/", "folder:/pictures//"])
+def test_a_slash_at_the_end_of_a_folder_makes_no_other_run(name):
+    settings = dataclasses.replace(SMALL, dataset=name)
+    assert settings == dataclasses.replace(SMALL, dataset="folder:/pictures")
+
+
+def test_an_overwriting_that_fails_before_its_first_step_leaves_the_kept_run(
+    kept, tmp_path, monkeypatch
+):
+    def full(path, state):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(training, "save_checkpoint", full)
+    with pytest.raises(OSError, match="No space left"):
+        train(SMALL, IMAGES, root=tmp_path, overwrite=True, **OPTIONS)
+    monkeypatch.undo()
+    assert Run.load(kept).rows[-1]["step"] == SMALL.steps
 
 
 @pytest.fixture(scope="module")

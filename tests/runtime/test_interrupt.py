@@ -4,7 +4,7 @@ import threading
 
 import pytest
 
-from arcvq.runtime.interrupt import SIGNALS, HeldInterrupt
+from arcvq.runtime.interrupt import SIGNALS, HeldInterrupt, signals_interrupt
 
 
 class Ended(Exception):
@@ -53,3 +53,18 @@ def test_in_another_thread_nothing_changes():
     thread.start()
     thread.join()
     assert handlers == [(signal.default_int_handler, False)]
+
+
+@pytest.mark.parametrize("number", SIGNALS, ids=lambda number: number.name)
+def test_every_signal_to_end_interrupts_where_that_is_asked_for(number):
+    earlier = signal.getsignal(number)
+    with pytest.raises(KeyboardInterrupt), signals_interrupt():
+        os.kill(os.getpid(), number)
+        signal.pause()
+    assert signal.getsignal(number) is earlier
+
+
+def test_a_handler_of_the_program_itself_stays(number):
+    with pytest.raises(Ended), signals_interrupt():
+        os.kill(os.getpid(), number)
+        signal.pause()

@@ -45,7 +45,13 @@ def test_finished_results_are_found_in_the_shared_folder_and_new_ones_go_to_ones
     assert kept_path(own, "runs", "digits-samp-4567") == own / "runs" / "digits-samp-4567"
     mine = own / "runs" / "mine-0123"
     mine.mkdir(parents=True)
+    assert kept_path(own, "runs", "digits-samp-0123") == finished, "an empty folder is no result"
+    (mine / "checkpoint.pt").touch()
     assert kept_path(own, "runs", "digits-samp-0123") == mine
+    other = own / "runs" / "other-0123"
+    other.mkdir(parents=True)
+    (other / "run.json").touch()
+    assert kept_path(own, "runs", "digits-samp-0123") == other
 
 
 @pytest.fixture
@@ -76,10 +82,7 @@ def test_a_finished_result_is_found_to_be_opened_and_a_stopped_one_to_go_on(fini
     assert found("classifiers", "digits-cdef") == ("own/classifiers/digits-cdef", True)
 
 
-@pytest.mark.parametrize("name", ["digits-0123", "digits-4567", "digits-89ab"])
-def test_what_is_to_be_made_again_is_deleted_but_not_from_the_shared_folder(finished, name):
+def test_what_is_to_be_made_again_is_not_looked_for_in_the_shared_folder(finished):
     own = finished / "own"
-    folder, is_there = find_result(own, "priors", name, overwrite=True)
-    assert (folder, is_there) == (own / "priors" / name, False)
-    assert not folder.exists()
-    assert (finished / "shared/priors/digits-0123/run.json").exists()
+    place = own / "priors" / "digits-0123"
+    assert find_result(own, "priors", "digits-0123", shared=False) == (place, False)

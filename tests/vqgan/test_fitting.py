@@ -256,6 +256,14 @@ def test_each_validation_writes_a_grid_of_images_above_reconstructions(data, tmp
     assert run.history.step.tolist() == [4, 8]
 
 
+def test_a_run_that_replaces_another_leaves_none_of_its_grids(data, tmp_path):
+    for steps in (8, 4):
+        recording = Recording(tmp_path, overwrite=True, progress=False, validate_every=steps)
+        trained(data, losses=PIXELS_ONLY, steps=steps, recording=recording)
+    grids = [file.name for file in (tmp_path / "reconstructions").iterdir()]
+    assert grids == ["0000004.png"]
+
+
 def test_perceptual_features_are_measured_and_learned_from(data):
     losses = VQGANLosses(adversarial=0.0)
     recording = Recording(progress=False, log_every=1, validate_every=10)
