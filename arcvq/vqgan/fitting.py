@@ -1,6 +1,7 @@
 """Train a VQGAN: `fit_vqgan` adds a perceptual and an adversarial loss to the shared session."""
 
 import math
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -39,6 +40,7 @@ from arcvq.vqgan.network import VQGAN
 from arcvq.vqgan.perceptual import PerceptualDistance, check_features, mean_distance
 
 GRID_IMAGES = 8  # validation images in a logged grid, above their reconstructions
+OLD_SHARE = 0.2  # that the first step has in the averaged weights at the end, at most
 GRIDS = "reconstructions"  # the folder of these grids in that of a run
 BETAS = (0.5, 0.9)  # of Adam, as in the public VQGAN code
 LARGEST_WEIGHT = 1e4  # of the adversarial loss
@@ -99,6 +101,22 @@ def check_averaging(averaging: float) -> None:
         raise ValueError(f"averaging is {averaging}; it must be from 0 to below 1")
 
 
+def _warn_of_old_weights(averaging: float, steps: int) -> None:
+    """Warn where the averaged weights of a short run are largely those of its first step."""
+    later_steps = steps - 1
+    if later_steps == 0:
+        return
+    old_share = averaging**later_steps
+    if old_share > OLD_SHARE:
+        fitting = math.floor(1000 * OLD_SHARE ** (1 / later_steps)) / 1000
+        warnings.warn(
+            f"averaging is {averaging:g}, with which the first of {steps:,} steps makes up "
+            f"{old_share:.0%} of the averaged weights; averaging={fitting:g} lowers that to "
+            f"{OLD_SHARE:.0%}",
+            stacklevel=4,  # at the call of fit_vqgan
+        )
+
+
 def fit_vqgan(  # noqa: PLR0913  (as `fit`)
     model: VQGAN,
     data: ImageData,
@@ -135,7 +153,7 @@ def fit_vqgan(  # noqa: PLR0913  (as `fit`)
             and of what the quantizer draws.
         losses: The further losses.
         averaging: What the averaged weights keep of themselves at each step, from 0 (no averaging)
-            to below 1.
+            to below 1. The usual 0.999 is for runs of thousands of steps.
         compute: Device and precision.
         recording: What is logged, how often, and where it is written.
 
@@ -183,6 +201,7 @@ class VQGANSession(VQVAESession):
             raise ValueError("cuda_graph is True; fit_vqgan takes steps of two kinds, so no graph")
         check_averaging(averaging)
         check_losses(losses, data)
+        _warn_of_old_weights(averaging, optimization.steps)
         if losses.adversarial > 0 and not hasattr(model.decoder, "last_layer"):
             raise ValueError(
                 f"the decoder of a {model.kind} has no last_layer, where the adversarial loss is "

@@ -1,5 +1,7 @@
 import dataclasses
 import math
+import re
+import warnings
 
 import numpy as np
 import pytest
@@ -254,6 +256,23 @@ def test_each_validation_writes_a_grid_of_images_above_reconstructions(data, tmp
         # 8 images of 16 pixels with 2 pixels around each
         assert grid.size == (8 * 18 + 2, 2 * 18 + 2)
     assert run.history.step.tolist() == [4, 8]
+
+
+@pytest.mark.parametrize(("averaging", "steps"), [(0.999, 8), (0.9, 6)])
+def test_an_average_that_is_too_slow_for_a_short_run_is_told_with_one_that_fits(
+    data, averaging, steps
+):
+    share = averaging ** (steps - 1)
+    with pytest.warns(
+        UserWarning, match=f"the first of {steps} steps makes up {share:.0%}"
+    ) as told:
+        trained(data, losses=PIXELS_ONLY, steps=steps, averaging=averaging)
+    (fitting,) = re.findall(r"averaging=([\d.]+) lowers", str(told[0].message))
+    assert float(fitting) ** (steps - 1) == pytest.approx(0.2, rel=0.02)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        trained(data, losses=PIXELS_ONLY, steps=steps, averaging=float(fitting))
+        trained(data, losses=PIXELS_ONLY, steps=1, averaging=averaging)
 
 
 def test_a_run_that_replaces_another_leaves_none_of_its_grids(data, tmp_path):
