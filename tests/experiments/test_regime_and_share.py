@@ -3,6 +3,7 @@ import math
 
 import pandas as pd
 import pytest
+import torch
 
 from arcvq.experiments import regime_study, run_experiment, share_study
 from arcvq.experiments.regime_study import AXES, OWN_VALUES, REGIME
@@ -97,6 +98,9 @@ def test_shares_of_the_codes_are_drawn_and_timed(tmp_path, monkeypatch):
     drawn = rows.samp.dropna().str.extract(r'"codes_per_step": (\d+)')[0]
     assert drawn.dropna().astype(int).tolist() == [2, 1, 6, 2]
     assert (rows.processor_milliseconds > 0).all()
+    assert len(share_study.table(rows)) == 8
+    (_, _, figure), _ = pictures(rows)
+    assert [trace.name for trace in figure.data] == ["K 16", "K 64"]
 
 
 def test_the_time_of_a_step_is_that_of_one_thread(monkeypatch):
@@ -114,6 +118,3 @@ def test_the_time_of_a_step_is_that_of_one_thread(monkeypatch):
     share_study.processor_milliseconds(BASE, IMAGES)
     assert set(counts) == {1}
     assert torch.get_num_threads() == before
-    assert len(share_study.table(rows)) == 8
-    (_, _, figure), _ = pictures(rows)
-    assert [trace.name for trace in figure.data] == ["K 16", "K 64"]
