@@ -6,6 +6,7 @@ The network is convolutional, so it takes any size. Trained runs are kept. Write
 """
 
 import argparse
+import math
 
 import torch
 from PIL import Image, ImageDraw, ImageFont
@@ -36,17 +37,20 @@ def reconstruct(
 
 
 def draw(panels: list[tuple[str, torch.Tensor]]) -> Image.Image:
-    """The pictures side by side, each under its caption."""
+    """The pictures in two columns, each under its caption."""
     height, width = panels[0][1].shape[2:]
-    size = (len(panels) * (width + GAP) - GAP, height + BAND)
+    rows = math.ceil(len(panels) / 2)
+    size = (2 * width + GAP, rows * (height + BAND))
     picture = Image.new("RGB", size, "white")
     pen = ImageDraw.Draw(picture)
     font = ImageFont.load_default(14)
     for place, (caption, image) in enumerate(panels):
-        left = place * (width + GAP)
+        row, column = divmod(place, 2)
+        left = column * (width + GAP)
+        top = row * (height + BAND)
         pixels = to_uint8(image)[0].permute(1, 2, 0).numpy()
-        pen.text((left + 2, 3), caption, "black", font)
-        picture.paste(Image.fromarray(pixels), (left, BAND))
+        pen.text((left + 2, top + 3), caption, "black", font)
+        picture.paste(Image.fromarray(pixels), (left, top + BAND))
     return picture
 
 
