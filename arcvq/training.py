@@ -60,13 +60,12 @@ from arcvq.runtime.random_numbers import isolated_rng
 from arcvq.runtime.run_record import Row, RunRecord, naming_file
 from arcvq.streamed_images import UnreadableImage
 
-RUN_FILES = (  # of a finished run; run.json says that it is finished
+RUN_FILES = (  # of a finished run, without its card; run.json says that it is finished
     "run.json",
     "history.csv",
     "config.json",
     "model.safetensors",
     "snapshots.safetensors",
-    "README.md",
 )
 CHECKPOINT_SECONDS = 300  # at most so long from one checkpoint to the next
 

@@ -503,14 +503,17 @@ def test_a_report_tells_sizes_broken_animated_and_repeated_files(tmp_path):
     assert [len(group) for group in report.repeated] == [3]
 
 
-def test_an_animation_with_damaged_frames_is_reported_as_animated(tmp_path):
-    frames = [Image.effect_noise((64, 64), 50) for _ in range(3)]
-    file = tmp_path / "1.gif"
+@pytest.mark.parametrize("ending", ["gif", "png", "webp", "tiff"])
+@pytest.mark.parametrize("share", [0.1, 0.5, 0.9])
+def test_an_animation_that_is_cut_short_is_reported_and_ends_nothing(tmp_path, ending, share):
+    frames = [Image.effect_noise((64, 64), 50).convert("RGB") for _ in range(3)]
+    file = tmp_path / f"1.{ending}"
     frames[0].save(file, save_all=True, append_images=frames[1:])
-    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+    file.write_bytes(file.read_bytes()[: int(share * file.stat().st_size)])
+    save(tmp_path / "2.png")
     report = inspect_files(scan_folder(tmp_path), Reading())
-    assert report.animated == [Path("1.gif")]
-    assert not report.broken
+    told = {*report.broken, *report.animated}
+    assert told == {Path(f"1.{ending}")}
 
 
 @pytest.mark.parametrize("stream", [False, True])

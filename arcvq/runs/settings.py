@@ -4,7 +4,7 @@ import dataclasses
 import json
 import warnings
 from functools import partial
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any, cast
 
 import torch
@@ -246,11 +246,10 @@ class RunSettings:
         return load_images(self.dataset, root, device, **vars(self.reading))
 
     def _unify_folder(self) -> None:
-        """Write a folder without a slash at its end, so that it is the same run either way."""
-        if isinstance(self.dataset, str) and self.dataset.startswith("folder:"):
-            folder = self.dataset.rstrip("/")
-            if folder != "folder:":
-                object.__setattr__(self, "dataset", folder)
+        """Write a folder in one way, so that a slash more or less makes no other run."""
+        kind, _, path = str(self.dataset).partition(":")
+        if kind == "folder" and path:
+            object.__setattr__(self, "dataset", f"folder:{PurePath(path)}")
 
     def subset(self, data: ImageData) -> ImageData:
         """The data that the run sees, with `train_images` training images if that is a number.

@@ -64,13 +64,19 @@ def kept_path(root: str | Path | None, kind: str, name: str, shared: bool = True
     """
     pattern = f"*-{digest_in(name)}"
     shelf = data_root(root) / kind
-    here = sorted(shelf.glob(pattern))
-    found = [path for path in here if is_finished(path)]
-    found += [path for path in here if path.is_dir() and any(path.iterdir())]
+    own = sorted(shelf.glob(pattern))
+    finished = [path for path in own if is_finished(path)]
+    begun = [path for path in own if path.is_dir() and any(path.iterdir())]
+
+    lent = []
     common = shared_root() if shared else None
     if common is not None:
-        found += [path for path in sorted((common / kind).glob(pattern)) if is_finished(path)]
-    return next(iter([*found, *here]), shelf / name)
+        lent = sorted((common / kind).glob(pattern))
+        lent = [path for path in lent if is_finished(path)]
+
+    # In the order of preference; what is left of `own` is empty.
+    candidates = [*finished, *begun, *lent, *own]
+    return candidates[0] if candidates else shelf / name
 
 
 def is_finished(path: Path) -> bool:

@@ -346,10 +346,20 @@ def test_a_damaged_run_is_healed_when_asked_and_ends_with_the_same_weights(
     assert torch.equal(opened.model.quantizer.codebook, whole.model.quantizer.codebook)
 
 
-@pytest.mark.parametrize("name", ["folder:/pictures", "folder:/pictures/", "folder:/pictures//"])
-def test_a_slash_at_the_end_of_a_folder_makes_no_other_run(name):
-    settings = dataclasses.replace(SMALL, dataset=name)
-    assert settings == dataclasses.replace(SMALL, dataset="folder:/pictures")
+@pytest.mark.parametrize(
+    ("name", "same"),
+    [
+        ("folder:/my pictures/", "folder:/my pictures"),
+        ("folder:/my//pictures//", "folder:/my/pictures"),
+        ("folder:./pictures/.", "folder:pictures"),
+        ("folder:C:/pictures", "folder:C:/pictures"),
+        ("folder:~", "folder:~"),
+        ("folder:/", "folder:/"),
+        ("folder:", "folder:"),
+    ],
+)
+def test_a_slash_more_or_less_makes_no_other_run(name, same):
+    assert dataclasses.replace(SMALL, dataset=name).dataset == same
 
 
 def test_an_overwriting_that_fails_before_its_first_step_leaves_the_kept_run(
