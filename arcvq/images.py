@@ -41,6 +41,9 @@ from arcvq.streamed_images import SAMPLE, StreamedImages, stream_images
 
 SEED = 2605  # fixes every split, warp and patch position
 PARTS = ("train", "validation", "test")
+# Pixel values in a batch that is measured: 42 RGB images of 256x256. The feature maps of more would
+# take gigabytes.
+BATCH_VALUES = 2**23
 USUAL_READING = Reading()
 DIGITS = tuple("0123456789")
 PHOTOGRAPHS = ("china", "flower")  # of the data set `photos`
@@ -196,8 +199,18 @@ class ImageSplit:
         places = _crop_places(len(self), margins, crop_seed, self.labels.device)
         return to_float(crop_images(images, places[indices.to(places.device)], self.crop))
 
-    def batches(self, size: int, device: str | torch.device) -> Iterator[Float[Tensor, "b C H W"]]:
-        """Yield all images in order, as `batch` gathers them, at most `size` at a time."""
+    def batches(
+        self, size: int | None, device: str | torch.device
+    ) -> Iterator[Float[Tensor, "b C H W"]]:
+        """Yield all images in order, as `batch` gathers them.
+
+        Args:
+            size: Images at a time; None for 256, or fewer where they are large.
+            device: Where the batches go.
+        """
+        if size is None:
+            values = math.prod(self.images.shape[1:])
+            size = max(1, min(256, BATCH_VALUES // values))
         for indices in torch.arange(len(self)).split(size):
             yield self.batch(indices).to(device)
 

@@ -79,10 +79,6 @@ SMALLEST_SHARED_STEP = 2**16
 # Images of a validation during training. All 1,000 digits would take a third of a quick run.
 VALIDATION_IMAGES = 256
 
-# Pixel values that `evaluate` takes at a time: 42 RGB images of 256x256. The feature maps of more
-# would take gigabytes.
-EVALUATION_BLOCK = 2**23
-
 
 @dataclasses.dataclass(frozen=True)
 class Compute:
@@ -928,14 +924,12 @@ def evaluate(
     """
     if batch_size is not None:
         check_whole(1, batch_size=batch_size)
+        batch_size = int(batch_size)
     if protocol not in ("tensors", "authors"):
         raise ValueError(f"protocol is {protocol!r}; it must be 'tensors' or 'authors'")
     if len(split) == 0:
         raise ValueError("the split is empty; there is nothing to evaluate")
     check_single(model.quantizer, "evaluate")
-    if batch_size is None:
-        values = math.prod(split.images.shape[1:])
-        batch_size = max(1, min(256, EVALUATION_BLOCK // values))
     num_codes = model.quantizer.num_codes
     counts = torch.zeros(num_codes, dtype=torch.int64, device=model.device)
     squared_error = absolute_error = 0.0
@@ -943,7 +937,7 @@ def evaluate(
     means: dict[str, float] = {}  # over images
 
     with evaluation_mode(model):
-        for images in split.batches(int(batch_size), model.device):
+        for images in split.batches(batch_size, model.device):
             images = images.contiguous(memory_format=torch.channels_last)
             output = model(images)
             check_finite(output.reconstruction, "reconstruction")

@@ -170,6 +170,17 @@ def test_the_batches_of_a_split_are_its_images_in_order(size):
     assert torch.equal(torch.cat(batches), split.batch(torch.arange(9)))
 
 
+def test_batches_of_no_given_size_have_fewer_images_where_these_are_large(monkeypatch):
+    split = tiny().train
+    assert [len(batch) for batch in split.batches(None, "cpu")] == [9]
+    values = split.images[0].numel()
+    for limit, sizes in ((4 * values, [4, 4, 1]), (values // 2, [1] * 9)):
+        monkeypatch.setattr(images, "BATCH_VALUES", limit)
+        batches = [*split.batches(None, "cpu")]
+        assert [len(batch) for batch in batches] == sizes
+        assert torch.equal(torch.cat(batches), split.batch(torch.arange(9)))
+
+
 def test_an_empty_split_has_no_image_in_its_batches():
     assert sum(map(len, tiny().train.first(0).batches(4, "cpu"))) == 0
 

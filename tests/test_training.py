@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from arcvq import images as image_data
 from arcvq import training
 from arcvq.images import ImageData, ImageSplit
 from arcvq.metrics import authors_measures
@@ -646,7 +647,7 @@ def test_large_images_are_evaluated_a_few_at_a_time_with_the_same_result(images,
     split = images.test
     net = model("samp")
     whole = evaluate(net, split, batch_size=len(split))
-    monkeypatch.setattr(training, "EVALUATION_BLOCK", 3 * split.images[0].numel())
+    monkeypatch.setattr(image_data, "BATCH_VALUES", 3 * split.images[0].numel())
     batches = []
     net.encoder.register_forward_hook(lambda module, given, output: batches.append(len(given[0])))
     assert evaluate(net, split) == pytest.approx(whole)

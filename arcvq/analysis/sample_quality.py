@@ -5,7 +5,7 @@ sample is measured as it would be stored. Features (N, F) may come from any netw
 on them is float64.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Any, Protocol, runtime_checkable
@@ -318,12 +318,26 @@ def inception_fid(real: Images, generated: Images) -> float:
         ModuleNotFoundError: If torch-fidelity is missing.
         FileNotFoundError: If its weights are missing. Both messages say how to get them.
     """
-    network = inception().to(real.device)
+    return frechet_distance(inception_features([real]), inception_features([generated]))
+
+
+def inception_features(batches: Iterable[Images]) -> Float[Tensor, "N F"]:
+    """The Inception features of `inception_fid`, for images that come in batches.
+
+    Args:
+        batches: The images, at least one batch of them.
+
+    Raises:
+        ModuleNotFoundError: As `inception_fid` does.
+        FileNotFoundError: As `inception_fid` does.
+    """
+    network = inception()
     features = []
-    for images in (real, generated):
-        batches = as_uint8(images).to(real.device).expand(-1, 3, -1, -1).split(64)
-        features.append(torch.cat([network(batch.contiguous()) for batch in batches]))
-    return frechet_distance(*features)
+    for images in batches:
+        network.to(images.device)
+        for some in as_uint8(images).expand(-1, 3, -1, -1).split(64):
+            features.append(network(some.contiguous()))
+    return torch.cat(features)
 
 
 def inception() -> Any:

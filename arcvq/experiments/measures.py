@@ -3,7 +3,7 @@
 import json
 import math
 import platform
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +11,12 @@ import torch
 from torch import Tensor
 
 from arcvq.analysis.classifier import train_classifier
-from arcvq.analysis.sample_quality import frechet_distance, inception_fid
+from arcvq.analysis.sample_quality import frechet_distance, inception_features
 from arcvq.autoencoder import Autoencoder
 from arcvq.geometry import describe
 from arcvq.images import ImageData, ImageSplit
 from arcvq.metrics import SSIM_WINDOW, lpips
+from arcvq.priors.fitting import encode_split
 from arcvq.quantizers import ContinuousQuantizer
 from arcvq.runs.settings import RunSettings, run_name
 from arcvq.runtime.devices import choose_precision, device_name, dtype_name
@@ -91,23 +92,20 @@ def reconstruction(
     """
     model = run.model
     split = data.test
-    indices, outputs = _reconstruct(model, split)
-    originals = split.batch(torch.arange(len(split))).to(outputs.device)
-
     row: dict[str, Any] = evaluate(model, split)
     row |= dict.fromkeys(("ssim", "authors_psnr", "authors_ssim"), math.nan)
     if min(data.size) >= SSIM_WINDOW:  # smaller images have no SSIM
         row["ssim"] = evaluate(model, split.first(SSIM_IMAGES), ssim=True)["ssim"]
         theirs = evaluate(model, split, protocol="authors")
         row |= {f"authors_{name}": theirs[name] for name in ("psnr", "ssim")}
-    row["lpips"] = _if_available(lpips, outputs, originals)
-    row["rfid"] = _if_available(inception_fid, outputs, originals) if len(split) > 1 else math.nan
-    row["classifier_frechet"] = _classifier_frechet(data, outputs, root)
+    row["lpips"] = _if_available(_lpips, model, split)
+    row["rfid"] = _if_available(_rfid, model, split)
+    row["classifier_frechet"] = _classifier_frechet(model, data, root)
     row["seconds"] = run.seconds
     row["step_milliseconds"] = run.seconds / settings.steps * 1000
     if isinstance(model.quantizer, ContinuousQuantizer):
         return [row | dict.fromkeys(CODE_MEASURES, math.nan)]
-    return [row | codebook_measures(model, indices)]
+    return [row | codebook_measures(model, encode_split(model, split).tokens)]
 
 
 def codebook_measures(model: Autoencoder, indices: Tensor) -> dict[str, float]:
@@ -130,33 +128,48 @@ def nan_if_none(value: float | None) -> float:
     return math.nan if value is None else value
 
 
-def _if_available(measure: Callable[..., float], outputs: Tensor, originals: Tensor) -> float:
-    """A measure of reconstructions and originals; NaN where its package or weights are missing."""
+def _if_available(
+    measure: Callable[[Autoencoder, ImageSplit], float], model: Autoencoder, split: ImageSplit
+) -> float:
+    """A measure of reconstructed images; NaN where its package or weights are missing."""
     try:
-        return measure(outputs, originals)
+        return measure(model, split)
     except (FileNotFoundError, ModuleNotFoundError):
         return math.nan
 
 
-@torch.no_grad()
-def _reconstruct(model: Autoencoder, split: ImageSplit) -> tuple[Tensor, Tensor]:
-    """Indices and reconstructions of all images of a split."""
-    indices = []
-    outputs = []
+def _pairs(model: Autoencoder, split: ImageSplit) -> Iterator[tuple[Tensor, Tensor]]:
+    """Reconstructions and originals, some at a time, so that no split has to fit into memory."""
     with evaluation_mode(model):
-        for images in split.batches(500, model.device):
-            output = model(images)
-            indices.append(output.quantized.indices)
-            outputs.append(output.reconstruction.clamp(-1, 1))
-    return torch.cat(indices), torch.cat(outputs)
+        for originals in split.batches(None, model.device):
+            yield model.reconstruct(originals), originals
 
 
-def _classifier_frechet(data: ImageData, outputs: Tensor, root: Path) -> float:
+def _lpips(model: Autoencoder, split: ImageSplit) -> float:
+    """The mean learned perceptual distance of the reconstructions."""
+    total = 0.0
+    for rebuilt, originals in _pairs(model, split):
+        total += lpips(rebuilt, originals) * len(originals)
+    return total / len(split)
+
+
+def _rfid(model: Autoencoder, split: ImageSplit) -> float:
+    """FID of the reconstructions; NaN for a single image."""
+    if len(split) < 2:
+        return math.nan
+    rebuilt = inception_features(rebuilt for rebuilt, _ in _pairs(model, split))
+    originals = inception_features(split.batches(None, model.device))
+    return frechet_distance(rebuilt, originals)
+
+
+def _classifier_frechet(model: Autoencoder, data: ImageData, root: Path) -> float:
     """The Frechet distance of classifier features; NaN where no classifier can be trained."""
     if len(data.train.labels.unique()) < 2 or len(data.test) < 2:
         return math.nan
-    classifier = train_classifier(data, root=root, device=outputs.device, progress=False)
-    return frechet_distance(
-        classifier.features(data.test.images[:]),
-        classifier.features(outputs),
-    )
+    classifier = train_classifier(data, root=root, device=model.device, progress=False)
+    features = []
+    features_of_rebuilt = []
+    for rebuilt, originals in _pairs(model, data.test):
+        features.append(classifier.features(originals))
+        features_of_rebuilt.append(classifier.features(rebuilt))
+    return frechet_distance(torch.cat(features), torch.cat(features_of_rebuilt))

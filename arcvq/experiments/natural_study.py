@@ -31,7 +31,7 @@ NETWORK = VQGANSettings(
 # The public VQGAN code weighs the codebook term by 0.25; with Adam, beta 1 is the same.
 BETA = 1.0
 PRECISION = "float32"  # in which a network of this size is as fast as in bfloat16
-BATCH = 64  # images that are reconstructed at a time
+SHARPNESS_IMAGES = 500  # whose pixels are held at once; `photos_64` has no more
 COMPARED = {"plain VQ": "plain", "cosine": "cosine", "CVQ": "cvq", "SAMP": "samp"}
 FEWER_LOSSES: dict[str, dict[str, Any]] = {
     "SAMP without discriminator": {"adversarial": 0.0},
@@ -63,12 +63,12 @@ def variants(base: RunSettings) -> list[Variant]:
 
 def measure(run: Run, settings: RunSettings, data: ImageData, root: Path) -> Rows:
     """Measure the reconstructed test images: as `evaluate` does, their distance and sharpness."""
-    originals = data.test.batch(torch.arange(len(data.test)))
     distance = PerceptualDistance(FEATURES).to(data.device)
     row = evaluate(run.model, data.test)
     row["perceptual"] = mean_distance(distance, run.model, data.test)
-    rebuilt = torch.cat([run.model.reconstruct(images) for images in originals.split(BATCH)])
-    row["sharpness"] = sharpness(rebuilt) / sharpness(originals)
+    originals = [*data.test.first(SHARPNESS_IMAGES).batches(None, data.device)]
+    rebuilt = [run.model.reconstruct(images) for images in originals]
+    row["sharpness"] = sharpness(torch.cat(rebuilt)) / sharpness(torch.cat(originals))
     row["seconds"] = run.seconds
     return [row]
 

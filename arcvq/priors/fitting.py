@@ -89,13 +89,15 @@ class PriorRun(RunRecord):
         return {"prior": Prior.from_pretrained(folder)}
 
 
-def encode_split(model: Autoencoder, split: ImageSplit, batch_size: int = 256) -> TokenSplit:
+def encode_split(
+    model: Autoencoder, split: ImageSplit, batch_size: int | None = None
+) -> TokenSplit:
     """The tokens of all images of a split, on the model's device.
 
     Args:
         model: The model.
         split: The images.
-        batch_size: Images at a time.
+        batch_size: Images at a time; by default 256, or fewer where they are large.
 
     Raises:
         ValueError: If the model cannot take the images.

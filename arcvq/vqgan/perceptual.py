@@ -91,7 +91,10 @@ class PerceptualDistance(nn.Module):
 
 @torch.no_grad()
 def mean_distance(
-    distance: PerceptualDistance, model: Autoencoder, split: ImageSplit, batch_size: int = 64
+    distance: PerceptualDistance,
+    model: Autoencoder,
+    split: ImageSplit,
+    batch_size: int | None = None,
 ) -> float:
     """Return the mean perceptual distance of images and their reconstructions.
 
@@ -99,7 +102,7 @@ def mean_distance(
         distance: On the device of the model.
         model: The model.
         split: RGB images.
-        batch_size: Images at a time.
+        batch_size: Images at a time; by default 256, or fewer where they are large.
 
     Raises:
         ValueError: If the split is empty, or the images are not RGB.

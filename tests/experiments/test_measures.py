@@ -4,7 +4,7 @@ import math
 import pytest
 import torch
 
-from arcvq.analysis.sample_quality import frechet_distance
+from arcvq import images as image_data
 from arcvq.experiments import measures
 from arcvq.experiments.measures import reconstruction
 from arcvq.images import ImageSplit
@@ -14,19 +14,26 @@ from tests.strokes import IMAGES, SMALL
 NEED_11_PIXELS = {"ssim", "authors_psnr", "authors_ssim"}
 
 
+def pixels(batches):
+    """Features in place of Inception's, whose weights may be missing."""
+    return torch.cat([images.flatten(1) for images in batches])
+
+
+def mean_difference(images, others):
+    """A distance in place of LPIPS, whose weights may be missing."""
+    return (images - others).abs().mean().item()
+
+
 @pytest.fixture
 def missing(tmp_path, monkeypatch):
     """The measures that are NaN for a run on some data, but LPIPS, whose weights may be missing."""
-
-    def pixel_distance(images, others):  # in place of Inception, whose weights may be missing
-        return frechet_distance(images.flatten(1), others.flatten(1))
 
     def find_missing(data):
         run = train(SMALL, data, root=tmp_path, device="cpu", progress=False)
         (row,) = reconstruction(run, SMALL, data, tmp_path)
         return {name for name in measures.MEASURE_TITLES if math.isnan(row[name])} - {"lpips"}
 
-    monkeypatch.setattr(measures, "inception_fid", pixel_distance)
+    monkeypatch.setattr(measures, "inception_features", pixels)
     return find_missing
 
 
@@ -44,3 +51,19 @@ def test_training_images_of_one_class_lack_the_distance_of_the_classifier_alone(
 def test_a_single_test_image_lacks_the_frechet_distances_alone(missing):
     single = dataclasses.replace(IMAGES, test=IMAGES.test.first(1))
     assert missing(single) == NEED_11_PIXELS | {"rfid", "classifier_frechet"}
+
+
+def test_measures_hold_few_images_at_a_time_and_do_not_depend_on_how_many(tmp_path, monkeypatch):
+    monkeypatch.setattr(measures, "inception_features", pixels)
+    monkeypatch.setattr(measures, "lpips", mean_difference)
+    run = train(SMALL, IMAGES, root=tmp_path, device="cpu", progress=False)
+    (whole,) = reconstruction(run, SMALL, IMAGES, tmp_path)
+    monkeypatch.setattr(image_data, "BATCH_VALUES", 3 * IMAGES.test.images[0].numel())
+    counts = []
+    run.model.encoder.register_forward_hook(
+        lambda module, given, output: counts.append(len(given[0]))
+    )
+    (few,) = reconstruction(run, SMALL, IMAGES, tmp_path)
+    assert max(counts) == 3
+    for name, value in whole.items():
+        assert few[name] == pytest.approx(value, rel=1e-4, nan_ok=True)
