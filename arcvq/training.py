@@ -55,7 +55,7 @@ from arcvq.runtime.distributed import (
 from arcvq.runtime.files import delete, write_folder, write_whole
 from arcvq.runtime.interrupt import HeldInterrupt
 from arcvq.runtime.modes import evaluation_mode
-from arcvq.runtime.precision import float32_weights
+from arcvq.runtime.precision import as_float64, float32_weights
 from arcvq.runtime.random_numbers import isolated_rng
 from arcvq.runtime.run_record import Row, RunRecord, naming_file
 from arcvq.streamed_images import UnreadableImage
@@ -398,7 +398,8 @@ class TrainingSession:
         self.step = 0
         self.rows: list[Row] = []
         self.began = time.perf_counter()
-        self.saved = self.began  # when the last checkpoint was written
+        self.saved = self.began  # when the last checkpoint was due
+        self.saved_step = 0  # that of the last checkpoint
 
     @property
     def threads(self) -> int | None:
@@ -541,7 +542,7 @@ class TrainingSession:
         """Take over what a checkpoint holds."""
         with reading_checkpoint(self.checkpoint):
             check_whole(0, step=state["step"])
-            self.step = state["step"]
+            self.step = self.saved_step = state["step"]
             self.rows = state["history"]
             # As if this session had begun so much earlier.
             self.began -= state["seconds"]
@@ -610,14 +611,23 @@ class TrainingSession:
         due = time.perf_counter() - self.saved > CHECKPOINT_SECONDS
         if validating or ending or interrupted or due:
             self.save()
+        if validating:
+            self.show_validation()
         if interrupted:
             raise KeyboardInterrupt(self._farewell())
         return ending
 
+    def show_validation(self) -> None:
+        """Write what a validation has for people to look at, once its state is saved."""
+
     def save(self) -> None:
-        """Write the checkpoint, where there is a folder for it; the first process does."""
+        """Write the checkpoint, where there is a folder for it; the first process does.
+
+        A run that has diverged keeps the checkpoint before it; its next row tells what happened.
+        """
         self.saved = time.perf_counter()
-        if self.recording.folder and rank() == 0:
+        if self.recording.folder and rank() == 0 and self._is_finite():
+            self.saved_step = self.step
             common = {
                 "settings": self.settings,
                 "step": self.step,
@@ -628,16 +638,36 @@ class TrainingSession:
             }
             save_checkpoint(self.checkpoint, common | self.state())
 
+    def learned(self) -> list[Tensor]:
+        """All that this run changes, whether an optimizer moves it or not."""
+        return list(self.model.parameters())
+
+    def _is_finite(self) -> bool:
+        """Whether nothing that was learned is NaN or infinite."""
+        return all(bool(values.isfinite().all()) for values in self.learned())
+
     def elapsed(self) -> float:
         """Seconds of training, earlier sessions included."""
         return time.perf_counter() - self.began
 
     def _farewell(self) -> str:
         """Where the run stops and whether it is kept, for the message of what stops it."""
-        folder = self.recording.folder
-        goes_on = "the same command goes on with it, and so does resume=True"
-        kept = f"saved in {folder}; {goes_on}" if folder else "not saved without a folder"
-        return f"stopped at step {self.step} of {self.steps}, {kept}"
+        recording = self.recording
+        stopped = f"stopped at step {self.step} of {self.steps}"
+        if not recording.folder:
+            return f"{stopped}, not saved without a folder"
+        if recording.resume:
+            how = "the same command"
+        elif recording.overwrite:
+            how = "the same command without overwrite (with resume=True for a fit function)"
+        else:
+            how = "resume=True"
+        if rank() == 0 and self.saved_step != self.step:
+            return (
+                f"{stopped}, where weights are NaN or infinite; {how} goes back to step "
+                f"{self.saved_step}, which is saved in {recording.folder}"
+            )
+        return f"{stopped}, saved in {recording.folder}; {how} goes on with it"
 
 
 class VQVAESession(TrainingSession):
@@ -719,6 +749,9 @@ class VQVAESession(TrainingSession):
         # Codebooks of moving averages are moved by the quantizer, not by the optimizer.
         codebook = quantizer.codebook
         return [parameter for parameter in self.model.parameters() if parameter is not codebook]
+
+    def learned(self) -> list[Tensor]:
+        return [*super().learned(), self.model.quantizer.codebook]
 
     def begin(self) -> None:
         self.model.quantizer.begin_run(self.steps, self.optimization.schedule)
@@ -944,7 +977,7 @@ def evaluate(
             reconstruction = output.reconstruction.clamp(-1, 1)
             pixels += images.numel()
             # Sums over millions of pixels would lose digits in float32.
-            difference = (reconstruction - images).double()
+            difference = as_float64(reconstruction - images)
             squared_error += difference.square().sum().item()
             absolute_error += difference.abs().sum().item()
             counts += torch.bincount(output.quantized.indices.flatten(), minlength=num_codes)

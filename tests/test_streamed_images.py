@@ -370,7 +370,7 @@ def test_a_run_that_meets_a_missing_file_is_saved_and_goes_on_to_the_same_bits(
         "a copy that is put back needs the old date (cp -p); "
         "skip_broken=True puts another file of its class in its place; "
         f"stopped at step 2 of 8, saved in {tmp_path / 'broken'}; "
-        "the same command goes on with it, and so does resume=True"
+        "resume=True goes on with it"
     )
     (tmp_path / "away.png").rename(file)
     resumed = fit(load(folder, stream=True, crop=8), "broken", resume=True)

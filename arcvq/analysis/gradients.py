@@ -23,6 +23,7 @@ from arcvq.quantizers import SphericalQuantizer, nearest_code
 from arcvq.runs.settings import RunSettings
 from arcvq.runtime.checks import check_whole
 from arcvq.runtime.devices import choose_device
+from arcvq.runtime.precision import as_float64
 from arcvq.samp import arc_margin_loss
 from arcvq.training import Compute, Recording, Run, fit
 
@@ -250,7 +251,7 @@ class _GradientRecorder:
             row["growth_usage_correlation"] = growth_usage_correlation(self.norms, norms, counts)
         if "radius" in run.rows[-1]:
             on_ball = (norms[used] / run.rows[-1]["radius"] - 1).abs() <= ON_BALL
-            row["codes_on_ball"] = on_ball.double().mean().item()
+            row["codes_on_ball"] = as_float64(on_ball).mean().item()
         row["code_norm_mean"] = norms.mean().item()
         row["latent_norm_mean"] = found.latents.norm(dim=1).mean().item()
         self.rows.append(row)

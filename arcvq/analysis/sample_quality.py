@@ -289,7 +289,7 @@ def describe_samples(
     # In the order in which `nearest_training` takes them.
     features = [classifier.features(images) for images in (generated, real, train)]
     device = generated.device
-    pixels = [as_uint8(x).flatten(1).to(device).double() for x in (generated, real, train)]
+    pixels = [as_float64(as_uint8(x).flatten(1).to(device)) for x in (generated, real, train)]
 
     precision, recall = precision_recall(features[1], features[0])
     measures = {

@@ -14,5 +14,5 @@ def fingerprint(*tensors: Tensor) -> str:
         digest.update(shape.encode())
         # As bytes, since NumPy does not know bfloat16.
         numbers = tensor.detach().cpu().contiguous().flatten()
-        digest.update(numbers.view(torch.uint8).numpy().tobytes())
+        digest.update(numbers.view(torch.uint8).numpy().data)
     return digest.hexdigest()

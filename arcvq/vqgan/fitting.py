@@ -24,7 +24,7 @@ from arcvq.runtime.checks import (
 )
 from arcvq.runtime.distributed import average_gradients_, mean_, own_share, rank
 from arcvq.runtime.extras import extra_import
-from arcvq.runtime.files import delete, write_whole
+from arcvq.runtime.files import delete, reason_of, write_whole
 from arcvq.runtime.precision import float32_weights
 from arcvq.runtime.random_numbers import isolated_rng
 from arcvq.runtime.run_record import Row
@@ -42,6 +42,7 @@ from arcvq.vqgan.perceptual import PerceptualDistance, check_features, mean_dist
 GRID_IMAGES = 8  # validation images in a logged grid, above their reconstructions
 OLD_SHARE = 0.2  # that the first step has in the averaged weights at the end, at most
 GRIDS = "reconstructions"  # the folder of these grids in that of a run
+GRID_DIGITS = 7  # of the step in the name of a grid
 BETAS = (0.5, 0.9)  # of Adam, as in the public VQGAN code
 LARGEST_WEIGHT = 1e4  # of the adversarial loss
 GRADIENT_FLOOR = 1e-4  # keeps that weight finite where the discriminator is flat
@@ -212,6 +213,9 @@ class VQGANSession(VQVAESession):
                 "the last layer of the decoder is frozen, and the adversarial loss is weighed "
                 "there; VQGANLosses(adversarial=0) goes without"
             )
+        if recording.folder:  # where grids of reconstructions are drawn
+            extra_import("torchvision")
+            extra_import("PIL.Image")
         super().__init__(model, data, optimization, compute, recording)
         self.weights = losses
         self.settings |= {"losses": vars(losses), "averaging": float(averaging)}
@@ -223,6 +227,7 @@ class VQGANSession(VQVAESession):
             discriminator = PatchDiscriminator(data.channels, losses.channels, losses.halvings)
         self.discriminator = discriminator.to(self.device)
         self.discriminator.to(memory_format=torch.channels_last)
+        self.first_divergence: dict[str, Tensor] = {}
         self.opponent = self.make_optimizer(self.discriminator.parameters())
         self.averaged = AveragedModel(
             self.model, multi_avg_fn=get_ema_multi_avg_fn(averaging), use_buffers=False
@@ -255,6 +260,7 @@ class VQGANSession(VQVAESession):
         if is_adversarial:
             self._add_adversarial_loss(reconstruction)
         self.losses = output.quantized.losses
+        self._note_divergence()
         self.optimizer.zero_grad()
         self.loss.backward()
         self.optimizer.step()
@@ -306,47 +312,84 @@ class VQGANSession(VQVAESession):
         average_gradients_(self.discriminator)
         self.opponent.step()
         self.terms["discriminator"] = loss
+        self._note_divergence()
 
     def measure(self, validating: bool) -> Row:
         row = super().measure(validating)
         if validating and self.perceptual:
             distance = mean_distance(self.perceptual, self.measured, self.validation)
             row["validation_perceptual"] = distance
-        if validating and self.recording.folder and rank() == 0:
-            self._write_grid(Path(self.recording.folder))
         return row
+
+    def show_validation(self) -> None:
+        """Write a grid of images; a warning says why if that fails, and the training goes on."""
+        if self.recording.folder and rank() == 0:
+            try:
+                self._write_grid(Path(self.recording.folder))
+            except OSError as error:
+                warnings.warn(
+                    f"at step {self.step} no grid of reconstructions was written: "
+                    f"{reason_of(error)}",
+                    stacklevel=2,
+                )
+
+    def learned(self) -> list[Tensor]:
+        return [
+            *super().learned(),
+            *self.averaged.parameters(),
+            *self.discriminator.parameters(),
+        ]
 
     @property
     def measured(self) -> Autoencoder:
         return cast(Autoencoder, self.averaged.module)
 
     def _losses_of_step(self) -> Row:
-        """Adds the terms of this loss; names the first that is not finite."""
+        """Adds the terms of this loss; names all that are not finite."""
         values = mean_(torch.stack([term.detach() for term in self.terms.values()]))
         terms = dict(zip(self.terms, values.tolist(), strict=True))
-        for name, value in terms.items():
-            if not math.isfinite(value):
-                raise FloatingPointError(
-                    f"at step {self.step} the {name} loss is {value}; "
-                    f"all was finite at step {self.finite_until}, and a smaller lr may help"
-                )
+        if not all(map(math.isfinite, terms.values())):
+            raise FloatingPointError(self._divergence())
         return super()._losses_of_step() | terms
+
+    def _note_divergence(self) -> None:
+        """Keep, on the device, the first step at which each term was not finite."""
+        for name, term in self.terms.items():
+            now = torch.where(term.detach().isfinite(), math.inf, self.step + 1.0)
+            self.first_divergence[name] = torch.minimum(now, self.first_divergence.get(name, now))
+
+    def _divergence(self) -> str:
+        """A sentence on the terms that were the first not to be finite."""
+        steps = {name: step.item() for name, step in self.first_divergence.items()}
+        first = min(steps.values())
+        if math.isinf(first):  # all is finite in this process, and not in another
+            return f"at step {self.step} the loss is not finite in another process"
+        named = [name for name, step in steps.items() if step == first]
+        terms = f"the {named[0]} loss is" if len(named) == 1 else f"{' and '.join(named)} are"
+        return (
+            f"at step {first:.0f} {terms} not finite; "
+            "until then all was finite, and a smaller lr may help"
+        )
 
     def drop_replaced(self) -> None:
         super().drop_replaced()
-        folder = self.recording.folder
-        if self.recording.overwrite and folder and rank() == 0:
-            delete(Path(folder) / GRIDS)
+        if self.recording.folder and rank() == 0:
+            # Also where the run that they belong to is gone already.
+            grids = Path(self.recording.folder) / GRIDS
+            for file in grids.glob(f"{'[0-9]' * GRID_DIGITS}.png"):
+                delete(file)
 
     def _write_grid(self, folder: Path) -> None:
         """Write validation images above their reconstructions, as a PNG file of this step."""
         images = self.validation.first(GRID_IMAGES)
         originals = images.batch(torch.arange(len(images)))
         both = torch.cat([originals, self.measured.reconstruct(originals)])
+        # Pictures have one channel or three.
+        both = both[:, :3] if both.shape[1] > 2 else both[:, :1]
         make_grid = extra_import("torchvision").utils.make_grid
         grid = to_uint8(make_grid(both, nrow=len(images))).permute(1, 2, 0).cpu().numpy()
         picture = extra_import("PIL.Image").fromarray(grid)
-        file = folder / GRIDS / f"{self.step:07d}.png"
+        file = folder / GRIDS / f"{self.step:0{GRID_DIGITS}d}.png"
         write_whole(file, lambda draft: picture.save(draft, "PNG"))
 
     def settle(self) -> None:

@@ -14,6 +14,7 @@ from arcvq.images import ImageSplit
 from arcvq.runtime.extras import extra_folder, extra_import
 from arcvq.runtime.files import reason_of
 from arcvq.runtime.modes import evaluation_mode
+from arcvq.runtime.precision import as_float64
 
 # Mean and standard deviation of ImageNet's pixels in [0, 1], by channel.
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -112,7 +113,8 @@ def mean_distance(
     total = 0.0
     with evaluation_mode(model):
         for images in split.batches(batch_size, model.device):
-            total += distance(model.reconstruct(images), images).double().sum().item()
+            distances = distance(model.reconstruct(images), images)
+            total += as_float64(distances).sum().item()
     return total / len(split)
 
 

@@ -1,6 +1,7 @@
 import dataclasses
 import math
 import re
+import sys
 import warnings
 
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
+from arcvq import training
 from arcvq.images import ImageData, ImageSplit, load_images
 from arcvq.quantizers import EMAQuantizer, EuclideanQuantizer, SphericalQuantizer
 from arcvq.runtime.devices import threads_kept
@@ -375,5 +377,84 @@ def test_images_too_small_for_the_discriminator_are_refused_before_training(data
 
 def test_a_discriminator_that_diverges_is_named_with_the_step(data, monkeypatch):
     monkeypatch.setattr(fitting, "hinge_loss", lambda real, fake: real.mean() * math.nan)
-    with pytest.raises(FloatingPointError, match="at step 5 the discriminator loss is nan"):
-        trained(data, losses=ADVERSARIAL)
+    # A row at every step, and one at the last step alone.
+    for log_every in (1, 8):
+        recording = Recording(progress=False, log_every=log_every, validate_every=8)
+        message = "at step 5 the discriminator loss is not finite; until then all was finite"
+        with pytest.raises(FloatingPointError, match=message):
+            trained(data, losses=ADVERSARIAL, recording=recording)
+
+
+def break_at(step, monkeypatch):
+    """Have a NaN in the discriminator's weights from this step on."""
+    learn = fitting.VQGANSession._learn
+
+    def learn_and_break(session, images):
+        if session.step + 1 == step:
+            with torch.no_grad():
+                next(session.discriminator.parameters()).fill_(math.nan)
+        learn(session, images)
+
+    monkeypatch.setattr(fitting.VQGANSession, "_learn", learn_and_break)
+
+
+def test_a_run_that_diverged_goes_back_to_its_last_good_checkpoint(data, tmp_path, monkeypatch):
+    recording = Recording(progress=False, log_every=8, validate_every=8)
+    whole = trained(data, losses=ADVERSARIAL, recording=recording)
+    monkeypatch.setattr(training, "CHECKPOINT_SECONDS", 0)
+    recording = dataclasses.replace(recording, folder=tmp_path)
+    with monkeypatch.context() as patches:
+        break_at(6, patches)
+        with pytest.raises(FloatingPointError, match=r"at step 6 adversarial and .*discriminator are"):
+            trained(data, losses=ADVERSARIAL, recording=recording)
+    assert torch.load(tmp_path / "checkpoint.pt")["step"] == 5
+    resumed = trained(
+        data, losses=ADVERSARIAL, recording=dataclasses.replace(recording, resume=True)
+    )
+    assert equal(weights(whole), weights(resumed))
+
+
+@pytest.mark.parametrize("channels", [1, 2, 3, 5])
+def test_images_of_any_number_of_channels_have_their_grids(channels, data, tmp_path):
+    def of_channels(split):
+        pixels = split.images[:, :1].repeat(1, channels, 1, 1)
+        return ImageSplit(pixels, split.labels)
+
+    parts = (of_channels(getattr(data, part)) for part in ("train", "validation", "test"))
+    images = ImageData("bands", *parts, data.classes)
+    network = VQGAN(channels, SphericalQuantizer(16, 4), 4, (1, 2), 1, attention=False)
+    recording = dataclasses.replace(QUIET, folder=tmp_path)
+    trained(images, network, PIXELS_ONLY, recording=recording)
+    with Image.open(tmp_path / "reconstructions" / "0000008.png") as grid:
+        assert grid.size == (8 * 18 + 2, 2 * 18 + 2)
+        assert grid.mode == "RGB"
+
+
+def test_a_grid_that_cannot_be_written_costs_a_warning_and_nothing_else(data, tmp_path):
+    whole = trained(data, losses=PIXELS_ONLY)
+    (tmp_path / "reconstructions").write_text("not a folder")
+    recording = dataclasses.replace(QUIET, folder=tmp_path)
+    with pytest.warns(UserWarning, match="at step 4 no grid of reconstructions was written: "):
+        run = trained(data, losses=PIXELS_ONLY, recording=recording)
+    assert equal(weights(whole), weights(run))
+    assert (tmp_path / "reconstructions").read_text() == "not a folder"
+
+
+def test_what_draws_grids_is_asked_for_before_the_training(data, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torchvision", None)
+    recording = dataclasses.replace(QUIET, folder=tmp_path)
+    with pytest.raises(ModuleNotFoundError, match="torchvision is not installed"):
+        trained(data, losses=PIXELS_ONLY, recording=recording)
+    assert not [*tmp_path.iterdir()]
+    trained(data, losses=PIXELS_ONLY, steps=1)
+
+
+def test_a_new_run_clears_old_grids_and_nothing_of_the_readers(data, tmp_path):
+    grids = tmp_path / "reconstructions"
+    grids.mkdir()
+    for name in ("0000003.png", "0000012.png", "best.png", "notes.txt"):
+        (grids / name).touch()
+    recording = dataclasses.replace(QUIET, folder=tmp_path)
+    trained(data, losses=PIXELS_ONLY, steps=1, recording=recording)
+    left = {file.name for file in grids.iterdir()}
+    assert left == {"0000001.png", "best.png", "notes.txt"}
