@@ -24,7 +24,7 @@ from arcvq import metrics
 from arcvq.autoencoder import Autoencoder
 from arcvq.geometry import perplexity, perplexity_ceiling
 from arcvq.images import ImageData, ImageSplit
-from arcvq.quantizers import Quantizer, SphericalQuantizer
+from arcvq.quantizers import ContinuousQuantizer, Quantizer, SphericalQuantizer
 from arcvq.runtime.checkpoints import (
     check_optimizer,
     check_parameters,
@@ -392,7 +392,15 @@ class TrainingSession:
         if optimization.schedule == "restart":
             del self.settings["schedule"]  # checkpoints of earlier versions do not name it
         self.model = model.to(self.device)
+        frozen = self.frozen()
+        if frozen:
+            self.settings["frozen"] = frozen
         learned = [parameter for parameter in self.parameters() if parameter.requires_grad]
+        if not learned:
+            raise ValueError(
+                f"no parameter of the {model.kind} is left to the optimizer, since all are frozen "
+                "or follow moving averages; unfreeze one, or write a loop of your own"
+            )
         fused = self.device.type in ("cpu", "cuda")
         self.optimizer = self.make_optimizer(learned, fused=fused)
         self.step = 0
@@ -409,6 +417,10 @@ class TrainingSession:
     def parameters(self) -> list[Tensor]:
         """What the optimizer moves, unless it is frozen."""
         return list(self.model.parameters())
+
+    def frozen(self) -> list[str]:
+        """The names of what stays as it is although it could be trained."""
+        return [name for name, weight in self.model.named_parameters() if not weight.requires_grad]
 
     def make_optimizer(self, parameters: Iterable[Tensor], **options: Any) -> torch.optim.Optimizer:
         """Make the optimizer that moves these parameters."""
@@ -478,6 +490,8 @@ class TrainingSession:
         if self.recording.folder and self.step == self.steps and rank() == 0:
             self._keep(run)
         barrier()  # so that every process finds the files
+        if self.recording.folder and any_rank(interrupt.asked):  # since the last step was recorded
+            raise KeyboardInterrupt(f"asked to end; the run is saved in {self.recording.folder}")
         return run
 
     def start(self, state: dict[str, Any] | None) -> None:
@@ -749,6 +763,16 @@ class VQVAESession(TrainingSession):
         # Codebooks of moving averages are moved by the quantizer, not by the optimizer.
         codebook = quantizer.codebook
         return [parameter for parameter in self.model.parameters() if parameter is not codebook]
+
+    def frozen(self) -> list[str]:
+        names = super().frozen()
+        codebook = "quantizer.codebook"
+        quantizer = self.model.quantizer
+        if isinstance(quantizer, ContinuousQuantizer):
+            names.remove(codebook)  # it plays no part
+        elif quantizer.frozen and codebook not in names:
+            names.append(codebook)  # of a library's quantizer, whose codes are no parameter
+        return names
 
     def learned(self) -> list[Tensor]:
         return [*super().learned(), self.model.quantizer.codebook]

@@ -282,6 +282,91 @@ def test_the_home_folder_is_found_in_the_name_of_a_folder(images, tmp_path, monk
     assert (tmp_path / "runs" / "one" / "run.json").is_file()
 
 
+def test_a_signal_during_the_last_checkpoint_is_not_lost(images, tmp_path, monkeypatch):
+    save = training.save_checkpoint
+
+    def save_and_signal(path, state):
+        save(path, state)
+        if state["step"] == 12:
+            signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(training, "save_checkpoint", save_and_signal)
+    with pytest.raises(KeyboardInterrupt, match="asked to end; the run is saved in"):
+        short(images, folder=tmp_path)
+    monkeypatch.undo()
+    assert_same_run(Run.load(tmp_path), short(images))
+
+
+@pytest.mark.parametrize("kind", ["samp", "ema", "continuous"])
+def test_a_run_goes_on_only_with_the_same_parts_frozen(kind, images, tmp_path, monkeypatch):
+    def part_of(frozen):
+        net = model(kind)
+        if frozen:
+            net.quantizer.freeze()
+            net.encoder.requires_grad_(False)
+        return net
+
+    def go(frozen, **record):
+        return short(images, network=part_of(frozen), folder=tmp_path, record=record)
+
+    with monkeypatch.context() as patches:
+        interrupt_at(7, patches)
+        with pytest.raises(KeyboardInterrupt):
+            go(frozen=True)
+    for _ in ("from the checkpoint", "as a finished run"):
+        with pytest.raises(ValueError, match=r"belongs to other settings .*frozen"):
+            go(frozen=False, resume=True)
+        resumed = go(frozen=True, resume=True)
+    assert_same_weights(resumed.model.encoder, model(kind).encoder)
+
+
+def test_a_model_with_nothing_for_the_optimizer_is_refused(images, tmp_path):
+    net = model("ema")
+    net.encoder.requires_grad_(False)
+    net.decoder.requires_grad_(False)
+    for _ in range(2):
+        with pytest.raises(ValueError, match="no parameter of the VQVAE is left to the optimizer"):
+            short(images, network=net, folder=tmp_path)
+        net.quantizer.freeze()
+
+
+@pytest.mark.parametrize("kind", ["samp", "ema"])
+def test_no_checkpoint_has_weights_that_are_not_finite(kind, images, tmp_path, monkeypatch):
+    monkeypatch.setattr(training, "CHECKPOINT_SECONDS", 0)
+    advance = VQVAESession.advance
+
+    def advance_and_break(session):
+        advance(session)
+        if session.step == 6:
+            with torch.no_grad():
+                session.model.quantizer.codebook.fill_(math.nan)
+
+    record = {"log_every": 12, "validate_every": 12}
+    whole = short(images, kind, record=record)
+    with monkeypatch.context() as patches:
+        patches.setattr(VQVAESession, "advance", advance_and_break)
+        with pytest.raises(FloatingPointError):
+            short(images, kind, folder=tmp_path, record=record)
+    assert torch.load(tmp_path / "checkpoint.pt")["step"] == 5
+    assert_same_run(whole, short(images, kind, folder=tmp_path, record={**record, "resume": True}))
+
+
+def test_an_interrupted_run_that_diverged_says_where_it_goes_back_to(images, tmp_path, monkeypatch):
+    advance = VQVAESession.advance
+
+    def break_and_interrupt(session):
+        advance(session)
+        if session.step == 7:
+            with torch.no_grad():
+                session.model.quantizer.codebook.fill_(math.nan)
+            os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(VQVAESession, "advance", break_and_interrupt)
+    message = "stopped at step 7 of 12, where weights are .* goes back to step 4, which is saved in"
+    with pytest.raises(KeyboardInterrupt, match=message):
+        short(images, folder=tmp_path, record={"log_every": 4})
+
+
 def test_ctrl_c_without_a_folder_says_that_nothing_is_kept(images, monkeypatch):
     interrupt_at(3, monkeypatch)
     message = "stopped at step 3 of 12, not saved without a folder"

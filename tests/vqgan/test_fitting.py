@@ -405,7 +405,9 @@ def test_a_run_that_diverged_goes_back_to_its_last_good_checkpoint(data, tmp_pat
     recording = dataclasses.replace(recording, folder=tmp_path)
     with monkeypatch.context() as patches:
         break_at(6, patches)
-        with pytest.raises(FloatingPointError, match=r"at step 6 adversarial and .*discriminator are"):
+        with pytest.raises(
+            FloatingPointError, match=r"at step 6 adversarial and .*discriminator are"
+        ):
             trained(data, losses=ADVERSARIAL, recording=recording)
     assert torch.load(tmp_path / "checkpoint.pt")["step"] == 5
     resumed = trained(
