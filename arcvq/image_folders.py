@@ -10,6 +10,7 @@ import hashlib
 import math
 import os
 import unicodedata
+import warnings
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -440,6 +441,8 @@ class Reading:
                     colors = colors.convert("L").convert("RGB")
                 fitted = image_ops.fit(colors, (self.size, self.size))
                 return np.asarray(fitted).transpose(2, 0, 1)
+        except MemoryError:  # the file may be sound
+            raise
         except Exception as error:  # Pillow's decoders raise many types
             raise ValueError(str(error) or type(error).__name__) from error
 
@@ -518,7 +521,8 @@ def read_images(
         files that were read, all but broken ones.
 
     Raises:
-        ValueError: If files cannot be read and `reading.skip_broken` is False; names them all.
+        ValueError: If files cannot be read and `reading.skip_broken` is False, or if none can;
+            names up to 10 of them. With `skip_broken` a warning does.
     """
     from tqdm.auto import tqdm
 
@@ -534,20 +538,30 @@ def read_images(
         places.append(place)
     if broken and not (reading.skip_broken and places):
         raise ValueError(_broken_files(scan.folder, broken))
+    if broken:
+        files = "1 file is" if len(broken) == 1 else f"{len(broken):,} files are"
+        warnings.warn(
+            f"{files} left out of {scan.folder}: {_named_with_reasons(broken)}", stacklevel=2
+        )
     return canvas.images(keep_gray=reading.grey is not False), places
 
 
-def _broken_files(folder: Path, broken: dict[Path, str], at_most: int = 10) -> str:
+def _broken_files(folder: Path, broken: dict[Path, str]) -> str:
     """A sentence that names the files that cannot be read."""
     if len(broken) == 1:
         file, reason = next(iter(broken.items()))
         return f"{folder / file} cannot be read as an image: {reason}"
-    named = [f"{file} ({reason})" for file, reason in list(broken.items())[:at_most]]
-    more = f"; and {len(broken) - at_most} more" if len(broken) > at_most else ""
     return (
         f"{len(broken)} files in {folder} cannot be read as images; skip_broken leaves them out: "
-        f"{'; '.join(named)}{more}"
+        f"{_named_with_reasons(broken)}"
     )
+
+
+def _named_with_reasons(broken: dict[Path, str], at_most: int = 10) -> str:
+    """The first of these files, each with what is wrong with it, and how many more there are."""
+    named = [f"{file} ({reason})" for file, reason in sorted(broken.items())[:at_most]]
+    more = f"; and {len(broken) - at_most} more" if len(broken) > at_most else ""
+    return "; ".join(named) + more
 
 
 class _Canvas:

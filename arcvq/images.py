@@ -209,10 +209,24 @@ class ImageSplit:
             device: Where the batches go.
         """
         if size is None:
-            values = math.prod(self.images.shape[1:])
-            size = max(1, min(256, BATCH_VALUES // values))
+            size = self._size_of_batch()
         for indices in torch.arange(len(self)).split(size):
             yield self.batch(indices).to(device)
+
+    def _size_of_batch(self) -> int:
+        """As many images as can be measured at a time."""
+        values = math.prod(self.images.shape[1:])
+        return max(1, min(256, BATCH_VALUES // values))
+
+    def pixel_counts(self) -> Int64[Tensor, "256"]:
+        """How often each value occurs in the pixels of all images, in all channels."""
+        counts = torch.zeros(256, dtype=torch.int64, device=self.images.device)
+        # Few images at a time: they may be streamed, and bincount makes a copy in int64.
+        size = self._size_of_batch()
+        for start in range(0, len(self), size):
+            pixels = self.images[start : start + size].flatten()
+            counts += torch.bincount(pixels, minlength=256)
+        return counts
 
     def prefetch(self, indices: Int[Tensor, " b"]) -> None:
         """Begin to decode the images of the next batch, where they are streamed."""
@@ -283,9 +297,9 @@ class ImageData:
         Raises:
             ValueError: If all these pixels are alike, so that there is nothing to divide by.
         """
-        train = self.train.first(SAMPLE).loaded() if self.train.is_streamed else self.train
+        train = self.train.first(SAMPLE) if self.train.is_streamed else self.train
         # Counting the 256 values avoids a copy of all pixels as floats.
-        counts = torch.bincount(train.images[:].flatten(), minlength=256).cpu().numpy()
+        counts = train.pixel_counts().cpu().numpy()
         if np.count_nonzero(counts) == 1:
             raise ValueError(
                 f"every pixel of {len(train):,} training images of {self.name} is "

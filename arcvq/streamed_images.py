@@ -22,7 +22,7 @@ from arcvq.image_folders import FolderScan, Reading, central
 from arcvq.runtime.files import reason_of
 
 SAMPLE = 500  # images that stand for all where reading every file would take too long
-AT_ONCE = 256  # files that are handed to the threads at a time
+AT_ONCE = 64  # files that are handed to the threads at a time
 SUBSTITUTES = 20  # files that are tried in the place of a broken one
 CPU = torch.device("cpu")
 GONE = (-1, -1)  # the stamp of a file that is not there
@@ -32,6 +32,10 @@ class UnreadableImage(ValueError):
     """A file that turned out to be no usable image while batches were read."""
 
 
+class UnexpectedColor(UnreadableImage):
+    """A file that is sound, but has color among images that were taken to be gray."""
+
+
 @dataclass(frozen=True, eq=False)
 class StreamedImages:
     """The pixels of image files (n, C, side, side), decoded by threads whenever they are indexed.
@@ -39,7 +43,8 @@ class StreamedImages:
     A file must stay as it was when the folder was opened, its date included. One that is gone, has
     changed or is broken is named in an error. With `reading.skip_broken` a warning names it, and
     the next file of the same class that can be read takes its place, so that the label stays true.
-    If there is none among the `SUBSTITUTES` next ones of the class, it is an error even then.
+    If there is none among the `SUBSTITUTES` next ones of the class, it is an error even then. So is
+    color among images that are taken to be gray.
 
     Attributes:
         folder: The folder.
@@ -136,9 +141,9 @@ class StreamedImages:
         for start in tqdm(blocks, desc="decode images", delay=2, leave=False, disable=is_one):
             block = rows[start : start + AT_ONCE]
             futures = [self._begun(row) for row in block]
-            for place, (row, future) in enumerate(zip(block, futures, strict=True), start):
+            for place, row in enumerate(block, start):
                 try:
-                    pixels[place] = future.result()
+                    pixels[place] = futures.pop(0).result()  # nothing else holds this image then
                 except UnreadableImage as error:
                     pixels[place] = self._instead_of(row, error)
         return pixels
@@ -153,8 +158,10 @@ class StreamedImages:
     def _instead_of(self, row: int, error: UnreadableImage) -> UInt8[np.ndarray, "C side side"]:
         """The next image of the same class that can be read, with a warning.
 
-        An error if there is none, or if no file is to be skipped.
+        An error if there is none, if no file is to be skipped, or for a sound file.
         """
+        if isinstance(error, UnexpectedColor):
+            raise error
         if not self.reading.skip_broken:
             advice = "skip_broken=True puts another file of its class in its place"
             raise UnreadableImage(f"{error}; {advice}") from error
@@ -191,7 +198,7 @@ class StreamedImages:
         except ValueError as error:
             raise UnreadableImage(f"{path} cannot be read as an image: {error}") from error
         if self.channels == 1 and (pixels != pixels[:1]).any():
-            raise UnreadableImage(
+            raise UnexpectedColor(
                 f"{path} has color, but the first {SAMPLE} images have none and the others are "
                 "taken to be gray too; grey=True or grey=False decides for all"
             )
@@ -233,8 +240,16 @@ def stream_images(scan: FolderScan, reading: Reading) -> StreamedImages:
         scan.folder, files, labels, stamps, reading, channels=3, side=reading.size
     )
     if reading.grey is None:
-        sample = images[:SAMPLE]
-        is_gray = bool((sample == sample[:, :1]).all())
+        is_gray = all(_gray_blocks(images.select(slice(SAMPLE))))
     else:
         is_gray = reading.grey
     return replace(images, channels=1) if is_gray else images
+
+
+def _gray_blocks(images: StreamedImages) -> list[bool]:
+    """Whether each block of images is gray; all are read, and few are held at a time."""
+    found = []
+    for start in range(0, len(images), AT_ONCE):
+        pixels = images[start : start + AT_ONCE]
+        found.append(bool((pixels == pixels[:, :1]).all()))
+    return found

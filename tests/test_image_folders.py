@@ -11,7 +11,7 @@ import tifffile
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image, features
+from PIL import Image, ImageOps, features
 
 from arcvq import image_folders
 from arcvq.image_folders import (
@@ -436,10 +436,24 @@ def test_all_broken_files_are_named_at_once(tmp_path):
 
 def test_broken_files_are_left_out_when_asked(tmp_path):
     break_some(tmp_path, 2, files=30)
-    data = load_images(f"folder:{tmp_path}", size=8, skip_broken=True, device="cpu")
+    message = r"^2 files are left out of .*: 0\.png \(cannot identify .*\); 1\.png \("
+    with pytest.warns(UserWarning, match=message):
+        data = load_images(f"folder:{tmp_path}", size=8, skip_broken=True, device="cpu")
     images = torch.cat([data.train.images, data.validation.images, data.test.images])
     reds = images[:, 0, 0, 0].tolist()
     assert sorted(reds) == list(range(2, 30))
+
+
+def test_a_sound_file_is_not_left_out_for_want_of_memory(tmp_path, monkeypatch):
+    def out_of_memory(*given):
+        raise MemoryError
+
+    for number in range(30):
+        save(tmp_path / f"{number}.png", (number, 0, 0))
+    monkeypatch.setattr(ImageOps, "fit", out_of_memory)
+    for stream in (False, True):
+        with pytest.raises(MemoryError):
+            load_images(f"folder:{tmp_path}", skip_broken=True, stream=stream, device="cpu")
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ import arcvq
 from arcvq import images, streamed_images
 from arcvq.image_folders import Reading
 from arcvq.images import ImageSplit, crop_images, load_images
-from arcvq.streamed_images import UnreadableImage
+from arcvq.streamed_images import StreamedImages, UnreadableImage
 from arcvq.training import batch_indices
 
 QUIET = arcvq.Recording(progress=False)
@@ -281,7 +281,8 @@ def test_an_image_smaller_than_the_crop_is_named_or_left_out(folder):
         load(folder, crop=16, stream=False)
     with pytest.raises(UnreadableImage, match=message):
         load(folder, crop=16, stream=True)
-    data = load(folder, crop=16, stream=False, skip_broken=True)
+    with pytest.warns(UserWarning, match=rf"^1 file is left out of .*{message}"):
+        data = load(folder, crop=16, stream=False, skip_broken=True)
     assert sum(map(len, splits_of(data))) == 40
 
 
@@ -507,6 +508,39 @@ def test_a_folder_that_is_gone_altogether_is_an_error_even_then(folder):
     message = r"is gone; .*15 other files of its class were tried, and none can be used"
     with pytest.raises(UnreadableImage, match=message):
         train.batch(torch.arange(4))
+
+
+def test_color_among_images_taken_for_gray_is_an_error_even_then(folder, monkeypatch):
+    """The file is sound, so nothing takes its place."""
+    for file in folder.rglob("*.png"):
+        Image.new("L", (20, 24), 90).save(file)
+    monkeypatch.setattr(streamed_images, "SAMPLE", 0)  # so that none is found to have color
+    data = load(folder, stream=True, skip_broken=True)
+    assert data.channels == 1
+    Image.new("RGB", (20, 24), (90, 0, 0)).save(file_of(data.train, 3))
+    data = load(folder, stream=True, skip_broken=True)
+    with pytest.raises(UnreadableImage, match=r"has color, but .* grey=True or grey=False decides"):
+        data.train.batch(torch.arange(8))
+    assert load(folder, stream=True, grey=False).channels == 3
+
+
+def test_opening_and_variance_hold_few_images_at_a_time(folder, monkeypatch):
+    held = load(folder, stream=False)
+    asked = []
+    get = StreamedImages.__getitem__
+
+    def get_and_note(images, rows):
+        pixels = get(images, rows)
+        asked.append(pixels.shape[0])
+        return pixels
+
+    monkeypatch.setattr(StreamedImages, "__getitem__", get_and_note)
+    monkeypatch.setattr(streamed_images, "AT_ONCE", 3)
+    monkeypatch.setattr(images, "BATCH_VALUES", 3 * held.train.images[0].numel())
+    data = load(folder, stream=True)
+    assert data.variance == held.variance
+    assert max(asked) == 3
+    assert sum(asked) == sum(map(len, splits_of(data))) + len(data.train)
 
 
 def test_a_broken_validation_image_is_found_before_the_run(folder, tmp_path):
