@@ -23,7 +23,7 @@ import torch
 from jaxtyping import UInt8
 from torch import Tensor
 
-from arcvq.runtime.checks import check_whole, use_python_numbers
+from arcvq.runtime.checks import check_flag, check_whole, use_python_numbers
 from arcvq.runtime.extras import extra_import
 from arcvq.runtime.wording import counted
 
@@ -408,8 +408,7 @@ class Reading:
                     f"at most the size, {self.size}"
                 )
         check_levels(self.levels)
-        if self.skip_broken not in (True, False):
-            raise ValueError(f"skip_broken is {self.skip_broken!r}; it must be True or False")
+        check_flag(skip_broken=self.skip_broken)
         for name in ("grey", "stream"):
             value = getattr(self, name)
             if value not in (None, True, False):

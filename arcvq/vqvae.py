@@ -9,6 +9,7 @@ from torch.nn.functional import relu
 from arcvq.autoencoder import Autoencoder
 from arcvq.quantizers import Quantizer, SphericalQuantizer
 from arcvq.runtime.checks import check_whole, is_whole
+from arcvq.runtime.hub import check_official_names
 
 DOWNSAMPLE = 4  # of the paper's network: images of 28 x 28 pixels have 7 x 7 latents
 
@@ -161,9 +162,7 @@ class VQVAE(Autoencoder):
         layers = official_layers(residual_layers)
         theirs = [f"{layer}.{kind}" for layer, kind in product(layers, ("weight", "bias"))]
         theirs.remove("_vq_vae.embedding.bias")  # a codebook has none
-        strange = sorted(set(theirs) ^ set(state))
-        if strange:
-            raise ValueError(f"missing or unknown {', '.join(strange)}")
+        check_official_names(state, theirs)
         parameters = dict(model.named_parameters())
         weights = {ours: state[name] for ours, name in zip(parameters, theirs, strict=True)}
         model.load_state_dict(weights, strict=False)  # usage counts are not among them

@@ -534,7 +534,7 @@ def test_other_files_are_refused_as_the_authors_checkpoints(tmp_path):
     with pytest.raises(ValueError, match=r"_encoder\._conv_1\.weight' is missing"):
         VQVAE.from_official(path)
     torch.save({**official_state(), "extra": torch.zeros(1)}, path)
-    with pytest.raises(ValueError, match="missing or unknown extra"):
+    with pytest.raises(ValueError, match="unknown extra"):
         VQVAE.from_official(path)
     torch.save(torch.zeros(3), path)
     with pytest.raises(ValueError, match="cannot be read as a checkpoint"):

@@ -76,8 +76,10 @@ def reading_checkpoint(path: Path) -> Iterator[None]:
     except FileNotFoundError:
         raise
     except Exception as error:  # of many types, for files and for what they hold
+        # PyTorch goes on with advice on files that were saved by others.
+        reason, _, _ = reason_of(error).partition(". ")
         raise ValueError(
-            f"checkpoint {path} is damaged ({reason_of(error)}); delete it to start this run again"
+            f"checkpoint {path} is damaged ({reason}); delete it to start this run again"
         ) from error
 
 

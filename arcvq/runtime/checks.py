@@ -88,6 +88,13 @@ def _python_number(value: Any) -> Any:
     return value
 
 
+def check_flag(**flags: Any) -> None:
+    """Raise ValueError, naming it, for a value that is neither True nor False."""
+    for name, flag in flags.items():
+        if not isinstance(_python_number(flag), bool):
+            raise ValueError(f"{name} is {flag!r}; it must be True or False")
+
+
 def check_paths(**paths: Any) -> None:
     """Raise ValueError, naming it, for a path that is not empty and leads to nothing."""
     for name, path in paths.items():

@@ -1,6 +1,7 @@
 """Files on the Hugging Face hub, and checkpoints of other people's code."""
 
 import pickle
+from collections.abc import Iterable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -142,3 +143,16 @@ def official_weights(file: Path) -> dict[str, Tensor]:
             f"a state dict that torch.save wrote ({reason_of(error)})"
         ) from error
     return {name: weight for name, weight in named.items() if isinstance(weight, Tensor)}
+
+
+def check_official_names(found: Iterable[str], needed: Iterable[str]) -> None:
+    """Raise ValueError, naming them, for weights that a checkpoint lacks and others that it has."""
+    problems = []
+    for adjective, names in (
+        ("missing", set(needed) - set(found)),
+        ("unknown", set(found) - set(needed)),
+    ):
+        if names:
+            problems.append(f"{adjective} {', '.join(sorted(names))}")
+    if problems:
+        raise ValueError("; ".join(problems))

@@ -37,7 +37,12 @@ from arcvq.training import (
 )
 from arcvq.vqgan.discriminator import PatchDiscriminator, hinge_loss, smallest_side
 from arcvq.vqgan.network import VQGAN
-from arcvq.vqgan.perceptual import PerceptualDistance, check_features, mean_distance
+from arcvq.vqgan.perceptual import (
+    SMALLEST_SIDE,
+    PerceptualDistance,
+    check_features,
+    mean_distance,
+)
 
 GRID_IMAGES = 8  # validation images in a logged grid, above their reconstructions
 OLD_SHARE = 0.2  # that the first step has in the averaged weights at the end, at most
@@ -85,7 +90,14 @@ def check_losses(losses: VQGANLosses, data: ImageData) -> None:
     if losses.features and data.channels != 3:
         raise ValueError(
             f"{data.name} has {data.channels} channels, but perceptual features need RGB; "
-            "VQGANLosses(features=None) goes without them"
+            "VQGANLosses(features=None) goes without them, and grey=False reads a folder as RGB"
+        )
+    needed = SMALLEST_SIDE[losses.features] if losses.features else 1
+    if min(data.size) < needed:
+        height, width = data.size
+        raise ValueError(
+            f"images have {height} x {width} pixels, but features={losses.features!r} needs "
+            f"{needed} x {needed}"
         )
     needed = smallest_side(losses.halvings)
     if losses.adversarial > 0 and min(data.size) < needed:

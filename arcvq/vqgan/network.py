@@ -13,7 +13,8 @@ from torch.nn.functional import interpolate, pad, scaled_dot_product_attention, 
 
 from arcvq.autoencoder import Autoencoder
 from arcvq.quantizers import Quantizer, SphericalQuantizer
-from arcvq.runtime.checks import check_whole
+from arcvq.runtime.checks import check_flag, check_whole
+from arcvq.runtime.hub import check_official_names
 
 GROUPS = 32  # of group normalization
 GROUP_CHANNELS = 4  # in each group of a small network
@@ -281,7 +282,8 @@ class VQGAN(Autoencoder):
 
     Args:
         image_channels: Channels C of the images.
-        quantizer: Any `Quantizer`; its `dim` is the number of channels D of the latents.
+        quantizer: Any `Quantizer`; its `dim` is the number of channels D of the latents. The fit
+            functions train it with a single codebook.
         channels: Channels at the resolution of the images, a multiple of 4.
         multipliers: Channels at each resolution as a multiple of `channels`. Between two of them
             the image is halved, so that (1, 2, 2, 4) downsamples by 8.
@@ -307,6 +309,7 @@ class VQGAN(Autoencoder):
     ):
         check_whole(1, image_channels=image_channels)
         check_sizes(channels, multipliers, blocks)
+        check_flag(attention=attention, normalized=normalized)
         width = quantizer.dim if bottleneck is None else bottleneck
         check_whole(1, bottleneck=width)
         # Plain numbers, since those of NumPy overflow, and cannot be written as JSON.
@@ -345,40 +348,38 @@ class VQGAN(Autoencoder):
     @classmethod
     def from_official_weights(cls, state: dict[str, Tensor]) -> "VQGAN":
         """Build the model whose weights have these names in the public code."""
-        weights = {}
-        for name, weight in state.items():
-            if not name.startswith(TRAINING_ONLY):
-                weights[_our_name(name)] = weight
-        channels, image_channels, *_ = weights["encoder.conv_in.weight"].shape
-        last = max(_numbers(weights, "encoder.down."))
+        state = {
+            name: weight for name, weight in state.items() if not name.startswith(TRAINING_ONLY)
+        }
+        channels, image_channels, *_ = state["encoder.conv_in.weight"].shape
+        last = max(_numbers(state, "encoder.down."))
         multipliers = []
         for level in range(last + 1):
-            width = len(weights[f"encoder.down.{level}.block.0.conv1.weight"])
+            width = len(state[f"encoder.down.{level}.block.0.conv1.weight"])
             multipliers.append(width // channels)
         lowest = f"encoder.down.{last}."
-        num_codes, dim = weights["quantizer.codebook"].shape
+        num_codes, dim = state["quantize.embedding.weight"].shape
         model = cls(
             image_channels,
             SphericalQuantizer(num_codes, dim),
             channels,
             multipliers,
-            blocks=1 + max(_numbers(weights, f"{lowest}block.")),
-            attention=f"{lowest}attn.0.q.weight" in weights,
-            bottleneck=len(weights["encoder.conv_out.weight"]),
+            blocks=1 + max(_numbers(state, f"{lowest}block.")),
+            attention=f"{lowest}attn.0.q.weight" in state,
+            bottleneck=len(state["encoder.conv_out.weight"]),
         )
-        ours = {name for name, _ in model.named_parameters()}
-        strange = sorted(ours ^ set(weights))
-        if strange:
-            raise ValueError(f"missing or unknown {', '.join(strange)}")
+        ours = {_official_name(name): name for name, _ in model.named_parameters()}
+        check_official_names(state, ours)
+        weights = {ours[name]: weight for name, weight in state.items()}
         model.load_state_dict(weights, strict=False)  # usage counts are not among them
         return model
 
 
-def _our_name(name: str) -> str:
-    """The name that a weight of the public code has here."""
+def _official_name(name: str) -> str:
+    """The name that a weight of ours has in the public code."""
     for theirs, ours in OFFICIAL_PARTS.items():
-        if name.startswith(theirs):
-            return ours + name.removeprefix(theirs)
+        if name.startswith(ours):
+            return theirs + name.removeprefix(ours)
     return name
 
 

@@ -21,6 +21,8 @@ IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_DEVIATION = (0.229, 0.224, 0.225)
 # Layers of VGG16 whose activations count: the last ReLU before each pooling.
 VGG16_LAYERS = (3, 8, 15, 22, 29)
+# Pixels of the smallest side whose features a network has: VGG16 halves the image four times.
+SMALLEST_SIDE = {"efficientnet_lite0": 1, "vgg16": 16}
 
 # Blocks of EfficientNet-Lite0: kernel, stride, expansion, channels, repetitions (Tan and Le 2019;
 # the Lite networks have no squeeze-and-excitation, and ReLU6).

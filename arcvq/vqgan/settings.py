@@ -4,7 +4,7 @@ import dataclasses
 from typing import Any
 
 from arcvq.quantizers import Quantizer
-from arcvq.runtime.checks import use_python_numbers
+from arcvq.runtime.checks import check_flag, use_python_numbers
 from arcvq.vqgan.fitting import VQGANLosses, check_averaging
 from arcvq.vqgan.network import VQGAN, check_sizes
 
@@ -36,7 +36,10 @@ class VQGANSettings:
     def __post_init__(self):
         use_python_numbers(self)
         check_sizes(self.channels, self.multipliers, self.blocks)
+        check_flag(attention=self.attention, normalized=self.normalized)
         check_averaging(self.averaging)
+        if not isinstance(self.losses, VQGANLosses):
+            raise ValueError(f"losses is {self.losses!r}; it must be a VQGANLosses")
         # A list would have no hash, and numbers of NumPy cannot be written as JSON.
         object.__setattr__(self, "multipliers", tuple(map(int, self.multipliers)))
 

@@ -37,6 +37,15 @@ def test_a_checkpoint_that_cannot_be_used_is_refused(tmp_path):
         load_checkpoint(path, SETTINGS)
 
 
+@pytest.mark.parametrize("content", [b"", b"no checkpoint", b"\x80\x02}q\x00."])
+def test_a_damaged_checkpoint_is_told_without_the_advice_of_pytorch(content, tmp_path):
+    path = tmp_path / "checkpoint.pt"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=r"damaged \(.+\); delete it to start .* again$") as told:
+        load_checkpoint(path, SETTINGS)
+    assert "weights_only" not in str(told.value)
+
+
 def test_settings_that_earlier_versions_wrote_as_json_texts_are_the_same(tmp_path):
     path = tmp_path / "checkpoint.pt"
     samp = {"margin": 0.1, "radius": None}

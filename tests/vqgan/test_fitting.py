@@ -358,6 +358,18 @@ def test_gray_images_are_refused_where_features_need_color(data):
     assert trained(gray, network, ADVERSARIAL, steps=2).model is network
 
 
+def test_images_too_small_for_the_features_are_refused_before_training(data):
+    def halved(split):
+        return ImageSplit(split.images[..., ::2, ::2].contiguous(), split.labels)
+
+    splits = (halved(split) for split in (data.train, data.validation, data.test))
+    small = ImageData("small patches", *splits, data.classes)
+    losses = VQGANLosses(features="vgg16", adversarial=0.0)
+    with pytest.raises(ValueError, match=r"images have 8 x 8 pixels, but .*'vgg16' needs 16 x 16"):
+        trained(small, losses=losses)
+    trained(small, losses=dataclasses.replace(losses, features="efficientnet_lite0"), steps=1)
+
+
 @pytest.mark.parametrize("halvings", [1, 2, 3])
 def test_the_smallest_side_is_what_the_discriminator_can_just_judge(halvings):
     side = smallest_side(halvings)

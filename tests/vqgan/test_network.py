@@ -253,7 +253,13 @@ def test_a_file_that_is_no_checkpoint_is_refused_with_the_reason(tmp_path):
         ({"encoder.conv_in.weight": None}, "encoder.conv_in.weight"),
         ({"decoder.mid.block_1.norm1.weight": None}, "decoder.mid.block_1.norm1.weight"),
         ({"encoder.extra.weight": torch.ones(1)}, "encoder.extra.weight"),
-        ({"quantize.embedding.weight": None}, "quantizer.codebook"),
+        ({"quantize.embedding.weight": None}, "'quantize.embedding.weight' is missing"),
+        ({"quant_conv.bias": None}, "missing quant_conv.bias"),
+        ({"post_quant_conv.weight": None}, "missing post_quant_conv.weight"),
+        (
+            {"quant_conv.bias": None, "quant.bias": torch.ones(1)},
+            "missing quant_conv.bias; unknown quant.bias",
+        ),
         ({"decoder.conv_out.bias": torch.ones(4)}, "decoder.conv_out.bias"),
     ],
 )
@@ -310,9 +316,11 @@ def test_a_class_refuses_a_model_of_another_kind_and_names_the_one_that_opens_it
         ({"multipliers": (1, 0)}, "multipliers is 0"),
         ({"blocks": 0}, "blocks is 0"),
         ({"bottleneck": 0}, "bottleneck is 0"),
+        ({"attention": "no"}, "attention is 'no'; it must be True or False"),
+        ({"normalized": None}, "normalized is None; it must be True or False"),
     ],
 )
-def test_sizes_out_of_range_are_refused_with_the_value(changes, message):
+def test_sizes_out_of_range_are_refused_with_the_value(changes, message, unchecked):
     with pytest.raises(ValueError, match=message):
         small_model(**changes)
 

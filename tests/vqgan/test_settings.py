@@ -35,6 +35,10 @@ def test_settings_come_back_from_json():
         ({"multipliers": (1, 0)}, "multipliers is 0; it must be a whole number from 1"),
         ({"channels": 10}, "channels is 10; it must be a multiple of 4"),
         ({"blocks": 0}, "blocks is 0; it must be a whole number from 1"),
+        ({"normalized": "False"}, "normalized is 'False'; it must be True or False"),
+        ({"attention": 1}, "attention is 1; it must be True or False"),
+        ({"losses": None}, "losses is None; it must be a VQGANLosses"),
+        ({"losses": {"adversarial": 0.0}}, "losses is {'adversarial': 0.0}; it must be a VQGANL"),
         ({"averaging": 1.0}, "averaging is 1.0; it must be from 0 to below 1"),
     ],
 )
