@@ -19,9 +19,12 @@ from arcvq.runs.settings import RunSettings
 from arcvq.training import Run, evaluate
 
 COMPARED = ("plain VQ", "cosine", "CVQ", "SAMP")
-RECONSTRUCTED = "none: reconstructions"  # what a perfect prior could reach
+# In the place of a prior: other images of the test set, which not even a perfect prior can beat
+# except by chance, and their reconstructions, which a prior that knew the tokens would equal.
+REAL = "none: other real images"
+RECONSTRUCTED = "none: their reconstructions"
 LONGEST_FIT = 3000  # steps of a prior; a shorter run of the tokenizer has priors as short
-SAMPLES = 2000  # at most; as many real images are compared
+SAMPLES = 2000  # at most, and at most half of the test images; the other half is compared with
 NEIGHBORS = 3  # of precision and recall
 SHOWN = {
     "frechet": "Frechet distance of classifier features",
@@ -42,29 +45,35 @@ def variants(base: RunSettings) -> list[Variant]:
 def measure(run: Run, settings: RunSettings, data: ImageData, root: Path) -> Rows:
     """Fit class-conditional priors to a tokenizer and measure their samples.
 
-    Each sample has the label of a test image and is compared with the test images, in the features
-    of `train_classifier`. The reconstructed test images are measured in the same way: a prior that
-    knew the distribution of the tokens would do about as well as they do.
+    Each sample has the label of a test image, and the samples are compared with these images, in
+    the features of `train_classifier`. As many other test images, and their reconstructions, are
+    compared in the same way: a prior that knew the distribution of the tokens would do about as
+    well as these reconstructions do.
     """
     classifier = train_classifier(data, root=root, device=data.device, progress=False)
-    real = data.test.first(SAMPLES)
-    images = real.batch(torch.arange(len(real)))
-    features = classifier.features(images)
+    count = min(SAMPLES, len(data.test) // 2)
+    # In turn, since the images of some test sets become harder from the first to the last.
+    real = data.test.select(slice(0, 2 * count, 2))
+    others = data.test.select(slice(1, 2 * count, 2))
+    features = classifier.features(real.batch(torch.arange(count)))
 
-    def measured(generated: torch.Tensor) -> dict[str, float]:
+    def measured(generated: torch.Tensor, labels: torch.Tensor) -> dict[str, float]:
         own = classifier.features(generated)
         precision, recall = precision_recall(features, own, NEIGHBORS)
         return {
             "frechet": frechet_distance(features, own),
             "precision": precision,
             "recall": recall,
-            "label_agreement": label_agreement(classifier, generated, real.labels),
+            "label_agreement": label_agreement(classifier, generated, labels),
         }
 
     found = evaluate(run.model, data.test)
     of_tokenizer = {"psnr": found["psnr"], "codes_used": found["codes_used"]}
-    rebuilt = torch.cat([run.model.reconstruct(some) for some in images.split(500)])
-    rows: Rows = [{"prior": RECONSTRUCTED, **of_tokenizer, **measured(rebuilt)}]
+    other_images = others.batch(torch.arange(count))
+    rebuilt = torch.cat([run.model.reconstruct(some) for some in other_images.split(500)])
+    rows: Rows = []
+    for name, images in ((REAL, other_images), (RECONSTRUCTED, rebuilt)):
+        rows.append({"prior": name, **of_tokenizer, **measured(images, others.labels)})
     seen = settings.subset(data)
     for kind in PRIORS:
         prior_settings = settings_of_prior(kind, settings)
@@ -74,20 +83,19 @@ def measure(run: Run, settings: RunSettings, data: ImageData, root: Path) -> Row
         row: dict[str, Any] = {"prior": kind, **of_tokenizer}
         row["bits_per_image"] = bits_per_image(fitted.prior, run, data)
         generator = torch.Generator().manual_seed(settings.seed)
-        samples = sample(
-            run.model, fitted.prior, len(real), labels=real.labels, generator=generator
-        )
-        rows.append(row | measured(samples))
+        samples = sample(run.model, fitted.prior, count, labels=real.labels, generator=generator)
+        rows.append(row | measured(samples, real.labels))
     return rows
 
 
 def check(data: ImageData) -> None:
     """Raise ValueError for data without classes, or with too few test images to compare with."""
     check_classes(data)
-    if len(data.test) <= NEIGHBORS:
+    needed = 2 * (NEIGHBORS + 1)
+    if len(data.test) < needed:
         raise ValueError(
-            f"{data.name} has {len(data.test)} test images; precision and recall need more than "
-            f"{NEIGHBORS}"
+            f"{data.name} has {len(data.test)} test images; {needed} are needed, half of them to "
+            "compare the other half with"
         )
 
 

@@ -60,7 +60,10 @@ def axis_panels(
     name_once(figure)
     figure.update_yaxes(title_text=title, col=1)
 
-    text = "Points are means of all runs with this value, with 95% intervals (bootstrap)."
+    text = (
+        "Points are means of all runs with this value, and bars are bootstrap intervals over them; "
+        "their other settings vary."
+    )
     spans = _largest_spans(table, titles, measure)
     if spans:
         text = f"The means of {title} vary most for {'; '.join(spans)}. {text}"

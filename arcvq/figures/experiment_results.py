@@ -11,7 +11,7 @@ from plotly.subplots import make_subplots
 
 from arcvq.experiments.ablations import ABLATION_AXES
 from arcvq.experiments.best_study import SETTINGS
-from arcvq.experiments.generation_study import RECONSTRUCTED
+from arcvq.experiments.generation_study import REAL, RECONSTRUCTED
 from arcvq.experiments.generation_study import SHOWN as SAMPLE_TITLES
 from arcvq.experiments.measures import MEASURE_TITLES
 from arcvq.experiments.natural_study import SHOWN as PHOTO_TITLES
@@ -40,6 +40,7 @@ MEANINGS = (  # measures of the semantics study that are drawn
     "agreement",
 )
 LOWER_IS_BETTER = ("frechet", "perceptual")  # of the measures that come first in a figure
+REFERENCES = {REAL: "Other real images", RECONSTRUCTED: "Reconstructions of other real images"}
 SAMPLE_MEASURES = ("frechet", "precision", "recall", "label_agreement")
 AXIS_MEASURES = ("psnr", "codes_used")
 NAME_WIDTH = 5  # characters in a line of the name of a part, for each column of its panel
@@ -148,11 +149,11 @@ def _quantizer_panels(rows: pd.DataFrame) -> dict[str, Figure]:
 
 
 def _generation_panels(rows: pd.DataFrame) -> dict[str, Figure]:
-    """The samples of each prior, and in their place the reconstructions."""
+    """The samples of each prior, and in their place real images and reconstructions."""
     measures = {name: SAMPLE_TITLES[name] for name in SAMPLE_MEASURES}
     found = {}
     for prior, group in rows.groupby("prior", sort=False):
-        heading = "Reconstructions" if prior == RECONSTRUCTED else f"Samples of the prior {prior}"
+        heading = REFERENCES.get(prior, f"Samples of the prior {prior}")
         found[heading] = measure_panels(group, measures, title=heading)
     return found
 
@@ -342,8 +343,12 @@ def _means(table: pd.DataFrame) -> str:
 
 def _means_with_intervals(table: pd.DataFrame) -> str:
     """What the numbers of a summary are, where their intervals are drawn as well."""
-    intervals = " with 95% intervals (bootstrap over seeds)" if table.runs.max() > 1 else ""
-    return f"{_means(table)}{intervals}"
+    most = table.runs.max()
+    if most == 1:
+        return _means(table)
+    # A 95% bootstrap interval of so few values reaches from the lowest to the highest.
+    intervals = "their range" if most <= 3 else "95% intervals (bootstrap over seeds)"
+    return f"{_means(table)} with {intervals}"
 
 
 DRAWN: dict[str, Callable[[pd.DataFrame], dict[str, Figure]]] = {  # by the name of the experiment

@@ -7,7 +7,12 @@ import torch
 from arcvq.analysis.classifier import train_classifier
 from arcvq.analysis.sample_quality import frechet_distance
 from arcvq.experiments import generation_study, run_experiment
-from arcvq.experiments.generation_study import GENERATION, RECONSTRUCTED, settings_of_prior
+from arcvq.experiments.generation_study import (
+    GENERATION,
+    REAL,
+    RECONSTRUCTED,
+    settings_of_prior,
+)
 from arcvq.figures.experiment_results import pictures
 from arcvq.runs.settings import train
 from arcvq.training import Run
@@ -40,33 +45,40 @@ def test_each_tokenizer_is_measured_with_each_prior_and_with_none(rows):
     assert "error" not in rows
     pairs = {*zip(rows.variant, rows.prior, strict=True)}
     tokenizers = ("cosine", "SAMP")
-    priors = (RECONSTRUCTED, "pixelcnn", "transformer")
+    priors = (REAL, RECONSTRUCTED, "pixelcnn", "transformer")
     assert pairs == set(itertools.product(tokenizers, priors))
-    without = rows.prior == RECONSTRUCTED
+    without = rows.prior.isin([REAL, RECONSTRUCTED])
     assert rows.bits_per_image[without].isna().all()
     tokens = 2 * 2  # of an image of 8 x 8 pixels; three codes of eight cost less than 2 nats
     assert rows.bits_per_image[~without].between(0, 3 * tokens * 2).all()
 
 
-def test_reconstructions_are_measured_beside_the_samples(rows, folder):
-    (row,) = rows[(rows.variant == "SAMP") & (rows.prior == RECONSTRUCTED)].itertuples()
-    run = Run.load(folder / "runs" / row.run)
+def test_references_are_other_images_than_those_that_samples_are_compared_with(rows, folder):
+    """No reference sees the images that it is compared with: it would be far too good."""
     images = IMAGES.test.batch(torch.arange(8))
     classifier = train_classifier(IMAGES, root=folder, device="cpu", progress=False)
-    features = [classifier.features(x) for x in (images, run.model.reconstruct(images))]
-    assert row.frechet == pytest.approx(frechet_distance(*features), rel=1e-6)
+    compared = classifier.features(images[::2])
+    of_samp = rows[rows.variant == "SAMP"].set_index("prior")
+    run = Run.load(folder / "runs" / of_samp.run[REAL])
+    others = {REAL: images[1::2], RECONSTRUCTED: run.model.reconstruct(images[1::2])}
+    for name, reference in others.items():
+        expected = frechet_distance(compared, classifier.features(reference))
+        assert of_samp.frechet[name] == pytest.approx(expected, rel=1e-6)
+        correct = classifier.predict(reference) == IMAGES.test.labels[1::2]
+        assert of_samp.label_agreement[name] == correct.double().mean().item()
 
 
 def test_the_table_and_the_pictures_have_a_part_for_each_prior(rows):
     table = GENERATION.table(rows)
-    assert len(table) == 6
+    assert len(table) == 8
     assert [*table.tokenizer[:2]] == ["SAMP", "cosine"] or [*table.tokenizer[:2]] == [
         "cosine",
         "SAMP",
     ]
     headings = [heading for heading, _, _ in pictures(rows)]
     assert headings == [
-        "Reconstructions",
+        "Other real images",
+        "Reconstructions of other real images",
         "Samples of the prior pixelcnn",
         "Samples of the prior transformer",
     ]
@@ -76,7 +88,10 @@ def test_data_that_samples_cannot_be_measured_on_are_refused_before_training(tmp
     alike = dataclasses.replace(IMAGES.train, labels=torch.zeros(32, dtype=torch.int64))
     for data, message in (
         (dataclasses.replace(IMAGES, train=alike), "two or more classes; strokes has 1"),
-        (dataclasses.replace(IMAGES, test=IMAGES.test.first(3)), "strokes has 3 test images; .* 3"),
+        (
+            dataclasses.replace(IMAGES, test=IMAGES.test.first(7)),
+            "strokes has 7 test images; 8 are",
+        ),
     ):
         with pytest.raises(ValueError, match=message):
             run_experiment(GENERATION, SMALL, data, out=tmp_path / "table", root=tmp_path)

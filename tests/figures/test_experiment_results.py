@@ -83,7 +83,7 @@ def test_panels_show_every_run_and_the_mean_with_its_interval():
     assert [*means.error_x.arrayminus] == [1.0, 1.0, 1.0]
     assert [*figure.layout.yaxis.categoryarray] == ["SAMP", "plain VQ", "continuous"]
     assert "PSNR (dB): highest for continuous, 31" in summary(figure)
-    assert "Large dots are means of 3 runs with 95% intervals" in summary(figure)
+    assert "Large dots are means of 3 runs with their range" in summary(figure)
     with pytest.raises(ValueError, match="column 'lpips' is unknown"):
         measure_panels(PAPER, ["lpips"])
 
