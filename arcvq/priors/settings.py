@@ -13,6 +13,7 @@ from arcvq.priors.fitting import PriorRun, fit_prior
 from arcvq.priors.pixelcnn import PixelCNN
 from arcvq.priors.tokens import match_parameters, parameter_count
 from arcvq.priors.transformer import TransformerPrior
+from arcvq.quantizers import SphericalQuantizer
 from arcvq.runs.settings import check_profile, with_batch_for
 from arcvq.runtime.checks import check_whole, use_python_numbers
 from arcvq.runtime.devices import choose_device, choose_precision
@@ -138,12 +139,18 @@ class PriorSettings:
 
     def digest(self, model: Autoencoder, data: ImageData, dtype: torch.dtype) -> str:
         """A short name for the prior of these settings over these tokens in this precision."""
-        encoder = fingerprint(*model.encoder.parameters(), model.quantizer.codebook)
-        facts = {
+        encoder = model.encoder
+        quantizer = model.quantizer
+        tokenizer = fingerprint(*encoder.parameters(), *encoder.buffers(), quantizer.codebook)
+        facts: dict[str, Any] = {
             "precision": str(dtype),
-            "tokens": encoder + data.fingerprint,
+            "tokens": tokenizer + data.fingerprint,
             "format": PRIOR_FIT_VERSION,
         }
+        # SAMP's codebook says all; without more, priors that earlier versions kept are found.
+        if quantizer.kind != SphericalQuantizer.kind:
+            facts["quantizer"] = quantizer.config()
+            facts["quantizer_weights"] = fingerprint(*quantizer.parameters())
         return digest_of(self.config() | facts)
 
 

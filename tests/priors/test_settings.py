@@ -7,9 +7,11 @@ import numpy as np
 import pytest
 import torch
 
+from arcvq.baselines.vector_quantize_pytorch import BASELINES
 from arcvq.priors import PRIORS, PriorSettings, TiedTokens, parameter_count, settings, train_prior
 from arcvq.priors.fitting import PriorSession
 from arcvq.training import Run
+from arcvq.vqvae import VQVAE
 from tests.strokes import IMAGES
 from tests.test_training import assert_same_weights, images, model  # noqa: F401  (the fixture)
 
@@ -67,6 +69,46 @@ def test_other_tokens_are_fitted_anew(name, run, images, tmp_path, fits):  # noq
     run.model.state_dict()[name].mul_(1.5)
     train_prior(TINY, run.model, images, root=tmp_path, **OPTIONS)
     assert len(fits) == 2
+
+
+@pytest.mark.parametrize("other", ["cosine", "samp", "cvq"])
+def test_another_choice_of_codes_is_fitted_anew(other, images, tmp_path, fits):  # noqa: F811
+    plain = model("plain")
+    by_angle = model(other)
+    by_angle.load_state_dict(plain.state_dict(), strict=False)
+    assert torch.equal(by_angle.quantizer.codebook, plain.quantizer.codebook)
+    for one in (plain, by_angle, plain, by_angle):
+        train_prior(TINY, one, images, root=tmp_path, **OPTIONS)
+    assert len(fits) == 2
+
+
+def test_buffers_of_the_encoder_decide_the_tokens_as_well(run, images, tmp_path, fits):  # noqa: F811
+    norm = torch.nn.BatchNorm2d(4)
+    run.model.encoder.append(norm)
+    run.model.eval()
+    train_prior(TINY, run.model, images, root=tmp_path, **OPTIONS)
+    norm.running_mean.fill_(2.0)
+    train_prior(TINY, run.model, images, root=tmp_path, **OPTIONS)
+    assert len(fits) == 2
+
+
+def test_layers_before_an_implicit_codebook_decide_the_tokens_as_well(images):  # noqa: F811
+    pytest.importorskip("vector_quantize_pytorch")
+    network = VQVAE(1, BASELINES["fsq"](16, 4), hidden=8, residual_hidden=4)
+    codebook = network.quantizer.codebook.clone()
+    before = TINY.digest(network, images, torch.float32)
+    with torch.no_grad():
+        network.quantizer.method.project_in.weight.mul_(-1)
+    assert torch.equal(network.quantizer.codebook, codebook)
+    assert TINY.digest(network, images, torch.float32) != before
+
+
+def test_usage_counts_do_not_decide_the_tokens(images):  # noqa: F811
+    for kind in ("plain", "samp"):
+        network = model(kind)
+        before = TINY.digest(network, images, torch.float32)
+        network.quantizer.counts.add_(1)
+        assert TINY.digest(network, images, torch.float32) == before
 
 
 def test_a_fit_that_was_stopped_goes_on(run, images, tmp_path, monkeypatch):  # noqa: F811
