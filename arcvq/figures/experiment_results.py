@@ -235,6 +235,8 @@ def ablation_panels(rows: pd.DataFrame, measure: str = "psnr", **look) -> Figure
     title = MEASURE_TITLES.get(measure, measure)
     rows = rows.assign(value=rows.get("value", math.nan))  # parts of SAMP have none
     table = summary(rows, [measure], ("axis", "value", "variant"))
+    # The parts, which have no values, stay in the order of the rows.
+    table = table.sort_values("value", kind="stable")
     tried = set(table.axis)
     axes = [axis for axis in (*ABLATION_AXES, "part") if axis in tried]
     columns = min(3, len(axes))

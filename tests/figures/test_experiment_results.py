@@ -111,6 +111,14 @@ def test_each_axis_of_the_ablations_has_a_panel_with_its_values_in_order():
     assert "vary most with codes (by 5)" in summary(figure)
 
 
+def test_a_line_of_the_ablations_goes_from_value_to_value_whatever_the_order_of_the_rows():
+    turned = ablation_panels(ABLATIONS[::-1])
+    for line, as_usual in zip(turned.data[:-1], ablation_panels(ABLATIONS).data, strict=False):
+        assert [*line.x] == [*as_usual.x]
+        assert [*line.y] == pytest.approx([*as_usual.y])
+    assert [*turned.data[-1].x] == ["both halves", "BBNR alone"]
+
+
 def test_the_last_panel_of_the_ablations_takes_what_its_row_has_left_for_its_long_names():
     figure = ablation_panels(ABLATIONS)
     assert figure.layout.xaxis10.domain[1] == pytest.approx(figure.layout.xaxis3.domain[1])
