@@ -85,9 +85,10 @@ def as_in_text(samp: SAMP, steps: int) -> SAMP:
 
 
 def _changed(base: RunSettings, samp: SAMP, axis: str, value: Any) -> RunSettings:
-    """The settings with another value on one axis."""
+    """The settings with another value on one axis; a ball at the paper's rate keeps this rate."""
     if axis in RUN_FIELDS:
-        return dataclasses.replace(base, **{RUN_FIELDS[axis]: value})
+        changed = dataclasses.replace(base, **{RUN_FIELDS[axis]: value})
+        return dataclasses.replace(changed, samp=base.samp_at(changed.lr, changed.dim))
     if axis == "lambda":
         weight = Exponential(-value / base.steps)
         return dataclasses.replace(base, samp=dataclasses.replace(samp, weight=weight))

@@ -25,7 +25,6 @@ from arcvq.experiments.tables import cells, regime_titles, summary
 from arcvq.images import ImageData
 from arcvq.runs.settings import COMMITTED, RunSettings
 from arcvq.runtime.random_numbers import isolated_rng
-from arcvq.samp import SAMP
 from arcvq.schedules import Exponential
 from arcvq.training import Run, evaluate
 
@@ -82,20 +81,9 @@ def candidates(base: RunSettings) -> list[Variant]:
             margin_weight = MARGIN_WEIGHTS[(first + 2 * second) % 3]
             settings = dataclasses.replace(base.with_quantizer(quantizer), dim=dim, lr=lr)
             if quantizer == "samp":
-                settings = dataclasses.replace(settings, samp=_samp(base, settings))
+                settings = dataclasses.replace(settings, samp=base.samp_at(lr, dim))
             found.append(_candidate(name, settings, beta, margin_weight))
     return found
-
-
-def _samp(base: RunSettings, settings: RunSettings) -> SAMP:
-    """The settings of SAMP in `base`, for a run with another learning rate and dimension."""
-    if base.samp is None:
-        return SAMP.for_run(settings.steps)
-    at_paper_rate = SAMP.for_run(base.steps, lr=base.lr, dim=base.dim).radius
-    if base.samp.radius != at_paper_rate:
-        return base.samp
-    radius = SAMP.for_run(settings.steps, lr=settings.lr, dim=settings.dim).radius
-    return dataclasses.replace(base.samp, radius=radius)
 
 
 def _candidate(

@@ -236,6 +236,18 @@ class RunSettings:
             steps=self.steps,
         )
 
+    def samp_at(self, lr: float, dim: int) -> SAMP:
+        """The settings of SAMP for a run with another learning rate and dimension of the codes.
+
+        A ball that grows at the paper's rate beside the steps of Adam does so there as well. All
+        else stays.
+        """
+        samp = self.samp or SAMP.for_run(self.steps)
+        at_paper_rate = SAMP.for_run(self.steps, lr=self.lr, dim=self.dim).radius
+        if samp.radius != at_paper_rate:
+            return samp
+        return dataclasses.replace(samp, radius=SAMP.for_run(self.steps, lr=lr, dim=dim).radius)
+
     def load_data(self, root: str | Path | None, device: str | torch.device) -> ImageData:
         """Load the data set with all its images, read as `reading` says.
 

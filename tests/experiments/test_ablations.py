@@ -9,6 +9,8 @@ from scipy.stats import spearmanr
 from arcvq.experiments.ablations import PAPER_CLAIMS, claims, effects, variants
 from arcvq.experiments.stored_results import stored
 from arcvq.experiments.tables import runs_note
+from arcvq.samp import SAMP
+from arcvq.schedules import Constant
 from tests.strokes import SMALL
 
 CLAIMED = sorted(set(itertools.chain.from_iterable(PAPER_CLAIMS)))
@@ -170,3 +172,26 @@ def test_the_settings_of_the_text_differ_from_those_of_the_code_in_scale_and_alp
     assert text.scale == 10
     assert float(text.radius.value(SMALL.steps)) == pytest.approx(1.34, abs=0.01)
     assert dataclasses.replace(text, scale=code.scale, radius=code.radius) == code
+
+
+@pytest.mark.parametrize("margin", [0.1, 0.3])
+def test_at_the_papers_rate_the_ball_grows_as_fast_beside_adam_on_every_axis_but_its_own(margin):
+    samp = SAMP.for_run(SMALL.steps, lr=SMALL.lr, dim=SMALL.dim, margin=margin)
+    for one in variants(dataclasses.replace(SMALL, samp=samp)):
+        settings = one.settings
+        sets_alpha = one.facts["axis"] == "alpha" or one.name.startswith("scale and alpha")
+        if sets_alpha or settings.samp.radius is None:
+            continue
+        reach = settings.lr * math.sqrt(settings.dim)
+        assert settings.samp.radius.rate / reach == pytest.approx(0.125), one.name
+        if one.facts["axis"] == "dim":
+            assert settings.samp == dataclasses.replace(samp, radius=settings.samp.radius)
+
+
+@pytest.mark.parametrize("radius", [Constant(2.0), SAMP.for_run(SMALL.steps).radius, None])
+def test_any_other_ball_is_the_same_for_every_dimension(radius):
+    samp = SAMP(margin=0.3, radius=radius)
+    found = variants(dataclasses.replace(SMALL, samp=samp))
+    dims = [one.settings for one in found if one.facts["axis"] == "dim"]
+    assert len({settings.dim for settings in dims}) == len(dims) == 5
+    assert {settings.samp for settings in dims} == {samp}
