@@ -36,7 +36,8 @@ def sweep_map(
         **look: Title, summary, width, height, or properties of the layout.
 
     Returns:
-        The figure; its caption tells the largest value and where it is.
+        The figure; its caption tells the largest value and where it is, and the values of the axes
+        over which means are taken.
 
     Raises:
         ValueError: For an unknown measure or axis, a measure without any value, or a table in
@@ -71,8 +72,14 @@ def sweep_map(
     figure.update_xaxes(title_text=SWEEP_AXES[axes[0]])
 
     values = means.to_numpy()
-    place = " and ".join(f"{axis} {value:g}" for axis, value in zip(axes, best, strict=True))
+    place = " and ".join(
+        f"{_name(axis)} {_labels(table[axis])[value]}"
+        for axis, value in zip(axes, best, strict=True)
+    )
     text = f"Largest: {np.nanmax(values):.4g} at {place}; smallest: {np.nanmin(values):.4g}{note}."
+    others = [name for name in varying if name not in axes]
+    if others:
+        text += f" Values are means over {_axes_with_values(table[others])}."
     missing = np.isnan(values).sum()
     if missing:
         text += f" {missing} of {values.size} points are missing."
@@ -94,7 +101,7 @@ def _draw_line(runs: SeriesGroupBy, title: str) -> Figure:
 
 def _draw_map(means: pd.DataFrame, title: str) -> Figure:
     """Draw the means over two axes, with the largest marked."""
-    labeled = means.rename(columns="{:g}".format, index="{:g}".format)
+    labeled = means.rename(columns=_labels(means.columns), index=_labels(means.index))
     figure = value_map(labeled, "{:.4g}", title)
     figure.update_yaxes(title_text=SWEEP_AXES[means.index.name])
 
@@ -103,6 +110,30 @@ def _draw_map(means: pd.DataFrame, title: str) -> Figure:
     cell = {"x0": column - 0.48, "x1": column + 0.48, "y0": row - 0.48, "y1": row + 0.48}
     line = {"color": VERMILLION, "width": 4}
     return figure.add_shape(cell, name="largest", showlegend=True, line=line)
+
+
+def _labels(values: pd.Series | pd.Index) -> dict[float | int, str]:
+    """A label for each value, with as many digits, from six, as keep them apart."""
+    found: dict[float | int, str] = {}
+    for digits in range(6, 18):  # 17 tell any two numbers apart
+        found = {value: f"{value:.{digits}g}" for value in values}
+        if len({*found.values()}) == len(found):
+            break
+    return found
+
+
+def _name(axis: str) -> str:
+    """The name of an axis as the command line has it."""
+    return axis.replace("_", "-")
+
+
+def _axes_with_values(table: pd.DataFrame) -> str:
+    """The axes of a table with their values in brackets, for the caption."""
+    found = []
+    for axis in table:
+        values = _labels(table[axis].dropna().sort_values()).values()
+        found.append(f"{_name(axis)} ({', '.join(values)})")
+    return " and ".join(found)
 
 
 def value_map(values: pd.DataFrame, text_format: str, label: str, **style) -> Figure:

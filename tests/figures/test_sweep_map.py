@@ -79,3 +79,40 @@ def test_what_cannot_be_drawn_is_told():
         sweep_map(without_psnr)
     with pytest.raises(ValueError, match="no column 'ssim'"):
         sweep_map(table(), "ssim")
+
+
+def over_three_axes(other):
+    """Rows in which a third axis varies as well, and adds its value to the PSNR."""
+    tables = [table().assign(**{other: value}) for value in (1, 2)]
+    rows = pd.concat(tables, ignore_index=True)
+    return rows.assign(psnr=rows.psnr + rows[other])
+
+
+@pytest.mark.parametrize("other", ["scale", "top_k", "weight"])
+def test_values_over_an_axis_that_is_not_drawn_are_called_means_over_it(other):
+    rows = over_three_axes(other)
+    told = summary(sweep_map(rows, x="margin", y="radius"))
+    assert "Largest: 33.85 at margin 0.3 and radius 8.85" in told
+    name = other.replace("_", "-")
+    assert f"Values are means over {name} (1, 2)." in told
+    told = summary(sweep_map(rows, x="margin", y=other))
+    assert f"Largest: 30.93 at margin 0.3 and {name} 2" in told
+    assert "Values are means over radius (2, 8.85)." in told
+    assert "means over" not in summary(sweep_map(table()))
+
+
+def test_all_axes_that_are_not_drawn_are_named():
+    rows = pd.concat([over_three_axes("scale"), over_three_axes("weight").assign(scale=0.5)])
+    told = summary(sweep_map(rows, x="margin", y="radius"))
+    assert "Values are means over scale (0.5, 1, 2) and weight (1, 2)." in told
+
+
+@pytest.mark.parametrize("near", [(0.1, 0.10000001), (0.1, 0.1 + 1e-16), (1e6, 1e6 + 0.5)])
+def test_values_that_are_equal_to_six_digits_have_labels_of_their_own(near):
+    rows = table(margins=(0.0, *near), radii=(0.0, *near))
+    figure = sweep_map(rows.assign(psnr=np.arange(len(rows))))
+    heat = figure.data[0]
+    for labels in (heat.x, heat.y):
+        assert [float(label) for label in labels] == [0.0, *near]
+        assert len(set(labels)) == 3
+    assert f"at margin {heat.x[2]} and radius {heat.y[2]}" in summary(figure)
