@@ -172,8 +172,8 @@ def claims(rows: pd.DataFrame, measure: str = "psnr") -> pd.DataFrame:
         came out, the difference of the means, and the same in standard errors, from a spread over
         seeds that is pooled over all variants. Of variants that came out the same in every seed,
         as those with the paper's own value of each setting do, one counts. "met" and "reversed"
-        have intervals apart; "no difference" is the same value in every seed; "no common seed" has
-        nothing to compare.
+        have intervals apart; "no difference" is the same value in every seed; "a single seed" has
+        no interval, and "no common seed" has nothing to compare.
     """
     by_seed = finished(rows).pivot_table(index="seed", columns="variant", values=measure)
     different = by_seed.T.drop_duplicates().T
@@ -200,7 +200,10 @@ def _outcome(better: pd.Series, worse: pd.Series) -> str:
         return "no common seed"
     if (better == worse).all():
         return "no difference"
-    if intervals_overlap(interval(better), interval(worse)) is not False:
+    overlap = intervals_overlap(interval(better), interval(worse))
+    if overlap is None:
+        return "a single seed"
+    if overlap:
         return "within the intervals"
     return "met" if better.mean() > worse.mean() else "reversed"
 

@@ -159,6 +159,21 @@ def test_a_claim_about_runs_without_a_common_seed_stays_open(lacking):
     assert found["margin 0.1 better than margin 0"] == "no difference"
 
 
+def test_a_single_seed_has_no_intervals_and_decides_nothing():
+    means = dict.fromkeys(CLAIMED, 20.0) | {"both halves": 21.0, "margin 0.1": 19.0}
+    rows = made(means)
+    several = claims(rows).set_index("claim")["here"]
+    alone = claims(rows[rows.seed == 1]).set_index("claim")["here"]
+    outcomes = {"met": "a single seed", "reversed": "a single seed"}
+    assert set(several) == {"met", "reversed", "no difference"}
+    assert alone.tolist() == several.replace(outcomes).tolist()
+    # As where the others failed, so that one seed is all that two variants have in common.
+    lacks = (rows.variant == "BBNR alone") & (rows.seed > 0)
+    found = claims(rows[~lacks]).set_index("claim")["here"]
+    assert found["both halves better than BBNR alone"] == "a single seed"
+    assert found["both halves better than margin alone"] == "met"
+
+
 def test_the_stored_table_answers_every_claim():
     found = claims(stored("ablations-digits"))
     assert len(found) == len(PAPER_CLAIMS)
