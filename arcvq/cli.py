@@ -427,8 +427,7 @@ def _run_and_report(experiment: "Experiment", out: Path | None, options: dict[st
             )
     out = out or Path(f"{experiment.name}-{safe_name(base.dataset)}")
     file = results_file(experiment.name, out)
-    if not file.exists():  # else the page beside it is ours
-        check_page_is_ours(out / "index.html")
+    check_page_is_ours(out / "index.html")
     rows = run_experiment(experiment, base, out=out, **options)
     runs = len(rows[["variant", "seed"]].drop_duplicates())  # each has one row or several
     failed = len(rows) - len(finished(rows))  # which have one

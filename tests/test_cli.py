@@ -488,10 +488,16 @@ def test_experiment_ends_with_1_where_some_runs_failed(data_folder, monkeypatch,
 def test_a_page_of_somebody_else_is_not_replaced_by_that_of_an_experiment(data_folder):
     page = data_folder / "index.html"
     page.write_text("mine")
-    shown = invoke("experiment", "paper", "--out", data_folder)
-    assert shown.exit_code == 2
-    assert "was not written by arcvq" in shown.stderr
-    assert page.read_text() == "mine"
+    rows = data_folder / "paper.parquet"
+    for words in (("experiment", "paper"), ("sweep", "--margin", "0,0.3")):
+        for is_again in (False, True):  # an experiment that goes on is no reason to replace it
+            if is_again:
+                rows.touch()
+                rows.with_name("sweep.parquet").touch()
+            shown = invoke(*words, "--out", data_folder)
+            assert shown.exit_code == 2
+            assert "was not written by arcvq" in shown.stderr
+            assert page.read_text() == "mine"
 
 
 @pytest.fixture
