@@ -143,6 +143,17 @@ def _with_options(command: Any, options: Sequence[Any]) -> Any:
     return command
 
 
+class QuantizerOption(click.Option):
+    """An option whose help names all quantizers, which are imported only for that."""
+
+    def get_help_record(self, ctx: click.Context) -> tuple[str, str] | None:
+        """Name and help of the option."""
+        from arcvq.runs.settings import ALL_QUANTIZERS
+
+        self.help = ", ".join(ALL_QUANTIZERS)
+        return super().get_help_record(ctx)
+
+
 # Options that say where and how to work.
 device_option = click.option("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps")
 workers_option = click.option(
@@ -276,7 +287,7 @@ class _StatusLine:
 
 @main.command("train")
 @settings_options
-@click.option("--quantizer", help="plain, ema, cosine, cvq or samp")
+@click.option("--quantizer", cls=QuantizerOption)
 @seed_option
 @device_option
 @click.option(
@@ -289,6 +300,7 @@ def train_model(device: str, overwrite: bool, **options: Any) -> None:
     --nproc-per-node 2 -m arcvq train ...; --batch-size is then that of all together.
     """
     from arcvq.image_folders import folder_of, scan_folder
+    from arcvq.quantizers import ContinuousQuantizer
     from arcvq.runs.settings import train
     from arcvq.runtime.devices import choose_device
     from arcvq.runtime.distributed import first_rank_first, process_group, rank
@@ -309,7 +321,10 @@ def train_model(device: str, overwrite: bool, **options: Any) -> None:
         finished = train(settings, data, device=chosen, overwrite=overwrite)
         if rank() > 0:
             return
-    for name, value in evaluate(finished.model, data.validation).items():
+    measures = evaluate(finished.model, data.validation)
+    if isinstance(finished.model.quantizer, ContinuousQuantizer):  # which has no codes
+        measures = {name: measures[name] for name in ("psnr", "l1")}
+    for name, value in measures.items():
         click.echo(f"{name:20} {short(value)}")
     click.echo(f"{finished.seconds:.0f} s of training; the run is kept in {data_root() / 'runs'}")
 

@@ -20,6 +20,7 @@ from PIL import Image
 from arcvq import __version__, cli, experiments
 from arcvq.figures import experiment_results
 from arcvq.reports import notebooks
+from arcvq.runs.settings import ALL_QUANTIZERS
 from tests.reports.made import write_notebook
 
 # Arguments: a package to hide, then those of the command.
@@ -253,6 +254,22 @@ except ImportError:
     call = [sys.executable, "-c", code]
     shown = subprocess.run(call, env=environment, capture_output=True, text=True)
     assert shown.stdout == f"{policy}\n"
+
+
+def test_train_prints_no_codes_where_there_are_none(data_folder):
+    small = ("--dataset", "plain_digits", "--steps", 2, "--hidden", 8, "--batch-size", 8)
+    for quantizer, names in (("continuous", {"psnr", "l1"}), ("plain", {"psnr", "codes_used"})):
+        shown = invoke("train", *small, "--quantizer", quantizer, "--device", "cpu")
+        assert shown.exit_code == 0, shown.stderr
+        printed = {line.split()[0] for line in shown.stdout.splitlines()[:-1]}
+        assert names <= printed
+        assert len(printed) == (2 if quantizer == "continuous" else 7)
+
+
+def test_the_help_of_train_names_every_quantizer():
+    shown = invoke("train", "--help")
+    named = re.search(r"--quantizer TEXT(.*?)--seed", shown.output, re.DOTALL)[1]
+    assert named.replace(",", " ").split() == [*ALL_QUANTIZERS]
 
 
 def test_train_refuses_what_it_does_not_know():
