@@ -22,6 +22,8 @@ from arcvq.runtime.precision import at_least_float32
 # Images drawn together: enough to keep all cores busy, at some hundred MB of caches.
 BATCH = 256
 
+FLOAT32 = torch.finfo(torch.float32)  # smaller numbers than its `tiny` become 0 on their way
+
 # One for each grid, or one for all.
 Labels = Integer[Tensor, " n"] | np.ndarray | Sequence[int] | int | np.integer | None
 
@@ -47,13 +49,15 @@ def check_choice(
     top_p: float | None = None,
 ) -> None:
     """Raise ValueError for arguments that `next_probabilities` does not allow."""
-    if not 0 < temperature < math.inf:
-        raise ValueError(f"temperature is {temperature}; it must be a finite number above 0")
+    if not FLOAT32.tiny <= temperature <= FLOAT32.max:
+        allowed = f"in the range of float32, {FLOAT32.tiny:.2g} to {FLOAT32.max:.2g}"
+        raise ValueError(f"temperature is {temperature}; it must be above 0 and {allowed}")
     if top_k is not None and not (is_whole(top_k) and 1 <= top_k <= num_codes):
         allowed = f"a whole number from 1 to {num_codes}, the number of codes"
         raise ValueError(f"top_k is {top_k}; it must be {allowed}")
-    if top_p is not None and not 0 < top_p <= 1:
-        raise ValueError(f"top_p is {top_p}; it must be above 0 and at most 1")
+    if top_p is not None and not FLOAT32.tiny <= top_p <= 1:
+        allowed = f"above 0, at least {FLOAT32.tiny:.2g}, and at most 1"
+        raise ValueError(f"top_p is {top_p}; it must be {allowed}")
 
 
 def next_probabilities(
@@ -66,7 +70,7 @@ def next_probabilities(
 
     Args:
         logits: What the prior predicts.
-        temperature: The logits are divided by this; finite, above 0.
+        temperature: The logits are divided by this; above 0, in the range of float32.
         top_k: Only so many of the likeliest codes are kept, 1 to K.
         top_p: Of these, only the fewest that together reach this probability; above 0, at most 1
             (nucleus sampling, Holtzman et al. 2020).
@@ -132,7 +136,7 @@ def _prepare(prior, tokens, mask, labels, generator, choice) -> _Grids:
     # Open places may hold anything, such as -1.
     tokens = as_integers(tokens, "tokens").to(prior.device) * mask
     if labels is not None:
-        labels = torch.as_tensor(labels)
+        labels = _as_tensor(labels, prior.classes)
         labels = labels.expand(n) if labels.ndim == 0 else labels
     tokens, labels = prior.as_tokens(tokens, labels)
 
@@ -143,6 +147,17 @@ def _prepare(prior, tokens, mask, labels, generator, choice) -> _Grids:
         labels = torch.zeros(n, dtype=torch.int64)
     grids = (tokens, mask, uniform, labels)
     return _Grids(*(tensor.to(prior.device) for tensor in grids))
+
+
+def _as_tensor(labels: Any, classes: int) -> Tensor:
+    """Labels as a tensor; Python's whole numbers may be larger than it holds."""
+    try:
+        return torch.as_tensor(labels)
+    except (OverflowError, RuntimeError, TypeError, ValueError):
+        allowed = f"whole numbers from 0 to {classes - 1}"
+        if not classes:
+            allowed = "left out, since this prior was made without classes"
+        raise ValueError(f"labels are {labels!r}; they must be {allowed}") from None
 
 
 @torch.no_grad()

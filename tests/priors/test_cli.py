@@ -1,5 +1,7 @@
 """The command `arcvq sample`."""
 
+import re
+
 import pytest
 import torch
 from click.testing import CliRunner
@@ -64,7 +66,11 @@ def test_sample_takes_temperature_top_k_top_p_and_label(folders):
     ("arguments", "sentence"),
     [
         (["-n", 0], "Error: n is 0; it must be a whole number from 1"),
-        (["--temperature", 0], "Error: temperature is 0.0; it must be a finite number above 0"),
+        (["--temperature", 0], "Error: temperature is 0.0; it must be above 0 and in the range of"),
+        (["--temperature", "1e-46"], "Error: temperature is 1e-46; it must be above 0 and in the"),
+        (["--seed", -1], "Error: seed is -1; it must be a whole number from 0 to 4,294,967,295"),
+        (["--seed", 2**32], "Error: seed is 4294967296; it must be a whole number from 0 to"),
+        (["--seed", 2**64], "Error: seed is 18446744073709551616; it must be a whole number"),
         (["--top-k", 9], "Error: top_k is 9; it must be a whole number from 1 to 5"),
         (["--top-p", 2], "Error: top_p is 2.0; it must be above 0"),
         (["--label", 0], "Error: labels were given, and this prior was made without classes"),
@@ -76,6 +82,13 @@ def test_an_error_is_one_sentence_and_nothing_is_written(folders, arguments, sen
     assert shown.stderr.startswith(sentence)
     assert len(shown.stderr.splitlines()) == 1
     assert not (folders / "grid.png").exists()
+
+
+@pytest.mark.parametrize("label", [-1, 3, 2**63, 10**20])
+def test_a_label_out_of_range_is_refused_with_what_is_allowed(folders, label):
+    shown = invoke(folders, "--label", label, prior="conditional")
+    assert shown.exit_code == 2
+    assert re.match(rf"Error: labels .*{label}; they must be .*from 0 to 2\n$", shown.stderr)
 
 
 def test_a_folder_that_is_no_prior_or_not_there_is_named(folders):

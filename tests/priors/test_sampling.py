@@ -260,13 +260,20 @@ def test_labels_for_a_prior_without_classes_are_refused(make, model):
     [
         ({"n": 0}, "n is 0; it must be a whole number from 1"),
         ({"n": -3}, "n is -3"),
-        ({"temperature": 0.0}, "temperature is 0.0; it must be a finite number above 0"),
+        (
+            {"temperature": 0.0},
+            "temperature is 0.0; it must be above 0 and in the range of float32",
+        ),
         ({"temperature": -1.0}, "temperature is -1.0"),
         ({"temperature": math.nan}, "temperature is nan"),
         ({"temperature": math.inf}, "temperature is inf"),
+        ({"temperature": 1e-46}, r"temperature is 1e-46; .* float32, 1\.2e-38 to 3\.4e\+38"),
+        ({"temperature": 1e-40}, "temperature is 1e-40"),
+        ({"temperature": 1e39}, r"temperature is 1e\+39"),
         ({"top_k": 0}, "top_k is 0; it must be a whole number from 1 to 5"),
         ({"top_k": 6}, "top_k is 6; it must be a whole number from 1 to 5"),
-        ({"top_p": 0.0}, "top_p is 0.0; it must be above 0 and at most 1"),
+        ({"top_p": 0.0}, "top_p is 0.0; it must be above 0, at least 1.2e-38, and at most 1"),
+        ({"top_p": 1e-46}, "top_p is 1e-46"),
         ({"top_p": 1.5}, "top_p is 1.5"),
         ({"top_p": math.nan}, "top_p is nan"),
     ],
@@ -279,6 +286,25 @@ def test_choices_out_of_range_are_refused_before_anything_is_drawn(prior, model,
     if "n" not in change:
         with pytest.raises(ValueError, match=message):
             next_probabilities(torch.zeros(2, 5), **change)
+
+
+@pytest.mark.parametrize("logits", [[0.0, 2.0, 1.0], [0.0, 2.0, -math.inf]])
+def test_the_lowest_and_the_highest_temperature_and_the_least_top_p_give_probabilities(logits):
+    logits = torch.tensor([logits])
+    likeliest = torch.tensor([[0.0, 1.0, 0.0]])
+    assert torch.equal(next_probabilities(logits, temperature=1.2e-38), likeliest)
+    assert torch.equal(next_probabilities(logits, top_p=1.2e-38), likeliest)
+    possible = logits.isfinite().float()
+    expected = possible / possible.sum()
+    assert torch.allclose(next_probabilities(logits, temperature=3.4e38), expected)
+
+
+@pytest.mark.parametrize("label", [10**20, -(10**20), 2**63, [0, 10**20], ["a", "b"]])
+def test_labels_that_no_tensor_holds_are_refused_with_what_is_allowed(make, unchecked, label):
+    with pytest.raises(ValueError, match=r"labels are .*; they must be whole numbers from 0 to 2$"):
+        sample_tokens(make(classes=3), 2, labels=label)
+    with pytest.raises(ValueError, match=r"labels are .*; they must be left out, since this prior"):
+        sample_tokens(make(), 2, labels=label)
 
 
 @pytest.mark.parametrize("top_k", [2.5, 2.0, True])
