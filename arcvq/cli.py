@@ -628,7 +628,8 @@ def doctor(ctx: click.Context) -> None:
     """Say what is installed, which device and precision are used, and how to fix what is missing.
 
     An extra counts as installed if most of its packages are there. The exit code is 1 if a package
-    of the core, or of an installed extra, is missing or too old.
+    of the core, or of an installed extra, is missing or too old, if the notebooks or models that
+    come with arcvq are missing, or if JupyterLab would start another Python.
     """
     fixes = []
     for check in (*_package_checks(), *_machine_checks()):
