@@ -45,6 +45,7 @@ from arcvq.runtime.distributed import (
     assign_,
     gather,
     gathered_margin,
+    in_group,
     own_codes,
     sum_,
     whole,
@@ -665,8 +666,8 @@ class EMAQuantizer(Quantizer):
     chosen shrinks toward zero; with the default decay it gets there after some 9,000 steps.
 
     A codebook that is changed from outside is taken over: the averages follow it. So leave it out
-    of an optimizer with weight decay, which would shrink it where it has a gradient: with several
-    processes it has one, of zeros.
+    of an optimizer with weight decay, which would shrink it where it has a gradient: in a group of
+    processes (torch.distributed) it has one, of zeros.
 
     Args:
         num_codes: Number of codes K, at least 1.
@@ -704,8 +705,9 @@ class EMAQuantizer(Quantizer):
     def compute_loss(self, latents, codes):
         commitment_loss = mean_squared_error(latents, codes.detach())
         loss = self.beta * commitment_loss
-        if world_size() > 1:
-            # DistributedDataParallel waits for a gradient of every parameter; this one is zero.
+        if in_group():
+            # DistributedDataParallel waits for a gradient of every parameter, also where it has a
+            # single process; this one is zero.
             loss = loss + 0.0 * codes.sum()
         return loss, {"commitment": commitment_loss}
 

@@ -60,9 +60,14 @@ def process_group(device: torch.device) -> Iterator[torch.device]:
         dist.destroy_process_group()
 
 
+def in_group() -> bool:
+    """Whether there is a group of processes, which may have a single rank."""
+    return dist.is_available() and dist.is_initialized()
+
+
 def world_size() -> int:
     """Number of ranks, at least 1."""
-    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+    return dist.get_world_size() if in_group() else 1
 
 
 def rank() -> int:

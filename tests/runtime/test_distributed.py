@@ -16,6 +16,7 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from torch.nn.parallel import DistributedDataParallel
 
+from arcvq.composites import GroupedQuantizer, ResidualQuantizer
 from arcvq.quantizers import (
     QUANTIZERS,
     ContinuousQuantizer,
@@ -448,6 +449,49 @@ def test_alone_nothing_communicates():
     assert distributed.from_first("x") == "x"
     layer = torch.nn.Linear(1, 1)
     assert distributed.parallel(layer) is layer
+
+
+def of_parts(make, kinds, dim, **options):
+    """A composite of parts of these kinds."""
+    parts = [EVERY_KIND[kind](CODES, dim) for kind in kinds]
+    return make(parts, **options)
+
+
+ONE_RANK = {kind: partial(make, CODES, 4) for kind, make in EVERY_KIND.items()} | {
+    "residual": partial(of_parts, ResidualQuantizer, ["ema", "ema"], 4),
+    "dropout": partial(of_parts, ResidualQuantizer, ["samp", "ema", "ema"], 4, dropout=True),
+    "grouped": partial(of_parts, GroupedQuantizer, ["ema", "samp"], 2),
+}
+
+
+@pytest.fixture
+def one_rank():
+    """A group of one process, as torchrun makes it on a machine with one GPU."""
+    dist.init_process_group("gloo", rank=0, world_size=1, store=dist.HashStore())
+    yield
+    dist.destroy_process_group()
+
+
+def three_steps(make, wrap):
+    """What three steps of a linear encoder leave behind, on a wrapped model or a plain one."""
+    torch.manual_seed(3)
+    model = torch.nn.Sequential(torch.nn.Linear(4, 4), make())
+    wrapped = wrap(model)
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
+    for _ in range(3):
+        quantized = wrapped(torch.randn(20, 4))
+        optimizer.zero_grad()
+        (quantized.codes.square().sum() + quantized.loss).backward()
+        optimizer.step()
+        model[1].after_step()
+    return dict(model.state_dict())
+
+
+@pytest.mark.parametrize("kind", ONE_RANK)
+def test_every_kind_trains_in_distributed_data_parallel_of_one_process(one_rank, kind):
+    make = ONE_RANK[kind]
+    plain = three_steps(make, lambda model: model)
+    assert_same(three_steps(make, DistributedDataParallel), plain, 0)
 
 
 def test_torchrun_trains_prints_once_and_leaves_a_run_to_open(tmp_path, monkeypatch):
