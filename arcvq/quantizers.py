@@ -232,7 +232,12 @@ class Quantizer(nn.Module, Kinds):
             # Before the loss, whose weight may depend on the usage of this batch.
             self.observe(latents.detach(), indices)
         codes = embedding(indices, codebook)
-        loss, terms = self.compute_loss(latents, codes)
+        # In evaluation the loss has the same value, but no gradient that would move a code.
+        loss, terms = self.compute_loss(latents, codes if self.training else codes.detach())
+        if in_group() and not (self.training and self.trainable):
+            # DistributedDataParallel waits for a gradient of every parameter, also where it has a
+            # single process; this one is zero.
+            loss = loss + 0.0 * codes.sum()
         # Straight-through estimator. The bracket is exactly 0 for finite latents, so these are the
         # very codes that `lookup` returns, while the gradient goes to the latents.
         codes = codes.detach() + (latents - latents.detach())
@@ -242,6 +247,10 @@ class Quantizer(nn.Module, Kinds):
         self, latents: Float[Tensor, "N D"], codes: Float[Tensor, "N D"]
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Compute the VQ loss of flat latents and their codes.
+
+        Args:
+            latents: Latents with their gradient.
+            codes: Their codes; in evaluation without gradient, so that no code moves.
 
         Returns:
             The weighted sum, and its terms without their weights.
@@ -704,12 +713,7 @@ class EMAQuantizer(Quantizer):
 
     def compute_loss(self, latents, codes):
         commitment_loss = mean_squared_error(latents, codes.detach())
-        loss = self.beta * commitment_loss
-        if in_group():
-            # DistributedDataParallel waits for a gradient of every parameter, also where it has a
-            # single process; this one is zero.
-            loss = loss + 0.0 * codes.sum()
-        return loss, {"commitment": commitment_loss}
+        return self.beta * commitment_loss, {"commitment": commitment_loss}
 
     def begin_step(self):
         super().begin_step()

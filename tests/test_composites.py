@@ -587,8 +587,11 @@ def test_evaluation_and_a_frozen_quantizer_move_no_code(make, kind):
     quantizer = make(kind=kind)
     before = state(quantizer)
     quantizer.eval()
-    quantizer(torch.randn(5, 4, 3))
+    latents = torch.randn(5, 4, 3, requires_grad=True)
+    quantizer(latents).loss.backward()
     quantizer.after_step()
+    assert latents.grad.any()
+    assert all(parameter.grad is None for parameter in quantizer.parameters())
     assert_same_state(quantizer, before)
 
     quantizer.train()

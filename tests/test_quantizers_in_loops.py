@@ -65,6 +65,29 @@ def test_evaluation_is_inert(make):
 
 
 @every_kind
+def test_in_evaluation_the_loss_reaches_the_latents_but_moves_no_code(make):
+    quantizer = make(16, 8)
+    latents = torch.randn(4, 8, 2, 2, requires_grad=True)
+    with torch.no_grad():
+        quantizer(latents)
+    quantizer.eval()
+    before = state_of(quantizer)
+    optimizer = torch.optim.Adam(quantizer.parameters())
+    for _ in range(3):
+        quantized = quantizer(latents)
+        quantized.loss.backward()
+        optimizer.step()
+        quantizer.after_step()
+    assert_same_state(state_of(quantizer), before)
+    codes = quantizer.lookup(quantized.indices)
+    slope = 2 * quantizer.beta * (latents - codes) / latents.numel()
+    assert torch.allclose(latents.grad, 3 * slope, atol=1e-6)
+    error = (latents - codes).square().mean()
+    weight = quantizer.beta + quantizer.trainable
+    assert torch.allclose(quantized.loss, weight * error)
+
+
+@every_kind
 def test_a_validation_between_forward_and_after_step_changes_nothing(make):
     quantizer, other = twins(make, 16, 8)
     batch = torch.randn(4, 8, 2, 2)

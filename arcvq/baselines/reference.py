@@ -16,6 +16,8 @@ class PlainSphericalQuantizer(SphericalQuantizer):
     def quantize(self, latents):
         samp = self.active_samp()
         codebook = self.codebook.to(latents.dtype)
+        if not self.training:  # no code moves
+            codebook = codebook.detach()
         cosines = normalize(latents, dim=1) @ normalize(codebook, dim=1).T
         indices = cosines.argmax(1)
         codes = one_hot(indices, self.num_codes).to(latents.dtype) @ codebook

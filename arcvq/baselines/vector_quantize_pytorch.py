@@ -14,10 +14,11 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.func import functional_call
 from torch.nn.functional import embedding
 
 from arcvq.quantizers import Quantizer, follow_average_
-from arcvq.runtime.distributed import world_size
+from arcvq.runtime.distributed import in_group, world_size
 from arcvq.runtime.extras import extra_import
 from arcvq.runtime.modes import evaluation_mode
 
@@ -62,11 +63,18 @@ class Baseline(Quantizer, ABC):
 
     @abstractmethod
     def call(self, latents: Tensor) -> tuple[Tensor, Tensor, Tensor, dict[str, Tensor]]:
-        """Call the module on latents (1, N, D).
+        """Call the module, by `run_method`, on latents (1, N, D).
 
         Returns:
             Codes (1, N, D) with their gradient, indices (1, N), the loss and its terms.
         """
+
+    def run_method(self, latents: Tensor, **options: Any) -> Any:
+        """Call `method`; in evaluation without gradient to what it has learned."""
+        if self.training or not torch.is_grad_enabled():
+            return self.method(latents, **options)
+        learned = {name: value.detach() for name, value in self.method.named_parameters()}
+        return functional_call(self.method, learned, (latents,), options)
 
     def codes(self) -> Tensor:
         """Compute all codes (K, D), with gradient to what they are computed from."""
@@ -90,6 +98,8 @@ class Baseline(Quantizer, ABC):
             indices = passed[..., 0]
             loss = latents.sum()
             terms = {}
+        if in_group() and not self.training:  # as in `Quantizer.quantize`
+            loss = loss + 0.0 * sum(value.sum() for value in self.method.parameters())
         indices = indices[0].long()
         if self.training:
             self.observe(latents, indices)
@@ -171,7 +181,7 @@ class FiniteScalarQuantizer(ImplicitQuantizer):
         return package.FSQ(fsq_levels(self.num_codes), dim=self.dim)
 
     def call(self, latents):
-        codes, indices = self.method(latents)
+        codes, indices = self.run_method(latents)
         return codes, indices, latents.new_zeros(()), {}
 
 
@@ -232,7 +242,7 @@ class LookupFreeQuantizer(ImplicitQuantizer):
             raise ValueError(
                 f"{self.name} is trained by {world_size()} processes; it can be trained by one only"
             )
-        (codes, indices, loss), terms = self.method(latents, return_loss_breakdown=True)
+        (codes, indices, loss), terms = self.run_method(latents, return_loss_breakdown=True)
         losses = {
             "sample_entropy": terms.per_sample_entropy,
             "codebook_entropy": terms.batch_entropy,
@@ -277,7 +287,7 @@ class SimVQQuantizer(Baseline):
         )
 
     def call(self, latents):
-        codes, indices, loss = self.method(latents)
+        codes, indices, loss = self.run_method(latents)
         error = loss / (1 + self.commitment)  # the value of both terms
         return codes, indices, loss, {"codebook": error, "commitment": error}
 
@@ -306,7 +316,7 @@ class MovingAverageQuantizer(Baseline):
 
     def call(self, latents):
         # It would also move the codes; here they stay those that forward chose until `after_step`.
-        codes, indices, loss, terms = self.method(
+        codes, indices, loss, terms = self.run_method(
             latents, freeze_codebook=True, return_loss_breakdown=True
         )
         return codes, indices, loss, {"commitment": terms.commitment} if self.training else {}

@@ -103,10 +103,12 @@ def test_without_a_margin_loss_or_in_evaluation_the_plain_loss_is_that_of_vq(sam
     plain = PlainSphericalQuantizer(8, 4, samp).train(training)
     fast = SphericalQuantizer(8, 4, samp).train(training)
     fast.load_state_dict(plain.state_dict())
-    latents = torch.randn(2, 4, 3, 3)
+    latents = torch.randn(2, 4, 3, 3, requires_grad=True)
     got = plain(latents)
     assert got.loss.item() == pytest.approx(fast(latents).loss.item(), rel=1e-5)
     assert "margin" not in got.losses
+    got.loss.backward()
+    assert (plain.codebook.grad is not None) == training
 
 
 @pytest.mark.parametrize("kind", [PlainSphericalQuantizer, UndetachedQuantizer])

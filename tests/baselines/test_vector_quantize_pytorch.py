@@ -181,6 +181,21 @@ def test_training_counts_and_evaluation_changes_nothing(kind):
 
 
 @every_baseline
+def test_in_evaluation_only_latents_get_a_gradient(kind):
+    quantizer = make(kind)
+    expected = quantizer(latents())
+    quantizer.eval()
+    own = latents().requires_grad_()
+    quantized = quantizer(own)
+    assert torch.equal(quantized.codes, expected.codes)
+    (quantized.codes.square().sum() + quantized.loss + 0.0 * own.sum()).backward()
+    passes = kind in ("fsq", "simvq")  # the package's other modules cut it off in evaluation
+    assert bool(own.grad.any()) == passes
+    assert all(parameter.grad is None for parameter in quantizer.parameters())
+    assert all(parameter.requires_grad for parameter in quantizer.method.parameters())
+
+
+@every_baseline
 def test_half_precision_changes_no_index(kind):
     quantizer = make(kind).eval()
     expected = quantizer(latents())

@@ -16,6 +16,7 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from torch.nn.parallel import DistributedDataParallel
 
+from arcvq.baselines.vector_quantize_pytorch import BASELINES
 from arcvq.composites import GroupedQuantizer, ResidualQuantizer
 from arcvq.quantizers import (
     QUANTIZERS,
@@ -472,10 +473,11 @@ def one_rank():
     dist.destroy_process_group()
 
 
-def three_steps(make, wrap):
+def three_steps(make, wrap, training=True):
     """What three steps of a linear encoder leave behind, on a wrapped model or a plain one."""
     torch.manual_seed(3)
     model = torch.nn.Sequential(torch.nn.Linear(4, 4), make())
+    model[1].train(training)
     wrapped = wrap(model)
     optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
     for _ in range(3):
@@ -488,10 +490,25 @@ def three_steps(make, wrap):
 
 
 @pytest.mark.parametrize("kind", ONE_RANK)
-def test_every_kind_trains_in_distributed_data_parallel_of_one_process(one_rank, kind):
+@pytest.mark.parametrize("training", [True, False])
+def test_every_kind_works_in_distributed_data_parallel_of_one_process(one_rank, kind, training):
+    """Also where only the encoder trains, before a quantizer in evaluation."""
     make = ONE_RANK[kind]
-    plain = three_steps(make, lambda model: model)
-    assert_same(three_steps(make, DistributedDataParallel), plain, 0)
+    plain = three_steps(make, lambda model: model, training)
+    assert_same(three_steps(make, DistributedDataParallel, training), plain, 0)
+
+
+PASSING = ("fsq", "simvq")  # the baselines that pass a gradient on in evaluation
+
+
+@pytest.mark.parametrize(
+    ("kind", "training"), [(kind, True) for kind in BASELINES] + [(kind, False) for kind in PASSING]
+)
+def test_every_baseline_works_in_distributed_data_parallel_of_one_process(one_rank, kind, training):
+    pytest.importorskip("vector_quantize_pytorch")
+    make = partial(BASELINES[kind], 8, 4)
+    plain = three_steps(make, lambda model: model, training)
+    assert_same(three_steps(make, DistributedDataParallel, training), plain, 1e-6)
 
 
 def test_torchrun_trains_prints_once_and_leaves_a_run_to_open(tmp_path, monkeypatch):
