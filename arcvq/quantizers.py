@@ -52,7 +52,7 @@ from arcvq.runtime.distributed import (
     world_size,
 )
 from arcvq.runtime.kinds import Kinds
-from arcvq.runtime.precision import HALF, at_least_float32
+from arcvq.runtime.precision import HALF, at_least_float32, autocast_off
 from arcvq.samp import SAMP, arc_margin_loss, project_to_ball_
 from arcvq.schedules import exact
 
@@ -192,7 +192,7 @@ class Quantizer(nn.Module, Kinds):
             rows = rows[mask]
         if not self.training:  # in training it would wait for the device
             self.check_values(rows)
-        with torch.autocast(latents.device.type, enabled=False):
+        with autocast_off(latents):
             codes, indices, loss, terms = self.quantize(rows)
         if mask is not None:
             codes = codes.new_zeros(padded_length, self.dim).masked_scatter(mask[:, None], codes)

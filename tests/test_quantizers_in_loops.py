@@ -12,6 +12,7 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
+from arcvq.composites import GroupedQuantizer, ResidualQuantizer
 from arcvq.quantizers import (
     CosineQuantizer,
     EMAQuantizer,
@@ -711,6 +712,41 @@ def test_a_codebook_alone_fills_a_module_from_the_meta_device(make):
     quantizer(torch.randn(32, 8))
     quantizer.after_step()
     assert quantizer.codebook.isfinite().all()
+
+
+def assert_it_works_on_the_meta_device(quantizer):
+    """Shapes come out as on any other device; there are no values to check or to count."""
+    latents = torch.empty(3, 8, 2, 2, device="meta", requires_grad=True)
+    for training in (True, False):
+        quantizer.train(training)
+        quantized = quantizer(latents)
+        assert quantized.codes.is_meta
+        assert quantized.codes.shape == (3, 8, 2, 2)
+        assert quantized.indices.shape == (3, 2, 2, *quantizer.index_shape)
+        (quantized.codes.sum() + quantized.loss).backward()
+        quantizer.after_step()
+        assert quantizer.encode(latents).shape == quantized.indices.shape
+        assert quantizer.lookup(quantized.indices).shape == latents.shape
+    assert latents.grad.shape == latents.shape
+
+
+@every_kind
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_it_works_on_the_meta_device(make, dtype):
+    with torch.device("meta"):
+        quantizer = make(16, 8)
+    assert_it_works_on_the_meta_device(quantizer.to(dtype))
+
+
+@every_reviving_kind
+def test_codes_are_revived_on_the_meta_device(make):
+    assert_it_works_on_the_meta_device(make(16, 8, revive_after=1).to("meta"))
+
+
+def test_composites_work_on_the_meta_device():
+    groups = [SphericalQuantizer(16, 2), EMAQuantizer(16, 6)]
+    stages = [GroupedQuantizer(groups), GroupedQuantizer(copy.deepcopy(groups))]
+    assert_it_works_on_the_meta_device(ResidualQuantizer(stages).to("meta"))
 
 
 # Accumulation

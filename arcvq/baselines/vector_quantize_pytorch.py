@@ -21,6 +21,7 @@ from arcvq.quantizers import Quantizer, follow_average_
 from arcvq.runtime.distributed import in_group, world_size
 from arcvq.runtime.extras import extra_import
 from arcvq.runtime.modes import evaluation_mode
+from arcvq.runtime.precision import autocast_off
 
 
 class Baseline(Quantizer, ABC):
@@ -87,7 +88,7 @@ class Baseline(Quantizer, ABC):
 
     @property
     def codebook(self) -> Float[Tensor, "K D"]:  # type: ignore[override]
-        with torch.autocast(self.counts.device.type, enabled=False):
+        with autocast_off(self.counts):
             return self.codes()
 
     def quantize(self, latents):

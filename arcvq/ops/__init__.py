@@ -8,7 +8,6 @@ does not look into. `reference` has the loss as the paper writes it, to read and
 """
 
 import math
-from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from jaxtyping import Float, Int64
@@ -18,7 +17,7 @@ from torch.nn.functional import normalize
 from arcvq.ops import blockwise, triton, whole
 from arcvq.ops.blockwise import TINY as TINY
 from arcvq.runtime.checks import check_rows
-from arcvq.runtime.precision import at_least_float32, widest_float
+from arcvq.runtime.precision import at_least_float32, autocast_off, widest_float
 
 
 def margin_loss(
@@ -71,7 +70,7 @@ def loss_and_gradient(
 
     form = triton if triton.usable(latents, codebook) else blockwise
     top_k = min(top_k, len(latents))
-    with _autocast_off(latents):
+    with autocast_off(latents):
         latents = latents.contiguous()
         norms = torch.linalg.vector_norm(latents, dim=1)
         inverse = torch.where(norms > TINY, 1 / norms, 0.0)  # a row of zeros has no direction
@@ -81,13 +80,6 @@ def loss_and_gradient(
         if with_gradient:  # so far that to the normalized latents
             form.through_normalization_(gradient, latents, inverse, len(codes))
     return total / len(codes), gradient
-
-
-def _autocast_off(rows: Tensor) -> AbstractContextManager:
-    """Keeps products in the precision of the rows. (Tensors without values know no autocast.)"""
-    device = rows.device.type
-    active = device != "meta" and torch.is_autocast_enabled(device)
-    return torch.autocast(device, enabled=False) if active else nullcontext()
 
 
 class _MarginLoss(torch.autograd.Function):
@@ -216,7 +208,7 @@ def nearest_code(
 def _nearest_code(latents: Tensor, codebook: Tensor, metric: str) -> Tensor:
     """`nearest_code` of rows of at least float32."""
     form = triton if triton.usable(latents, codebook) else blockwise
-    with _autocast_off(latents):
+    with autocast_off(latents):
         return form.best_scores(latents, *_score_terms(codebook, metric))
 
 

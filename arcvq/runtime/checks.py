@@ -1,7 +1,8 @@
 """Checks of arguments that several modules make at their public boundary.
 
 While torch.compile or torch.export traces a program, or torch.func transforms one, its tensors have
-no values to read: checks that read values are then left out.
+no values to read, and tensors on the device "meta" never have any: checks that read values are then
+left out.
 """
 
 import dataclasses
@@ -23,9 +24,9 @@ def is_transformed() -> bool:
     return not torch.compiler.is_compiling() and torch._C._are_functorch_transforms_active()
 
 
-def has_values() -> bool:
-    """Whether tensors have values that can be read."""
-    return not torch.compiler.is_compiling() and not is_transformed()
+def has_values(tensor: Tensor) -> bool:
+    """Whether the tensor has values that can be read."""
+    return not (tensor.is_meta or torch.compiler.is_compiling() or is_transformed())
 
 
 def check_whole(minimum: int, maximum: int | None = None, /, **numbers: Any) -> None:
@@ -177,7 +178,7 @@ def as_indices(
         ValueError: For another dtype, and for an index out of range.
     """
     indices = as_integers(indices, name)
-    if not has_values() or indices.numel() == 0:
+    if not has_values(indices) or indices.numel() == 0:
         return indices
     lowest = int(indices.min())
     highest = int(indices.max())
@@ -208,7 +209,7 @@ def check_finite(tensor: Tensor, name: str) -> None:
 
     Waits for the device.
     """
-    if not has_values():
+    if not has_values(tensor):
         return
     bad = int((~tensor.isfinite()).sum())
     if bad:

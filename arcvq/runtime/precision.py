@@ -1,7 +1,7 @@
 """In what precision to compute: at least float32, and float64 where it is needed and there is."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from itertools import chain
 
 import torch
@@ -25,6 +25,16 @@ def as_float64(tensor: Tensor) -> Tensor:
     if tensor.device.type == "mps":
         tensor = tensor.cpu()
     return tensor.detach().double()
+
+
+def autocast_off(rows: Tensor) -> AbstractContextManager:
+    """A context in which operations keep the precision of the rows.
+
+    Tensors on the device "meta" know no autocast.
+    """
+    device = rows.device.type
+    active = device != "meta" and torch.is_autocast_enabled(device)
+    return torch.autocast(device, enabled=False) if active else nullcontext()
 
 
 @contextmanager
