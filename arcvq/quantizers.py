@@ -84,6 +84,12 @@ def mean_squared_error(
     return mse_loss(latents, codes)
 
 
+def all_finite(tensor: Tensor) -> Bool[Tensor, ""]:
+    """Whether all values are finite, without waiting for the device."""
+    # 0 times infinity is NaN. The sum of the values themselves could overflow.
+    return (tensor * 0).sum() == 0
+
+
 def is_repeated() -> bool:
     """Whether activation checkpointing repeats a forward pass, which it does in a backward pass."""
     return not torch.compiler.is_compiling() and torch._C._current_graph_task_id() != -1
@@ -276,7 +282,7 @@ class Quantizer(nn.Module, Kinds):
             self.pending = True
         # A batch with NaN or infinity counts for nothing. Usually its optimizer step is skipped as
         # well, and one such batch would stay in a moving average for ever.
-        finite = latents.sum().isfinite()
+        finite = all_finite(latents)
         ones = finite.to(self.counts.dtype).expand(len(indices))
         counts = torch.zeros_like(self.counts).index_add_(0, indices, ones)
         # Summed over all processes, so that the buffers stay equal in all of them.
@@ -385,7 +391,7 @@ class Quantizer(nn.Module, Kinds):
         own = own_codes(self.num_codes)
         weights = self.anchor_weights[own]
         places, new_weights = self.choose_anchors(latents, weights, numbers[own])
-        finite = latents.sum().isfinite()
+        finite = all_finite(latents)
         taken = (places >= 0) & finite
         drawn = latents[places.clamp_min(0)].to(self.anchors.dtype)
         anchors = torch.where(taken[:, None], drawn, self.anchors[own])
@@ -733,8 +739,9 @@ class EMAQuantizer(Quantizer):
         untouched = (self.sums / sizes).to(codebook.dtype) == codebook
         self.sums.copy_(torch.where(untouched, self.sums, codebook * sizes))
 
-        # Without a finite batch the weight is 0, and nothing moves.
-        seen = self.batch_sizes.sum() > 0
+        # Without a finite batch the weight is 0, and nothing moves. The same goes for latents that
+        # are so large that their sums are infinite, as the averages would then be for ever.
+        seen = (self.batch_sizes.sum() > 0) & all_finite(self.batch_sums)
         weight = (1 - self.decay) * seen.to(self.sizes.dtype)
         follow_average_(self.sizes, self.batch_sizes.to(self.sizes.dtype), weight)
         follow_average_(self.sums, self.batch_sums, weight)

@@ -266,6 +266,30 @@ def test_a_micro_batch_that_is_not_finite_leaves_the_others_of_its_step(make):
     assert_same_state(state_of(quantizer), state_of(other))
 
 
+@every_kind
+@pytest.mark.parametrize("signs", [(1, 1), (1, -1)])
+def test_finite_latents_count_however_large_their_sum(make, signs):
+    quantizer = make(4, 8)
+    largest = torch.finfo(torch.float32).max
+    latents = torch.tensor(signs).repeat(8)[:, None] * torch.full((16, 8), largest)
+    quantizer(latents)
+    assert quantizer.counts.sum() == 16
+    quantizer.after_step()
+    quantizer(torch.randn(16, 8))
+    quantizer.after_step()
+    assert all(value.isfinite().all() for value in state_of(quantizer).values())
+
+
+@every_reviving_kind
+def test_a_code_is_revived_at_finite_latents_however_large_their_sum(make):
+    quantizer = make(4, 8, revive_after=1)
+    quantizer.set_codebook(torch.eye(4, 8))
+    latents = torch.full((16, 8), 1e38)
+    quantizer(latents)
+    anchors = quantizer.anchors.clone()
+    assert torch.equal(anchors, latents[:4])
+
+
 EMPTY = [(0, 8, 2, 2), (0, 8), (3, 8, 0), (2, 8, 0, 4)]
 
 
