@@ -150,6 +150,17 @@ def test_margin_loss_moves_the_nearest_latents_towards_their_code():
     assert (change[1:] > 0).all()
 
 
+def test_latents_are_told_apart_up_to_norms_whose_squares_overflow():
+    directions = torch.nn.functional.normalize(torch.randn(20, 4), dim=1)
+    codes = torch.randn(6, 4)
+    expected = arc_margin_loss(directions, codes)
+    assert torch.allclose(arc_margin_loss(1.8e19 * directions, codes), expected)
+    beyond = 1.9e19 * directions
+    assert torch.equal(arc_margin_loss(beyond, codes), arc_margin_loss(0 * directions, codes))
+    in_float64 = arc_margin_loss(beyond.double(), codes.double())
+    assert torch.allclose(in_float64.float(), expected)
+
+
 def test_a_latent_past_the_turn_of_the_cosine_is_still_pulled():
     """At theta = 3.1 and margin 0.5 the bare cos(theta + m) would push the nearest latent away."""
     latents = on_the_circle(torch.tensor([3.0, 3.1]))
