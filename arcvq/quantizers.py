@@ -14,8 +14,8 @@ with NaN or infinite latents counts for nothing. In evaluation, and with a froze
 moves.
 
 The arithmetic is in float32 (in float64 for float64 latents), also under autocast and for modules
-in half precision, so that half precision inside the quantizer never changes an index. All state is
-in parameters and buffers.
+in half precision, and lookup and losses take no notice of `torch.set_float32_matmul_precision`. So
+half precision inside the quantizer never changes an index. All state is in parameters and buffers.
 
 Where several processes train together (DistributedDataParallel, FSDP2), usage counts, moving
 averages, anchors and the margin loss are those of the latents of all processes. The functions of

@@ -17,7 +17,7 @@ from torch.nn.functional import normalize
 from arcvq.ops import blockwise, triton, whole
 from arcvq.ops.blockwise import TINY as TINY
 from arcvq.runtime.checks import check_rows
-from arcvq.runtime.precision import at_least_float32, autocast_off, widest_float
+from arcvq.runtime.precision import at_least_float32, exact_products, widest_float
 
 
 def margin_loss(
@@ -70,7 +70,7 @@ def loss_and_gradient(
 
     form = triton if triton.usable(latents, codebook) else blockwise
     top_k = min(top_k, len(latents))
-    with autocast_off(latents):
+    with exact_products(latents):
         latents = latents.contiguous()
         norms = torch.linalg.vector_norm(latents, dim=1)
         inverse = torch.where(norms > TINY, 1 / norms, 0.0)  # a row of zeros has no direction
@@ -208,7 +208,7 @@ def nearest_code(
 def _nearest_code(latents: Tensor, codebook: Tensor, metric: str) -> Tensor:
     """`nearest_code` of rows of at least float32."""
     form = triton if triton.usable(latents, codebook) else blockwise
-    with autocast_off(latents):
+    with exact_products(latents):
         return form.best_scores(latents, *_score_terms(codebook, metric))
 
 

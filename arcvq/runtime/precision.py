@@ -3,11 +3,20 @@
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from itertools import chain
+from threading import Lock
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 HALF = (torch.bfloat16, torch.float16)
+
+# Where PyTorch keeps the precision of products of float32 matrices, on GPUs and on CPUs, whichever
+# of its ways to set it was taken (`set_float32_matmul_precision`, `allow_tf32`, `fp32_precision`).
+PRODUCTS: tuple[Any, ...] = (
+    torch.backends.cuda.matmul,
+    torch.backends.mkldnn.matmul,  # type: ignore[attr-defined]
+)
 
 
 def at_least_float32(tensor: Tensor) -> Tensor:
@@ -35,6 +44,50 @@ def autocast_off(rows: Tensor) -> AbstractContextManager:
     device = rows.device.type
     active = device != "meta" and torch.is_autocast_enabled(device)
     return torch.autocast(device, enabled=False) if active else nullcontext()
+
+
+@contextmanager
+def exact_products(rows: Tensor) -> Iterator[None]:
+    """A context in which products of matrices have the precision of the rows.
+
+    Neither autocast nor `torch.set_float32_matmul_precision` lowers it.
+    """
+    with autocast_off(rows), _full_float32:
+        yield
+
+
+class _FullFloat32:
+    """A context in which products of float32 matrices do not use bfloat16 or TF32.
+
+    The setting is that of the whole process. So it is restored by the last thread that leaves.
+    """
+
+    def __init__(self) -> None:
+        self.lock = Lock()
+        self.inside = 0
+        self.before: dict[Any, str] = {}
+
+    def __enter__(self) -> None:
+        with self.lock:
+            self.inside += 1
+            for products in PRODUCTS:
+                if products.fp32_precision not in ("ieee", "none"):
+                    self.before[products] = products.fp32_precision
+                    products.fp32_precision = "ieee"
+
+    def __exit__(self, *error: object) -> None:
+        with self.lock:
+            self.inside -= 1
+            if self.inside > 0:
+                return
+            for products, precision in self.before.items():
+                products.fp32_precision = "none"  # leaves it to a more general setting
+                if products.fp32_precision != precision:
+                    products.fp32_precision = precision
+            self.before.clear()
+
+
+_full_float32 = _FullFloat32()
 
 
 @contextmanager
