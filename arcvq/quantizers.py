@@ -95,6 +95,30 @@ def is_repeated() -> bool:
     return not torch.compiler.is_compiling() and torch._C._current_graph_task_id() != -1
 
 
+@torch.library.custom_op("arcvq::is_first", mutates_args=())
+def _is_first(latents: Tensor) -> Tensor:
+    """Whether it is not `is_repeated`, found out anew whenever a compiled forward pass runs."""
+    return torch.full((), not is_repeated(), device=latents.device)
+
+
+@_is_first.register_fake
+def _(latents):
+    return latents.new_empty((), dtype=torch.bool)
+
+
+def is_counted(latents: Tensor) -> Bool[Tensor, ""]:
+    """Whether a batch of latents counts, without waiting for the device.
+
+    One with NaN or infinity does not. Usually its optimizer step is skipped as well, and one such
+    batch would stay in a moving average for ever. Neither does a compiled forward pass that is
+    repeated; others end before they ask.
+    """
+    counted = all_finite(latents)
+    if torch.compiler.is_compiling() and not torch.compiler.is_exporting():
+        counted &= _is_first(latents)
+    return counted
+
+
 class Quantizer(nn.Module, Kinds):
     """Base class: lookup of the nearest code, straight-through gradient, VQ loss and usage counts.
 
@@ -280,17 +304,15 @@ class Quantizer(nn.Module, Kinds):
         if not self.pending:
             self.begin_step()
             self.pending = True
-        # A batch with NaN or infinity counts for nothing. Usually its optimizer step is skipped as
-        # well, and one such batch would stay in a moving average for ever.
-        finite = all_finite(latents)
-        ones = finite.to(self.counts.dtype).expand(len(indices))
+        counted = is_counted(latents)
+        ones = counted.to(self.counts.dtype).expand(len(indices))
         counts = torch.zeros_like(self.counts).index_add_(0, indices, ones)
         # Summed over all processes, so that the buffers stay equal in all of them.
         counts = sum_(counts)
         self.batch_counts += counts
         self.counts += counts
         if not self.frozen:
-            self.collect(latents, indices, counts, finite)
+            self.collect(latents, indices, counts, counted)
         if numbers is not None:
             self.collect_anchors(latents, numbers)
 
@@ -305,7 +327,7 @@ class Quantizer(nn.Module, Kinds):
         latents: Float[Tensor, "N D"],
         indices: Int[Tensor, " N"],
         counts: Int[Tensor, " K"],
-        finite: Bool[Tensor, ""],
+        counted: Bool[Tensor, ""],
     ) -> None:
         """Collect what `follow` needs of a batch, besides counts and anchors: here nothing.
 
@@ -315,7 +337,7 @@ class Quantizer(nn.Module, Kinds):
             latents: The latents of this process.
             indices: Indices of their codes.
             counts: How often each code was chosen, by the latents of all processes.
-            finite: Whether all latents are finite. Otherwise nothing may be collected.
+            counted: Whether the batch counts (`is_counted`). Otherwise nothing may be collected.
         """
 
     @torch.no_grad()
@@ -391,12 +413,12 @@ class Quantizer(nn.Module, Kinds):
         own = own_codes(self.num_codes)
         weights = self.anchor_weights[own]
         places, new_weights = self.choose_anchors(latents, weights, numbers[own])
-        finite = all_finite(latents)
-        taken = (places >= 0) & finite
+        counted = is_counted(latents)
+        taken = (places >= 0) & counted
         drawn = latents[places.clamp_min(0)].to(self.anchors.dtype)
         anchors = torch.where(taken[:, None], drawn, self.anchors[own])
         self.anchors.copy_(self._of_all(anchors))
-        self.anchor_weights.copy_(self._of_all(torch.where(finite, new_weights, weights)))
+        self.anchor_weights.copy_(self._of_all(torch.where(counted, new_weights, weights)))
 
     def choose_anchors(
         self,
@@ -726,10 +748,10 @@ class EMAQuantizer(Quantizer):
         self.batch_sizes.zero_()
         self.batch_sums.zero_()
 
-    def collect(self, latents, indices, counts, finite):
+    def collect(self, latents, indices, counts, counted):
         self.batch_sizes += counts
         sums = torch.zeros_like(self.sums).index_add_(0, indices, latents.to(self.sums.dtype))
-        sums = torch.where(finite, sums, 0.0)
+        sums = torch.where(counted, sums, 0.0)
         self.batch_sums += sum_(sums)  # over all processes
 
     def follow(self):

@@ -5,6 +5,7 @@ import io
 import math
 import pickle
 import warnings
+from functools import partial
 
 import numpy as np
 import pytest
@@ -646,6 +647,47 @@ def test_activation_checkpointing_counts_once_and_gives_the_same_gradients(make,
     for ours, expected in zip(*found, strict=True):
         assert (ours is None) == (expected is None)
         assert ours is None or torch.equal(ours, expected)
+
+
+def repeat_compiled(forward, reentrant):
+    compiled = torch.compile(forward, backend="aot_eager")
+    return lambda latents: checkpoint(compiled, latents, use_reentrant=reentrant)
+
+
+def compile_repeated(forward):
+    repeated = partial(checkpoint, forward, use_reentrant=False)
+    return torch.compile(repeated, backend="aot_eager")
+
+
+ORDERS = {
+    "checkpoint of compiled": partial(repeat_compiled, reentrant=False),
+    "reentrant checkpoint of compiled": partial(repeat_compiled, reentrant=True),
+    "compiled checkpoint": compile_repeated,
+}
+
+
+@pytest.mark.parametrize(
+    ("kind", "order"), [("cvq", "checkpoint of compiled")] + [("ema", order) for order in ORDERS]
+)
+def test_compiled_activation_checkpointing_counts_once(kind, order):
+    """Two micro-batches a step, so that what is counted twice shows in every statistic."""
+    quantizer, other = twins(KINDS[kind], 16, 8)
+    batches = torch.randn(2, 2, 16, 8)
+    for one in (quantizer, other):
+        torch.compiler.reset()
+        torch.manual_seed(1)
+
+        def forward(latents, one=one):
+            quantized = one(latents)
+            return quantized.codes.square().sum() + quantized.loss
+
+        run = ORDERS[order](forward) if one is quantizer else forward
+        for micro_batches in batches:
+            for latents in micro_batches:
+                run(latents.clone().requires_grad_()).backward()
+            one.after_step()
+    assert quantizer.counts.sum() == 4 * 16
+    assert_same_state(state_of(quantizer), state_of(other))
 
 
 @every_kind

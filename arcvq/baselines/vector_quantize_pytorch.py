@@ -327,7 +327,7 @@ class MovingAverageQuantizer(Baseline):
         for average in self._averages():
             average.grad = torch.zeros_like(average)
 
-    def collect(self, latents, indices, counts, finite):
+    def collect(self, latents, indices, counts, counted):
         codebook = self.method._codebook
         latents = codebook.transform_input(latents.float()[None])
         codebook.update_indices(latents, indices[None], accum_ema_update=True)
