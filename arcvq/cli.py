@@ -368,8 +368,8 @@ def inspect_folder(ctx: click.Context, folder: Path, **options: Any) -> None:
 def sweep_samp(ctx: click.Context, out: Path, **options: Any) -> None:
     """Train SAMP at every point of a grid and draw maps of PSNR and usage.
 
-    Writes a Parquet row for each run, a table with means and 95% intervals, and the maps. A sweep
-    that was stopped goes on where it was. The exit code is 1 if a run failed.
+    Writes a Parquet row for each run, a table with means and bootstrap intervals, and the maps. A
+    sweep that was stopped goes on where it was. The exit code is 1 if a run failed.
     """
     from arcvq.experiments import SWEEP_AXES, parse_axis, sweep
 
@@ -408,8 +408,8 @@ def sweep_samp(ctx: click.Context, out: Path, **options: Any) -> None:
 def experiment_of_name(ctx: click.Context, name: str, out: Path | None, **options: Any) -> None:
     """Run an experiment: paper, best, ablations, regime, codes_per_step, schedules, semantics, ...
 
-    Writes a Parquet row for each run, a table with means and 95% intervals, and pictures. An
-    experiment that was stopped goes on where it was. The exit code is 1 if a run failed.
+    Writes a Parquet row for each run, a table with means and bootstrap intervals, and pictures.
+    An experiment that was stopped goes on where it was. The exit code is 1 if a run failed.
     """
     from arcvq.experiments import EXPERIMENTS
 
