@@ -306,7 +306,10 @@ def ablations(rows: pd.DataFrame) -> str:
         "the same, these two are apart by chance in more than a third of cases.",
         "The paper's own ablations, repeated here. *Met* and *reversed*: the intervals do not "
         "overlap. *Within the intervals*: they do, so that neither is shown. *No difference*: each "
-        "seed gave the same result with and without, so these runs do not test the claim.",
+        "seed gave the same result with and without, so these runs do not test the claim. *In "
+        "standard errors*: the same difference divided by its standard error, from a spread over "
+        "seeds that is pooled over all variants. Less than two says little, even where the outcome "
+        'is "met".',
         markdown(pd.DataFrame(reported)),
     )
 
@@ -328,10 +331,18 @@ def schedules(rows: pd.DataFrame) -> str:
         tables.append(markdown(pd.DataFrame(lines)))
     note = regime_note(rows[rows.half == "weight"])
     regime = f"Where the weight is varied, the ratios are: {note}. Each radius has its own rate."
+    names = (
+        "*Linear* and *cosine* (here a shape, half a wave, and not the quantizer) take the radius "
+        "from 1 to 8 over the run, and the weight from 1 to 0. *Exponential scaled* is that of "
+        "`SAMP.for_run(steps)`, and *exponential per step* has the paper's rate of each step. "
+        "*Oscillating* swings with a period of a quarter of the run, and *adaptive* follows the "
+        "share of codes in use."
+    )
     return _paragraphs(
         f"Runs of {_listed([f'{steps:,}' for steps in lengths])} steps on {data_title(rows)}, with "
         f"{rows.num_codes.iloc[0]} codes of {rows.dim.iloc[0]} dimensions and {_seeds(rows)}. "
-        f"{regime} For each schedule: how far its mean PSNR falls below that of the "
+        f"{regime}",
+        f"{names} For each schedule: how far its mean PSNR falls below that of the "
         "best schedule at the same length, where it does worst, and at how many lengths its "
         "interval overlaps with that of the best.",
         *tables,
