@@ -11,12 +11,23 @@ from arcvq.priors.fitting import encode_split
 BATCH = 256  # codes decoded at once
 
 
+def check_codebook(model: Autoencoder) -> None:
+    """Raise ValueError for a model with several codebooks, none of which is that of its tokens."""
+    quantizer = model.quantizer
+    if quantizer.index_shape:
+        raise ValueError(
+            f"the quantizer is a {type(quantizer).__name__}; explorers show models with a single "
+            "codebook"
+        )
+
+
 def encode_test(model: Autoencoder, data: ImageData, count: int) -> Int[Tensor, "n h w"]:
     """Encode the first test images, at most `count`. The tokens are on the CPU.
 
     Raises:
-        ValueError: If there are none, or they do not fit the model.
+        ValueError: If there are none, they do not fit the model, or it has several codebooks.
     """
+    check_codebook(model)
     test = data.test.first(count)
     if not len(test):
         raise ValueError(f"{data.name} has no test images; at least one is needed here")

@@ -84,7 +84,10 @@ class RadiusExplorer(CanvasExplorer):
         if isinstance(snapshots, Mapping):
             length = max(snapshots, default=0)
             if length:
-                settings = {"run_length": max(10, length), "step": length // 5} | settings
+                usual = {"run_length": max(10, length), "step": length // 5}
+                if "run_length" in settings:  # then the run may end before that step
+                    del usual["step"]
+                settings = usual | settings
         elif snapshots is None:
             snapshots = _example()
         super().__init__(_moments(snapshots), **settings)

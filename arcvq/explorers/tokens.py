@@ -12,6 +12,8 @@ from arcvq.explorers.canvas import CanvasExplorer
 from arcvq.images import to_uint8
 from arcvq.vqvae import VQVAE, Residual
 
+MOST_CODES = 36**2  # two letters each of a link name the tokens
+
 
 class TokenExplorer(CanvasExplorer):
     """Images to choose or to draw on, their tokens on the sphere and on a map, the image decoded.
@@ -19,7 +21,7 @@ class TokenExplorer(CanvasExplorer):
     The browser runs the model, with its weights rounded to half precision.
 
     Args:
-        model: For square gray images and with codes in 3 dimensions.
+        model: For square gray images and with codes in 3 dimensions, at most 1,296 of them.
         images: Images to choose from, in [-1, 1].
         **settings: Values at the start.
 
@@ -43,6 +45,11 @@ class TokenExplorer(CanvasExplorer):
             raise ValueError(
                 f"the model has codes of D = {dim} and images of {model.image_channels} channels; "
                 "its tokens can be drawn on the sphere for D = 3 and 1 channel"
+            )
+        if model.quantizer.num_codes > MOST_CODES:
+            raise ValueError(
+                f"the model has {model.quantizer.num_codes:,} codes; a link can name the tokens of "
+                f"up to {MOST_CODES:,}"
             )
         data = {
             "images": to_uint8(images).numpy(),

@@ -70,12 +70,13 @@ class ZoomExplorer(Explorer):
             source = image_source(pixels, "jpeg", quality=QUALITY)
             # Pixels as they are: smoothed, they would hide what is looked for.
             figure.add_image(source=source, zsmooth=False, hoverinfo="skip", **panel.axes)
-            x = {"ticktext": [name], "tickangle": 0}
-            y = {"showticklabels": False}
+            x: dict[str, Any] = {"ticktext": [name], "tickangle": 0}
+            x["fixedrange"] = True  # the sliders move all panels together
+            y = {"showticklabels": False, "fixedrange": True}
             panel.place(figure, (INNER, height), x, y)
         values = self.values()
         around = {"left": SIDE, "right": SIDE, "bottom": SIDE}
-        finish_moving(figure, values, HEAD, height + SIDE, width=WIDTH, dragmode="pan", **around)
+        finish_moving(figure, values, HEAD, height + SIDE, width=WIDTH, dragmode=False, **around)
         assign(figure, values)
         return figure
 

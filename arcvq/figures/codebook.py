@@ -50,7 +50,8 @@ def angle_histogram(codebooks: Codebooks, dim: int | None = None, **look: Any) -
     figure = Figure()
     degrees = np.arange(181)
     bins = degrees[::2]
-    bounds: dict[int, float] = {}
+    bounds: dict[tuple[int, ...], float] = {}  # by the number of codes and their dimension
+    sizes = []  # codebooks of one dimension share a curve of random directions
     text = []
     notes = ""
     for name, book, color in colored(codebooks):
@@ -67,17 +68,19 @@ def angle_histogram(codebooks: Codebooks, dim: int | None = None, **look: Any) -
         smallest = np.degrees(geometry.min_angle(codes))
         bound = np.degrees(geometry.best_min_angle_bound(*codes.shape))
         figure.add_vline(x=smallest, line={"color": color, "dash": "dash", "width": 1.5})
-        # Codebooks of one dimension share a curve of random directions.
-        bounds[dim or codes.shape[1]] = bound
+        bounds[tuple(codes.shape)] = bound
+        sizes.append(dim or codes.shape[1])
         text.append(f"{name} {smallest:.1f}° (bound {bound:.1f}°)")
         notes += note
     radians = torch.from_numpy(np.radians(degrees))
-    for size, bound in bounds.items():
+    for size in dict.fromkeys(sizes):
         density = geometry.random_angle_density(radians, size)
         percent = np.radians(100 * density.numpy())
         name = f"random, D = {size}"
         figure.add_scatter(x=degrees, y=percent, name=name, mode="lines", line_color=GRAY)
-        figure.add_vline(x=bound, line=DOTTED, name=f"bound, D = {size}", showlegend=True)
+    for (count, size), bound in bounds.items():
+        name = f"bound, K = {count}, D = {size}"
+        figure.add_vline(x=bound, line=DOTTED, name=name, showlegend=True)
     figure.update_xaxes(title_text="angle between two codes (degrees)", range=[0, 180], dtick=30)
     figure.update_yaxes(title_text="pairs of codes (% per degree)", rangemode="tozero")
     summary = f"Smallest angle: {'; '.join(text)}.{notes}"

@@ -1,6 +1,7 @@
 """Codes in the ball, and latents around a code with the way the margin loss moves them."""
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -210,7 +211,7 @@ def margin_gradients(
 
     figure = Figure()
     add_cap(figure, scene.unit, theta, told, "solid")
-    add_cap(figure, scene.unit, theta + margin, told_wider, "dash")
+    add_cap(figure, scene.unit, min(theta + margin, math.pi), told_wider, "dash")
     note = scene.draw(figure, moves)
 
     extent = scene.extent(moves)
@@ -285,7 +286,7 @@ def margin_panels(
     square_panels(figure)
     figure.update_yaxes(title_text=COMPONENTS[1], col=1)
 
-    sizes = [f"{size:.2g} with margin {margin:g}" for margin, size in longest.items()]
+    sizes = [f"{size:.2g} with margin {margin:g} rad" for margin, size in longest.items()]
     listed = ", ".join(sizes)
     angle = np.degrees(scene.theta)
     text = (
@@ -385,10 +386,10 @@ def _add_panel(
     place = {"row": 1, "col": column}
     add_circle(figure, **place)
     add_cap(figure, scene.unit, scene.theta, "θ", "solid", **place)
-    add_cap(figure, scene.unit, scene.theta + margin, "θ + margin", "dash", **place)
+    add_cap(figure, scene.unit, min(scene.theta + margin, math.pi), "θ + margin", "dash", **place)
     note = scene.draw(figure, moves, **place)
     x, y = -0.45 * scene.unit  # opposite to the code, where there is room for the title
-    figure.add_annotation(x=x, y=y, text=f"margin {margin:g}", showarrow=False, **place)
+    figure.add_annotation(x=x, y=y, text=f"margin {margin:g} rad", showarrow=False, **place)
     return note
 
 

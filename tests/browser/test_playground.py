@@ -155,6 +155,27 @@ def test_a_code_is_moved_by_hand_and_by_keys(open_page, learned):
     assert page.step() == 30
 
 
+def test_an_unused_code_of_plain_vq_is_dragged_among_the_latents(open_page):
+    """It lies near the center, where no latent would ever choose it."""
+    playground = Playground()
+    playground.step(150)
+    page = open_page(playground)
+    canvas = page.page.locator("canvas").first
+    tip = page.page.locator(".arcvq-tip").first
+    canvas.focus()
+    for _ in range(playground.num_codes):
+        canvas.press("p")
+        if tip.inner_text().endswith(": 0 latents"):
+            break
+    else:
+        pytest.fail("every code of plain VQ is used")
+    for key in ["ArrowUp"] * 6 + ["ArrowRight"] * 6 + ["ArrowDown"] * 12 + ["ArrowLeft"] * 12:
+        canvas.press(f"Shift+{key}")
+        if not tip.inner_text().endswith(": 0 latents"):
+            return
+    pytest.fail("no latent chose the code")
+
+
 def test_more_points_than_are_drawn_are_told_of(open_page):
     page = open_page(Playground(num_latents=2100, num_codes=8))
     assert "2,000 of 2,100 latents are drawn." in page.says()

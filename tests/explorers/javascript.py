@@ -39,10 +39,14 @@ def modules(*names):
         yield call
 
 
-def drawn(call, explorer):
-    """What an explorer draws on a page: its title, its summary, and the layers of its sphere."""
+def drawn(call, explorer, **values):
+    """What an explorer draws on a page: its title, its summary, and the layers of its sphere.
+
+    Its settings are those of the explorer, or `values`, as they may stand in an address.
+    """
     _, script = explorer.on_page()
     state = json.loads(script.partition("'), ")[2].removesuffix(");"))
+    state["values"] |= values
     view = """(() => {
       let view;
       const place = document.body.appendChild(document.createElement("div"));

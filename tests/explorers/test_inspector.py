@@ -14,9 +14,16 @@ import pytest
 import torch
 from PIL import Image
 
-from arcvq import VQVAE, CosineQuantizer, EuclideanQuantizer, ImageData, ImageSplit
+from arcvq import (
+    VQVAE,
+    CosineQuantizer,
+    EuclideanQuantizer,
+    ImageData,
+    ImageSplit,
+    ResidualQuantizer,
+)
 from arcvq.analysis import projections
-from arcvq.explorers import CodeInspector
+from arcvq.explorers import CodeInspector, CodeMap
 from arcvq.explorers.inspector_figure import FRAMES, PICTURE, TILES, UNIT, inspector_picture
 
 
@@ -39,6 +46,15 @@ def make_parts(codes=30, dim=8, channels=1, size=(16, 16), quantizer=CosineQuant
 @pytest.fixture
 def parts():
     return make_parts()
+
+
+def test_a_model_with_several_codebooks_is_refused_by_what_shows_codes(parts):
+    _, data = parts
+    quantizer = ResidualQuantizer([CosineQuantizer(8, 4) for _ in range(2)])
+    model = VQVAE(data.channels, quantizer, hidden=8, residual_hidden=4)
+    for explorer in (CodeInspector, CodeMap):
+        with pytest.raises(ValueError, match="the quantizer is a ResidualQuantizer; explorers sh"):
+            explorer(model, data)
 
 
 @pytest.fixture

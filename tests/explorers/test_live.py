@@ -465,6 +465,10 @@ def test_a_quantizer_without_samp_trains_and_its_sliders_are_off(make, quantizer
     live.start()
     assert len(live.wait().history) == STEPS
     assert says in live.status
+    another = make(model(quantizer(CODES, 4)))
+    another.start()
+    another.wait()
+    assert live.status.count(says) == 1
     assert value(live, "ball").tolist() == [math.inf]
     assert not len(curve(live, "radius"))
     live.reset()
@@ -492,6 +496,12 @@ def test_what_a_samp_lacks_cannot_be_steered_and_the_rest_can(make, samp, off):
     live.start()
     live.wait()
     assert live.run.model.quantizer.samp.radius == samp.radius
+
+
+def test_a_model_with_several_codebooks_is_refused(make):
+    quantizer = arcvq.ResidualQuantizer([arcvq.CosineQuantizer(CODES, 4) for _ in range(2)])
+    with pytest.raises(ValueError, match="the quantizer is a ResidualQuantizer; explorers show"):
+        make(model(quantizer))
 
 
 def test_a_value_out_of_range_is_named(make):

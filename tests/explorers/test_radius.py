@@ -164,6 +164,25 @@ def test_snapshots_are_shown_at_their_share_of_the_run(javascript):
         assert np.allclose(rows(points["rows"]), books[book], rtol=1e-4, atol=1e-6)
 
 
+def test_snapshots_are_shown_in_a_run_of_any_length(javascript):
+    snapshots = {step: Snapshot(torch.randn(20, 3), torch.ones(20)) for step in (0, 2000)}
+    for run_length in (10, 100, 5000):
+        explorer = RadiusExplorer(snapshots, run_length=run_length)
+        assert explorer.run_length == run_length
+        assert explorer.step <= run_length
+        at_end = explorer.step == run_length
+        check(javascript, explorer, snapshots[2000 if at_end else 0].codebook)
+
+
+def test_a_step_after_the_end_of_the_run_is_drawn_as_the_end(javascript):
+    """Such a step can stand in the address of a page, where Python does not check it."""
+    end = RadiusExplorer(run_length=100, step=100)
+    beyond = RadiusExplorer(run_length=4000, step=400)
+    found = drawn(javascript, end)
+    changed = drawn(javascript, beyond, run_length=100)
+    assert changed["title"] == found["title"]
+
+
 def test_a_run_is_shown_by_its_snapshots(javascript):
     explorer = RadiusExplorer(make_run(arcvq.EuclideanQuantizer(20, 4), 3))
     assert (explorer.run_length, explorer.step) == (37, 7)

@@ -38,6 +38,14 @@ def test_at_first_each_panel_shows_its_whole_image():
     assert names == [("photograph",), ("model 1",), ("model 2",), ("model 3",), ("model 4",)]
 
 
+def test_no_panel_can_be_moved_alone():
+    shown = explorer()
+    assert shown.figure.layout.dragmode is False
+    for number in ("", 2, 3, 4, 5):
+        assert shown.figure.layout[f"xaxis{number}"].fixedrange
+        assert shown.figure.layout[f"yaxis{number}"].fixedrange
+
+
 def test_the_panels_hold_the_images_pixel_for_pixel_but_for_jpeg():
     flat = torch.full((1, 3, HIGH, WIDE), 0.5)
     shown = ZoomExplorer(flat, {"SAMP": -flat})

@@ -48,15 +48,26 @@ def test_random_directions_follow_the_density_that_is_drawn():
     assert histogram.line.color == METHOD_COLORS["random"]
 
 
-def test_every_codebook_has_its_smallest_angle_and_every_dimension_its_bound():
+def test_every_codebook_has_its_smallest_angle_and_every_size_its_bound():
     books = {"plain": torch.randn(20, 3), "samp": torch.randn(30, 3), "wide": torch.randn(20, 8)}
     figure = angle_histogram(books)
     dashed = [shape.x0 for shape in figure.layout.shapes if shape.line.dash == "dash"]
     dotted = [shape.x0 for shape in figure.layout.shapes if shape.line.dash == "dot"]
     assert np.allclose(dashed, [math.degrees(geometry.min_angle(book)) for book in books.values()])
-    bounds = [math.degrees(geometry.best_min_angle_bound(*size)) for size in ((30, 3), (20, 8))]
+    sizes = ((20, 3), (30, 3), (20, 8))
+    bounds = [math.degrees(geometry.best_min_angle_bound(*size)) for size in sizes]
     assert np.allclose(dotted, bounds)
+    names = [shape.name for shape in figure.layout.shapes if shape.line.dash == "dot"]
+    assert names == ["bound, K = 20, D = 3", "bound, K = 30, D = 3", "bound, K = 20, D = 8"]
     assert [trace.name for trace in figure.data[3:]] == ["random, D = 3", "random, D = 8"]
+
+
+def test_random_directions_of_another_dimension_leave_the_bound_as_it_is():
+    figure = angle_histogram(torch.randn(20, 8), dim=3)
+    (bound,) = [shape for shape in figure.layout.shapes if shape.line.dash == "dot"]
+    assert bound.x0 == pytest.approx(math.degrees(geometry.best_min_angle_bound(20, 8)))
+    assert bound.name == "bound, K = 20, D = 8"
+    assert figure.data[-1].name == "random, D = 3"
 
 
 def test_large_codebooks_are_thinned_but_their_smallest_angle_is_exact():

@@ -186,15 +186,25 @@ def test_the_arrows_of_all_panels_have_one_scale(options):
     for lengths, size in zip(drawn, sizes, strict=True):
         assert np.sort(lengths) == pytest.approx(scale * size, abs=1e-5)
     assert [note.text for note in figure.layout.annotations][:3] == [
-        "margin 0",
-        "margin 0.1",
-        "margin 0.6",
+        "margin 0 rad",
+        "margin 0.1 rad",
+        "margin 0.6 rad",
     ]
     longest = ", ".join(
-        f"{size[-1]:.2g} with margin {margin}"
+        f"{size[-1]:.2g} with margin {margin} rad"
         for size, margin in zip(sizes, ("0", "0.1", "0.6"), strict=True)
     )
     assert longest in summary(figure)
+
+
+def test_the_dashed_cap_ends_opposite_to_the_code():
+    latents, code, gradients = scene(2)
+    figure = margin_gradients(latents, code, gradients, margin=1.5, top_k=len(latents))
+    (cap,) = [trace for trace in figure.data if (trace.name or "").startswith("θ + margin")]
+    cosines = rows(cap) @ (code / code.norm()).numpy()
+    assert cosines.min() == pytest.approx(-1, abs=1e-3)
+    turns = np.diff(np.unwrap(np.arctan2(*rows(cap).T)))
+    assert np.abs(turns.sum()) <= 2 * np.pi + 1e-6
 
 
 def test_each_panel_opens_the_dashed_cap_by_its_margin():

@@ -63,12 +63,12 @@ export class Chart extends Picture {
     pen.lineWidth = 1;
     pen.beginPath();
     for (const tick of ticks(across.range, 5)) {
-      this.text(format(tick), across(tick), bottom + 14, { align: "center", soft: true });
+      this.text(tickText(tick), across(tick), bottom + 14, { align: "center", soft: true });
     }
     for (const tick of y.log ? powers(up.range) : ticks(up.range, 4)) {
       pen.moveTo(MARGIN.left, up(tick));
       pen.lineTo(right, up(tick));
-      this.text(format(tick), MARGIN.left - 6, up(tick) + 4, { align: "right", soft: true });
+      this.text(tickText(tick), MARGIN.left - 6, up(tick) + 4, { align: "right", soft: true });
     }
     pen.moveTo(MARGIN.left, bottom);
     pen.lineTo(right, bottom);
@@ -171,9 +171,10 @@ function powers([low, high]) {
   return found;
 }
 
-function format(number) {
-  if (Math.abs(number) >= 1e5) return number.toExponential(0).replace("e+", "e");
-  return String(+number.toPrecision(4));
+/** The number at a tick. */
+export function tickText(number) {
+  const rounded = +number.toPrecision(4);
+  return Math.abs(number) >= 1e5 ? rounded.toExponential().replace("e+", "e") : String(rounded);
 }
 
 function paintLine(pen, { x, y, color, dash = [], width = 2 }, across, up) {

@@ -254,7 +254,7 @@ function className(name) {
 
 /** Copy text to the clipboard, or show it where the browser forbids that. */
 export async function copy(text, button) {
-  const name = button.textContent;
+  const name = (button.dataset.name ??= button.textContent); // also while it says "copied"
   try {
     await navigator.clipboard.writeText(text);
     button.textContent = "copied";

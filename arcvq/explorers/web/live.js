@@ -71,7 +71,11 @@ class Live {
 
   /** Tell Python, and the reader at once: the answer may take until the next row. */
   ask(words, status) {
-    this.host.send?.(words);
+    if (!this.host.send) {
+      this.status.textContent = "Training needs Python: run the cell again.";
+      return;
+    }
+    this.host.send(words);
     this.status.textContent = status;
     this.toolbar.button(words).disabled = true;
   }

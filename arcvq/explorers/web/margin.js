@@ -44,9 +44,13 @@ export function mount(el, host) {
  *   the pulled ones, the nearest first; `ofPulled` is their share, and the loss is -log of it.
  */
 export function measure(latents, code, dim, { margin, scale, topK }) {
-  const { loss, gradient, nearest } = marginLoss(latents, code, dim, { margin, scale, topK });
-  const [pulled] = nearest;
+  const found = marginLoss(latents, code, dim, { margin, scale, topK });
+  const { gradient } = found;
+  const [pulled] = found.nearest;
   const count = latents.length / dim;
+  const isAll = pulled.length === count; // then the loss is 0 exactly, and rounding is left out
+  const loss = isAll ? 0 : found.loss;
+  if (isAll) gradient.fill(0);
   const angles = new Float64Array(count);
   const isPulled = new Uint8Array(count);
   for (let i = 0; i < count; i++) angles[i] = angleBetween(latents, i, code, 0, dim);

@@ -13,7 +13,8 @@ const CURVES = [
   ["perplexity", "perplexity"],
   ["minAngle", "smallest angle (°)"],
 ];
-const REACH = 2.2; // of the picture; the data have norm 2
+const DATA_NORM = 2;
+const REACH = 1.1 * DATA_NORM; // of the picture
 const MOST = { latents: 2000, codes: 1000 }; // that are drawn
 const TIPS = {
   play: "Learn step after step, until you pause or look elsewhere",
@@ -182,6 +183,9 @@ class Playground {
         hollow: unused,
         tell: (j) => `code ${j}: ${plural(learner.counts[j], "latent")}`,
         drag: (j, position) => this.hold(name, "codes", j, position),
+        // An unused code of plain VQ lies near the center, where no latent is; a reader who drags it
+        // wants it among them.
+        distance: (norm) => (name === "plain" ? Math.max(norm, DATA_NORM) : norm),
         release: () => this.release(),
       },
     ];

@@ -84,11 +84,9 @@ class Radius {
     this.update(host.values);
   }
 
-  update(values) {
-    if (values.step > values.run_length) {
-      this.host.set("step", values.run_length); // which draws again
-      return;
-    }
+  update(given) {
+    // The run may have become shorter, and a link may name any step.
+    const values = { ...given, step: Math.min(given.step, given.run_length) };
     this.takeData();
     this.toolbar.limit("step", values.run_length);
     this.toolbar.show(values);

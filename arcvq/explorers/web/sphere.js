@@ -128,7 +128,7 @@ export class Sphere extends Picture {
   }
 
   describe(words) {
-    const canMove = this.layers.some((layer) => layer.drag);
+    const canMove = this.layers.some((layer) => layer.drag && layer.tell);
     const canPick = this.layers.some((layer) => layer.pick);
     const keys = KEYS + (canMove ? KEYS_TO_MOVE : "") + (canPick ? KEYS_TO_PICK : "");
     super.describe(`${words} ${keys}.`);
@@ -268,7 +268,7 @@ export class Sphere extends Picture {
       } else if (grip.hit) {
         const { place, i } = grip.hit;
         const layer = this.layers[place];
-        grip.norm ??= Math.hypot(...layer.rows.slice(3 * i, 3 * i + 3));
+        grip.norm ??= dragNorm(layer, layer.rows.slice(3 * i, 3 * i + 3));
         layer.drag(i, this.placeAt(event.offsetX, event.offsetY, grip.norm));
       } else {
         const [right, down] = [event.clientX - grip.x, event.clientY - grip.y];
@@ -411,7 +411,7 @@ export class Sphere extends Picture {
     if (!layer.drag) return;
     const row = layer.rows.slice(3 * i, 3 * i + 3);
     const [x, y] = this.project(row);
-    layer.drag(i, this.placeAt(x + 8 * right, y - 8 * up, Math.hypot(...row)));
+    layer.drag(i, this.placeAt(x + 8 * right, y - 8 * up, dragNorm(layer, row)));
     layer.release?.();
     this.tellChosen();
   }
@@ -488,4 +488,10 @@ export function traceArrow(pen, startX, startY, toX, toY, gap = 0) {
     pen.moveTo(endX, endY);
     pen.lineTo(endX - size * Math.cos(angle + side), endY - size * Math.sin(angle + side));
   }
+}
+
+/** At what distance from the center a point is dragged: its own, if the layer has no other. */
+function dragNorm(layer, row) {
+  const norm = Math.hypot(...row);
+  return layer.distance ? layer.distance(norm) : norm;
 }

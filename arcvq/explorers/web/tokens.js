@@ -57,6 +57,7 @@ class Tokens {
     const beside = document.createElement("div");
     this.summary = beside.appendChild(document.createElement("p"));
     this.summary.className = "arcvq-summary";
+    this.summary.setAttribute("aria-live", "polite");
     this.neighbors = new Neighbors(beside, (code) => this.put(code));
     const left = document.createElement("div");
     left.append(pictures, beside);
