@@ -65,11 +65,11 @@ class LiveTraining(CanvasExplorer):
     growth = traitlets.Float(0.0, min=0.0, max=MAX_EXPONENT).tag(label="radius growth (per step)")
 
     def __init__(self, model: Autoencoder, data: ImageData, *, steps: int, **settings: Any):
-        check_codebook(model)
         self._thread: threading.Thread | None = None
         self._halt = threading.Event()
         # The training draws while the browser speaks in other threads.
         self._lock = threading.RLock()
+        check_codebook(model)
         self.images = data
         self.steps = steps
         self.options = {name: settings.pop(name) for name in FIT if name in settings}
@@ -207,7 +207,7 @@ class LiveTraining(CanvasExplorer):
         other = LiveTraining.latest() if LiveTraining.latest else None
         if other is not None and other.running:
             other.stop()
-            other._tell(f"{other.told} Another run has started.", training=False)
+            other._tell(f"{other._told} Another run has started.", training=False)
             other._draw()
         LiveTraining.latest = weakref.ref(self)
 
@@ -290,7 +290,7 @@ class LiveTraining(CanvasExplorer):
         if self.lacks:
             lacking = " and no ".join(self.lacks.values())
             note = f"This {type(self.model.quantizer).__name__} has no {lacking}. "
-        self.told = text
+        self._told = text
         self.status = note + text
         self._words = {"status": self.status, "isTraining": training}
 

@@ -50,7 +50,8 @@ def angle_histogram(codebooks: Codebooks, dim: int | None = None, **look: Any) -
     figure = Figure()
     degrees = np.arange(181)
     bins = degrees[::2]
-    bounds: dict[tuple[int, ...], float] = {}  # by the number of codes and their dimension
+    # By K and D of a codebook; with the color of the first one of this size.
+    bounds: dict[tuple[int, ...], tuple[float, str]] = {}
     sizes = []  # codebooks of one dimension share a curve of random directions
     text = []
     notes = ""
@@ -68,7 +69,7 @@ def angle_histogram(codebooks: Codebooks, dim: int | None = None, **look: Any) -
         smallest = np.degrees(geometry.min_angle(codes))
         bound = np.degrees(geometry.best_min_angle_bound(*codes.shape))
         figure.add_vline(x=smallest, line={"color": color, "dash": "dash", "width": 1.5})
-        bounds[tuple(codes.shape)] = bound
+        bounds.setdefault(tuple(codes.shape), (bound, color))
         sizes.append(dim or codes.shape[1])
         text.append(f"{name} {smallest:.1f}° (bound {bound:.1f}°)")
         notes += note
@@ -78,9 +79,10 @@ def angle_histogram(codebooks: Codebooks, dim: int | None = None, **look: Any) -
         percent = np.radians(100 * density.numpy())
         name = f"random, D = {size}"
         figure.add_scatter(x=degrees, y=percent, name=name, mode="lines", line_color=GRAY)
-    for (count, size), bound in bounds.items():
+    for (count, size), (bound, color) in bounds.items():
+        line = DOTTED | {"color": color} if len(bounds) > 1 else DOTTED
         name = f"bound, K = {count}, D = {size}"
-        figure.add_vline(x=bound, line=DOTTED, name=name, showlegend=True)
+        figure.add_vline(x=bound, line=line, name=name, showlegend=True)
     figure.update_xaxes(title_text="angle between two codes (degrees)", range=[0, 180], dtick=30)
     figure.update_yaxes(title_text="pairs of codes (% per degree)", rangemode="tozero")
     summary = f"Smallest angle: {'; '.join(text)}.{notes}"

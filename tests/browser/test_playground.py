@@ -157,13 +157,13 @@ def test_a_code_is_moved_by_hand_and_by_keys(open_page, learned):
 
 def test_an_unused_code_of_plain_vq_is_dragged_among_the_latents(open_page):
     """It lies near the center, where no latent would ever choose it."""
-    playground = Playground()
+    playground = Playground(num_codes=64)
     playground.step(150)
     page = open_page(playground)
     canvas = page.page.locator("canvas").first
     tip = page.page.locator(".arcvq-tip").first
     canvas.focus()
-    for _ in range(playground.num_codes):
+    for _ in range(64):
         canvas.press("p")
         if tip.inner_text().endswith(": 0 latents"):
             break
