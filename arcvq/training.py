@@ -637,20 +637,24 @@ class TrainingSession:
     def save(self) -> None:
         """Write the checkpoint, where there is a folder for it; the first process does.
 
-        A run that has diverged keeps the checkpoint before it; its next row tells what happened.
+        A run that has diverged keeps the checkpoint before it, if there is one; its next row tells
+        what happened.
         """
         self.saved = time.perf_counter()
-        if self.recording.folder and rank() == 0 and self._is_finite():
-            self.saved_step = self.step
-            common = {
-                "settings": self.settings,
-                "step": self.step,
-                "seconds": self.elapsed(),
-                "history": self.rows,
-                self.MODEL: self.model.state_dict(),
-                "optimizer": self.optimizer.state_dict(),
-            }
-            save_checkpoint(self.checkpoint, common | self.state())
+        if not self.recording.folder or rank() > 0:
+            return
+        if self.step > 0 and not self._is_finite():
+            return
+        self.saved_step = self.step
+        common = {
+            "settings": self.settings,
+            "step": self.step,
+            "seconds": self.elapsed(),
+            "history": self.rows,
+            self.MODEL: self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+        }
+        save_checkpoint(self.checkpoint, common | self.state())
 
     def learned(self) -> list[Tensor]:
         """All that this run changes, whether an optimizer moves it or not."""
