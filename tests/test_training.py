@@ -96,6 +96,19 @@ def interrupt_at(step, monkeypatch, number=signal.SIGINT):
     monkeypatch.setattr(VQVAESession, "advance", interrupted)
 
 
+def diverge_at(step, monkeypatch):
+    """NaN in the codebook after a step of a VQ-VAE."""
+    advance = VQVAESession.advance
+
+    def diverging(session):
+        advance(session)
+        if session.step == step:
+            with torch.no_grad():
+                session.model.quantizer.codebook.fill_(math.nan)
+
+    monkeypatch.setattr(VQVAESession, "advance", diverging)
+
+
 def test_training_improves_and_reports_what_it_measured(images):
     run = short(images, steps=60, lr=1e-2)
     history = run.history
@@ -333,18 +346,10 @@ def test_a_model_with_nothing_for_the_optimizer_is_refused(images, tmp_path):
 @pytest.mark.parametrize("kind", ["samp", "ema"])
 def test_no_checkpoint_has_weights_that_are_not_finite(kind, images, tmp_path, monkeypatch):
     monkeypatch.setattr(training, "CHECKPOINT_SECONDS", 0)
-    advance = VQVAESession.advance
-
-    def advance_and_break(session):
-        advance(session)
-        if session.step == 6:
-            with torch.no_grad():
-                session.model.quantizer.codebook.fill_(math.nan)
-
     record = {"log_every": 12, "validate_every": 12}
     whole = short(images, kind, record=record)
     with monkeypatch.context() as patches:
-        patches.setattr(VQVAESession, "advance", advance_and_break)
+        diverge_at(6, patches)
         with pytest.raises(FloatingPointError):
             short(images, kind, folder=tmp_path, record=record)
     assert torch.load(tmp_path / "checkpoint.pt")["step"] == 5
@@ -352,16 +357,8 @@ def test_no_checkpoint_has_weights_that_are_not_finite(kind, images, tmp_path, m
 
 
 def test_an_interrupted_run_that_diverged_says_where_it_goes_back_to(images, tmp_path, monkeypatch):
-    advance = VQVAESession.advance
-
-    def break_and_interrupt(session):
-        advance(session)
-        if session.step == 7:
-            with torch.no_grad():
-                session.model.quantizer.codebook.fill_(math.nan)
-            os.kill(os.getpid(), signal.SIGINT)
-
-    monkeypatch.setattr(VQVAESession, "advance", break_and_interrupt)
+    diverge_at(7, monkeypatch)
+    interrupt_at(7, monkeypatch)
     message = "stopped at step 7 of 12, where weights are .* goes back to step 4, which is saved in"
     with pytest.raises(KeyboardInterrupt, match=message):
         short(images, folder=tmp_path, record={"log_every": 4})
