@@ -38,7 +38,7 @@ MNIST = "--dataset mnist --profile standard --steps 3160 --train-images 10000"
 CIFAR = "--dataset cifar10 --profile standard --steps 1000"
 FEW = "--only continuous --only 'plain VQ' --only cosine --only CVQ --only SAMP --only FSQ"
 SIX = "--only 'plain VQ' --only EMA --only cosine --only CVQ --only 'margin alone' --only SAMP"
-FULL_SIZE = f"--dataset mnist_full --profile full {SIX} --seeds 2"
+FULL_SIZE = f"--dataset mnist_full --profile full {SIX}"
 SMALL = (
     f"--dataset mnist_full --profile full_small {SIX} --only 'CVQ, closest anchors' "
     "--only 'CVQ as its authors run it' --only 'BBNR alone'"
