@@ -15,6 +15,8 @@ DECIMALS = {  # of a measure in text; 3 for others
     "authors_psnr": 2,
     "classifier_frechet": 1,
     "rfid": 2,
+    "frechet": 2,
+    "bits_per_image": 1,
     "codes_used": 0,
     "perplexity": 0,
     "perplexity_ceiling": 0,

@@ -29,7 +29,17 @@ from arcvq.figures.axis_panels import axis_panels
 from arcvq.figures.gradient_curves import feedback_picture, gradient_angles, gradient_norms
 from arcvq.figures.parts import error_bars
 from arcvq.figures.sweep_map import sweep_map, value_map
-from arcvq.figures.theme import BLACK, BLUE, GRAY, METHOD_COLORS, finish
+from arcvq.figures.theme import (
+    BLACK,
+    BLUE,
+    DOTTED,
+    GRAY,
+    GREEN,
+    METHOD_COLORS,
+    ORANGE,
+    PURPLE,
+    finish,
+)
 from arcvq.runtime.wording import short
 
 MEANINGS = (  # measures of the semantics study that are drawn
@@ -40,8 +50,12 @@ MEANINGS = (  # measures of the semantics study that are drawn
     "agreement",
 )
 LOWER_IS_BETTER = ("frechet", "perceptual")  # of the measures that come first in a figure
-REFERENCES = {REAL: "Other real images", RECONSTRUCTED: "Reconstructions of other real images"}
 SAMPLE_MEASURES = ("frechet", "precision", "recall", "label_agreement")
+SAMPLE_SOURCES = {  # by the prior, or what stands in its place
+    "pixelcnn": ("samples of the PixelCNN", PURPLE),
+    "transformer": ("samples of the transformer", ORANGE),
+    RECONSTRUCTED: ("reconstructions of real images", GREEN),
+}
 AXIS_MEASURES = ("psnr", "codes_used")
 NAME_WIDTH = 5  # characters in a line of the name of a part, for each column of its panel
 AXIS_TITLES = {  # of the experiments that `axis_panels` draws
@@ -148,14 +162,9 @@ def _quantizer_panels(rows: pd.DataFrame) -> dict[str, Figure]:
     return {"Quantizers": measure_panels(quantizers, panels, title=title)}
 
 
-def _generation_panels(rows: pd.DataFrame) -> dict[str, Figure]:
-    """The samples of each prior, and in their place real images and reconstructions."""
-    measures = {name: SAMPLE_TITLES[name] for name in SAMPLE_MEASURES}
-    found = {}
-    for prior, group in rows.groupby("prior", sort=False):
-        heading = REFERENCES.get(prior, f"Samples of the prior {prior}")
-        found[heading] = measure_panels(group, measures, title=heading)
-    return found
+def _sample_pictures(rows: pd.DataFrame) -> dict[str, Figure]:
+    """The samples of all priors."""
+    return {"Samples": sample_panels(rows)}
 
 
 def measure_panels(
@@ -215,6 +224,68 @@ def measure_panels(
         height=170 + 26 * len(names),
         width=max(700, 300 * len(measures)),
         showlegend=False,
+    )
+
+
+def sample_panels(rows: pd.DataFrame, **look) -> Figure:
+    """Draw how good the samples of each tokenizer's priors are, with a panel for each measure.
+
+    Beside them are reconstructions of real images, which a perfect prior would equal. A dotted
+    line marks these images themselves.
+
+    Args:
+        rows: Rows of the generation study; those of runs that failed are left out.
+        **look: Title, summary, width, height, or properties of the layout.
+
+    Raises:
+        ValueError: If no run finished.
+    """
+    table = summary(rows, SAMPLE_MEASURES, ("variant", "prior"))
+    real = table[table.prior == REAL]
+    names = table.variant.unique()
+    panels = len(SAMPLE_MEASURES)
+    figure = make_subplots(1, panels, shared_yaxes=True, horizontal_spacing=0.03)
+    for panel, name in enumerate(SAMPLE_MEASURES, start=1):
+        for source, (title, color) in SAMPLE_SOURCES.items():
+            line = table[table.prior == source]
+            figure.add_scatter(
+                x=line[name],
+                y=line.variant,
+                error_x=error_bars(line[name], line[f"{name}_low"], line[f"{name}_high"]),
+                mode="markers",
+                marker={"color": color, "size": 9},
+                name=title,
+                legendgroup=title,
+                offsetgroup=title,
+                orientation="h",
+                showlegend=panel == 1,
+                row=1,
+                col=panel,
+            )
+        figure.add_vline(real[name].mean(), line=DOTTED, row=1, col=panel)
+        # Plotly would begin at 0, and press shares that are all near 1 together.
+        shown = table[[name, f"{name}_low", f"{name}_high"]]
+        space = 0.06 * (shown.max(axis=None) - shown.min(axis=None))
+        limits = [shown.min(axis=None) - space, shown.max(axis=None) + space]
+        figure.update_xaxes(title_text=SAMPLE_TITLES[name], nticks=5, range=limits, col=panel)
+    figure.update_yaxes(categoryorder="array", categoryarray=names[::-1], type="category")
+
+    samples = table[~table.prior.isin([REAL, RECONSTRUCTED])]
+    best = samples.loc[samples.frechet.idxmin()]
+    distance = cell("frechet", best.frechet, math.nan, math.nan)
+    text = (
+        f"The Frechet distance is lowest for {best.variant} with the {best.prior}, {distance}. "
+        f"Dots are {_means_with_intervals(table)}. Dotted: real images, compared with others."
+    )
+    return finish(
+        figure,
+        look,
+        "Samples of the priors",
+        text,
+        left=20 + 7 * max(map(len, names)),
+        height=200 + 44 * len(names),
+        width=300 * panels,
+        scattermode="group",
     )
 
 
@@ -359,7 +430,7 @@ DRAWN: dict[str, Callable[[pd.DataFrame], dict[str, Figure]]] = {  # by the name
     "ablations": _ablation_pictures,
     "schedules": _schedule_pictures,
     "semantics": _meaning_pictures,
-    "generation": _generation_panels,
+    "generation": _sample_pictures,
     "natural_images": _photograph_panels,
     "sweep": _sweep_pictures,
     "gradients": _gradient_pictures,

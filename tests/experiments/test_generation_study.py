@@ -68,20 +68,39 @@ def test_references_are_other_images_than_those_that_samples_are_compared_with(r
         assert of_samp.label_agreement[name] == correct.double().mean().item()
 
 
-def test_the_table_and_the_pictures_have_a_part_for_each_prior(rows):
+def test_the_table_has_a_line_for_each_tokenizer_and_prior(rows):
     table = GENERATION.table(rows)
     assert len(table) == 8
     assert [*table.tokenizer[:2]] == ["SAMP", "cosine"] or [*table.tokenizer[:2]] == [
         "cosine",
         "SAMP",
     ]
-    headings = [heading for heading, _, _ in pictures(rows)]
-    assert headings == [
-        "Other real images",
-        "Reconstructions of other real images",
-        "Samples of the prior pixelcnn",
-        "Samples of the prior transformer",
-    ]
+
+
+def test_the_picture_has_a_dot_for_each_tokenizer_and_prior_and_a_line_for_real_images(rows):
+    ((_, _, figure),) = pictures(rows)
+    of_frechet = {trace.name: trace for trace in figure.data if trace.xaxis == "x"}
+    for prior, title in (
+        ("pixelcnn", "samples of the PixelCNN"),
+        ("transformer", "samples of the transformer"),
+        (RECONSTRUCTED, "reconstructions of real images"),
+    ):
+        found = rows[rows.prior == prior]
+        assert dict(zip(of_frechet[title].y, of_frechet[title].x, strict=True)) == pytest.approx(
+            dict(zip(found.variant, found.frechet, strict=True))
+        )
+    assert len(of_frechet) == 3
+    lines = {line.xref: line.x0 for line in figure.layout.shapes}
+    real = rows[rows.prior == REAL].iloc[0]
+    assert lines["x"] == pytest.approx(real.frechet)
+    assert lines["x4"] == pytest.approx(real.label_agreement)
+    for axis, line in lines.items():  # within what is drawn
+        low, high = figure.layout[f"xaxis{axis[1:]}"].range
+        assert low < line < high
+    samples = rows[~rows.prior.isin([REAL, RECONSTRUCTED])]
+    best = samples.loc[samples.frechet.idxmin()]
+    expected = f"lowest for {best.variant} with the {best.prior}, {best.frechet:.2f}."
+    assert expected in figure.layout.meta["summary"]
 
 
 def test_data_that_samples_cannot_be_measured_on_are_refused_before_training(tmp_path):
