@@ -28,8 +28,8 @@ SAMPLES = 2000  # at most, and at most half of the test images; the other half i
 NEIGHBORS = 3  # of precision and recall
 SHOWN = {
     "frechet": "Frechet distance of classifier features",
-    "precision": "precision",
-    "recall": "recall",
+    "sample_precision": "precision",  # of the images; a row also says in which floats it trained
+    "sample_recall": "recall",
     "label_agreement": "label agreement",
     "bits_per_image": "bits per image",
     "psnr": MEASURE_TITLES["psnr"],
@@ -62,8 +62,8 @@ def measure(run: Run, settings: RunSettings, data: ImageData, root: Path) -> Row
         precision, recall = precision_recall(features, own, NEIGHBORS)
         return {
             "frechet": frechet_distance(features, own),
-            "precision": precision,
-            "recall": recall,
+            "sample_precision": precision,
+            "sample_recall": recall,
             "label_agreement": label_agreement(classifier, generated, labels),
         }
 

@@ -50,7 +50,7 @@ MEANINGS = (  # measures of the semantics study that are drawn
     "agreement",
 )
 LOWER_IS_BETTER = ("frechet", "perceptual")  # of the measures that come first in a figure
-SAMPLE_MEASURES = ("frechet", "precision", "recall", "label_agreement")
+SAMPLE_MEASURES = ("frechet", "sample_precision", "sample_recall", "label_agreement")
 SAMPLE_SOURCES = {  # by the prior, or what stands in its place
     "pixelcnn": ("samples of the PixelCNN", PURPLE),
     "transformer": ("samples of the transformer", ORANGE),
@@ -265,8 +265,10 @@ def sample_panels(rows: pd.DataFrame, **look) -> Figure:
         figure.add_vline(real[name].mean(), line=DOTTED, row=1, col=panel)
         # Plotly would begin at 0, and press shares that are all near 1 together.
         shown = table[[name, f"{name}_low", f"{name}_high"]]
-        space = 0.06 * (shown.max(axis=None) - shown.min(axis=None))
-        limits = [shown.min(axis=None) - space, shown.max(axis=None) + space]
+        low = shown.min(axis=None)
+        high = shown.max(axis=None)
+        space = max(0.01, 0.06 * (high - low))
+        limits = [low - space, high + space]
         figure.update_xaxes(title_text=SAMPLE_TITLES[name], nticks=5, range=limits, col=panel)
     figure.update_yaxes(categoryorder="array", categoryarray=names[::-1], type="category")
 

@@ -50,6 +50,8 @@ def test_each_tokenizer_is_measured_with_each_prior_and_with_none(rows):
     without = rows.prior.isin([REAL, RECONSTRUCTED])
     assert rows.bits_per_image[without].isna().all()
     tokens = 2 * 2  # of an image of 8 x 8 pixels; three codes of eight cost less than 2 nats
+    assert {*rows.precision} == {"float32"}, "what the runs were trained in"
+    assert rows[["sample_precision", "sample_recall"]].stack().between(0, 1).all()
     assert rows.bits_per_image[~without].between(0, 3 * tokens * 2).all()
 
 
