@@ -448,6 +448,8 @@ def _nucleus_cases() -> Cases:
     yield "0.1, 0.4, 0.2, 0.3 and top-p 0.5", four, 0.5
     yield "the same and top-p 0.65", four, 0.65
     yield "the same and top-p 0.01", four, 0.01
+    halves = tensor([0.5, 0.25, 0.125, 0.125])  # sums of these are exact
+    yield "1/2, 1/4, 1/8, 1/8 and top-p 0.5, which the first code alone reaches", halves, 0.5
     yield "the same and top-p 1", four, 1.0
     yield "100 codes and top-p 0.9", _random(100).softmax(0), 0.9
 

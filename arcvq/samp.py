@@ -308,7 +308,7 @@ def arc_margin_loss(
 
     Where an angle plus the margin would pass pi, where the cosine rises again, the logit keeps
     falling along cos(theta) + cos(margin) - 1 instead. The loss is exact, and it needs less than
-    64 MiB in float32 beside the gradient: the K x N matrix of cosines never exists as a whole.
+    64 MiB in float32 beside the gradient: at most 32 MiB of the K x N cosines exist at a time.
 
     Args:
         latents: Latents of the batch. Half precision is raised to float32; float64 stays. In

@@ -61,7 +61,7 @@ def sweep_map(
     runs = table.groupby(axes)[measure]
     title = TITLES.get(measure, measure.replace("_", " "))
     means = runs.mean()
-    best = np.atleast_1d(means.idxmax())
+    largest = _places(means, axes)
     if len(axes) == 1:
         figure = _draw_line(runs, title)
         note = "; bars span the seeds"
@@ -72,11 +72,9 @@ def sweep_map(
     figure.update_xaxes(title_text=SWEEP_AXES[axes[0]])
 
     values = means.to_numpy()
-    place = " and ".join(
-        f"{_name(axis)} {_labels(table[axis])[value]}"
-        for axis, value in zip(axes, best, strict=True)
+    text = (
+        f"Largest: {np.nanmax(values):.4g} at {largest}; smallest: {np.nanmin(values):.4g}{note}."
     )
-    text = f"Largest: {np.nanmax(values):.4g} at {place}; smallest: {np.nanmin(values):.4g}{note}."
     others = [name for name in varying if name not in axes]
     if others:
         text += f" Values are means over {_axes_with_values(table[others])}."
@@ -87,6 +85,18 @@ def sweep_map(
     seeds = counted(table.seed.nunique(), "seed")
     text += f" {runs_made} with {seeds}."
     return finish(figure, look, title[0].upper() + title[1:], text, width=760, height=460)
+
+
+def _places(means: pd.Series, axes: list[str]) -> str:
+    """Say where the means are largest: the point, or how many points, as counts may be equal."""
+    points = means.index[means == means.max()]
+    if len(points) > 1:
+        return f"{len(points)} points"
+    parts = []
+    for axis in axes:
+        label = _labels(means.index.unique(axis))[points.get_level_values(axis)[0]]
+        parts.append(f"{_name(axis)} {label}")
+    return " and ".join(parts)
 
 
 def _draw_line(runs: SeriesGroupBy, title: str) -> Figure:
@@ -106,10 +116,11 @@ def _draw_map(means: pd.DataFrame, title: str) -> Figure:
     figure.update_yaxes(title_text=SWEEP_AXES[means.index.name])
 
     values = means.to_numpy()
-    row, column = np.unravel_index(np.nanargmax(values), values.shape)
-    cell = {"x0": column - 0.48, "x1": column + 0.48, "y0": row - 0.48, "y1": row + 0.48}
     line = {"color": VERMILLION, "width": 4}
-    return figure.add_shape(cell, name="largest", showlegend=True, line=line)
+    for number, (row, column) in enumerate(np.argwhere(values == np.nanmax(values))):
+        cell = {"x0": column - 0.48, "x1": column + 0.48, "y0": row - 0.48, "y1": row + 0.48}
+        figure.add_shape(cell, name="largest", showlegend=number == 0, line=line)
+    return figure
 
 
 def _labels(values: pd.Series | pd.Index) -> dict[float | int, str]:

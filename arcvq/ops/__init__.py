@@ -1,10 +1,11 @@
 """The arithmetic that must be fast: the margin loss and the lookup of the nearest code.
 
-Each exists in three forms, which agree up to rounding. Two never hold the K x N matrix of cosines:
-`blockwise` runs on every device, and `triton` is made of kernels for NVIDIA GPUs. `whole` does hold
-it: it serves torch.export, and derivatives of higher order. The functions here are what the forms
-have in common; they pick the form. For torch.compile each is a single operator that the compiler
-does not look into. `reference` has the loss as the paper writes it, to read and to compare with.
+Each exists in three forms, which agree up to rounding. Two hold only a part of the K x N matrix
+of cosines at a time: `blockwise` runs on every device, and `triton` is made of kernels for NVIDIA
+GPUs. `whole` holds all of it: it serves torch.export, and derivatives of higher order. The
+functions here are what the forms have in common; they pick the form. For torch.compile each is a
+single operator that the compiler does not look into. `reference` has the loss as the paper writes
+it, to read and to compare with.
 """
 
 import math

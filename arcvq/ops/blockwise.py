@@ -1,7 +1,7 @@
 """The margin loss and the lookup in blocks, for every device: exact, in plain PyTorch operations.
 
-The K x N matrix of cosines never exists as a whole. The sizes of the blocks are chosen for the
-caches of a CPU; on NVIDIA GPUs `arcvq.ops.triton` does the same work.
+At most 32 MiB of the K x N matrix of cosines exist at a time. The sizes of the blocks are chosen
+for the caches of a CPU; on NVIDIA GPUs `arcvq.ops.triton` does the same work.
 """
 
 import math

@@ -33,6 +33,17 @@ def test_two_axes_make_a_heat_map_of_means_over_seeds_with_the_largest_marked():
     assert "rad" in figure.layout.xaxis.title.text
 
 
+def test_equal_largest_values_are_all_marked_and_counted():
+    rows = table()
+    figure = sweep_map(rows.assign(codes_used=rows.margin.clip(upper=0.1)), "codes_used")
+    marked = {(round(mark.x0 + 0.48), round(mark.y0 + 0.48)) for mark in figure.layout.shapes}
+    assert marked == {(1, 0), (2, 0), (1, 1), (2, 1)}
+    assert [mark.showlegend for mark in figure.layout.shapes] == [True, False, False, False]
+    assert "Largest: 0.1 at 4 points;" in summary(figure)
+    line = sweep_map(table(radii=(2.0,)).assign(psnr=25.0))
+    assert "Largest: 25 at 3 points;" in summary(line)
+
+
 def test_axes_may_be_chosen():
     figure = sweep_map(table(), "codes_used", x="radius", y="margin")
     heat = figure.data[0]
