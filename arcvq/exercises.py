@@ -275,6 +275,10 @@ def _smallest_angle_cases() -> Cases:
     lengths = torch.arange(1, 13)[:, None]
     yield "the axes of 3 dimensions", torch.eye(3)
     yield "opposite codes", tensor([[1.0, 0.0], [-2.0, 0.0]])
+    yield "two codes in one direction", tensor([[1.0, 0.0], [2.0, 0.0], [0.0, 1.0]])
+    # Rounding takes the cosine of one or another of these pairs above 1.
+    pairs = torch.cat([_random(100, 8), 2 * _random(100, 8)])
+    yield "100 codes, each a second time at twice the length", pairs
     yield "codes of different lengths", codes * lengths
     yield "64 codes in 64 dimensions", _random(64, 64)
 
@@ -448,9 +452,9 @@ def _nucleus_cases() -> Cases:
     yield "0.1, 0.4, 0.2, 0.3 and top-p 0.5", four, 0.5
     yield "the same and top-p 0.65", four, 0.65
     yield "the same and top-p 0.01", four, 0.01
+    yield "the same and top-p 1", four, 1.0
     halves = tensor([0.5, 0.25, 0.125, 0.125])  # sums of these are exact
     yield "1/2, 1/4, 1/8, 1/8 and top-p 0.5, which the first code alone reaches", halves, 0.5
-    yield "the same and top-p 1", four, 1.0
     yield "100 codes and top-p 0.9", _random(100).softmax(0), 0.9
 
 

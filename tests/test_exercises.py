@@ -37,6 +37,18 @@ def smallest_angle(codebook):
     return torch.rad2deg(cosines.max().clamp(max=1).acos())
 
 
+def smallest_angle_without_clamp(codebook):
+    units = normalize(codebook, dim=1)
+    cosines = (units @ units.T).fill_diagonal_(-1)
+    return torch.rad2deg(cosines.max().acos())
+
+
+def smallest_angle_but_zero(codebook):
+    units = normalize(codebook, dim=1)
+    angles = (units @ units.T).clamp(-1, 1).acos()
+    return torch.rad2deg(angles[angles > 0.1].min())
+
+
 def project_to_ball(codebook, radius):
     lengths = codebook.norm(dim=1, keepdim=True)
     return torch.where(lengths > radius, codebook * radius / lengths, codebook)
@@ -98,6 +110,14 @@ def nucleus(probabilities, top_p):
     before = values.cumsum(0) - values
     kept = torch.zeros_like(probabilities)
     kept[order] = values * (before < top_p - 1e-6)
+    return kept / kept.sum()
+
+
+def nucleus_with_one_more(probabilities, top_p):
+    values, order = probabilities.sort(descending=True)
+    before = values.cumsum(0) - values
+    kept = torch.zeros_like(probabilities)
+    kept[order] = values * (before <= top_p)
     return kept / kept.sum()
 
 
@@ -174,6 +194,8 @@ MISTAKES = {
         ),
     },
     "smallest_angle": {
+        "without the clamp": smallest_angle_without_clamp,
+        "zeros left out": smallest_angle_but_zero,
         "radians": lambda e: math.radians(smallest_angle(e)),
         "the diagonal": lambda e: torch.rad2deg(
             (normalize(e, dim=1) @ normalize(e, dim=1).T).clamp(-1, 1).acos().min()
@@ -253,6 +275,7 @@ MISTAKES = {
         "numbers": lambda kernel, sees_itself: causal_mask(kernel, sees_itself).float(),
     },
     "nucleus": {
+        "one code too many": nucleus_with_one_more,
         "not normalized": lambda p, top: p * (nucleus(p, top) > 0),
         "below the sum": lambda p, top: normalize(
             torch.zeros_like(p)
