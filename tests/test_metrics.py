@@ -27,7 +27,7 @@ def inner_windows(height, width, size=11):
 
 
 def plain_ssim(a, b):
-    """SSIM of one channel by plain loops: an 11 x 11 Gaussian window, reflected at the edges."""
+    """SSIM of one channel in [0, 1] by plain loops: an 11 x 11 Gaussian window, reflected."""
     offsets = np.arange(11) - 5
     sigma = 1.5
     line = np.exp(-(offsets**2) / (2 * sigma**2))
@@ -35,8 +35,8 @@ def plain_ssim(a, b):
     window = np.outer(line, line)
     a = np.pad(a, 5, mode="reflect")
     b = np.pad(b, 5, mode="reflect")
-    c1 = (0.01 * SPAN) ** 2
-    c2 = (0.03 * SPAN) ** 2
+    c1 = 0.01**2
+    c2 = 0.03**2
     values = []
     for rows, columns in inner_windows(*a.shape):
         x = a[rows, columns]
@@ -86,9 +86,19 @@ def test_ssim_equals_a_plain_loop_over_windows():
     a = images(1, 2, 12, 14, seed=1)
     noise = images(1, 2, 12, 14, seed=2)
     b = (a + 0.3 * noise).clamp(-1, 1)
-    first = plain_ssim(a[0, 0].double().numpy(), b[0, 0].double().numpy())
-    second = plain_ssim(a[0, 1].double().numpy(), b[0, 1].double().numpy())
+    of_a = (a[0].double().numpy() + 1) / 2
+    of_b = (b[0].double().numpy() + 1) / 2
+    first = plain_ssim(of_a[0], of_b[0])
+    second = plain_ssim(of_a[1], of_b[1])
     assert ssim(a, b) == pytest.approx((first + second) / 2, abs=1e-6)
+
+
+def test_ssim_of_dark_images_that_differ_in_nothing_but_gray_has_its_sign():
+    """Taken on [-1, 1], where one mean would be negative, it would be -0.85."""
+    darker = torch.full((1, 1, 11, 11), -0.05)
+    mean_x, mean_y = 0.475, 0.525  # from 0 to 1
+    expected = (2 * mean_x * mean_y + 1e-4) / (mean_x**2 + mean_y**2 + 1e-4)
+    assert ssim(darker, -darker) == pytest.approx(expected, abs=1e-6)
 
 
 def test_ssim_of_a_batch_is_the_mean_of_its_images():

@@ -41,7 +41,8 @@ SIX = "--only 'plain VQ' --only EMA --only cosine --only CVQ --only 'margin alon
 FULL_SIZE = f"--dataset mnist_full --profile full {SIX}"
 SMALL = (
     f"--dataset mnist_full --profile full_small {SIX} --only 'CVQ, closest anchors' "
-    "--only 'CVQ as its authors run it' --only 'BBNR alone'"
+    "--only 'CVQ as its authors run it' --only 'BBNR alone' "
+    "--only 'SAMP without stop-gradient'"
 )
 SHORT = "--steps 1000 --batch-size 64 --lr 1e-3"
 LARGER = "--dataset mnist --profile quick --steps 3160 --batch-size 128"
@@ -65,13 +66,17 @@ COMMANDS = {  # by the stored table that it makes
     "semantics-mnist": f"arcvq experiment semantics {MNIST}",
     "gradients-digits": f"arcvq experiment gradients {WIDE}",
 }
-AUTHORS = "the measures of the authors"
+AUTHORS = "SSIM, the measures of the authors"
+SSIM_CAME_LATER = ("paper-mnist_full_small", "best-digits", "best-mnist", "schedules-mnist")
 NOTES = {  # by the table: how what the command makes today differs from it
     "paper-mnist": f"since then: two more kinds of CVQ, {AUTHORS}",
     "paper-cifar10-jpeg": f"our images had been through JPEG; since then: {AUTHORS}",
     "ablations-digits": f'since then: "scale and alpha of the text", {AUTHORS}',
-    "ablations-mnist": "with --only for each variant but those of codes, dim and beta",
+    "ablations-mnist": (
+        "with --only for each variant but those of codes, dim and beta; since then: SSIM"
+    ),
     "schedules-digits": f"since then: {AUTHORS}",
+    **dict.fromkeys(SSIM_CAME_LATER, "since then: SSIM"),
 }
 CLOSEST = "CVQ, closest anchors"
 RIVALS = ("plain VQ", "cosine", "EMA", "CVQ", "FSQ")  # that SAMP is set against at a glance
