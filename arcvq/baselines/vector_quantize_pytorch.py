@@ -28,7 +28,7 @@ class Baseline(Quantizer, ABC):
     """Base class: a module of the package, `method`, as a `Quantizer`.
 
     The codebook holds the codes as the decoder gets them, computed from what the method learns. The
-    losses are the package's; in evaluation most methods have none.
+    losses are the package's: in evaluation only SimVQ's has a gradient, all others are 0.
 
     Args:
         num_codes: Number of codes K, at least 1.
@@ -104,8 +104,10 @@ class Baseline(Quantizer, ABC):
         indices = indices[0].long()
         if self.training:
             self.observe(latents, indices)
+        if latents.requires_grad and not passed.requires_grad:  # most methods in evaluation
+            passed = latents.float()[None]
         # The bracket is exactly zero, so these are the very codes that `lookup` returns, with the
-        # gradient that the package gives them.
+        # gradient that the package gives them, or else straight through.
         codes = embedding(indices, self.codebook.detach()) + (passed - passed.detach())[0]
         return codes, indices, loss, terms
 
