@@ -298,6 +298,8 @@ class SimVQQuantizer(Baseline):
 class MovingAverageQuantizer(Baseline):
     """The package's `VectorQuantize`: codes are moving averages of their latents, with decay 0.8.
 
+    A code that is never chosen shrinks toward zero; it gets there after some 400 steps.
+
     Attributes:
         cosine: Whether codes are chosen by angle, with a straight-through gradient, or by distance,
             with the rotation trick.
@@ -364,9 +366,11 @@ class RotationQuantizer(MovingAverageQuantizer):
 
 
 class CosineEMAQuantizer(MovingAverageQuantizer):
-    """VQ of normalized latents (Yu et al. 2022, the improved VQGAN), codes kept on the unit sphere.
+    """VQ of normalized latents (Yu et al. 2022, the improved VQGAN); codes in use have norm 1.
 
-    The gradient is straight-through; the package's default is the rotation trick.
+    A code that is never chosen loses this norm after some 100 steps. Once it is zero, a latent
+    whose cosines to all other codes are negative may choose it. The gradient is straight-through;
+    the package's default is the rotation trick.
     """
 
     cosine = True
@@ -374,8 +378,8 @@ class CosineEMAQuantizer(MovingAverageQuantizer):
     @property
     def mismatch(self):
         return (
-            "cosine EMA: K and D match, but codes have norm 1; they are moving averages with decay "
-            f"0.8 and commitment weight {self.commitment:g}"
+            "cosine EMA: K and D match, but codes in use have norm 1; they are moving averages "
+            f"with decay 0.8 and commitment weight {self.commitment:g}"
         )
 
 

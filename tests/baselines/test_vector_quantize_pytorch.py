@@ -113,6 +113,20 @@ def test_averages_of_codes_that_nobody_chooses_end_at_zero(kind):
     assert (sizes == 0).sum() == len(sizes) - 1
 
 
+def test_cosine_codes_in_use_have_norm_1_and_one_at_zero_may_be_chosen_again():
+    quantizer = make("cosine_ema", 4, 2)
+    latent = torch.tensor([[1.0, 0.0]])
+    for _ in range(500):
+        quantizer(latent)
+        quantizer.after_step()
+    norms = quantizer.codebook.norm(dim=1)
+    used = quantizer(latent).indices
+    assert norms[used].item() == pytest.approx(1.0)
+    assert norms.count_nonzero() == 1
+    assert quantizer(-latent).indices != used
+    assert "codes in use have norm 1" in quantizer.mismatch
+
+
 WEIGHTS = {
     "fsq": {},
     "lfq": {"sample_entropy": 0.1, "codebook_entropy": -0.1, "commitment": 0.25},
