@@ -904,21 +904,33 @@ class SphericalQuantizer(CosineQuantizer):
         if not self.training or samp.weight is None:
             return loss, terms
 
-        # The margin loss has no gradient to the codebook (`arc_margin_loss` detaches it). With
-        # several processes, each takes a share of the codes and compares it with all latents.
-        codebook = whole(self.codebook)
-        if samp.codes_per_step is not None:
-            drawn = torch.randperm(self.num_codes, device=codebook.device)
-            codebook = codebook[drawn[: samp.codes_per_step]]
-        margin_loss = gathered_margin(
-            latents,
-            codebook,
-            partial(arc_margin_loss, margin=samp.margin, scale=samp.scale, top_k=samp.top_k),
-            ragged=self.masked,
-        )
+        margin_loss = self.margin_loss(latents, self.pulling_codes())
         weight = samp.weight.value(self.step, self.batch_usage())
         weighted = (weight * margin_loss).to(loss.dtype)
         return loss + weighted, {**terms, "margin": margin_loss}
+
+    def pulling_codes(self) -> Float[Tensor, "M D"]:
+        """Return the codes of the margin loss: all, or as many as `codes_per_step` drawn anew."""
+        codebook = whole(self.codebook)
+        codes_per_step = self.active_samp().codes_per_step
+        if codes_per_step is None:
+            return codebook
+        drawn = torch.randperm(self.num_codes, device=codebook.device)
+        return codebook[drawn[:codes_per_step]]
+
+    def margin_loss(
+        self, latents: Float[Tensor, "N D"], codes: Float[Tensor, "M D"]
+    ) -> Float[Tensor, ""]:
+        """Compute the margin loss of flat latents, without its weight."""
+        # It has no gradient to the codes (`arc_margin_loss` detaches them). With several processes,
+        # each takes a share of the codes and compares it with all latents.
+        samp = self.active_samp()
+        return gathered_margin(
+            latents,
+            codes,
+            partial(arc_margin_loss, margin=samp.margin, scale=samp.scale, top_k=samp.top_k),
+            ragged=self.masked,
+        )
 
     def begin_step(self):
         # The last step left all codes inside the ball, so a longer one has come from outside. It

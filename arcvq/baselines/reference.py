@@ -1,9 +1,9 @@
 """Variants of `SphericalQuantizer` to compare it with: a naive implementation and an ablation."""
 
-from torch.nn.functional import mse_loss, normalize, one_hot
+from torch.nn.functional import normalize, one_hot
 
 from arcvq.ops import reference
-from arcvq.quantizers import SphericalQuantizer
+from arcvq.quantizers import SphericalQuantizer, mean_squared_error
 
 
 class PlainSphericalQuantizer(SphericalQuantizer):
@@ -21,14 +21,16 @@ class PlainSphericalQuantizer(SphericalQuantizer):
         cosines = normalize(latents, dim=1) @ normalize(codebook, dim=1).T
         indices = cosines.argmax(1)
         codes = one_hot(indices, self.num_codes).to(latents.dtype) @ codebook
-        loss = mse_loss(codes, latents.detach()) + self.beta * mse_loss(latents, codes.detach())
+        loss = mean_squared_error(latents.detach(), codes)
+        loss = loss + self.beta * mean_squared_error(latents, codes.detach())
         terms = {}
         if self.training:
             self.observe(latents.detach(), indices)
         if self.training and samp.weight is not None:
+            pulling = self.pulling_codes().detach().to(latents.dtype)
             top_k = min(samp.top_k, len(latents))
             terms["margin"] = reference.margin_loss(
-                latents, codebook.detach(), samp.margin, samp.scale, top_k
+                latents, pulling, samp.margin, samp.scale, top_k
             )
             weight = samp.weight.value(self.step, self.batch_usage())
             loss = loss + (weight * terms["margin"]).to(loss.dtype)
@@ -43,21 +45,15 @@ class UndetachedQuantizer(SphericalQuantizer):
     An ablation of the paper. It holds several K x N matrices, and it trains in one process.
     """
 
-    def compute_loss(self, latents, codes):
-        loss, terms = super().compute_loss(latents, codes)
+    def margin_loss(self, latents, codes):
+        # The parent's loss has a gradient to the latents alone. What is added here has the value 0
+        # and the gradient to the codes that the stop-gradient keeps back.
         samp = self.active_samp()
-        if not self.training or samp.weight is None:
-            return loss, terms
-
-        # The parent has counted the value and its gradient to the latents. What is added here has
-        # the value 0 and the gradient to the codes that the stop-gradient keeps back.
         moving = reference.margin_loss(
             latents.detach(),
-            self.codebook.to(latents.dtype),
+            codes.to(latents.dtype),
             samp.margin,
             samp.scale,
             min(samp.top_k, len(latents)),
         )
-        weight = samp.weight.value(self.step, self.batch_usage())
-        added = weight * (moving - moving.detach())
-        return loss + added.to(loss.dtype), terms
+        return super().margin_loss(latents, codes) + (moving - moving.detach())

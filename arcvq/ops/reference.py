@@ -30,11 +30,14 @@ def margin_loss(
         codebook: Codes e_j. They get a gradient too, unless they are detached.
         margin: m in radians.
         scale: s.
-        top_k: Size of N_j, from 1 to N.
+        top_k: Size of N_j, from 1 to N, or 0 where N is 0.
 
     Returns:
-        L_A, the mean over the codes.
+        L_A, the mean over the codes; 0 without latents.
     """
+    if len(latents) == 0:
+        return latents.sum()
+
     # theta_ij is the angle between latent i (a column) and code j (a row).
     cosines = normalize(codebook, dim=1) @ normalize(latents, dim=1).T
 

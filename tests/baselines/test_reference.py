@@ -57,10 +57,10 @@ def test_both_work_in_any_precision(kind, precision):
     assert quantizer.codebook.isfinite().all()
 
 
-def take_step(kind, weight):
+def take_step(kind, weight, codes_per_step=None):
     """The quantizer after a backward pass in float64, its latents, and what it returned."""
     torch.manual_seed(3)
-    quantizer = kind(8, 4, SAMP(weight=weight)).double()
+    quantizer = kind(8, 4, SAMP(weight=weight, codes_per_step=codes_per_step)).double()
     latents = torch.randn(2, 4, 3, 3, dtype=torch.float64, requires_grad=True)
     quantized = quantizer(latents)
     quantized.loss.backward()
@@ -72,6 +72,28 @@ def take_step(kind, weight):
         at_latents=latents.grad,
         at_codes=quantizer.codebook.grad,
     )
+
+
+def test_the_plain_quantizer_draws_the_codes_that_the_spherical_one_draws():
+    plain = take_step(PlainSphericalQuantizer, Constant(0.7), codes_per_step=3)
+    fast = take_step(SphericalQuantizer, Constant(0.7), codes_per_step=3)
+    assert plain.loss == pytest.approx(fast.loss, abs=1e-9)
+    assert torch.allclose(plain.at_latents, fast.at_latents, atol=1e-9)
+    assert torch.allclose(plain.at_codes, fast.at_codes, atol=1e-9)
+
+
+def test_without_the_stop_gradient_only_the_drawn_codes_are_moved():
+    undetached = take_step(UndetachedQuantizer, Constant(0.7), codes_per_step=3)
+    detached = take_step(SphericalQuantizer, Constant(0.7), codes_per_step=3)
+    assert undetached.loss == pytest.approx(detached.loss, abs=1e-12)
+    moved = (undetached.at_codes - detached.at_codes).norm(dim=1) > 1e-9
+    assert moved.sum() == 3
+
+    drawn = undetached.codebook[moved].requires_grad_()
+    flat = undetached.latents.permute(0, 2, 3, 1).reshape(-1, 4)
+    (expected,) = torch.autograd.grad(0.7 * reference.margin_loss(flat, drawn, 0.1, 5.0, 3), drawn)
+    found = (undetached.at_codes - detached.at_codes)[moved]
+    assert torch.allclose(found, expected, atol=1e-9)
 
 
 def test_without_the_stop_gradient_only_the_codes_get_another_gradient():
@@ -109,6 +131,20 @@ def test_without_a_margin_loss_or_in_evaluation_the_plain_loss_is_that_of_vq(sam
     assert "margin" not in got.losses
     got.loss.backward()
     assert (plain.codebook.grad is not None) == training
+
+
+@pytest.mark.parametrize("kind", [PlainSphericalQuantizer, UndetachedQuantizer])
+@pytest.mark.parametrize("training", [True, False])
+def test_an_empty_batch_has_loss_0_as_in_the_spherical_one(kind, training):
+    variant = kind(8, 4).train(training)
+    latents = torch.zeros(0, 4, requires_grad=True)
+    quantized = variant(latents)
+    assert quantized.loss == 0
+    assert all(term == 0 for term in quantized.losses.values())
+    quantized.loss.backward()
+    assert latents.grad.shape == (0, 4)
+    if training:
+        assert not variant.codebook.grad.any()
 
 
 @pytest.mark.parametrize("kind", [PlainSphericalQuantizer, UndetachedQuantizer])
