@@ -24,8 +24,8 @@ from arcvq.analysis.sample_quality import ImageClassifier
 from arcvq.autoencoder import Autoencoder
 from arcvq.geometry import usage_counts
 from arcvq.images import ImageData, ImageSplit
-from arcvq.runtime.checks import as_integers
-from arcvq.training import Run
+from arcvq.runtime.checks import as_integers, check_finite
+from arcvq.training import Run, check_single
 
 Codes = Integer[Tensor, "N *tokens"]  # one token a row, or all tokens of an image in a row
 Values = Integer[Tensor, " N"]  # that all tokens of a row share, such as a class
@@ -37,7 +37,7 @@ MIN_ANISOTROPY = 1e-3  # below this difference of the structure tensor's eigenva
 PROBE_IMAGES = 4000  # training images that the linear probes learn from
 RIDGE_ALPHA = 100.0  # of the linear probes
 REPLACEMENT_IMAGES = 500  # test images in which codes are replaced
-REPLACED_CODES = 32  # at most, the most frequent ones
+REPLACED_CODES = 32  # at most, the most used ones
 BATCH_SIZE = 500
 
 MEASURES = {
@@ -53,8 +53,14 @@ MEASURES = {
     "probe_latents": "linear probe on latents (accuracy)",
     "probe_bag_of_codes": "linear probe on counts of codes (accuracy)",
     "probe_codes": "linear probe on codes in place (accuracy)",
-    "replacement_mean": "readings changed by replacing a code (share of images)",
-    "replacement_max": "readings changed by replacing the most telling code (share of images)",
+    "replacement_mean": (
+        f"readings changed by replacing one of the {REPLACED_CODES} most used codes "
+        "(share of images)"
+    ),
+    "replacement_max": (
+        f"readings changed by replacing the most telling of the {REPLACED_CODES} most used codes "
+        "(share of images)"
+    ),
 }
 
 
@@ -300,7 +306,13 @@ def quantile_bins(values: Float[Tensor, " N"]) -> Values:
     """Sort values into 8 bins, 0 to 7, at their quantiles.
 
     Equal values share a bin, so some bins may stay empty.
+
+    Raises:
+        ValueError: For no values, and for NaN or infinity.
     """
+    if not values.numel():
+        raise ValueError(f"values have the shape {tuple(values.shape)}; at least one is needed")
+    check_finite(values, "attribute")
     values = values.cpu().double()
     # NumPy, since torch.quantile takes at most 16 million values.
     edges = np.quantile(values.numpy(), np.linspace(0, 1, BINS + 1)[1:-1])
@@ -332,9 +344,9 @@ class Replacement(NamedTuple):
     """The share of images whose predicted class changes when a code is replaced.
 
     Attributes:
-        mean: The mean over codes.
-        largest: The largest share.
-        code: The code with the largest share.
+        mean: The mean over the 32 most used codes, or over all in use if they are fewer.
+        largest: The largest share of one of these codes.
+        code: The one that has it.
     """
 
     mean: float
@@ -348,7 +360,7 @@ def replacement_effect(
 ) -> Replacement:
     """Measure how often the predicted class changes when a code is replaced by its neighbor.
 
-    This is done for each of the 32 most frequent codes in turn. Everywhere it occurs, the code is
+    This is done for each of the 32 most used codes in turn. Everywhere it occurs, the code is
     replaced by the code in use at the smallest angle to it. The prediction for the decoded image is
     then compared with that for the ordinary reconstruction.
 
@@ -359,7 +371,13 @@ def replacement_effect(
 
     Returns:
         Shares over the images that contain the code; NaN if only one code is in use.
+
+    Raises:
+        ValueError: For no images, and for a quantizer with several codebooks.
     """
+    check_single(model.quantizer, "replacement_effect")
+    if not len(images):
+        raise ValueError(f"images have the shape {tuple(images.shape)}; at least one is needed")
     indices = _in_batches(model.encode, images)
     counts = usage_counts(indices, model.quantizer.num_codes)
     # The codes in use, the most frequent first.
@@ -401,10 +419,13 @@ def stability(model: Autoencoder, other: Autoencoder, images: Images) -> dict[st
         - adjusted_mutual_information: 1 for the same codes, 0 by chance (Vinh et al. 2010).
 
     Raises:
-        ValueError: If the latent grids of the two models differ in size.
+        ValueError: If the latent grids of the two models differ in size, and for a quantizer with
+            several codebooks.
     """
     from sklearn.metrics import adjusted_mutual_info_score
 
+    check_single(model.quantizer, "stability")
+    check_single(other.quantizer, "stability")
     tokens = _in_batches(model.encode, images)
     others = _in_batches(other.encode, images)
     if tokens.shape != others.shape:
@@ -448,7 +469,13 @@ def describe_codes(
         A number for each key of `MEASURES`. NaN marks what cannot be measured: all that needs
         classes for images of one class, replacement without a classifier, stroke width and slant
         for images of several channels, the edge direction where no patch has one.
+
+    Raises:
+        ValueError: For no test images, and for a quantizer with several codebooks.
     """
+    check_single(run.model.quantizer, "describe_codes")
+    if not len(data.test):
+        raise ValueError(f"{data.name} has no test images; at least one is needed")
     data = data.to(run.model.quantizer.codebook.device)
     labels = data.test.labels
     test = _encode_split(run.model, data.test)

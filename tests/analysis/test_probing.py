@@ -1,4 +1,5 @@
 import copy
+import dataclasses
 import itertools
 import math
 from collections import Counter
@@ -28,6 +29,7 @@ from arcvq.analysis.probing import (
     stroke_width,
     windows,
 )
+from arcvq.composites import ResidualQuantizer
 from arcvq.images import ImageData, ImageSplit
 from arcvq.quantizers import EuclideanQuantizer
 from arcvq.training import Run
@@ -264,6 +266,14 @@ def test_quantile_bins_are_eighths_and_equal_values_share_one():
     assert len(bins.unique()) == 3
 
 
+def test_values_without_quantiles_have_no_bins():
+    for bad in (math.nan, math.inf, -math.inf):
+        with pytest.raises(ValueError, match="1 of 3 values of the attribute are NaN or infinite"):
+            quantile_bins(torch.tensor([1.0, bad, 3.0]))
+    with pytest.raises(ValueError, match=r"shape \(0,\); at least one is needed"):
+        quantile_bins(torch.zeros(0))
+
+
 def test_a_linear_probe_reads_what_is_linear_on_any_scale_and_nothing_else():
     labels = torch.arange(600) % 3
 
@@ -372,6 +382,39 @@ def test_replacing_changes_nothing_for_a_decoder_that_ignores_codes_and_is_undef
     effect = replacement_effect(model, images, Brightness())
     assert effect.mean == 0
     assert effect.largest == 0
+
+
+def test_the_titles_name_how_many_codes_are_replaced():
+    # 33 codes in use: the last one, which alone is bright, is used least and is not replaced.
+    grays = torch.linspace(-0.9, -0.1, 32).tolist()
+    model = gray_model([*grays, 0.5])
+    effect = replacement_effect(model, plain(*grays, *grays, 0.5), Brightness())
+    assert effect.mean == effect.largest == 0
+    for name in ("replacement_mean", "replacement_max"):
+        assert "of the 32 most used codes" in MEASURES[name]
+
+
+def test_models_with_several_codebooks_are_refused():
+    stages = [EuclideanQuantizer(4, 2), EuclideanQuantizer(4, 2)]
+    model = VQVAE(1, ResidualQuantizer(stages), hidden=4, residual_hidden=1)
+    described = Run(model, rows=[], snapshots={}, settings={}, seconds=0.0)
+    calls = {
+        "replacement_effect": lambda: replacement_effect(model, plain(0.5), Brightness()),
+        "describe_codes": lambda: describe_codes(described, data(), Brightness()),
+        "stability": lambda: stability(gray_model([0.5]), model, plain(0.5)),
+    }
+    for name, call in calls.items():
+        with pytest.raises(ValueError, match=f"{name} takes one with a single codebook"):
+            call()
+
+
+def test_no_images_are_refused():
+    with pytest.raises(ValueError, match=r"shape \(0, 1, 8, 8\); at least one is needed"):
+        replacement_effect(gray_model([0.5, 0.7]), plain(0.5)[:0], Brightness())
+    images = data()
+    empty = dataclasses.replace(images, test=images.test.first(0))
+    with pytest.raises(ValueError, match="has no test images; at least one is needed"):
+        describe_codes(run(), empty, Brightness())
 
 
 def test_a_model_with_its_own_codes_in_another_order_is_stable_and_one_with_other_codes_is_not():
