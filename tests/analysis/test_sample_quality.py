@@ -203,6 +203,21 @@ def test_copies_of_training_data_are_told_from_new_samples():
     assert half.near_copies == pytest.approx(0.5, abs=0.02), "the share of copies"
 
 
+@pytest.mark.parametrize(("held_out", "expected"), [(5, 0.173), (20, 0.057), (500, 0.012)])
+def test_new_samples_seem_near_copies_the_more_often_the_fewer_points_are_held_out(
+    held_out, expected
+):
+    assert expected == pytest.approx((1 + 0.01 * (held_out - 1)) / (held_out + 1), abs=5e-4)
+    generator = torch.Generator().manual_seed(0)
+    shares = []
+    for _ in range(400):
+        # New samples and held-out data have distances of one distribution.
+        distances, others = torch.randn(2, 500, 8, generator=generator).norm(dim=2).double()
+        found = NearestTraining(distances, others[:held_out], torch.zeros(500).long())
+        shares.append(found.near_copies)
+    assert np.mean(shares) == pytest.approx(expected, rel=0.12)
+
+
 def test_ties_count_half():
     equal = NearestTraining(torch.ones(3).double(), torch.ones(5).double(), torch.zeros(3).long())
     assert equal.nearer == 0.5
