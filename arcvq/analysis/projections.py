@@ -23,7 +23,7 @@ from jaxtyping import Float, Int, Integer
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from arcvq.runtime.checks import as_indices, as_integers, check_finite, check_whole
+from arcvq.runtime.checks import as_indices, as_integers, check_finite, check_whole, is_whole
 from arcvq.runtime.devices import threads_kept
 from arcvq.runtime.extras import extra_folder, extra_import
 from arcvq.runtime.files import write_whole
@@ -42,6 +42,7 @@ MAX_CODES = 512  # codes whose neighbors are compared
 NEIGHBORS = 5
 MAX_RADIUS = 10  # of a stereographic map
 TINY = 1e-300  # a divisor in place of 0
+LARGEST_SEED = 2**32 - 1  # of UMAP and k-means
 
 # What a rank correlation of true and drawn angles allows to read, from each value on.
 VERDICTS = {
@@ -174,7 +175,7 @@ def umap_angles(
         codes: The codebook.
         dim: The number of dimensions, 2 or 3.
         sphere: Project onto the unit sphere instead (output metric haversine).
-        seed: The same seed gives the same coordinates, bit for bit.
+        seed: From 0 to 2^32 - 1; the same seed gives the same coordinates, bit for bit.
         neighbors: How many nearest codes each code is tied to, from 2.
         root: See `data_root`. Coordinates are kept in its folder projections, so that the same
             call computes nothing the second time.
@@ -182,6 +183,7 @@ def umap_angles(
     """
     units = directions(codes)
     check_whole(2, neighbors=neighbors)
+    check_whole(0, LARGEST_SEED, seed=seed)
     dim = 3 if sphere else _check_dim(dim)
     # Equal directions count once: UMAP cannot tell them apart.
     different = len(np.unique(units.round(6), axis=0))
@@ -191,7 +193,9 @@ def umap_angles(
         reason = f"UMAP needs {MIN_UMAP_CODES}, and there are {found}"
         return replace(instead, words=f"Principal axes instead of UMAP: {reason}. {instead.words}")
 
-    neighbors = min(neighbors, len(units) - 1)
+    sphere = bool(sphere)
+    seed = int(seed)
+    neighbors = min(int(neighbors), len(units) - 1)
     told = {"dim": dim, "sphere": sphere, "seed": seed, "neighbors": neighbors}
     facts = units.astype(np.float32).tobytes() + json.dumps([PROJECTION_FORMAT, told]).encode()
     digest = hashlib.sha256(facts).hexdigest()[:16]
@@ -276,15 +280,16 @@ def clusters(codes: Codes, count: int = 8, seed: int = 0) -> Int[np.ndarray, " _
     Args:
         codes: The codebook.
         count: The number of clusters; fewer if there are fewer different directions.
-        seed: The seed of the random initialization.
+        seed: The seed of the random initialization, from 0 to 2^32 - 1.
 
     Returns:
         The cluster of each code, by size: 0 is the largest.
     """
     units = directions(codes)
     check_whole(1, count=count)
-    count = min(count, len(np.unique(units, axis=0)))
-    means = extra_import("sklearn.cluster").KMeans(count, n_init=4, random_state=seed)
+    check_whole(0, LARGEST_SEED, seed=seed)
+    count = min(int(count), len(np.unique(units, axis=0)))
+    means = extra_import("sklearn.cluster").KMeans(count, n_init=4, random_state=int(seed))
     labels = means.fit_predict(units)
     # The place of each cluster in the order of sizes is its new number.
     by_size = np.argsort(-np.bincount(labels, minlength=count), kind="stable")
@@ -328,9 +333,9 @@ def dominant_classes(
 
 def _check_dim(dim: int) -> int:
     """The number of dimensions of a picture, if it is one."""
-    if dim not in (2, 3):
+    if not is_whole(dim) or dim not in (2, 3):
         raise ValueError(f"dim is {dim}; a picture has 2 or 3 dimensions")
-    return dim
+    return int(dim)
 
 
 def _finite_rows(rows: Codes, name: str) -> np.ndarray:

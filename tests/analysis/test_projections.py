@@ -160,6 +160,19 @@ def test_umap_keeps_groups_together_and_a_seed_gives_the_same_bits(tmp_path):
     assert one.variance_share is None
 
 
+@pytest.mark.parametrize("whole", [np.int64, torch.tensor])
+def test_whole_numbers_of_numpy_and_pytorch_are_those_of_python(whole, tmp_path, unchecked):
+    codes = blobs()
+    usual = umap_angles(codes, 3, seed=1, neighbors=5, root=tmp_path, progress=False)
+    found = umap_angles(
+        codes, whole(3), seed=whole(1), neighbors=whole(5), root=tmp_path, progress=False
+    )
+    assert np.array_equal(found.points, usual.points)
+    assert len([*tmp_path.rglob("*.npy")]) == 1, "both calls share a file"
+    assert np.array_equal(clusters(codes, whole(4), whole(1)), clusters(codes, 4, 1))
+    assert np.array_equal(pca(codes, whole(2)).points, pca(codes, 2).points)
+
+
 def test_umap_leaves_torch_its_threads(tmp_path):
     """This takes a process of its own, since numba sets them once."""
     script = f"""
@@ -301,7 +314,10 @@ def test_codes_on_a_gpu_are_read():
         (lambda: pca(torch.ones(0, 4)), r"codes have the shape \(0, 4\); they must be \(K, D\)"),
         (lambda: pca(torch.tensor([[1, math.nan]])), "1 of 2 values of the codes are NaN"),
         (lambda: pca(CODES, 4), "dim is 4; a picture has 2 or 3"),
+        (lambda: pca(CODES, 2.0), "dim is 2.0; a picture has 2 or 3"),
         (lambda: umap_angles(CODES, neighbors=1), "neighbors is 1; it must be a whole number"),
+        (lambda: umap_angles(CODES, seed=-1), "seed is -1; it must be a whole number from 0"),
+        (lambda: clusters(CODES, seed=2**32), "seed is 4294967296; it must be a whole number"),
         (lambda: assess(CODES, torch.ones(2, 3)), "there are 2 points for 3 codes"),
         (lambda: assess(CODES, np.full((3, 2), np.nan)), "values of the points are NaN"),
         (lambda: assess(CODES, np.full((3, 2), np.inf), sphere=False), "values of the points"),
