@@ -20,9 +20,9 @@ def angle_correlation(
 ) -> float:
     """Measure how far codes at a small angle become likely together, as a rank correlation.
 
-    Over all places of the grids, the logits of two codes have a correlation. The result is
-    Spearman's correlation of these numbers with the negative angles, over all pairs of codes that
-    occur in the grids.
+    Over all places of the grids, the log-probabilities of two codes have a correlation. The result
+    is Spearman's correlation of these numbers with the negative angles, over all pairs of codes
+    that occur in the grids.
 
     Args:
         prior: The prior.
@@ -31,8 +31,9 @@ def angle_correlation(
         labels: The class of each grid, if the prior has classes.
 
     Returns:
-        1 if a smaller angle always means more similar logits, 0 if the two are unrelated, and NaN
-        for fewer than three codes or a prior whose logits never change.
+        1 if a smaller angle always means more similar log-probabilities, 0 if the two are
+        unrelated, and NaN for fewer than three codes or a prior with a code whose probability never
+        changes.
 
     Raises:
         ValueError: For a codebook of another size than the prior's, and as `Prior.forward` does.
@@ -47,12 +48,13 @@ def angle_correlation(
     codes = tokens.unique().long()
     if len(codes) < 3:
         return math.nan
-    logits = at_least_float32(prior(tokens, labels))[..., codes.to(prior.device)]
-    centered = logits.flatten(0, 2).double().cpu()
-    centered = centered - centered.mean(0)
-    if not centered.any(0).all():
+    # Logits may hold another number at each place, which changes no probability.
+    log_probabilities = at_least_float32(prior(tokens, labels)).log_softmax(-1)
+    over_places = log_probabilities[..., codes.to(prior.device)].flatten(0, 2).double().cpu()
+    never_changes = (over_places == over_places[0]).all(0)
+    if never_changes.any():
         return math.nan
     rows, columns = torch.triu_indices(len(codes), len(codes), 1)
-    together = torch.corrcoef(centered.T)[rows, columns]
+    together = torch.corrcoef(over_places.T)[rows, columns]
     angles = pairwise_angles(codebook.detach()[codes.to(codebook.device)])
     return float(spearmanr(together.numpy(), -angles.cpu().numpy()).statistic)

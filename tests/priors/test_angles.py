@@ -24,11 +24,11 @@ def random(*shape, seed=0):
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
-def test_it_is_the_rank_correlation_of_logits_and_angles_written_out():
+def test_it_is_the_rank_correlation_of_log_probabilities_and_angles_written_out():
     codebook = random(6, 3)
     logits = random(4, 5, 6, seed=1)
     tokens = torch.randint(5, (7, 4, 5), generator=torch.Generator().manual_seed(2))  # not code 5
-    over_places = logits.double().flatten(0, 1)
+    over_places = logits.double().log_softmax(-1).flatten(0, 1)
     centered = over_places - over_places.mean(0)
     units = normalize(codebook.double(), dim=1)
     together = []
@@ -45,11 +45,22 @@ def test_it_is_the_rank_correlation_of_logits_and_angles_written_out():
     assert found == pytest.approx(expected)
 
 
-def test_logits_that_are_cosines_follow_the_angles_and_their_negatives_too():
+def test_a_number_that_is_added_to_all_logits_of_a_place_changes_nothing():
     codebook = random(12, 3)
     predicted = normalize(random(40, 40, 3, seed=1), dim=-1)
     cosines = predicted @ normalize(codebook, dim=1).T
     tokens = torch.arange(1600).view(1, 40, 40) % 12
+    moved = cosines + random(40, 40, 1, seed=2)
+    usual = angle_correlation(GivenLogits(cosines), codebook, tokens)
+    found = angle_correlation(GivenLogits(moved), codebook, tokens)
+    assert found == pytest.approx(usual, abs=1e-4)
+
+
+def test_logits_that_are_cosines_follow_the_angles_and_their_negatives_too():
+    codebook = random(400, 3)  # so many that the logits of all places have nearly the same sum
+    predicted = normalize(random(40, 40, 3, seed=1), dim=-1)
+    cosines = predicted @ normalize(codebook, dim=1).T
+    tokens = torch.arange(1600).view(1, 40, 40) % 400
     assert angle_correlation(GivenLogits(cosines), codebook, tokens) > 0.98
     assert angle_correlation(GivenLogits(-cosines), codebook, tokens) > 0.98
 
@@ -77,8 +88,9 @@ def test_it_is_undefined_for_two_codes_and_for_logits_that_never_change():
     tokens = torch.arange(20).view(1, 4, 5)
     prior = GivenLogits(random(4, 5, 6))
     assert math.isnan(angle_correlation(prior, random(6, 3), tokens % 2))
-    constant = GivenLogits(torch.zeros(4, 5, 6))
-    assert math.isnan(angle_correlation(constant, random(6, 3), tokens % 6))
+    for logits in (torch.zeros(6), random(6)):
+        constant = GivenLogits(logits.expand(4, 5, 6))
+        assert math.isnan(angle_correlation(constant, random(6, 3), tokens % 6))
 
 
 def test_another_codebook_is_refused():
