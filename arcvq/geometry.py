@@ -50,6 +50,16 @@ def check_vectors(vectors: Float[Tensor, "N D"], at_least: int = 1) -> None:
         )
 
 
+def _check_same_shape(**tensors: Tensor) -> None:
+    """Raise ValueError, naming them, for two tensors of different shapes, which would broadcast."""
+    (name, tensor), (other_name, other) = tensors.items()
+    if tensor.shape != other.shape:
+        raise ValueError(
+            f"{name} has the shape {tuple(tensor.shape)} and {other_name} {tuple(other.shape)}; "
+            "the shapes must be the same"
+        )
+
+
 def _to_float64(vectors: Tensor, at_least: int = 1) -> Tensor:
     """Checked and detached."""
     check_vectors(vectors, at_least)
@@ -84,8 +94,14 @@ def _angles_between(units: Tensor, others: Tensor) -> Tensor:
 def angles_to(
     points: Float[Tensor, "N D"], direction: Float[Tensor, " D"]
 ) -> Float64[Tensor, " N"]:
-    """Return the angle in [0, pi] from each row to one vector, exact near 0 and pi."""
-    return _angles_between(_directions(points), _directions(direction[None]))
+    """Return the angle in [0, pi] from each row to one vector, exact near 0 and pi.
+
+    Raises:
+        ValueError: For a vector of another dimension than the rows.
+    """
+    units = _directions(points)
+    _check_same_shape(point=units[0], direction=direction)
+    return _angles_between(units, _directions(direction[None]))
 
 
 def pairwise_angles(codebook: Float[Tensor, "K D"]) -> Float64[Tensor, " pairs"]:
@@ -207,7 +223,11 @@ def slerp(
 
     Returns:
         One vector for each share.
+
+    Raises:
+        ValueError: For vectors of different dimensions.
     """
+    _check_same_shape(start=start, end=end)
     ends = _to_float64(torch.stack([start, end]))
     lengths = ends.norm(dim=1)
     check_finite(shares, "shares")
@@ -221,7 +241,7 @@ def slerp(
     turns = (shares * _angles_between(first, last))[:, None]
     directions = turns.cos() * first + turns.sin() * _tangent(first, last)
     path_norms = torch.lerp(lengths[0], lengths[1], shares)
-    return normalize(directions, dim=1) * path_norms[:, None]
+    return normalize(directions, dim=1, eps=TINY) * path_norms[:, None]
 
 
 def _tangent(first: Tensor, last: Tensor) -> Tensor:
@@ -296,7 +316,7 @@ def random_min_angle(num_codes: int, dim: int, seed: int = 0) -> float:
 
 def random_angle_density(
     angles: Float[Tensor, "*shape"], dim: int, nearest_of: int = 1
-) -> Float[Tensor, "*shape"]:
+) -> Float64[Tensor, "*shape"]:
     """Return the density, per radian, of the angle between two random directions.
 
     It is proportional to sin(angle)^(D-2) on [0, pi] and 0 elsewhere. With `nearest_of`, it is the
@@ -318,10 +338,12 @@ def random_angle_density(
     check_whole(2, dim=dim)
     from scipy.special import beta
 
-    angles = angles.detach()
+    # In the dtype of the angles, in which pi may be rounded up.
+    inside = (angles >= 0) & (angles <= math.pi)
+    angles = as_float64(angles)
     constant = 1 / beta((dim - 1) / 2, 0.5)
     density = constant * angles.sin().clamp(min=0) ** (dim - 2)
-    density = density.where((angles >= 0) & (angles <= math.pi), 0.0)
+    density = density.where(inside.to(angles.device), 0.0)
     if nearest_of == 1:
         return density
     farther = 1 - _cap_share(angles.clamp(0, math.pi), dim)
@@ -332,7 +354,7 @@ def _cap_share(angles: Tensor, dim: int) -> Tensor:
     """The share of the sphere that lies within these angles, from 0 to pi, of a direction."""
     from scipy.special import betainc
 
-    sine_squared = angles.double().sin().square().cpu().numpy()
+    sine_squared = angles.sin().square().cpu().numpy()
     # I(sin^2; (D-1)/2, 1/2), the incomplete beta function, is the share of two opposite caps.
     half = torch.as_tensor(betainc((dim - 1) / 2, 0.5, sine_squared) / 2).to(angles)
     return half.where(angles <= math.pi / 2, 1 - half)
@@ -381,7 +403,11 @@ def alignment(latents: Float[Tensor, "N D"], codes: Float[Tensor, "N D"]) -> flo
     """Return the mean |x - y|^2 of the directions of latents and their own codes.
 
     It is 0 where the directions agree, 2 for right angles and 4 for opposite directions.
+
+    Raises:
+        ValueError: For latents and codes of different shapes.
     """
+    _check_same_shape(latents=latents, codes=codes)
     cosines = (_directions(latents) * _directions(codes)).sum(dim=1)
     return (2 - 2 * cosines).mean().item()
 
@@ -470,7 +496,12 @@ def growth_usage_correlation(
     Returns:
         A number from -1 to 1; NaN for fewer than three codes in use; 0 where the correlation is
         undefined, as in `norm_usage_correlation`.
+
+    Raises:
+        ValueError: For norms or counts of different numbers of codes, for norms that are not
+            finite, and for counts as in `perplexity`.
     """
+    _check_same_shape(before=before, after=after)
     check_finite(before, "norms before")
     check_finite(after, "norms after")
     counts = _checked_counts(counts, len(after))
@@ -525,7 +556,12 @@ class QuantizationError(NamedTuple):
 def quantization_error(
     latents: Float[Tensor, "N D"], codes: Float[Tensor, "N D"]
 ) -> QuantizationError:
-    """Measure how far latents are from their own codes."""
+    """Measure how far latents are from their own codes.
+
+    Raises:
+        ValueError: For latents and codes of different shapes.
+    """
+    _check_same_shape(latents=latents, codes=codes)
     angle = _angles_between(_directions(latents), _directions(codes)).mean().item()
     latents = _to_float64(latents)
     codes = _to_float64(codes)

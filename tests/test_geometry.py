@@ -246,6 +246,18 @@ def test_a_density_is_without_gradient(nearest_of):
     assert density.equal(random_angle_density(angles.detach(), 3, nearest_of=nearest_of))
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+def test_a_density_is_worked_out_in_float64(dtype):
+    angles = torch.linspace(0, math.pi, 101).to(dtype)
+    for nearest_of in (1, 2**20):
+        found = random_angle_density(angles, 8, nearest_of)
+        assert found.dtype == torch.float64
+        assert found.equal(random_angle_density(angles.double(), 8, nearest_of))
+    # Float32 rounds pi up, which still counts as pi.
+    ends = random_angle_density(torch.tensor([0, math.pi]), 2)
+    assert ends.tolist() == pytest.approx([1 / math.pi, 1 / math.pi])
+
+
 @pytest.mark.parametrize(("num_codes", "dim"), [(2, 2), (10, 3), (128, 16), (512, 64)])
 def test_the_density_of_the_nearest_of_many_angles_integrates_to_one(num_codes, dim):
     angles = torch.linspace(0, math.pi, 20_001, dtype=torch.float64)
@@ -496,6 +508,30 @@ def test_counts_of_another_codebook_are_refused(unchecked):
         norm_usage_correlation(torch.randn(4, 2), torch.arange(3))
     with pytest.raises(ValueError, match="each of 4 codes, got 3"):
         growth_usage_correlation(torch.ones(4), torch.ones(4), torch.arange(3))
+
+
+@pytest.mark.parametrize(
+    ("measure", "words"),
+    [
+        (
+            lambda: alignment(torch.ones(4, 2), torch.ones(1, 2)),
+            r"latents .*\(4, 2\) and codes \(1",
+        ),
+        (lambda: quantization_error(torch.ones(1, 2), torch.ones(4, 2)), r"\(1, 2\) and codes \(4"),
+        (
+            lambda: growth_usage_correlation(torch.ones(1), torch.ones(4), torch.arange(4)),
+            r"before has the shape \(1,\) and after \(4,\); the shapes must be the same",
+        ),
+        (lambda: geometry.angles_to(torch.ones(4, 3), torch.ones(1)), r"\(3,\) and direction \(1,"),
+        (
+            lambda: geometry.slerp(torch.ones(2), torch.ones(3), torch.ones(1)),
+            r"start has the shape \(2,\) and end \(3,\)",
+        ),
+    ],
+)
+def test_two_tensors_of_different_shapes_are_refused(measure, words, unchecked):
+    with pytest.raises(ValueError, match=words):
+        measure()
 
 
 # errors of the latents
@@ -849,6 +885,8 @@ def test_slerp_in_one_dimension_flips():
     shares = torch.tensor([0.0, 0.25, 0.75, 1.0])
     path = geometry.slerp(torch.tensor([2.0]), torch.tensor([-4.0]), shares)
     assert path[:, 0].tolist() == [2, 2.5, -3.5, -4]
+    halfway = geometry.slerp(torch.tensor([1.0]), torch.tensor([-1.0]), torch.tensor([0.5]))
+    assert halfway.tolist() == [[1]]
 
 
 def test_in_slerp_a_zero_vector_has_the_others_direction():
