@@ -313,7 +313,8 @@ def arc_margin_loss(
     Args:
         latents: Latents of the batch. Half precision is raised to float32; float64 stays. In
             float32, a latent with a norm above 1.8e19, whose square overflows, counts like one of
-            zeros: it has no direction and gets no gradient. The same is true of codes.
+            zeros: it has no direction, is at right angles to all codes and gets no gradient. The
+            same is true of codes.
         codebook: The codes; they get no gradient.
         margin: Angular margin m in radians, in [0, pi/2).
         scale: Scale s of the cosines, above 0. Above 32 the loss is worked out in float64.

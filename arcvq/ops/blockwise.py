@@ -211,12 +211,15 @@ def _margin_logits(directions, codes, margin, scale):
     """Logits scale * cos(theta + margin) of unit vectors, and their slopes by cos(theta).
 
     Sine and cosine come from |z - e| and |z + e| (Kahan), which is exact for small angles too,
-    where 1 - cos^2 cancels.
+    where 1 - cos^2 cancels. Rows of zeros are at right angles to all.
     """
     apart = torch.linalg.vector_norm(directions - codes, dim=-1)
     along = torch.linalg.vector_norm(directions + codes, dim=-1)
-    cosine = (along.square() - apart.square()) / 4
-    sine = apart * along / 2
+    near = apart.square()
+    far = along.square()
+    cosine = (far - near) / 4
+    # For unit vectors the squares add up to 4, with a row of zeros to 2 or 0.
+    sine = torch.where(near + far < 3, 1.0, apart * along / 2)
 
     cos_margin = math.cos(margin)
     sin_margin = math.sin(margin)

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from arcvq.ops import blockwise, loss_and_gradient, nearest_code
+from arcvq.ops import blockwise, loss_and_gradient, nearest_code, reference, whole
 from tests.memory import LargestTensor
 from tests.oracles import whole_matrix_loss
 
@@ -109,6 +109,22 @@ def test_a_latent_without_direction_gets_no_gradient_and_moves_nothing_else():
     assert gradient.isfinite().all()
     assert not gradient[7].any()
     assert gradient[8].any()
+
+
+@pytest.mark.parametrize("top_k", [1, 3, 6])
+def test_rows_of_zeros_are_at_right_angles_to_all(top_k):
+    latents = random(6, 3)
+    codebook = random(4, 3)
+    latents[:2] = 0
+    codebook[1] = 0
+    exact = latents.clone().requires_grad_()
+    expected = whole_matrix_loss(exact, codebook, 0.1, 5.0, top_k)
+    (slope,) = torch.autograd.grad(expected, exact)
+    loss, gradient = loss_and_gradient(latents, codebook, 0.1, 5.0, top_k)
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-12)
+    assert torch.allclose(gradient[2:], slope[2:], atol=1e-12)
+    for other in (whole.margin_loss, reference.margin_loss):
+        assert other(latents, codebook, 0.1, 5.0, top_k).item() == pytest.approx(loss.item())
 
 
 def test_without_gradient_the_loss_is_the_same():

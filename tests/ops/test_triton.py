@@ -135,6 +135,20 @@ def test_a_latent_without_direction_gets_no_gradient_and_moves_nothing_else():
     assert gradient[9].any()
 
 
+@runs
+def test_rows_of_zeros_are_at_right_angles_to_all():
+    latents = random(6, 4)
+    codebook = random(4, 4)
+    latents[:2] = 0
+    codebook[1] = 0
+    exact = latents.double().requires_grad_()
+    expected = whole_matrix_loss(exact, codebook.double(), 0.1, 5.0, 3)
+    (slope,) = torch.autograd.grad(expected, exact)
+    loss, gradient = loss_and_gradient(latents, codebook, 0.1, 5.0, 3)
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
+    assert torch.allclose(gradient[2:].double(), slope[2:], atol=1e-6)
+
+
 def compare_with_float64(latents, codebook):
     loss, gradient = loss_and_gradient(latents, codebook, 0.1, 5.0, 3)
     expected, slope = loss_and_gradient(latents.double(), codebook.double(), 0.1, 5.0, 3)
