@@ -52,9 +52,11 @@ UNREACHABLE = 1e30  # a radius that no code grows to
 
 
 class Regime(NamedTuple):
-    """Two ratios that say what a run with SAMP has in common with the paper's.
+    """What a run with SAMP has in common with the paper's: two ratios, and how long the ball holds.
 
-    No schedule scales them: they follow from the sizes of batch, codebook and learning rate.
+    The first ratio follows from the sizes of batch and codebook, and no schedule changes it, but
+    `codes_per_step` does. The second also depends on the learning rate and the dimension, and a
+    ball that is made for these, as by `SAMP.for_run` with `lr` and `dim`, keeps it.
 
     Attributes:
         positives_per_latent: K k / N, how many codes pull a latent on average: each of the K codes
@@ -62,9 +64,10 @@ class Regime(NamedTuple):
             latent is pulled. The paper's is 0.031. None without the margin loss.
         ball_rate: alpha / (lr sqrt(D)), the growth of the ball in the first step over the most that
             a step of Adam adds to the length of a code that is chosen in every step (about lr to
-            each of D components; where a code is chosen rarely, up to 3.16 lr). Above 1 the ball
-            outruns the codes from the start; it is 0 for a ball that does not grow. The paper's is
-            0.125. None without a ball.
+            each of D components; where a code is chosen rarely, up to 3.16 lr). Exactly, the first
+            step adds exp(alpha) - 1, which in very short runs is more than alpha (by 9% where
+            `SAMP.for_run` has 50 steps). Above 1 the ball outruns the codes from the start; it is 0
+            for a ball that does not grow. The paper's is 0.125. None without a ball.
         last_binding_step: The last step in which the ball grows by less than Adam can lengthen a
             code, so that it can still hold one back; 0 if there is none. The paper's is 6,931 of
             29,500. None without a ball.

@@ -448,6 +448,14 @@ def test_a_short_run_has_another_regime_than_the_paper():
     assert regime.last_binding_step < 10
 
 
+def test_in_a_very_short_run_the_first_step_of_the_ball_is_longer_than_alpha():
+    regime = SAMP.for_run(50).regime(**SIZES | {"steps": 50, "lr": 1.5e-3})
+    alpha = 8.85 / 50
+    reach = 1.5e-3 * 8
+    assert regime.ball_rate == pytest.approx(math.expm1(alpha) / reach)
+    assert regime.ball_rate == pytest.approx(1.09 * alpha / reach, rel=0.01)
+
+
 def test_fewer_codes_a_step_pull_fewer_latents():
     assert SAMP(codes_per_step=16).regime(**SIZES).positives_per_latent == 16 * 3 / 1568
     assert SAMP(codes_per_step=999).regime(**SIZES) == SAMP().regime(**SIZES)
