@@ -75,4 +75,4 @@ notebooks: $(STAMP)
 
 clean:
 	rm -rf output build dist docs/extra docs/notebooks docs/tables docs/tokens.html *.egg-info .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
-	find arcvq tests tools notebooks -name __pycache__ -o -name .ipynb_checkpoints | xargs rm -rf
+	find arcvq tests tools notebooks \( -name __pycache__ -o -name .ipynb_checkpoints \) -prune -exec rm -rf {} +

@@ -241,6 +241,21 @@ def test_a_python_that_will_not_do_is_told_in_a_sentence(checkout, answer, sente
     assert not (checkout / ".venv").exists()
 
 
+def test_clean_deletes_caches_and_nothing_beside_them(checkout):
+    caches = [
+        "arcvq/__pycache__",
+        "tests/a b/__pycache__",
+        "notebooks/my course/.ipynb_checkpoints",
+    ]
+    for name in ("tools/kept", "notebooks/my", *caches):
+        (checkout / name).mkdir(parents=True)
+        (checkout / name / "file").touch()
+    assert make(checkout, "clean").returncode == 0
+    assert [(checkout / name).exists() for name in caches] == [False] * 3
+    kept = ("tools/kept/file", "notebooks/my/file", "notebooks/my course", "tests/a b")
+    assert all((checkout / name).exists() for name in kept)
+
+
 def test_make_alone_says_what_there_is():
     shown = make(ROOT).stdout
     assert all(f"make {target} " in shown for target in (*TARGETS, "clean"))
