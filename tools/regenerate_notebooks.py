@@ -99,7 +99,10 @@ def regenerate(path: Path) -> bool:
 
 
 def clean(notebook: nbformat.NotebookNode) -> None:
-    """Turn figures into stills, and remove progress bars, widgets' states and needless metadata."""
+    """Turn figures into stills, and remove progress bars, widgets' states and needless metadata.
+
+    What `arcvq run` reads in the metadata, under "arcvq", is kept.
+    """
     for cell in notebook.cells:
         tags = cell.metadata.get("tags")
         cell.metadata = nbformat.from_dict({"tags": tags} if tags else {})
@@ -107,9 +110,11 @@ def clean(notebook: nbformat.NotebookNode) -> None:
             kept = [output for output in cell.outputs if not is_progress_bar(output)]
             cell.outputs = [stored(output) for output in kept]
     kernel = {"name": "python3", "display_name": "Python 3 (ipykernel)", "language": "python"}
-    notebook.metadata = nbformat.from_dict(
-        {"kernelspec": kernel, "language_info": {"name": "python"}}
-    )
+    metadata = {"kernelspec": kernel, "language_info": {"name": "python"}}
+    own = notebook.metadata.get("arcvq")
+    if own:
+        metadata["arcvq"] = own
+    notebook.metadata = nbformat.from_dict(metadata)
 
 
 def stored(output: nbformat.NotebookNode) -> nbformat.NotebookNode:
