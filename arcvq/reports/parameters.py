@@ -1,20 +1,19 @@
 """What each notebook of a run gets as parameters, checked before any of them starts."""
 
 import ast
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import nbformat
-from papermill import inspect_notebook
+from IPython.core.inputtransformer2 import TransformerManager
 
 from arcvq.image_folders import Reading, folder_of
 from arcvq.images import DATASETS, check_dataset
 from arcvq.reports.shared_parameters import SHARED, check_reading, check_seed
 from arcvq.runs.settings import check_profile
 
-HEADLESS = {"unlocked": True}  # nobody is there to guess first
+HEADLESS = {"unlocked": True}  # nobody is there to guess first; for a parameter that is a bool
 PATHS = ("folder", "picture")  # parameters that may be paths
 _WORDS = {"true": True, "false": False, "none": None}  # as they are written on a command line
 
@@ -27,12 +26,13 @@ def plan_parameters(
     Args:
         notebooks: Their files.
         parameters: Values for the notebooks that have a parameter of that name. A value takes the
-            type of the notebook's default: "1e3" becomes 1000 where that is an int. The folder in
+            type of the notebook's default: "1e3" becomes 1000 where that is an int. A tuple becomes
+            a list, as papermill knows no tuples, and a list may stand for a tuple. The folder in
             "folder:PATH" becomes absolute, because a notebook runs in its own folder, and so does
             a value of `PATHS` that exists from here.
 
     Returns:
-        Parameters by notebook; `HEADLESS` among them where a notebook knows it.
+        Parameters by notebook; those of `HEADLESS` among them where a notebook has them as a bool.
 
     Raises:
         ValueError: No notebook has a parameter of that name, a notebook lacks one in `SHARED`, a
@@ -40,11 +40,11 @@ def plan_parameters(
             is no notebook in Python.
         FileNotFoundError: An image folder does not exist.
     """
-    known = {path: _parameters_of(path) for path in notebooks}
+    known = {path: default_parameters(path) for path in notebooks}
     for name in sorted(parameters):
         _check_name(name, known)
 
-    given = {**HEADLESS, **parameters}
+    given = dict(parameters)
     if "profile" in given:
         check_profile(given["profile"])
     if "dataset" in given:
@@ -57,10 +57,9 @@ def plan_parameters(
 
     plan = {}
     for path, own in known.items():
-        chosen = [name for name in own if name in given]
-        plan[path] = {
-            name: _converted(path, name, given[name], own[name]["default"]) for name in chosen
-        }
+        wanted = _headless(own) | given
+        chosen = [name for name in own if name in wanted]
+        plan[path] = {name: _converted(path, name, wanted[name], own[name]) for name in chosen}
         if "seed" in plan[path]:
             check_seed(plan[path]["seed"])
         if "reading" in plan[path]:
@@ -69,29 +68,60 @@ def plan_parameters(
 
 
 def default_parameters(path: Path) -> dict[str, str]:
-    """The parameters of a notebook by name, with their defaults as source text."""
-    return {name: own["default"] for name, own in _parameters_of(path).items()}
+    """The parameters of a notebook by name, with their defaults as source text.
+
+    Raises:
+        ValueError: The file is no notebook in Python, or its cell of parameters is no Python.
+    """
+    source = TransformerManager().transform_cell(_parameters_cell(path))  # magics become Python
+    try:
+        statements = ast.parse(source).body
+    except SyntaxError as error:
+        raise ValueError(f"the parameters of {path} are no Python: {error}") from error
+    defaults: dict[str, str] = {}
+    for statement in statements:
+        if isinstance(statement, ast.Assign):
+            targets = statement.targets
+        elif isinstance(statement, ast.AnnAssign):
+            targets = [statement.target]
+        else:
+            continue
+        names = [target.id for target in targets if isinstance(target, ast.Name)]
+        if statement.value is not None:
+            defaults |= dict.fromkeys(names, _in_one_line(source, statement.value))
+    return defaults
 
 
-def _parameters_of(path: Path) -> dict[str, Any]:
-    """The parameters of a notebook; of one that names no kernel or language as well, in Python."""
+def _parameters_cell(path: Path) -> str:
+    """The source of the cell with the tag; a notebook without kernel or language is in Python."""
     try:
         notebook = nbformat.read(path, as_version=4)
     except Exception as error:  # nbformat has many kinds, and its messages hold the whole file
         raise ValueError(f"{path} is no Jupyter notebook") from error
-    kernel = notebook.metadata.setdefault("kernelspec", {"name": "python3"})
     named = notebook.metadata.get("language_info", {}).get("name", "python")
-    language = kernel.setdefault("language", named)
+    language = notebook.metadata.get("kernelspec", {}).get("language", named)
     if language.lower() != "python":
         raise ValueError(f"{path} is written in {language}; only notebooks in Python can be run")
-
-    with tempfile.TemporaryDirectory() as folder:
-        copy = Path(folder) / path.name
-        nbformat.write(notebook, copy)
-        return inspect_notebook(copy)
+    tagged = (cell for cell in notebook.cells if "parameters" in cell.metadata.get("tags", []))
+    return next(tagged, {"source": ""})["source"]
 
 
-def _check_name(name: str, known: Mapping[Path, Mapping[str, Any]]) -> None:
+def _in_one_line(source: str, value: ast.expr) -> str:
+    """The text of a value as it is written; one of several lines is put into one."""
+    text = ast.get_source_segment(source, value) or ""
+    return ast.unparse(value) if "\n" in text else text
+
+
+def _headless(own: Mapping[str, str]) -> dict[str, Any]:
+    """What a notebook gets of `HEADLESS`."""
+    return {
+        name: value
+        for name, value in HEADLESS.items()
+        if name in own and isinstance(_literal(own[name], None), bool)
+    }
+
+
+def _check_name(name: str, known: Mapping[Path, Mapping[str, str]]) -> None:
     """Raise ValueError if no notebook has the parameter, or one lacks it that must have it."""
     lacking = [path.name for path, own in known.items() if name not in own]
     if lacking and name in SHARED:
@@ -121,19 +151,17 @@ def _from_here(value: Any) -> Any:
 
 
 def _reading(given: Any) -> dict[str, Any]:
-    """How a folder is read, checked, as papermill writes it: it knows lists, but no tuples."""
+    """How a folder is read, checked."""
     fields = _literal(given, given) if isinstance(given, str) else given
     check_reading(fields)
-    return {
-        name: list(value) if isinstance(value, tuple) else value for name, value in fields.items()
-    }
+    return dict(fields)
 
 
-def _check_has_files(path: Path, own: Mapping[str, Any], planned: Mapping[str, Any]) -> None:
+def _check_has_files(path: Path, own: Mapping[str, str], planned: Mapping[str, Any]) -> None:
     """Raise ValueError if files are to be read in another way, and the notebook reads none."""
     if "dataset" not in own or "folder" in own:  # a parameter `folder` is read beside any data set
         return
-    dataset = planned.get("dataset", _literal(own["dataset"]["default"], None))
+    dataset = planned.get("dataset", _literal(own["dataset"], None))
     if dataset not in DATASETS:
         return
     try:
@@ -145,9 +173,10 @@ def _check_has_files(path: Path, own: Mapping[str, Any], planned: Mapping[str, A
 def _converted(path: Path, name: str, value: Any, default: str) -> Any:
     """The value in the type of its default (source text); papermill itself would take any."""
     # A default that is None or an expression (`2 * 3`) has no type to hold to.
-    kind = type(_literal(default, None))
+    kind = type(_with_lists(_literal(default, None)))
     if isinstance(value, str) and kind is not str:
         value = _WORDS.get(value, _literal(value, value))
+    value = _with_lists(value)
     if kind is float and type(value) is int:
         value = float(value)
     if kind is int and isinstance(value, float) and value.is_integer():
@@ -156,6 +185,15 @@ def _converted(path: Path, name: str, value: Any, default: str) -> Any:
         raise ValueError(
             f"{name} in {path.name} takes {kind.__name__}, by default {default}, not {value!r}"
         )
+    return value
+
+
+def _with_lists(value: Any) -> Any:
+    """A value with lists in place of tuples, which papermill would write as text."""
+    if isinstance(value, tuple | list):
+        return [_with_lists(item) for item in value]
+    if isinstance(value, dict):
+        return {key: _with_lists(item) for key, item in value.items()}
     return value
 
 

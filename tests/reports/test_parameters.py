@@ -5,7 +5,7 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from arcvq.reports.parameters import plan_parameters
+from arcvq.reports.parameters import default_parameters, plan_parameters
 from tests.reports.made import write_notebook
 
 
@@ -30,6 +30,13 @@ def planned(tmp_path, default, value):
         ("warm up", "None", "warm up"),
         ("8", "2 * 3", 8),
         (2.0, "1", 2),
+        ("(3, 4)", "(1, 2)", [3, 4]),
+        ("[3, 4]", "(1, 2)", [3, 4]),
+        ((3, 4), "[1, 2]", [3, 4]),
+        ("(3, 4)", "None", [3, 4]),
+        ("{'sizes': [(3, 4)]}", "{}", {"sizes": [[3, 4]]}),
+        ("3", "'x # y'", "3"),
+        ("[3]", "(  # two lines\n    1,\n)", [3]),
     ],
 )
 def test_a_value_takes_the_type_of_the_default(tmp_path, value, default, typed):
@@ -40,12 +47,47 @@ def test_a_value_takes_the_type_of_the_default(tmp_path, value, default, typed):
 
 @pytest.mark.parametrize(
     ("value", "default"),
-    [("many", "400"), ("1.5", "400"), ("x", "0.1"), ("1", "False"), (3, '"a"')],
+    [
+        ("many", "400"),
+        ("1.5", "400"),
+        ("x", "0.1"),
+        ("1", "False"),
+        (3, '"a"'),
+        (3, '"#1f77b4"'),
+        (3, "'x # y'  # a comment"),
+        ("3", "(1, 2)"),
+    ],
 )
 def test_a_value_of_another_type_is_refused(tmp_path, value, default):
-    sentence = r"number in a.ipynb takes (int|float|bool|str), by default"
+    sentence = r"number in a.ipynb takes (int|float|bool|str|list), by default"
     with pytest.raises(ValueError, match=sentence):
         planned(tmp_path, default, value)
+
+
+def test_defaults_are_those_that_the_cell_assigns(tmp_path):
+    cell = """%matplotlib inline
+color = "#1f77b4"  # as in matplotlib
+size: int = 3  # size = 4
+sizes = [
+    1,  # the small one
+    2,
+]
+first = second = 1e-3
+print(f"{size=}")"""
+    path = write_notebook(tmp_path / "a.ipynb", parameters=cell)
+    defaults = {"color": '"#1f77b4"', "size": "3", "sizes": "[1, 2]"}
+    assert default_parameters(path) == defaults | {"first": "1e-3", "second": "1e-3"}
+
+
+def test_a_cell_of_parameters_that_is_no_python_is_refused(tmp_path):
+    path = write_notebook(tmp_path / "a.ipynb", parameters="seed = = 3")
+    with pytest.raises(ValueError, match=r"the parameters of .*a\.ipynb are no Python: .*line 1"):
+        plan_parameters([path], {})
+
+
+def test_a_notebook_may_have_braces_in_its_name(tmp_path):
+    path = write_notebook(tmp_path / "braces {draft}.ipynb")
+    assert plan_parameters([path], {"seed": "3"})[path] == {"seed": 3}
 
 
 def test_a_name_that_no_notebook_knows_is_refused_with_those_they_know(tmp_path):
@@ -87,6 +129,12 @@ def test_a_game_is_unlocked_where_nobody_is_there_to_guess(tmp_path):
     path = write_notebook(tmp_path / "game.ipynb", parameters="unlocked = False")
     assert plan_parameters([path], {})[path] == {"unlocked": True}
     assert plan_parameters([path], {"unlocked": "false"})[path] == {"unlocked": False}
+
+
+def test_a_parameter_of_that_name_that_is_no_bool_keeps_its_default(tmp_path):
+    path = write_notebook(tmp_path / "levels.ipynb", parameters="unlocked = 3  # levels")
+    assert plan_parameters([path], {})[path] == {}
+    assert plan_parameters([path], {"unlocked": "4"})[path] == {"unlocked": 4}
 
 
 def without_language(tmp_path, **metadata):
