@@ -170,6 +170,13 @@ def _reading(options: dict[str, Any]) -> "Reading":
     """Take out of `options` how the files of a folder are read."""
     from arcvq.image_folders import Reading
 
+    return Reading(**_reading_fields(options))
+
+
+def _reading_fields(options: dict[str, Any]) -> dict[str, Any]:
+    """Take the fields of `Reading` that were given out of `options`."""
+    from arcvq.image_folders import Reading
+
     fields = [field.name for field in dataclasses.fields(Reading)]
     given = _given({name: options.pop(name, None) for name in fields})
     levels = given.get("levels")
@@ -179,7 +186,7 @@ def _reading(options: dict[str, Any]) -> "Reading":
         except ValueError:
             raise ValueError(f"--levels is {levels!r}; use minmax, or LOW:HIGH") from None
         given["levels"] = (low, high)
-    return Reading(**given)
+    return given
 
 
 def _settings(options: dict[str, Any], data: "ImageData | None" = None) -> "RunSettings":
@@ -235,17 +242,14 @@ def run(
     or was stopped by its timeout or the end of its kernel, and 130 if you stop the run; the report
     holds what has run.
     """
-    from arcvq.image_folders import Reading
     from arcvq.reports.notebooks import run_notebooks
     from arcvq.reports.pages import outcome
     from arcvq.runtime.devices import usable_cores
 
-    usual = vars(Reading())
-    reading = vars(_reading(shared))
+    reading = _reading_fields(shared)
     parameters = _given(shared)
-    changed = {name: value for name, value in reading.items() if value != usual[name]}
-    if changed:
-        parameters["reading"] = changed
+    if reading:
+        parameters["reading"] = reading
     for assignment in assignments:
         name, separator, value = assignment.partition("=")
         if not separator:

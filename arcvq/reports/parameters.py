@@ -27,7 +27,8 @@ def plan_parameters(
         notebooks: Their files.
         parameters: Values for the notebooks that have a parameter of that name. A value takes the
             type of the notebook's default: "1e3" becomes 1000 where that is an int. A tuple becomes
-            a list, as papermill knows no tuples, and a list may stand for a tuple. The folder in
+            a list, as papermill knows no tuples, and a list may stand for a tuple. The fields of
+            "reading" change those of the notebook's own. The folder in
             "folder:PATH" becomes absolute, because a notebook runs in its own folder, and so does
             a value of `PATHS` that exists from here.
 
@@ -49,8 +50,6 @@ def plan_parameters(
         check_profile(given["profile"])
     if "dataset" in given:
         given["dataset"] = _absolute(given["dataset"])
-    if "reading" in given:
-        given["reading"] = _reading(given["reading"])
     for name in PATHS:
         if given.get(name):
             given[name] = _from_here(given[name])
@@ -58,6 +57,8 @@ def plan_parameters(
     plan = {}
     for path, own in known.items():
         wanted = _headless(own) | given
+        if "reading" in wanted:
+            wanted["reading"] = _reading(wanted["reading"], own["reading"])
         chosen = [name for name in own if name in wanted]
         plan[path] = {name: _converted(path, name, wanted[name], own[name]) for name in chosen}
         if "seed" in plan[path]:
@@ -150,11 +151,14 @@ def _from_here(value: Any) -> Any:
     return str(path.resolve()) if path.exists() else value
 
 
-def _reading(given: Any) -> dict[str, Any]:
-    """How a folder is read, checked."""
+def _reading(given: Any, default: str) -> Any:
+    """How a folder is read, checked: as in the default, but for the fields that are given."""
     fields = _literal(given, given) if isinstance(given, str) else given
+    own = _literal(default, None)
+    if isinstance(own, dict) and isinstance(fields, Mapping):
+        fields = own | dict(fields)
     check_reading(fields)
-    return dict(fields)
+    return fields
 
 
 def _check_has_files(path: Path, own: Mapping[str, str], planned: Mapping[str, Any]) -> None:

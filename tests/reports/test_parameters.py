@@ -218,6 +218,15 @@ def test_a_wrong_way_to_read_a_folder_is_refused(tmp_path, value, sentence):
         plan_parameters([path], {"reading": value})
 
 
+def test_fields_are_checked_with_those_that_the_notebook_has(tmp_path):
+    own = f'dataset = "folder:{tmp_path}"\nreading = {{"size": 64}}'
+    path = write_notebook(tmp_path / "a.ipynb", parameters=own)
+    plan = plan_parameters([path], {"reading": {"crop": 48}})
+    assert plan[path] == {"reading": {"size": 64, "crop": 48}}
+    with pytest.raises(ValueError, match="crop is 72; it must be"):
+        plan_parameters([path], {"reading": {"crop": 72}})
+
+
 @pytest.mark.parametrize("said", [{"dataset": "digits"}, {}], ids=["told", "default"])
 def test_only_a_folder_can_be_read_in_another_way(tmp_path, said):
     path = write_notebook(tmp_path / "a.ipynb", parameters=WITH_READING)
