@@ -161,7 +161,20 @@ def measure(run: Run, settings: RunSettings, data: ImageData, root: Path) -> Row
 
 def table(rows: pd.DataFrame, axes: Sequence[str]) -> pd.DataFrame:
     """A line of text for each point; axes on which earlier rows differ are shown as well."""
+    rows = each_run_once(rows)
     others = [name for name in SWEEP_AXES if name not in axes and rows[name].nunique() > 1]
     shown = [*axes, *others]
     titles = {name: SWEEP_AXES[name] for name in shown}
     return cells(summary(rows, [*MAIN_MEASURES], shown), titles | MAIN_MEASURES)
+
+
+def each_run_once(rows: pd.DataFrame) -> pd.DataFrame:
+    """Keep one row of each run, as a run may stand in several grids of one folder.
+
+    A row of a run that failed is kept only if no other grid has measured the run.
+    """
+    if "run" not in rows:
+        return rows
+    if "error" in rows:
+        rows = rows.sort_values("error", na_position="first", kind="stable")
+    return rows.drop_duplicates("run")

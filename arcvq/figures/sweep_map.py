@@ -5,7 +5,8 @@ import pandas as pd
 from pandas.api.typing import SeriesGroupBy
 from plotly.graph_objects import Figure
 
-from arcvq.experiments.sweep import SWEEP_AXES
+from arcvq.experiments.sweep import SWEEP_AXES, each_run_once
+from arcvq.experiments.tables import finished
 from arcvq.figures.curves import UNITS
 from arcvq.figures.parts import color_bar, error_bars
 from arcvq.figures.theme import BLACK, BLUE, GRAY, VERMILLION, finish
@@ -26,7 +27,8 @@ def sweep_map(
     """Draw the mean of a measure over the points of a sweep's grid.
 
     The mean is taken over seeds, and over the axes that are not drawn. Two axes make a map, in
-    which missing values stay empty; a single axis that varies makes a line.
+    which missing values stay empty; a single axis that varies makes a line. A run that stands in
+    several grids of the table counts once.
 
     Args:
         table: Rows of the experiment `arcvq.experiments.sweep`.
@@ -36,16 +38,21 @@ def sweep_map(
         **look: Title, summary, width, height, or properties of the layout.
 
     Returns:
-        The figure; its caption tells the largest value and where it is, and the values of the axes
-        over which means are taken.
+        The figure; its caption tells the largest value and where it is, the values of the axes
+        over which means are taken, how many runs and seeds there are, and how many runs failed.
 
     Raises:
-        ValueError: For an unknown measure or axis, a measure without any value, or a table in
-            which nothing varies.
+        ValueError: For an unknown measure or axis, the same axis twice, a measure without any
+            value, or a table in which nothing varies.
     """
-    for name in filter(None, (measure, x, y)):
-        if name not in table:
-            raise ValueError(f"the table has no column {name!r}; it has {', '.join(table)}")
+    if measure not in table:
+        raise ValueError(f"the table has no column {measure!r}; it has {', '.join(table)}")
+    for axis in filter(None, (x, y)):
+        if axis not in SWEEP_AXES:
+            raise ValueError(f"axis {axis!r} is unknown; known are {', '.join(SWEEP_AXES)}")
+    if x is not None and x == y:
+        raise ValueError(f"x and y are both {x!r}; a map needs two different axes")
+    table = each_run_once(table)
     if table[measure].isna().all():
         raise ValueError(f"{measure} is missing in all {len(table)} rows of the table")
     varying = [name for name in SWEEP_AXES if table[name].nunique() > 1]
@@ -81,10 +88,21 @@ def sweep_map(
     missing = np.isnan(values).sum()
     if missing:
         text += f" {missing} of {values.size} points are missing."
-    runs_made = counted(len(table), "run")
-    seeds = counted(table.seed.nunique(), "seed")
-    text += f" {runs_made} with {seeds}."
+    text += _runs_and_seeds(table, measure)
     return finish(figure, look, title[0].upper() + title[1:], text, width=760, height=460)
+
+
+def _runs_and_seeds(table: pd.DataFrame, measure: str) -> str:
+    """Say how many runs have a value, how many seeds their points have, and how many failed."""
+    measured = table.dropna(subset=measure)
+    seeds = measured.groupby([*SWEEP_AXES], dropna=False).seed.nunique()
+    fewest = int(seeds.min())
+    most = int(seeds.max())
+    each = counted(most, "seed") if fewest == most else f"{fewest} to {most} seeds"
+    failed = len(table) - len(finished(table))
+    more = f"; {failed} more failed" if failed else ""
+    runs = counted(len(measured), "run")
+    return f" {runs}, {each} at each point{more}."
 
 
 def _places(means: pd.Series, axes: list[str]) -> str:

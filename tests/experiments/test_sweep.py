@@ -159,3 +159,17 @@ def test_the_table_of_a_sweep_has_a_line_for_each_point(tmp_path):
     ]
     assert texts.iloc[:, 0].tolist() == ["0", "0", "0.3", "0.3"]
     assert texts["PSNR (dB)"].str.contains(" to ").all()
+
+
+def test_a_run_that_stands_in_two_grids_of_a_folder_has_no_interval_of_its_own(tmp_path):
+    run(tmp_path, {"margin": [0.1, 0.3]}, seeds=1)
+    run(tmp_path, {"scale": [5.0, 10.0]}, seeds=1)
+    rows = pd.read_parquet(tmp_path / "sweep.parquet")
+    assert (len(rows), rows.run.nunique()) == (4, 3)
+    texts = sweep({"scale": [5.0, 10.0]}).table(rows)
+    assert texts[["scale s", "margin m (rad)"]].to_numpy().tolist() == [
+        ["5", "0.1"],
+        ["10", "0.1"],
+        ["5", "0.3"],
+    ]
+    assert not texts["PSNR (dB)"].str.contains(" to ").any()

@@ -29,7 +29,7 @@ def test_two_axes_make_a_heat_map_of_means_over_seeds_with_the_largest_marked():
     assert 1.4 < mark.y1 < 1.5
     told = summary(figure)
     assert "Largest: 32.35 at margin 0.3 and radius 8.85" in told
-    assert "12 runs with 2 seeds" in told
+    assert "12 runs, 2 seeds at each point." in told
     assert "rad" in figure.layout.xaxis.title.text
 
 
@@ -90,6 +90,29 @@ def test_what_cannot_be_drawn_is_told():
         sweep_map(without_psnr)
     with pytest.raises(ValueError, match="no column 'ssim'"):
         sweep_map(table(), "ssim")
+    with pytest.raises(ValueError, match="axis 'seed' is unknown; known are margin, scale"):
+        sweep_map(table(), x="seed")
+    with pytest.raises(ValueError, match="x and y are both 'margin'; a map needs two"):
+        sweep_map(table(), x="margin", y="margin")
+
+
+def test_failed_runs_and_points_with_fewer_seeds_are_told():
+    rows = table(seeds=3).assign(error=None)
+    rows.loc[:1, ["psnr", "error"]] = [np.nan, "ValueError: no"]
+    told = summary(sweep_map(rows))
+    assert "16 runs, 1 to 3 seeds at each point; 2 more failed." in told
+
+
+def test_a_run_that_stands_in_two_grids_counts_once():
+    by_margin = table(radii=(2.0,), margins=(0.0, 0.1), seeds=1)
+    by_scale = table(radii=(2.0,), margins=(0.1,), seeds=1)
+    rows = pd.concat([by_margin, by_scale, by_scale.assign(scale=10.0, psnr=30.0)])
+    rows = rows.assign(run=["a", "b", "b", "c"], error=["no", "no", None, None])
+    rows.loc[rows.error == "no", "psnr"] = np.nan
+    figure = sweep_map(rows, x="scale", y="margin")
+    assert "2 runs, 1 seed at each point; 1 more failed." in summary(figure)
+    heat = figure.data[0]
+    assert np.allclose(heat.z, [[np.nan, np.nan], [23.0, 30.0]], equal_nan=True)
 
 
 def over_three_axes(other):
