@@ -174,7 +174,7 @@ def norm_against_usage(codebook: Vectors, counts: Counts, **look: Any) -> Figure
     codes = torch.from_numpy(as_vectors(codebook, "codebook"))
     usage = torch.from_numpy(array(counts))
     over_all = geometry.norm_usage_correlation(codes, usage)
-    used = usage > 0
+    used = (usage > 0).numpy()
     over_used = 0.0
     if used.any():
         over_used = geometry.norm_usage_correlation(codes[used], usage[used])

@@ -97,6 +97,13 @@ def test_norms_are_counted():
     assert summary(figure) == "Norms: samp 5 to 10."
 
 
+@pytest.mark.parametrize(("count", "shown"), [(5, [1, 0]), (0, [0, 1])])
+def test_the_norm_of_a_single_code_can_be_drawn_over_its_usage(count, shown):
+    figure = norm_against_usage(torch.ones(1, 2), torch.tensor([count]))
+    assert [len(trace.x) for trace in figure.data] == shown
+    assert f"over the {shown[0]} used" in summary(figure)
+
+
 def test_norms_of_a_codebook_of_zeros_can_be_drawn():
     assert staircase(norm_histogram(torch.zeros(4, 2)).data[0])[1].tolist() == [4]
 
