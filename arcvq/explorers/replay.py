@@ -11,7 +11,7 @@ from jaxtyping import Float
 from arcvq.analysis.projections import Projection
 from arcvq.explorers.canvas import CanvasExplorer
 from arcvq.explorers.drawn_codes import LIMIT, code_axes, pack, patches, trust
-from arcvq.figures.parts import measured, thin
+from arcvq.figures.parts import evenly, measured, thin
 from arcvq.figures.theme import as_vectors, colors
 from arcvq.training import Run
 
@@ -135,7 +135,7 @@ def _curves(run: Run) -> dict[str, Any]:
     curves = {}
     for column in CURVES:
         points = measured(run.history, column).astype(np.float32)
-        curves[column] = points[:, :: 1 + points.shape[1] // ROWS]
+        curves[column] = points[:, evenly(points.shape[1], ROWS)]
     return curves
 
 

@@ -123,7 +123,8 @@ def history_curves(
         **look: Title, summary, width, height, or properties of the layout.
 
     Returns:
-        The figure; its caption tells the last value of each curve.
+        The figure, with at most 20,000 points of each curve, evenly spaced from the first to the
+        last; its caption tells the last value of each.
 
     Raises:
         ValueError: For no runs, or a column that no run has values of.

@@ -49,6 +49,15 @@ def test_measured_skips_the_rows_without_a_value():
     assert measured(history, "radius").shape == measured(history[:0], "psnr").shape == (2, 0)
 
 
+def test_measured_takes_evenly_spaced_rows_of_a_long_history_with_both_ends():
+    steps = np.arange(50_001)
+    x, y = measured(pd.DataFrame({"step": steps, "psnr": 2.0 * steps}), "psnr")
+    assert len(x) == 20_000
+    assert (x[0], x[-1]) == (0, 50_000)
+    assert set(np.diff(x)) == {2, 3}
+    assert (y == 2 * x).all()
+
+
 def test_a_name_stands_in_the_legend_once():
     figure = Figure()
     for name in ("a", "b", "a"):
