@@ -128,10 +128,11 @@ def _hollow(values: np.ndarray, log: bool, classes: Sequence[str]) -> Bool[np.nd
 
 
 def _hover_template(names: Iterable[str]) -> str:
-    """What the pointer shows: a line for each column of `customdata`."""
+    """What the pointer shows: a line for each column of `customdata`, with the whole index."""
     lines = []
     for place, name in enumerate(names):
-        lines.append(f"{name}: %{{customdata[{place}]:,.4~g}}")
+        digits = ".0f" if name == "code" else ",.4~g"
+        lines.append(f"{name}: %{{customdata[{place}]:{digits}}}")
     return "<br>".join(lines) + "<extra></extra>"
 
 

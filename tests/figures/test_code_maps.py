@@ -61,7 +61,8 @@ def test_the_pointer_shows_index_and_numbers():
     assert np.allclose(table[:, 1], [100, 1000, 10])
     assert np.allclose(table[:, 2], CODES.norm(dim=1)[[2, 3, 5]])
     template = figure.data[0].hovertemplate
-    assert template.startswith("code: ")
+    # Four digits, as of the other numbers, would be 1.235e+4 for code 12345.
+    assert template.startswith("code: %{customdata[0]:.0f}<br>")
     assert "norm: " in template
     assert "usage (tokens): " in template
 
