@@ -28,7 +28,9 @@ from arcvq.vqvae import VQVAE
 MIB = 1 << 20
 FLOOR_ENTRIES = 1 << 28  # 1 GiB: larger products for the floor are computed in parts
 PLAIN_ENTRIES = 1 << 25  # 128 MiB: the plain loss, which holds eight K x N matrices, stops there
-
+SIZES = ("num_codes", "count", "dim")
+TIMES = ("floor", "loss", "plain", "lookup_floor", "lookup")
+MEMORY = ("memory", "plain_memory")
 
 Action = Callable[[], object]
 
@@ -125,7 +127,7 @@ def margin_costs(
                 peak = peak_memory(actions[name], latents, codebook)
                 row[column] = (peak - latents.nbytes) / MIB
         rows.append(row)
-    return pd.DataFrame(rows)
+    return pd.DataFrame(rows).reindex(columns=[*SIZES, *TIMES, *MEMORY])
 
 
 def _margin_actions(latents: Tensor, codebook: Tensor) -> dict[str, Action]:

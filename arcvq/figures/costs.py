@@ -46,15 +46,18 @@ def cost_picture(table: pd.DataFrame, **look: Any) -> Figure:
     figure.update_xaxes(LOG, dtick=1, tickformat="~s")  # powers of ten: more would overlap
 
     ratio = table.loss / table.floor
-    slower = (table.plain / table.loss).max()
     memory = table.memory.max()
-    whole = table.plain_memory.max()
     text = (
         f"The loss in blocks takes {span(ratio)} times as long as its floor, and holds at most "
-        f"{memory:,.0f} MiB beyond inputs and gradient. The whole matrix, where it was tried, "
-        f"holds up to {whole:,.0f} MiB and takes up to {short(slower)} times as long as the loss "
-        "in blocks."
+        f"{memory:,.0f} MiB beyond inputs and gradient."
     )
+    if table.plain.notna().any():
+        slower = (table.plain / table.loss).max()
+        whole = table.plain_memory.max()
+        text += (
+            f" The whole matrix, where it was tried, holds up to {whole:,.0f} MiB and takes up to "
+            f"{short(slower)} times as long as the loss in blocks."
+        )
     return finish(figure, look, "What the margin loss costs", text, height=640)
 
 

@@ -1,7 +1,9 @@
 import pytest
 import torch
 
+from arcvq.analysis import profiling
 from arcvq.analysis.profiling import MIB, margin_costs, peak_memory, side_by_side
+from arcvq.figures import cost_picture, summary
 
 
 def test_side_by_side_gives_a_positive_time_for_each_action_in_each_round():
@@ -32,3 +34,10 @@ def test_the_streaming_loss_holds_less_than_the_plain_one_and_costs_are_positive
     assert list(table.num_codes) == [64, 128]
     assert (table[["floor", "loss", "plain", "lookup"]] > 0).all(axis=None)
     assert 0 < table.memory[0] < table.plain_memory[0] / 3
+
+
+def test_a_plain_loss_that_was_not_tried_is_missing_and_the_rest_can_be_drawn(monkeypatch):
+    monkeypatch.setattr(profiling, "PLAIN_ENTRIES", 100)
+    table = margin_costs([(64, 300)], dim=2, repeats=1)
+    assert table[["plain", "plain_memory"]].isna().all(axis=None)
+    assert "whole matrix" not in summary(cost_picture(table))

@@ -39,6 +39,11 @@ def test_time_and_memory_are_drawn_over_latents_and_over_codes():
     ]
 
 
+def test_nothing_is_said_of_a_whole_matrix_that_was_not_tried():
+    figure = cost_picture(table().assign(plain=float("nan"), plain_memory=float("nan")))
+    assert summary(figure).endswith("at most 20 MiB beyond inputs and gradient.")
+
+
 def test_an_empty_table_is_told():
     with pytest.raises(ValueError, match="table of costs is empty"):
         cost_picture(table()[:0])
