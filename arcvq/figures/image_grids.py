@@ -37,8 +37,8 @@ def image_grid(
         The figure.
 
     Raises:
-        ValueError: For no images, another shape or NaN, `columns` below 1, and titles of another
-            number than the images or the columns.
+        ValueError: For no images, another shape or NaN, `columns` below 1 or more than the width
+            has room for, and titles of another number than the images or the columns.
     """
     tiles = as_images(images, "images")
     count, _, high, wide = tiles.shape
@@ -68,7 +68,8 @@ def reconstruction_grid(
         The figure. The absolute errors, means over the channels, are all on one color scale.
 
     Raises:
-        ValueError: For no images or reconstructions, other shapes, NaN, and `columns` below 1.
+        ValueError: For no images or reconstructions, other shapes, NaN, and `columns` below 1 or
+            more than the width has room for.
     """
     images = as_images(images, "images")
     check_whole(1, columns=columns)
@@ -124,7 +125,13 @@ def _sheet_figure(
     left = _room_for(labels) if labels else 24
     head = 18 if titles else 0
     # Pixels for a tile, if the sheet is to fill the width.
-    room = (look.get("width", 900) - left - right) / columns - GAP
+    inner = look.get("width", 900) - left - right
+    most = int(inner // (GAP + 1))
+    if columns > most:
+        raise ValueError(
+            f"columns is {columns}; this width has room for at most {most}, a pixel for each image"
+        )
+    room = inner / columns - GAP
     kind = "png" if tiles.shape[3] <= TILE else "jpeg"  # a photograph as PNG is very large
     tiles, scale = _fit(tiles, room)
     if scale < 1:

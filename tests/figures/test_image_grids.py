@@ -163,6 +163,10 @@ def test_one_photograph_keeps_a_moderate_size():
             "columns is 0",
         ),
         (
+            lambda: image_grid(torch.zeros(300, 1, 8, 8), columns=300),
+            "columns is 300; this width has room for at most 170",
+        ),
+        (
             lambda: image_grid(torch.zeros(2, 1, 8, 8), titles=["one"]),
             "1 titles do not fit 2 images in 2 columns",
         ),
