@@ -379,18 +379,17 @@ def _facts(
     threads: int | None,
 ) -> dict[str, str]:
     """What the index says about the run and the machine."""
-    device = choose_device(parameters.get("device", "auto"))
+    devices = ", ".join(dict.fromkeys(_device_names(parameters, results)))
     count = threads or torch.get_num_threads()
     computing = "1 thread" if count == 1 else f"{count} threads"
     if jobs > 1:
         computing += f" for each of {jobs} notebooks at a time"
     versions = [f"{package} {version(package)}" for package in PACKAGES]
     assignments = [f"{name} = {value}" for name, value in parameters.items()]
-    sources = [{**result.defaults, **result.given}.get("profile", "") for result in results]
-    profiles = sorted({source.strip("'\"") for source in sources} - {""})
+    profiles = _used("profile", results)
     return {
         "Date": datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z"),
-        "Device": f"{device_name(device)}, {computing}",
+        "Device": f"{devices}, {computing}",
         "System": (
             f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores, "
             f"Python {platform.python_version()}"
@@ -399,3 +398,26 @@ def _facts(
         "Parameters": ", ".join(assignments) or "the defaults",
         "Profile": ", ".join(profiles) or "none",
     }
+
+
+def _device_names(
+    parameters: Mapping[str, Any], results: Sequence[NotebookResult]
+) -> Iterator[str]:
+    """The devices of the notebooks.
+
+    Raises:
+        ValueError: The device that was given cannot be used here.
+    """
+    for device in _used("device", results) or ["auto"]:
+        try:
+            yield device_name(choose_device(device))
+        except ValueError:
+            if "device" in parameters:
+                raise
+            yield device  # a default: the notebook says itself that it lacks the device
+
+
+def _used(name: str, results: Sequence[NotebookResult]) -> list[str]:
+    """The values of a parameter in the notebooks, in order, each once."""
+    sources = [{**result.defaults, **result.given}.get(name, "") for result in results]
+    return sorted({source.strip("'\"") for source in sources} - {""})

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import sys
 import threading
@@ -21,6 +22,7 @@ from tests.reports.made import PARAMETERS, write_notebook
 
 FIGURE = """
 import os
+import re
 import sys
 import plotly.graph_objects as go
 from arcvq.reports import key_figure
@@ -535,6 +537,16 @@ def test_a_page_of_somebody_else_is_not_replaced(tmp_path):
     with pytest.raises(FileExistsError, match=r"index\.html was not written by arcvq"):
         run_notebooks([path], out=page.parent, echo=str)
     assert page.read_text() == "<h1>My own site</h1>"
+
+
+def test_the_index_names_the_devices_that_the_notebooks_have_by_default(tmp_path):
+    paths = []
+    for number, name in enumerate(("cpu", "cpu:0", "cuda:99")):
+        parameters = f'device = "{name}"'
+        paths.append(write_notebook(tmp_path / f"{number}.ipynb", parameters=parameters))
+    run_notebooks(paths, out=tmp_path / "out", echo=str)
+    index = (tmp_path / "out" / "index.html").read_text()
+    assert re.search(r"<dt>Device</dt><dd>cpu \(\w+\), cpu:0 \(\w+\), cuda:99, \d+ threads?<", index)
 
 
 def test_this_python_runs_the_notebooks_whatever_kernels_the_user_has(tmp_path, monkeypatch):
