@@ -39,7 +39,8 @@ class OneSentenceErrors(click.Group):
             farewell = str(stop) or "Stopped; what was finished is kept."
             click.echo(f"\n{farewell}", err=True)
             ctx.exit(130)
-        except (click.ClickException, click.exceptions.Exit, click.Abort):
+        # A closed pipe, as after `| head`: click ends without a word.
+        except (click.ClickException, click.exceptions.Exit, click.Abort, BrokenPipeError):
             raise
         except Exception as error:
             if ctx.params["debug"]:
@@ -75,10 +76,15 @@ def main(debug: bool) -> None:
 
 
 class HomePath(click.Path):
-    """A path in which ~ is the home folder, which shells leave as it is in --out=~/folder."""
+    """A path in which ~ is the home folder, which shells leave as it is in --out=~/folder.
+
+    An empty name is refused: it would stand for the working directory.
+    """
 
     def convert(self, value: Any, param: Any, ctx: Any) -> Any:
         """Check the path, with the home folder in it."""
+        if value == "":
+            self.fail("the name is empty; use . for the working directory", param, ctx)
         return super().convert(str(Path(value).expanduser()), param, ctx)
 
 

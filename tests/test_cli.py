@@ -197,6 +197,27 @@ def test_an_output_folder_that_is_a_file_is_named(tmp_path):
     assert str(tmp_path / "taken") in shown.stderr
 
 
+@pytest.mark.parametrize(
+    "command",
+    ["run", "sweep", "experiment paper", "export-explorers", "sample"],
+)
+def test_an_output_without_a_name_is_refused(tmp_path, monkeypatch, command):
+    monkeypatch.chdir(tmp_path)
+    shown = invoke(*command.split(), "--out", "")
+    assert shown.exit_code == 2
+    assert "Invalid value for '--out': the name is empty; use . for the working" in shown.stderr
+    assert not [*tmp_path.iterdir()]
+
+
+def test_a_closed_pipe_ends_a_command_without_a_word(tmp_path):
+    out, into = os.pipe()
+    os.close(out)
+    words = [sys.executable, "-m", "arcvq", "notebooks", tmp_path / "mine"]
+    ended = subprocess.run(words, stdout=into, stderr=subprocess.PIPE, text=True)
+    os.close(into)
+    assert (ended.returncode, ended.stderr) == (1, "")
+
+
 def test_debug_shows_the_traceback():
     arguments = ["--debug", "run", "no/such.ipynb"]
     with pytest.raises(FileNotFoundError, match="no/such"):

@@ -27,7 +27,7 @@ from arcvq.reports.notebook_page import write_notebook_page, write_waiting_page
 from arcvq.reports.pages import (
     NotebookResult,
     check_page_is_ours,
-    is_our_page,
+    is_report,
     outcome,
     write_index,
 )
@@ -75,8 +75,8 @@ def run_notebooks(
         FileNotFoundError: A notebook or an image folder does not exist.
         ValueError: A parameter has a wrong name, type or value, `jobs` is below 1, or `out` is the
             folder of a notebook.
-        OSError: `out` cannot be written, holds a page that arcvq did not write, or is being written
-            by another run.
+        OSError: `out` cannot be written, holds an index.html that is no report of notebooks, or is
+            being written by another run.
         KeyboardInterrupt: The run was stopped.
     """
     notebooks = find_notebooks(paths)
@@ -335,7 +335,8 @@ class _Report:
 
 
 def _check_out(out: Path, notebooks: Sequence[Path]) -> None:
-    """Raise an error if the report would replace the notebooks themselves or a page of others."""
+    """Raise an error if the report would replace the notebooks themselves or another page."""
+    index = out / "index.html"
     for path in notebooks:
         if path.stem == "index":
             raise ValueError(
@@ -346,7 +347,7 @@ def _check_out(out: Path, notebooks: Sequence[Path]) -> None:
                 f"out is {out}, the folder of {path.name} itself, which its executed copy would "
                 "replace; name another folder"
             )
-        if is_our_page(out / "index.html"):
+        if is_report(index):
             continue
         for name in (path.name, f"{path.stem}.html"):
             if (out / name).exists():
@@ -354,7 +355,12 @@ def _check_out(out: Path, notebooks: Sequence[Path]) -> None:
                     f"{out / name} is there, in a folder that holds no report of arcvq, which "
                     "would replace it; name another folder"
                 )
-    check_page_is_ours(out / "index.html")
+    check_page_is_ours(index)
+    if index.exists() and not is_report(index):
+        raise FileExistsError(
+            f"{index} is a page of another command of arcvq, which the report would replace; name "
+            "another folder"
+        )
 
 
 def _waiting(path: Path, given: Mapping[str, Any]) -> NotebookResult:

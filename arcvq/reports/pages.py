@@ -19,7 +19,7 @@ from arcvq.runtime.wording import counted
 
 PAGE_LIMIT = 8_000_000  # bytes of a page of figures, of which plotly.js takes almost 5 million
 GENERATOR = '<meta name="generator" content="arcvq">'  # in every page that is ours
-EARLIER_REPORT = "<title>arcvq notebooks</title>"  # reports of earlier versions have only this
+REPORT_TITLE = "arcvq notebooks"  # the reports of earlier versions have only this
 PLOTLY_CONFIG = {"displaylogo": False, "showSendToCloud": False}
 
 
@@ -75,7 +75,7 @@ def write_index(path: Path, results: Sequence[NotebookResult], facts: Mapping[st
     """Write the index page of a run: outcome, notebooks with their key figures, facts."""
     page = render(
         "index.html.j2",
-        title="arcvq notebooks",
+        title=REPORT_TITLE,
         outcome=outcome(results),
         results=results,
         facts=facts,
@@ -83,12 +83,19 @@ def write_index(path: Path, results: Sequence[NotebookResult], facts: Mapping[st
     write_text(path, page)
 
 
+def is_report(path: Path) -> bool:
+    """Whether this page is the index of a run of notebooks."""
+    return f"<title>{REPORT_TITLE}</title>" in _text_of(path)
+
+
 def is_our_page(path: Path) -> bool:
     """Whether arcvq has written this page."""
-    if not path.exists():
-        return False
-    page = path.read_text("utf-8", errors="replace")
-    return GENERATOR in page or EARLIER_REPORT in page
+    return GENERATOR in _text_of(path) or is_report(path)
+
+
+def _text_of(page: Path) -> str:
+    """The text of a page; empty where there is none."""
+    return page.read_text("utf-8", errors="replace") if page.exists() else ""
 
 
 def check_page_is_ours(path: Path) -> None:

@@ -16,7 +16,7 @@ import pytest
 
 from arcvq.reports import execution
 from arcvq.reports.notebooks import run_notebooks
-from arcvq.reports.pages import NotebookResult
+from arcvq.reports.pages import NotebookResult, write_figures_page
 from arcvq.runtime.devices import usable_cores
 from tests.reports.made import PARAMETERS, write_notebook
 
@@ -539,6 +539,16 @@ def test_a_page_of_somebody_else_is_not_replaced(tmp_path):
     assert page.read_text() == "<h1>My own site</h1>"
 
 
+def test_a_page_of_another_command_is_not_replaced(tmp_path):
+    path = write_notebook(tmp_path / "mine.ipynb", "print(1)")
+    page = tmp_path / "sweep" / "index.html"
+    write_figures_page(page, "How do the settings act together?", [])
+    before = page.read_bytes()
+    with pytest.raises(FileExistsError, match=r"index\.html is a page of another command of arcvq"):
+        run_notebooks([path], out=page.parent, echo=str)
+    assert page.read_bytes() == before
+
+
 def test_the_index_names_the_devices_that_the_notebooks_have_by_default(tmp_path):
     paths = []
     for number, name in enumerate(("cpu", "cpu:0", "cuda:99")):
@@ -546,7 +556,9 @@ def test_the_index_names_the_devices_that_the_notebooks_have_by_default(tmp_path
         paths.append(write_notebook(tmp_path / f"{number}.ipynb", parameters=parameters))
     run_notebooks(paths, out=tmp_path / "out", echo=str)
     index = (tmp_path / "out" / "index.html").read_text()
-    assert re.search(r"<dt>Device</dt><dd>cpu \(\w+\), cpu:0 \(\w+\), cuda:99, \d+ threads?<", index)
+    assert re.search(
+        r"<dt>Device</dt><dd>cpu \(\w+\), cpu:0 \(\w+\), cuda:99, \d+ threads?<", index
+    )
 
 
 def test_this_python_runs_the_notebooks_whatever_kernels_the_user_has(tmp_path, monkeypatch):
