@@ -363,7 +363,8 @@ function makeWeights(logits, scale, highest) {
 function positiveLogit(z, i, e, j, dim, margin) {
   const [apart, along] = apartAndAlong(z, i, e, j, dim);
   const cosine = (along ** 2 - apart ** 2) / 4;
-  const sine = (apart * along) / 2;
+  // For unit vectors the squares add up to 4, with a row of zeros to 2 or 0: a right angle.
+  const sine = apart ** 2 + along ** 2 < 3 ? 1 : (apart * along) / 2;
   // Where theta + margin > pi the cosine would rise again: go on falling in a straight line.
   if (cosine < -Math.cos(margin)) return { logit: cosine + Math.cos(margin) - 1, slope: 1 };
   const logit = cosine * Math.cos(margin) - sine * Math.sin(margin);
