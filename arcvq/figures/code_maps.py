@@ -1,6 +1,6 @@
 """Codes of many dimensions on maps, and maps of the tokens of images."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -127,11 +127,13 @@ def _hollow(values: np.ndarray, log: bool, classes: Sequence[str]) -> Bool[np.nd
     return np.zeros(len(values), bool)
 
 
-def _hover_template(names: Iterable[str]) -> str:
-    """What the pointer shows: a line for each column of `customdata`, with the whole index."""
+def _hover_template(columns: Mapping[str, np.ndarray]) -> str:
+    """What the pointer shows: a line for each column of `customdata`; whole numbers are whole."""
     lines = []
-    for place, name in enumerate(names):
-        digits = ".0f" if name == "code" else ",.4~g"
+    for place, (name, values) in enumerate(columns.items()):
+        digits = ",.0f" if (values % 1 == 0).all() else ",.4~g"
+        if name == "code":
+            digits = ".0f"
         lines.append(f"{name}: %{{customdata[{place}]:{digits}}}")
     return "<br>".join(lines) + "<extra></extra>"
 

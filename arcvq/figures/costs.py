@@ -68,6 +68,8 @@ def _add_costs(figure: Figure, table: pd.DataFrame, moving: tuple, fixed: tuple,
     level = table[other].mode().iloc[0]
     rows = table[table[other] == level].sort_values(x)
     for time, memory, name, line in CURVES:
+        if table[time].isna().all():
+            continue
         style = {"name": name, "legendgroup": name, "mode": "lines+markers", "line": line}
         figure.add_scatter(x=rows[x], y=1e3 * rows[time], row=1, col=col, **style)
         if memory:

@@ -1,3 +1,5 @@
+import re
+
 import numpy as np
 import pytest
 import torch
@@ -61,10 +63,11 @@ def test_the_pointer_shows_index_and_numbers():
     assert np.allclose(table[:, 1], [100, 1000, 10])
     assert np.allclose(table[:, 2], CODES.norm(dim=1)[[2, 3, 5]])
     template = figure.data[0].hovertemplate
-    # Four digits, as of the other numbers, would be 1.235e+4 for code 12345.
-    assert template.startswith("code: %{customdata[0]:.0f}<br>")
-    assert "norm: " in template
-    assert "usage (tokens): " in template
+    # Four digits, as of the norm, would be 1.235e+4 for code 12345 or 12,345 tokens.
+    code, usage, norm, _ = re.split("<br>|<extra>", template)
+    assert code == "code: %{customdata[0]:.0f}"
+    assert usage == "usage (tokens): %{customdata[1]:,.0f}"
+    assert norm == "norm: %{customdata[2]:,.4~g}"
 
 
 def test_the_pointer_also_shows_a_number_that_could_have_been_the_color():

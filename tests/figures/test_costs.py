@@ -39,9 +39,10 @@ def test_time_and_memory_are_drawn_over_latents_and_over_codes():
     ]
 
 
-def test_nothing_is_said_of_a_whole_matrix_that_was_not_tried():
+def test_a_whole_matrix_that_was_not_tried_is_neither_drawn_nor_told():
     figure = cost_picture(table().assign(plain=float("nan"), plain_memory=float("nan")))
     assert summary(figure).endswith("at most 20 MiB beyond inputs and gradient.")
+    assert {trace.name for trace in figure.data} == {"in blocks", "floor: two matrix products"}
 
 
 def test_an_empty_table_is_told():
