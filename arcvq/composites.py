@@ -14,6 +14,7 @@ from collections.abc import Iterable
 from math import prod
 from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int, Integer
 from torch import Tensor, nn
@@ -136,7 +137,7 @@ class CompositeQuantizer(Quantizer):
         for part in self.parts:
             part.unfreeze()
 
-    def set_codebook(self, codebook: Float[Tensor, "K D"]) -> None:
+    def set_codebook(self, codebook: Float[Tensor | np.ndarray, "K D"]) -> None:
         """Raise ValueError: there is no codebook of the whole."""
         raise ValueError(f"a {self.kind} has no codebook of its own; set those of its parts")
 

@@ -27,6 +27,7 @@ import warnings
 from functools import partial
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int, Integer
 from torch import Tensor, nn
@@ -503,9 +504,10 @@ class Quantizer(nn.Module, Kinds):
         return not self.codebook.requires_grad
 
     def freeze(self) -> None:
-        """Keep the codebook as it is from now on; the same as `codebook.requires_grad_(False)`.
+        """Keep the codebook as it is from now on, and drop its gradient.
 
-        Usage and steps are still counted in training.
+        `codebook.requires_grad_(False)` is the same for a codebook without one. Usage and steps are
+        still counted in training.
         """
         self.codebook.requires_grad_(False)
         self.codebook.grad = None  # or an optimizer step that is still to come would move it
@@ -515,7 +517,7 @@ class Quantizer(nn.Module, Kinds):
         self.codebook.requires_grad_(True)
 
     @torch.no_grad()
-    def set_codebook(self, codebook: Float[Tensor, "K D"]) -> None:
+    def set_codebook(self, codebook: Float[Tensor | np.ndarray, "K D"]) -> None:
         """Start from other codes, those of k-means for instance (`arcvq.kmeans`).
 
         The quantizer is as if it had been made with them: averages start from them, and usage is
@@ -527,6 +529,7 @@ class Quantizer(nn.Module, Kinds):
         Raises:
             ValueError: If the codes have another shape or are not finite.
         """
+        codebook = torch.as_tensor(codebook)
         shape = (self.num_codes, self.dim)
         if tuple(codebook.shape) != shape:
             raise ValueError(f"codebook has shape {tuple(codebook.shape)}; it must be {shape}")
@@ -855,6 +858,8 @@ class SphericalQuantizer(CosineQuantizer):
         revive_after: int | None = None,
     ):
         super().__init__(num_codes, dim, beta, channel_last=channel_last, revive_after=revive_after)
+        if samp is not None and not isinstance(samp, SAMP):
+            raise ValueError(f"samp is {samp!r}; it must be a SAMP or None (beta comes after it)")
         self.samp = samp
         self.register_buffer("radius", torch.ones(()), persistent=False)
         self.register_buffer("min_radius", torch.zeros(()))
@@ -862,7 +867,7 @@ class SphericalQuantizer(CosineQuantizer):
 
     def active_samp(self) -> SAMP:
         """Return the settings in force: `samp`, or the paper's where it is None."""
-        return self.samp or PAPER
+        return PAPER if self.samp is None else self.samp
 
     def begin_run(self, steps, schedule="restart"):
         sets_samp = self._is_set_by_run(schedule)
@@ -981,6 +986,8 @@ class SphericalQuantizer(CosineQuantizer):
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
         if not has_codebook:
             return
+        if self.samp is None and not self.samp_steps.is_meta and self.samp_steps > 0:
+            self.samp = SAMP.for_run(int(self.samp_steps))  # as `begin_run` has set it
         self.radius.fill_(1.0)
         schedule = self.active_samp().radius
         if schedule is None or not has_ball:

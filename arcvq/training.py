@@ -773,7 +773,7 @@ class VQVAESession(TrainingSession):
         codebook = "quantizer.codebook"
         quantizer = self.model.quantizer
         if isinstance(quantizer, ContinuousQuantizer):
-            names.remove(codebook)  # it plays no part
+            names = [name for name in names if name != codebook]  # it plays no part
         elif quantizer.frozen and codebook not in names:
             names.append(codebook)  # of a library's quantizer, whose codes are no parameter
         return names

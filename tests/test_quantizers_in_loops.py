@@ -974,3 +974,25 @@ def test_the_usage_that_a_schedule_reads_is_exact():
     quantizer(5 * codes[:3].repeat(4, 1))
     quantizer.after_step()
     assert float(quantizer.radius) == pytest.approx(2 - 3 / 7, rel=1e-15)
+
+
+class UnitNorm(nn.Module):
+    def forward(self, codebook):
+        return nn.functional.normalize(codebook, dim=1)
+
+
+@every_kind
+def test_codes_that_would_be_lost_in_a_parametrization_are_refused(make):
+    quantizer = make(16, 8)
+    nn.utils.parametrize.register_parametrization(quantizer, "codebook", UnitNorm())
+    with pytest.raises(ValueError, match="the codebook is computed, a Tensor; codes cannot be"):
+        quantizer.set_codebook(torch.randn(16, 8))
+
+
+@every_kind
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_codes_may_come_from_numpy_as_those_of_scikit_learn(make, dtype):
+    quantizer = make(16, 8)
+    codes = np.random.default_rng(0).standard_normal((16, 8)).astype(dtype)
+    quantizer.set_codebook(codes)
+    assert torch.equal(quantizer.codebook, torch.from_numpy(codes).float())

@@ -1,6 +1,8 @@
 """The ball and the clock of SAMP: through training, loading, further runs, and `fit`."""
 
+import copy
 import math
+import re
 
 import pytest
 import torch
@@ -503,3 +505,30 @@ def test_fit_keeps_a_frozen_codebook_and_trains_the_rest(kind):
     assert torch.equal(model.quantizer.codebook, codebook)
     assert not torch.equal(model.encoder[0].weight, weight)
     assert model.quantizer.step == 5
+
+
+@pytest.mark.parametrize("schedule", [None, "continue"])
+def test_a_run_begun_in_a_loop_continues_from_its_state_dict(schedule):
+    """The state dict holds for how many steps `begin_run` has made the settings."""
+    torch.manual_seed(0)
+    whole = SphericalQuantizer(12, 4)
+    whole.begin_run(20)
+    states = []
+    train(whole, 20, after_each=lambda step: states.append(copy.deepcopy(whole.state_dict())))
+
+    resumed = SphericalQuantizer(12, 4)
+    resumed.load_state_dict(states[9])
+    if schedule:
+        resumed.begin_run(20, schedule)
+    assert resumed.samp == SAMP.for_run(20)
+    assert resumed.radius == pytest.approx(SAMP.for_run(20).radius.value(10))
+    own = SphericalQuantizer(12, 4, samp=SAMP(margin=0.3))
+    own.load_state_dict(states[9])
+    assert own.samp == SAMP(margin=0.3), "what was given stays"
+
+
+@pytest.mark.parametrize("samp", [0.25, 0.0, "paper"])
+def test_settings_of_another_type_are_refused(samp, unchecked):
+    """As where the line of another quantizer, whose third argument is beta, is changed."""
+    with pytest.raises(ValueError, match=re.escape(f"samp is {samp!r}; it must be a SAMP or None")):
+        SphericalQuantizer(8, 4, samp)

@@ -310,6 +310,13 @@ def test_a_signal_during_the_last_checkpoint_is_not_lost(images, tmp_path, monke
     assert_same_run(Run.load(tmp_path), short(images))
 
 
+def test_without_quantization_a_model_that_was_frozen_and_unfrozen_is_trained(images):
+    network = model("continuous")
+    network.requires_grad_(False)
+    network.requires_grad_(True)
+    assert_same_run(short(images, network=network), short(images, "continuous"))
+
+
 @pytest.mark.parametrize("kind", ["samp", "ema", "continuous"])
 def test_a_run_goes_on_only_with_the_same_parts_frozen(kind, images, tmp_path, monkeypatch):
     def part_of(frozen):

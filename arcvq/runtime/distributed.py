@@ -160,7 +160,16 @@ def whole(parameter: Shaped[Tensor, "*shape"]) -> Shaped[Tensor, "*shape"]:
 
 
 def assign_(parameter: Float[Tensor, "*shape"], values: Float[Tensor, "*shape"]) -> None:
-    """Write values, which are the same on all ranks, into a parameter that may be divided."""
+    """Write values, which are the same on all ranks, into a parameter that may be divided.
+
+    Raises:
+        ValueError: For what is computed from a parameter, where the values would be lost.
+    """
+    if not isinstance(parameter, nn.Parameter):
+        raise ValueError(
+            f"the codebook is computed, a {type(parameter).__name__}; codes cannot be written into "
+            "it (take its parametrization away first)"
+        )
     if hasattr(parameter, "full_tensor"):
         from torch.distributed.tensor import DTensor, distribute_tensor
 
