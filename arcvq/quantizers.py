@@ -983,11 +983,15 @@ class SphericalQuantizer(CosineQuantizer):
     def _load_from_state_dict(self, state_dict, prefix, *args, **kwargs):
         has_codebook = prefix + "codebook" in state_dict
         has_ball = prefix + "min_radius" in state_dict  # before it is filled in
+        # Settings that were given stay; those that a run has made are made again, for its length.
+        is_given = self.samp is not None
+        if is_given and not self.samp_steps.is_meta:
+            is_given = not self._is_set_by_run("restart")
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
         if not has_codebook:
             return
-        if self.samp is None and not self.samp_steps.is_meta and self.samp_steps > 0:
-            self.samp = SAMP.for_run(int(self.samp_steps))  # as `begin_run` has set it
+        if not is_given and not self.samp_steps.is_meta and self.samp_steps > 0:
+            self.samp = SAMP.for_run(int(self.samp_steps))
         self.radius.fill_(1.0)
         schedule = self.active_samp().radius
         if schedule is None or not has_ball:

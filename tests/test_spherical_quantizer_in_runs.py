@@ -522,6 +522,10 @@ def test_a_run_begun_in_a_loop_continues_from_its_state_dict(schedule):
         resumed.begin_run(20, schedule)
     assert resumed.samp == SAMP.for_run(20)
     assert resumed.radius == pytest.approx(SAMP.for_run(20).radius.value(10))
+    begun = SphericalQuantizer(12, 4)
+    begun.begin_run(50)
+    begun.load_state_dict(states[9])
+    assert begun.samp == SAMP.for_run(20), "the length of the run that is loaded counts"
     own = SphericalQuantizer(12, 4, samp=SAMP(margin=0.3))
     own.load_state_dict(states[9])
     assert own.samp == SAMP(margin=0.3), "what was given stays"

@@ -48,7 +48,9 @@ def thin(count: int, what: str, limit: int = 20_000) -> tuple[np.ndarray, str]:
 
 def evenly(count: int, limit: int) -> np.ndarray:
     """Choose at most `limit` of `count` rows, evenly spaced, the first and the last among them."""
-    return np.linspace(0, count - 1, min(count, limit)).round().astype(int)
+    chosen = min(count, limit)
+    places = np.linspace(0, count - 1, chosen)
+    return places.round().astype(int)
 
 
 def measured(history: pd.DataFrame, column: str) -> Float[np.ndarray, "2 n"]:
