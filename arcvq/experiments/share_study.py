@@ -15,7 +15,7 @@ from arcvq.runtime.devices import threads_kept
 from arcvq.samp import SAMP
 from arcvq.training import Compute, Optimization, Recording, Run, VQVAESession, evaluate
 
-CODES = (512, 4096)
+CODES = (512, 4096, 65536)
 SHARES = (1.0, 0.1, 0.03)
 TIMED_STEPS = 20
 SHOWN = MAIN_MEASURES | {
