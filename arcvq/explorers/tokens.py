@@ -9,7 +9,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from arcvq.explorers.canvas import CanvasExplorer
+from arcvq.explorers.encoding import check_codebook
 from arcvq.images import to_uint8
+from arcvq.ops import nearest_code
 from arcvq.vqvae import VQVAE, Residual
 
 MOST_CODES = 36**2  # two letters each of a link name the tokens
@@ -21,12 +23,13 @@ class TokenExplorer(CanvasExplorer):
     The browser runs the model, with its weights rounded to half precision.
 
     Args:
-        model: For square gray images and with codes in 3 dimensions, at most 1,296 of them.
-        images: Images to choose from, in [-1, 1].
+        model: For gray images and with codes in 3 dimensions, at most 1,296 of them, of which
+            each latent takes the nearest.
+        images: Images to choose from, square and in [-1, 1]; at least one.
         **settings: Values at the start.
 
     Raises:
-        ValueError: For other models.
+        ValueError: For other models, or other images.
     """
 
     module = "tokens"
@@ -40,6 +43,7 @@ class TokenExplorer(CanvasExplorer):
         images: Float[Tensor, "B 1 H H"],
         **settings: Any,
     ):
+        check_codebook(model)
         dim = model.quantizer.dim
         if dim != 3 or model.image_channels != 1:
             raise ValueError(
@@ -51,12 +55,32 @@ class TokenExplorer(CanvasExplorer):
                 f"the model has {model.quantizer.num_codes:,} codes; a link can name the tokens of "
                 f"up to {MOST_CODES:,}"
             )
+        count, _, height, width = images.shape
+        if count == 0 or height != width:
+            raise ValueError(
+                f"images have shape {tuple(images.shape)}; there must be at least one, and they "
+                "must be square"
+            )
+        _check_nearest(model, images)
         data = {
             "images": to_uint8(images).numpy(),
             "plan": plan(model, images),
             "weights": weights(model).view(np.uint16),
         }
         super().__init__(data, **settings)
+
+
+@torch.no_grad()
+def _check_nearest(model: VQVAE, images: Float[Tensor, "B 1 H H"]) -> None:
+    """Raise ValueError for a quantizer that chooses codes otherwise than the browser does."""
+    quantizer = model.quantizer
+    latents = model.latents(images).movedim(1, -1).flatten(0, -2)
+    nearest = nearest_code(latents, quantizer.codebook, quantizer.metric)
+    if not torch.equal(nearest, model.encode(images).flatten()):
+        raise ValueError(
+            f"the quantizer is a {quantizer.kind}; the explorer takes one that gives each latent "
+            "the nearest code of its codebook"
+        )
 
 
 def plan(model: VQVAE, images: Float[Tensor, "B C H W"]) -> dict[str, Any]:

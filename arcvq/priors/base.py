@@ -56,7 +56,8 @@ class Prior(nn.Module, Kinds):
         classes: How many classes the labels have; 0 for a prior without labels.
 
     Attributes:
-        codebook_fingerprint: Of the codebook whose tokens the prior was fitted to; None before.
+        codebook_fingerprint: Of the codebook whose tokens the prior was fitted to; None before, and
+            where it was fitted to tokens alone, which do not tell. See `remember`.
         rounded_fingerprints: Of the same codebook in half precision.
     """
 
@@ -180,17 +181,27 @@ class Prior(nn.Module, Kinds):
         return as_indices(labels, self.classes, "labels")
 
     def remember(self, codebook: Float[Tensor, "K D"]) -> None:
-        """Keep the fingerprints of the codebook whose tokens the prior is fitted to."""
+        """Keep the fingerprints of the codebook whose tokens the prior is fitted to.
+
+        `fit_prior` does so. After `fit_tokens` or `count`, which see no codebook, call it so that
+        the prior is refused for other models with as many codes.
+        """
         self.codebook_fingerprint = fingerprint(codebook.float())
         self.rounded_fingerprints = [
             fingerprint(codebook.to(precision).float()) for precision in HALF
         ]
+
+    def forget_codebook(self) -> None:
+        """Drop the fingerprints, since the prior is now fitted to tokens of an unknown codebook."""
+        self.codebook_fingerprint = None
+        self.rounded_fingerprints = []
 
     def check_model(self, model: Autoencoder) -> None:
         """Raise ValueError if this prior is not one over the tokens of the model.
 
         The model may have been cast to another precision since the prior was fitted.
         """
+        check_tokens(model)
         num_codes = model.quantizer.num_codes
         if self.num_codes != num_codes:
             raise ValueError(
@@ -229,18 +240,27 @@ class Prior(nn.Module, Kinds):
         }
 
     @staticmethod
-    def from_config(config: dict[str, Any]) -> "Prior":
+    def from_config(config: dict[str, Any], codebook: Tensor | None = None) -> "Prior":
         """Build the prior that `config` describes, with new weights.
 
+        Args:
+            config: What `config` returned.
+            codebook: The codes (K, D) of a prior with tied tokens, which are not in its config.
+
         Raises:
-            ValueError: For an unknown kind.
+            ValueError: For an unknown kind, or a codebook that is missing, of another shape or not
+                expected.
         """
         fields = dict(config)
         prior_class = Prior.of_kind(fields.pop("kind", None), "prior")
         codebook_dim = fields.pop("codebook_dim", None)
+        wanted = None if codebook_dim is None else (fields["num_codes"], codebook_dim)
+        shape = None if codebook is None else tuple(codebook.shape)
+        if shape != wanted:
+            raise ValueError(f"codebook has shape {shape}; the config asks for {wanted}")
+        if codebook is not None:
+            fields["codebook"] = codebook
         fields["grid"] = tuple(fields["grid"])
-        if codebook_dim is not None:  # the directions of the codes come with the weights
-            fields["codebook"] = torch.zeros(fields["num_codes"], codebook_dim)
         return prior_class(**fields)
 
     def save_pretrained(self, folder: str | Path) -> None:
@@ -255,7 +275,7 @@ class Prior(nn.Module, Kinds):
 
     @staticmethod
     def from_pretrained(folder: str | Path) -> "Prior":
-        """Open the prior in a folder that `save_pretrained` wrote, in evaluation mode.
+        """Open the prior in a folder that `save_pretrained` wrote, in float32 and evaluation mode.
 
         Raises:
             FileNotFoundError: If a file is missing.
@@ -270,10 +290,23 @@ def _from_saved_config(config: dict[str, Any]) -> Prior:
         raise ValueError(f"it is no prior of format {PRIOR_FORMAT}, the one that this arcvq reads")
     codebook_fingerprint = config.pop("codebook_fingerprint")
     rounded_fingerprints = config.pop("rounded_fingerprints", [])
-    prior = Prior.from_config(config)
+    codebook = None
+    if config.get("codebook_dim") is not None:  # the directions of the codes come with the weights
+        codebook = torch.zeros(config["num_codes"], config["codebook_dim"])
+    prior = Prior.from_config(config, codebook)
     prior.codebook_fingerprint = codebook_fingerprint
     prior.rounded_fingerprints = rounded_fingerprints
     return prior
+
+
+def check_tokens(model: Autoencoder) -> None:
+    """Raise ValueError for a model whose tokens no prior takes, since a place has several."""
+    quantizer = model.quantizer
+    if quantizer.index_shape:
+        raise ValueError(
+            f"the quantizer is a {quantizer.kind}, with several tokens for each place; a prior "
+            "takes those of a single codebook"
+        )
 
 
 class NetworkPrior(Prior):
@@ -309,6 +342,11 @@ class NetworkPrior(Prior):
             )
         self.tokens = TiedTokens(codebook, width)
         self.remember(codebook)
+
+    def forget_codebook(self):
+        # A tied prior stays one for the codes to whose directions it is tied.
+        if not isinstance(self.tokens, TiedTokens):
+            super().forget_codebook()
 
     def features(
         self, embedded: Float[Tensor, "B h w C"], labels: Labels

@@ -60,15 +60,21 @@ class CountingPrior(Prior):
     def count(self, tokens: Integer[Tensor, "n h w"]) -> "CountingPrior":
         """Fit the prior to these grids and return it.
 
+        The tokens do not tell of which codebook they are; see `remember`.
+
         Raises:
             ValueError: As `forward` does.
         """
         tokens, _ = self.as_tokens(tokens, None)
-        contexts = self.context(tokens)
-        counts = self.counts(contexts, tokens, len(self.table))
-        table = witten_bell(counts, self.without_context(counts)).log()
+        table = self.log_probabilities(tokens)
         self.table = table.to(self.table)
+        self.forget_codebook()
         return self
+
+    def log_probabilities(self, tokens: Int[Tensor, "n h w"]) -> Float[Tensor, "_contexts K"]:
+        """Estimate the table from grids of tokens."""
+        counts = self.counts(self.context(tokens), tokens, self.contexts())
+        return witten_bell(counts, self.without_context(counts)).log()
 
     def counts(
         self, contexts: Int[Tensor, "n h w"], tokens: Int[Tensor, "n h w"], number: int
@@ -168,8 +174,7 @@ class NeighborPrior(CountingPrior):
         row = self.contexts() + place
         return torch.where(was_seen, row, left)
 
-    def count(self, tokens):
-        tokens, _ = self.as_tokens(tokens, None)
+    def log_probabilities(self, tokens):
         by_left = self.counts(self.left(tokens), tokens, self.contexts())
         after_left = witten_bell(by_left, self.without_context(by_left))
 
@@ -180,9 +185,7 @@ class NeighborPrior(CountingPrior):
         after_pair = witten_bell(by_pair, after_left[left])
 
         self.seen = seen.to(self.table.device)
-        table = torch.cat([after_left, after_pair]).log()
-        self.table = table.to(self.table)
-        return self
+        return torch.cat([after_left, after_pair]).log()
 
     def config(self):
         return super().config() | {"pairs": len(self.seen)}

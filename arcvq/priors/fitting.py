@@ -25,7 +25,6 @@ from arcvq.training import (
     Optimization,
     Recording,
     TrainingSession,
-    check_single,
 )
 
 
@@ -34,15 +33,11 @@ class TokenSplit(NamedTuple):
 
     Attributes:
         tokens: One grid for each image.
-        labels: The labels of the images.
+        labels: The labels of the images; None will do for a prior without classes.
     """
 
     tokens: Integer[Tensor, "n h w"]
-    labels: Integer[Tensor, " n"]
-
-    def to(self, device: torch.device) -> "TokenSplit":
-        """The same grids on another device."""
-        return TokenSplit(self.tokens.to(device), self.labels.to(device))
+    labels: Integer[Tensor, " n"] | None = None
 
 
 class TokenData(NamedTuple):
@@ -165,7 +160,6 @@ def fit_prior(  # noqa: PLR0913  (as `fit`)
         ValueError: If the prior is one for another codebook, number of codes or grid, and as
             `fit_tokens` does.
     """
-    check_single(model.quantizer, "fit_prior")
     prior.check_model(model)
     prior.check_grid(model, data)
     optimization = Optimization(steps, batch_size, lr, seed)
@@ -219,10 +213,17 @@ def _check_before_encoding(prior: Prior, data: TokenData | ImageData) -> None:
             f"{prior.kind} has nothing to learn by steps; fit it with its method count"
         )
     for name, split in (("training", data.train), ("validation", data.validation)):
-        if len(split.labels) == 0:
+        count = _count(split)
+        if count == 0:
             raise ValueError(f"there are no {name} tokens; at least one grid is needed")
         if prior.classes:
-            prior.as_labels(split.labels, len(split.labels))
+            labels = split.labels
+            prior.as_labels(labels, count if labels is None else len(labels))
+
+
+def _count(split: TokenSplit | ImageSplit) -> int:
+    """How many images, or grids of their tokens, there are."""
+    return len(split.tokens) if isinstance(split, TokenSplit) else len(split)
 
 
 def _check_recording(recording: Recording) -> None:
@@ -275,19 +276,19 @@ class PriorSession(TrainingSession):
             # Rounded down for good: validations decide which weights are kept.
             tenth = max(1, optimization.steps // 10)
             recording = dataclasses.replace(recording, validate_every=tenth)
-        super().__init__(prior, len(data.train.labels), optimization, compute, recording)
+        super().__init__(prior, _count(data.train), optimization, compute, recording)
         # A row of the history is always a validation.
         self.log_every = self.validate_every
         self.autoencoder = autoencoder
-        train = self._tokens_of(data.train)
-        validation = self._tokens_of(data.validation)
+        self.tokens, self.labels = self._tokens_of(data.train)
+        self.validation_tokens, self.validation_labels = self._tokens_of(data.validation)
         self.settings |= {
             "prior": prior.config(),
-            "tokens": fingerprint(*train, *validation),
+            "tokens": fingerprint(
+                self.tokens, self.labels, self.validation_tokens, self.validation_labels
+            ),
             "validate_every": self.validate_every,
         }
-        self.tokens = train.to(self.device)
-        self.validation = validation.to(self.device)
         self.warm_up = WarmUp(0.0, 1.0, max(1, self.steps // 10))
         self.decay = Cosine(optimization.lr, 0.0, self.steps)
         # Of training since the last row: the sum of the loss over steps, and their number.
@@ -296,40 +297,46 @@ class PriorSession(TrainingSession):
         self.best: dict[str, Any] = {}  # weights
         self.best_bits = math.inf
 
-    def _tokens_of(self, split: Any) -> TokenSplit:
-        """Tokens and labels of a part of the data, as int64; refuses those that do not fit."""
+    def _tokens_of(self, split: Any) -> tuple[Tensor, Tensor]:
+        """Tokens and labels as int64 on the device; refuses those that do not fit."""
         if self.autoencoder is not None:
             split = encode_split(self.autoencoder.to(self.device), split)
         tokens, labels = split
+        if labels is None:
+            labels = torch.zeros(len(tokens), dtype=torch.int64)
         if len(tokens) != len(labels):
             raise ValueError(
                 f"there are {len(tokens)} grids of tokens and {len(labels)} labels; each grid has "
                 "one label"
             )
         tokens, of_classes = self.model.as_tokens(tokens, labels if self.model.classes else None)
-        return TokenSplit(tokens, labels.long() if of_classes is None else of_classes)
+        labels = labels.long() if of_classes is None else of_classes
+        return tokens.to(self.device), labels.to(self.device)
 
     def begin(self) -> None:
-        # From now on the prior is one for these codes.
-        if self.autoencoder is not None:
+        # From now on the prior is one for these codes; tokens alone do not tell whose they are.
+        if self.autoencoder is None:
+            self.model.forget_codebook()
+        else:
             self.model.remember(self.autoencoder.quantizer.codebook)
 
-    def _labels(self, split: TokenSplit) -> Tensor | None:
-        """The labels that the prior is given."""
-        return split.labels if self.model.classes else None
+    def _given(self, labels: Tensor) -> Tensor | None:
+        """The labels that the prior is given: none if it has no classes."""
+        return labels if self.model.classes else None
 
     def make_optimizer(self, parameters, **options):
         return torch.optim.AdamW(parameters, lr=self.optimization.lr, **options)
 
     def advance(self) -> None:
         self.model.train()
-        indices = self.indices_of(self.step, len(self.tokens.tokens))
-        batch = TokenSplit(self.tokens.tokens[indices], self.tokens.labels[indices])
+        indices = self.indices_of(self.step, len(self.tokens))
+        tokens = self.tokens[indices]
+        labels = self._given(self.labels[indices])
         lr = self.warm_up.value(self.step + 1) * self.decay.value(self.step)
         self.optimizer.param_groups[0]["lr"] = lr
         with self.autocast:
-            logits = self.model.predict(batch.tokens, self._labels(batch))
-        loss = cross_entropy(at_least_float32(logits).flatten(0, 2), batch.tokens.flatten())
+            logits = self.model.predict(tokens, labels)
+        loss = cross_entropy(at_least_float32(logits).flatten(0, 2), tokens.flatten())
         self.optimizer.zero_grad()
         loss.backward()
         # As usual for transformers, whose gradients can be large at first.
@@ -345,7 +352,7 @@ class PriorSession(TrainingSession):
         bits = self.nats.item() / self.summed / math.log(2)
         with evaluation_mode(self.model):
             validation_bits = bits_per_token(
-                self.model, self.validation.tokens, self._labels(self.validation)
+                self.model, self.validation_tokens, self._given(self.validation_labels)
             )
         if not math.isfinite(bits + validation_bits):
             raise FloatingPointError(

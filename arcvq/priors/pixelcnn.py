@@ -106,8 +106,9 @@ class PixelCNN(NetworkPrior):
         classes: See `Prior`.
         codebook: See `NetworkPrior`.
         width: See `NetworkPrior`.
-        layers: At least 1. Each layer widens the view by kernel // 2 columns to either side, so a
-            grid of w columns needs (w - 1) / (kernel // 2) layers to be seen whole.
+        layers: At least 1. Each layer widens the view by kernel // 2 rows and columns, so a grid of
+            h rows and w columns needs max(w - 1, h - 2) / (kernel // 2) layers, rounded up, to be
+            seen whole.
         kernel: The size of the convolutions, odd, from 3.
     """
 

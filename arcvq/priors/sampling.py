@@ -2,7 +2,8 @@
 
 Every token has its own uniform random number, drawn before all else, which picks a code from the
 cumulative probabilities. So an image depends on the seed and on its place among the n images, and
-not on how these are split into batches.
+not on how these are split into batches. In half precision, a network rounds differently in batches
+of another size, which can change a token.
 """
 
 import math

@@ -8,7 +8,7 @@ import torch
 
 from arcvq.autoencoder import Autoencoder
 from arcvq.images import ImageData
-from arcvq.priors.base import NetworkPrior
+from arcvq.priors.base import NetworkPrior, check_tokens
 from arcvq.priors.fitting import PriorRun, fit_prior
 from arcvq.priors.pixelcnn import PixelCNN
 from arcvq.priors.tokens import match_parameters, parameter_count
@@ -28,7 +28,7 @@ PRIORS: dict[str, type[PixelCNN] | type[TransformerPrior]] = {
     "pixelcnn": PixelCNN,
     "transformer": TransformerPrior,
 }
-# Width and layers. A PixelCNN sees a whole grid of 7 columns from 6 layers on.
+# Width and layers. A PixelCNN sees a whole grid of 7 x 7 from 6 layers on.
 SIZES = {
     "pixelcnn": {
         "quick": (48, 6),
@@ -120,7 +120,12 @@ class PriorSettings:
         return cls(**config)
 
     def prior(self, model: Autoencoder, data: ImageData) -> NetworkPrior:
-        """The prior before fitting, drawn from the seed; the caller's generator stays as it is."""
+        """The prior before fitting, drawn from the seed; the caller's generator stays as it is.
+
+        Raises:
+            ValueError: For a model with several tokens for each place.
+        """
+        check_tokens(model)
         height, width = data.size
         grid = (height // model.downsample, width // model.downsample)
         classes = len(data.classes) if self.conditional else 0
@@ -179,6 +184,7 @@ def train_prior(
     Returns:
         The run of the prior, with the prior on the device. Raises what `fit_prior` raises.
     """
+    check_tokens(model)
     device = choose_device(device)
     digest = settings.digest(model, data, choose_precision(settings.precision, device))
     name = f"{safe_name(data.name)}-{settings.kind}-{digest}"

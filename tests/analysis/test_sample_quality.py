@@ -193,6 +193,8 @@ def test_copies_of_training_data_are_told_from_new_samples():
     held_out = points(1000, 4, 2)
     copies = nearest_training(train[100:300], held_out, train)
     assert (copies.median_ratio, copies.nearer, copies.near_copies) == (0, 1, 1)
+    some_known = torch.cat([held_out, train[:20]])
+    assert nearest_training(train[:50], some_known, train).near_copies == 1
     assert torch.equal(copies.indices, torch.arange(100, 300))
     assert not copies.distances.any()
     new = nearest_training(points(1000, 4, 3), held_out, train)

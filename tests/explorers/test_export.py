@@ -1,14 +1,21 @@
 """The page: one small file with every explorer, its text and a model, whatever stood there before."""
 
+import dataclasses
 import re
 from html.parser import HTMLParser
 
 import pytest
+import torch
 from click.testing import CliRunner
 
 from arcvq.cli import main
+from arcvq.composites import ResidualQuantizer
 from arcvq.explorers import export
+from arcvq.explorers.tokens import TokenExplorer
+from arcvq.quantizers import SphericalQuantizer
 from arcvq.runs import pretrained
+from arcvq.vqvae import VQVAE
+from tests.strokes import IMAGES, SMALL
 
 LIMIT = 2_000_000  # bytes
 EXPLORERS = ["tokens", "playground", "radius", "margin", "replay"]
@@ -79,6 +86,27 @@ def test_a_model_that_cannot_be_drawn_on_a_sphere_is_refused():
     model = pretrained.load("digits")
     with pytest.raises(ValueError, match="D = 64 and images of 1 channels"):
         export.token_explorer(model)
+
+
+@pytest.mark.parametrize("kind", ["fsq", "continuous"])
+def test_a_model_that_does_not_choose_the_nearest_code_is_refused(kind):
+    settings = dataclasses.replace(SMALL, quantizer=kind, num_codes=64, dim=3)
+    with pytest.raises(ValueError, match="one that gives each latent the nearest code"):
+        TokenExplorer(settings.model(IMAGES), IMAGES.train.batch(torch.arange(32)))
+
+
+@pytest.mark.parametrize("shape", [(0, 1, 16, 16), (2, 1, 16, 24)])
+def test_there_must_be_square_images_to_choose_from(shape, unchecked):
+    model = VQVAE(1, SphericalQuantizer(16, 3), hidden=8)
+    with pytest.raises(ValueError, match="there must be at least one, and they must be square"):
+        TokenExplorer(model, torch.zeros(shape))
+
+
+def test_a_model_with_several_tokens_a_place_is_refused():
+    stages = [SphericalQuantizer(16, 3), SphericalQuantizer(16, 3)]
+    model = VQVAE(1, ResidualQuantizer(stages), hidden=8)
+    with pytest.raises(ValueError, match="explorers show models with a single codebook"):
+        TokenExplorer(model, torch.zeros(1, 1, 16, 16))
 
 
 def test_the_text_has_no_place_left_open(page):

@@ -4,9 +4,11 @@ import numpy as np
 import pytest
 import torch
 
+from arcvq.composites import ResidualQuantizer
 from arcvq.priors import (
     BigramPrior,
     HistogramPrior,
+    NeighborPrior,
     PixelCNN,
     Prior,
     TransformerPrior,
@@ -226,3 +228,40 @@ def test_a_prior_knows_the_model_that_it_belongs_to(make):
     message = "the prior has 5 codes and the model 6; they must be the same"
     with pytest.raises(ValueError, match=message):
         make().check_model(model_of(6))
+
+
+def test_a_prior_is_built_again_from_its_config(make, kind):
+    prior = make(**kind)
+    again = Prior.from_config(prior.config(), kind["codebook"])
+    again.load_state_dict(prior.state_dict())
+    assert again.codebook_fingerprint == prior.codebook_fingerprint
+    assert torch.equal(again(TOKENS), prior(TOKENS))
+
+
+def test_tied_priors_are_not_built_without_their_codebook_nor_free_ones_with_one(make):
+    codebook = torch.randn(5, 3)
+    tied = make(codebook=codebook).config()
+    with pytest.raises(ValueError, match=r"codebook has shape None; the config asks for \(5, 3\)"):
+        Prior.from_config(tied)
+    with pytest.raises(ValueError, match=r"shape \(5, 4\); the config asks for \(5, 3\)"):
+        Prior.from_config(tied, torch.randn(5, 4))
+    with pytest.raises(ValueError, match=r"shape \(5, 3\); the config asks for None"):
+        Prior.from_config(make().config(), codebook)
+
+
+def test_a_prior_over_several_tokens_a_place_is_refused(make):
+    stages = [SphericalQuantizer(5, 3), SphericalQuantizer(5, 3)]
+    model = VQVAE(1, ResidualQuantizer(stages), hidden=8)
+    with pytest.raises(ValueError, match="ResidualQuantizer, with several tokens for each place"):
+        make().check_model(model)
+
+
+@pytest.mark.parametrize("cls", [HistogramPrior, BigramPrior, NeighborPrior])
+def test_tokens_that_are_counted_do_not_tell_their_codebook(cls):
+    prior = cls(5, (3, 4))
+    prior.remember(torch.randn(5, 3))
+    prior.count(TOKENS)
+    prior.check_model(model_of(5))
+    prior.remember(torch.randn(5, 3))
+    with pytest.raises(ValueError, match="belongs to another codebook"):
+        prior.check_model(model_of(5))

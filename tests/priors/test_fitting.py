@@ -290,6 +290,27 @@ def test_tokens_and_labels_that_do_not_fit_are_refused(small, tokens):
         short(small(), TokenData(fewer, validation))
 
 
+def test_tokens_without_labels_do_for_a_prior_without_classes(small, tokens):
+    train, validation = tokens
+    data = TokenData(TokenSplit(train.tokens), TokenSplit(validation.tokens))
+    assert_same_weights(short(small(), data).prior, short(small(), tokens).prior)
+    with pytest.raises(ValueError, match="labels are missing"):
+        short(small(classes=2), data)
+    nothing = TokenData(TokenSplit(train.tokens[:0]), TokenSplit(validation.tokens))
+    with pytest.raises(ValueError, match="there are no training tokens"):
+        short(small(), nothing)
+
+
+def test_a_prior_fitted_to_tokens_is_no_longer_one_for_the_codebook_before(small, tokens):
+    codebook = torch.randn(3, 2)
+    free = small()
+    free.remember(codebook)
+    assert short(free, tokens).prior.codebook_fingerprint is None
+    assert free.rounded_fingerprints == []
+    tied = short(small(codebook=codebook), tokens).prior
+    assert tied.codebook_fingerprint == fingerprint(codebook)
+
+
 @pytest.mark.parametrize("integer", INTEGER_DTYPES)
 @pytest.mark.parametrize("classes", [0, 2])
 def test_a_fit_to_tokens_of_any_integer_type_is_the_same(small, tokens, integer, classes):

@@ -1,9 +1,10 @@
 import itertools
+import math
 
 import pytest
 import torch
 
-from arcvq.priors import influence
+from arcvq.priors import PixelCNN, influence
 
 
 def test_influence_is_the_mean_length_of_the_gradient_as_finite_differences_find_it(make, kind):
@@ -45,3 +46,22 @@ def test_wrong_places_tokens_and_labels_are_refused(make):
         influence(prior, tokens, (0, 0))
     with pytest.raises(ValueError, match="tokens reach from 5 to 5"):
         influence(prior, tokens + 5, (0, 0), labels)
+
+
+@pytest.mark.parametrize("kernel", [3, 5])
+@pytest.mark.parametrize("grid", [(2, 2), (4, 6), (6, 4), (9, 2), (6, 1)])
+def test_the_layers_that_the_pixelcnn_names_see_the_whole_grid_and_fewer_do_not(grid, kernel):
+    height, width = grid
+    needed = max(1, math.ceil(max(width - 1, height - 2) / (kernel // 2)))
+    torch.manual_seed(0)
+    tokens = torch.randint(5, (4, *grid))
+    # The farthest to see: the right end of the row above, and the first row from the last.
+    ends = ((height - 1, 0), (height - 1, width - 1))
+    for layers in {needed, max(1, needed - 1)}:
+        prior = PixelCNN(5, grid, width=8, layers=layers, kernel=kernel).double()
+        seen = 0
+        for row, column in ends:
+            places = influence(prior, tokens, (row, column)) > 0
+            seen += int(places.sum())
+        all_before = sum(row * width + column for row, column in ends)
+        assert (seen == all_before) == (layers == needed)

@@ -8,8 +8,10 @@ import pytest
 import torch
 
 from arcvq.baselines.vector_quantize_pytorch import BASELINES
+from arcvq.composites import ResidualQuantizer
 from arcvq.priors import PRIORS, PriorSettings, TiedTokens, parameter_count, settings, train_prior
 from arcvq.priors.fitting import PriorSession
+from arcvq.quantizers import SphericalQuantizer
 from arcvq.training import Run
 from arcvq.vqvae import VQVAE
 from tests.strokes import IMAGES
@@ -215,3 +217,12 @@ def test_a_damaged_prior_is_named_and_fitted_again_when_asked(run, images, tmp_p
         healed = train_prior(TINY, run.model, images, root=tmp_path, overwrite=True, **OPTIONS)
         assert_same_weights(first.prior, healed.prior)
     assert len(fits) == 5
+
+
+def test_a_model_with_several_tokens_a_place_is_refused(images, tmp_path):  # noqa: F811
+    stages = [SphericalQuantizer(16, 8), SphericalQuantizer(16, 8)]
+    residual = VQVAE(1, ResidualQuantizer(stages), hidden=8)
+    with pytest.raises(ValueError, match="ResidualQuantizer, with several tokens for each place"):
+        TINY.prior(residual, images)
+    with pytest.raises(ValueError, match="ResidualQuantizer, with several tokens for each place"):
+        train_prior(TINY, residual, images, root=tmp_path, device="cpu")
