@@ -47,7 +47,8 @@ def ssim(images: Float[Tensor, "B C H W"], reference: Float[Tensor, "B C H W"]) 
     It is that of the pixels as intensities from 0 to 1, since it compares mean intensities, which
     have no negative values. On black, one gray level too much already lowers it: runs on MNIST
     that differ in nothing but their seed had 0.91 and 0.97. The means of batches, weighted by
-    their sizes, average to that of all images. It is computed with torchmetrics.
+    their sizes, average to that of all images. It is computed with torchmetrics; only windows that
+    lie inside the image count, as in the paper.
 
     Args:
         images: The reconstructions, at least 11x11 pixels, the size of the window.
@@ -56,10 +57,12 @@ def ssim(images: Float[Tensor, "B C H W"], reference: Float[Tensor, "B C H W"]) 
     images, reference = _pair(images, reference)
     _check_size(images, "SSIM", SSIM_WINDOW)
     torchmetrics = extra_import("torchmetrics.functional.image")
-    similarity = torchmetrics.structural_similarity_index_measure(
-        (images + 1) / 2, (reference + 1) / 2, data_range=1.0
+    _, by_window = torchmetrics.structural_similarity_index_measure(
+        (images + 1) / 2, (reference + 1) / 2, data_range=1.0, return_full_image=True
     )
-    return similarity.item()
+    # Nearer to the edge, a window sees the image mirrored.
+    edge = SSIM_WINDOW // 2
+    return by_window[..., edge:-edge, edge:-edge].mean().item()
 
 
 def sharpness(images: Float[Tensor, "B C H W"]) -> float:
