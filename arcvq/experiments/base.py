@@ -347,6 +347,8 @@ def _claim(folder: Path, mine: dict[str, Any]) -> None:
             theirs = dict(with_nested_settings(json.loads(path.read_text())))
         except (ValueError, TypeError):
             raise ValueError(f"{path} is damaged; name another folder") from None
+        if theirs.get("images") == mine["images"]:
+            theirs["dataset"] = mine["dataset"]  # which may be another path of the same folder
         changes = differences(theirs, mine)
         if changes:
             raise ValueError(

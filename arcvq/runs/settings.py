@@ -4,7 +4,7 @@ import dataclasses
 import json
 import warnings
 from functools import partial
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import Any, cast
 
 import torch
@@ -116,7 +116,6 @@ class RunSettings:
 
     def __post_init__(self):
         use_python_numbers(self)
-        self._unify_folder()
         for name, kind in RECORDS.items():
             record = getattr(self, name)
             if not isinstance(record, kind) and record is not getattr(RunSettings, name):
@@ -257,12 +256,6 @@ class RunSettings:
         """
         return load_images(self.dataset, root, device, **vars(self.reading))
 
-    def _unify_folder(self) -> None:
-        """Write a folder in one way, so that a slash more or less makes no other run."""
-        kind, _, path = str(self.dataset).partition(":")
-        if kind == "folder" and path:
-            object.__setattr__(self, "dataset", f"folder:{PurePath(path)}")
-
     def subset(self, data: ImageData) -> ImageData:
         """The data that the run sees, with `train_images` training images if that is a number.
 
@@ -296,6 +289,8 @@ class RunSettings:
             "format": RUN_FORMAT,
         }
         facts.pop("reading", None)  # its effect is in the pixels
+        if self.dataset.startswith("folder:"):
+            facts["dataset"] = "folder"  # wherever it is, and however its path is written
         return digest_of(facts)
 
 

@@ -55,7 +55,10 @@ def check_settings(owner: str, saved: dict[str, Any], settings: dict[str, Any]) 
         saved: The saved settings.
         settings: The settings now. None is the same as no setting.
     """
-    changes = differences(with_nested_settings(saved), settings)
+    saved = with_nested_settings(saved)
+    if "images" in settings and saved.get("images") == settings["images"]:
+        saved = saved | {"data": settings.get("data")}  # the same images, in a folder that moved
+    changes = differences(saved, settings)
     if changes:
         raise ValueError(
             f"{owner} belongs to other settings ({'; '.join(changes)}); "

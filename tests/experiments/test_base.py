@@ -315,6 +315,7 @@ def test_results_of_other_settings_keep_their_folder(tmp_path):
         run(tmp_path, dataclasses.replace(RATES, name="others"))
     assert (tmp_path / "rates.parquet").read_bytes() == before
     assert json.loads((tmp_path / "experiment.json").read_text())["steps"] == 6
+    run(tmp_path, base=dataclasses.replace(BASE, dataset="folder:/another/path/of/them"), seeds=1)
 
 
 @pytest.mark.parametrize(

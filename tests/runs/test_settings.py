@@ -346,20 +346,13 @@ def test_a_damaged_run_is_healed_when_asked_and_ends_with_the_same_weights(
     assert torch.equal(opened.model.quantizer.codebook, whole.model.quantizer.codebook)
 
 
-@pytest.mark.parametrize(
-    ("name", "same"),
-    [
-        ("folder:/my pictures/", "folder:/my pictures"),
-        ("folder:/my//pictures//", "folder:/my/pictures"),
-        ("folder:./pictures/.", "folder:pictures"),
-        ("folder:C:/pictures", "folder:C:/pictures"),
-        ("folder:~", "folder:~"),
-        ("folder:/", "folder:/"),
-        ("folder:", "folder:"),
-    ],
-)
-def test_a_slash_more_or_less_makes_no_other_run(name, same):
-    assert dataclasses.replace(SMALL, dataset=name).dataset == same
+@pytest.mark.parametrize("path", ["pictures", "pictures/", "./pictures", "/elsewhere/pictures"])
+def test_a_folder_with_the_same_images_gives_the_same_run_wherever_it_is(path, tmp_path):
+    here = dataclasses.replace(SMALL, dataset="folder:/my/pictures")
+    there = dataclasses.replace(SMALL, dataset=f"folder:{path}")
+    same = dataclasses.replace(IMAGES, name=f"folder:{path}")
+    named = dataclasses.replace(IMAGES, name="folder:/my/pictures")
+    assert run_name(there, same, CPU) == run_name(here, named, CPU)
 
 
 def test_an_overwriting_that_fails_before_its_first_step_leaves_the_kept_run(
