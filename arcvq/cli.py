@@ -311,10 +311,9 @@ def train_model(device: str, overwrite: bool, **options: Any) -> None:
     """
     from arcvq.image_folders import folder_of, scan_folder
     from arcvq.quantizers import ContinuousQuantizer
-    from arcvq.runs.settings import train
+    from arcvq.runs.settings import run_folder, train
     from arcvq.runtime.devices import choose_device
     from arcvq.runtime.distributed import first_rank_first, process_group, rank
-    from arcvq.runtime.files import data_root
     from arcvq.runtime.wording import short
     from arcvq.training import evaluate
 
@@ -336,7 +335,8 @@ def train_model(device: str, overwrite: bool, **options: Any) -> None:
         measures = {name: measures[name] for name in ("psnr", "l1")}
     for name, value in measures.items():
         click.echo(f"{name:20} {short(value)}")
-    click.echo(f"{finished.seconds:.0f} s of training; the run is kept in {data_root() / 'runs'}")
+    folder = run_folder(settings, data, None, chosen)
+    click.echo(f"{finished.seconds:.0f} s of training; the run is kept in {folder}")
 
 
 @main.command("images")
@@ -443,7 +443,7 @@ def _run_and_report(experiment: "Experiment", out: Path | None, options: dict[st
     from arcvq.reports.pages import check_page_is_ours
     from arcvq.runtime.files import safe_name
 
-    base = _base_settings(experiment, options)
+    base, data = _base_settings(experiment, options)
     for name in ("workers", "ray"):
         if options.get(name) is not None and not experiment.trained:
             warnings.warn(
@@ -453,7 +453,7 @@ def _run_and_report(experiment: "Experiment", out: Path | None, options: dict[st
     out = out or Path(f"{experiment.name}-{safe_name(base.dataset)}")
     file = results_file(experiment.name, out)
     check_page_is_ours(out / "index.html")
-    rows = run_experiment(experiment, base, out=out, **options)
+    rows = run_experiment(experiment, base, data, out=out, **options)
     runs = len(rows[["variant", "seed"]].drop_duplicates())  # each has one row or several
     failed = len(rows) - len(finished(rows))  # which have one
     first_error = next(iter(rows.error.dropna()), "") if failed else ""
@@ -466,17 +466,22 @@ def _run_and_report(experiment: "Experiment", out: Path | None, options: dict[st
     return failed
 
 
-def _base_settings(experiment: "Experiment", options: dict[str, Any]) -> "RunSettings":
-    """The settings that an experiment starts from; takes them out of the options.
+def _base_settings(
+    experiment: "Experiment", options: dict[str, Any]
+) -> tuple["RunSettings", "ImageData"]:
+    """The settings that an experiment starts from, and its data; takes them out of the options.
 
     Warns of each given option that has no effect in this experiment.
     """
     from arcvq.experiments.base import without_effect
+    from arcvq.runtime.devices import choose_device
     from arcvq.samp import SAMP
 
     at_paper_rate = options.pop("paper_rate", False)
     given = _given(options)
-    base = _settings(options)
+    told = _settings(dict(options))  # which refuses wrong ones before images are read
+    data = told.load_data(None, choose_device(options["device"]))
+    base = _settings(options, data)
     if at_paper_rate:
         samp = SAMP.for_run(base.steps, lr=base.lr, dim=base.dim)
         base = dataclasses.replace(base, samp=samp)
@@ -487,7 +492,7 @@ def _base_settings(experiment: "Experiment", options: dict[str, Any]) -> "RunSet
                 f"{option} has no effect in {experiment.name}, which has values of its own",
                 stacklevel=3,
             )
-    return base
+    return base, data
 
 
 def _write_results(experiment: "Experiment", file: Path) -> None:

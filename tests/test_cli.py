@@ -595,9 +595,20 @@ def test_train_checks_the_settings_before_it_reads_images(pictures):
     assert shown.stdout == ""
 
 
-def test_sweep_needs_a_batch_of_images(pictures, data_folder):
+def test_sweep_lowers_the_batch_of_the_profile_but_not_one_that_is_given(
+    pictures, data_folder, monkeypatch
+):
+    def nothing(experiment, base, data, **options):
+        raise RuntimeError(f"a batch of {base.batch_size} of {len(data.train)} images")
+
     folder = ("--dataset", f"folder:{pictures}", "--size", 16, "--skip-broken")
-    shown = invoke("sweep", "--margin", "0,1", *folder, "--out", data_folder / "swept")
+    out = ("--out", data_folder / "swept")
+    with monkeypatch.context() as patches:
+        patches.setattr(experiments, "run_experiment", nothing)
+        lowered = invoke("sweep", "--margin", "0,1", *folder, *out)
+    assert "Note: the batch of the profile quick, 32 images, is lowered to 16" in lowered.stderr
+    assert "a batch of 16 of 16 images" in lowered.stderr
+    shown = invoke("sweep", "--margin", "0,1", *folder, "--batch-size", 32, *out)
     assert shown.exit_code == 2
     assert "Error: batch_size is 32; it must be at most 16, the training images" in shown.stderr
     assert not (data_folder / "swept").exists()
@@ -610,6 +621,8 @@ def test_train_says_what_it_reads_and_lowers_the_batch_of_the_profile(pictures, 
     assert result.exit_code == 0, result.output
     assert "22 images in 2 classes" in result.output
     assert "Note: the batch of the profile quick, 32 images, is lowered to 16" in result.output
+    (folder,) = (data_folder / "runs").iterdir()
+    assert f"the run is kept in {folder}" in result.output
     refused = invoke(*words, "--batch-size", 32)
     assert refused.exit_code == 2
     assert "batch_size is 32; it must be at most 16" in refused.output
