@@ -36,7 +36,7 @@ CARD = "README.md"  # the model card
 STRIP_PIXELS = 16_000
 LEAST_ROWS = 8  # with fewer, the rows beside a strip, which are computed again, cost too much
 
-HUB_NAME = re.compile(r"[\w-][\w.-]*(/[\w.-]+)?")  # of a model on the Hugging Face hub
+HUB_NAME = re.compile(r"[\w-][\w.-]*/[\w.-]+")  # of a model on the Hugging Face hub
 
 
 class VQVAEOutput(NamedTuple):
@@ -336,8 +336,11 @@ class Autoencoder(nn.Module, Kinds, PyTorchModelHubMixin, library_name="arcvq", 
                     f"there is no folder {folder}, and a model on the hub "
                     "has a name like owner/model"
                 )
-            folder = download(name, CONFIG, **kwargs).parent
-            download(name, WEIGHTS, **kwargs)
+            try:
+                folder = download(name, CONFIG, **kwargs).parent
+                download(name, WEIGHTS, **kwargs)
+            except FileNotFoundError as error:
+                raise FileNotFoundError(f"there is no folder {folder}, and {error}") from error
         return open_folder(folder, cls.from_config, "model")
 
     @classmethod

@@ -669,7 +669,7 @@ def test_onnx_encodes_and_decodes_as_torch_does(unchecked, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "name", ["./nope/model", "/nope/model", "../nope", "a/b/c", "~/nope/model"]
+    "name", ["./nope/model", "/nope/model", "../nope", "a/b/c", "~/nope/model", "my_run"]
 )
 def test_a_path_without_a_model_is_never_looked_for_on_the_hub(name, monkeypatch):
     def download(*arguments, **options):
@@ -732,5 +732,6 @@ def test_a_model_on_the_hub_that_is_damaged_or_of_another_version_is_refused(mod
     with pytest.raises(ValueError, match="it is no model of format 1"):
         VQVAE.from_pretrained("me/model")
     config.unlink()
-    with pytest.raises(FileNotFoundError, match=r"config\.json of me/model cannot be downloaded"):
+    message = r"there is no folder me/model, and config\.json of me/model cannot be downloaded"
+    with pytest.raises(FileNotFoundError, match=message):
         VQVAE.from_pretrained("me/model")
