@@ -243,6 +243,10 @@ class ImageSplit:
         """Return the first `count` images, or all if there are fewer."""
         return self.select(slice(count))
 
+    def in_steps(self, count: int) -> "ImageSplit":
+        """Return at most `count` images in equal steps, so that images in order do no harm."""
+        return self.select(slice(None, None, max(1, math.ceil(len(self) / count))))
+
     def loaded(self) -> "ImageSplit":
         """Return the same split with its pixels in memory, for a few images that are used often."""
         return replace(self, images=self.images[:])

@@ -191,7 +191,9 @@ class Run(RunRecord):
         history: A pandas table with a row for each logged step: the losses, PSNR (dB), codes used
             and perplexity of training, radius and weight of SAMP (the ball after the step, and the
             weight that its loss had), and validation_psnr, validation_codes_used and
-            validation_perplexity where they were measured. Codes are counted since the row before.
+            validation_perplexity where they were measured. Losses and PSNR of training are those
+            of one batch; codes are counted since the row before. Validation takes at most 256
+            images, in equal steps; `evaluate` measures all.
     """
 
     WHAT = "run"
@@ -537,20 +539,29 @@ class TrainingSession:
 
     def _opened(self) -> Any:
         """The finished run in the folder, with its weights in the model."""
-        folder = self.recording.folder
-        run = self.RUN.load(folder)
-        check_settings(f"the run in {folder}", run.settings, self.settings)
+        run = self.RUN.load(self.recording.folder)
+        self._check_finished(run)
         self.begin()
         self.model.load_state_dict(getattr(run, self.MODEL).state_dict())
         self.model.eval()
         return dataclasses.replace(run, **{self.MODEL: self.model})
 
     def _keep(self, run: Any) -> None:
-        """Write the finished run, which no longer needs its checkpoint."""
-        # Where another process has finished the same run meanwhile, a third may be opening it.
-        if not self.finished.exists():
+        """Write the finished run, which no longer needs its checkpoint.
+
+        Raises:
+            ValueError: Where a run of other settings was finished in the folder meanwhile.
+        """
+        if self.finished.exists():
+            # The files of the same run stay as they are, since a third process may be opening them.
+            self._check_finished(self.RUN.load(self.recording.folder))
+        else:
             run.save(self.recording.folder)
         self.checkpoint.unlink(missing_ok=True)
+
+    def _check_finished(self, run: Any) -> None:
+        """Raise ValueError where the finished run in the folder has other settings than this."""
+        check_settings(f"the run in {self.recording.folder}", run.settings, self.settings)
 
     def _go_on(self, state: dict[str, Any]) -> None:
         """Take over what a checkpoint holds."""
@@ -579,15 +590,22 @@ class TrainingSession:
                 delete(Path(self.recording.folder) / name)
 
     def _check_folder(self) -> None:
-        """Raise FileExistsError for a run that neither goes on nor may be overwritten."""
+        """Raise FileExistsError for a run or a model that may not be overwritten."""
         recording = self.recording
         if recording.folder is None or recording.resume or recording.overwrite:
             return
+        folder = Path(recording.folder)
         held = [file.name for file in (self.finished, self.checkpoint) if file.exists()]
         if from_first(bool(held)):
             raise FileExistsError(
-                f"{recording.folder} holds a run already ({' and '.join(held)}); resume=True goes "
-                "on with it, and overwrite=True replaces it"
+                f"{folder} holds a run already ({' and '.join(held)}); resume=True goes on with "
+                "it, and overwrite=True replaces it"
+            )
+        model = [name for name in RUN_FILES if (folder / name).exists()]
+        if from_first(bool(model)):
+            raise FileExistsError(
+                f"{folder} holds a model already ({' and '.join(model)}); overwrite=True replaces "
+                "it, and another folder keeps it"
             )
 
     def _progress_bar(self) -> tqdm:
@@ -742,7 +760,7 @@ class VQVAESession(TrainingSession):
         }
         self.data = data.to(self.device)
         # Held in memory, so that a file that cannot be read is found before the run.
-        self.validation = self.data.validation.first(VALIDATION_IMAGES).loaded()
+        self.validation = self.data.validation.in_steps(VALIDATION_IMAGES).loaded()
         self.variance = self.data.variance  # refuses images that are all of one value
         # The layout in which convolutions are fastest.
         self.model.to(memory_format=torch.channels_last)

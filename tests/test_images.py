@@ -114,6 +114,13 @@ def test_selected_images_keep_their_labels_and_the_order_of_the_rows():
     assert len(split.first(99)) == 6
 
 
+@pytest.mark.parametrize(("count", "rows"), [(1, [0]), (2, [0, 3]), (4, [0, 2, 4]), (9, range(6))])
+def test_images_in_steps_come_from_all_over_the_split(count, rows):
+    split = split_of(6)
+    assert torch.equal(split.in_steps(count).images, split.images[[*rows]])
+    assert len(split.first(0).in_steps(count)) == 0
+
+
 @pytest.mark.parametrize(
     ("pixels", "labels"),
     [

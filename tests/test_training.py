@@ -289,6 +289,55 @@ def test_a_run_that_replaces_another_is_unfinished_until_it_ends(images, tmp_pat
     assert_same_run(Run.load(tmp_path), short(images, seed=1))
 
 
+def test_a_run_of_other_settings_that_was_finished_meanwhile_is_not_taken_for_this_one(
+    images, tmp_path, monkeypatch
+):
+    settle = VQVAESession.settle
+
+    def too_late(session):
+        monkeypatch.setattr(VQVAESession, "settle", settle)
+        short(images, seed=1, folder=tmp_path, record={"overwrite": True})
+        settle(session)
+
+    monkeypatch.setattr(VQVAESession, "settle", too_late)
+    with pytest.raises(ValueError, match=r"belongs to other settings .seed was 1 and is now 0"):
+        short(images, folder=tmp_path, record={"overwrite": True})
+    assert_same_run(Run.load(tmp_path), short(images, seed=1))
+
+
+def test_a_model_in_the_folder_is_not_replaced_by_accident(images, tmp_path):
+    model().save_pretrained(tmp_path)
+    before = (tmp_path / "model.safetensors").read_bytes()
+    message = r"holds a model already .config\.json and model\.safetensors.; overwrite=True"
+    with pytest.raises(FileExistsError, match=message):
+        short(images, folder=tmp_path)
+    assert (tmp_path / "model.safetensors").read_bytes() == before
+    run = short(images, folder=tmp_path, record={"overwrite": True})
+    assert_same_run(Run.load(tmp_path), run)
+
+
+def test_the_same_images_under_another_name_are_those_of_the_run(images, tmp_path, monkeypatch):
+    with monkeypatch.context() as patches:
+        interrupt_at(5, patches)
+        with pytest.raises(KeyboardInterrupt):
+            short(dataclasses.replace(images, name="folder:a"), folder=tmp_path)
+    moved = dataclasses.replace(images, name="folder:/elsewhere/a")
+    run = short(moved, folder=tmp_path, record={"resume": True})
+    assert_same_weights(run.model, short(images).model)
+    again = short(images, folder=tmp_path, record={"resume": True})
+    assert_same_weights(again.model, run.model)
+
+
+def test_validation_takes_images_from_all_over_the_split(images):
+    dark = torch.zeros(300, 1, 8, 8, dtype=torch.uint8)
+    light = torch.randint(0, 256, dark.shape, dtype=torch.uint8)
+    sorted_by_class = ImageSplit(torch.cat([dark, light]), torch.arange(600) // 300)
+    data = dataclasses.replace(images, validation=sorted_by_class)
+    run = short(data)
+    some = sorted_by_class.select(slice(None, None, 3))
+    assert run.history.validation_psnr.iloc[-1] == evaluate(run.model, some)["psnr"]
+
+
 def test_the_home_folder_is_found_in_the_name_of_a_folder(images, tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     short(images, folder="~/runs/one")

@@ -33,7 +33,7 @@ BINDING = 0.01  # smallest share of codes on the ball at which it binds
 
 COLUMNS = {
     "step": "optimizer steps taken",
-    "psnr": "PSNR of training since the row before, in dB",
+    "psnr": "PSNR of the batch of this step, in dB",
     "perplexity": "perplexity of training since the row before, in codes",
     "reconstruction_at_latents": "norm of the reconstruction gradient at the latents",
     "commitment_at_latents": "norm of the commitment gradient at the latents",
@@ -158,7 +158,7 @@ def gradient_history(
     codes in use are those of the fixed batch at the time of the row.
 
     Args:
-        settings: The run to train, with one of the `SUPPORTED_QUANTIZERS`.
+        settings: The run to train: a VQ-VAE with one of the `SUPPORTED_QUANTIZERS`.
         data: The images to train on; the fixed batch is the first of its training images.
         device: Where to train.
         probe_images: The size of the fixed batch.
@@ -170,9 +170,11 @@ def gradient_history(
         term.
 
     Raises:
-        ValueError: For another quantizer, probe_images or points out of range, and what `fit`
-            refuses.
+        ValueError: For another quantizer or a VQGAN, probe_images or points out of range, and what
+            `fit` refuses.
     """
+    if settings.vqgan is not None:
+        raise ValueError("the settings have a vqgan; the terms of the loss are known for a VQ-VAE")
     data = settings.subset(data).to(choose_device(device))
     if settings.quantizer not in SUPPORTED_QUANTIZERS:
         raise ValueError(

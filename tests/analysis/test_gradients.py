@@ -20,6 +20,7 @@ from arcvq.ops import reference
 from arcvq.samp import SAMP
 from arcvq.schedules import Exponential
 from arcvq.training import Compute, Recording, fit
+from arcvq.vqgan import VQGANSettings
 from tests.strokes import IMAGES, SMALL
 
 OPTIONS = {"device": "cpu", "progress": False}
@@ -265,3 +266,9 @@ def test_codes_on_the_ball_are_counted_until_it_no_longer_binds():
 def test_what_cannot_be_looked_at_is_told(kind, options, sentence):
     with pytest.raises(ValueError, match=sentence):
         gradient_history(settings_of(kind), IMAGES, **OPTIONS, **options)
+
+
+def test_a_vqgan_has_other_terms_and_is_refused():
+    settings = dataclasses.replace(SMALL, vqgan=VQGANSettings())
+    with pytest.raises(ValueError, match="the settings have a vqgan; the terms of the loss are"):
+        gradient_history(settings, IMAGES, **OPTIONS)
