@@ -26,6 +26,7 @@ HTMLCanvasElement.prototype.getContext = function (kind, ...more) {
   return /^(%s)$/.test(kind) ? null : given.call(this, kind, ...more);
 };
 """
+SPARE = 3500  # milliseconds, after which a copy would stand in for a widget that is not there
 WIDE = {"width": 1280, "height": 720}
 PHONE = {"width": 390, "height": 844}
 
@@ -100,6 +101,24 @@ def test_it_answers_without_anywidgets_patience_after_the_kernel_and_after_a_rel
     page.keyboard.press("ArrowRight")
     expect(spare.locator(".arcvq-margin output")).to_have_text("0.11 rad")
     notebook.errors.clear()  # JupyterLab tells the console of the widget that it has not found
+
+
+def test_two_cells_show_one_explorer_and_both_follow_python_and_each_other(page, open_notebook):
+    notebook = open_notebook(CELLS[0], "explorer")
+    margins = page.locator(".arcvq-margin output:visible")
+    expect(margins).to_have_text(["0.1 rad"] * 2, timeout=PATIENCE * 1000)
+    notebook.run("explorer.margin = 0.7")
+    expect(margins).to_have_text(["0.7 rad"] * 2, timeout=PATIENCE * 1000)
+    page.locator(".arcvq-margin input").first.press("ArrowRight")
+    expect(margins).to_have_text(["0.71 rad"] * 2)
+
+    page.locator(".jp-CodeCell .cm-content").nth(1).click()
+    page.keyboard.press("Control+Enter")  # the cell that holds only the explorer, again
+    expect(page.locator(".jp-CodeCell").nth(1).locator(".jp-InputPrompt")).to_have_text("[4]:")
+    notebook.run("explorer.margin = 0.3")
+    expect(margins).to_have_text(["0.3 rad"] * 2, timeout=PATIENCE * 1000)
+    page.wait_for_timeout(SPARE)
+    expect(margins).to_have_text(["0.3 rad"] * 2)
 
 
 def test_settings_stand_in_the_address_and_come_from_it(on_page):

@@ -12,6 +12,7 @@ DRAG = """(async () => {
     comm_live = true;
   }
   const state = { specs: [{ name: "angle" }], angle: 0, first_settings: { angle: 0 }, data: {} };
+  const itself = new LiveModel();
   const listeners = [];
   const saved = [];
   let waiting = {};
@@ -20,11 +21,13 @@ DRAG = """(async () => {
   };
   const model = {
     get: (name) => state[name],
-    set: (changed) => {
-      if (changed === "isOpen") return tell("change:isOpen", new LiveModel());
-      const news = Object.entries(changed).filter(([name, value]) => state[name] !== value);
+    set: (first, second) => {
+      const changed = typeof first === "string" ? { [first]: second } : first;
+      const isNews = ([name, value]) => JSON.stringify(state[name]) !== JSON.stringify(value);
+      const news = Object.entries(changed).filter(isNews);
       Object.assign(waiting, Object.fromEntries(news));
       Object.assign(state, changed);
+      for (const [name] of news) tell(`change:${name}`, itself);
       if (news.length) tell("change");
     },
     save_changes: () => {
@@ -46,7 +49,9 @@ DRAG = """(async () => {
     return { update: ({ angle }) => shown.push(angle), destroy: () => {} };
   };
   const wait = (time) => new Promise((resolve) => setTimeout(resolve, time));
-  widget(mount)({ model, el: document.body.appendChild(document.createElement("div")) });
+  const draw = widget(mount);
+  const open = () => draw({ model, el: document.body.appendChild(document.createElement("div")) });
+  open();
   %s
   const { data } = state;
   return { saved, shown, angle: host.values.angle, bytes: data.rows && data.rows.bytes.byteLength };
@@ -110,3 +115,13 @@ def test_of_a_part_of_an_array_the_kernel_gets_that_part_alone(drag):
       await wait(300);
     """)
     assert found["bytes"] == 2 * 8
+
+
+def test_a_second_view_is_drawn_and_follows_python_as_the_first_does(drag):
+    found = drag("""
+      open();
+      open();
+      shown.length = 0;
+      answer(7);
+    """)
+    assert found["shown"] == [7, 7, 7]

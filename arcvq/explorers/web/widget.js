@@ -134,7 +134,8 @@ function modelItself(model) {
   model.on("change:isOpen", (found) => {
     itself = found;
   });
-  model.set("isOpen", {}); // which differs from any value before
+  // A model tells only of what changes, and another view of it may have been opened before.
+  model.set("isOpen", !model.get("isOpen"));
   return itself;
 }
 
