@@ -90,7 +90,7 @@ class LiveView:
         seen: dict[str, Any] = {"steps": self.steps, "step": now, "growth_then": growth}
         seen["title"] = f"Step {now:,} of {self.steps:,}"
         if row:
-            seen["title"] += f": PSNR {row['psnr']:.1f} dB, "
+            seen["title"] += f": training PSNR {row['psnr']:.1f} dB, "
             seen["title"] += f"{row['codes_used']:,} of {len(codes):,} codes used"
         seen["summary"] = _sentence(norms, row, radius)
         seen["ball"] = np.array([radius])

@@ -108,7 +108,7 @@ def _reel(
     # The shortest numbers that hold them
     reel["counts"] = counts[:, shown].astype(np.min_scalar_type(counts.max()))
     reel["shown"] = shown.astype(np.min_scalar_type(count))
-    reel["used"] = np.count_nonzero(counts, axis=1).tolist()
+    reel["tokens"] = counts.sum(axis=1).tolist()
     reel["radii"] = _radii(run, steps)
     reel["patches"] = patches(run.model, shown)
     reel["side"] = reel["patches"].shape[1]

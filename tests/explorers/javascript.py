@@ -44,14 +44,23 @@ def drawn(call, explorer, **values):
 
     Its settings are those of the explorer, or `values`, as they may stand in an address.
     """
+    found = """{
+      title: view.panels.title.textContent,
+      summary: view.panels.summary.textContent,
+      layers: view.sphere.layers,
+    }"""
+    return opened(call, explorer, found, **values)
+
+
+def opened(call, explorer, found, **values):
+    """The value of the expression `found` of the explorer's `view`, once it is drawn on a page."""
     _, script = explorer.on_page()
     state = json.loads(script.partition("'), ")[2].removesuffix(");"))
     state["values"] |= values
-    view = """(() => {
+    draw = f"""(() => {{
       let view;
       const place = document.body.appendChild(document.createElement("div"));
       page((el, host) => (view = mount(el, host)), place, state);
-      const { title, summary } = view.panels;
-      return { title: title.textContent, summary: summary.textContent, layers: view.sphere.layers };
-    })()"""
-    return call(view, state=state)
+      return {found};
+    }})()"""
+    return call(draw, state=state)

@@ -149,7 +149,7 @@ def test_the_figure_ends_with_every_row_and_the_codes_as_they_are(make):
     np.testing.assert_allclose(drawn_norms(live), norms, rtol=2e-4)
     ahead = curve(live, "radius_ahead")[-1]
     assert ahead == pytest.approx([STEPS, samp.radius.value(STEPS)], rel=1e-5)
-    title = f"Step {STEPS} of {STEPS}: PSNR {history['psnr'].iloc[-1]:.1f} dB"
+    title = f"Step {STEPS} of {STEPS}: training PSNR {history['psnr'].iloc[-1]:.1f} dB"
     assert live.data["title"].startswith(title)
     assert "Finished." in live.status
     assert not live.data["isTraining"]

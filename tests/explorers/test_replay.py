@@ -16,7 +16,7 @@ from arcvq.explorers import TrainingReplay
 from arcvq.explorers.drawn_codes import FLOOR, LIMIT, MOST, pack
 from arcvq.schedules import Adaptive, Exponential
 from arcvq.training import Run, Snapshot
-from tests.explorers.javascript import modules
+from tests.explorers.javascript import modules, opened
 
 STEPS = (0, 4, 10)
 
@@ -120,13 +120,73 @@ def test_the_browser_unpacks_codes_and_colors_them_by_usage():
     with modules("codes") as javascript:
         rows = javascript("rowsOf(packed, e)", packed=packed.ravel().tolist(), e=longest)
         colors = javascript(
-            "usageColors(counts, 900, { isDark: false, soft: 'gray' })",
-            counts=[0, 1, 30, 900],
+            "usageColors(shares, decadesAround(0.002, 0.7), { isDark: false, soft: 'gray' })",
+            shares=[0, 0.001, 0.03, 0.9],
         )
+        ends = javascript("[[2, 30], [1e-5, 0.1], [1, 1]].map((pair) => decadesAround(...pair))")
     np.testing.assert_allclose(np.reshape(rows, (40, 3)), rows_of(packed, longest), atol=1e-12)
     assert colors[0] == "gray"
     assert colors[1] == "rgb(94 201 98)"
     assert len({*colors}) == 4
+    np.testing.assert_allclose(ends, [[1, 100], [1e-5, 0.1], [0.1, 1]])
+
+
+SEEN = """{
+  titles: view.spheres.map(({ title }) => title.textContent),
+  points: view.spheres.map(({ sphere }) => sphere.layers[0]),
+  tips: view.spheres.map(({ sphere }) => sphere.layers[0].tell(3).textContent),
+  curves: view.charts.map(({ content }) => content.title),
+  summary: view.summary.textContent,
+  legend: place.querySelector(".arcvq-usage-legend").textContent,
+}"""
+
+
+def counted_run(windows):
+    """A run that was measured at steps 4 and 10, with so many tokens counted at each snapshot."""
+    run = make_run(steps=tuple(windows))
+    for step, times in windows.items():
+        uses = times * torch.tensor([0, 1, 1, 3, 5, 0])
+        run.snapshots[step] = Snapshot(run.snapshots[step].codebook, uses)
+    return run
+
+
+def test_colors_are_shares_of_the_tokens_however_many_steps_were_counted():
+    replay = TrainingReplay(counted_run({0: 0, 4: 40, 5: 4}))
+    with modules("replay", "page") as javascript:
+        long, short = (opened(javascript, replay, SEEN, step=step) for step in (4, 5))
+    assert long["points"][0]["colors"] == short["points"][0]["colors"]
+    assert long["points"][0]["hollow"] == [True, False, False, False, False, True]
+    assert "chosen 120 times in 400 tokens" in long["tips"][0]
+    assert "chosen 12 times in 40 tokens" in short["tips"][0]
+    assert "code chosen for 10%  100% of the tokens since the previous" in long["legend"]
+
+
+def test_words_and_curves_tell_the_same_codes_used_and_none_before_the_first_count():
+    replay = TrainingReplay({"plain": counted_run({0: 0, 1: 2, 5: 4}), "samp": make_run()})
+    with modules("replay", "page") as javascript:
+        begin, uncounted, later = (
+            opened(javascript, replay, SEEN, step=step) for step in (0, 1, 5)
+        )
+    assert begin["titles"][0] == "plain, step 0: codes not counted yet"
+    assert begin["summary"].startswith("At step 0: plain codes not counted yet")
+    assert "not counted yet" in begin["tips"][0]
+    assert not any(begin["points"][0]["hollow"]), "nobody knows that they are unused"
+    assert uncounted["titles"][0] == "plain, step 1"
+    assert later["titles"] == [
+        "plain, step 5: 2 of 6 codes used",
+        "samp, step 4: 2 of 6 codes used",
+    ]
+    assert "At step 5: plain 2 of 6 codes used, perplexity 2.0" in later["summary"]
+    assert "training PSNR 11.0 dB" in later["summary"]
+    assert later["curves"][2] == "PSNR of training batches (dB)"
+
+
+def test_a_run_of_which_nothing_was_counted_is_drawn():
+    replay = TrainingReplay(counted_run({0: 0}))
+    with modules("replay", "page") as javascript:
+        found = opened(javascript, replay, SEEN)
+    assert len(set(found["points"][0]["colors"])) == 1
+    assert "NaN" not in found["legend"]
 
 
 def test_the_axes_are_those_of_the_last_snapshot_at_every_step():
@@ -269,7 +329,8 @@ def test_more_codes_than_are_drawn_are_thinned_and_said_to_be():
     assert len(value(explorer, "shown0")) == LIMIT
     assert value(explorer, "note0") == " 4,096 of 4,097 codes are drawn."
     assert value(explorer, "total0") == 4097
-    assert value(explorer, "used0") == [0, 4096], "of all codes, drawn or not"
+    tokens = LIMIT * (LIMIT + 1) // 2
+    assert value(explorer, "tokens0") == [0, tokens], "of all codes, drawn or not"
 
 
 def test_two_quick_runs_open_with_less_than_100_kb():

@@ -1,6 +1,4 @@
 /** Codes as Python packs them (drawn_codes.py), and what a sphere shows of each. */
-import { whole } from "./wording.js";
-
 const MOST = 65535;
 const FLOOR = 1e-6; // of the longest norm; a code below it lies at the center
 const SHADES = 32;
@@ -34,28 +32,34 @@ function normAt(packed, at, extent) {
   return height ? extent * FLOOR ** (1 - height / MOST) : 0;
 }
 
-/** Colors by the logarithm of how often each code is used, up to `most`; unused codes are gray. */
-export function usageColors(counts, most, theme) {
+/** Colors by the logarithm of how much each code is used, from `low` to `high`; unused: gray. */
+export function usageColors(uses, [low, high], theme) {
   const shades = shadesFor(theme);
-  const top = Math.log(topOf(most));
-  return Array.from(counts, (count) => {
-    if (!count) return theme.soft;
-    return shades[Math.round(((SHADES - 1) * Math.log(count)) / top)];
+  const span = Math.log(high / low);
+  return Array.from(uses, (use) => {
+    if (!use) return theme.soft;
+    return shades[Math.round(((SHADES - 1) * Math.log(use / low)) / span)];
   });
+}
+
+/** The powers of ten around two numbers, not the same one. */
+export function decadesAround(least, most) {
+  const high = 10 ** Math.ceil(Math.log10(most) - 1e-9);
+  const low = 10 ** Math.floor(Math.log10(least) + 1e-9);
+  return [Math.min(low, high / 10), high];
 }
 
 /**
  * A line that says what points and circles on the sphere are.
  *
- * @param most the largest count.
- * @param times what is counted, as "times since the previous measurement".
+ * @param least how much the least used code is used, in words.
+ * @param most the same of the most used one, and of what, as "10 times in 8 images".
  * @param hasBall whether a ball is drawn.
  */
-export function usageLegend(most, times, hasBall) {
+export function usageLegend(least, most, hasBall) {
   const legend = document.createElement("p");
   legend.className = "arcvq-usage-legend";
-  const top = whole(topOf(most));
-  legend.append(entry("code chosen 1 ", sign("arcvq-usage-bar"), ` ${top} ${times}`));
+  legend.append(entry(`code chosen ${least} `, sign("arcvq-usage-bar"), ` ${most}`));
   legend.append(entry(sign("arcvq-ring"), " unused"));
   if (hasBall) legend.append(entry(sign("arcvq-dashes"), " ball of radius M(t)"));
   return legend;
@@ -111,11 +115,6 @@ export function drawnPatch({ pixels, side, width = side, height = side }) {
   }
   canvas.getContext("2d").putImageData(image, 0, 0);
   return canvas;
-}
-
-/** The power of ten at the end of the scale. */
-function topOf(most) {
-  return 10 ** Math.ceil(Math.log10(Math.max(10, most)) - 1e-9);
 }
 
 /** The colors from the least used code to the most used one. */

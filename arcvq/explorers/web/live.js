@@ -2,6 +2,7 @@
 import { Chart } from "./chart.js";
 import {
   codeTip,
+  decadesAround,
   drawnPatch,
   lineEntry,
   normOf,
@@ -12,7 +13,7 @@ import {
 import { Toolbar } from "./controls.js";
 import { boundedExp } from "./math.js";
 import { Camera, Sphere } from "./sphere.js";
-import { plural, short } from "./wording.js";
+import { plural, short, whole } from "./wording.js";
 
 /** By the name of a panel: its y-axis, and its lines by the names of their data. */
 const PANELS = {
@@ -129,7 +130,7 @@ class Live {
 
   drawSphere() {
     const { codes, counts, shown, extent, title, counted, ball: [radius] } = this.host.data;
-    const most = counts.reduce((most, count) => Math.max(most, count), 1);
+    const ends = decadesAround(1, counts.reduce((most, count) => Math.max(most, count), 10));
     this.sphere.reach = this.sphere.radius = 1.02 * Math.max(extent, 1e-9);
     const tell = (place) => {
       const norm = short(normOf(codes, place, extent));
@@ -140,14 +141,15 @@ class Live {
       kind: "points",
       rows: rowsOf(codes, extent),
       size: shown.length > 1000 ? 2.4 : 3.4,
-      colors: usageColors(counts, most, this.theme),
+      colors: usageColors(counts, ends, this.theme),
       hollow: Array.from(counts, (count) => count === 0),
       tell,
     };
     const ball = { kind: "ball", radius, color: this.theme.orange };
     this.sphere.show(radius <= this.sphere.reach ? [points, ball] : [points]);
     this.sphere.describe(`The codes on the sphere. ${title}.`);
-    this.legend.replaceChildren(usageLegend(most, counted, Number.isFinite(radius)));
+    const times = `${whole(ends[1])} ${counted}`;
+    this.legend.replaceChildren(usageLegend("1", times, Number.isFinite(radius)));
   }
 
   drawPanel(chart, title, { y, lines }, values) {

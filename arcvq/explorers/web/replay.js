@@ -1,6 +1,14 @@
 /** Scrub through one or two training runs: the codes step by step, and curves with a cursor. */
 import { Chart } from "./chart.js";
-import { codeTip, lineEntry, normOf, rowsOf, usageColors, usageLegend } from "./codes.js";
+import {
+  codeTip,
+  decadesAround,
+  lineEntry,
+  normOf,
+  rowsOf,
+  usageColors,
+  usageLegend,
+} from "./codes.js";
 import { Toolbar } from "./controls.js";
 import { Camera, Sphere } from "./sphere.js";
 import { plural, short, whole } from "./wording.js";
@@ -8,7 +16,7 @@ import { plural, short, whole } from "./wording.js";
 const CURVES = [
   ["codes_used", "codes used"],
   ["perplexity", "perplexity"],
-  ["psnr", "PSNR (dB)"],
+  ["psnr", "PSNR of training batches (dB)"],
 ];
 const BLACK = "#000000"; // which is light on dark ground
 const PAUSE = 160; // milliseconds that a snapshot stays while it plays
@@ -17,10 +25,11 @@ const PAUSE = 160; // milliseconds that a snapshot stays while it plays
  * @param el where the replay goes.
  * @param host as for `widget`; data hold steps (of all snapshots), trust (a sentence on the
  *   drawing), and by the number of each run "name0", "color0", "steps0", "codes0" (snapshots x K x
- *   3, as `rowsOf` takes them), "extent0", "counts0" (snapshots x K), "shown0" (which codes are
- *   drawn), "used0" and "total0" (of all codes), "note0", "radii0" (NaN for no ball), "patches0"
- *   (K x side x side x channels), "side0", and steps and values of each curve: "codes_used0",
- *   "perplexity0", "psnr0".
+ *   3, as `rowsOf` takes them), "extent0", "counts0" (snapshots x K, since the last measurement
+ *   before each), "tokens0" (how many were counted for each snapshot), "shown0" (which codes are
+ *   drawn), "total0" (all codes), "note0", "radii0" (NaN for no ball), "patches0" (K x side x side
+ *   x channels), "side0", and steps and values of each curve: "codes_used0", "perplexity0",
+ *   "psnr0".
  */
 export function mount(el, host) {
   return new Replay(el, host);
@@ -32,7 +41,10 @@ class Replay {
     this.steps = host.data.steps;
     const numbers = [0, 1].filter((number) => `name${number}` in host.data);
     this.runs = numbers.map((number) => new Reel(host.data, number));
-    this.most = Math.max(...this.runs.map((run) => run.most));
+    this.ends = decadesAround(
+      Math.min(...this.runs.map((run) => run.least)),
+      Math.max(...this.runs.map((run) => run.most)),
+    );
     this.extent = 1.02 * Math.max(1e-9, ...this.runs.map((run) => run.of("extent")));
     this.theme = host.theme;
     this.isPlaying = false;
@@ -61,7 +73,9 @@ class Replay {
       return new Chart(charts.appendChild(document.createElement("div")), this.theme, aspect);
     });
     const hasBall = this.runs.some((run) => run.of("radii").some(Number.isFinite));
-    const legend = usageLegend(this.most, "times since the previous measurement", hasBall);
+    const [low, high] = this.ends.map(percent);
+    const most = `${high} of the tokens since the previous measurement`;
+    const legend = usageLegend(`for ${low}`, most, hasBall);
     if (this.runs.length === 2) {
       legend.append(...this.runs.map((run, place) => {
         const color = run.of("color") === BLACK ? "currentColor" : run.of("color");
@@ -88,21 +102,22 @@ class Replay {
   // ---- Drawing ----
 
   drawRun(run, { title, sphere }) {
-    const { codes, counts, radius } = run.at(this.step);
+    const { codes, shares, tokens, radius } = run.at(this.step);
     const layers = [
       {
         kind: "points",
         rows: rowsOf(codes, run.of("extent")),
         size: run.of("shown").length > 1000 ? 2.4 : 3.4,
-        colors: usageColors(counts, this.most, this.theme),
-        hollow: Array.from(counts, (count) => count === 0),
+        colors: usageColors(shares, this.ends, this.theme),
+        hollow: Array.from(shares, (share) => tokens > 0 && share === 0),
         tell: (place) => run.tip(place, this.step),
       },
     ];
     if (radius <= this.extent) layers.push({ kind: "ball", radius, color: this.theme.orange });
     sphere.show(layers);
-    const seen = whole(run.last(this.step));
-    title.textContent = `${run.of("name")}, step ${seen}: ${run.usage(this.step)}`;
+    const seen = run.last(this.step);
+    const parts = [`${run.of("name")}, step ${whole(seen)}`, run.usage(seen)];
+    title.textContent = parts.filter(Boolean).join(": ");
     sphere.describe(`${title.textContent}.`);
   }
 
@@ -125,14 +140,15 @@ class Replay {
   }
 
   sentence(run) {
-    let words = `${run.of("name")} ${run.usage(this.step)}`;
+    const parts = [run.usage(this.step)];
     const perplexity = run.value("perplexity", this.step);
-    if (perplexity !== undefined) words += `, perplexity ${perplexity.toFixed(1)}`;
+    if (perplexity !== undefined) parts.push(`perplexity ${perplexity.toFixed(1)}`);
     const psnr = run.value("psnr", this.step);
-    if (psnr !== undefined) words += `, PSNR ${psnr.toFixed(1)} dB`;
+    if (psnr !== undefined) parts.push(`training PSNR ${psnr.toFixed(1)} dB`);
     const { radius } = run.at(this.step);
-    if (Number.isFinite(radius)) words += `, ball ${short(radius)}`;
-    return radius > this.extent ? `${words}, beyond the picture` : words;
+    if (Number.isFinite(radius)) parts.push(`ball ${short(radius)}`);
+    if (radius > this.extent) parts.push("beyond the picture");
+    return `${run.of("name")} ${parts.filter(Boolean).join(", ")}`;
   }
 
   // ---- Playing ----
@@ -178,7 +194,12 @@ class Reel {
   constructor(data, number) {
     this.data = data;
     this.number = number;
-    this.most = this.of("counts").reduce((most, count) => Math.max(most, count), 1);
+    const width = this.of("shown").length;
+    const share = (count, at) => count / Math.max(1, this.of("tokens")[Math.floor(at / width)]);
+    this.shares = Float64Array.from(this.of("counts"), share);
+    const used = this.shares.filter((share) => share > 0);
+    this.least = used.reduce((least, share) => Math.min(least, share), 1);
+    this.most = used.reduce((most, share) => Math.max(most, share), 0) || 1;
   }
 
   of(name) {
@@ -196,21 +217,30 @@ class Reel {
 
   at(step) {
     const place = this.place(step);
-    const rows = (name, width) => {
+    const rows = (numbers, width) => {
       const size = width * this.of("shown").length;
-      return this.of(name).subarray(place * size, (place + 1) * size);
+      return numbers.subarray(place * size, (place + 1) * size);
     };
-    return { codes: rows("codes", 3), counts: rows("counts", 1), radius: this.of("radii")[place] };
+    return {
+      codes: rows(this.of("codes"), 3),
+      counts: rows(this.of("counts"), 1),
+      shares: rows(this.shares, 1),
+      tokens: this.of("tokens")[place],
+      radius: this.of("radii")[place],
+    };
   }
 
+  /** How many codes were used, as measured last; the counts of a snapshot may have just begun. */
   usage(step) {
-    const used = this.of("used")[this.place(step)];
-    return `${whole(used)} of ${whole(this.of("total"))} codes used`;
+    const used = this.value("codes_used", step);
+    if (used !== undefined) return `${whole(used)} of ${whole(this.of("total"))} codes used`;
+    return this.at(step).tokens ? "" : "codes not counted yet";
   }
 
   tip(place, step) {
-    const { codes, counts } = this.at(step);
-    const times = counts[place] ? `chosen ${plural(counts[place], "time")}` : "unused";
+    const { codes, counts, tokens } = this.at(step);
+    const uses = counts[place] ? `chosen ${plural(counts[place], "time")}` : "unused";
+    const times = tokens ? `${uses} in ${plural(tokens, "token")}` : "not counted yet";
     const norm = short(normOf(codes, place, this.of("extent")));
     const side = this.of("side");
     const size = this.of("patches").length / this.of("shown").length;
@@ -229,4 +259,8 @@ class Reel {
     const { x, y } = this.curve(column);
     return y[x.findLastIndex((seen) => seen <= step)];
   }
+}
+
+function percent(share) {
+  return `${short(100 * share)}%`;
 }
