@@ -85,6 +85,24 @@ def test_a_drawing_is_encoded_and_decoded_and_its_link_gives_its_tokens_back(ope
     assert "A link keeps the tokens of a drawing" in again.words()
 
 
+def test_the_encoders_tokens_of_a_drawing_stay_in_the_link_too(open_page):
+    tokens = open_page()
+    tokens.root.get_by_role("button", name="erase").click()
+    tokens.drag(tokens.pad, (0.3, 0.2), (0.7, 0.2), (0.4, 0.8))
+    decoded = tokens.pixels(tokens.result)
+    tokens.root.get_by_role("button", name="put it here").last.click()
+    assert tokens.pixels(tokens.result) != decoded
+    tokens.root.get_by_role("button", name="the encoder's tokens").click()
+    assert tokens.pixels(tokens.result) == decoded
+    tokens.page.wait_for_timeout(PAUSE)
+    again = open_page(f"?again#{tokens.page.url.partition('#')[2]}")
+    assert again.pixels(again.result) == decoded
+    # The drawing is not in the link, and so there is nothing that the encoder could see.
+    assert again.root.get_by_role("button", name="the encoder's tokens").is_disabled()
+    again.root.get_by_role("button", name="image 5").click()
+    assert again.root.get_by_role("button", name="the encoder's tokens").is_enabled()
+
+
 def test_a_token_gets_another_code_by_drag_by_button_and_by_keys(open_page):
     tokens = open_page()
     tokens.root.get_by_role("button", name="image 5").click()

@@ -82,7 +82,7 @@ class Tokens {
   offerImages(el) {
     const actions = {
       erase: () => this.erase(),
-      "the encoder's tokens": () => this.host.set("tokens", ""),
+      "the encoder's tokens": () => this.undo(),
     };
     const { link } = this.host;
     if (link) actions["copy link"] = (button) => copy(link(), button);
@@ -92,6 +92,7 @@ class Tokens {
       return imageButton(`image ${number}`, this.side, choose);
     });
     row.prepend(...this.offers);
+    this.undoing = row.querySelector(".arcvq-the-encoder-s-tokens");
   }
 
   /** Paint the images to choose from, once for each theme. */
@@ -162,6 +163,11 @@ class Tokens {
     if (isDone) this.host.set("tokens", inLetters(this.own));
   }
 
+  /** Take the encoder's tokens again. A link holds those of a drawing, as the drawing is not in it. */
+  undo() {
+    this.host.set("tokens", this.isDrawing ? inLetters(this.own) : "");
+  }
+
   /** Put a code in the place of the selected token. */
   put(code) {
     if (this.tokens[this.place] === code) return;
@@ -178,10 +184,12 @@ class Tokens {
       button.setAttribute("aria-pressed", String(number === values.image));
     });
     this.paintOffers();
-    const image = values.image < 0 ? this.drawing : this.images[values.image];
+    this.isDrawing = values.image < 0;
+    const image = this.isDrawing ? this.drawing : this.images[values.image];
     if (image) this.pad.image.set(image);
     const start = performance.now();
     this.encode(image);
+    this.undoing.disabled = !this.hasImage;
     const given = fromLetters(values.tokens, this.rows * this.columns, this.model.numCodes);
     this.tokens = given ?? this.own;
     this.decoded = this.model.decode(this.tokens);
