@@ -13,11 +13,11 @@ from arcvq.explorers.canvas import CanvasExplorer, Preset
 from arcvq.figures.parts import thin
 from arcvq.figures.theme import as_vectors
 
-COUNTS = {2: 24, 3: 80}  # latents of the example by dimension
+COUNT = 80  # latents of the example
 DRAWN = 4096  # latents at most, beside those that are pulled
 NUMBER = r"-?\d+(?:\.\d+)?"
 PLACE = re.compile(rf"(code|\d+):({NUMBER}(?:,{NUMBER})+)")
-PRESETS = {
+PRESETS = {  # Their sentences must hold for any latents.
     "no margin": Preset(
         {"margin": 0.0, "scale": 5.0, "top_k": 3},
         "Without a margin, the pull fades like sin θ as a latent comes near its code.",
@@ -28,8 +28,8 @@ PRESETS = {
     ),
     "margin too large": Preset(
         {"margin": 1.2, "scale": 5.0, "top_k": 3},
-        "With m = 1.2 the pulled latents count as 69° farther: however near they are, the loss "
-        "stays large and the pull never ends.",
+        "With m = 1.2 the pulled latents count as 69° farther, however near they are: the factor "
+        "sin(θ + m) of their pull is 0.93 even at θ = 0.",
     ),
     "sharp scale": Preset(
         {"margin": 0.1, "scale": 40.0, "top_k": 3},
@@ -38,8 +38,7 @@ PRESETS = {
     ),
     "many pulled": Preset(
         {"margin": 0.1, "scale": 5.0, "top_k": 20},
-        "With k = 20 a code also pulls latents that are far from it, but it pulls hardest on the "
-        "near ones: each by its share.",
+        "With k = 20 a code pulls its 20 nearest latents, however far from it they are.",
     ),
 }
 
@@ -78,12 +77,12 @@ class MarginExplorer(CanvasExplorer):
         for given in (code, latents):
             if given is not None:
                 dim = given.shape[-1]
-        if dim not in COUNTS:
+        if dim not in (2, 3):
             raise ValueError(
                 f"D is {dim}; the margin can be drawn on the circle (D = 2) and on the sphere "
                 "(D = 3)"
             )
-        example = randn(COUNTS[dim] + 1, dim, generator=Generator().manual_seed(1))
+        example = randn(COUNT + 1, dim, generator=Generator().manual_seed(1))
         rows = _directions(example[1:] if latents is None else latents, "latents")
         direction = _directions(example[:1] if code is None else code[None], "the code")[0]
         if len(direction) != dim:

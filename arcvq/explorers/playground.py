@@ -22,8 +22,8 @@ NARROW = {"clusters": 1, "concentration": 150.0}
 PRESETS = {
     "six clusters": Preset(
         {},
-        "Starting from the same codes, plain VQ soon uses one or two per cluster, and SAMP several "
-        "times as many.",
+        "Starting from the same codes, plain VQ soon uses one or two per cluster, and SAMP many "
+        "more.",
     ),
     "the paper's ball": Preset(
         {"growth": 3e-4},
@@ -43,7 +43,7 @@ PRESETS = {
     "saved by the margin": Preset(
         NARROW,
         "The same narrow cluster with the margin loss: it draws latents to codes that none of them "
-        "chose, and several times as many are used.",
+        "chose, and more of them are used.",
     ),
     "margin too large": Preset(
         {"margin": 1.5, "weight": 1.0},

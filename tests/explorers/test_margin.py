@@ -124,7 +124,8 @@ def test_a_larger_margin_draws_longer_arrows(javascript):
 def test_weak_gradients_keep_their_arrows(javascript):
     angle = math.radians(65.9)
     code = torch.tensor([math.cos(angle), math.sin(angle)])
-    explorer = MarginExplorer(code=code, margin=0.07, scale=40.0)
+    latents = torch.randn(25, 2, generator=torch.Generator().manual_seed(1))[1:]
+    explorer = MarginExplorer(latents, code, margin=0.07, scale=40.0)
     picture = drawn(javascript, explorer)
     pushes, pulls = (rows(layer(picture, "arrows", place)["moves"]) for place in (0, 1))
     assert np.linalg.norm(pulls, axis=1).max() > 0.025
@@ -250,6 +251,16 @@ def test_every_preset_can_be_chosen(name):
     explorer.choose_preset(name)
     expected = START | {"margin": 0.4} | dict(MarginExplorer.presets[name].settings)
     assert explorer.settings() == expected
+
+
+@pytest.mark.parametrize("dim", [2, 3])
+@pytest.mark.parametrize("name", MarginExplorer.presets)
+def test_every_preset_has_arrows_to_see_in_the_example(javascript, name, dim):
+    explorer = MarginExplorer(dim=dim)
+    explorer.choose_preset(name)
+    picture = drawn(javascript, explorer)
+    assert layer(picture, "arrows", 1)["rows"]
+    assert "no arrow is drawn" not in picture["summary"]
 
 
 def test_a_change_is_told_to_observers():

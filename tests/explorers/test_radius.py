@@ -1,4 +1,5 @@
 import math
+import re
 
 import numpy as np
 import pytest
@@ -133,6 +134,26 @@ def test_every_preset_can_be_chosen_after_every_other(name):
         explorer.choose_preset(other)
         explorer.choose_preset(name)
         assert explorer.settings() == RadiusExplorer.presets[name].settings
+
+
+def test_presets_tell_of_the_ball_and_not_of_codes_that_they_do_not_know():
+    presets = RadiusExplorer.presets
+    passed = 0
+    for name, (settings, sentence) in presets.items():
+        assert not re.search("binds|lets go|outruns|tight|any code", f"{name} {sentence}")
+        ball = ball_schedule(settings["growth"], settings["run_length"], settings["scaled"])
+        steps = re.findall(r"(?:passes|and) ([\d,]+) at step ([\d,]+)", sentence)
+        for radius, step in (map(number, pair) for pair in steps):
+            assert ball.value(step - 1) < radius <= ball.value(step)
+            passed += 1
+        for end in re.findall(r"ends at (?:radius )?([\d,.]*\d)", sentence):
+            assert ball.value(settings["run_length"]) == pytest.approx(number(end), rel=1e-3)
+            passed += 1
+    assert passed == 7, "the numbers of all sentences"
+
+
+def number(words):
+    return float(words.replace(",", ""))
 
 
 @pytest.mark.parametrize("scaled", [False, True])
