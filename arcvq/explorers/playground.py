@@ -85,6 +85,7 @@ class Playground(CanvasExplorer):
         self, *, num_latents: int = 256, num_codes: int = 64, seed: int = 0, **settings: Any
     ):
         self.given = {"num_latents": num_latents, "num_codes": num_codes, "seed": seed}
+        self._is_away = False  # whether the browser has learned what is not here yet
         self.simulation = Simulation(num_latents=num_latents, num_codes=num_codes, seed=seed)
         draws = self.simulation.draws._asdict()
         self._draws = {name: drawn.numpy() for name, drawn in draws.items()}
@@ -108,7 +109,16 @@ class Playground(CanvasExplorer):
         self.show(self._numbers | {"playing": False})
 
     def step(self, count: int = 1) -> None:
-        """Pause, and learn for `count` steps in Python."""
+        """Learn for `count` steps in Python.
+
+        Raises:
+            RuntimeError: While it plays, and until the browser's state has come after a pause.
+        """
+        if self.playing or self._is_away:
+            raise RuntimeError(
+                "the playground is playing in the browser; call pause() first, and step() in the "
+                "next cell, which has its state"
+            )
         self.simulation.step(count)
         self._share()
 
@@ -129,6 +139,7 @@ class Playground(CanvasExplorer):
 
     def _share(self) -> None:
         """Let the browser stand at the state of `simulation`, whatever it has worked out since."""
+        self._is_away = False
         version = self.data["version"] + 1
         state = {"state": self.simulation.state, "playing": False, "version": version}
         self.show(self._draws | state)
@@ -138,6 +149,8 @@ class Playground(CanvasExplorer):
 
     def _take_data(self, _: Any) -> None:
         """Go on from what the browser has worked out."""
+        if self.data["version"] != self._numbers["version"]:  # from the browser
+            self._is_away = self.data["playing"]
         self._numbers = self._draws | {name: self.data[name] for name in ("playing", "version")}
         if "state" in self.data:
             self._numbers["state"] = np.frombuffer(self.data["state"]["bytes"])

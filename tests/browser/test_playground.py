@@ -17,6 +17,12 @@ playground.observe(lambda _: time.sleep(5), "margin")
 display(label)
 playground
 """
+TRY_A_STEP = """
+try:
+    playground.step()
+except RuntimeError as error:
+    print(error)
+"""
 
 
 class Page:
@@ -27,6 +33,11 @@ class Page:
 
     def step(self):
         return int(self.says().split(":")[0].removeprefix("Step ").replace(",", ""))
+
+    def steps(self):
+        """The step of each view of it."""
+        views = self.page.locator(".arcvq-summary:visible").all_inner_texts()
+        return [words.split(":")[0] for words in views]
 
     def says(self):
         return self.page.locator(".arcvq-summary").first.inner_text()
@@ -195,3 +206,29 @@ def test_python_follows_and_the_browser_plays_on_while_the_kernel_is_busy(open_n
     page.wait(lambda: page.step() > start + 20)
     page.click("play")
     page.wait(lambda: page.says().startswith(python.inner_text()))
+
+
+def test_a_second_view_and_a_step_in_python_lose_nothing_of_what_was_learned(open_notebook):
+    notebook = open_notebook(IN_THE_LAB)
+    page = Page(notebook.page)
+    page.click("play")
+    page.wait(lambda: page.step() > 20)
+    notebook.run(TRY_A_STEP)
+    notebook.page.get_by_text("call pause() first").wait_for()
+    played = page.step()
+    notebook.run("playground")
+    page.wait(lambda: len(page.steps()) == 2)
+    page.page.wait_for_timeout(500)
+    assert page.step() >= played, "the second view has set the first one back"
+    page.page.locator("button.arcvq-play").first.click()
+    page.wait(lambda: len(set(page.steps())) == 1)
+    paused = page.step()
+    assert paused > played
+    notebook.run("playground.step(2)")
+    page.wait(lambda: page.steps() == [f"Step {paused + 2}"] * 2)
+    page.page.locator("button.arcvq-play").first.click()
+    page.wait(lambda: page.step() > paused + 20)
+    notebook.run("playground.restart()\nplayground.step(5)")
+    page.wait(lambda: page.steps() == ["Step 5"] * 2)
+    page.page.wait_for_timeout(500)
+    assert page.steps() == ["Step 5"] * 2

@@ -95,15 +95,48 @@ def test_steps_in_python_go_to_the_browser(playground):
 def test_what_the_browser_has_learned_comes_back(playground):
     other = Playground(**SIZES)
     other.step(30)
-    say(playground, state=other.data["state"], playing=True, version=7)
-    assert playground.playing
+    say(playground, state=other.data["state"], playing=False, version=7)
     assert np.array_equal(playground.simulation.state, other.simulation.state)
     assert playground.simulation.summary() == other.simulation.summary()
     playground.step(5)
     other.step(5)
     assert np.array_equal(shared(playground), shared(other))
     assert playground.data["version"] == 8
+
+
+def test_a_step_in_python_waits_for_what_the_browser_has_learned(playground):
+    other = Playground(**SIZES)
+    other.step(30)
+    start = playground.simulation.state
+    say(playground, state=shared_bytes(start), playing=True, version=1)
+    with pytest.raises(RuntimeError, match=r"call pause\(\) first, and step\(\) in the next cell"):
+        playground.step()
+    playground.pause()
+    with pytest.raises(RuntimeError, match="the playground is playing in the browser"):
+        playground.step()  # in the same cell, in which the state has not come yet
     assert not playground.playing
+    assert playground.data["version"] == 1, "the browser goes on from its own state"
+    say(playground, state=other.data["state"], playing=False, version=2)
+    playground.step()
+    assert playground.simulation.steps == 31
+
+
+def shared_bytes(state):
+    """A state as it travels."""
+    return {"array": "Float64Array", "bytes": state.tobytes()}
+
+
+def test_a_restart_gives_up_what_the_browser_plays_and_then_a_step_is_welcome(playground):
+    say(playground, state=shared_bytes(playground.simulation.state), playing=True, version=1)
+    playground.restart()
+    playground.step(2)
+    assert playground.simulation.steps == 2
+    playground.play()
+    with pytest.raises(RuntimeError, match="the playground is playing"):
+        playground.step()
+    playground.pause()
+    playground.step()  # no browser has played
+    assert playground.simulation.steps == 3
 
 
 def test_play_and_pause_leave_the_state_to_the_browser(playground):

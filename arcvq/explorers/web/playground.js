@@ -51,7 +51,7 @@ class Playground {
     this.layOut(el);
     this.player = new Player(this.panels, () => this.learn());
     this.draw();
-    if (host.data.playing && !prefersStillness()) this.play();
+    this.setPlaying(host.data.playing && !prefersStillness());
   }
 
   layOut(el) {
@@ -91,26 +91,34 @@ class Playground {
     this.toolbar.show(values);
     this.simulation.change(settingsOf(values));
     const { state, version, playing } = this.host.data;
-    if (version !== this.version) {
+    const isNew = version !== this.version;
+    if (isNew) {
       this.version = version;
       this.simulation.state = state;
     }
-    if (playing && !this.player.isPlaying && !prefersStillness()) this.play();
-    if (!playing && this.player.isPlaying) this.pause();
+    const { isPlaying } = this.player;
+    if (playing ? !isPlaying && !prefersStillness() : isPlaying) {
+      this.setPlaying(playing);
+      if (!isNew) this.keep(); // else the others stand there already
+    }
     this.draw();
   }
 
   // ---- Learning ----
 
+  setPlaying(isPlaying) {
+    if (isPlaying) this.player.play();
+    else this.player.pause();
+    this.toolbar.button("play").textContent = isPlaying ? "pause" : "play";
+  }
+
   play() {
-    this.player.play();
-    this.toolbar.button("play").textContent = "pause";
+    this.setPlaying(true);
     this.keep();
   }
 
   pause() {
-    this.player.pause();
-    this.toolbar.button("play").textContent = "play";
+    this.setPlaying(false);
     this.keep();
   }
 
