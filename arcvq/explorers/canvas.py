@@ -93,7 +93,6 @@ class CanvasExplorer(HasSettings, anywidget.AnyWidget):
         # All that the browser needs is there when the widget opens: a later message may be lost
         super().__init__(data=_packed(data), **settings)
         self.on_msg(self._receive)
-        self._is_open = True
 
     @traitlets.default("specs")
     def _default_specs(self) -> list[dict[str, Any]]:
@@ -110,13 +109,6 @@ class CanvasExplorer(HasSettings, anywidget.AnyWidget):
     @traitlets.default("code_template")
     def _default_code_template(self) -> str:
         return self.template()
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        is_public = not name.startswith("_")
-        if is_public and not hasattr(type(self), name) and hasattr(self, "_is_open"):
-            names = ", ".join(self.settings_traits())
-            raise AttributeError(f"{type(self).__name__} has no setting {name!r}; it has {names}")
-        super().__setattr__(name, value)
 
     def template(self) -> str:
         """Return `code()` with {name} in place of each setting."""

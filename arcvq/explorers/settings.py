@@ -7,10 +7,24 @@ from typing import Any
 import traitlets
 
 
-class HasSettings(traitlets.HasTraits):
-    """Settings that are traits with a `label`."""
+class OpensWhenMade(traitlets.MetaHasTraits):
+    """The type of classes whose objects know when the last `__init__` has ended."""
+
+    def __call__(cls, *args: Any, **kwargs: Any) -> Any:
+        made = super().__call__(*args, **kwargs)
+        made._is_open = True
+        return made
+
+
+class HasSettings(traitlets.HasTraits, metaclass=OpensWhenMade):
+    """Settings that are traits with a `label`; a name that is misspelled later is refused."""
+
+    _is_open = False
 
     def __setattr__(self, name: str, value: Any) -> None:
+        if self._is_open and not name.startswith("_") and not hasattr(type(self), name):
+            names = ", ".join(self.settings_traits())
+            raise AttributeError(f"{type(self).__name__} has no setting {name!r}; it has {names}")
         # min and max of a trait let NaN pass
         is_nan = isinstance(value, float) and math.isnan(value)
         if is_nan and name in self.settings_traits():

@@ -54,6 +54,16 @@ def test_an_unknown_name_is_told_with_those_that_there_are(kind):
         kind(width=3)
 
 
+@KINDS
+def test_a_misspelled_setting_is_refused_with_those_that_there_are(kind):
+    explorer = kind()
+    words = f"{kind.__name__} has no setting 'slpoe'; it has slope, size"
+    with pytest.raises(AttributeError, match=words):
+        explorer.slpoe = 0.5
+    explorer.slope = 0.5
+    assert explorer.settings() == {"slope": 0.5, "size": 5}
+
+
 def test_settings_are_in_the_order_of_their_first_declaration_and_all_have_labels():
     assert list(MoreOfIt.settings_traits()) == ["slope", "size", "color"]
     assert MoreOfIt().settings() == {"slope": 0.5, "size": 5, "color": "red"}
