@@ -49,8 +49,12 @@ def check(javascript, explorer, free):
     assert layer(picture, "points")["colors"] == [
         "#D55E00" if out else "#0072B2" for out in clipped
     ]
-    share = f"{clipped.mean():.1%}"
-    assert picture["title"] == f"Step {explorer.step:,}: {share} of the codes are clipped"
+    count = f"{clipped.sum():,} of {len(clipped):,} codes are clipped"
+    if clipped.sum() == 1:
+        count = count.replace("are", "is")
+    if len(clipped) == 1:
+        count = count.replace("codes", "code")
+    assert picture["title"] == f"Step {explorer.step:,}: {count}"
 
     stop = math.log(max(norms.max(), 1)) / radius.rate if radius.rate else math.inf
     if norms.max() <= 1:
@@ -86,8 +90,8 @@ def test_codes_clipped_share_and_release_are_as_the_package_says(javascript, cha
 
 def test_the_default_ball_binds(javascript):
     picture = check(javascript, RadiusExplorer(), example())
-    share = float(picture["title"].split(": ")[1].split("%")[0])
-    assert 20 < share < 80
+    clipped, codes = re.search(r"([\d]+) of ([\d]+) codes are clipped", picture["title"]).groups()
+    assert 0.2 < int(clipped) / int(codes) < 0.8
 
 
 def test_lines_lead_to_where_the_codes_would_be(javascript):
@@ -297,8 +301,18 @@ def test_many_codes_are_thinned_and_the_summary_says_so_but_all_are_counted(java
     picture = drawn(javascript, RadiusExplorer(codebook))
     assert len(layer(picture, "points")["rows"]) == 3 * 4096
     assert "4,096 of 10,000 codes are drawn." in picture["summary"]
-    clipped = (codebook.norm(dim=1) > math.exp(0.18)).double().mean()
-    assert f"{clipped:.1%} of the codes are clipped" in picture["title"]
+    clipped = int((codebook.norm(dim=1) > math.exp(0.18)).sum())
+    assert f"{clipped:,} of 10,000 codes are clipped" in picture["title"]
+
+
+def test_a_single_code_is_counted_and_not_lost_in_a_rounded_share(javascript):
+    codebook = 0.1 * torch.ones(5000, 3)
+    codebook[7, 0] = 3
+    picture = drawn(javascript, RadiusExplorer(codebook))
+    assert picture["title"] == "Step 600: 1 of 5,000 codes is clipped"
+    alone = drawn(javascript, RadiusExplorer(2 * torch.ones(1, 3)))
+    assert alone["title"] == "Step 600: 1 of 1 code is clipped"
+    assert "the longest of 1 free code has norm 3.46" in alone["summary"]
 
 
 def test_the_example_opens_with_less_than_100_kb():

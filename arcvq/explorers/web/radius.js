@@ -4,7 +4,7 @@ import { boundedExp } from "./math.js";
 import { Panels } from "./panels.js";
 import { Camera, Sphere } from "./sphere.js";
 import { PALETTE } from "./theme.js";
-import { inFull, short, whole } from "./wording.js";
+import { inFull, plural, short, whole } from "./wording.js";
 
 const PAPER_STEPS = 29500; // the run that the published growth was tuned to
 const TOP = 1e4; // of the radius axis at most: the paper's ball ends at 6,974
@@ -219,14 +219,15 @@ class Radius {
 
   tell({ step, run_length: length }, free, radius, rate, stop) {
     const clipped = free.reduce((count, norm) => count + isClipped(norm, radius), 0);
-    const share = `${((100 * clipped) / free.length).toFixed(1)}%`;
-    const title = `Step ${whole(step)}: ${share} of the codes are clipped`;
+    const all = plural(free.length, "code");
+    const are = clipped === 1 ? "is" : "are";
+    const title = `Step ${whole(step)}: ${whole(clipped)} of ${all} ${are} clipped`;
     const beyond = radius > this.extent ? ", beyond the picture" : "";
     const longest = short(free.reduce((a, b) => Math.max(a, b)));
     const fixed = rate === 0 ? "is fixed at radius 1 and " : "";
     const summary =
-      `M(${whole(step)}) = ${inFull(radius)}${beyond}; the longest of ${whole(free.length)} ` +
-      `free codes has norm ${longest}. The ball ${fixed}${ending(stop)} (${whole(length)} steps).` +
+      `M(${whole(step)}) = ${inFull(radius)}${beyond}; the longest of ` +
+      `${plural(free.length, "free code")} has norm ${longest}. The ball ${fixed}${ending(stop)} (${whole(length)} steps).` +
       this.data.note;
     this.panels.tell(title, summary);
   }
