@@ -156,6 +156,23 @@ def test_title_and_summary_tell_loss_gradient_pull_and_push(javascript):
     assert f"sin(θ\u00a0+\u00a0m) = {gradient[nearest].norm():.3g}, with p" in picture["summary"]
 
 
+def test_the_formula_of_the_pull_gives_the_number_beside_it(javascript):
+    code = torch.tensor([0.0, 0.0, 1.0])
+    far = -code + 0.1 * torch.randn(20, 3)
+    for latents, formula in ((far, "sin θ ="), (-far, "sin(θ + m) =")):
+        explorer = MarginExplorer(latents, code, margin=1.5)
+        words = drawn(javascript, explorer)["summary"].replace("\u00a0", " ")
+        _, gradient = loss_and_gradient(explorer)
+        nearest = (explorer.latents @ explorer.direction).argmax()
+        size = f"{gradient[nearest].norm():.3g}"
+        assert "Pull on the nearest: s (p / P" in words
+        assert f"p) {formula} {size}, with p" in words
+        assert ("past 180°" in words) == (latents is far)
+    on_it = MarginExplorer(torch.cat([code[None], far]), code)
+    words = drawn(javascript, on_it)["summary"]
+    assert "Pull on the nearest: 0. It lies on the code" in words
+
+
 @pytest.mark.parametrize("dim", [2, 3])
 def test_caps_lie_at_theta_and_at_theta_plus_margin(javascript, dim):
     explorer = MarginExplorer(dim=dim, margin=0.4, top_k=5)

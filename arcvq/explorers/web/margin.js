@@ -25,6 +25,7 @@ const MARKS = [
 ];
 // With spaces at which no line breaks.
 const PULL = "s (p / P − p) sin(θ + m)".replaceAll(" ", "\u00a0");
+const PULL_PAST_PI = "s (p / P − p) sin θ".replaceAll(" ", "\u00a0");
 const PUSH = "s p sin θ".replaceAll(" ", "\u00a0");
 
 /**
@@ -63,11 +64,15 @@ export function measure(latents, code, dim, { margin, scale, topK }) {
   return { loss, gradient, angles, shares, isPulled, sizes, pulled, ofPulled, logTotal };
 }
 
+/** From there on the logit falls as the cosine does. */
+function isPastPi(theta, margin) {
+  return theta > Math.PI - margin;
+}
+
 /** How hard a latent at an angle is pulled, where the others stay: s (p / P - p) sin(theta + m). */
 export function pullAt(theta, { logTotal, ofPulled }, { margin, scale }) {
   const share = Math.exp(scale * marginLogit(theta, margin) - logTotal);
-  const isPastPi = theta + margin > Math.PI; // from there on the logit falls as the cosine does
-  const slope = Math.sin(isPastPi ? theta : theta + margin);
+  const slope = Math.sin(isPastPi(theta, margin) ? theta : theta + margin);
   return scale * (share / ofPulled - share) * slope;
 }
 
@@ -261,8 +266,7 @@ class Margin {
         `softmax. The ${pulled.length} nearest of ${plural(sizes.length, "latent")} are pulled: ` +
         `they lie within ${degrees(angles[pulled.at(-1)])} of the code and count as ` +
         `${degrees(margin)} farther.`,
-      `Pull on the nearest: ${PULL} = ${short(sizes[nearest])}, with p = ` +
-        `${short(shares[nearest])} and θ + m = ${degrees(angles[nearest])} + ${degrees(margin)}.`,
+      pullOn(angles[nearest], sizes[nearest], shares[nearest], margin),
       strongestPush(pushed, sizes),
       tooWeak(pulled, pushed, sizes),
       tooMany(pulled, pushed),
@@ -309,6 +313,17 @@ class SphereWithScale extends Sphere {
 /** The length of the arrow of a gradient, the same for all settings. */
 export function arrowLength(size) {
   return ARROW_OF_ONE * Math.cbrt(size);
+}
+
+/** The pull on a latent as a formula with its numbers. */
+function pullOn(angle, size, share, margin) {
+  const start = "Pull on the nearest: ";
+  if (angle === 0) return `${start}${short(size)}. It lies on the code, from where no way is nearer.`;
+  const isPast = isPastPi(angle, margin);
+  const formula = isPast ? PULL_PAST_PI : PULL;
+  const sum = `θ + m = ${degrees(angle)} + ${degrees(margin)}`;
+  const exception = isPast ? ", past 180°" : "";
+  return `${start}${formula} = ${short(size)}, with p = ${short(share)} and ${sum}${exception}.`;
 }
 
 function strongestPush(pushed, sizes) {
