@@ -15,6 +15,7 @@ from arcvq.runtime.extras import extra_folder, extra_import
 from arcvq.runtime.files import reason_of
 from arcvq.runtime.modes import evaluation_mode
 from arcvq.runtime.precision import as_float64
+from arcvq.runtime.random_numbers import isolated_rng
 
 # Mean and standard deviation of ImageNet's pixels in [0, 1], by channel.
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -61,7 +62,8 @@ class PerceptualDistance(nn.Module):
         super().__init__()
         check_features(features)
         self.name = features
-        self.network = NETWORKS[features]().eval().requires_grad_(False)
+        with isolated_rng():  # the weights at the start are not kept
+            self.network = NETWORKS[features]().eval().requires_grad_(False)
 
     def train(self, mode: bool = True) -> "PerceptualDistance":
         """Stay in evaluation mode, whatever the model around it does."""

@@ -89,6 +89,14 @@ def test_model_and_discriminator_are_moved_as_in_the_public_code(data):
         assert optimizer.defaults["lr"] == 1e-3
 
 
+def test_the_random_generator_of_the_caller_stays_as_it_was(data):
+    network = model()
+    losses = dataclasses.replace(ADVERSARIAL, features="efficientnet_lite0")
+    before = torch.get_rng_state()
+    trained(data, network, losses, steps=2)
+    assert torch.get_rng_state().equal(before)
+
+
 def test_small_batches_are_trained_by_all_threads(data):
     used = set()
     recording = dataclasses.replace(QUIET, on_log=lambda run: used.add(torch.get_num_threads()))

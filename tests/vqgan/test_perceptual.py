@@ -84,6 +84,15 @@ def test_gray_images_and_unknown_networks_are_refused(distance):
         PerceptualDistance("vgg19")
 
 
+def test_it_leaves_the_random_generator_of_the_caller_as_it_was(monkeypatch):
+    original = models.vgg16
+    monkeypatch.setattr(models, "vgg16", lambda weights: original(weights=None))
+    before = torch.get_rng_state()
+    PerceptualDistance("efficientnet_lite0")
+    PerceptualDistance("vgg16")
+    assert torch.get_rng_state().equal(before)
+
+
 def test_missing_weights_are_told_in_a_sentence(monkeypatch):
     def unreachable(weights):
         raise OSError("Connection refused")
