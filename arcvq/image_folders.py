@@ -41,6 +41,10 @@ PART_NAMES = {
 # Formats that Pillow can name but not decode by itself.
 UNDECODABLE = {"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "PDF", "WMF"}
 BITS_PER_SAMPLE = 258  # a tag of TIFF files
+JPEG_2000_SIZES = b"\xff\x4f\xff\x51"  # what stands before the sizes in a JPEG 2000 file
+# In Pillow's names for how pixels of more than 8 bits lie in a file: PNG has "RGB;16B", SGI a
+# decoder of its own, and DDS floats of 16 bits.
+DEEP_LAYOUTS = (";16B", "SGI16", "BC6H")
 MACOS_COPIES = "__MACOSX"  # what macOS adds to ZIP files, beside the files themselves
 BESIDE = "beside the folders train, val and test"
 DANGLING = "links that lead nowhere"
@@ -487,15 +491,32 @@ def _refuse_deep_color(image: Any) -> None:
     """
     if image.mode[0] in "IF" and "transparency" not in image.info:  # gray with all its bits
         return
-    if image.format == "TIFF":
-        is_deep = max(image.tag_v2.get(BITS_PER_SAMPLE, (1,))) > 8
-    else:  # PNG has layouts such as "RGB;16B", and SGI a decoder of its own.
-        is_deep = any(";16B" in str(tile) or "SGI16" in str(tile) for tile in image.tile)
-    if is_deep:
+    if _has_deep_channels(image):
         raise ValueError(
-            "it has 16 bits a channel, and color and transparency are read with 8 only; "
+            "it has more than 8 bits a channel, and color and transparency are read with 8 only; "
             "save it with 8 bits a channel, or as gray without transparency for levels"
         )
+
+
+def _has_deep_channels(image: Any) -> bool:
+    """Whether an image that is not yet decoded has channels of more than 8 bits in its file."""
+    if image.format == "TIFF":
+        return max(image.tag_v2.get(BITS_PER_SAMPLE, (1,))) > 8
+    if image.format == "JPEG2000":
+        return _bits_of_jpeg_2000(image) > 8
+    layouts = [tile[3] for tile in image.tile]
+    if image.format == "PPM":  # with the largest value beside the layout, where that is not usual
+        return any(isinstance(layout, tuple) and layout[-1] > 255 for layout in layouts)
+    return any(name in str(tile) for tile in image.tile for name in DEEP_LAYOUTS)
+
+
+def _bits_of_jpeg_2000(image: Any) -> int:
+    """The most bits that a channel of a JPEG 2000 file has."""
+    image.fp.seek(0)
+    _, _, header = image.fp.read().partition(JPEG_2000_SIZES)
+    channels = int.from_bytes(header[36:38], "big")
+    depths = header[38 : 38 + 3 * channels : 3]  # a byte for each channel: its sign and bits - 1
+    return 1 + max(depth & 0x7F for depth in depths)
 
 
 def central(images: Any, side: int) -> Any:

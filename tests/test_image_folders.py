@@ -3,6 +3,7 @@ import os
 import shutil
 import struct
 import zlib
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -247,6 +248,7 @@ READABLE = [
         ".tga": None,
         ".jp2": "jpg_2000",
         ".pcx": None,
+        ".ppm": None,
         ".webp": "webp",
     }.items()
     if feature is None or features.check(feature)
@@ -329,10 +331,45 @@ def png_of_16_bits(values, mode):
     return b"\x89PNG\r\n\x1a\n" + b"".join(chunks)
 
 
+def jpeg_2000_of_16_bits(codestream_alone):
+    """The bytes of a JPEG 2000 file whose header says that each of three channels has 16 bits."""
+    content = BytesIO()
+    Image.new("RGB", (32, 32), (9, 8, 7)).save(content, "JPEG2000", no_jp2=codestream_alone)
+    found = bytearray(content.getvalue())
+    start = found.index(b"\xff\x4f\xff\x51")
+    for channel in range(3):
+        found[start + 42 + 3 * channel] = 16 - 1
+    return bytes(found)
+
+
+def dds_of_floats():
+    """The bytes of a DDS file of a block of 4 x 4 black pixels with floats of 16 bits."""
+    sizes = struct.pack("<7I", 124, 0, 4, 4, 16, 0, 0).ljust(72, b"\0")
+    layout = struct.pack("<2I4s5I", 32, 4, b"DX10", 0, 0, 0, 0, 0).ljust(52, b"\0")
+    extension = struct.pack("<5I", 95, 3, 0, 1, 0)
+    return b"DDS " + sizes + layout + extension + bytes(16)
+
+
+DEEP_FILES = {
+    "PPM": ("ppm", b"P6 8 8 65535\n" + bytes(8 * 8 * 6)),
+    "PPM of 12 bits": ("ppm", b"P6 8 8 4095\n" + bytes(8 * 8 * 6)),
+    "PPM as text": ("ppm", b"P3 8 8 65535\n" + 64 * b"4095 2000 10\n"),
+    "PNM with CMYK": ("pnm", b"P0CMYK 8 8 65535\n" + bytes(8 * 8 * 8)),
+    "DDS": ("dds", dds_of_floats()),
+}
+if features.check("jpg_2000"):
+    DEEP_FILES["JPEG 2000"] = ("jp2", jpeg_2000_of_16_bits(codestream_alone=False))
+    DEEP_FILES["codestream"] = ("j2k", jpeg_2000_of_16_bits(codestream_alone=True))
+
+
 def write_deep_color(folder, kind):
-    """Write a file with 16 bits a channel and return its path."""
+    """Write a file with more than 8 bits a channel and return its path."""
     values = np.full((8, 8, 3), (4095, 2000, 10), dtype=np.uint16)
-    if kind in PNG_COLORS:
+    if kind in DEEP_FILES:
+        suffix, content = DEEP_FILES[kind]
+        path = folder / f"1.{suffix}"
+        path.write_bytes(content)
+    elif kind in PNG_COLORS:
         path = folder / "1.png"
         path.write_bytes(png_of_16_bits(np.resize(values, (8, 8, len(kind))), kind))
     elif kind == "SGI":
@@ -345,13 +382,13 @@ def write_deep_color(folder, kind):
     return path
 
 
-@pytest.mark.parametrize("kind", [*PNG_COLORS, "SGI", "TIFF"])
+@pytest.mark.parametrize("kind", [*PNG_COLORS, "SGI", "TIFF", *DEEP_FILES])
 @pytest.mark.parametrize("levels", [None, "minmax", (0.0, 4095.0)])
 def test_color_of_more_than_8_bits_is_refused_with_any_levels(tmp_path, kind, levels):
     path = write_deep_color(tmp_path, kind)
     with Image.open(path) as image:  # Pillow reads it without a word
         image.load()
-    message = r"cannot be read as an image: it has 16 bits a channel, .* 8 bits a channel"
+    message = r"cannot be read as an image: it has more than 8 bits a channel, .* 8 only"
     with pytest.raises(ValueError, match=message):
         read(tmp_path, levels=levels)
 
@@ -374,7 +411,7 @@ def test_color_of_more_than_8_bits_is_refused_in_every_tiff(tmp_path, compressio
         values = values.transpose(2, 0, 1)
     options = {"photometric": "rgb", "compression": compression, "planarconfig": planes}
     tifffile.imwrite(tmp_path / "1.tif", values, byteorder=order, **options)
-    with pytest.raises(ValueError, match="it has 16 bits a channel"):
+    with pytest.raises(ValueError, match="it has more than 8 bits a channel"):
         read(tmp_path)
 
 
@@ -382,6 +419,14 @@ def test_color_of_more_than_8_bits_is_refused_in_every_tiff(tmp_path, compressio
 def test_a_tiff_of_8_bits_is_read(tmp_path, mode):
     Image.new("RGB", (8, 8), (255, 255, 255)).convert(mode).save(tmp_path / "1.tif")
     assert (read(tmp_path) > 250).all()
+
+
+@pytest.mark.parametrize("header", [b"P3 8 8 255", b"P3 8 8 15", b"P6 8 8 255", b"P6 8 8 15"])
+def test_a_ppm_of_8_bits_is_read_with_its_own_largest_value(tmp_path, header):
+    largest = header.split()[-1]
+    pixels = 192 * (largest + b" ") if header.startswith(b"P3") else 192 * bytes([int(largest)])
+    (tmp_path / "1.ppm").write_bytes(header + b"\n" + pixels)
+    assert (read(tmp_path) == 255).all()
 
 
 def test_images_are_gray_until_one_has_color_and_keep_their_pixels(tmp_path):
