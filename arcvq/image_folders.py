@@ -41,6 +41,16 @@ PART_NAMES = {
 # Formats that Pillow can name but not decode by itself.
 UNDECODABLE = {"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "PDF", "WMF"}
 BITS_PER_SAMPLE = 258  # a tag of TIFF files
+ORIENTATION = 274  # a tag of EXIF data
+TURNS = {  # what makes an image upright, by its orientation, in Pillow's words
+    2: "FLIP_LEFT_RIGHT",
+    3: "ROTATE_180",
+    4: "FLIP_TOP_BOTTOM",
+    5: "TRANSPOSE",
+    6: "ROTATE_270",
+    7: "TRANSVERSE",
+    8: "ROTATE_90",
+}
 JPEG_2000_SIZES = b"\xff\x4f\xff\x51"  # what stands before the sizes in a JPEG 2000 file
 # In Pillow's names for how pixels of more than 8 bits lie in a file: PNG has "RGB;16B", SGI a
 # decoder of its own, and DDS floats of 16 bits.
@@ -438,8 +448,7 @@ class Reading:
                 _refuse_deep_color(image)
                 # A large JPEG is decoded at a fraction of its size.
                 image.draft(None, (4 * self.size, 4 * self.size))
-                upright = image_ops.exif_transpose(image)
-                colors = self._colors(upright)
+                colors = self._colors(_upright(image))
                 if self.grey:
                     colors = colors.convert("L").convert("RGB")
                 fitted = image_ops.fit(colors, (self.size, self.size))
@@ -481,6 +490,21 @@ class Reading:
         span = high - low if high > low else 1.0  # an image of one value becomes black
         scaled = np.round((values - low) / span * 255).astype(np.uint8)
         return extra_import("PIL.Image").fromarray(scaled).convert("RGB")
+
+
+def _upright(image: Any) -> Any:
+    """The image as its EXIF data say that it was held; as it is if these are damaged or missing."""
+    image.load()  # where this fails, it is not for the EXIF data; a TIFF is turned here already
+    try:
+        orientation = image.getexif().get(ORIENTATION)
+    except MemoryError:
+        raise
+    except Exception:  # of many types
+        return image
+    if orientation not in TURNS:
+        return image
+    transpose = extra_import("PIL.Image").Transpose
+    return image.transpose(getattr(transpose, TURNS[orientation]))
 
 
 def _refuse_deep_color(image: Any) -> None:

@@ -429,6 +429,50 @@ def test_a_ppm_of_8_bits_is_read_with_its_own_largest_value(tmp_path, header):
     assert (read(tmp_path) == 255).all()
 
 
+ORIENTATION = 274  # a tag of EXIF data
+DAMAGED_EXIF = {
+    "text": b"garbage",
+    "XML": b"<?xml version='1.0'?>",
+    "odd bytes": bytes(range(200, 232)),
+    "4 bytes": b"Exif",
+    "a cut header": b"Exif\0\0II*",
+}
+
+
+@pytest.mark.parametrize("exif", DAMAGED_EXIF.values(), ids=DAMAGED_EXIF)
+@pytest.mark.parametrize("suffix", ["jpg", "png", "webp"])
+def test_a_sound_image_with_damaged_exif_data_is_read_as_it_is(tmp_path, suffix, exif):
+    save(tmp_path / f"1.{suffix}", (250, 20, 30), (16, 8))
+    plain = read(tmp_path)
+    save(tmp_path / f"1.{suffix}", (250, 20, 30), (16, 8), exif=exif)
+    assert read(tmp_path).equal(plain)
+
+
+@pytest.mark.parametrize("suffix", ["png", "webp", "tif"])
+@pytest.mark.parametrize("orientation", range(10))
+def test_an_image_is_turned_as_its_exif_data_say(tmp_path, suffix, orientation):
+    values = np.arange(64 * 3, dtype=np.uint8).reshape(8, 8, 3)
+    exif = Image.Exif()
+    exif[ORIENTATION] = orientation
+    path = tmp_path / f"1.{suffix}"
+    options = {"lossless": True} if suffix == "webp" else {}
+    Image.fromarray(values).save(path, exif=exif, **options)
+    with Image.open(path) as image:
+        expected = np.asarray(ImageOps.exif_transpose(image))
+    assert np.array_equal(read(tmp_path)[0].permute(1, 2, 0).numpy(), expected)
+    is_turned = orientation in range(2, 9)
+    assert is_turned != np.array_equal(expected, values)
+
+
+def test_a_cut_image_with_damaged_exif_data_is_broken_all_the_same(tmp_path):
+    noise = Image.effect_noise((64, 64), 50).convert("RGB")
+    noise.save(tmp_path / "1.png", exif=b"garbage")
+    content = (tmp_path / "1.png").read_bytes()
+    (tmp_path / "1.png").write_bytes(content[: len(content) // 2])
+    with pytest.raises(ValueError, match="truncated"):
+        read(tmp_path)
+
+
 def test_images_are_gray_until_one_has_color_and_keep_their_pixels(tmp_path):
     for number in range(5):
         save(tmp_path / f"{number}.png", 10 * number, mode="L")
