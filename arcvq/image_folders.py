@@ -111,7 +111,7 @@ class FolderReport:
     """What `inspect_files` found in the files of a scan.
 
     Attributes:
-        sizes: Width and height in pixels of each file that can be read.
+        sizes: Width and height in pixels of each file that can be read, upright.
         broken: Files that cannot be read, with the reason.
         animated: Files with several frames, of which the first is read.
         repeated: Groups of files with the same bytes.
@@ -436,11 +436,18 @@ class Reading:
         Raises:
             ValueError: If it cannot be read; the message does not name the file.
         """
+        return self.pixels_and_size(file)[0]
+
+    def pixels_and_size(
+        self, file: Path
+    ) -> tuple[UInt8[np.ndarray, "3 size size"], tuple[int, int]]:
+        """Read a file as `pixels` does; also return its width and height in pixels, upright."""
         image_module = extra_import("PIL.Image")
         image_ops = extra_import("PIL.ImageOps")
         try:
             with image_module.open(file) as image:
-                shorter = min(image.size)
+                size = image.size
+                shorter = min(size)
                 if self.crop is not None and shorter < self.crop:
                     raise ValueError(
                         f"its shorter side has {shorter} pixels, fewer than the crop, {self.crop}"
@@ -448,11 +455,15 @@ class Reading:
                 _refuse_deep_color(image)
                 # A large JPEG is decoded at a fraction of its size.
                 image.draft(None, (4 * self.size, 4 * self.size))
-                colors = self._colors(_upright(image))
+                as_held = image.size
+                upright = _upright(image)
+                if upright.size == as_held[::-1]:
+                    size = size[::-1]
+                colors = self._colors(upright)
                 if self.grey:
                     colors = colors.convert("L").convert("RGB")
                 fitted = image_ops.fit(colors, (self.size, self.size))
-                return np.asarray(fitted).transpose(2, 0, 1)
+                return np.asarray(fitted).transpose(2, 0, 1), size
         except MemoryError:  # the file may be sound
             raise
         except Exception as error:  # Pillow's decoders raise many types
@@ -660,9 +671,9 @@ def inspect_files(scan: FolderScan, reading: Reading) -> FolderReport:
     for file in tqdm(scan.files, desc="open the files", delay=2, leave=False):
         path = scan.folder / file
         try:
-            reading.pixels(path)
+            _, size = reading.pixels_and_size(path)
+            sizes.append(size)
             with image_module.open(path) as image:
-                sizes.append(image.size)
                 if _has_frames(image):
                     animated.append(file)
         except ValueError as error:

@@ -606,6 +606,22 @@ def test_a_report_tells_sizes_broken_animated_and_repeated_files(tmp_path):
     assert [len(group) for group in report.repeated] == [3]
 
 
+@pytest.mark.parametrize("suffix", ["jpg", "png", "webp", "tif"])
+@pytest.mark.parametrize("side", [40, 400])  # a JPEG of the larger one is decoded at a fraction
+def test_a_report_has_the_width_and_height_of_images_that_are_turned(tmp_path, suffix, side):
+    sizes = {}
+    for orientation in range(1, 9):
+        exif = Image.Exif()
+        exif[ORIENTATION] = orientation
+        name = Path(f"{orientation}.{suffix}")
+        save(tmp_path / name, size=(side + 1, side), exif=exif)
+        sizes[name] = (side, side + 1) if orientation > 4 else (side + 1, side)
+    scan = scan_folder(tmp_path)
+    report = inspect_files(scan, Reading(8))
+    assert dict(zip(scan.files, report.sizes, strict=True)) == sizes
+    assert f"width {side} to {side + 1} pixels" in "\n".join(report.lines(scan))
+
+
 @pytest.mark.parametrize("ending", ["gif", "png", "webp", "tiff"])
 @pytest.mark.parametrize("share", [0.1, 0.5, 0.9])
 def test_an_animation_that_is_cut_short_is_reported_and_ends_nothing(tmp_path, ending, share):
