@@ -425,7 +425,7 @@ class Reading:
         check_flag(skip_broken=self.skip_broken)
         for name in ("grey", "stream"):
             value = getattr(self, name)
-            if value not in (None, True, False):
+            if value is not None and not isinstance(value, bool):  # 0 is equal to False
                 raise ValueError(f"{name} is {value!r}; it must be True, False or None")
         if self.background != "white":
             check_color(self.background)
