@@ -160,11 +160,8 @@ class StreamedImages:
 
         An error if there is none, if no file is to be skipped, or for a sound file.
         """
-        if isinstance(error, UnexpectedColor):
+        if isinstance(error, UnexpectedColor) or not self.reading.skip_broken:
             raise error
-        if not self.reading.skip_broken:
-            advice = "skip_broken=True puts another file of its class in its place"
-            raise UnreadableImage(f"{error}; {advice}") from error
         of_class = np.flatnonzero(self.labels == self.labels[row])
         place = int(np.searchsorted(of_class, row))
         following = np.concatenate([of_class[place + 1 :], of_class[:place]])[:SUBSTITUTES]
@@ -191,12 +188,16 @@ class StreamedImages:
         if stamp != tuple(self.stamps[row]):
             raise UnreadableImage(
                 f"{path} has changed since the folder was opened; "
-                "put the old file back with its old date (cp -p), or open the folder anew"
+                "put the old file back with its old date (cp -p), or open the folder anew, "
+                "which is another data set for a run"
             )
         try:
             pixels = self.reading.pixels(path)
         except ValueError as error:
-            raise UnreadableImage(f"{path} cannot be read as an image: {error}") from error
+            message = f"{path} cannot be read as an image: {error}"
+            if not self.reading.skip_broken:  # with it, a run that this file has ended can go on
+                message += "; skip_broken=True puts another file of its class in its place"
+            raise UnreadableImage(message) from error
         if self.channels == 1 and (pixels != pixels[:1]).any():
             raise UnexpectedColor(
                 f"{path} has color, but the first {SAMPLE} images have none and the others are "

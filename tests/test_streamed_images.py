@@ -3,6 +3,7 @@ import itertools
 import multiprocessing
 import os
 import pickle
+import shutil
 import threading
 import time
 import warnings
@@ -369,7 +370,6 @@ def test_a_run_that_meets_a_missing_file_is_saved_and_goes_on_to_the_same_bits(
     assert str(stop.value) == (
         f"{file} is gone; it was there when the folder was opened; "
         "a copy that is put back needs the old date (cp -p); "
-        "skip_broken=True puts another file of its class in its place; "
         f"stopped at step 2 of 8, saved in {tmp_path / 'broken'}; "
         "resume=True goes on with it"
     )
@@ -399,6 +399,8 @@ def broken_run(folder, tmp_path, monkeypatch):
 
 def test_a_run_that_met_a_broken_file_goes_on_without_it(folder, tmp_path, monkeypatch):
     fit, _, _ = broken_run(folder, tmp_path, monkeypatch)
+    with pytest.raises(UnreadableImage, match="; skip_broken=True puts another file of its class"):
+        fit(resume=True)
     with pytest.warns(UserWarning, match="cannot be read as an image.* takes its place"):
         run = fit(resume=True, skip_broken=True)
     assert run.rows[-1]["step"] == 8
@@ -418,6 +420,31 @@ def test_a_run_goes_on_with_a_restored_file_only_if_its_date_is_the_old_one(
     else:
         with pytest.raises(ValueError, match=r"images was .* and is now"):
             fit(resume=True)
+
+
+@pytest.mark.parametrize("fault", ["remove", "change"])
+def test_a_file_that_is_not_as_a_run_knows_it_gives_no_advice_that_the_run_refuses(
+    folder, tmp_path, monkeypatch, fault
+):
+    monkeypatch.setattr(images, "SAMPLE", 4)  # else all files are read for the variance
+    recording = arcvq.Recording(tmp_path / "run", progress=False)
+    options = {"steps": 4, "batch_size": 8, "recording": recording}
+    data = load(folder, stream=True)
+    file = file_of(data.train, int(batch_indices(32, 8, seed=0, step=2).max()))
+    kept = file.rename(tmp_path / "kept.png")
+    if fault == "change":
+        change(file)
+    with pytest.raises(UnreadableImage, match=r"old date \(cp -p\)") as stop:
+        arcvq.fit(model(), data, **options)
+    assert "skip_broken" not in str(stop.value)
+
+    resuming = arcvq.Recording(tmp_path / "run", progress=False, resume=True)
+    anew = load(folder, stream=True, skip_broken=True)
+    with pytest.raises(ValueError, match=r"images was .* and is now"):
+        arcvq.fit(model(), anew, **options | {"recording": resuming})
+    shutil.copy2(kept, file)  # as cp -p does
+    old = load(folder, stream=True)
+    assert arcvq.fit(model(), old, **options | {"recording": resuming}).rows[-1]["step"] == 4
 
 
 # Files that are gone, changed or broken
@@ -453,9 +480,10 @@ def test_a_file_that_fails_is_named(folder, fault, reason):
     train = load(folder, stream=True).train
     fault(file_of(train, 5))
     train.batch(torch.arange(5))
-    message = f"{train.images.files[5]} {reason}.*; skip_broken=True puts another file"
-    with pytest.raises(UnreadableImage, match=message):
+    with pytest.raises(UnreadableImage, match=f"{train.images.files[5]} {reason}") as stop:
         train.batch(torch.arange(8))
+    advises = "skip_broken=True puts another file of its class in its place" in str(stop.value)
+    assert advises == (fault is truncate)
 
 
 @FAULTS
