@@ -592,7 +592,7 @@ def read_images(
             continue
         places.append(place)
     if broken and not (reading.skip_broken and places):
-        raise ValueError(_broken_files(scan.folder, broken))
+        raise ValueError(_broken_files(scan.folder, broken, are_all=not places))
     if broken:
         files = "1 file is" if len(broken) == 1 else f"{len(broken):,} files are"
         warnings.warn(
@@ -601,13 +601,15 @@ def read_images(
     return canvas.images(keep_gray=reading.grey is not False), places
 
 
-def _broken_files(folder: Path, broken: dict[Path, str]) -> str:
-    """A sentence that names the files that cannot be read."""
+def _broken_files(folder: Path, broken: dict[Path, str], are_all: bool) -> str:
+    """A sentence that names the files that cannot be read, and what to do if there are others."""
     if len(broken) == 1:
         file, reason = next(iter(broken.items()))
-        return f"{folder / file} cannot be read as an image: {reason}"
+        advice = "" if are_all else "; skip_broken=True leaves it out"
+        return f"{folder / file} cannot be read as an image: {reason}{advice}"
+    advice = "" if are_all else "; skip_broken=True leaves them out"
     return (
-        f"{len(broken)} files in {folder} cannot be read as images; skip_broken leaves them out: "
+        f"{len(broken)} files in {folder} cannot be read as images{advice}: "
         f"{_named_with_reasons(broken)}"
     )
 

@@ -523,6 +523,20 @@ def test_all_broken_files_are_named_at_once(tmp_path):
         read(tmp_path)
 
 
+@pytest.mark.parametrize("count", [1, 2])
+@pytest.mark.parametrize("skips", [False, True])
+def test_skip_broken_is_advised_only_where_it_would_leave_something(tmp_path, count, skips):
+    break_some(tmp_path, count, files=count)
+    with pytest.raises(ValueError, match="cannot identify") as nothing_left:
+        read(tmp_path, skip_broken=skips)
+    assert "skip_broken=True" not in str(nothing_left.value)
+    save(tmp_path / "sound.png")
+    them = "it" if count == 1 else "them"
+    if not skips:
+        with pytest.raises(ValueError, match=f"skip_broken=True leaves {them} out"):
+            read(tmp_path)
+
+
 def test_broken_files_are_left_out_when_asked(tmp_path):
     break_some(tmp_path, 2, files=30)
     message = r"^2 files are left out of .*: 0\.png \(cannot identify .*\); 1\.png \("
