@@ -207,10 +207,14 @@ class ImageSplit:
         Args:
             size: Images at a time; None for 256, or fewer where they are large.
             device: Where the batches go.
+
+        Raises:
+            ValueError: If the size is no whole number from 1.
         """
         if size is None:
             size = self._size_of_batch()
-        for indices in torch.arange(len(self)).split(size):
+        check_whole(1, batch_size=size)
+        for indices in torch.arange(len(self)).split(int(size)):
             yield self.batch(indices).to(device)
 
     def _size_of_batch(self) -> int:

@@ -1001,9 +1001,6 @@ def evaluate(
             model computes NaN or infinity. The protocol "authors" takes gray and RGB images of at
             least 11x11 pixels.
     """
-    if batch_size is not None:
-        check_whole(1, batch_size=batch_size)
-        batch_size = int(batch_size)
     if protocol not in ("tensors", "authors"):
         raise ValueError(f"protocol is {protocol!r}; it must be 'tensors' or 'authors'")
     if len(split) == 0:

@@ -110,7 +110,7 @@ def mean_distance(
         batch_size: Images at a time; by default 256, or fewer where they are large.
 
     Raises:
-        ValueError: If the split is empty, or the images are not RGB.
+        ValueError: If the split is empty, the images are not RGB, or the batch size is below 1.
     """
     if len(split) == 0:
         raise ValueError("the split is empty; there is nothing to measure")

@@ -1,3 +1,5 @@
+import re
+
 import pytest
 import torch
 from torch import nn
@@ -74,6 +76,15 @@ def test_the_mean_over_a_split_does_not_depend_on_the_batches(distance):
     empty = ImageSplit(data.images[:0], data.labels[:0])
     with pytest.raises(ValueError, match="the split is empty"):
         mean_distance(distance, model, empty)
+
+
+@pytest.mark.parametrize("batch_size", [0, -3, 2.5])
+def test_a_batch_of_no_images_is_refused(distance, batch_size, unchecked):
+    data = load_images("photos", device="cpu").test.first(5)
+    model = VQVAE(3, SphericalQuantizer(8, 4), hidden=8, residual_hidden=4)
+    message = re.escape(f"batch_size is {batch_size}; it must be a whole number from 1")
+    with pytest.raises(ValueError, match=message):
+        mean_distance(distance, model, data, batch_size)
 
 
 def test_gray_images_and_unknown_networks_are_refused(distance):
