@@ -167,7 +167,7 @@ class Autoencoder(nn.Module, Kinds, PyTorchModelHubMixin, library_name="arcvq", 
         Each feature map is computed in strips, a few rows at a time. Every layer gets what it would
         get from the whole image, so that there are no seams and the result is the same but for
         rounding. A latent that lies within rounding of the border between two codes may get the
-        other code.
+        other code. It is computed in the precision of the weights: autocast is off.
 
         The largest map that is held has the size of the images times the channels that a residual
         block has at that resolution; what is within a block has the height of a strip. The layers

@@ -34,6 +34,13 @@ MODELS = {
 every_model = pytest.mark.parametrize("make", MODELS.values(), ids=MODELS)
 
 
+QUANTIZERS_OF_DIM_8 = {
+    **{name: lambda kind=kind: kind(32, 8) for name, kind in QUANTIZERS.items()},
+    "grouped": lambda: GroupedQuantizer([SphericalQuantizer(16, 4) for _ in range(2)]),
+    "residual": lambda: ResidualQuantizer([SphericalQuantizer(16, 8) for _ in range(2)]),
+}
+
+
 def random_images(*shape, dtype=torch.float64):
     generator = torch.Generator().manual_seed(1)
     return 2 * torch.rand(*shape, generator=generator, dtype=dtype) - 1
@@ -57,15 +64,29 @@ def test_in_float32_no_pixel_differs_by_1e_4(make):
 
 
 @every_model
+def test_autocast_changes_neither_the_result_nor_the_memory(make):
+    model = make().eval()
+    images = random_images(1, 3, 64, 48, dtype=torch.float32)
+    with LargestTensor() as usual:
+        expected = model.reconstruct_large(images, rows=8)
+    with LargestTensor() as largest, torch.autocast("cpu", torch.bfloat16):
+        result = model.reconstruct_large(images, rows=8)
+    assert result.equal(expected)
+    assert largest.entries == usual.entries
+
+
+@pytest.mark.parametrize("make", QUANTIZERS_OF_DIM_8.values(), ids=QUANTIZERS_OF_DIM_8)
+def test_nor_does_it_change_what_a_quantizer_chooses(make):
+    model = vqvae(make()).eval()
+    images = random_images(1, 3, 24, 16, dtype=torch.float32)
+    expected = model.reconstruct_large(images, rows=5)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert model.reconstruct_large(images, rows=5).equal(expected)
+
+
+@every_model
 def test_no_images_give_no_images(make):
     assert make().reconstruct_large(torch.zeros(0, 3, 21, 16)).shape == (0, 3, 21, 16)
-
-
-QUANTIZERS_OF_DIM_8 = {
-    **{name: lambda kind=kind: kind(32, 8) for name, kind in QUANTIZERS.items()},
-    "grouped": lambda: GroupedQuantizer([SphericalQuantizer(16, 4) for _ in range(2)]),
-    "residual": lambda: ResidualQuantizer([SphericalQuantizer(16, 8) for _ in range(2)]),
-}
 
 
 @pytest.mark.parametrize("make", QUANTIZERS_OF_DIM_8.values(), ids=QUANTIZERS_OF_DIM_8)

@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from torch.nn.functional import group_norm, interpolate, pad, relu, silu
 from torch.utils._pytree import tree_map_only
 
-from arcvq.runtime.precision import at_least_float32
+from arcvq.runtime.precision import at_least_float32, autocast_off
 
 Rows = Callable[[int, int], Tensor]  # the rows from the first number to before the second
 
@@ -42,7 +42,8 @@ def in_strips(
 ) -> Tensor:
     """Apply a network to maps (B, C, h, w), a few rows of each feature map at a time.
 
-    Gradients are not recorded.
+    Gradients are not recorded, and autocast is off: a map is of one precision, known before its
+    rows are.
 
     Args:
         network: Any network, in evaluation mode.
@@ -55,10 +56,11 @@ def in_strips(
             U-Net does), or has an activation that works in place.
     """
     strips = Strips(pixels, on_strip)
-    output = network(StripedMap(x.shape, x, strips, stored=x))
-    if isinstance(output, StripedMap):
-        return output.whole()
-    return output
+    with autocast_off(x):
+        output = network(StripedMap(x.shape, x, strips, stored=x))
+        if isinstance(output, StripedMap):
+            return output.whole()
+        return output
 
 
 class Strips:
