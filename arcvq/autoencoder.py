@@ -31,6 +31,14 @@ MODULES = ("arcvq.vqvae", "arcvq.vqgan")
 Model = TypeVar("Model", bound="Autoencoder")
 
 CARD = "README.md"  # the model card
+# Says what holds for every model. Its owner adds the rest, the license as well.
+CARD_TEMPLATE = """---
+{{ card_data }}
+---
+
+A model of the Python package arcvq: config.json says how it is built, and model.safetensors holds
+its weights. `arcvq.autoencoder.Autoencoder.from_pretrained` opens it.
+"""
 
 # Of a strip in `reconstruct_large`, unless the caller says how many rows.
 STRIP_PIXELS = 16_000
@@ -59,7 +67,13 @@ def _in_precision_of(network: nn.Module, tensor: Tensor) -> Tensor:
     return tensor.to(weights.dtype)
 
 
-class Autoencoder(nn.Module, Kinds, PyTorchModelHubMixin, library_name="arcvq", license="mit"):
+class Autoencoder(
+    nn.Module,
+    Kinds,
+    PyTorchModelHubMixin,
+    library_name="arcvq",
+    model_card_template=CARD_TEMPLATE,
+):
     """An encoder, a quantizer and a decoder: the base class of `VQVAE` and `VQGAN`.
 
     Args:
@@ -281,7 +295,8 @@ class Autoencoder(nn.Module, Kinds, PyTorchModelHubMixin, library_name="arcvq", 
     ) -> str | None:
         """Save the model as model.safetensors, config.json and a model card (README.md).
 
-        Each file is written whole or not at all. A README.md that is there already is kept.
+        Each file is written whole or not at all. A README.md that is there already is kept. A new
+        one says how the model is opened; what it was trained on and its license are yours to add.
 
         Args:
             save_directory: The folder, which is made if need be.

@@ -190,6 +190,16 @@ def test_saved_model_opens_again_with_its_settings(kind, tmp_path):
     assert saved == {"config.json", "model.safetensors", "README.md"}
 
 
+def test_a_new_model_card_claims_nothing_that_nobody_said(tmp_path):
+    small().save_pretrained(tmp_path)
+    card = huggingface_hub.ModelCard.load(tmp_path / "README.md")
+    assert card.data.library_name == "arcvq"
+    assert card.data.license is None
+    assert "Autoencoder.from_pretrained" in card.text
+    for claim in ("pushed", "license", "More Information Needed"):
+        assert claim not in card.content
+
+
 def test_a_model_card_that_somebody_wrote_is_kept(tmp_path):
     model = small()
     model.save_pretrained(tmp_path)
