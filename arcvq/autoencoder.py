@@ -209,6 +209,7 @@ class Autoencoder(
         if len(images) == 0:
             return images.clone()
         images = pad(images, (0, -width % factor, 0, -height % factor), mode="reflect")
+        self.check_images(images)
         check_finite(images, "images")
         images = _in_precision_of(self.encoder, images)
         if rows is None:

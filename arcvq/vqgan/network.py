@@ -334,6 +334,18 @@ class VQGAN(Autoencoder):
         self.bottleneck = None if bottleneck is None else sizes.bottleneck
         self.normalized = bool(normalized)
 
+    def check_images(self, images: Tensor) -> None:
+        super().check_images(images)
+        tokens = images.shape[2:].numel() // self.downsample**2
+        lowest = group_norm(self.channels * self.multipliers[-1])
+        if self.normalized and tokens == 1 and lowest.num_groups == lowest.num_channels:
+            raise ValueError(
+                f"images of {self.downsample}x{self.downsample} pixels become one token, and group "
+                f"normalization makes it the same for all images where {lowest.num_channels} "
+                "channels are in as many groups; take larger images, other channels, or "
+                "normalized=False"
+            )
+
     def sizes(self) -> dict[str, Any]:
         return {
             "image_channels": self.image_channels,

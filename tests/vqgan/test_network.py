@@ -47,6 +47,19 @@ def test_the_papers_model_has_the_papers_sizes():
     assert len(names) == 2 + 3 + 2
 
 
+@pytest.mark.parametrize("method", ["__call__", "encode", "reconstruct", "reconstruct_large"])
+def test_images_that_would_all_get_the_same_token_are_refused(method):
+    sizes = {"channels": 8, "multipliers": (1, 2, 2, 4)}
+    with pytest.raises(ValueError, match="images of 8x8 pixels become one token"):
+        getattr(small_model(**sizes), method)(random_images(size=8))
+    for changes in ({"channels": 16}, {"normalized": False}):
+        network = small_model(**sizes | changes)
+        first, second = network.latents(random_images(size=8))
+        assert not torch.allclose(first, second, atol=1e-6)
+    first, second = small_model(**sizes).latents(random_images(size=16))
+    assert not torch.allclose(first, second, atol=1e-6)
+
+
 # The public code
 
 
