@@ -197,7 +197,7 @@ class Run(RunRecord):
     """
 
     WHAT = "run"
-    OPENER = "VQVAE.from_pretrained"
+    OPENER = "arcvq.autoencoder.Autoencoder.from_pretrained"
 
     model: Autoencoder
     rows: list[Row]

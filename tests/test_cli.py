@@ -265,7 +265,7 @@ def test_train_names_a_damaged_run_and_heals_it_when_asked(data_folder):
     facts.write_text("[]")
     damaged = invoke(*command)
     assert damaged.exit_code == 2
-    assert damaged.stderr.endswith("with VQVAE.from_pretrained\n")
+    assert damaged.stderr.endswith("with arcvq.autoencoder.Autoencoder.from_pretrained\n")
     assert f"Error: the run in {facts.parent} is damaged (run.json: " in damaged.stderr
     assert invoke(*command, "--overwrite").exit_code == 0
     assert invoke(*command).exit_code == 0

@@ -1,4 +1,5 @@
 import dataclasses
+import importlib
 import math
 import re
 import sys
@@ -256,6 +257,17 @@ def test_a_kept_run_opens_with_its_model(data, tmp_path):
     opened = Run.load(tmp_path)
     assert isinstance(opened.model, VQGAN)
     assert equal(weights(run), weights(opened))
+
+
+def test_a_damaged_run_names_a_function_that_opens_its_model(data, tmp_path):
+    recording = dataclasses.replace(QUIET, folder=tmp_path)
+    run = trained(data, steps=2, recording=recording, averaging=0.0)
+    (tmp_path / "history.csv").write_text("step")
+    with pytest.raises(ValueError, match="open the model alone, if that is whole, with") as error:
+        Run.load(tmp_path)
+    module, kind, function = str(error.value).split()[-1].rsplit(".", 2)
+    opener = getattr(getattr(importlib.import_module(module), kind), function)
+    assert equal(opener(tmp_path).state_dict(), weights(run))
 
 
 def test_each_validation_writes_a_grid_of_images_above_reconstructions(data, tmp_path):
