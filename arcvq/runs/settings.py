@@ -93,7 +93,7 @@ class RunSettings:
         commitment: Weight of the commitment loss of a baseline that has one; None for its usual.
         reading: How the files of a folder become pixels, for a data set "folder:PATH".
         vqgan: A VQGAN to train in place of a VQVAE; it has no use for `hidden` and
-            `residual_hidden`. None for a VQVAE.
+            `residual_hidden`, which are then the usual ones. None for a VQVAE.
     """
 
     dataset: str = "digits"
@@ -142,6 +142,9 @@ class RunSettings:
                 f"commitment is {self.commitment}, which is for {', '.join(COMMITTED)}; "
                 f"{self.quantizer!r} has none but beta"
             )
+        if self.vqgan is not None:  # otherwise the same run would have many names
+            object.__setattr__(self, "hidden", RunSettings.hidden)
+            object.__setattr__(self, "residual_hidden", RunSettings.residual_hidden)
 
     @classmethod
     def for_profile(

@@ -87,6 +87,18 @@ def test_a_vqgan_is_trained_once_with_its_own_losses(tmp_path):
         assert torch.equal(again.model.state_dict()[name], weight)
 
 
+def test_sizes_that_only_a_vqvae_has_make_no_other_run():
+    """`quick` has others than the usual ones, which runs kept until now have in their names."""
+    usual = dataclasses.replace(SMALL, hidden=48, residual_hidden=12)
+    for sizes in ({"hidden": 32, "residual_hidden": 8}, {"hidden": 4}):
+        other = dataclasses.replace(SMALL, **sizes)
+        assert other == usual
+        assert run_name(other, IMAGES, CPU) == run_name(usual, IMAGES, CPU)
+    assert usual.config()["hidden"] == 48
+    with pytest.raises(ValueError, match="hidden is 3; it must be a whole number from 4"):
+        dataclasses.replace(SMALL, hidden=3)
+
+
 @pytest.mark.parametrize(
     "change",
     [
