@@ -185,8 +185,8 @@ class Autoencoder(
 
         The largest map that is held has the size of the images times the channels that a residual
         block has at that resolution; what is within a block has the height of a strip. The layers
-        before a group normalization are computed twice. The time that attention takes grows with
-        the square of the number of tokens. A progress bar appears after two seconds.
+        before a group normalization are computed twice or more. The time that attention takes grows
+        with the square of the number of tokens. A progress bar appears after two seconds.
 
         Args:
             images: Images of any size from `downsample` pixels. A side that is no multiple of

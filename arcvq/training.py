@@ -86,7 +86,8 @@ class Compute:
 
     Attributes:
         device: The device. `"auto"` takes CUDA, then MPS, then the CPU.
-        precision: `"float32"`, or `"bfloat16"` for autocast of the networks; the quantizer and the
+        precision: `"float32"`, or `"bfloat16"` for autocast of the networks, among them the
+            perceptual network and the discriminator of `fit_vqgan`; the quantizer and the other
             losses stay float32. `"auto"` takes bfloat16 where the device is faster with it.
         cuda_graph: Record the training step once as a CUDA graph and replay it, which avoids
             the overhead of launching each kernel. Needs CUDA and one process; not yet tried on a

@@ -13,7 +13,8 @@ each layer gets what it would have seen:
 - Any other operation gets whole maps. In a VQGAN this is attention, at the lowest resolution.
 
 Only sums are held, not what lies inside a block. The price is that the rows before a normalization
-are computed twice.
+are computed twice or more: once for each normalization and each sum that they lead to, and again
+where neighboring strips need the same rows.
 """
 
 import ctypes
