@@ -1,4 +1,5 @@
 import importlib.util
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -75,6 +76,15 @@ def test_the_runs_of_the_page_come_with_their_snapshots_in_half_precision(name):
     for parameter in run.model.parameters():
         assert torch.equal(parameter, parameter.half().float())
     assert name not in pretrained.names()
+
+
+@pytest.mark.parametrize(
+    "file", sorted(FOLDER.rglob("card.json")), ids=lambda file: str(file.parent)
+)
+def test_the_page_of_a_card_has_its_figures(file):
+    page = (file.parent / "README.md").read_text()
+    for name, value in json.loads(file.read_text())["figures"].items():
+        assert f"| {name} | {value} |" in page
 
 
 @pytest.mark.parametrize("name", ["digits", "digits_plain", "digits_samp"])
