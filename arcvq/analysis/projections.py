@@ -61,7 +61,8 @@ class Projection:
         points: The coordinates of each code, in 2 or 3 dimensions.
         method: The name of the method.
         sphere: Whether the points lie on the unit sphere.
-        variance_share: The share of the directions' variance, 0 to 1, that a linear method keeps.
+        axes_share: The share of the directions' squared length, 0 to 1, that lies along the drawn
+            axes, of a method that has such axes.
         angle_correlation: Spearman's rank correlation of true angles with drawn angles (sphere) or
             distances (plane), over at most 50,000 pairs of codes; None where it is undefined.
         neighbors_kept: The share, 0 to 1, of each code's 5 nearest codes by angle that are among
@@ -72,7 +73,7 @@ class Projection:
     points: Float[np.ndarray, "_K _d"]
     method: str
     sphere: bool
-    variance_share: float | None
+    axes_share: float | None
     angle_correlation: float | None
     neighbors_kept: float
     words: str
@@ -81,8 +82,8 @@ class Projection:
     def trust(self) -> str:
         """All that is known about the projection in one line, for a caption."""
         facts = []
-        if self.variance_share is not None:
-            facts.append(f"{self.variance_share:.0%} of the variance")
+        if self.axes_share is not None:
+            facts.append(f"{self.axes_share:.0%} of the squared length")
         if self.angle_correlation is not None:
             facts.append(f"rank correlation of angles {self.angle_correlation:.2f}")
         facts.append(f"nearest codes kept {self.neighbors_kept:.0%}")
@@ -146,7 +147,7 @@ def stereographic(codes: Codes) -> Projection:
     angle[~units.any(axis=1)] = 0
 
     # The bearing is that of the part across the mean direction, seen along two principal axes.
-    shadow, share = _principal_axes(units - height[:, None] * center, 2)
+    shadow, _ = _principal_axes(units - height[:, None] * center, 2)
     length = np.linalg.norm(shadow, axis=1, keepdims=True)
     # Codes at the center, or opposite to it, have none of their own.
     bearing = np.tile([1.0, 0.0], (len(units), 1))
@@ -156,7 +157,7 @@ def stereographic(codes: Codes) -> Projection:
     words = "The angle to the mean direction is exact."
     if units.shape[1] > 3:
         words += " The bearing shows only two principal axes."
-    return _assess(units, points, "stereographic", False, share, words)
+    return _assess(units, points, "stereographic", False, words=words)
 
 
 def umap_angles(
@@ -213,7 +214,7 @@ def assess(
     points: Codes,
     method: str = "own",
     sphere: bool = True,
-    variance_share: float | None = None,
+    axes_share: float | None = None,
 ) -> Projection:
     """Measure how far to trust coordinates that were chosen in another way.
 
@@ -222,7 +223,7 @@ def assess(
         points: The coordinates of each code, (K, 2) or (K, 3).
         method: The name of the method, for the caption.
         sphere: Scale the points to the unit sphere.
-        variance_share: What the method keeps of the variance, if it is linear.
+        axes_share: See `Projection`.
 
     Raises:
         ValueError: For another number of points than codes, and for points that are not finite.
@@ -233,7 +234,7 @@ def assess(
     places = _finite_rows(points, "points")
     if sphere:
         places = directions(places)
-    return _assess(units, places, method, sphere, variance_share)
+    return _assess(units, places, method, sphere, axes_share)
 
 
 def trust_table(projections: Mapping[str, Projection]) -> "pandas.DataFrame":
@@ -243,7 +244,7 @@ def trust_table(projections: Mapping[str, Projection]) -> "pandas.DataFrame":
     rows = {}
     for name, projection in projections.items():
         rows[name] = {
-            "share of variance": projection.variance_share,
+            "share along axes": projection.axes_share,
             "rank correlation": projection.angle_correlation,
             "nearest codes kept": projection.neighbors_kept,
         }
@@ -374,7 +375,7 @@ def _assess(
     points: np.ndarray,
     method: str,
     sphere: bool,
-    variance_share: float | None = None,
+    axes_share: float | None = None,
     words: str = "",
 ) -> Projection:
     """The projection with what was measured on it, and with the verdict added to the words."""
@@ -384,7 +385,7 @@ def _assess(
         verdict = next(text for least, text in VERDICTS.items() if correlation >= least)
     words = f"{words} {verdict}".strip()
     kept = _neighbors_kept(units, points)
-    return Projection(points, method, sphere, variance_share, correlation, kept, words)
+    return Projection(points, method, sphere, axes_share, correlation, kept, words)
 
 
 def _angle_correlation(units: np.ndarray, points: np.ndarray) -> float | None:

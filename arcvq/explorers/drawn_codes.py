@@ -41,11 +41,11 @@ def trust(codes: Codes, axes: Axes) -> projections.Projection | None:
     if len(axes) <= 3:
         return None
     points = codes @ axes
-    share = variance_share(codes, axes)
-    return projections.assess(codes, points, "PCA", variance_share=share)
+    share = axes_share(codes, axes)
+    return projections.assess(codes, points, "PCA", axes_share=share)
 
 
-def variance_share(codes: Codes, axes: Axes) -> float:
+def axes_share(codes: Codes, axes: Axes) -> float:
     """Return the share of the squared norms that lies along the axes."""
     points = codes @ axes
     kept = np.square(points).sum()

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from arcvq import geometry
 from arcvq.autoencoder import Autoencoder
-from arcvq.explorers.drawn_codes import LIMIT, Axes, Codes, code_axes, pack, variance_share
+from arcvq.explorers.drawn_codes import LIMIT, Axes, Codes, axes_share, code_axes, pack
 from arcvq.figures.parts import thin, tile_sheet
 from arcvq.figures.theme import array
 from arcvq.images import to_float
@@ -113,8 +113,8 @@ class LiveView:
         self.extent = max(self.extent, float(norms.max()))
         shown, note = thin(count, "codes", LIMIT)
         if dim > 3:
-            share = variance_share(codes, axes)
-            note = f" Directions by principal axes, {share:.0%} of the variance.{note}"
+            share = axes_share(codes, axes)
+            note = f" Directions by principal axes, {share:.0%} of the squared length.{note}"
 
         seen: dict[str, Any] = {"total": count, "note": note}
         seen["extent"] = self.extent

@@ -146,7 +146,7 @@ def _sentence(trusts: dict[str, Projection | None]) -> str:
         return "Directions and norms are exact."
     shares = []
     for name, drawn in inexact.items():
-        text = f"{name} {drawn.variance_share:.0%} of the variance"
+        text = f"{name} {drawn.axes_share:.0%} of the squared length"
         if drawn.angle_correlation is not None:
             text += f" (rank correlation of angles {drawn.angle_correlation:.2f})"
         shares.append(text)

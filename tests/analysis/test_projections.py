@@ -68,7 +68,7 @@ def test_pca_is_the_best_flat_shadow_of_the_directions_through_the_origin():
     units = (codes / codes.norm(dim=1, keepdim=True)).numpy()
     values, axes = np.linalg.eigh(units.T @ units)
     seen = pca(codes, 3)
-    assert seen.variance_share == pytest.approx(values[-3:].sum() / values.sum())
+    assert seen.axes_share == pytest.approx(values[-3:].sum() / values.sum())
     for column, axis in enumerate(axes[:, :-4:-1].T):
         assert np.allclose(np.abs(seen.points[:, column]), np.abs(units @ axis), atol=1e-6)
 
@@ -157,7 +157,7 @@ def test_umap_keeps_groups_together_and_a_seed_gives_the_same_bits(tmp_path):
     gaps = np.linalg.norm(one.points[:, None] - one.points[None], axis=2) + 1e9 * np.eye(60)
     assert (gaps.argmin(axis=1) // 15 == np.arange(60) // 15).all()
     assert one.points.shape == (60, 2)
-    assert one.variance_share is None
+    assert one.axes_share is None
 
 
 @pytest.mark.parametrize("whole", [np.int64, torch.tensor])
@@ -391,7 +391,8 @@ def test_the_table_of_trust_has_a_row_for_each_projection():
     table = trust_table({"axes": axes, "pole": pole})
     assert table.index.tolist() == ["axes", "pole"]
     assert table["rank correlation"].tolist() == [axes.angle_correlation, pole.angle_correlation]
-    assert table.loc["axes", "share of variance"] == axes.variance_share
+    assert pole.axes_share is None  # its distances are not those along axes
+    assert table.loc["axes", "share along axes"] == axes.axes_share
     assert table.loc["pole", "nearest codes kept"] == pole.neighbors_kept
 
 

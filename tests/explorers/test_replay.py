@@ -100,7 +100,7 @@ def test_the_distance_from_the_center_is_the_norm(dim):
     explorer = TrainingReplay(run)
     lengths = np.linalg.norm(drawn(explorer, 4), axis=1)
     np.testing.assert_allclose(lengths, run.snapshots[4].codebook.norm(dim=1), rtol=2e-4)
-    assert ("of the variance" in value(explorer, "trust")) == (dim > 3)
+    assert ("of the squared length" in value(explorer, "trust")) == (dim > 3)
 
 
 @given(arrays(float, (4, 3), elements=st.floats(-1, 1, width=32)), st.floats(1e-30, 1e30))
@@ -202,7 +202,7 @@ def test_the_axes_are_those_of_the_last_snapshot_at_every_step():
         flat = flat / np.linalg.norm(flat, axis=1, keepdims=True)
         np.testing.assert_allclose(shown @ shown.T, flat @ flat.T, atol=1e-3)
     share = np.square(last @ axes.T).sum() / np.square(last).sum()
-    assert f"{share:.0%} of the variance" in value(explorer, "trust")
+    assert f"{share:.0%} of the squared length" in value(explorer, "trust")
 
 
 def test_a_step_between_snapshots_becomes_the_nearest():
