@@ -302,7 +302,7 @@ class Autoencoder(
         Args:
             save_directory: The folder, which is made if need be.
             push_to_hub: Whether to push the model to the Hugging Face hub as well, once it is
-                saved.
+                saved, with a new README.md.
             repo_id: The repository on the hub; by default it has the name of the folder.
             **kwargs: Other arguments of `huggingface_hub.PyTorchModelHubMixin.push_to_hub`.
 

@@ -12,6 +12,7 @@ from arcvq.experiments import EXPERIMENTS
 from arcvq.experiments.ablations import ABLATION_AXES, claims, effects
 from arcvq.experiments.best_study import RATES, candidates
 from arcvq.experiments.best_study import SETTINGS as BEST_TITLES
+from arcvq.experiments.generation_study import LONGEST_FIT, REAL, RECONSTRUCTED, SAMPLES
 from arcvq.experiments.gradient_study import HELD, NARROW, while_held
 from arcvq.experiments.measures import MEASURE_TITLES
 from arcvq.experiments.paper_table import AUTHORS_CVQ, PUBLISHED, RECONSTRUCTION_WEIGHT
@@ -21,6 +22,7 @@ from arcvq.experiments.semantics_study import TITLES as MEANING_TITLES
 from arcvq.experiments.share_study import SHARES
 from arcvq.experiments.stored_results import stored
 from arcvq.experiments.tables import (
+    cell,
     cells,
     data_title,
     intervals_overlap,
@@ -31,6 +33,7 @@ from arcvq.experiments.tables import (
     verdict,
 )
 from arcvq.images import FULL
+from arcvq.priors.settings import PRIORS
 from arcvq.runs.settings import RunSettings
 from arcvq.runtime.wording import span
 
@@ -64,6 +67,7 @@ COMMANDS = {  # by the stored table that it makes
     "schedules-mnist": f"arcvq experiment schedules {RATIOS} --steps 400",
     "natural_images-photos_64": f"arcvq experiment natural_images --dataset photos_64 {VQGAN}",
     "semantics-mnist": f"arcvq experiment semantics {MNIST}",
+    "generation-mnist_full": "arcvq experiment generation --dataset mnist_full --profile full",
     "gradients-digits": f"arcvq experiment gradients {WIDE}",
 }
 AUTHORS = "SSIM, the measures of the authors"
@@ -76,10 +80,16 @@ NOTES = {  # by the table: how what the command makes today differs from it
         "with --only for each variant but those of codes, dim and beta; since then: SSIM"
     ),
     "schedules-digits": f"since then: {AUTHORS}",
+    "codes_per_step-digits": "since then: K 65,536",
     **dict.fromkeys(SSIM_CAME_LATER, "since then: SSIM"),
 }
 CLOSEST = "CVQ, closest anchors"
 RIVALS = ("plain VQ", "cosine", "EMA", "CVQ", "FSQ")  # that SAMP is set against at a glance
+SAMPLED = {  # the columns of the table of generated images, by what stands in its rows
+    RECONSTRUCTED: "reconstructions",
+    "pixelcnn": "samples of the PixelCNN",
+    "transformer": "samples of the transformer",
+}
 QUANTIZERS = (
     "plain VQ",
     "EMA",
@@ -131,6 +141,7 @@ def findings() -> list[Finding]:
         "gradients-digits": ("What each term of the loss does during training", gradients),
         "natural_images-photos_64": ("Photographs", photographs),
         "semantics-mnist": ("What codes tell about an image", meanings),
+        "generation-mnist_full": ("Generated images", samples),
     }
     found = []
     for name, (title, write) in sections.items():
@@ -395,6 +406,34 @@ def photographs(rows: pd.DataFrame) -> str:
         '"Without discriminator" has no adversarial loss, and "on pixels alone" no perceptual loss '
         "either.",
         markdown(EXPERIMENTS["natural_images"].table(rows)),
+    )
+
+
+def samples(rows: pd.DataFrame) -> str:
+    """What the same priors make of the tokens of each quantizer."""
+    real = rows[rows.prior == REAL].iloc[0]
+    tokenizers = [*rows.variant.unique()]
+    columns = {"tokenizer": tokenizers}
+    verdicts = []
+    for source, title in SAMPLED.items():
+        measured = rows[rows.prior == source]
+        intervals = [variant_interval(measured, name, "frechet") for name in tokenizers]
+        columns[title] = [cell("frechet", *found) for found in intervals]
+        if source not in PRIORS:
+            continue
+        for other in tokenizers:
+            if other != "SAMP":
+                outcome = verdict(measured, "SAMP", other, "frechet", unit="")
+                verdicts.append(f"- {title[0].upper()}{title[1:]}. {outcome}.")
+    return _paragraphs(
+        f"{_runs(rows)}. A class-conditional PixelCNN and a transformer learned the tokens of each "
+        f"tokenizer in {LONGEST_FIT:,} steps and drew {SAMPLES:,} images. These are compared with "
+        "as many test images by the Frechet distance of features of a classifier of digits, so the "
+        "numbers compare only with each other; smaller is better. Other test images have a "
+        f"distance of {real.frechet:.2f}, and their reconstructions show what a perfect prior "
+        "would reach.",
+        markdown(pd.DataFrame(columns)),
+        "\n".join(verdicts),
     )
 
 

@@ -17,7 +17,12 @@ with needs_extra("kit"):
     from arcvq.figures.costs import cost_picture
     from arcvq.figures.curves import bars, history_curves, lines, schedule_curves
     from arcvq.figures.diagrams import method_diagram, reading_path
-    from arcvq.figures.experiment_results import ablation_panels, measure_panels, schedule_map
+    from arcvq.figures.experiment_results import (
+        ablation_panels,
+        measure_panels,
+        sample_panels,
+        schedule_map,
+    )
     from arcvq.figures.gradient_curves import feedback_picture, gradient_angles, gradient_norms
     from arcvq.figures.image_grids import image_grid, reconstruction_grid
     from arcvq.figures.latent_cells import latent_cells
@@ -58,6 +63,7 @@ __all__ = [
     "projected_sphere",
     "reading_path",
     "reconstruction_grid",
+    "sample_panels",
     "schedule_curves",
     "schedule_map",
     "sphere",
