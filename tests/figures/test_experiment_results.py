@@ -230,6 +230,7 @@ def headings(rows):
         "semantics": ["What codes tell"],
         "natural_images": ["Photographs"],
         "gradients": ["Sizes", "Angles", "Norms and usage"],
+        "generation": ["Samples"],
     }[experiment]
 
 

@@ -70,7 +70,10 @@ def test_a_damaged_file_is_told_with_the_ways_to_heal_it(run, name, tmp_path):
     run.save(tmp_path)
     file = tmp_path / name
     file.write_bytes(file.read_bytes()[:-3])
-    what, opener = {Run: ("run", "VQVAE"), PriorRun: ("prior", "Prior")}[type(run)]
-    message = rf"^the {what} in .* is damaged \(.+\); train it again with .* {opener}\.from_pretr"
+    openers = {Run: ("run", "Autoencoder"), PriorRun: ("prior", "Prior")}
+    what, opener = openers[type(run)]
+    message = (
+        rf"^the {what} in .* is damaged \(.+\); train it again with .*[ .]{opener}\.from_pretr"
+    )
     with pytest.raises(ValueError, match=message):
         type(run).load(tmp_path)
