@@ -22,6 +22,7 @@ from arcvq.experiments.semantics_study import TITLES as MEANING_TITLES
 from arcvq.experiments.share_study import SHARES
 from arcvq.experiments.stored_results import stored
 from arcvq.experiments.tables import (
+    Interval,
     cell,
     cells,
     data_title,
@@ -33,7 +34,6 @@ from arcvq.experiments.tables import (
     verdict,
 )
 from arcvq.images import FULL
-from arcvq.priors.settings import PRIORS
 from arcvq.runs.settings import RunSettings
 from arcvq.runtime.wording import span
 
@@ -414,17 +414,12 @@ def samples(rows: pd.DataFrame) -> str:
     real = rows[rows.prior == REAL].iloc[0]
     tokenizers = [*rows.variant.unique()]
     columns = {"tokenizer": tokenizers}
-    verdicts = []
+    outcomes = []
     for source, title in SAMPLED.items():
         measured = rows[rows.prior == source]
-        intervals = [variant_interval(measured, name, "frechet") for name in tokenizers]
-        columns[title] = [cell("frechet", *found) for found in intervals]
-        if source not in PRIORS:
-            continue
-        for other in tokenizers:
-            if other != "SAMP":
-                outcome = verdict(measured, "SAMP", other, "frechet", unit="")
-                verdicts.append(f"- {title[0].upper()}{title[1:]}. {outcome}.")
+        intervals = {name: variant_interval(measured, name, "frechet") for name in tokenizers}
+        columns[title] = [cell("frechet", *found) for found in intervals.values()]
+        outcomes.append(f"- {title[0].upper()}{title[1:]}: {_place_of_samp(intervals)}.")
     return _paragraphs(
         f"{_runs(rows)}. A class-conditional PixelCNN and a transformer learned the tokens of each "
         f"tokenizer in {LONGEST_FIT:,} steps and drew {SAMPLES:,} images. These are compared with "
@@ -433,8 +428,26 @@ def samples(rows: pd.DataFrame) -> str:
         f"distance of {real.frechet:.2f}, and their reconstructions show what a perfect prior "
         "would reach.",
         markdown(pd.DataFrame(columns)),
-        "\n".join(verdicts),
+        "\n".join(outcomes),
     )
+
+
+def _place_of_samp(intervals: dict[str, Interval]) -> str:
+    """Where the interval of SAMP lies among those of the others, in words."""
+    places: dict[str, list[str]] = {}
+    mean, *_ = intervals["SAMP"]
+    for name, other in intervals.items():
+        if name == "SAMP":
+            continue
+        place = "lies below" if mean < other[0] else "lies above"
+        if intervals_overlap(intervals["SAMP"], other):
+            place = "overlaps"
+        places.setdefault(place, []).append(name)
+    parts = []
+    for place, names in places.items():
+        that = "that" if len(names) == 1 else "those"
+        parts.append(f"{place} {that} of {' and '.join(names)}")
+    return f"the interval of SAMP {' and '.join(parts)}"
 
 
 def meanings(rows: pd.DataFrame) -> str:
