@@ -80,7 +80,6 @@ NOTES = {  # by the table: how what the command makes today differs from it
         "with --only for each variant but those of codes, dim and beta; since then: SSIM"
     ),
     "schedules-digits": f"since then: {AUTHORS}",
-    "codes_per_step-digits": "since then: K 65,536",
     **dict.fromkeys(SSIM_CAME_LATER, "since then: SSIM"),
 }
 CLOSEST = "CVQ, closest anchors"
