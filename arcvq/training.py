@@ -959,11 +959,10 @@ class VQVAESession(TrainingSession):
 
 
 def check_single(quantizer: Quantizer, caller: str) -> None:
-    """Raise ValueError for a quantizer with several codebooks, whose usage is not one number."""
+    """Raise ValueError for a quantizer with several codebooks, and so several tokens a place."""
     if quantizer.index_shape:
         raise ValueError(
-            f"the quantizer is a {quantizer.kind}; {caller} takes one with a single codebook, "
-            "and a loop of your own takes any"
+            f"the quantizer is a {quantizer.kind}; {caller} takes one with a single codebook"
         )
 
 

@@ -446,7 +446,10 @@ def _place_of_samp(intervals: dict[str, Interval]) -> str:
     for place, names in places.items():
         that = "that" if len(names) == 1 else "those"
         parts.append(f"{place} {that} of {' and '.join(names)}")
-    return f"the interval of SAMP {' and '.join(parts)}"
+    *others, last = parts
+    if others:
+        last = f"{', '.join(others)}, and {last}"
+    return f"the interval of SAMP {last}"
 
 
 def meanings(rows: pd.DataFrame) -> str:

@@ -7,18 +7,9 @@ from torch import Tensor
 from arcvq.autoencoder import Autoencoder
 from arcvq.images import ImageData
 from arcvq.priors.fitting import encode_split
+from arcvq.training import check_single
 
 BATCH = 256  # codes decoded at once
-
-
-def check_codebook(model: Autoencoder) -> None:
-    """Raise ValueError for a model with several codebooks, none of which is that of its tokens."""
-    quantizer = model.quantizer
-    if quantizer.index_shape:
-        raise ValueError(
-            f"the quantizer is a {type(quantizer).__name__}; explorers show models with a single "
-            "codebook"
-        )
 
 
 def encode_test(model: Autoencoder, data: ImageData, count: int) -> Int[Tensor, "n h w"]:
@@ -27,7 +18,7 @@ def encode_test(model: Autoencoder, data: ImageData, count: int) -> Int[Tensor, 
     Raises:
         ValueError: If there are none, they do not fit the model, or it has several codebooks.
     """
-    check_codebook(model)
+    check_single(model.quantizer, "an explorer")
     test = data.test.first(count)
     if not len(test):
         raise ValueError(f"{data.name} has no test images; at least one is needed here")

@@ -12,7 +12,6 @@ import traitlets
 
 from arcvq.autoencoder import Autoencoder
 from arcvq.explorers.canvas import CanvasExplorer
-from arcvq.explorers.encoding import check_codebook
 from arcvq.explorers.live_view import LiveView
 from arcvq.figures.theme import Number
 from arcvq.images import ImageData
@@ -20,7 +19,7 @@ from arcvq.quantizers import SphericalQuantizer
 from arcvq.runtime.run_record import Row
 from arcvq.samp import SAMP
 from arcvq.schedules import MAX_EXPONENT, Exponential
-from arcvq.training import Compute, Recording, Run, fit
+from arcvq.training import Compute, Recording, Run, check_single, fit
 
 FIT = ("batch_size", "lr", "seed", "precision", "device")  # options of `fit` and `Compute`
 PAUSE = 0.1  # seconds between two drawings at least; a row that comes sooner is drawn with the next
@@ -69,7 +68,7 @@ class LiveTraining(CanvasExplorer):
         self._halt = threading.Event()
         # The training draws while the browser speaks in other threads.
         self._lock = threading.RLock()
-        check_codebook(model)
+        check_single(model.quantizer, "an explorer")
         self.images = data
         self.steps = steps
         self.options = {name: settings.pop(name) for name in FIT if name in settings}

@@ -9,9 +9,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from arcvq.explorers.canvas import CanvasExplorer
-from arcvq.explorers.encoding import check_codebook
 from arcvq.images import to_uint8
 from arcvq.ops import nearest_code
+from arcvq.training import check_single
 from arcvq.vqvae import VQVAE, Residual
 
 MOST_CODES = 36**2  # two letters each of a link name the tokens
@@ -43,7 +43,7 @@ class TokenExplorer(CanvasExplorer):
         images: Float[Tensor, "B 1 H H"],
         **settings: Any,
     ):
-        check_codebook(model)
+        check_single(model.quantizer, "an explorer")
         dim = model.quantizer.dim
         if dim != 3 or model.image_channels != 1:
             raise ValueError(

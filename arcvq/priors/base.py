@@ -21,6 +21,7 @@ from arcvq.runtime.fingerprint import fingerprint
 from arcvq.runtime.kinds import Kinds
 from arcvq.runtime.model_folder import open_folder, save_folder
 from arcvq.runtime.precision import HALF, at_least_float32
+from arcvq.training import check_single
 
 PRIOR_FORMAT = 1  # of saved priors; bump it when older versions would misread them
 
@@ -201,7 +202,7 @@ class Prior(nn.Module, Kinds):
 
         The model may have been cast to another precision since the prior was fitted.
         """
-        check_tokens(model)
+        check_single(model.quantizer, "a prior")
         num_codes = model.quantizer.num_codes
         if self.num_codes != num_codes:
             raise ValueError(
@@ -297,16 +298,6 @@ def _from_saved_config(config: dict[str, Any]) -> Prior:
     prior.codebook_fingerprint = codebook_fingerprint
     prior.rounded_fingerprints = rounded_fingerprints
     return prior
-
-
-def check_tokens(model: Autoencoder) -> None:
-    """Raise ValueError for a model whose tokens no prior takes, since a place has several."""
-    quantizer = model.quantizer
-    if quantizer.index_shape:
-        raise ValueError(
-            f"the quantizer is a {quantizer.kind}, with several tokens for each place; a prior "
-            "takes those of a single codebook"
-        )
 
 
 class NetworkPrior(Prior):

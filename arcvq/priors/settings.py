@@ -8,7 +8,7 @@ import torch
 
 from arcvq.autoencoder import Autoencoder
 from arcvq.images import ImageData
-from arcvq.priors.base import NetworkPrior, check_tokens
+from arcvq.priors.base import NetworkPrior
 from arcvq.priors.fitting import PriorRun, fit_prior
 from arcvq.priors.pixelcnn import PixelCNN
 from arcvq.priors.tokens import match_parameters, parameter_count
@@ -21,7 +21,7 @@ from arcvq.runtime.files import safe_name
 from arcvq.runtime.fingerprint import fingerprint
 from arcvq.runtime.random_numbers import isolated_rng
 from arcvq.runtime.store import digest_of, find_result
-from arcvq.training import Compute, Optimization, Recording
+from arcvq.training import Compute, Optimization, Recording, check_single
 
 PRIOR_FIT_VERSION = 1  # bump it when the same settings no longer fit the same prior
 PRIORS: dict[str, type[PixelCNN] | type[TransformerPrior]] = {
@@ -125,7 +125,7 @@ class PriorSettings:
         Raises:
             ValueError: For a model with several tokens for each place.
         """
-        check_tokens(model)
+        check_single(model.quantizer, "a prior")
         height, width = data.size
         grid = (height // model.downsample, width // model.downsample)
         classes = len(data.classes) if self.conditional else 0
@@ -184,7 +184,7 @@ def train_prior(
     Returns:
         The run of the prior, with the prior on the device. Raises what `fit_prior` raises.
     """
-    check_tokens(model)
+    check_single(model.quantizer, "a prior")
     device = choose_device(device)
     digest = settings.digest(model, data, choose_precision(settings.precision, device))
     name = f"{safe_name(data.name)}-{settings.kind}-{digest}"

@@ -105,7 +105,7 @@ def test_there_must_be_square_images_to_choose_from(shape, unchecked):
 def test_a_model_with_several_tokens_a_place_is_refused():
     stages = [SphericalQuantizer(16, 3), SphericalQuantizer(16, 3)]
     model = VQVAE(1, ResidualQuantizer(stages), hidden=8)
-    with pytest.raises(ValueError, match="explorers show models with a single codebook"):
+    with pytest.raises(ValueError, match="an explorer takes one with a single codebook"):
         TokenExplorer(model, torch.zeros(1, 1, 16, 16))
 
 

@@ -53,7 +53,9 @@ def test_a_model_with_several_codebooks_is_refused_by_what_shows_codes(parts):
     quantizer = ResidualQuantizer([CosineQuantizer(8, 4) for _ in range(2)])
     model = VQVAE(data.channels, quantizer, hidden=8, residual_hidden=4)
     for explorer in (CodeInspector, CodeMap):
-        with pytest.raises(ValueError, match="the quantizer is a ResidualQuantizer; explorers sh"):
+        with pytest.raises(
+            ValueError, match="the quantizer is a ResidualQuantizer; an explorer takes"
+        ):
             explorer(model, data)
 
 

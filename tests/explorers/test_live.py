@@ -500,7 +500,7 @@ def test_what_a_samp_lacks_cannot_be_steered_and_the_rest_can(make, samp, off):
 
 def test_a_model_with_several_codebooks_is_refused(make):
     quantizer = arcvq.ResidualQuantizer([arcvq.CosineQuantizer(CODES, 4) for _ in range(2)])
-    with pytest.raises(ValueError, match="the quantizer is a ResidualQuantizer; explorers show"):
+    with pytest.raises(ValueError, match="the quantizer is a ResidualQuantizer; an explorer takes"):
         make(model(quantizer))
 
 

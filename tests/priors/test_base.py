@@ -252,7 +252,7 @@ def test_tied_priors_are_not_built_without_their_codebook_nor_free_ones_with_one
 def test_a_prior_over_several_tokens_a_place_is_refused(make):
     stages = [SphericalQuantizer(5, 3), SphericalQuantizer(5, 3)]
     model = VQVAE(1, ResidualQuantizer(stages), hidden=8)
-    with pytest.raises(ValueError, match="ResidualQuantizer, with several tokens for each place"):
+    with pytest.raises(ValueError, match="ResidualQuantizer; a prior takes one with"):
         make().check_model(model)
 
 

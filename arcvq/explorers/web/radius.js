@@ -227,7 +227,8 @@ class Radius {
     const fixed = rate === 0 ? "is fixed at radius 1 and " : "";
     const summary =
       `M(${whole(step)}) = ${inFull(radius)}${beyond}; the longest of ` +
-      `${plural(free.length, "free code")} has norm ${longest}. The ball ${fixed}${ending(stop)} (${whole(length)} steps).` +
+      `${plural(free.length, "free code")} has norm ${longest}. ` +
+      `The ball ${fixed}${ending(stop)} (${whole(length)} steps).` +
       this.data.note;
     this.panels.tell(title, summary);
   }
