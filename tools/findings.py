@@ -222,10 +222,13 @@ def at_their_best(rows: pd.DataFrame) -> str:
     results = ("psnr", "codes_used", "perplexity")
     titles = [BEST_TITLES[name] for name in settings]
     titles += [MEASURE_TITLES[name] for name in results]
+    length = ""
+    if "search_steps" in rows and (rows.search_steps < rows.steps).all():
+        length = f" in runs of {rows.search_steps.iloc[0]:,} steps"
     return _paragraphs(
         f"{_runs(rows)}. {_network(rows)} For each quantizer nine settings (commitment weight, "
-        "dimension, learning rate) were tried, and the best on validation images was trained again "
-        "with fresh seeds. "
+        f"dimension, learning rate) were tried{length}, and the best on validation images was "
+        "trained again with fresh seeds. "
         "These are all 9 combinations for FSQ, which has no commitment weight. They are 9 of 27 "
         "for the other quantizers, and 9 of 81 for SAMP, for which three weights of the margin "
         "loss were tried as well.",

@@ -70,7 +70,8 @@ class Experiment:
         search: An experiment that is run first, with one seed, to choose settings. Each of its
             variants names, in the fact `candidate_for`, a variant of this experiment. The candidate
             with the largest `psnr` replaces the settings and facts of that variant, whose seeds are
-            fresh ones. So `search` must measure something else than this experiment reports.
+            fresh ones. Its name and the length of its run are in the columns `chosen` and
+            `search_steps`. So `search` must measure something else than this experiment reports.
         search_steps: Optimizer steps of a run of the search; None for as many as the others have.
             With fewer, what was best in short runs is trained at length.
         check: Raises ValueError for data that cannot be measured, before anything is trained.
@@ -163,7 +164,7 @@ def run_experiment(
         psnr = _run_search(experiment.search, short, data, chosen, folder / "search", training)
         candidates = experiment.search.variants(base)
         without_best = _without_best(candidates, psnr)
-        variants = [_at_its_best(variant, candidates, psnr) for variant in variants]
+        variants = [_at_its_best(one, candidates, psnr, short.steps) for one in variants]
 
     trials = _plan(experiment.name, variants, range(first_seed, first_seed + seeds), folder)
     trials = [trial for trial in trials if trial.variant in chosen]
@@ -268,7 +269,7 @@ def _not_chosen(trial: _Trial, data: ImageData, device: torch.device, search: Pa
 
 
 def _at_its_best(
-    variant: Variant, candidates: Sequence[Variant], psnr: Mapping[str, float]
+    variant: Variant, candidates: Sequence[Variant], psnr: Mapping[str, float], search_steps: int
 ) -> Variant:
     """The variant with the settings and facts of its best candidate; as it is if it has none."""
     own = [one for one in candidates if one.facts["candidate_for"] == variant.name]
@@ -276,7 +277,8 @@ def _at_its_best(
     if not measured:
         return variant
     best = max(measured, key=lambda candidate: psnr[candidate.name])
-    return Variant(variant.name, best.settings, {**best.facts, "chosen": best.name})
+    facts = {**best.facts, "chosen": best.name, "search_steps": search_steps}
+    return Variant(variant.name, best.settings, facts)
 
 
 def _plan(experiment: str, variants: Sequence[Variant], seeds: range, folder: Path) -> list[_Trial]:

@@ -116,6 +116,7 @@ def test_the_best_on_validation_images_is_measured_with_fresh_seeds(tmp_path):
         own = rows[rows.variant == variant]
         assert own.seed.tolist() == [1, 2]
         assert set(own.chosen) == {best.variant}
+        assert set(own.search_steps) == set(own.steps)
         for name in ("dim", "lr", "commitment_weight"):
             assert set(own[name]) == {best[name]}
 
@@ -168,6 +169,7 @@ def test_what_is_best_in_short_runs_can_be_trained_at_length(tmp_path):
     )
     samp = at_length[at_length.variant == "SAMP"].iloc[0]
     assert samp.chosen == short.variant[short.psnr.idxmax()]
+    assert (samp.search_steps, samp.steps) == (steps, BASE.steps)
 
     (chosen,) = [one for one in best_study.candidates(BASE) if one.name == samp.chosen]
     settings = dataclasses.replace(chosen.settings, seed=1)
