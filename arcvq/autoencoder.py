@@ -17,7 +17,12 @@ from arcvq.baselines import reference, vector_quantize_pytorch  # noqa: F401
 from arcvq.quantizers import Quantized, Quantizer
 from arcvq.runtime.checks import check_finite, check_whole
 from arcvq.runtime.files import reason_of, write_folder
-from arcvq.runtime.hub import download, official_file, official_weights
+from arcvq.runtime.hub import (
+    check_download_options,
+    download,
+    official_file,
+    official_weights,
+)
 from arcvq.runtime.kinds import Kinds
 from arcvq.runtime.model_folder import CONFIG, WEIGHTS, check_weights, open_folder
 from arcvq.runtime.random_numbers import isolated_rng
@@ -337,13 +342,15 @@ class Autoencoder(
         Args:
             pretrained_model_name_or_path: A folder, or the name of a model on the Hugging Face hub.
             **kwargs: For a model on the hub, options of `huggingface_hub.hf_hub_download`, such as
-                `revision` or `token`.
+                `revision` or `token`. They change nothing for a folder.
 
         Raises:
+            TypeError: For an option that there is not.
             FileNotFoundError: If the folder or the model on the hub lacks a file, or it cannot be
                 downloaded; says why.
             ValueError: If a file is damaged or of another version.
         """
+        check_download_options(kwargs)
         folder = Path(pretrained_model_name_or_path).expanduser()
         if not folder.is_dir():
             name = str(pretrained_model_name_or_path)

@@ -725,6 +725,16 @@ def test_a_model_on_the_hub_opens_as_one_in_a_folder_does(opener, model_on_hub):
     ]
 
 
+@pytest.mark.parametrize("option", ["map_location", "hidden", "tokn"])
+def test_a_model_is_opened_with_no_option_but_those_of_a_download(option, model_on_hub):
+    _, folder, asked = model_on_hub
+    for place in (folder, "me/model"):
+        with pytest.raises(TypeError, match=f"there is no option '{option}'"):
+            VQVAE.from_pretrained(place, **{option: "cpu"})
+    assert asked == []
+    assert VQVAE.from_pretrained(folder, token="secret").config() == small().config()
+
+
 def test_a_model_on_the_hub_that_is_damaged_or_of_another_version_is_refused(model_on_hub):
     _, folder, _ = model_on_hub
     weights = load_file(folder / "model.safetensors")

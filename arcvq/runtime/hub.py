@@ -1,5 +1,6 @@
 """Files on the Hugging Face hub, and checkpoints of other people's code."""
 
+import inspect
 import pickle
 from collections.abc import Iterable
 from pathlib import Path
@@ -22,6 +23,8 @@ TENSOR_PARTS = (
     "collections.OrderedDict",
 )
 
+DOWNLOAD_OPTIONS = frozenset(inspect.signature(huggingface_hub.hf_hub_download).parameters)
+
 # What each error of the hub means; the first kind that fits is taken.
 REASONS: list[tuple[type[Exception], str]] = [
     (errors.LocalEntryNotFoundError, "the hub cannot be reached, and its cache lacks the file"),
@@ -30,6 +33,16 @@ REASONS: list[tuple[type[Exception], str]] = [
     (errors.RepositoryNotFoundError, "there is no such public repository"),
     (errors.HFValidationError, "a repository is named OWNER/NAME"),
 ]
+
+
+def check_download_options(options: Iterable[str]) -> None:
+    """Raise TypeError for names that are no options of `huggingface_hub.hf_hub_download`."""
+    unknown = sorted(set(options) - DOWNLOAD_OPTIONS)
+    if unknown:
+        raise TypeError(
+            f"there is no option {unknown[0]!r}; for a model on the hub there are those of "
+            "huggingface_hub.hf_hub_download, such as revision and token"
+        )
 
 
 def download(repository: str, filename: str, revision: str | None = None, **options: Any) -> Path:
