@@ -8,8 +8,6 @@ single operator that the compiler does not look into. `reference` has the loss a
 it, to read and to compare with.
 """
 
-import math
-
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
@@ -19,6 +17,8 @@ from arcvq.ops import blockwise, triton, whole
 from arcvq.ops.blockwise import TINY as TINY
 from arcvq.runtime.checks import check_rows
 from arcvq.runtime.precision import at_least_float32, exact_products, widest_float
+
+MEDIAN_CODES = 32  # that the middle of a codebook is taken from, since all would take long to sort
 
 
 def margin_loss(
@@ -233,15 +233,19 @@ def _score_terms(codebook: Tensor, metric: str) -> tuple[Tensor, Tensor | None, 
 
 
 def _middle(codes: Tensor) -> Tensor:
-    """The mean (D,) of the codes, rounded to a power of two near their standard deviation.
+    """The median (D,) of the codes, rounded to a power of two near their usual deviation from it.
 
-    With so few digits, differences from whole numbers are exact, and equal distances stay equal.
+    A single code that is very long would draw a mean away from all others. With so few digits,
+    differences from whole numbers are exact, and equal distances stay equal.
     """
-    mean = codes.mean(0)
-    deviation = torch.linalg.vector_norm(codes - mean) / math.sqrt(codes.numel())
+    some = codes[:: 1 + len(codes) // MEDIAN_CODES]
+    half = len(some) // 2
+    median = some.sort(0).values[half]
+    distances = (some - median).abs().mean(1)
+    deviation = distances.sort().values[half]
     # To add a number and take it away again rounds to its last digit.
     large = deviation / torch.finfo(codes.dtype).eps
-    return (mean + large) - large
+    return (median + large) - large
 
 
 @torch.library.custom_op("arcvq::nearest_code", mutates_args=())

@@ -48,6 +48,16 @@ def test_the_nearest_by_distance_is_found_however_far_all_lie_from_the_origin(di
     assert wrong_share(latents, far(512, 64, distance), "euclidean") <= 2 / 4096
 
 
+@pytest.mark.parametrize("distance", [0, 1000])
+@pytest.mark.parametrize("num_codes", [4, 64, 1500])
+@pytest.mark.parametrize("length", [1e3, 1e4, 1e6])
+def test_one_code_that_is_very_long_leaves_the_others_apart(length, num_codes, distance):
+    latents = far(2048, 16, distance)
+    codebook = far(num_codes, 16, distance)
+    codebook[num_codes // 2] *= length
+    assert wrong_share(latents, codebook, "euclidean") <= 2 / 2048
+
+
 @pytest.mark.parametrize("length", [1e-3, 1, 100])
 @pytest.mark.parametrize("spread", [10, 1, 0.1, 0.01, 0.001])
 def test_the_nearest_by_angle_is_found_however_narrow_the_cone(spread, length):
