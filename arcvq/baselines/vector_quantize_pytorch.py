@@ -92,7 +92,7 @@ class Baseline(Quantizer, ABC):
             return self.codes()
 
     def quantize(self, latents):
-        if len(latents):
+        if latents.shape[0] > 0:  # unlike len, it stays symbolic in torch.export
             passed, indices, loss, terms = self.call(latents.float()[None])
         else:  # the package's means over nothing are NaN
             passed = latents[None]
@@ -101,7 +101,8 @@ class Baseline(Quantizer, ABC):
             terms = {}
         if in_group() and not self.training:  # as in `Quantizer.quantize`
             loss = loss + 0.0 * sum(value.sum() for value in self.method.parameters())
-        indices = indices[0].long()
+        # Of latents that are not finite, FSQ would make an index of no code.
+        indices = indices[0].long().clamp(0, self.num_codes - 1)
         if self.training:
             self.observe(latents, indices)
         if latents.requires_grad and not passed.requires_grad:  # most methods in evaluation
@@ -118,6 +119,8 @@ class Baseline(Quantizer, ABC):
     def freeze(self):
         self.frozen = True
         self.method.requires_grad_(False)
+        for parameter in self.method.parameters():
+            parameter.grad = None  # or an optimizer step that is still to come would move it
 
     def unfreeze(self):
         self.frozen = False
@@ -334,12 +337,14 @@ class MovingAverageQuantizer(Baseline):
     def collect(self, latents, indices, counts, counted):
         codebook = self.method._codebook
         latents = codebook.transform_input(latents.float()[None])
+        earlier = [average.grad.clone() for average in self._averages()]
         codebook.update_indices(latents, indices[None], accum_ema_update=True)
+        for average, before in zip(self._averages(), earlier, strict=True):
+            average.grad = torch.where(counted, average.grad, before)
 
     def follow(self):
         codebook = self.method._codebook
-        # An empty batch moves nothing, and neither does one that is not finite.
-        moves = (codebook.cluster_size.grad.sum() > 0) & codebook.embed_avg.grad.isfinite().all()
+        moves = codebook.cluster_size.grad.sum() > 0  # a step of empty batches moves nothing
         for average in self._averages():
             target = torch.where(moves, average.grad, average)
             follow_average_(average, target, 1 - codebook.decay)

@@ -279,6 +279,19 @@ def test_a_frozen_one_learns_nothing_until_it_is_unfrozen(kind):
     assert learned or moved
 
 
+@every_baseline
+def test_freezing_drops_a_gradient_that_waits_for_its_step(kind):
+    quantizer = make(kind)
+    learned = [*quantizer.parameters()]
+    before = [parameter.detach().clone() for parameter in learned]
+    optimizer = torch.optim.Adam([*learned, torch.zeros(1, requires_grad=True)], lr=0.1)
+    quantized = quantizer(latents().requires_grad_())
+    (quantized.codes.square().mean() + quantized.loss).backward()
+    quantizer.freeze()
+    optimizer.step()
+    assert all(torch.equal(*pair) for pair in zip(learned, before, strict=True))
+
+
 MOVING = pytest.mark.parametrize("kind", ["rotation", "cosine_ema"])
 
 
@@ -337,6 +350,52 @@ def test_a_batch_that_is_not_finite_or_empty_moves_nothing(kind):
     quantizer(latents())
     quantizer.after_step()
     assert quantizer.codebook.isfinite().all()
+
+
+@MOVING
+def test_a_micro_batch_that_is_not_finite_leaves_the_others_of_its_step(kind):
+    quantizer = make(kind)
+    plain = make(kind)
+    bad = latents()
+    bad[0, 0, 0, 0] = math.nan
+    for batch in (latents(), bad):
+        quantizer(batch)
+    plain(latents())
+    for each in (quantizer, plain):
+        each.after_step()
+    assert torch.equal(quantizer.codebook, plain.codebook)
+    assert torch.equal(quantizer.counts, plain.counts)
+
+
+@every_baseline
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+def test_a_batch_that_is_not_finite_is_not_counted_and_training_goes_on(kind, bad):
+    quantizer = make(kind)
+    batch = latents()
+    batch[1] = bad
+    quantizer(batch)
+    quantizer.after_step()
+    assert quantizer.counts.sum() == 0
+    indices = quantizer(latents()).indices
+    quantizer.after_step()
+    assert quantizer.counts.sum() == indices.numel()
+
+
+@pytest.mark.parametrize("kind", ["fsq", "lfq", "bsq"])
+def test_a_grid_of_signs_or_levels_is_exported_for_any_batch_size(kind):
+    class Encode(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.quantizer = make(kind).eval()
+
+        def forward(self, batch):
+            return self.quantizer(batch).indices
+
+    model = Encode()
+    sizes = ({0: torch.export.Dim.DYNAMIC},)
+    exported = torch.export.export(model, (latents(batch=5),), dynamic_shapes=sizes).module()
+    other = latents(batch=7)
+    assert torch.equal(exported(other), model(other))
 
 
 @every_baseline
