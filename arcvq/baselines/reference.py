@@ -3,7 +3,7 @@
 from torch.nn.functional import normalize, one_hot
 
 from arcvq.ops import reference
-from arcvq.quantizers import SphericalQuantizer, mean_squared_error
+from arcvq.quantizers import SphericalQuantizer
 
 
 class PlainSphericalQuantizer(SphericalQuantizer):
@@ -14,29 +14,27 @@ class PlainSphericalQuantizer(SphericalQuantizer):
     """
 
     def quantize(self, latents):
-        samp = self.active_samp()
         codebook = self.codebook.to(latents.dtype)
         if not self.training:  # no code moves
             codebook = codebook.detach()
         cosines = normalize(latents, dim=1) @ normalize(codebook, dim=1).T
         indices = cosines.argmax(1)
-        codes = one_hot(indices, self.num_codes).to(latents.dtype) @ codebook
-        loss = mean_squared_error(latents.detach(), codes)
-        loss = loss + self.beta * mean_squared_error(latents, codes.detach())
-        terms = {}
         if self.training:
             self.observe(latents.detach(), indices)
-        if self.training and samp.weight is not None:
-            pulling = self.pulling_codes().detach().to(latents.dtype)
-            top_k = min(samp.top_k, len(latents))
-            terms["margin"] = reference.margin_loss(
-                latents, pulling, samp.margin, samp.scale, top_k
-            )
-            weight = samp.weight.value(self.step, self.batch_usage())
-            loss = loss + (weight * terms["margin"]).to(loss.dtype)
-
+        codes = one_hot(indices, self.num_codes).to(latents.dtype) @ codebook
+        loss, terms = self.compute_loss(latents, codes)
         codes = latents + (codes - latents).detach()  # straight-through gradient
         return codes, indices, loss, terms
+
+    def margin_loss(self, latents, codes):
+        samp = self.active_samp()
+        return reference.margin_loss(
+            latents,
+            codes.detach().to(latents.dtype),
+            samp.margin,
+            samp.scale,
+            min(samp.top_k, len(latents)),
+        )
 
 
 class UndetachedQuantizer(SphericalQuantizer):
