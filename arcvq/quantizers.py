@@ -11,7 +11,8 @@ A quantizer works inside any training loop::
 In training, `forward` collects the statistics of the batch and `after_step` uses them: several
 forward passes before one `after_step` (gradient accumulation) count as one large batch, and a batch
 with NaN or infinite latents counts for nothing. In evaluation, and with a frozen codebook, no code
-moves.
+moves. (In evaluation within a group of processes, codes get a gradient of 0, on which momentum and
+weight decay still act.)
 
 The arithmetic is in float32 (in float64 for float64 latents), also under autocast and for modules
 in half precision, and lookup and losses take no notice of `torch.set_float32_matmul_precision`. So
@@ -40,6 +41,7 @@ from arcvq.runtime.checks import (
     check_finite,
     check_not_negative,
     check_whole,
+    is_number,
     is_transformed,
 )
 from arcvq.runtime.distributed import (
@@ -501,7 +503,8 @@ class Quantizer(nn.Module, Kinds):
     @property
     def frozen(self) -> bool:
         """Whether the codebook stays as it is: then nothing moves it, with or without gradient."""
-        return not self.codebook.requires_grad
+        with torch.enable_grad():  # a parametrized codebook is computed when it is asked for
+            return not self.codebook.requires_grad
 
     def freeze(self) -> None:
         """Keep the codebook as it is from now on, and drop its gradient.
@@ -800,8 +803,8 @@ class EMAQuantizer(Quantizer):
 
 def _check_decay(decay):
     """Raise ValueError for a decay that is not in [0, 1)."""
-    if not 0 <= decay < 1:
-        raise ValueError(f"decay is {decay}; it must be at least 0 and below 1")
+    if not is_number(decay) or not 0 <= decay < 1:
+        raise ValueError(f"decay is {decay!r}; it must be a number from 0 and below 1")
 
 
 class CosineQuantizer(Quantizer):
@@ -1032,8 +1035,9 @@ class OnlineClusteredQuantizer(CosineQuantizer):
         beta: Weight of the commitment loss, at least 0.
         decay: Decay of the average usage per step, in [0, 1).
         anchor: The latent that a code may move to: "random" draws one with probability
-            softmax(cosine), the default of their class, and "closest" takes the one with the
-            largest cosine, as their published command does.
+            softmax(cosine), which their class calls `probrandom` and does by default, and "closest"
+            takes the one with the largest cosine, as their published command does. Their `random`,
+            a draw from a pool of earlier latents, is left out.
         channel_last: As for `Quantizer`.
     """
 

@@ -30,13 +30,14 @@ from arcvq.runtime.checks import (
     check_positive,
     check_rows,
     check_whole,
+    is_number,
     use_python_numbers,
 )
 from arcvq.runtime.files import reason_of
 from arcvq.runtime.precision import at_least_float32
 from arcvq.schedules import Exponential, Number, Schedule, bounded_exp, exact
 
-# The rates per step of the authors' code, tuned to runs of about 29,500 steps.
+# The rates per step of the authors' code, tuned to runs of about 29,500 steps (on MNIST).
 PAPER_RADIUS = Exponential(3e-4)
 PAPER_WEIGHT = Exponential(-5e-4)
 
@@ -60,8 +61,9 @@ class Regime(NamedTuple):
 
     Attributes:
         positives_per_latent: K k / N, how many codes pull a latent on average: each of the K codes
-            pulls its k nearest of the N latents of a batch. Where it is near 1, nearly every
-            latent is pulled. The paper's is 0.031. None without the margin loss.
+            pulls its k nearest of the N latents of a batch. Some are pulled by several codes, so
+            even where it is 1, many latents are not pulled at all. The paper's is 0.031. None
+            without the margin loss.
         ball_rate: alpha / (lr sqrt(D)), the growth of the ball in the first step over the most that
             a step of Adam adds to the length of a code that is chosen in every step (about lr to
             each of D components; where a code is chosen rarely, up to 3.16 lr). Exactly, the first
@@ -84,7 +86,7 @@ class Regime(NamedTuple):
             ours = getattr(self, ratio)
             theirs = getattr(PAPER_REGIME, ratio)
             if ours is not None:
-                lines.append(f"{title}: {ours:.3g} (the paper's: {theirs:.3g})")
+                lines.append(f"{title}: {ours:.3g} (the paper's on MNIST: {theirs:.3g})")
         return "\n".join(lines)
 
 
@@ -238,10 +240,9 @@ def _reach_of_adam(lr: float, dim: int) -> float:
 
 def check_margin_settings(margin: float, scale: float, top_k: int) -> None:
     """Raise ValueError where a setting of the margin loss is out of range (see `SAMP`)."""
-    if not 0 <= margin < math.pi / 2:
-        raise ValueError(f"margin is {margin} rad; it must be at least 0 and below pi/2 = 1.5708")
-    if not 0 < scale < math.inf:
-        raise ValueError(f"scale is {scale}; it must be a finite number above 0")
+    if not is_number(margin) or not 0 <= margin < math.pi / 2:
+        raise ValueError(f"margin is {margin!r} rad; it must be at least 0 and below pi/2 = 1.5708")
+    check_positive(scale=scale)
     check_whole(1, top_k=top_k)
 
 

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from arcvq.runtime.checks import use_python_numbers
+from arcvq.runtime.checks import is_number, use_python_numbers
 from arcvq.runtime.kinds import Kinds
 from arcvq.runtime.precision import widest_float
 
@@ -74,8 +74,8 @@ class Schedule(Kinds):
         use_python_numbers(self)
         name = type(self).__name__
         for field, number in asdict(self).items():
-            if not math.isfinite(number):
-                raise ValueError(f"{field} of {name} is {number}; it must be a finite number")
+            if not is_number(number) or not math.isfinite(number):
+                raise ValueError(f"{field} of {name} is {number!r}; it must be a finite number")
             if field in ("steps", "period") and number <= 0:
                 raise ValueError(f"{field} of {name} is {number}; it must be above 0")
 

@@ -989,6 +989,33 @@ def test_codes_that_would_be_lost_in_a_parametrization_are_refused(make):
         quantizer.set_codebook(torch.randn(16, 8))
 
 
+@pytest.mark.parametrize("kind", ["ema", "samp", "cvq", "revived"])
+def test_a_codebook_that_is_computed_is_refused_where_codes_are_moved_after_a_step(kind):
+    quantizer = (KINDS | {"revived": partial(EuclideanQuantizer, revive_after=1)})[kind](16, 8)
+    nn.utils.parametrize.register_parametrization(quantizer, "codebook", UnitNorm())
+    quantizer(torch.randn(4, 8, 2, 2))
+    with pytest.raises(ValueError, match="the codebook is computed, a Tensor; codes cannot be"):
+        quantizer.after_step()
+    quantizer.requires_grad_(False)
+    quantizer(torch.randn(4, 8, 2, 2))
+    quantizer.after_step()
+    assert quantizer.frozen
+
+
+@pytest.mark.parametrize("kind", ["plain", "cosine"])
+def test_a_codebook_that_is_computed_is_learned_by_gradients(kind):
+    quantizer = KINDS[kind](16, 8)
+    nn.utils.parametrize.register_parametrization(quantizer, "codebook", UnitNorm())
+    before = quantizer.codebook.detach().clone()
+    optimizer = torch.optim.Adam(quantizer.parameters(), lr=0.1)
+    quantizer(torch.randn(4, 8, 2, 2)).loss.backward()
+    optimizer.step()
+    quantizer.after_step()
+    assert quantizer.step == 1
+    assert not torch.equal(quantizer.codebook, before)
+    assert torch.allclose(quantizer.codebook.norm(dim=1), torch.ones(16))
+
+
 @every_kind
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_codes_may_come_from_numpy_as_those_of_scikit_learn(make, dtype):

@@ -56,7 +56,7 @@ def check_range(minimum: int | float, maximum: int | float, /, **numbers: Any) -
     Both ends are allowed; NaN and booleans are not.
     """
     for name, number in numbers.items():
-        if not _is_number(number) or not minimum <= number <= maximum:
+        if not is_number(number) or not minimum <= number <= maximum:
             allowed = f"a number from {minimum} to {maximum}"
             raise ValueError(f"{name} is {number!r}; it must be {allowed}")
 
@@ -64,21 +64,20 @@ def check_range(minimum: int | float, maximum: int | float, /, **numbers: Any) -
 def check_positive(**numbers: Any) -> None:
     """Raise ValueError, naming it, for a value that is not a finite number above 0."""
     for name, number in numbers.items():
-        value = _python_number(number)
-        if not _is_number(value) or not 0 < value < math.inf:
+        if not is_number(number) or not 0 < number < math.inf:
             raise ValueError(f"{name} is {number!r}; it must be a finite number above 0")
 
 
 def check_not_negative(**numbers: Any) -> None:
     """Raise ValueError, naming it, for a value that is not a finite number from 0."""
     for name, number in numbers.items():
-        value = _python_number(number)
-        if not _is_number(value) or not 0 <= value < math.inf:
+        if not is_number(number) or not 0 <= number < math.inf:
             raise ValueError(f"{name} is {number!r}; it must be a finite number from 0")
 
 
-def _is_number(value: Any) -> bool:
-    """Whether a value is one of Python's numbers; True and False are not."""
+def is_number(value: Any) -> bool:
+    """Whether a value is a single number of Python, NumPy or PyTorch; True and False are none."""
+    value = _python_number(value)
     return isinstance(value, Real) and not isinstance(value, bool)
 
 

@@ -138,6 +138,21 @@ def test_averages_stay_in_float32_where_the_policy_computes_in_bfloat16(mesh):
     assert torch.allclose(state["quantizer.codebook"], quotients, rtol=1e-3)
 
 
+def test_a_quantizer_that_is_divided_first_keeps_its_codes_in_float32(mesh):
+    from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+
+    model = autoencoder(EMAQuantizer).eval()
+    # In bfloat16 all of these are the same, and the first one would be taken.
+    model.quantizer.set_codebook(1 + 1e-4 * torch.linspace(1, -1, 7)[:, None].expand(7, 4))
+    fully_shard(model.quantizer, mesh=mesh)
+    policy = MixedPrecisionPolicy(param_dtype=torch.bfloat16)
+    fully_shard(model, mesh=mesh, mp_policy=policy)
+    output = model(torch.rand(64, 1, 8, 8))
+    indices = output.quantized.indices
+    assert indices.any()
+    assert torch.equal(indices, model.quantizer.encode(output.latents))
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_config_of_a_divided_quantizer_is_that_of_its_kind(kind, mesh):
     quantizer = KINDS[kind](7, 4)
