@@ -28,7 +28,7 @@ from arcvq.runtime.devices import threads_kept
 from arcvq.runtime.extras import extra_folder, extra_import
 from arcvq.runtime.files import write_whole
 from arcvq.runtime.store import kept_path
-from arcvq.runtime.wording import counted
+from arcvq.runtime.wording import capitalized, counted
 
 if TYPE_CHECKING:
     import pandas
@@ -87,7 +87,7 @@ class Projection:
         if self.angle_correlation is not None:
             facts.append(f"rank correlation of angles {self.angle_correlation:.2f}")
         facts.append(f"nearest codes kept {self.neighbors_kept:.0%}")
-        name = self.method[0].upper() + self.method[1:]
+        name = capitalized(self.method)
         return f"{name}: {', '.join(facts)}. {self.words}"
 
 

@@ -9,9 +9,9 @@ from plotly.subplots import make_subplots
 
 from arcvq.experiments.measures import MEASURE_TITLES
 from arcvq.experiments.tables import summary
-from arcvq.figures.parts import error_bars, name_once
+from arcvq.figures.parts import error_bars, means_with_intervals, name_once
 from arcvq.figures.theme import colors, finish
-from arcvq.runtime.wording import short
+from arcvq.runtime.wording import capitalized, short
 
 
 def axis_panels(
@@ -34,7 +34,8 @@ def axis_panels(
         ValueError: If no run finished, there are no rows of any of the axes, or a column is not
             there.
     """
-    table = summary(rows, [measure], ("axis", "line", "value")).sort_values("value")
+    point = ["axis", "line", "value"]
+    table = summary(rows, [measure], point).sort_values("value")
     tried = [*table.axis.unique()]
     axes = [axis for axis in titles if axis in tried]
     if not axes:
@@ -60,17 +61,19 @@ def axis_panels(
     name_once(figure)
     figure.update_yaxes(title_text=title, col=1)
 
-    text = (
-        "Points are means of all runs with this value, and bars are bootstrap intervals over them; "
-        "their other settings vary."
-    )
+    text = f"Points are {means_with_intervals(table)}."
+    if "variant" in rows and rows.groupby(point).variant.nunique().max() > 1:
+        text = (
+            "Points are means of all runs with this value, whose other settings vary, and bars are "
+            "95% bootstrap intervals."
+        )
     spans = _largest_spans(table, titles, measure)
     if spans:
         text = f"The means of {title} vary most for {'; '.join(spans)}. {text}"
-    width = 260 * columns + 140
+    width = max(640, 260 * columns + 140)
     height = 200 + 230 * rows_of_panels
     size = {"width": width, "height": height, "bottom": 70}
-    return finish(figure, look, f"{title} over each setting", text, **size)
+    return finish(figure, look, capitalized(f"{title} over each setting"), text, **size)
 
 
 def _add_line(
@@ -98,5 +101,5 @@ def _largest_spans(table: pd.DataFrame, titles: Mapping[str, str], measure: str)
     spans = (means.max() - means.min())[means.count() > 1]
     listed = []
     for (name, axis), span in spans.nlargest(3).items():
-        listed.append(f"{name} over {titles[axis]} (by {short(span)})")
+        listed.append(f"{name} over {titles[axis]}, by {short(span)}")
     return listed

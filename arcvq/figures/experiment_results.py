@@ -27,7 +27,7 @@ from arcvq.experiments.tables import (
 )
 from arcvq.figures.axis_panels import axis_panels
 from arcvq.figures.gradient_curves import feedback_picture, gradient_angles, gradient_norms
-from arcvq.figures.parts import error_bars
+from arcvq.figures.parts import error_bars, means_of_runs, means_with_intervals
 from arcvq.figures.sweep_map import sweep_map, value_map
 from arcvq.figures.theme import (
     BLACK,
@@ -35,12 +35,12 @@ from arcvq.figures.theme import (
     DOTTED,
     GRAY,
     GREEN,
-    METHOD_COLORS,
     ORANGE,
     PURPLE,
     finish,
+    method_color,
 )
-from arcvq.runtime.wording import short
+from arcvq.runtime.wording import capitalized, short
 
 MEANINGS = (  # measures of the semantics study that are drawn
     "class_information",
@@ -57,6 +57,7 @@ SAMPLE_SOURCES = {  # by the prior, or what stands in its place
     RECONSTRUCTED: ("reconstructions of real images", GREEN),
 }
 AXIS_MEASURES = ("psnr", "codes_used")
+TITLE_WIDTH = 36  # characters in a line of the title of a panel
 NAME_WIDTH = 5  # characters in a line of the name of a part, for each column of its panel
 AXIS_TITLES = {  # of the experiments that `axis_panels` draws
     "best_search": SETTINGS,
@@ -104,10 +105,10 @@ def _schedule_pictures(rows: pd.DataFrame) -> dict[str, Figure]:
 def _meaning_pictures(rows: pd.DataFrame) -> dict[str, Figure]:
     """What codes tell, as far as it was measured."""
     known = rows.dropna(axis="columns", how="all")
-    titles = {name: TITLES[name].split(" (")[0] for name in MEANINGS if name in known}
+    titles = {name: TITLES[name] for name in MEANINGS if name in known}
     if not titles:
         return {}
-    return {"What codes tell": measure_panels(rows, titles)}
+    return {"What codes tell": measure_panels(rows, titles, title="What codes tell")}
 
 
 def _sweep_pictures(rows: pd.DataFrame) -> dict[str, Figure]:
@@ -127,11 +128,16 @@ def _gradient_pictures(rows: pd.DataFrame) -> dict[str, Figure]:
     first_seeds = rows.groupby("variant").seed.transform("min")
     courses = rows[rows.seed == first_seeds].groupby("variant", sort=False)
     histories = dict([*courses])
-    return {
+    found = {
         "Sizes": gradient_norms(histories),
         "Angles": gradient_angles(histories),
         "Norms and usage": feedback_picture(histories),
     }
+    seeds = rows.seed.nunique()
+    if seeds > 1:
+        for figure in found.values():
+            figure.layout.title.text += f" (the first of {seeds} seeds)"
+    return found
 
 
 def by_axis(rows: pd.DataFrame) -> pd.DataFrame:
@@ -192,7 +198,7 @@ def measure_panels(
     table = summary(rows, [*measures])
     rows = finished(rows)
     names = [*table.variant]
-    shades = [METHOD_COLORS.get(name.split()[0].lower(), GRAY) for name in names]
+    shades = [method_color(name) or GRAY for name in names]
     figure = make_subplots(1, len(measures), shared_yaxes=True, horizontal_spacing=0.03)
     for panel, (name, title) in enumerate(measures.items(), start=1):
         place = {"mode": "markers", "row": 1, "col": panel}
@@ -201,12 +207,13 @@ def measure_panels(
         bars = error_bars(table[name], table[f"{name}_low"], table[f"{name}_high"])
         strong = {"color": shades, "size": 9}
         figure.add_scatter(x=table[name], y=names, marker=strong, error_x=bars, **place)
-        figure.update_xaxes(title_text=title, nticks=5, col=panel)
+        lines = wrap(title, TITLE_WIDTH)
+        figure.update_xaxes(title_text="<br>".join(lines), nticks=5, col=panel)
     figure.update_yaxes(categoryorder="array", categoryarray=names[::-1], type="category")
 
     text = "Each dot is a single run."
     if table.runs.max() > 1:
-        text = f"Large dots are {_means_with_intervals(table)}, small ones single runs."
+        text = f"Large dots are {means_with_intervals(table)}, small ones single runs."
     first, title = next(iter(measures.items()))
     if table[first].notna().any():
         lower_is_better = first in LOWER_IS_BETTER
@@ -214,15 +221,16 @@ def measure_panels(
         best = table.loc[place_of_best]
         number = cell(first, best[first], math.nan, math.nan)
         side = "lowest" if lower_is_better else "highest"
-        text = f"{title[0].upper()}{title[1:]}: {side} for {best.variant}, {number}. {text}"
+        text = f"{capitalized(title)}: {side} for {best.variant}, {number}. {text}"
     return finish(
         figure,
         look,
         "Variants side by side",
         text,
         left=20 + 7 * max(map(len, names)),
-        height=170 + 26 * len(names),
+        height=190 + 26 * len(names),
         width=max(700, 300 * len(measures)),
+        bottom=70,
         showlegend=False,
     )
 
@@ -277,7 +285,7 @@ def sample_panels(rows: pd.DataFrame, **look) -> Figure:
     distance = cell("frechet", best.frechet, math.nan, math.nan)
     text = (
         f"The Frechet distance is lowest for {best.variant} with the {best.prior}, {distance}. "
-        f"Dots are {_means_with_intervals(table)}. Dotted: real images, compared with others."
+        f"Dots are {means_with_intervals(table)}. Dotted: real images, compared with others."
     )
     return finish(
         figure,
@@ -335,7 +343,7 @@ def ablation_panels(rows: pd.DataFrame, measure: str = "psnr", **look) -> Figure
 
     groups = table.groupby("axis", sort=False)[measure]
     spans = (groups.max() - groups.min())[groups.size() > 1].nlargest(3)
-    text = f"Points are {_means_with_intervals(table)}."
+    text = f"Points are {means_with_intervals(table)}."
     if len(spans):
         listed = ", ".join(f"{axis} (by {short(span)})" for axis, span in spans.items())
         text = f"The means of {title} vary most with {listed}. {text}"
@@ -393,7 +401,7 @@ def schedule_map(rows: pd.DataFrame, half: str, measure: str = "psnr", **look) -
     below = means.max() - means
     figure = value_map(means, "{:.2f}", label, z=below.to_numpy(), reversescale=True)
 
-    text = f"{title}, {_means(table)}."
+    text = f"{title}, {means_of_runs(table)}."
     behind = behind.dropna()
     if len(behind):
         steadiest = ", ".join(behind.index[behind == behind.min()])
@@ -406,24 +414,6 @@ def schedule_map(rows: pd.DataFrame, half: str, measure: str = "psnr", **look) -
     return finish(
         figure, look, f"Schedules of the {half}", text, left=170, width=760, height=height
     )
-
-
-def _means(table: pd.DataFrame) -> str:
-    """What the numbers of a summary are, and of how many runs."""
-    most = table.runs.max()
-    if most == 1:
-        return "single runs"
-    return f"means of {most} runs" if table.runs.min() == most else f"means of up to {most} runs"
-
-
-def _means_with_intervals(table: pd.DataFrame) -> str:
-    """What the numbers of a summary are, where their intervals are drawn as well."""
-    most = table.runs.max()
-    if most == 1:
-        return _means(table)
-    # A 95% bootstrap interval of so few values reaches from the lowest to the highest.
-    intervals = "their range" if most <= 3 else "95% intervals (bootstrap over seeds)"
-    return f"{_means(table)} with {intervals}"
 
 
 DRAWN: dict[str, Callable[[pd.DataFrame], dict[str, Figure]]] = {  # by the name of the experiment

@@ -77,8 +77,8 @@ def gradient_angles(histories: Histories, **look: Any) -> Figure:
         ValueError: For no histories.
     """
     columns = {
-        f"angle_reconstruction_{term}": f"angle of reconstruction and {term} (°)"
-        for term in TERMS[1:]
+        "angle_reconstruction_commitment": "reconstruction and commitment (°)",
+        "angle_reconstruction_margin": "reconstruction and margin (°)",
     }
     look = {"title": "Do the terms of the loss agree at the latents?"} | look
     note = " Below 90° (dotted) they agree, above it they are opposed."
@@ -121,7 +121,8 @@ def _mean_panels(
         text.append(f"{columns[column].split(' (')[0]}: {', '.join(listed)}")
 
     caption = f"Means over the run, {'; '.join(text)}.{note}"
-    figure = history_curves(histories, [*means.index], **{"summary": caption} | look)
+    defaults: dict[str, Any] = {"summary": caption, "height": 480}
+    figure = history_curves(histories, [*means.index], **defaults | look)
     for panel, column in enumerate(means.index, start=1):
         figure.update_yaxes(title_text=columns[column], col=panel)
     return figure

@@ -93,6 +93,8 @@ def reconstruction_grid(
         rows += [other, inferno(error[:columns] / top)]
     over = counted(len(images), "image")
     text = f"PSNR over {over}: {', '.join(scores)}. Pixels have values from -1 to 1."
+    if torch.stack(errors).max() > top:
+        text += f" Errors above {top:g} have the brightest color."
     look = {"width": min(900, 180 + 240 * columns)} | look
     title = "Originals and reconstructions"
     figure = _sheet_figure(torch.cat(rows), columns, look, title, text, labels=labels, right=84)

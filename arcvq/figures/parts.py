@@ -70,6 +70,24 @@ def error_bars(means: pd.Series, low: pd.Series, high: pd.Series, color: str = B
     return {"type": "data", "array": above, "arrayminus": below, "color": color, "thickness": 1.5}
 
 
+def means_of_runs(table: pd.DataFrame) -> str:
+    """Say in a caption what the numbers of a `tables.summary` are, and of how many runs."""
+    most = table.runs.max()
+    if most == 1:
+        return "single runs"
+    return f"means of {most} runs" if table.runs.min() == most else f"means of up to {most} runs"
+
+
+def means_with_intervals(table: pd.DataFrame) -> str:
+    """Say in a caption what the numbers of a `tables.summary` and their error bars are."""
+    most = table.runs.max()
+    if most == 1:
+        return means_of_runs(table)
+    # A 95% bootstrap interval of so few values reaches from the lowest to the highest.
+    intervals = "their range" if most <= 3 else "95% intervals (bootstrap over seeds)"
+    return f"{means_of_runs(table)} with {intervals}"
+
+
 def name_once(figure: Figure) -> None:
     """Keep the first entry of each name in the legend; what has no name is not in it."""
     seen = set()

@@ -30,6 +30,7 @@ from arcvq.figures.theme import (
     BLACK,
     BLUE,
     GRAY,
+    PAPER,
     SKY,
     VERMILLION,
     Array,
@@ -389,7 +390,8 @@ def _add_panel(
     add_cap(figure, scene.unit, min(scene.theta + margin, math.pi), "θ + margin", "dash", **place)
     note = scene.draw(figure, moves, **place)
     x, y = -0.45 * scene.unit  # opposite to the code, where there is room for the title
-    figure.add_annotation(x=x, y=y, text=f"margin {margin:g} rad", showarrow=False, **place)
+    label = {"text": f"margin {margin:g} rad", "showarrow": False, "bgcolor": PAPER}
+    figure.add_annotation(x=x, y=y, **label, **place)
     return note
 
 

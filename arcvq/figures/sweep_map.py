@@ -10,7 +10,7 @@ from arcvq.experiments.tables import finished
 from arcvq.figures.curves import UNITS
 from arcvq.figures.parts import color_bar, error_bars
 from arcvq.figures.theme import BLACK, BLUE, GRAY, VERMILLION, finish
-from arcvq.runtime.wording import counted
+from arcvq.runtime.wording import capitalized, counted
 
 TITLES = {
     **UNITS,
@@ -89,7 +89,7 @@ def sweep_map(
     if missing:
         text += f" {missing} of {values.size} points are missing."
     text += _runs_and_seeds(table, measure)
-    return finish(figure, look, title[0].upper() + title[1:], text, width=760, height=460)
+    return finish(figure, look, capitalized(title), text, width=760, height=460)
 
 
 def _runs_and_seeds(table: pd.DataFrame, measure: str) -> str:

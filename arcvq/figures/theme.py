@@ -97,14 +97,21 @@ def colors(names: Collection[str]) -> dict[str, str]:
     """
     chosen: dict[str, str] = {}
     for name in names:
-        # "SAMP, per step" is a variant of "samp".
-        method = re.split(r"\W", name.lower())[0]
-        color = METHOD_COLORS.get(method)
+        color = method_color(name)
         if color and color not in chosen.values():
             chosen[name] = color
     # Begins again when a figure has more names than there are colors.
     free = itertools.cycle(color for color in PALETTE if color not in chosen.values())
     return {name: chosen.get(name) or next(free) for name in names}
+
+
+def method_color(name: str) -> str | None:
+    """Return the color of the method that a name begins with; None where it has none.
+
+    "SAMP, per step" is a variant of "samp".
+    """
+    method = re.split(r"\W", name.lower())[0]
+    return METHOD_COLORS.get(method)
 
 
 def colored(values: Any, name: str = "codes") -> list[tuple[str, Any, str]]:

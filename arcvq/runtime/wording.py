@@ -11,6 +11,11 @@ def counted(count: int, noun: str) -> str:
     return f"{count:,} {noun}"
 
 
+def capitalized(text: str) -> str:
+    """Write the first letter of a sentence large; "PSNR" stays as it is."""
+    return text[:1].upper() + text[1:]
+
+
 def short(number: SupportsFloat, digits: int = 3) -> str:
     """A number with two or three digits, or with all those before the point if these are more.
 

@@ -184,8 +184,25 @@ def test_the_caption_of_axes_compares_only_values_that_differ():
     margins = ABLATIONS[ABLATIONS.axis.isin(["margin", "scale"])].assign(line="SAMP")
     text = summary(axis_panels(margins, {"margin": "margin m"}))
     assert text.startswith(
-        "The means of PSNR (dB) vary most for SAMP over margin m (by 4). Points are"
+        "The means of PSNR (dB) vary most for SAMP over margin m, by 4. Points are"
     )
+
+
+def test_only_points_of_runs_with_other_settings_say_so():
+    titles = {"value": "share"}
+    rows = pd.DataFrame({"axis": "value", "line": "K 8", "value": 0.1, "psnr": [20.0, 22.0]})
+    text = summary(axis_panels(rows.assign(variant="share 0.1", seed=[0, 1]), titles))
+    assert text == "Points are means of 2 runs with their range."
+    text = summary(axis_panels(rows.assign(variant=["beta 1", "beta 4"], seed=0), titles))
+    assert "whose other settings vary" in text
+
+
+def test_variants_of_a_method_have_its_color_and_measures_keep_their_units():
+    rows = pd.DataFrame({"variant": ["CVQ", "CVQ, closest anchors", "BBNR"], "seed": 0, "psnr": 1})
+    figure = measure_panels(rows, {"psnr": "information on the class of images (bits per token)"})
+    shades = figure.data[1].marker.color
+    assert shades[0] == shades[1] != shades[2]
+    assert figure.layout.xaxis.title.text.replace("<br>", " ").endswith("(bits per token)")
 
 
 def test_points_of_a_sweep_that_failed_are_missing_in_its_maps():

@@ -68,8 +68,8 @@ def test_angles_are_in_degrees_on_one_scale_with_a_line_at_90():
     levels = [(line.yref, line.y0, line.y1) for line in figure.layout.shapes]
     assert levels == [("y", 90, 90), ("y2", 90, 90)]
     assert figure.layout.yaxis2.matches == "y"
-    assert figure.layout.yaxis2.title.text == "angle of reconstruction and margin (°)"
-    text = "and commitment: plain 100°, samp 100°; angle of reconstruction and margin: samp 90.5°"
+    assert figure.layout.yaxis2.title.text == "reconstruction and margin (°)"
+    text = "and commitment: plain 100°, samp 100°; reconstruction and margin: samp 90.5°"
     assert text in summary(figure)
 
 

@@ -133,6 +133,16 @@ def test_the_scale_of_the_errors_is_labelled_and_covers_them():
     red, green, _ = sheet[:, 116 * 2 + 5, 5].tolist()
     assert red > 200
     assert green > 150
+    assert "brightest" not in summary(figure)
+
+
+def test_a_caption_tells_of_errors_beyond_the_scale():
+    images = torch.zeros(8, 1, 28, 28)
+    others = images + 0.1
+    others[0, 0, 0, 0] = 0.9
+    figure = reconstruction_grid(images, {"plain": others})
+    assert figure.data[1].marker.cmax == 0.1
+    assert "Errors above 0.1 have the brightest color." in summary(figure)
 
 
 def test_one_photograph_keeps_a_moderate_size():

@@ -2,7 +2,7 @@
 
 import pytest
 
-from arcvq.runtime.wording import counted, short, span
+from arcvq.runtime.wording import capitalized, counted, short, span
 
 
 @pytest.mark.parametrize(
@@ -41,3 +41,9 @@ def test_a_span_whose_ends_read_the_same_is_one_number():
     assert span([2.0, 0.5, 1.0]) == "0.5 to 2"
     assert span(iter([1.0001, 1.0])) == "1"
     assert span([0.00604, 0.0159], digits=2) == "0.006 to 0.016"
+
+
+def test_the_first_letter_alone_is_made_large():
+    assert capitalized("codes used of K") == "Codes used of K"
+    assert capitalized("PSNR (dB)") == "PSNR (dB)"
+    assert capitalized("") == ""
