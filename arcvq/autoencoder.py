@@ -378,9 +378,8 @@ class Autoencoder(
 
         The sizes of the model are read off the weights::
 
-            model = VQVAE.from_official("checkpoint.pt")
-            model = VQVAE.from_official("goals4292/ArcVQ-VAE", "MNIST/checkpoint.pt")
-            model = VQGAN.from_official("goals4292/ArcVQ-VAE", "ImageNet/last.ckpt")
+            model = VQVAE.from_official("best.pt")
+            model = VQGAN.from_official("OWNER/NAME", "last.ckpt")  # on the hub
 
         Args:
             path: The file; or, with `filename`, its folder or a repository on the Hugging Face hub.

@@ -19,7 +19,7 @@ OUT = Path(__file__).parents[1] / "docs" / "_static" / "architecture.svg"
 # Each row may import from the rows below it.
 LAYERS = [
     (["cli"], "the command arcvq"),
-    (["explorers"], "what a reader drags"),
+    (["explorers"], "interactive figures"),
     (["reports", "exercises"], "notebooks without a browser; exercises"),
     (["figures"], "data in, plotly figure out"),
     (["experiments"], "named grids and their tables"),

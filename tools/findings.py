@@ -35,7 +35,7 @@ from arcvq.experiments.tables import (
 )
 from arcvq.images import FULL
 from arcvq.runs.settings import RunSettings
-from arcvq.runtime.wording import span
+from arcvq.runtime.wording import capitalized, span
 
 MNIST = "--dataset mnist --profile standard --steps 3160 --train-images 10000"
 CIFAR = "--dataset cifar10 --profile standard --steps 1000"
@@ -192,7 +192,8 @@ def quantizers(rows: pd.DataFrame) -> str:
         way = "directly on tensors, not through JPEG files"
     paragraphs = [
         f"{_runs(rows)}. Network, data and training are the same for all. Compared with the "
-        f"paper's runs, these had {differences(rows)}. PSNR was measured {way}. {_ratios(rows)}",
+        f"paper's runs on MNIST, these had {differences(rows)}. PSNR was measured {way}. "
+        f"{_ratios(rows)}",
         _own_table(rows, measures),
     ]
     if "continuous" in {*rows.variant}:
@@ -386,14 +387,15 @@ def gradients(rows: pd.DataFrame) -> str:
         f"{samp.angle_reconstruction_margin.mean():.1f} degrees. Vectors of so many numbers that "
         "have nothing to do with each other are at a right angle, too, so this says only that the "
         "two neither help nor hinder each other.\n"
-        "- **The ball.** Do the codes that are chosen most grow fastest? The measure is the rank "
-        "correlation between a code's growth since the last measurement and how often a fixed "
-        "batch chooses it, over the codes that this batch uses, while a narrow ball (from 1 to "
-        f"{NARROW:g}) holds more than half of them. "
-        f"{verdict(growth, HELD, 'SAMP', measure, unit='')}. For comparison, {plain}. The paper "
-        "explains the collapse of plain VQ by this loop. Here plain VQ uses too few codes for the "
-        "measure to decide. So these runs show what a ball does to the loop, and not that the loop "
-        "is the cause."
+        "- **The ball.** The paper explains collapse by a loop: codes that are chosen often grow "
+        "longer, and longer codes are chosen more often. The first half can be measured, as the "
+        "rank correlation between how often a fixed batch chooses a code and how much the code has "
+        "grown since the last measurement, over the codes that the batch uses. It was averaged "
+        "over the steps in which a narrow ball, of a radius from 1 to "
+        f"{NARROW:g}, holds more than half of these codes. "
+        f"{verdict(growth, HELD, 'SAMP', measure, unit='')}. For comparison, {plain}. Plain VQ "
+        "uses too few codes for the measure to decide, so these runs show what a ball does to the "
+        "loop, and not that the loop is the cause of the collapse."
     )
 
 
@@ -421,7 +423,7 @@ def samples(rows: pd.DataFrame) -> str:
         measured = rows[rows.prior == source]
         intervals = {name: variant_interval(measured, name, "frechet") for name in tokenizers}
         columns[title] = [cell("frechet", *found) for found in intervals.values()]
-        outcomes.append(f"- {title[0].upper()}{title[1:]}: {_place_of_samp(intervals)}.")
+        outcomes.append(f"- {capitalized(title)}: {_place_of_samp(intervals)}.")
     return _paragraphs(
         f"{_runs(rows)}. A class-conditional PixelCNN and a transformer learned the tokens of each "
         f"tokenizer in {LONGEST_FIT:,} steps and drew {SAMPLES:,} images. These are compared with "

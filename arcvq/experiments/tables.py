@@ -133,7 +133,8 @@ def regime_note(rows: pd.DataFrame) -> str:
         low = f"{known.min():.3g}"
         high = f"{known.max():.3g}"
         ours = low if low == high else f"{low} to {high}"
-        notes.append(f"{title}: {ours} (the paper's: {getattr(PAPER_REGIME, name):.3g})")
+        theirs = getattr(PAPER_REGIME, name)
+        notes.append(f"{title}: {ours} (the paper's on MNIST: {theirs:.3g})")
     return "; ".join(notes)
 
 

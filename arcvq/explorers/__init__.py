@@ -1,4 +1,4 @@
-"""Sliders over figures, for JupyterLab: take hold of a codebook and see it answer."""
+"""Interactive figures for JupyterLab: drag a setting, a code or a token, and they follow."""
 
 from arcvq.runtime.extras import needs_extra
 

@@ -156,8 +156,8 @@ class RunSettings:
             profile: "quick" (128 codes of 16 dimensions, about 5 s on two cores), "standard" (a
                 minute or more), "full" (the paper's steps and learning rate on a smaller network
                 and batch, an hour or two), "full_small" (the paper's steps and both ratios of its
-                regime with 64 codes of 16 dimensions, half an hour) or "paper" (the sizes of the
-                paper, for a GPU).
+                regime with 64 codes of 16 dimensions, half an hour) or "paper" (the sizes and
+                steps of the paper's runs on MNIST, for a GPU).
             data: The data set, if it may be small: where it has fewer training images than the
                 batch of the profile, the batch is lowered to them, with a warning.
             **changes: Fields that differ from the profile.

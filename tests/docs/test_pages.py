@@ -121,7 +121,7 @@ def test_the_readme_has_the_decibels_of_the_runs_of_the_papers_length():
     rows = stored("paper-mnist_full")
     means = rows.groupby("variant").psnr.mean()
     sentence = (
-        "In three runs of the paper's length, with a smaller network, it reached "
+        "In three runs of the paper's length, with a smaller network and batch, it reached "
         f"{means['SAMP']:.1f} dB, plain VQ {means['plain VQ']:.1f}, CVQ-VAE {means['CVQ']:.1f} "
         f"and EMA {means['EMA']:.1f}."
     )

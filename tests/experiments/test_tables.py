@@ -129,8 +129,8 @@ def test_the_regime_is_told_beside_the_papers():
         {"positives_per_latent": [0.98, 0.98, None], "ball_rate": [0.0, 0.93, None], "psnr": 20.0}
     )
     assert regime_note(rows) == (
-        "positives per latent, K k / N: 0.98 (the paper's: 0.0306); "
-        "rate of the ball, alpha / (lr sqrt(D)): 0 to 0.93 (the paper's: 0.125)"
+        "positives per latent, K k / N: 0.98 (the paper's on MNIST: 0.0306); "
+        "rate of the ball, alpha / (lr sqrt(D)): 0 to 0.93 (the paper's on MNIST: 0.125)"
     )
     assert regime_note(rows[2:]) == "", "no run has SAMP"
     assert regime_note(rows[["psnr"]]) == "", "an earlier version measured"

@@ -279,7 +279,9 @@ def test_the_steadiest_schedule_is_the_one_that_is_never_far_below_the_best():
     rows = rows.assign(ball_rate=rows.half.map({"radius": 9.0, "weight": 0.5}))
     text = findings.schedules(rows)
     assert text.startswith("Runs of 100 and 400 steps on digits, with 64 codes of 16 dimensions")
-    assert "alpha / (lr sqrt(D)): 0.5 (the paper's: 0.125). Each radius has its own" in text
+    assert (
+        "alpha / (lr sqrt(D)): 0.5 (the paper's on MNIST: 0.125). Each radius has its own" in text
+    )
     _, _, *lines = lines_of(text)
     assert lines[:3] == [
         ["exponential scaled", "1.00", "0 of 2"],
