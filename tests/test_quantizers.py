@@ -319,6 +319,7 @@ BAD = [
     (lambda: look_up_by("manhattan"), "metric 'manhattan' is unknown"),
     (lambda: CosineQuantizer(4, 2, beta=-1.0), "beta is -1.0"),
     (lambda: EMAQuantizer(4, 2, decay=1.0), "decay is 1.0"),
+    (lambda: EMAQuantizer(4, 2, decay="0.9"), "decay is '0.9'; it must be a number from 0"),
     (lambda: quantize(2, 3, 2, 2), r"shape \(2, 3, 2, 2\); they must be \(B, 2, \*grid\)"),
     (lambda: quantize(2), r"shape \(2,\)"),
     (

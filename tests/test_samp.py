@@ -172,14 +172,16 @@ OUT_OF_RANGE = [
     ({"margin": -0.1}, "margin is -0.1 rad"),
     ({"margin": 1.6}, "below pi/2"),
     ({"margin": math.nan}, "margin is nan"),
+    ({"margin": "0.1"}, "margin is '0.1' rad"),
     ({"scale": 0.0}, "scale is 0.0"),
+    ({"scale": "5"}, "scale is '5'; it must be a finite number above 0"),
     ({"scale": math.inf}, "scale is inf"),
     ({"top_k": 0}, "top_k is 0"),
 ]
 
 
 @pytest.mark.parametrize(("arguments", "message"), OUT_OF_RANGE)
-def test_margin_loss_refuses_settings_out_of_range(arguments, message):
+def test_margin_loss_refuses_settings_out_of_range(arguments, message, unchecked):
     with pytest.raises(ValueError, match=message):
         arc_margin_loss(torch.randn(4, 2), torch.randn(3, 2), **arguments)
     with pytest.raises(ValueError, match=message):

@@ -111,6 +111,8 @@ def test_exponential_stays_finite_past_the_overflow_of_float32():
 
 BAD = [
     (lambda: Constant(math.nan), "level of Constant is nan"),
+    (lambda: Constant("4"), "level of Constant is '4'; it must be a finite number"),
+    (lambda: WarmUp(0.0, None, 5), "of WarmUp is None; it must be a finite number"),
     (lambda: WarmUp(0.0, 1.0, 0), "steps of WarmUp is 0"),
     (lambda: Oscillating(0.0, 1.0, -5), "period of Oscillating is -5"),
     (lambda: Adaptive(0.0, 1.0, 1.5), "target of Adaptive is 1.5"),
@@ -120,7 +122,7 @@ BAD = [
 
 
 @pytest.mark.parametrize(("make", "message"), BAD)
-def test_bad_input_is_refused_in_one_sentence(make, message):
+def test_bad_input_is_refused_in_one_sentence(make, message, unchecked):
     with pytest.raises(ValueError, match=message):
         make()
 
