@@ -24,6 +24,7 @@ from arcvq.quantizers import (
     Quantizer,
     SphericalQuantizer,
 )
+from arcvq.runtime.precision import HALF
 from arcvq.training import evaluate, fit
 from arcvq.vqvae import VQVAE
 
@@ -836,3 +837,35 @@ def test_groups_need_all_their_channels_and_columns():
         quantizer.lookup(torch.zeros(3, 2, 1, dtype=torch.int64))
     with pytest.raises(ValueError, match=r"they must be \(B, \*grid, 1 to 2\)"):
         quantizer.lookup(torch.zeros(3, 3, 2, dtype=torch.int64))
+
+
+def test_a_stage_of_stages_is_left_out_in_part():
+    stages = [ResidualQuantizer([EuclideanQuantizer(4, 3), EuclideanQuantizer(4, 3)]) for _ in "ab"]
+    quantizer = ResidualQuantizer(stages)
+    indices = quantizer.encode(torch.randn(5, 3))
+    indices[:, 1, 1] = -1
+    first = stages[0].lookup(indices[:, :, 0])
+    second = stages[1].parts[0].lookup(indices[:, 0, 1])
+    assert torch.equal(quantizer.lookup(indices), first + second)
+
+
+def test_an_optimizer_moves_the_whole_if_it_moves_a_part():
+    assert ResidualQuantizer([EMAQuantizer(4, 3), EuclideanQuantizer(4, 3)]).trainable
+    assert not ResidualQuantizer([EMAQuantizer(4, 3)]).trainable
+
+
+def test_the_config_of_a_run_is_told_before_it_begins():
+    quantizer = ResidualQuantizer([SphericalQuantizer(4, 3), EuclideanQuantizer(4, 3)])
+    told = quantizer.config_in_run(50)
+    assert quantizer.config() != told
+    quantizer.begin_run(50)
+    assert quantizer.config() == told
+
+
+@pytest.mark.parametrize("dtype", HALF)
+def test_encode_gives_the_indices_of_forward_in_half_precision(dtype):
+    quantizer = ResidualQuantizer([EuclideanQuantizer(16, 3) for _ in range(4)]).eval()
+    latents = torch.randn(2000, 3).to(dtype)
+    for stage in quantizer.parts:
+        stage.set_codebook(torch.randn(16, 3))
+    assert torch.equal(quantizer.encode(latents), quantizer(latents).indices)

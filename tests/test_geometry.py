@@ -922,3 +922,25 @@ def test_the_density_and_the_growth_refuse_nan():
         growth_usage_correlation(broken, fine, fine)
     with pytest.raises(ValueError, match="1 of 2 values of the norms after are NaN"):
         growth_usage_correlation(fine, broken, fine)
+
+
+def test_the_smallest_angle_is_found_among_those_that_float32_cannot_tell_apart():
+    for turn in torch.linspace(0.1, 1.5, 15, dtype=torch.float64):
+        turns = 2 * math.pi / 1500 * torch.arange(1500, dtype=torch.float64) + turn
+        turns[1] = turns[0] + 1e-4
+        turns[1300] = turns[1299] + 1e-5
+        codebook = torch.stack([turns.cos(), turns.sin()], dim=1)
+        assert min_angle(codebook) == pytest.approx(1e-5, rel=1e-6)
+
+
+def test_two_codes_have_an_angle():
+    found = describe(torch.eye(2))
+    assert found.min_angle == pytest.approx(math.pi / 2)
+    assert found.mean_nearest_angle == pytest.approx(math.pi / 2)
+    assert found.uniformity == pytest.approx(-4)
+
+
+def test_the_nearest_of_very_many_codes_keeps_its_digits():
+    # In three dimensions a cap of angle phi is a share of sin^2(phi / 2).
+    expected = 2 * math.asin(math.sqrt(math.log(2) / 10**15))
+    assert random_nearest_angle(10**15, 3) == pytest.approx(expected, rel=1e-6)

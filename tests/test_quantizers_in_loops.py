@@ -15,6 +15,7 @@ from torch.utils.checkpoint import checkpoint
 
 from arcvq.composites import GroupedQuantizer, ResidualQuantizer
 from arcvq.quantizers import (
+    ContinuousQuantizer,
     CosineQuantizer,
     EMAQuantizer,
     EuclideanQuantizer,
@@ -1023,3 +1024,36 @@ def test_codes_may_come_from_numpy_as_those_of_scikit_learn(make, dtype):
     codes = np.random.default_rng(0).standard_normal((16, 8)).astype(dtype)
     quantizer.set_codebook(codes)
     assert torch.equal(quantizer.codebook, torch.from_numpy(codes).float())
+
+
+@every_reviving_kind
+def test_a_codebook_that_is_unfrozen_after_forward_is_not_revived(make):
+    quantizer = make(16, 8, revive_after=1)
+    before = quantizer.codebook.detach().clone()
+    quantizer.freeze()
+    quantizer(torch.randn(4, 8, 2, 2))
+    quantizer.unfreeze()
+    quantizer.after_step()
+    assert torch.equal(quantizer.codebook, before)
+
+
+@every_kind
+def test_new_codes_start_without_any_history_of_those_before(make):
+    codes = torch.randn(16, 8)
+    trained = make(16, 8)
+    for _ in range(3):
+        trained(torch.randn(4, 8, 2, 2))
+        trained.after_step()
+    fresh = make(16, 8)
+    for one in (trained, fresh):
+        one.set_codebook(codes)
+    assert_same_state(trained.state_dict(), fresh.state_dict(), but=["step"])
+
+
+def test_without_quantization_a_forward_pass_in_evaluation_is_no_step():
+    quantizer = ContinuousQuantizer(4, 2).eval()
+    quantizer(torch.randn(5, 2))
+    quantizer.train()
+    with pytest.warns(UserWarning, match="without a forward pass in training"):
+        quantizer.after_step()
+    assert quantizer.step == 0

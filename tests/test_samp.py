@@ -171,6 +171,7 @@ def test_a_latent_past_the_turn_of_the_cosine_is_still_pulled():
 OUT_OF_RANGE = [
     ({"margin": -0.1}, "margin is -0.1 rad"),
     ({"margin": 1.6}, "below pi/2"),
+    ({"margin": math.pi / 2}, "below pi/2"),
     ({"margin": math.nan}, "margin is nan"),
     ({"margin": "0.1"}, "margin is '0.1' rad"),
     ({"scale": 0.0}, "scale is 0.0"),
@@ -507,3 +508,16 @@ def test_sizes_of_a_regime_are_whole_numbers_from_1(name):
 def test_codes_per_step_is_a_whole_number_from_1(codes, unchecked):
     with pytest.raises(ValueError, match=f"codes_per_step is {codes}; it must be a whole number"):
         SAMP(codes_per_step=codes)
+
+
+def test_a_ball_that_shrinks_has_the_rate_0():
+    regime = SAMP(radius=Cosine(4.0, 1.0, 400)).regime(**SIZES)
+    assert regime.ball_rate == 0
+
+
+def test_rescaling_takes_latents_of_any_dtype():
+    latents = torch.randn(50, 3, dtype=torch.float64)
+    indices = torch.arange(50) % 4
+    codebook = torch.randn(4, 3)
+    expected = rescale_codes_(codebook.double(), latents, indices)
+    torch.testing.assert_close(rescale_codes_(codebook, latents, indices), expected.float())

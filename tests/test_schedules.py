@@ -100,6 +100,7 @@ def test_oscillating_and_adaptive_follow_their_formulas():
     assert Adaptive(0.0, 1.0, 0.5).value(7, usage=0.25) == pytest.approx(0.5)
     assert Adaptive(0.0, 1.0, 0.5).value(7, usage=0.9) == 0.0
     assert Adaptive(0.0, 1.0, 0.5).value(7) == 1.0
+    assert Adaptive(0.0, 1.0, 1.0).value(7, usage=0.5) == 0.5
 
 
 def test_exponential_stays_finite_past_the_overflow_of_float32():
@@ -107,6 +108,7 @@ def test_exponential_stays_finite_past_the_overflow_of_float32():
         assert math.isfinite(Exponential(3e-4).value(step))
         assert torch.isfinite(Exponential(3e-4).value(torch.tensor(step)))
     assert bounded_exp(-1e9) > 0
+    assert bounded_exp(torch.tensor(-1e9)) > 0
 
 
 BAD = [
@@ -157,3 +159,12 @@ def test_an_exponential_that_would_stand_still_at_once_is_refused():
     message = r"rate is 0\.81 at step 100; \|rate \* step\| must be at most 80"
     with pytest.raises(ValueError, match=message):
         Exponential.through(100, 1.0, 0.81)
+    with pytest.raises(ValueError, match=r"rate is -0\.81 at step 100; \|rate \* step\| must be"):
+        Exponential.through(100, 1.0, -0.81)
+
+
+@pytest.mark.parametrize("schedule", [Constant(0.5), Cosine(1.0, 0.0, 9), Adaptive(0.0, 1.0)])
+def test_without_a_usage_a_tensor_gives_a_tensor_as_well(schedule):
+    value = schedule.value(torch.tensor(7))
+    assert value.dtype == torch.float64
+    assert float(value) == pytest.approx(schedule.value(7))

@@ -536,3 +536,58 @@ def test_settings_of_another_type_are_refused(samp, unchecked):
     """As where the line of another quantizer, whose third argument is beta, is changed."""
     with pytest.raises(ValueError, match=re.escape(f"samp is {samp!r}; it must be a SAMP or None")):
         SphericalQuantizer(8, 4, samp)
+
+
+def test_settings_given_between_two_runs_are_given_also_where_they_are_those_of_the_first():
+    quantizer = SphericalQuantizer(4, 2)
+    quantizer.begin_run(10)
+    quantizer.samp = SAMP(margin=0.3)
+    quantizer.begin_run(20)
+    quantizer.samp = SAMP.for_run(10)
+    quantizer.begin_run(30)
+    assert quantizer.samp == SAMP.for_run(10)
+
+
+def test_a_first_run_that_continues_nothing_gets_settings_of_its_length():
+    quantizer = SphericalQuantizer(4, 2)
+    quantizer.begin_run(100, "continue")
+    assert quantizer.samp == SAMP.for_run(100)
+
+
+def test_codes_of_a_ball_that_grows_with_the_usage_are_not_from_outside_once_loaded():
+    samp = SAMP(radius=Adaptive(3.0, 1.0))
+    quantizer = SphericalQuantizer(4, 2, samp)
+    quantizer.set_codebook(torch.tensor([[1.0, 0.0], [0.0, 1.0], [-1.0, 0.0], [0.0, -1.0]]))
+    latents = quantizer.codebook.detach().clone()
+    quantizer(latents)
+    with torch.no_grad():
+        quantizer.codebook.mul_(2.5)  # as an optimizer step may
+    quantizer.after_step()
+    loaded = SphericalQuantizer(4, 2, samp)
+    loaded.load_state_dict(quantizer.state_dict())
+    loaded(latents)
+    assert loaded.min_radius == 0
+
+
+def test_a_ball_smaller_than_1_takes_the_codes_of_the_start_along():
+    quantizer = SphericalQuantizer(8, 3, SAMP(radius=Constant(0.5)))
+    for _ in range(2):
+        quantizer(torch.randn(20, 3))
+        quantizer.after_step()
+    quantizer.load_state_dict(
+        quantizer.state_dict() | {"codebook": SphericalQuantizer(8, 3).codebook.detach()}
+    )
+    quantizer(torch.randn(20, 3))
+    quantizer.after_step()
+    assert quantizer.codebook.norm(dim=1).max() <= 0.5 + 1e-6
+
+
+def test_codes_saved_before_the_first_step_are_no_codes_of_the_ball():
+    samp = SAMP(radius=Exponential(-1.0, start=4.0))
+    quantizer = SphericalQuantizer(4, 2, samp)
+    quantizer.set_codebook(3 * quantizer.codebook.detach())
+    loaded = SphericalQuantizer(4, 2, samp)
+    loaded.load_state_dict(quantizer.state_dict())
+    loaded(torch.randn(20, 2))
+    loaded.after_step()
+    torch.testing.assert_close(loaded.codebook.detach(), quantizer.codebook.detach())

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 
 import numpy as np
 import pandas as pd
@@ -835,3 +836,63 @@ def test_a_run_that_another_process_has_finished_meanwhile_is_left_as_it_is(
     monkeypatch.setattr(VQVAESession, "advance", finished_meanwhile)
     short(images, folder=tmp_path)
     assert times == [(tmp_path / "run.json").stat().st_mtime_ns]
+
+
+def test_the_epochs_of_one_seed_are_not_those_of_the_next():
+    second_epoch = batch_indices(64, 64, seed=0, step=1)
+    assert not torch.equal(second_epoch, batch_indices(64, 64, seed=1, step=0))
+
+
+def test_a_batch_may_be_all_images(images):
+    assert len(short(images, steps=2, batch_size=64).history) == 1
+
+
+def test_the_seconds_of_a_run_are_those_of_all_sessions(images, tmp_path):
+    def wait_and_end(run):
+        time.sleep(0.5)
+        return True
+
+    short(images, folder=tmp_path, record={"on_log": wait_and_end})
+    began = time.perf_counter()
+    resumed = short(images, folder=tmp_path, record={"resume": True})
+    assert resumed.seconds > 0.5
+    assert resumed.seconds > time.perf_counter() - began
+
+
+def test_a_run_that_the_listener_ends_loses_no_step(images, tmp_path):
+    short(images, folder=tmp_path, record={"on_log": lambda run: len(run.rows) == 3})
+    assert torch.load(tmp_path / "checkpoint.pt", weights_only=False)["step"] == 6
+
+
+def test_codes_are_counted_since_the_row_before(images):
+    run = short(images)  # two steps of eight images with four latents each a row
+    assert [int(run.snapshots[step].counts.sum()) for step in (4, 8, 12)] == [64, 64, 64]
+
+
+def test_errors_are_those_of_images_that_are_clipped(images):
+    net = model().eval()
+    with torch.no_grad():
+        for parameter in net.decoder.parameters():
+            parameter.mul_(5)
+        pixels = images.test.batch(torch.arange(16))
+        rebuilt = net(pixels).reconstruction
+    assert rebuilt.abs().max() > 1
+    error = (rebuilt.clamp(-1, 1).double() - pixels).square().mean().item()
+    found = evaluate(net, images.test)["psnr"]
+    assert found == pytest.approx(10 * math.log10(4 / error), abs=1e-4)
+
+
+def test_the_seed_decides_what_is_drawn_while_training(images):
+    drawn = []
+    for seed in (1, 1, 2):
+        short(images, seed=seed, record={"on_log": lambda run: drawn.append(torch.rand(()).item())})
+    one, two, other = drawn[:6], drawn[6:12], drawn[12:]
+    assert one == two
+    assert not set(one) & set(other)
+
+
+def test_evaluation_of_a_model_in_training_counts_nothing(images):
+    net = model().train()
+    evaluate(net, images.test)
+    assert not net.quantizer.counts.any()
+    assert not net.quantizer.pending

@@ -385,3 +385,19 @@ def test_fid_equals_that_of_torchmetrics_on_the_same_network(channels, monkeypat
     expected = judge.compute().item()
     assert inception_fid(real, generated) == pytest.approx(expected, rel=1e-6)
     assert inception_fid(real, to_float(generated)) == pytest.approx(expected, rel=1e-6)
+
+
+def test_no_distance_is_below_zero():
+    for seed in range(20):
+        features = torch.randn(30, 4, generator=torch.Generator().manual_seed(seed)).double()
+        assert frechet_distance(features, features.flip(0)) >= 0
+
+
+def test_the_table_tells_precision_from_recall():
+    real = pictures(30, 1)
+    generated = torch.cat([real[:5]] * 5)  # copies of a few: precise, with little recall
+    table = describe_samples(Means(), real=real, generated=generated, train=pictures(40, 3))
+    features = [Means().features(images) for images in (real, generated)]
+    expected = precision_recall(*features)
+    assert expected[0] > expected[1]
+    assert (table["precision"], table["recall"]) == expected

@@ -6,9 +6,11 @@ import torch
 
 from arcvq import images as image_data
 from arcvq.experiments import measures
-from arcvq.experiments.measures import reconstruction
+from arcvq.experiments.measures import CODE_MEASURES, reconstruction
+from arcvq.geometry import min_angle
 from arcvq.images import ImageSplit
 from arcvq.runs.settings import train
+from arcvq.training import evaluate
 from tests.strokes import IMAGES, SMALL
 
 NEED_11_PIXELS = {"ssim", "authors_psnr", "authors_ssim"}
@@ -67,3 +69,31 @@ def test_measures_hold_few_images_at_a_time_and_do_not_depend_on_how_many(tmp_pa
     assert max(counts) == 3
     for name, value in whole.items():
         assert few[name] == pytest.approx(value, rel=1e-4, nan_ok=True)
+
+
+def framed(split):
+    """The images with a frame of 4 pixels, so that they have SSIM."""
+    images = torch.nn.functional.pad(split.images, (4, 4, 4, 4))
+    return ImageSplit(images, split.labels)
+
+
+def test_numbers_are_in_the_units_of_their_titles(tmp_path, monkeypatch):
+    monkeypatch.setattr(measures, "inception_features", pixels)
+    monkeypatch.setattr(measures, "SSIM_IMAGES", 3)
+    parts = {name: framed(getattr(IMAGES, name)) for name in ("train", "validation", "test")}
+    data = dataclasses.replace(IMAGES, **parts)
+    run = train(SMALL, data, root=tmp_path, device="cpu", progress=False)
+    (row,) = reconstruction(run, SMALL, data, tmp_path)
+    angle = min_angle(run.model.quantizer.codebook)
+    assert row["min_angle"] == pytest.approx(math.degrees(angle))
+    assert row["step_milliseconds"] == pytest.approx(1000 * run.seconds / SMALL.steps)
+    some = evaluate(run.model, data.test.in_steps(3), ssim=True)
+    assert row["ssim"] == pytest.approx(some["ssim"])
+
+
+def test_a_model_without_codes_lacks_their_measures(tmp_path, monkeypatch):
+    monkeypatch.setattr(measures, "inception_features", pixels)
+    settings = dataclasses.replace(SMALL, quantizer="continuous")
+    run = train(settings, IMAGES, root=tmp_path, device="cpu", progress=False)
+    (row,) = reconstruction(run, settings, IMAGES, tmp_path)
+    assert all(math.isnan(row[name]) for name in CODE_MEASURES)

@@ -14,6 +14,7 @@ from arcvq.experiments.tables import (
     intervals_overlap,
     markdown,
     regime_note,
+    runs_note,
     summary,
     variant_interval,
     verdict,
@@ -134,3 +135,30 @@ def test_the_regime_is_told_beside_the_papers():
     )
     assert regime_note(rows[2:]) == "", "no run has SAMP"
     assert regime_note(rows[["psnr"]]) == "", "an earlier version measured"
+
+
+def test_rows_without_a_value_of_by_are_a_group_as_well():
+    rows = pd.DataFrame(
+        {"variant": ["a", "a", "b"], "value": [0.1, 0.1, math.nan], "psnr": [20.0, 22.0, 24.0]}
+    )
+    table = summary(rows, ["psnr"], by=("variant", "value"))
+    assert table.variant.tolist() == ["a", "b"]
+    assert table.psnr.tolist() == [21.0, 24.0]
+
+
+def test_intervals_that_touch_overlap():
+    assert intervals_overlap((0.5, 0.0, 1.0), (1.5, 1.0, 2.0))
+    assert intervals_overlap((1.5, 1.0, 2.0), (0.5, 0.0, 1.0))
+
+
+@pytest.mark.parametrize("mean", [1.0, 9.0])
+def test_one_seed_on_either_side_leaves_it_open(mean):
+    several = (1.0, 0.0, 2.0)
+    single = (mean, math.nan, math.nan)
+    assert intervals_overlap(several, single) is None
+    assert intervals_overlap(single, several) is None
+
+
+def test_a_run_of_several_rows_is_one_run():
+    rows = pd.DataFrame({"variant": "SAMP", "seed": [0, 0, 1, 1], "steps": 100, "data": "mnist"})
+    assert runs_note(rows) == "2 runs of 100 steps on MNIST, 2 seeds each; none failed"

@@ -168,3 +168,9 @@ def test_nearest_code_is_the_one_that_loops_find(metric, monkeypatch):
     assert torch.equal(nearest_code(latents, codebook, metric), expected)
     monkeypatch.setattr(blockwise, "TILE", 40)
     assert torch.equal(nearest_code(latents, codebook, metric), expected)
+
+
+def test_the_nearest_latents_of_a_block_are_few_enough_too():
+    with LargestTensor() as largest:
+        loss_and_gradient(torch.randn(300, 128), torch.randn(60_000, 128), 0.1, 5.0, 8)
+    assert largest.entries <= blockwise.BLOCK

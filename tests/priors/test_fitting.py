@@ -448,3 +448,76 @@ def test_a_prior_for_another_model_or_grid_is_refused(make, images):  # noqa: F8
     other = make(num_codes=16, codebook=torch.randn(16, 4))
     with pytest.raises(ValueError, match="belongs to another codebook"):
         fit_prior(other, net, images, **OPTIONS)
+
+
+def test_the_learning_rate_is_a_warm_up_times_a_cosine(small, tokens):
+    run = short(small(), tokens, steps=20, record={"validate_every": 1})
+    found = [row["lr"] for row in run.rows]
+    expected = []
+    for step in range(20):
+        cosine = (1 + math.cos(math.pi * step / 20)) / 2
+        expected.append(3e-3 * min((step + 1) / 2, 1) * cosine)
+    assert found == pytest.approx(expected)
+
+
+def test_no_step_has_a_gradient_longer_than_1(small, tokens, monkeypatch):
+    prior = small()
+    for parameter in prior.parameters():
+        torch.nn.init.normal_(parameter)
+    lengths = []
+
+    def note(session):
+        gradients = [weight.grad.norm() for weight in prior.parameters() if weight.grad is not None]
+        lengths.append(torch.stack(gradients).norm().item())
+
+    after_each_step(note, monkeypatch)
+    short(prior, tokens)
+    assert max(lengths) == pytest.approx(1.0, rel=1e-3)
+
+
+def test_the_bits_of_training_are_those_since_the_row_before(small, tokens):
+    run = short(small(), tokens, lr=1e-9)  # which changes nothing to speak of
+    found = [row["bits_per_token"] for row in run.rows]
+    assert len(found) == 3
+    assert found == pytest.approx([found[0]] * 3, rel=0.1)
+
+
+def test_validations_are_in_evaluation_mode(small, tokens, monkeypatch):
+    prior = small()
+    log_likelihood = type(prior).log_likelihood
+    modes = []
+
+    def noted(self, *arguments):
+        modes.append(self.training)
+        return log_likelihood(self, *arguments)
+
+    monkeypatch.setattr(type(prior), "log_likelihood", noted)
+    short(prior, tokens)
+    assert modes == [False] * 3
+
+
+def test_weights_that_were_best_before_an_interruption_are_kept(
+    small, tokens, tmp_path, monkeypatch
+):
+    def stop(run):
+        return run.rows[-1]["step"] == 8
+
+    def spoil(session):
+        for parameter in session.model.parameters():
+            parameter.data.add_(1)
+
+    short(small(), tokens, tmp_path, {"on_log": stop})
+    after_each_step(spoil, monkeypatch)
+    prior = small()
+    run = short(prior, tokens, tmp_path, {"resume": True})
+    validation = run.history["validation_bits_per_token"]
+    assert validation.idxmin() == 1
+    measured = bits_per_token(prior, tokens.validation.tokens)
+    assert measured == pytest.approx(validation.min(), abs=1e-6)
+
+
+def test_weights_decay_as_adamw_has_it(small, tokens, monkeypatch):
+    optimizers = set()
+    after_each_step(lambda session: optimizers.add(type(session.optimizer)), monkeypatch)
+    short(small(), tokens)
+    assert optimizers == {torch.optim.AdamW}

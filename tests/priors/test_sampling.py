@@ -379,3 +379,35 @@ def test_a_prior_that_gives_nan_is_named_instead_of_drawing_token_0(prior):
         parameter.data.fill_(math.nan)
     with pytest.raises(FloatingPointError, match="probabilities at row 0, column 0 are NaN"):
         sample_tokens(prior, 2)
+
+
+def test_no_temperature_overflows():
+    logits = torch.tensor([[10.0, 20.0]])
+    found = next_probabilities(logits, temperature=sampling.FLOAT32.tiny)
+    assert found.tolist() == [[0.0, 1.0]]
+
+
+def test_codes_that_reach_the_probability_exactly_are_enough():
+    assert (next_probabilities(torch.zeros(1, 4), top_p=0.5) > 0).sum() == 2
+
+
+def test_given_tokens_behind_the_last_open_place_stay():
+    prior = HistogramPrior(5, (3, 4))
+    given = torch.randint(1, 5, (6, 3, 4))
+    mask = FULL.clone()
+    mask[1, 1] = False
+    drawn = complete_tokens(prior, given, mask)
+    assert torch.equal(drawn[:, mask], given[:, mask])
+
+
+def test_a_step_keeps_its_tokens_while_later_ones_are_drawn():
+    prior = HistogramPrior(5, (3, 4))
+    given = torch.full((2, 3, 4), -1)
+    steps = list(sampling_steps(prior, given, EMPTY))
+    for place, step in enumerate(steps):
+        assert not step.tokens.flatten(1)[:, place + 1 :].any()
+
+
+def test_rounding_is_avoided_without_a_bias():
+    uniform = torch.tensor([1 - 2**-13])
+    assert sampling.draw(torch.tensor([[1 - 2**-12, 2**-12]]), uniform).item() == 1

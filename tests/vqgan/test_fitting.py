@@ -492,3 +492,9 @@ def test_a_new_run_clears_old_grids_and_nothing_of_the_readers(data, tmp_path):
     trained(data, losses=PIXELS_ONLY, steps=1, recording=recording)
     left = {file.name for file in grids.iterdir()}
     assert left == {"0000001.png", "best.png", "notes.txt"}
+
+
+def test_the_weight_of_the_adversarial_loss_has_a_limit(data, monkeypatch):
+    monkeypatch.setattr(fitting, "LARGEST_WEIGHT", 1e-3)
+    weights = trained(data, losses=ADVERSARIAL).history.adversarial_weight
+    assert weights.max() == pytest.approx(1e-3 * ADVERSARIAL.adversarial)
