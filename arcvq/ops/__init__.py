@@ -18,7 +18,7 @@ from arcvq.ops.blockwise import TINY as TINY
 from arcvq.runtime.checks import check_rows
 from arcvq.runtime.precision import at_least_float32, exact_products, widest_float
 
-MEDIAN_CODES = 32  # that the middle of a codebook is taken from, since all would take long to sort
+MEDIAN_CODES = 32  # that the middle of a codebook is taken from, since that of all takes long
 
 
 def margin_loss(
@@ -239,13 +239,21 @@ def _middle(codes: Tensor) -> Tensor:
     differences from whole numbers are exact, and equal distances stay equal.
     """
     some = codes[:: 1 + len(codes) // MEDIAN_CODES]
-    half = len(some) // 2
-    median = some.sort(0).values[half]
-    distances = (some - median).abs().mean(1)
-    deviation = distances.sort().values[half]
+    median = _median(some)
+    deviation = _median((some - median).abs().mean(1))
     # To add a number and take it away again rounds to its last digit.
     large = deviation / torch.finfo(codes.dtype).eps
     return (median + large) - large
+
+
+def _median(values: Tensor) -> Tensor:
+    """The median along the first axis: the value with the least sum of distances to the others.
+
+    An exported program folds this into a constant, which it does not do with a sort.
+    """
+    distances = (values[:, None] - values).abs().sum(1)
+    places = distances.argmin(0, keepdim=True)
+    return values.take_along_dim(places, 0)[0]
 
 
 @torch.library.custom_op("arcvq::nearest_code", mutates_args=())
