@@ -70,8 +70,8 @@ class Experiment:
         search: An experiment that is run first, with one seed, to choose settings. Each of its
             variants names, in the fact `candidate_for`, a variant of this experiment. The candidate
             with the largest `psnr` replaces the settings and facts of that variant, whose seeds are
-            fresh ones. Its name and the length of its run are in the columns `chosen` and
-            `search_steps`. So `search` must measure something else than this experiment reports.
+            fresh ones. The columns `chosen` and `search_steps` hold its name and the length of its
+            run. So `search` must measure something else than this experiment reports.
         search_steps: Optimizer steps of a run of the search; None for as many as the others have.
             With fewer, what was best in short runs is trained at length.
         check: Raises ValueError for data that cannot be measured, before anything is trained.

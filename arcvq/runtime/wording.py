@@ -12,7 +12,7 @@ def counted(count: int, noun: str) -> str:
 
 
 def capitalized(text: str) -> str:
-    """Write the first letter of a sentence large; "PSNR" stays as it is."""
+    """Capitalize the first letter alone, so that "PSNR" stays as it is."""
     return text[:1].upper() + text[1:]
 
 

@@ -43,7 +43,7 @@ def test_a_span_whose_ends_read_the_same_is_one_number():
     assert span([0.00604, 0.0159], digits=2) == "0.006 to 0.016"
 
 
-def test_the_first_letter_alone_is_made_large():
+def test_the_first_letter_alone_is_capitalized():
     assert capitalized("codes used of K") == "Codes used of K"
     assert capitalized("PSNR (dB)") == "PSNR (dB)"
     assert capitalized("") == ""
