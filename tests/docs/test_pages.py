@@ -10,6 +10,8 @@ import pytest
 from arcvq import EMAQuantizer
 from arcvq.cli import main
 from arcvq.experiments import stored
+from arcvq.experiments.stored_results import RESULTS as TABLES
+from arcvq.experiments.tables import intervals_overlap, variant_interval
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
@@ -127,3 +129,21 @@ def test_the_readme_has_the_decibels_of_the_runs_of_the_papers_length():
     )
     assert rows.seed.nunique() == 3, "the sentence speaks of three runs"
     assert sentence in (ROOT / "README.md").read_text("utf-8").replace("\n", " ")
+
+
+def test_the_first_page_says_what_is_true_of_the_ball_and_of_samples():
+    page = " ".join((DOCS / "index.md").read_text("utf-8").split())
+    assert "the two reach the same PSNR: their ranges overlap" in page
+    for file in TABLES.glob("*.parquet"):
+        rows = stored(file.stem)
+        with_ball = "both halves" if "both halves" in {*rows.variant} else "SAMP"
+        if {*rows.variant}.issuperset(["margin alone", with_ball]):
+            ranges = [variant_interval(rows, name) for name in ("margin alone", with_ball)]
+            assert intervals_overlap(*ranges), file.stem
+
+    assert (
+        "the tokens of the cosine quantizer come nearer to real images than those of SAMP" in page
+    )
+    rows = stored("generation-mnist_full")
+    drawn = rows[rows.prior == "pixelcnn"].set_index("variant").frechet
+    assert drawn["cosine"].max() < drawn["SAMP"].min()
