@@ -148,6 +148,11 @@ class ImageSplit:
     crop: int | None = None
 
     def __post_init__(self) -> None:
+        if not isinstance(self.images, Tensor | StreamedImages):
+            raise ValueError(
+                f"images are a {type(self.images).__name__}; they must be a tensor, which "
+                "torch.from_numpy makes of an array"
+            )
         shape = tuple(self.images.shape)
         if self.images.dtype != torch.uint8 or len(shape) != 4 or shape[0] != len(self.labels):
             raise ValueError(

@@ -57,7 +57,7 @@ from arcvq.runtime.interrupt import HeldInterrupt
 from arcvq.runtime.modes import evaluation_mode
 from arcvq.runtime.precision import as_float64, float32_weights
 from arcvq.runtime.random_numbers import isolated_rng
-from arcvq.runtime.run_record import Row, RunRecord, naming_file
+from arcvq.runtime.run_record import Row, RunRecord, naming_file, saved_settings
 from arcvq.streamed_images import UnreadableImage
 
 RUN_FILES = (  # of a finished run, without its card; run.json says that it is finished
@@ -119,7 +119,9 @@ class Recording:
         snapshots: How many codebooks to keep, evenly over the run, besides the one at the start.
         progress: Whether to show a progress bar.
         on_log: Called after each new row of the history with the run so far. If it returns True,
-            the run ends there; `folder` then holds a checkpoint to resume from.
+            the run ends there; `folder` then holds a checkpoint to resume from. The model is in
+            evaluation mode meanwhile, and random numbers that are drawn leave those of the run
+            alone.
     """
 
     folder: str | Path | None = None
@@ -540,8 +542,9 @@ class TrainingSession:
 
     def _opened(self) -> Any:
         """The finished run in the folder, with its weights in the model."""
+        # Before it is opened, since a run of another kind would seem to be damaged.
+        self._check_finished()
         run = self.RUN.load(self.recording.folder)
-        self._check_finished(run)
         self.begin()
         self.model.load_state_dict(getattr(run, self.MODEL).state_dict())
         self.model.eval()
@@ -555,14 +558,15 @@ class TrainingSession:
         """
         if self.finished.exists():
             # The files of the same run stay as they are, since a third process may be opening them.
-            self._check_finished(self.RUN.load(self.recording.folder))
+            self._check_finished()
         else:
             run.save(self.recording.folder)
         self.checkpoint.unlink(missing_ok=True)
 
-    def _check_finished(self, run: Any) -> None:
+    def _check_finished(self) -> None:
         """Raise ValueError where the finished run in the folder has other settings than this."""
-        check_settings(f"the run in {self.recording.folder}", run.settings, self.settings)
+        folder = self.finished.parent
+        check_settings(f"the run in {folder}", saved_settings(folder), self.settings)
 
     def _go_on(self, state: dict[str, Any]) -> None:
         """Take over what a checkpoint holds."""
@@ -593,11 +597,13 @@ class TrainingSession:
     def _check_folder(self) -> None:
         """Raise FileExistsError for a run or a model that may not be overwritten."""
         recording = self.recording
-        if recording.folder is None or recording.resume or recording.overwrite:
+        if recording.folder is None or recording.overwrite:
             return
         folder = Path(recording.folder)
         held = [file.name for file in (self.finished, self.checkpoint) if file.exists()]
         if from_first(bool(held)):
+            if recording.resume:
+                return
             raise FileExistsError(
                 f"{folder} holds a run already ({' and '.join(held)}); resume=True goes on with "
                 "it, and overwrite=True replaces it"
@@ -637,8 +643,7 @@ class TrainingSession:
             row = {"step": self.step, **self.measure(validating)}
             self.rows.append(row)
             bar.set_postfix({name: row[name] for name in self.SHOWN}, refresh=False)
-            on_log = self.recording.on_log
-            ending = any_rank(bool(on_log and on_log(self.run())))
+            ending = any_rank(self._is_ended_by_listener())
         # Several processes agree on Ctrl-C only where they wait for each other anyway.
         interrupted = (logging or world_size() == 1) and any_rank(interrupt.asked)
         due = time.perf_counter() - self.saved > CHECKPOINT_SECONDS
@@ -649,6 +654,14 @@ class TrainingSession:
         if interrupted:
             raise KeyboardInterrupt(self._farewell())
         return ending
+
+    def _is_ended_by_listener(self) -> bool:
+        """Call `on_log`. It may look at images, and nothing of that counts as training."""
+        on_log = self.recording.on_log
+        if on_log is None:
+            return False
+        with evaluation_mode(self.model), isolated_rng():
+            return bool(on_log(self.run()))
 
     def show_validation(self) -> None:
         """Write what a validation has for people to look at, once its state is saved."""

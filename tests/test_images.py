@@ -135,6 +135,12 @@ def test_a_split_refuses_pixels_and_labels_that_do_not_fit(unchecked, pixels, la
         ImageSplit(pixels, torch.zeros(labels, dtype=torch.int64))
 
 
+def test_an_array_is_named_and_how_to_make_a_tensor_of_it(unchecked):
+    pixels = np.zeros((2, 1, 4, 4), np.uint8)
+    with pytest.raises(ValueError, match="images are a ndarray; they must be a tensor, which"):
+        ImageSplit(pixels, torch.zeros(2, dtype=torch.int64))
+
+
 def test_variance_is_that_of_all_training_pixels():
     data = tiny()
     assert data.variance == pytest.approx(np.var(data.train.images.numpy() / 127.5 - 1), rel=1e-12)

@@ -311,6 +311,8 @@ def test_a_model_in_the_folder_is_not_replaced_by_accident(images, tmp_path):
     before = (tmp_path / "model.safetensors").read_bytes()
     message = r"holds a model already .config\.json and model\.safetensors.; overwrite=True"
     with pytest.raises(FileExistsError, match=message):
+        short(images, folder=tmp_path, record={"resume": True})
+    with pytest.raises(FileExistsError, match=message):
         short(images, folder=tmp_path)
     assert (tmp_path / "model.safetensors").read_bytes() == before
     run = short(images, folder=tmp_path, record={"overwrite": True})
@@ -758,6 +760,17 @@ def test_a_run_that_is_ended_at_its_last_row_is_finished(images, tmp_path):
     at_the_end = {"on_log": lambda run: run.history["step"].iloc[-1] == 12}
     short(images, folder=tmp_path, record=at_the_end)
     assert (tmp_path / "run.json").exists()
+
+
+@pytest.mark.parametrize("kind", ["samp", "ema", "cvq"])
+def test_what_a_listener_looks_at_and_draws_changes_no_training(kind, images):
+    def look(run):
+        assert not run.model.training
+        run.model(images.test.batch(torch.arange(16)))
+        torch.rand(3)
+
+    watched = short(images, kind, record={"on_log": look})
+    assert_same_run(watched, short(images, kind))
 
 
 def test_an_error_of_the_listener_is_raised(images):

@@ -13,7 +13,8 @@ from torch.nn.functional import cross_entropy
 from tqdm.auto import tqdm
 
 from arcvq.analysis.sample_quality import Images, as_uint8, label_agreement
-from arcvq.images import ImageData, to_float
+from arcvq.image_folders import central
+from arcvq.images import ImageData, ImageSplit, to_float
 from arcvq.runtime.devices import choose_device
 from arcvq.runtime.files import reason_of, safe_name, write_text, write_whole
 from arcvq.runtime.random_numbers import isolated_rng
@@ -187,11 +188,19 @@ def _fit(data: ImageData, seed: int, progress: bool) -> Classifier:
         schedule.step()
         # The best weights are chosen on the validation images, so that the test images stay unseen.
         if (step + 1) % VALIDATE_EVERY == 0 or step + 1 == steps:
-            accuracy = label_agreement(classifier.eval(), validation.images[:], validation.labels)
+            accuracy = _accuracy(classifier.eval(), validation)
             if accuracy >= best:
                 best = accuracy
                 weights = copy.deepcopy(classifier.state_dict())
 
     classifier.load_state_dict(weights)
-    classifier.accuracy = label_agreement(classifier, data.test.images[:], data.test.labels)
+    classifier.accuracy = _accuracy(classifier, data.test)
     return classifier
+
+
+def _accuracy(classifier: Classifier, split: ImageSplit) -> float:
+    """The share of the images of a split that the classifier assigns their label."""
+    images = split.images[:]
+    if split.crop is not None:
+        images = central(images, split.crop)
+    return label_agreement(classifier, images, split.labels)

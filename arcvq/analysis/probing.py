@@ -25,6 +25,7 @@ from arcvq.autoencoder import Autoencoder
 from arcvq.geometry import usage_counts
 from arcvq.images import ImageData, ImageSplit
 from arcvq.runtime.checks import as_integers, check_finite
+from arcvq.runtime.precision import at_least_float32
 from arcvq.training import Run, check_single
 
 Codes = Integer[Tensor, "N *tokens"]  # one token a row, or all tokens of an image in a row
@@ -336,8 +337,15 @@ def linear_probe(
     from sklearn.preprocessing import StandardScaler
 
     probe = make_pipeline(StandardScaler(), RidgeClassifier(alpha=RIDGE_ALPHA))
-    probe.fit(train_features.cpu().numpy(), train_labels.cpu().numpy())
-    return float(probe.score(test_features.cpu().numpy(), test_labels.cpu().numpy()))
+    probe.fit(_numbers(train_features), _numbers(train_labels))
+    return float(probe.score(_numbers(test_features), _numbers(test_labels)))
+
+
+def _numbers(tensor: Tensor) -> np.ndarray:
+    """The tensor for scikit-learn; NumPy has no bfloat16."""
+    if tensor.is_floating_point():
+        tensor = at_least_float32(tensor)
+    return tensor.detach().cpu().numpy()
 
 
 class Replacement(NamedTuple):

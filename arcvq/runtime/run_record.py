@@ -107,15 +107,26 @@ def _table_of(rows: list[Row]) -> str:
     return text.getvalue()
 
 
+def saved_settings(folder: Path) -> dict[str, Any]:
+    """The settings of the finished run in a folder.
+
+    Raises:
+        ValueError: If run.json is damaged.
+    """
+    file = folder / "run.json"
+    with naming_file(file):
+        return dict(json.loads(file.read_text("utf-8"))["settings"])
+
+
 def _read_record(folder: Path) -> dict[str, Any]:
     """The rows, settings and seconds that were saved. Empty cells are NaN.
 
     A file that is cut or holds something else is named in a ValueError.
     """
+    settings = saved_settings(folder)
     file = folder / "run.json"
     with naming_file(file):
         facts = json.loads(file.read_text("utf-8"))
-        settings = dict(facts["settings"])
         seconds = float(facts["seconds"])
         count = facts.get("rows")  # which earlier versions did not write
     file = folder / "history.csv"

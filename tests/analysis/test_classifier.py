@@ -36,6 +36,19 @@ def test_it_learns_the_labels_and_its_accuracy_is_counted_on_the_test_images(
     assert trained.classes == images.classes
 
 
+def test_images_that_are_cropped_are_classified_as_they_are_trained(images, brief, tmp_path):
+    def framed(split, crop):
+        larger = torch.nn.functional.pad(split.images, (2, 2, 2, 2))
+        return ImageSplit(larger, split.labels, crop)
+
+    size = images.size[0]
+    parts = {name: getattr(images, name) for name in ("train", "validation", "test")}
+    cropped = {name: framed(part, size) for name, part in parts.items()}
+    found = train(dataclasses.replace(images, **cropped), tmp_path)
+    inner = images.test.images
+    assert found.accuracy == label_agreement(found, inner, images.test.labels)
+
+
 def test_features_are_the_layer_before_the_logits(images, brief, tmp_path):
     trained = train(images, tmp_path)
     features = trained.features(images.test.images)

@@ -582,3 +582,10 @@ def test_windows_of_tokens_that_do_not_fit_the_images_are_refused(shape):
     indices = torch.zeros(shape, dtype=torch.int64)
     with pytest.raises(ValueError, match="do not fit images of shape"):
         windows(images, indices, 0)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+def test_features_of_any_precision_are_probed(dtype):
+    labels = torch.arange(40) % 2
+    features = torch.stack([labels.double(), torch.randn(40).double()], dim=1).to(dtype)
+    assert linear_probe(features, labels, features, labels) == 1.0

@@ -20,7 +20,7 @@ from arcvq.priors import (
 )
 from arcvq.priors.fitting import PriorSession
 from arcvq.runtime.fingerprint import fingerprint
-from arcvq.training import Compute, Recording
+from arcvq.training import Compute, Recording, Run, fit
 from tests.dtypes import INTEGER_DTYPES
 from tests.priors.markov import markov_grids
 from tests.test_training import (
@@ -521,3 +521,11 @@ def test_weights_decay_as_adamw_has_it(small, tokens, monkeypatch):
     after_each_step(lambda session: optimizers.add(type(session.optimizer)), monkeypatch)
     short(small(), tokens)
     assert optimizers == {torch.optim.AdamW}
+
+
+def test_a_run_of_another_kind_is_not_called_damaged(small, tokens, images, tmp_path):  # noqa: F811
+    fit(model("plain"), images, steps=2, batch_size=8, recording=recording(tmp_path))
+    with pytest.raises(ValueError, match="belongs to other settings"):
+        short(small(), tokens, tmp_path, {"resume": True})
+    assert (tmp_path / "model.safetensors").exists()
+    assert Run.load(tmp_path).history["step"].iloc[-1] == 2
