@@ -338,12 +338,16 @@ def test_tokens_and_labels_that_are_no_integers_are_refused(small, tokens, wrong
 
 def test_a_validation_gives_each_part_its_own_mode_back(small, tokens, monkeypatch):
     modes = []
+    measure = PriorSession.measure
 
-    def look(run):
-        modes.append((run.prior.training, run.prior.tokens.training))
+    def measured(session, validating):
+        row = measure(session, validating)
+        modes.append((session.model.training, session.model.tokens.training))
+        return row
 
+    monkeypatch.setattr(PriorSession, "measure", measured)
     after_each_step(lambda session: session.model.tokens.eval(), monkeypatch)
-    short(small(), tokens, record={"on_log": look})
+    short(small(), tokens)
     assert modes == [(True, False)] * 3
 
 
