@@ -249,11 +249,12 @@ def _middle(codes: Tensor) -> Tensor:
 def _median(values: Tensor) -> Tensor:
     """The median along the first axis: the value with the least sum of distances to the others.
 
-    An exported program folds this into a constant, which it does not do with a sort.
+    It is the mean of those that share this place, so that the middle of a symmetric codebook is the
+    origin. An exported program folds it into a constant, which it does not do with a sort.
     """
     distances = (values[:, None] - values).abs().sum(1)
-    places = distances.argmin(0, keepdim=True)
-    return values.take_along_dim(places, 0)[0]
+    is_median = distances == distances.amin(0)
+    return values.where(is_median, 0.0).sum(0) / is_median.sum(0)
 
 
 @torch.library.custom_op("arcvq::nearest_code", mutates_args=())

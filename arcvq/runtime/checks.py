@@ -77,7 +77,8 @@ def check_not_negative(**numbers: Any) -> None:
 
 def is_number(value: Any) -> bool:
     """Whether a value is a single number of Python, NumPy or PyTorch; True and False are none."""
-    value = _python_number(value)
+    if not isinstance(value, int | float):
+        value = _python_number(value)
     return isinstance(value, Real) and not isinstance(value, bool)
 
 
