@@ -18,7 +18,9 @@ from arcvq.quantizers import Quantized, Quantizer
 from arcvq.runtime.checks import check_finite, check_whole
 from arcvq.runtime.files import reason_of, write_folder
 from arcvq.runtime.hub import (
-    check_download_options,
+    DOWNLOAD,
+    PUSH,
+    check_options,
     download,
     official_file,
     official_weights,
@@ -315,8 +317,10 @@ class Autoencoder(
             The address of the commit on the hub; None if nothing is pushed.
 
         Raises:
+            TypeError: For an option that there is not.
             OSError: If the folder cannot be written or the disk is full.
         """
+        check_options(kwargs, PUSH)
         folder = Path(save_directory).expanduser()
         save = super().save_pretrained
         card = kwargs.get("model_card_kwargs")
@@ -350,7 +354,7 @@ class Autoencoder(
                 downloaded; says why.
             ValueError: If a file is damaged or of another version.
         """
-        check_download_options(kwargs)
+        check_options(kwargs, DOWNLOAD)
         folder = Path(pretrained_model_name_or_path).expanduser()
         if not folder.is_dir():
             name = str(pretrained_model_name_or_path)

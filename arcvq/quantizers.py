@@ -33,6 +33,7 @@ import torch
 from jaxtyping import Bool, Float, Int, Integer
 from torch import Tensor, nn
 from torch.nn.functional import embedding, mse_loss, normalize
+from torch.nn.utils.parametrize import is_parametrized
 
 from arcvq.ops import nearest_code
 from arcvq.ops.blockwise import BLOCK
@@ -503,8 +504,13 @@ class Quantizer(nn.Module, Kinds):
     @property
     def frozen(self) -> bool:
         """Whether the codebook stays as it is: then nothing moves it, with or without gradient."""
-        with torch.enable_grad():  # a parametrized codebook is computed when it is asked for
-            return not self.codebook.requires_grad
+        return not any(parameter.requires_grad for parameter in self._learned())
+
+    def _learned(self) -> list[Tensor]:
+        """What training moves: the codebook, or the parameters that it is computed from."""
+        if is_parametrized(self, "codebook"):
+            return [*self.get_submodule("parametrizations.codebook").parameters()]
+        return [self.codebook]
 
     def freeze(self) -> None:
         """Keep the codebook as it is from now on, and drop its gradient.
@@ -512,12 +518,14 @@ class Quantizer(nn.Module, Kinds):
         `codebook.requires_grad_(False)` is the same for a codebook without one. Usage and steps are
         still counted in training.
         """
-        self.codebook.requires_grad_(False)
-        self.codebook.grad = None  # or an optimizer step that is still to come would move it
+        for parameter in self._learned():
+            parameter.requires_grad_(False)
+            parameter.grad = None  # or an optimizer step that is still to come would move it
 
     def unfreeze(self) -> None:
         """Let the codebook learn again."""
-        self.codebook.requires_grad_(True)
+        for parameter in self._learned():
+            parameter.requires_grad_(True)
 
     @torch.no_grad()
     def set_codebook(self, codebook: Float[Tensor | np.ndarray, "K D"]) -> None:

@@ -281,8 +281,8 @@ def project_to_ball_(
         ValueError: If `radius` is a Python number that is NaN or not above 0. A tensor is not
             checked, since reading it would wait for the device.
     """
-    if not isinstance(radius, Tensor) and not radius > 0:
-        raise ValueError(f"radius is {radius}; it must be above 0")
+    if not isinstance(radius, Tensor) and not (is_number(radius) and radius > 0):
+        raise ValueError(f"radius is {radius!r}; it must be a number above 0")
     norms = _row_norms(at_least_float32(codebook))
     shrink = (radius / norms).clamp(max=1.0)
     return codebook.mul_(shrink.to(codebook.dtype))

@@ -24,6 +24,7 @@ every_kind = pytest.mark.parametrize("make", KINDS.values(), ids=KINDS)
 
 # Those that can revive dead codes.
 REVIVING = {name: make for name, make in KINDS.items() if not name.startswith("cvq")}
+REVIVED = {name: partial(make, revive_after=1) for name, make in REVIVING.items()}
 every_reviving_kind = pytest.mark.parametrize("make", REVIVING.values(), ids=REVIVING)
 
 

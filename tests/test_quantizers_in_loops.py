@@ -27,6 +27,7 @@ from arcvq.schedules import Adaptive, Constant
 from arcvq.vqvae import VQVAE
 from tests.kinds import (
     KINDS,
+    REVIVED,
     assert_same_state,
     every_kind,
     every_reviving_kind,
@@ -161,7 +162,7 @@ def test_freezing_drops_a_gradient_that_waits_for_its_step():
     assert torch.equal(quantizer.codebook, before)
 
 
-@every_kind
+@pytest.mark.parametrize("make", [*KINDS.values(), *REVIVED.values()])
 def test_nothing_follows_from_a_batch_that_a_frozen_codebook_saw(make):
     quantizer = make(16, 8)
     before = quantizer.codebook.detach().clone()
@@ -990,17 +991,25 @@ def test_codes_that_would_be_lost_in_a_parametrization_are_refused(make):
         quantizer.set_codebook(torch.randn(16, 8))
 
 
-@pytest.mark.parametrize("kind", ["ema", "samp", "cvq", "revived"])
-def test_a_codebook_that_is_computed_is_refused_where_codes_are_moved_after_a_step(kind):
-    quantizer = (KINDS | {"revived": partial(EuclideanQuantizer, revive_after=1)})[kind](16, 8)
+MOVED_AFTER_A_STEP = [KINDS["ema"], KINDS["samp"], KINDS["cvq"], *REVIVED.values()]
+
+
+@pytest.mark.parametrize("make", MOVED_AFTER_A_STEP)
+def test_a_codebook_that_is_computed_is_refused_where_codes_are_moved_after_a_step(make):
+    quantizer = make(16, 8)
     nn.utils.parametrize.register_parametrization(quantizer, "codebook", UnitNorm())
     quantizer(torch.randn(4, 8, 2, 2))
     with pytest.raises(ValueError, match="the codebook is computed, a Tensor; codes cannot be"):
         quantizer.after_step()
-    quantizer.requires_grad_(False)
-    quantizer(torch.randn(4, 8, 2, 2))
-    quantizer.after_step()
-    assert quantizer.frozen
+    before = quantizer.codebook.detach().clone()
+    for freeze in (quantizer.freeze, lambda: quantizer.requires_grad_(False)):
+        freeze()
+        quantizer(torch.randn(4, 8, 2, 2))
+        quantizer.after_step()
+        assert quantizer.frozen
+        assert torch.equal(quantizer.codebook, before)
+        quantizer.unfreeze()
+        assert not quantizer.frozen
 
 
 @pytest.mark.parametrize("kind", ["plain", "cosine"])
@@ -1024,17 +1033,6 @@ def test_codes_may_come_from_numpy_as_those_of_scikit_learn(make, dtype):
     codes = np.random.default_rng(0).standard_normal((16, 8)).astype(dtype)
     quantizer.set_codebook(codes)
     assert torch.equal(quantizer.codebook, torch.from_numpy(codes).float())
-
-
-@every_reviving_kind
-def test_a_codebook_that_is_unfrozen_after_forward_is_not_revived(make):
-    quantizer = make(16, 8, revive_after=1)
-    before = quantizer.codebook.detach().clone()
-    quantizer.freeze()
-    quantizer(torch.randn(4, 8, 2, 2))
-    quantizer.unfreeze()
-    quantizer.after_step()
-    assert torch.equal(quantizer.codebook, before)
 
 
 @every_kind

@@ -735,6 +735,13 @@ def test_a_model_is_opened_with_no_option_but_those_of_a_download(option, model_
     assert VQVAE.from_pretrained(folder, token="secret").config() == small().config()
 
 
+def test_a_model_is_saved_with_no_option_but_those_of_pushing(tmp_path):
+    with pytest.raises(TypeError, match="there is no option 'privat'; for the hub there are"):
+        small().save_pretrained(tmp_path, privat=True)
+    assert not any(tmp_path.iterdir())
+    small().save_pretrained(tmp_path, private=True)
+
+
 def test_a_model_on_the_hub_that_is_damaged_or_of_another_version_is_refused(model_on_hub):
     _, folder, _ = model_on_hub
     weights = load_file(folder / "model.safetensors")

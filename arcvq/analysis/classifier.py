@@ -13,7 +13,6 @@ from torch.nn.functional import cross_entropy
 from tqdm.auto import tqdm
 
 from arcvq.analysis.sample_quality import Images, as_uint8, label_agreement
-from arcvq.image_folders import central
 from arcvq.images import ImageData, ImageSplit, to_float
 from arcvq.runtime.devices import choose_device
 from arcvq.runtime.files import reason_of, safe_name, write_text, write_whole
@@ -200,7 +199,5 @@ def _fit(data: ImageData, seed: int, progress: bool) -> Classifier:
 
 def _accuracy(classifier: Classifier, split: ImageSplit) -> float:
     """The share of the images of a split that the classifier assigns their label."""
-    images = split.images[:]
-    if split.crop is not None:
-        images = central(images, split.crop)
+    images = split.batch(torch.arange(len(split)))
     return label_agreement(classifier, images, split.labels)

@@ -21,7 +21,7 @@ from arcvq.figures.code_maps import code_map
 from arcvq.figures.image_grids import GAP, TILE
 from arcvq.figures.parts import image_source, inferno, tile_sheet
 from arcvq.figures.theme import BLACK, VERMILLION
-from arcvq.images import ImageData, to_float
+from arcvq.images import ImageData
 from arcvq.runtime.wording import counted
 
 IMAGES = 1000  # test images that usage is counted on, at most
@@ -77,7 +77,7 @@ class Subject:
         self.model = model
         self.tokens = encode_test(model, data, IMAGES)
         self.codebook = model.quantizer.codebook.detach().cpu()
-        self.images = to_float(data.test.images[:IMAGES]).cpu()
+        self.images = data.test.batch(torch.arange(len(self.tokens))).cpu()
         self.usage = geometry.usage_counts(self.tokens, len(self.codebook))
         self.map = cache(self.draw_map)
 

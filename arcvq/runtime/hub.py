@@ -23,7 +23,12 @@ TENSOR_PARTS = (
     "collections.OrderedDict",
 )
 
-DOWNLOAD_OPTIONS = frozenset(inspect.signature(huggingface_hub.hf_hub_download).parameters)
+DOWNLOAD = "huggingface_hub.hf_hub_download"
+PUSH = "huggingface_hub.PyTorchModelHubMixin.push_to_hub"
+OPTIONS = {  # of these functions, by their names
+    DOWNLOAD: {*inspect.signature(huggingface_hub.hf_hub_download).parameters},
+    PUSH: {*inspect.signature(huggingface_hub.PyTorchModelHubMixin.push_to_hub).parameters},
+}
 
 # What each error of the hub means; the first kind that fits is taken.
 REASONS: list[tuple[type[Exception], str]] = [
@@ -35,13 +40,16 @@ REASONS: list[tuple[type[Exception], str]] = [
 ]
 
 
-def check_download_options(options: Iterable[str]) -> None:
-    """Raise TypeError for names that are no options of `huggingface_hub.hf_hub_download`."""
-    unknown = sorted(set(options) - DOWNLOAD_OPTIONS)
+def check_options(options: Iterable[str], function: str) -> None:
+    """Raise TypeError for a name that is no option of `DOWNLOAD` or `PUSH`.
+
+    Where the hub is not asked, nobody else would notice.
+    """
+    unknown = sorted(set(options) - OPTIONS[function])
     if unknown:
         raise TypeError(
-            f"there is no option {unknown[0]!r}; for a model on the hub there are those of "
-            "huggingface_hub.hf_hub_download, such as revision and token"
+            f"there is no option {unknown[0]!r}; for the hub there are those of {function}, such "
+            "as token"
         )
 
 

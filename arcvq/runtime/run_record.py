@@ -74,7 +74,12 @@ class RunRecord:
         (folder / "run.json").unlink(missing_ok=True)
         self.write_model(folder)
         write_text(folder / "history.csv", _table_of(self.rows))
-        facts = {"settings": self.settings, "seconds": self.seconds, "rows": len(self.rows)}
+        facts = {
+            "kind": self.WHAT,
+            "settings": self.settings,
+            "seconds": self.seconds,
+            "rows": len(self.rows),
+        }
         write_text(folder / "run.json", json.dumps(facts, indent=2))
 
     @classmethod
@@ -83,18 +88,22 @@ class RunRecord:
 
         Raises:
             FileNotFoundError: If it holds no finished run.
-            ValueError: If a file is damaged or missing; names it and says what to do.
+            ValueError: If a file is damaged or missing; names it and says what to do. Also for a
+                prior where a run is meant, and the reverse.
         """
         folder = Path(folder).expanduser()
         if not (folder / "run.json").exists():
             raise FileNotFoundError(f"{folder} holds no finished run; run.json is missing")
         try:
-            return cls(**cls.read_model(folder), **_read_record(folder))
+            facts = _facts(folder)
+            if facts.get("kind", cls.WHAT) == cls.WHAT:  # which earlier versions did not write
+                return cls(**cls.read_model(folder), **_read_record(folder, facts))
         except Exception as error:
             raise ValueError(
                 f"the {cls.WHAT} in {folder} is damaged ({reason_of(error)}); train it again with "
                 f"overwrite=True, or open the model alone, if that is whole, with {cls.OPENER}"
             ) from error
+        raise ValueError(f"{folder} holds a {facts['kind']} and no {cls.WHAT}")
 
 
 def _table_of(rows: list[Row]) -> str:
@@ -113,28 +122,30 @@ def saved_settings(folder: Path) -> dict[str, Any]:
     Raises:
         ValueError: If run.json is damaged.
     """
-    file = folder / "run.json"
-    with naming_file(file):
-        return dict(json.loads(file.read_text("utf-8"))["settings"])
+    return _facts(folder)["settings"]
 
 
-def _read_record(folder: Path) -> dict[str, Any]:
-    """The rows, settings and seconds that were saved. Empty cells are NaN.
-
-    A file that is cut or holds something else is named in a ValueError.
-    """
-    settings = saved_settings(folder)
+def _facts(folder: Path) -> dict[str, Any]:
+    """What run.json holds; if it is cut or holds something else, a ValueError names it."""
     file = folder / "run.json"
     with naming_file(file):
         facts = json.loads(file.read_text("utf-8"))
-        seconds = float(facts["seconds"])
-        count = facts.get("rows")  # which earlier versions did not write
+        settings = dict(facts["settings"])
+        return facts | {"settings": settings, "seconds": float(facts["seconds"])}
+
+
+def _read_record(folder: Path, facts: dict[str, Any]) -> dict[str, Any]:
+    """The rows, settings and seconds that were saved. Empty cells are NaN.
+
+    A history that is cut or holds something else is named in a ValueError.
+    """
+    count = facts.get("rows")  # which earlier versions did not write
     file = folder / "history.csv"
     with naming_file(file):
         rows = _read_rows(file.read_text("utf-8"))
         if count not in (None, len(rows)):
             raise ValueError(f"{len(rows)} rows are left of {count}")
-    return {"rows": rows, "settings": settings, "seconds": seconds}
+    return {"rows": rows, "settings": facts["settings"], "seconds": facts["seconds"]}
 
 
 def _read_rows(text: str) -> list[Row]:

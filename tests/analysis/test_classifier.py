@@ -127,8 +127,8 @@ def test_validation_chooses_the_weights_and_test_images_have_no_say(
     monkeypatch.setattr(classifier, "label_agreement", scripted)
     trained = train(images, tmp_path)
     assert len(seen) == 5
-    assert all(torch.equal(pixels, images.validation.images) for pixels, _ in seen[:4])
-    assert torch.equal(seen[4][0], images.test.images)
+    assert all(torch.equal(pixels, to_float(images.validation.images)) for pixels, _ in seen[:4])
+    assert torch.equal(seen[4][0], to_float(images.test.images))
     assert trained.accuracy == 0.125
     best = seen[1][1]  # the second of four validated best
     assert torch.equal(trained.head.weight, best)

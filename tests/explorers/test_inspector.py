@@ -4,6 +4,7 @@ The oracles are plain loops and the model itself.
 """
 
 import base64
+import dataclasses
 import io
 import math
 import re
@@ -123,6 +124,15 @@ def used_and_unused(inspector):
 
 def summary(inspector):
     return inspector.figure.layout.meta["summary"]
+
+
+def test_images_that_are_cropped_are_shown_as_they_were_encoded(parts):
+    model, data = parts
+    larger = torch.nn.functional.pad(data.test.images, (4, 4, 4, 4))
+    split = ImageSplit(larger, data.test.labels, crop=data.size[0])
+    cropped = dataclasses.replace(data, train=split, validation=split, test=split)
+    shown = CodeInspector(model, cropped)
+    assert source(shown, "images") == source(CodeInspector(model, data), "images")
 
 
 def test_the_nearest_codes_by_angle_stand_in_order_with_their_patches(inspector, parts):

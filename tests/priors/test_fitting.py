@@ -533,3 +533,9 @@ def test_a_run_of_another_kind_is_not_called_damaged(small, tokens, images, tmp_
         short(small(), tokens, tmp_path, {"resume": True})
     assert (tmp_path / "model.safetensors").exists()
     assert Run.load(tmp_path).history["step"].iloc[-1] == 2
+    with pytest.raises(ValueError, match="holds a run and no prior"):
+        PriorRun.load(tmp_path)
+
+    short(small(), tokens, tmp_path / "prior")
+    with pytest.raises(ValueError, match="holds a prior and no run"):
+        Run.load(tmp_path / "prior")
