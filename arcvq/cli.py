@@ -561,13 +561,12 @@ def draw_samples(
 
     from arcvq.autoencoder import Autoencoder
     from arcvq.priors import Prior, sample
-    from arcvq.runtime.checks import check_whole
+    from arcvq.runtime.checks import as_seed
     from arcvq.runtime.devices import choose_device
     from arcvq.runtime.files import write_whole
     from arcvq.runtime.wording import counted
-    from arcvq.training import LARGEST_SEED
 
-    check_whole(0, LARGEST_SEED, seed=seed)
+    seed = as_seed(seed)
     chosen = choose_device(device)
     model = Autoencoder.from_pretrained(model_folder).to(chosen)
     prior = Prior.from_pretrained(prior_folder).to(chosen)

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from arcvq.ops import TINY
-from arcvq.runtime.checks import check_finite, check_whole
+from arcvq.runtime.checks import as_seed, check_finite, check_whole
 from arcvq.runtime.extras import extra_import
 from arcvq.runtime.precision import at_least_float32
 
@@ -48,7 +48,7 @@ def kmeans(
         ModuleNotFoundError: If scikit-learn is missing; says how to install it.
     """
     check_whole(1, num_codes=num_codes)
-    check_whole(0, 2**32 - 1, seed=seed)
+    seed = as_seed(seed)
     if metric not in ("euclidean", "cosine"):
         raise ValueError(f"metric {metric!r} is unknown; use 'euclidean' or 'cosine'")
     if latents.ndim != 2 or latents.shape[1] == 0:
@@ -64,7 +64,7 @@ def kmeans(
     if len(points) < num_codes:
         raise ValueError(_too_few(len(points), num_codes, metric))
 
-    means = extra_import("sklearn.cluster").KMeans(int(num_codes), random_state=int(seed))
+    means = extra_import("sklearn.cluster").KMeans(int(num_codes), random_state=seed)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that too few latents differ, which is an error here
         means.fit(points.numpy())

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn.functional import normalize, one_hot
 from tqdm.auto import tqdm
 
-from arcvq.runtime.checks import as_indices, check_finite, check_whole
+from arcvq.runtime.checks import as_indices, as_seed, check_finite, check_whole
 from arcvq.runtime.extras import extra_import
 from arcvq.runtime.precision import as_float64
 from arcvq.runtime.wording import short
@@ -310,7 +310,7 @@ def _fejes_toth_bound(num_codes: int) -> float:
 
 def random_min_angle(num_codes: int, dim: int, seed: int = 0) -> float:
     """Return the minimum angle of K codes drawn uniformly on the sphere."""
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(as_seed(seed))
     return min_angle(torch.randn(num_codes, dim, generator=generator, dtype=torch.float64))
 
 

@@ -201,7 +201,7 @@ class ImageSplit:
             return to_float(central(images, self.crop))
         height, width = images.shape[2:]
         margins = height - self.crop, width - self.crop
-        places = _crop_places(len(self), margins, crop_seed, self.labels.device)
+        places = _crop_places(len(self), margins, int(crop_seed), self.labels.device)
         return to_float(crop_images(images, places[indices.to(places.device)], self.crop))
 
     def batches(

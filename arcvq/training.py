@@ -35,6 +35,7 @@ from arcvq.runtime.checkpoints import (
 )
 from arcvq.runtime.checks import (
     NotFinite,
+    as_seed,
     check_finite,
     check_positive,
     check_whole,
@@ -68,8 +69,6 @@ RUN_FILES = (  # of a finished run, without its card; run.json says that it is f
     "snapshots.safetensors",
 )
 CHECKPOINT_SECONDS = 300  # at most so long from one checkpoint to the next
-
-LARGEST_SEED = 2**32 - 1  # as in NumPy
 
 # Below this number of pixel values in a batch (83 images of 28x28), one thread is as fast as two.
 # Beside another training on the same two cores it is 40 times as fast: threads that share a small
@@ -165,7 +164,7 @@ class Optimization:
     def __post_init__(self):
         use_python_numbers(self)
         check_whole(1, steps=self.steps, batch_size=self.batch_size)
-        check_whole(0, LARGEST_SEED, seed=self.seed)
+        as_seed(self.seed)  # checks it
         check_positive(lr=self.lr)
 
 
@@ -313,7 +312,7 @@ def batch_indices(
     A function of its arguments alone, so that a resumed run needs no state for it.
     """
     epoch, batch = divmod(step, count // batch_size)
-    order = _epoch_order(count, seed, epoch, device)
+    order = _epoch_order(count, as_seed(seed), epoch, device)
     return order[batch * batch_size : (batch + 1) * batch_size]
 
 

@@ -14,6 +14,7 @@ from tqdm.auto import tqdm
 
 from arcvq.analysis.sample_quality import Images, as_uint8, label_agreement
 from arcvq.images import ImageData, ImageSplit, to_float
+from arcvq.runtime.checks import as_seed
 from arcvq.runtime.devices import choose_device
 from arcvq.runtime.files import reason_of, safe_name, write_text, write_whole
 from arcvq.runtime.random_numbers import isolated_rng
@@ -147,13 +148,14 @@ def train_classifier(
         data: Images of two or more classes.
         root: See `data_root`. The classifier is kept in its folder classifiers.
         device: Where to train, and where the result lies.
-        seed: The seed of the weights and of the order of the images.
+        seed: The seed of the weights and of the order of the images, from 0.
         progress: Whether to show a progress bar.
 
     Raises:
-        ValueError: If the training images belong to a single class.
+        ValueError: If the training images belong to a single class, or for a seed out of range.
     """
     check_classes(data)
+    seed = as_seed(seed)
     device = choose_device(device)
     told = [CLASSIFIER_FORMAT, STEPS, PASSES, BATCH_SIZE, LR, VALIDATE_EVERY, seed]
     digest = digest_of([*told, data.fingerprint])

@@ -23,7 +23,14 @@ from jaxtyping import Float, Int, Integer
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from arcvq.runtime.checks import as_indices, as_integers, check_finite, check_whole, is_whole
+from arcvq.runtime.checks import (
+    as_indices,
+    as_integers,
+    as_seed,
+    check_finite,
+    check_whole,
+    is_whole,
+)
 from arcvq.runtime.devices import threads_kept
 from arcvq.runtime.extras import extra_folder, extra_import
 from arcvq.runtime.files import write_whole
@@ -42,7 +49,6 @@ MAX_CODES = 512  # codes whose neighbors are compared
 NEIGHBORS = 5
 MAX_RADIUS = 10  # of a stereographic map
 TINY = 1e-300  # a divisor in place of 0
-LARGEST_SEED = 2**32 - 1  # of UMAP and k-means
 
 # What a rank correlation of true and drawn angles allows to read, from each value on.
 VERDICTS = {
@@ -184,7 +190,7 @@ def umap_angles(
     """
     units = directions(codes)
     check_whole(2, neighbors=neighbors)
-    check_whole(0, LARGEST_SEED, seed=seed)
+    seed = as_seed(seed)
     dim = 3 if sphere else _check_dim(dim)
     # Equal directions count once: UMAP cannot tell them apart.
     different = len(np.unique(units.round(6), axis=0))
@@ -195,7 +201,6 @@ def umap_angles(
         return replace(instead, words=f"Principal axes instead of UMAP: {reason}. {instead.words}")
 
     sphere = bool(sphere)
-    seed = int(seed)
     neighbors = min(int(neighbors), len(units) - 1)
     told = {"dim": dim, "sphere": sphere, "seed": seed, "neighbors": neighbors}
     facts = units.astype(np.float32).tobytes() + json.dumps([PROJECTION_FORMAT, told]).encode()
@@ -288,9 +293,9 @@ def clusters(codes: Codes, count: int = 8, seed: int = 0) -> Int[np.ndarray, " _
     """
     units = directions(codes)
     check_whole(1, count=count)
-    check_whole(0, LARGEST_SEED, seed=seed)
+    seed = as_seed(seed)
     count = min(int(count), len(np.unique(units, axis=0)))
-    means = extra_import("sklearn.cluster").KMeans(count, n_init=4, random_state=int(seed))
+    means = extra_import("sklearn.cluster").KMeans(count, n_init=4, random_state=seed)
     labels = means.fit_predict(units)
     # The place of each cluster in the order of sizes is its new number.
     by_size = np.argsort(-np.bincount(labels, minlength=count), kind="stable")

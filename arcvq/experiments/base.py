@@ -21,11 +21,11 @@ from arcvq.images import ImageData
 from arcvq.runs.parallel import check_workers, train_as_completed
 from arcvq.runs.settings import RunSettings, run_name, train
 from arcvq.runtime.checkpoints import with_nested_settings
-from arcvq.runtime.checks import check_whole, differences
+from arcvq.runtime.checks import as_seed, check_whole, differences
 from arcvq.runtime.devices import choose_device, choose_precision
 from arcvq.runtime.files import data_root, safe_name, write_text, write_whole
 from arcvq.runtime.store import digest_in, digest_of
-from arcvq.training import LARGEST_SEED, Run
+from arcvq.training import Run
 
 LONGEST_NAME = 200  # bytes; most disks allow 255, and the seed is still to come
 RESULTS_FORMAT = 2  # of a results folder; bump it when earlier rows no longer fit
@@ -138,7 +138,7 @@ def run_experiment(
     """
     check_whole(1, seeds=seeds)
     first_seed = base.seed if experiment.search is None else base.seed + 1
-    check_whole(0, LARGEST_SEED, seed=first_seed + seeds - 1)
+    as_seed(first_seed + seeds - 1)  # checks the last one
     check_workers(training.get("workers"), training.get("ray"))
     variants = experiment.variants(base)
     chosen = _chosen_names(experiment.name, variants, only)

@@ -21,6 +21,7 @@ from arcvq.figures.parts import BLANK, image_source, thin, tile_sheet, to_pixels
 from arcvq.figures.theme import BLUE, VERMILLION
 from arcvq.images import ImageData
 from arcvq.priors import Prior, sampling_steps
+from arcvq.runtime.checks import as_seed
 from arcvq.runtime.wording import counted
 
 SAMPLE = "sample"
@@ -207,7 +208,7 @@ class Sampler:
         is_given[:rows] = True
         grids = (tokens.to(device), is_given.to(device))
         classes = labels.to(device) if self.prior.classes else None
-        generator = torch.Generator().manual_seed(seed)
+        generator = torch.Generator().manual_seed(as_seed(seed))
         probabilities = []
         for step in sampling_steps(self.prior, *grids, classes, generator, **choice):
             probabilities.append(step.probabilities[0])

@@ -6,6 +6,8 @@ from typing import Any
 
 import traitlets
 
+from arcvq.runtime.checks import python_number
+
 
 class OpensWhenMade(traitlets.MetaHasTraits):
     """The type of classes whose objects know when the last `__init__` has ended."""
@@ -17,7 +19,10 @@ class OpensWhenMade(traitlets.MetaHasTraits):
 
 
 class HasSettings(traitlets.HasTraits, metaclass=OpensWhenMade):
-    """Settings that are traits with a `label`; a name that is misspelled later is refused."""
+    """Settings that are traits with a `label`; a name that is misspelled later is refused.
+
+    They take single numbers of NumPy and PyTorch, and hold those of Python.
+    """
 
     _is_open = False
 
@@ -25,6 +30,9 @@ class HasSettings(traitlets.HasTraits, metaclass=OpensWhenMade):
         if self._is_open and not name.startswith("_") and not hasattr(type(self), name):
             names = ", ".join(self.settings_traits())
             raise AttributeError(f"{type(self).__name__} has no setting {name!r}; it has {names}")
+        number = python_number(value)
+        if number is not value and name in self.settings_traits():
+            value = number
         # min and max of a trait let NaN pass
         is_nan = isinstance(value, float) and math.isnan(value)
         if is_nan and name in self.settings_traits():

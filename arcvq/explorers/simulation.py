@@ -24,7 +24,7 @@ from torch.nn.functional import mse_loss, normalize, one_hot
 from arcvq import geometry
 from arcvq.figures.theme import Number
 from arcvq.quantizers import EuclideanQuantizer, Quantizer, SphericalQuantizer, nearest_code
-from arcvq.runtime.checks import check_not_negative, check_whole
+from arcvq.runtime.checks import as_seed, check_not_negative, check_whole
 from arcvq.samp import SAMP
 from arcvq.schedules import MAX_EXPONENT, Constant
 
@@ -54,7 +54,7 @@ class Draws(NamedTuple):
     def of_seed(cls, seed: int, num_latents: int, num_codes: int = 1) -> "Draws":
         """Draw for so many latents and codes, each from 1."""
         check_whole(1, num_latents=num_latents, num_codes=num_codes)
-        generator = Generator().manual_seed(seed)
+        generator = Generator().manual_seed(as_seed(seed))
         kind: dict[str, Any] = {"generator": generator, "dtype": torch.float64}
         uniform, turn = torch.rand(2, num_latents, **kind)
         normals = torch.randn(MOST_CLUSTERS, 3, **kind)

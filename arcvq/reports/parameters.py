@@ -12,6 +12,7 @@ from arcvq.image_folders import Reading, folder_of
 from arcvq.images import DATASETS, check_dataset
 from arcvq.reports.shared_parameters import SHARED, check_reading, check_seed
 from arcvq.runs.settings import check_profile
+from arcvq.runtime.checks import python_number
 
 HEADLESS = {"unlocked": True}  # nobody is there to guess first; for a parameter that is a bool
 PATHS = ("folder", "picture")  # parameters that may be paths
@@ -177,10 +178,10 @@ def _check_has_files(path: Path, own: Mapping[str, str], planned: Mapping[str, A
 def _converted(path: Path, name: str, value: Any, default: str) -> Any:
     """The value in the type of its default (source text); papermill itself would take any."""
     # A default that is None or an expression (`2 * 3`) has no type to hold to.
-    kind = type(_with_lists(_literal(default, None)))
+    kind = type(_plain(_literal(default, None)))
     if isinstance(value, str) and kind is not str:
         value = _WORDS.get(value, _literal(value, value))
-    value = _with_lists(value)
+    value = _plain(value)
     if kind is float and type(value) is int:
         value = float(value)
     if kind is int and isinstance(value, float) and value.is_integer():
@@ -192,13 +193,13 @@ def _converted(path: Path, name: str, value: Any, default: str) -> Any:
     return value
 
 
-def _with_lists(value: Any) -> Any:
-    """A value with lists in place of tuples, which papermill would write as text."""
+def _plain(value: Any) -> Any:
+    """A value as papermill writes it: with lists in place of tuples, and Python's numbers."""
     if isinstance(value, tuple | list):
-        return [_with_lists(item) for item in value]
+        return [_plain(item) for item in value]
     if isinstance(value, dict):
-        return {key: _with_lists(item) for key, item in value.items()}
-    return value
+        return {key: _plain(item) for key, item in value.items()}
+    return python_number(value)
 
 
 def _literal(text: str, otherwise: Any) -> Any:

@@ -18,6 +18,8 @@ import torch
 from jaxtyping import Int64, Shaped
 from torch import Tensor
 
+LARGEST_SEED = 2**32 - 1  # as in NumPy, scikit-learn and UMAP
+
 
 def is_transformed() -> bool:
     """Whether `torch.func` transforms the program, which must then have no side effects."""
@@ -50,6 +52,16 @@ def check_whole(minimum: int, maximum: int | None = None, /, **numbers: Any) -> 
             raise ValueError(f"{name} is {number!r}; it must be {allowed}")
 
 
+def as_seed(seed: Any) -> int:
+    """Return a seed as Python's int, which PyTorch and JSON need.
+
+    Raises:
+        ValueError: For another than a whole number from 0 to `LARGEST_SEED`.
+    """
+    check_whole(0, LARGEST_SEED, seed=seed)
+    return int(seed)
+
+
 def check_range(minimum: int | float, maximum: int | float, /, **numbers: Any) -> None:
     """Raise ValueError, naming it, for a value that is not a number from `minimum` to `maximum`.
 
@@ -78,12 +90,12 @@ def check_not_negative(**numbers: Any) -> None:
 def is_number(value: Any) -> bool:
     """Whether a value is a single number of Python, NumPy or PyTorch; True and False are none."""
     if not isinstance(value, int | float):
-        value = _python_number(value)
+        value = python_number(value)
     return isinstance(value, Real) and not isinstance(value, bool)
 
 
-def _python_number(value: Any) -> Any:
-    """A single number of NumPy or PyTorch as Python's; other values as they are."""
+def python_number(value: Any) -> Any:
+    """Return a single number of NumPy or PyTorch as Python's; other values as they are."""
     if isinstance(value, np.generic | np.ndarray | Tensor) and value.ndim == 0:
         return value.item()
     return value
@@ -92,7 +104,7 @@ def _python_number(value: Any) -> Any:
 def check_flag(**flags: Any) -> None:
     """Raise ValueError, naming it, for a value that is neither True nor False."""
     for name, flag in flags.items():
-        if not isinstance(_python_number(flag), bool):
+        if not isinstance(python_number(flag), bool):
             raise ValueError(f"{name} is {flag!r}; it must be True or False")
 
 
@@ -124,7 +136,7 @@ def use_python_numbers(settings: Any) -> None:
     equal are the same text in JSON.
     """
     for field in dataclasses.fields(settings):
-        value = _python_number(getattr(settings, field.name))
+        value = python_number(getattr(settings, field.name))
         if type(value) is int and field.type in (float, float | None):
             value = float(value)
         object.__setattr__(settings, field.name, value)

@@ -1,5 +1,6 @@
 import dataclasses
 
+import numpy as np
 import pytest
 import torch
 
@@ -156,6 +157,23 @@ def test_one_class_is_refused_in_one_sentence(images, tmp_path):
     named = dataclasses.replace(one, classes=("cat", "dog"))
     with pytest.raises(ValueError, match="folder:cats has 1"):
         train(named, tmp_path)
+
+
+@pytest.mark.parametrize("kind", [np.int64, np.uint8, torch.tensor])
+def test_a_seed_of_numpy_or_pytorch_finds_what_that_of_python_has_kept(
+    images, brief, tmp_path, kind, unchecked
+):
+    trained = train(images, tmp_path, seed=kind(3))
+    again = train(images, tmp_path, seed=3)
+    assert torch.equal(trained.head.weight, again.head.weight)
+    assert len(list((tmp_path / "classifiers").iterdir())) == 1
+
+
+@pytest.mark.parametrize("seed", [-1, 2.5, 2**32])
+def test_what_is_no_seed_is_refused_before_anything_is_trained(images, tmp_path, seed, unchecked):
+    with pytest.raises(ValueError, match="seed is .*; it must be a whole number from 0 to"):
+        train(images, tmp_path, seed=seed)
+    assert not (tmp_path / "classifiers").exists()
 
 
 def test_images_of_another_shape_are_refused(images, brief, tmp_path):

@@ -22,8 +22,9 @@ from arcvq.image_folders import Reading
 from arcvq.images import ImageData
 from arcvq.runs import parallel, settings
 from arcvq.runs.settings import train
+from arcvq.runtime.checks import LARGEST_SEED
 from arcvq.samp import SAMP
-from arcvq.training import LARGEST_SEED, evaluate
+from arcvq.training import evaluate
 from arcvq.vqgan import VQGANLosses, VQGANSettings
 from tests.strokes import IMAGES, write_folder
 from tests.strokes import SMALL as BASE

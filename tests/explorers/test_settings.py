@@ -2,8 +2,10 @@
 
 import math
 
+import numpy as np
 import plotly.graph_objects as go
 import pytest
+import torch
 import traitlets
 
 from arcvq.explorers import Explorer
@@ -45,6 +47,21 @@ def test_nan_is_no_setting_at_the_start_nor_later(kind):
     with pytest.raises(ValueError, match=f"slope of {kind.__name__} is nan; it must be a number"):
         explorer.slope = math.nan
     assert explorer.settings() == {"slope": 0.5, "size": 5}
+
+
+@KINDS
+@pytest.mark.parametrize(
+    ("slope", "size"), [(np.float32(0.5), np.int64(3)), (torch.tensor(0.5), torch.tensor(3))]
+)
+def test_numbers_of_numpy_and_pytorch_are_taken_at_the_start_and_later(kind, slope, size):
+    explorer = kind(slope=slope, size=size)
+    explorer.reset()
+    later = kind()
+    later.slope = slope
+    later.size = size
+    for settings in (explorer.settings(), later.settings()):
+        assert settings == {"slope": 0.5, "size": 3}
+        assert [type(value) for value in settings.values()] == [float, int]
 
 
 @KINDS

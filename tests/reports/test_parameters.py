@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import nbformat
+import numpy as np
 import pytest
 
 from arcvq.reports.parameters import default_parameters, plan_parameters
@@ -30,6 +31,9 @@ def planned(tmp_path, default, value):
         ("warm up", "None", "warm up"),
         ("8", "2 * 3", 8),
         (2.0, "1", 2),
+        (np.int64(3), "0", 3),
+        (np.float32(0.5), "0.1", 0.5),
+        ([np.int64(3)], "[1]", [3]),
         ("(3, 4)", "(1, 2)", [3, 4]),
         ("[3, 4]", "(1, 2)", [3, 4]),
         ((3, 4), "[1, 2]", [3, 4]),

@@ -6,9 +6,16 @@ import pytest
 import torch
 from hypothesis import given
 
+from arcvq.analysis.projections import clusters, umap_angles
+from arcvq.clustering import kmeans
+from arcvq.explorers.simulation import Draws
+from arcvq.geometry import random_min_angle
+from arcvq.images import ImageSplit
 from arcvq.runs.settings import RunSettings
 from arcvq.runtime.checks import (
+    LARGEST_SEED,
     as_indices,
+    as_seed,
     check_finite,
     check_not_negative,
     check_paths,
@@ -19,7 +26,7 @@ from arcvq.runtime.checks import (
 )
 from arcvq.samp import SAMP
 from arcvq.schedules import Constant
-from arcvq.training import Optimization
+from arcvq.training import Optimization, batch_indices
 from arcvq.vqgan import VQGANLosses
 from tests.dtypes import INTEGER_DTYPES, indices_of_any_dtype
 
@@ -202,3 +209,40 @@ def test_settings_take_single_numbers_of_pytorch_and_hold_those_of_python(unchec
     assert settings.samp == SAMP.for_run(100, lr=0.5, dim=4, margin=0.25)
     assert json.loads(json.dumps(settings.config())) == settings.config()
     assert Constant(torch.tensor(2.0)) == Constant(np.array(2.0)) == Constant(2.0)
+
+
+KINDS_OF_SEED = [np.int64, np.int32, np.uint8, torch.tensor]
+POINTS = torch.randn(40, 3, generator=torch.Generator().manual_seed(0))
+PIXELS = torch.arange(144, dtype=torch.uint8).expand(5, 1, 144).reshape(5, 1, 12, 12)
+CROPPED = ImageSplit(PIXELS, torch.zeros(5, dtype=torch.int64), crop=4)
+SEEDED = {
+    "random_min_angle": lambda seed, root: torch.tensor(random_min_angle(20, 3, seed)),
+    "kmeans": lambda seed, root: kmeans(POINTS, 7, seed=seed),
+    "clusters": lambda seed, root: torch.from_numpy(clusters(POINTS, 7, seed)),
+    "umap_angles": lambda seed, root: torch.from_numpy(
+        umap_angles(POINTS, seed=seed, root=root, progress=False).points
+    ),
+    "simulation": lambda seed, root: Draws.of_seed(seed, 6).normals,
+    "batch_indices": lambda seed, root: batch_indices(20, 20, seed, step=3),
+    "crops": lambda seed, root: CROPPED.batch(torch.arange(5), seed),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS_OF_SEED)
+@pytest.mark.parametrize("seeded", SEEDED.values(), ids=SEEDED)
+def test_a_seed_draws_the_same_whoever_made_it(seeded, kind, tmp_path, unchecked):
+    drawn = seeded(kind(3), tmp_path)
+    assert torch.equal(drawn, seeded(3, tmp_path))
+    assert not torch.equal(drawn, seeded(4, tmp_path))
+
+
+@pytest.mark.parametrize("seed", [0, 3, LARGEST_SEED, *(kind(3) for kind in KINDS_OF_SEED)])
+def test_a_seed_becomes_a_number_of_python(seed):
+    assert type(as_seed(seed)) is int
+    assert as_seed(seed) == seed
+
+
+@pytest.mark.parametrize("seed", [-1, LARGEST_SEED + 1, 2.0, np.float64(3), True, None, "3"])
+def test_what_is_no_seed_is_refused(seed):
+    with pytest.raises(ValueError, match="it must be a whole number from 0 to 4,294,967,295"):
+        as_seed(seed)
