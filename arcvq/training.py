@@ -58,7 +58,13 @@ from arcvq.runtime.interrupt import HeldInterrupt
 from arcvq.runtime.modes import evaluation_mode
 from arcvq.runtime.precision import as_float64, float32_weights
 from arcvq.runtime.random_numbers import isolated_rng
-from arcvq.runtime.run_record import Row, RunRecord, naming_file, saved_settings
+from arcvq.runtime.run_record import (
+    Row,
+    RunRecord,
+    is_ended_early,
+    naming_file,
+    saved_settings,
+)
 from arcvq.streamed_images import UnreadableImage
 
 RUN_FILES = (  # of a finished run, without its card; run.json says that it is finished
@@ -118,7 +124,8 @@ class Recording:
         snapshots: How many codebooks to keep, evenly over the run, besides the one at the start.
         progress: Whether to show a progress bar.
         on_log: Called after each new row of the history with the run so far. If it returns True,
-            the run ends there; `folder` then holds a checkpoint to resume from. The model is in
+            the run ends there; `folder` then holds a checkpoint to resume from, also where the
+            run is saved beside it. The model is in
             evaluation mode meanwhile, and random numbers that are drawn leave those of the run
             alone.
     """
@@ -518,7 +525,11 @@ class TrainingSession:
 
     def _is_finished(self) -> bool:
         """Whether there is a finished run to open."""
-        return self.recording.resume and from_first(self.finished.exists())
+        return self.recording.resume and from_first(self._holds_finished())
+
+    def _holds_finished(self) -> bool:
+        """Whether the folder holds a run that is not one that was saved before its end."""
+        return self.finished.exists() and not is_ended_early(self.finished.parent)
 
     def _saved_state(self) -> dict[str, Any] | None:
         """What the checkpoint holds, if there is one to go on from.
@@ -555,7 +566,7 @@ class TrainingSession:
         Raises:
             ValueError: Where a run of other settings was finished in the folder meanwhile.
         """
-        if self.finished.exists():
+        if self._holds_finished():
             # The files of the same run stay as they are, since a third process may be opening them.
             self._check_finished()
         else:
@@ -602,6 +613,7 @@ class TrainingSession:
         held = [file.name for file in (self.finished, self.checkpoint) if file.exists()]
         if from_first(bool(held)):
             if recording.resume:
+                self._check_goes_on()
                 return
             raise FileExistsError(
                 f"{folder} holds a run already ({' and '.join(held)}); resume=True goes on with "
@@ -612,6 +624,16 @@ class TrainingSession:
             raise FileExistsError(
                 f"{folder} holds a model already ({' and '.join(model)}); overwrite=True replaces "
                 "it, and another folder keeps it"
+            )
+
+    def _check_goes_on(self) -> None:
+        """Raise FileExistsError for a run that was saved before its end, without a checkpoint."""
+        # In this order, since a process that finishes the run drops its checkpoint last.
+        if from_first(not self.checkpoint.exists() and not self._holds_finished()):
+            raise FileExistsError(
+                f"{self.finished.parent} holds a run that was saved before its end, without the "
+                "checkpoint to go on from; overwrite=True trains it anew, and another folder "
+                "keeps it"
             )
 
     def _progress_bar(self) -> tqdm:

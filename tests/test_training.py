@@ -756,6 +756,38 @@ def test_a_run_that_the_listener_ends_is_a_checkpoint_and_resumes_to_the_same_bi
     assert len(Run.load(tmp_path).history) == len(resumed.history)
 
 
+def ended_at_the_third_row(images, folder):
+    third_row = {"on_log": lambda run: len(run.history) == 3}
+    return short(images, folder=folder, record=third_row)
+
+
+def test_a_run_that_the_listener_ends_goes_on_although_it_was_saved_in_its_folder(
+    images, tmp_path, monkeypatch
+):
+    ended_at_the_third_row(images, tmp_path).save(tmp_path)
+    assert Run.load(tmp_path).history["step"].tolist() == [2, 4, 6]
+    with monkeypatch.context() as patches:  # it is left as it is until the run ends
+        interrupt_at(7, patches)
+        with pytest.raises(KeyboardInterrupt):
+            short(images, folder=tmp_path, record={"resume": True})
+    assert Run.load(tmp_path).history["step"].tolist() == [2, 4, 6]
+    resumed = short(images, folder=tmp_path, record={"resume": True})
+    assert_same_run(resumed, short(images))
+    assert_same_run(Run.load(tmp_path), resumed)
+    assert not (tmp_path / "checkpoint.pt").exists()
+
+
+def test_a_run_that_was_saved_before_its_end_elsewhere_is_refused_and_kept(images, tmp_path):
+    ended = ended_at_the_third_row(images, tmp_path / "run")
+    ended.save(tmp_path / "kept")
+    message = "holds a run that was saved before its end, without the checkpoint to go on from; ov"
+    with pytest.raises(FileExistsError, match=message):
+        short(images, folder=tmp_path / "kept", record={"resume": True})
+    assert_same_run(Run.load(tmp_path / "kept"), ended)
+    anew = short(images, folder=tmp_path / "kept", record={"overwrite": True})
+    assert_same_run(anew, short(images))
+
+
 def test_a_run_that_is_ended_at_its_last_row_is_finished(images, tmp_path):
     at_the_end = {"on_log": lambda run: run.history["step"].iloc[-1] == 12}
     short(images, folder=tmp_path, record=at_the_end)
@@ -837,16 +869,15 @@ def test_a_run_that_another_process_has_finished_meanwhile_is_left_as_it_is(
     images, tmp_path, monkeypatch
 ):
     """Its files may be being opened."""
-    advance = VQVAESession.advance
+    settle = VQVAESession.settle
     times = []
 
     def finished_meanwhile(session):
-        advance(session)
-        if session.step == session.steps:
-            session.run().save(tmp_path)
-            times.append((tmp_path / "run.json").stat().st_mtime_ns)
+        settle(session)
+        session.run().save(tmp_path)
+        times.append((tmp_path / "run.json").stat().st_mtime_ns)
 
-    monkeypatch.setattr(VQVAESession, "advance", finished_meanwhile)
+    monkeypatch.setattr(VQVAESession, "settle", finished_meanwhile)
     short(images, folder=tmp_path)
     assert times == [(tmp_path / "run.json").stat().st_mtime_ns]
 

@@ -68,7 +68,7 @@ class RunRecord:
     def save(self, folder: str | Path) -> None:
         """Write the run into a folder.
 
-        run.json, which says that the run is finished, comes last; one that is there goes first.
+        run.json, which says that all files are there, comes last; one that is there goes first.
         """
         folder = Path(folder).expanduser()
         (folder / "run.json").unlink(missing_ok=True)
@@ -123,6 +123,19 @@ def saved_settings(folder: Path) -> dict[str, Any]:
         ValueError: If run.json is damaged.
     """
     return _facts(folder)["settings"]
+
+
+def is_ended_early(folder: Path) -> bool:
+    """Whether the run in a folder was saved before its last step, as one that a listener ended.
+
+    A damaged run is not, so that opening it says what is wrong.
+    """
+    try:
+        facts = _facts(folder)
+        rows = _read_record(folder, facts)["rows"]
+        return rows[-1]["step"] < facts["settings"]["steps"]
+    except (ValueError, LookupError, TypeError):
+        return False
 
 
 def _facts(folder: Path) -> dict[str, Any]:

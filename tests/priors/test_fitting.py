@@ -120,6 +120,16 @@ def test_by_default_a_prior_is_validated_as_often_as_in_earlier_versions(small, 
         assert run.settings["validate_every"] == every
 
 
+def test_a_fit_that_the_listener_ends_goes_on_although_it_was_saved_in_its_folder(
+    small, tokens, tmp_path
+):
+    first_row = {"on_log": lambda run: len(run.history) == 1}
+    short(small(), tokens, tmp_path, first_row).save(tmp_path)
+    resumed = short(small(), tokens, tmp_path, {"resume": True})
+    assert_same_weights(resumed.prior, short(small(), tokens).prior)
+    assert PriorRun.load(tmp_path).history["step"].iloc[-1] == 12
+
+
 @pytest.mark.parametrize("codebook", [None, torch.eye(3)])
 def test_a_resumed_fit_ends_with_the_same_bits(small, tokens, codebook, tmp_path, monkeypatch):
     def interrupt(session):
