@@ -20,13 +20,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import UInt8
+from jaxtyping import Float64, UInt8
 from torch import Tensor
 
 from arcvq.runtime.checks import check_flag, check_whole, use_python_numbers
 from arcvq.runtime.extras import extra_import
 from arcvq.runtime.wording import counted
 
+PARTS = ("train", "validation", "test")
 # Names of the folders of a data set that comes divided, in any case, and the parts that they are.
 PART_NAMES = {
     "train": "train",
@@ -40,7 +41,12 @@ PART_NAMES = {
 }
 # Formats that Pillow can name but not decode by itself.
 UNDECODABLE = {"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "PDF", "WMF"}
-BITS_PER_SAMPLE = 258  # a tag of TIFF files
+# Tags of TIFF files, with two of their values.
+BITS_PER_SAMPLE = 258
+PHOTOMETRIC = 262
+WHITE_IS_ZERO = 0
+SAMPLE_FORMAT = 339
+SIGNED = 2
 ORIENTATION = 274  # a tag of EXIF data
 TURNS = {  # what makes an image upright, by its orientation, in Pillow's words
     2: "FLIP_LEFT_RIGHT",
@@ -89,6 +95,11 @@ class FolderScan:
             parts=[self.parts[row] for row in rows],
             labels=[self.labels[row] for row in rows],
         )
+
+    @property
+    def missing(self) -> list[str]:
+        """The parts that the folder lacks, for which a tenth of `train` each is held out."""
+        return [part for part in PARTS if part not in self.parts]
 
     def summary(self) -> str:
         """Say in a sentence what is read and what is not."""
@@ -144,7 +155,12 @@ class FolderReport:
         part_of = dict(zip(scan.files, scan.parts, strict=True))
         for group in self.repeated:
             parts = {part_of[file] for file in group}
-            where = "across parts" if len(parts) > 1 else "in one part"
+            if len(parts) > 1:
+                where = "across parts"
+            elif parts == {"train"} and scan.missing:
+                where = f"in train, from which images for {' and '.join(scan.missing)} are drawn"
+            else:
+                where = "in one part"
             yield f"the same file {len(group)} times, {where}: {', '.join(map(str, group))}"
         broken = [f"{file}: {reason}" for file, reason in self.broken.items()]
         yield from _listed("cannot be read", broken)
@@ -453,6 +469,7 @@ class Reading:
                         f"its shorter side has {shorter} pixels, fewer than the crop, {self.crop}"
                     )
                 _refuse_deep_color(image)
+                _refuse_misread(image)
                 # A large JPEG is decoded at a fraction of its size.
                 image.draft(None, (4 * self.size, 4 * self.size))
                 as_held = image.size
@@ -482,12 +499,12 @@ class Reading:
 
     def _stretched(self, image: Any) -> Any:
         """The image of more than 8 bits, scaled by `levels`."""
-        values = np.asarray(image, dtype=np.float64)
         if self.levels is None:
             raise ValueError(
                 f"it has {image.mode} pixels, and only 8 bits a channel are read; "
                 "levels='minmax' or a range (low, high) scales them"
             )
+        values = _numbers(image)
         lowest = values.min()
         highest = values.max()
         if not np.isfinite([lowest, highest]).all():
@@ -543,6 +560,46 @@ def _has_deep_channels(image: Any) -> bool:
     if image.format == "PPM":  # with the largest value beside the layout, where that is not usual
         return any(isinstance(layout, tuple) and layout[-1] > 255 for layout in layouts)
     return any(name in str(tile) for tile in image.tile for name in DEEP_LAYOUTS)
+
+
+def _refuse_misread(image: Any) -> None:
+    """Raise ValueError for gray pixels that Pillow takes for other numbers than the file says.
+
+    Args:
+        image: An image that is open and not yet decoded.
+    """
+    found = None
+    if image.format == "TIFF":
+        found = _misread_tiff(image)
+    elif image.format == "FITS" and image.mode == "I;16":
+        found = "signed numbers of 16 bits in FITS"
+    if found:
+        raise ValueError(
+            f"it has {found}, which Pillow takes for other numbers; save it as TIFF or PNG with "
+            "unsigned numbers of 8 or 16 bits, black as 0"
+        )
+
+
+def _misread_tiff(image: Any) -> str | None:
+    """What a gray TIFF file has that Pillow misreads, if anything."""
+    bits = max(image.tag_v2.get(BITS_PER_SAMPLE, (1,)))
+    if bits == 8 and SIGNED in image.tag_v2.get(SAMPLE_FORMAT, ()):
+        return "signed numbers of 8 bits"
+    if bits > 8 and image.tag_v2.get(PHOTOMETRIC) == WHITE_IS_ZERO:
+        return "more than 8 bits with white as 0"
+    # libtiff gives the bytes in the order of the machine, and Pillow may turn them once more.
+    decoder, _, _, (layout, *_) = image.tile[0]
+    is_turned = decoder == "libtiff" and "B" in layout.partition(";")[2]
+    return "compressed numbers with the high byte first" if is_turned else None
+
+
+def _numbers(image: Any) -> Float64[np.ndarray, "H W"]:
+    """The pixels of a gray image of more than 8 bits."""
+    values = np.asarray(image)
+    is_tiff = image.format == "TIFF"
+    if is_tiff and values.dtype == np.int32 and SIGNED not in image.tag_v2.get(SAMPLE_FORMAT, ()):
+        values = values.view(np.uint32)  # Pillow knows no unsigned numbers of 32 bits
+    return values.astype(np.float64)
 
 
 def _bits_of_jpeg_2000(image: Any) -> int:

@@ -415,6 +415,84 @@ def test_color_of_more_than_8_bits_is_refused_in_every_tiff(tmp_path, compressio
         read(tmp_path)
 
 
+NUMBERS = ["uint8", "int8", "uint16", "int16", "uint32", "int32", "float32", "float64"]
+
+
+def write_gray_tiff(path, dtype, **options):
+    """A gray ramp over the range of a dtype, from black to white; the numbers as they are stored."""
+    if dtype.startswith("float"):
+        lowest, highest = -100.0, 900.0
+    else:
+        lowest, highest = np.iinfo(dtype).min, np.iinfo(dtype).max
+    numbers = np.linspace(lowest, highest, 64).reshape(8, 8).astype(dtype)
+    tifffile.imwrite(path, numbers, **options)
+    return numbers.astype(np.float64)
+
+
+@pytest.mark.parametrize("dtype", NUMBERS)
+@pytest.mark.parametrize("photometric", ["minisblack", "miniswhite"])
+@pytest.mark.parametrize("byteorder", ["<", ">"])
+@pytest.mark.parametrize("compression", [None, "zlib"])
+def test_a_gray_tiff_is_read_right_or_refused(tmp_path, dtype, photometric, byteorder, compression):
+    options = {"byteorder": byteorder, "compression": compression}
+    numbers = write_gray_tiff(tmp_path / "1.tif", dtype, photometric=photometric, **options)
+    if photometric == "miniswhite":
+        numbers = -numbers
+    span = numbers.max() - numbers.min()
+    expected = torch.from_numpy(np.round((numbers - numbers.min()) / span * 255))
+    try:
+        pixels = read(tmp_path, levels="minmax")
+    except ValueError as error:
+        assert "1.tif cannot be read as an image: " in str(error)
+        return
+    assert (pixels[0, 0] - expected).abs().max() <= 1
+
+
+MISREAD = {
+    "signed 8 bits": ("int8", {}, "signed numbers of 8 bits"),
+    "16 bits with white as 0": (
+        "uint16",
+        {"photometric": "miniswhite", "byteorder": "<"},
+        "more than 8 bits with white as 0",
+    ),
+    "floats with white as 0": (
+        "float32",
+        {"photometric": "miniswhite"},
+        "more than 8 bits with white as 0",
+    ),
+}
+
+
+@pytest.mark.parametrize(("dtype", "options", "found"), MISREAD.values(), ids=MISREAD)
+@pytest.mark.parametrize("levels", [None, "minmax", (-1e10, 1e10)])
+def test_a_gray_tiff_that_pillow_misreads_is_refused_with_any_levels(
+    tmp_path, dtype, options, found, levels
+):
+    write_gray_tiff(tmp_path / "1.tif", dtype, **options)
+    message = rf"1\.tif cannot be read as an image: it has {found}, which Pillow takes for other"
+    with pytest.raises(ValueError, match=message):
+        read(tmp_path, levels=levels)
+
+
+def test_unsigned_numbers_of_32_bits_are_scaled_over_their_whole_range(tmp_path):
+    numbers = write_gray_tiff(tmp_path / "1.tif", "uint32", byteorder="<")
+    pixels = read(tmp_path, levels=(0.0, 2.0**32 - 1))[0, 0]
+    assert np.array_equal(pixels.numpy(), np.round(numbers / (2**32 - 1) * 255))
+    with pytest.raises(
+        ValueError, match=r"reach from 0 to 4\.29497e\+09, beyond the levels 0 to 10"
+    ):
+        read(tmp_path, levels=(0.0, 10.0))
+
+
+def test_a_fits_file_of_signed_numbers_of_16_bits_is_refused(tmp_path):
+    cards = ["SIMPLE  = T", "BITPIX  = 16", "NAXIS   = 2", "NAXIS1  = 8", "NAXIS2  = 8", "END"]
+    header = "".join(card.ljust(80) for card in cards).ljust(2880).encode()
+    numbers = np.arange(-32, 32, dtype=">i2")
+    (tmp_path / "1.fits").write_bytes(header + numbers.tobytes().ljust(2880, b"\0"))
+    with pytest.raises(ValueError, match="it has signed numbers of 16 bits in FITS"):
+        read(tmp_path, levels="minmax")
+
+
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK"])
 def test_a_tiff_of_8_bits_is_read(tmp_path, mode):
     Image.new("RGB", (8, 8), (255, 255, 255)).convert(mode).save(tmp_path / "1.tif")
@@ -621,6 +699,39 @@ def test_a_report_tells_sizes_broken_animated_and_repeated_files(tmp_path):
     assert list(report.broken) == [Path("train/a/4.png")]
     assert report.animated == [Path("train/a/5.gif")]
     assert [len(group) for group in report.repeated] == [3]
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "others", "where"),
+    [
+        ("a/1", "a/2", [], "in train, from which images for validation and test are drawn"),
+        ("train/1", "train/2", ["test/3"], "in train, from which images for validation are drawn"),
+        ("train/1", "train/2", ["val/3", "test/4"], "in one part"),
+        ("test/1", "test/2", ["train/3"], "in one part"),
+        ("train/1", "test/2", [], "across parts"),
+    ],
+)
+def test_a_report_says_whether_copies_may_come_into_several_parts(
+    tmp_path, first, second, others, where
+):
+    for value, name in enumerate([first, *others]):
+        save(tmp_path / f"{name}.png", (value, 0, 0))
+    copy = tmp_path / f"{second}.png"
+    copy.parent.mkdir(exist_ok=True)
+    shutil.copy(tmp_path / f"{first}.png", copy)
+    scan = scan_folder(tmp_path)
+    lines = list(inspect_files(scan, Reading()).lines(scan))
+    names = ", ".join(sorted([f"{first}.png", f"{second}.png"]))
+    assert f"the same file 2 times, {where}: {names}" in lines
+
+
+def test_copies_are_divided_where_a_report_says_that_they_may_be(tmp_path):
+    for number in range(40):
+        save(tmp_path / f"{number}.png")
+    scan = scan_folder(tmp_path)
+    assert "in train, from which" in "".join(inspect_files(scan, Reading()).lines(scan))
+    data = load_images(f"folder:{tmp_path}", size=8, device="cpu")
+    assert torch.equal(data.train.images[0], data.test.images[0])
 
 
 @pytest.mark.parametrize("suffix", ["jpg", "png", "webp", "tif"])

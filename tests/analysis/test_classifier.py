@@ -171,7 +171,7 @@ def test_a_seed_of_numpy_or_pytorch_finds_what_that_of_python_has_kept(
 
 @pytest.mark.parametrize("seed", [-1, 2.5, 2**32])
 def test_what_is_no_seed_is_refused_before_anything_is_trained(images, tmp_path, seed, unchecked):
-    with pytest.raises(ValueError, match="seed is .*; it must be a whole number from 0 to"):
+    with pytest.raises(ValueError, match=r"seed is .*; it must be a whole number from 0 to"):
         train(images, tmp_path, seed=seed)
     assert not (tmp_path / "classifiers").exists()
 
