@@ -20,11 +20,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, Float64, Int, Int64, UInt8
+from jaxtyping import Float, Float64, Int, Int64, Integer, UInt8
 from torch import Tensor
 from torch.nn.functional import affine_grid, grid_sample, interpolate
 
 from arcvq.image_folders import (
+    PARTS,
     Reading,
     central,
     check_folder,
@@ -32,7 +33,7 @@ from arcvq.image_folders import (
     read_images,
     scan_folder,
 )
-from arcvq.runtime.checks import check_whole
+from arcvq.runtime.checks import as_indices, as_integers, check_whole
 from arcvq.runtime.devices import choose_device, total_memory
 from arcvq.runtime.extras import extra_folder, extra_import
 from arcvq.runtime.files import data_root, exclusive, shared_root
@@ -40,7 +41,6 @@ from arcvq.runtime.fingerprint import fingerprint
 from arcvq.streamed_images import SAMPLE, StreamedImages, stream_images
 
 SEED = 2605  # fixes every split, warp and patch position
-PARTS = ("train", "validation", "test")
 # Pixel values in a batch that is measured: 42 RGB images of 256x256. The feature maps of more would
 # take gigabytes.
 BATCH_VALUES = 2**23
@@ -134,17 +134,18 @@ class ImageSplit:
 
     Attributes:
         images: Pixels from 0 to 255; `images[rows]` is a tensor even where they are streamed.
-        labels: The class of each image, as an index of `ImageData.classes`.
+        labels: The class of each image, as an index of `ImageData.classes`; int64, which other
+            integer dtypes become.
         crop: Batches have squares of this many pixels, at most the shorter side; None for whole
             images.
 
     Raises:
-        ValueError: If the images are not uint8 (n, C, H, W), there are not n labels, or the crop
-            does not fit into the images.
+        ValueError: If the images are not uint8 (n, C, H, W), the labels are not n whole numbers, or
+            the crop does not fit into the images.
     """
 
     images: UInt8[Tensor, "n C H W"] | StreamedImages
-    labels: Int64[Tensor, " n"]
+    labels: Integer[Tensor, " n"]
     crop: int | None = None
 
     def __post_init__(self) -> None:
@@ -153,12 +154,19 @@ class ImageSplit:
                 f"images are a {type(self.images).__name__}; they must be a tensor, which "
                 "torch.from_numpy makes of an array"
             )
+        if not isinstance(self.labels, Tensor):
+            raise ValueError(
+                f"labels are a {type(self.labels).__name__}; they must be a tensor, which "
+                "torch.as_tensor makes of a list or an array"
+            )
         shape = tuple(self.images.shape)
-        if self.images.dtype != torch.uint8 or len(shape) != 4 or shape[0] != len(self.labels):
+        labels = tuple(self.labels.shape)
+        if self.images.dtype != torch.uint8 or len(shape) != 4 or labels != shape[:1]:
             raise ValueError(
                 "a split needs uint8 images (n, C, H, W) and n labels, "
-                f"not {self.images.dtype} {shape} and {len(self.labels)} labels"
+                f"not {self.images.dtype} {shape} and labels {labels}"
             )
+        object.__setattr__(self, "labels", as_integers(self.labels, "labels"))
         if self.crop is not None:
             check_whole(1, min(shape[2:]), crop=self.crop)
 
@@ -267,7 +275,7 @@ class ImageSplit:
 
 @dataclass(frozen=True, eq=False)
 class ImageData:
-    """A data set in three splits that share no image.
+    """A data set in three splits that share no image, unless a folder of files has copies.
 
     Attributes:
         name: The name that `load_images` takes.
@@ -275,6 +283,9 @@ class ImageData:
         validation: For choices made during training.
         test: For final numbers only.
         classes: The names of the classes.
+
+    Raises:
+        ValueError: If a label is no index of `classes`.
     """
 
     name: str
@@ -282,6 +293,11 @@ class ImageData:
     validation: ImageSplit
     test: ImageSplit
     classes: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        for part in PARTS:
+            labels = getattr(self, part).labels
+            as_indices(labels, len(self.classes), f"labels for {part}")  # checks them
 
     @property
     def channels(self) -> int:
@@ -381,7 +397,8 @@ def load_images(  # noqa: PLR0913  (all after `device` are the fields of Reading
       for test.
     - `folder:PATH`: image files, loose or in a folder for each class, all of them together or
       divided into the folders `train`, `val` and `test` (see `arcvq.image_folders.scan_folder`). A
-      tenth of `train` stands in for a missing `val` or `test`.
+      tenth of `train` stands in for a missing `val` or `test`. Files with the same picture are
+      not kept together; the command `arcvq images` finds those with the same bytes.
 
     Args:
         name: One of the names above.
@@ -729,6 +746,8 @@ def _load_folder(name: str, reading: Reading, device: torch.device) -> ImageData
         split = whole.select(slice(bisect_left(places, start), bisect_left(places, end)))
         if not len(split):
             raise ValueError(f"{name} has no image for {part} that can be read, of {end - start}")
+        if isinstance(split.images, StreamedImages):
+            split = replace(split, images=split.images.alone())  # no part shows images of another
         if reading.crop is not None:
             is_random = part == "train"
             split = replace(split, crop=reading.crop) if is_random else _cut(split, reading.crop)

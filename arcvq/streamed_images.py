@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Int, Int64, UInt8
+from jaxtyping import Int, Int64, Shaped, UInt8
 from torch import Tensor
 
 from arcvq.image_folders import FolderScan, Reading, central
@@ -46,11 +46,15 @@ class StreamedImages:
     If there is none among the `SUBSTITUTES` next ones of the class, it is an error even then. So is
     color among images that are taken to be gray.
 
+    Some images that are selected keep the files of all others, so that the same file takes the
+    place of a broken one whether it is asked for among many or alone.
+
     Attributes:
         folder: The folder.
-        files: The files, as paths from the folder.
+        files: The files of the part of the data set, as paths from the folder.
         labels: The class of each file.
         stamps: The size of each file in bytes and the time of its last change in ns.
+        rows: Which of the files are the images.
         reading: How a file becomes pixels.
         channels: 1 for gray images, 3 for RGB.
         side: Height and width in pixels of the center that is kept.
@@ -58,20 +62,21 @@ class StreamedImages:
     """
 
     folder: Path
-    files: np.ndarray
-    labels: np.ndarray
-    stamps: Int64[np.ndarray, "n 2"]
+    files: Shaped[np.ndarray, " files"]
+    labels: Shaped[np.ndarray, " files"]
+    stamps: Int64[np.ndarray, "files 2"]
+    rows: Int64[np.ndarray, " n"]
     reading: Reading
     channels: int
     side: int
     device: torch.device = CPU
-    # What is being decoded, by process and row: a forked process inherits entries, but no threads.
+    # What is being decoded, by process and file: a forked process inherits entries, but no threads.
     _ahead: dict[tuple[int, int], Future] = field(default_factory=dict, init=False, repr=False)
 
     dtype = torch.uint8
 
     def __len__(self) -> int:
-        return len(self.files)
+        return len(self.rows)
 
     @property
     def shape(self) -> torch.Size:
@@ -84,18 +89,22 @@ class StreamedImages:
         Raises:
             UnreadableImage: If a file cannot be used; names it.
         """
-        places = self._places(rows)
-        pixels = torch.from_numpy(self._decoded(places.flatten().tolist()))
-        return pixels.view(*places.shape, *self.shape[1:]).to(self.device)
+        chosen = self._chosen(rows)
+        pixels = torch.from_numpy(self._decoded(chosen.flatten().tolist()))
+        return pixels.view(*chosen.shape, *self.shape[1:]).to(self.device)
 
     def select(self, rows: Tensor | slice) -> "StreamedImages":
         """Return some of the images, without decoding them."""
-        places = self._places(rows).numpy()
+        return replace(self, rows=self._chosen(rows).numpy())
+
+    def alone(self) -> "StreamedImages":
+        """Return the same images without the other files, of which none takes a place then."""
         return replace(
             self,
-            files=self.files[places],
-            labels=self.labels[places],
-            stamps=self.stamps[places],
+            files=self.files[self.rows],
+            labels=self.labels[self.rows],
+            stamps=self.stamps[self.rows],
+            rows=np.arange(len(self)),
         )
 
     def to(self, device: str | torch.device) -> "StreamedImages":
@@ -110,8 +119,8 @@ class StreamedImages:
         """
         self._ahead.clear()
         process = os.getpid()
-        for row in rows.tolist():
-            self._ahead[process, row] = _threads(process).submit(self._pixels, row)
+        for file in self._chosen(rows).tolist():
+            self._ahead[process, file] = _threads(process).submit(self._pixels, file)
 
     def identity(self) -> UInt8[Tensor, " bytes"]:
         """What stands for the pixels in a fingerprint, since reading all of them takes too long.
@@ -119,51 +128,53 @@ class StreamedImages:
         It changes with the name, size or date of any file, and with how they are read.
         """
         reading = vars(self.reading) | {"skip_broken": None, "stream": None}
-        facts = [reading, self.channels, self.side, self.files.tolist(), self.stamps.tolist()]
+        files = self.files[self.rows].tolist()
+        stamps = self.stamps[self.rows].tolist()
+        facts = [reading, self.channels, self.side, files, stamps]
         return torch.frombuffer(bytearray(json.dumps(facts).encode()), dtype=torch.uint8)
 
     def __getstate__(self) -> dict[str, Any]:
         # What is being decoded stays in this process.
         return vars(self) | {"_ahead": {}}
 
-    def _places(self, rows: Tensor | slice | int) -> Int64[Tensor, "*n"]:
-        """The indices that rows of any kind stand for."""
+    def _chosen(self, rows: Tensor | slice | int) -> Int64[Tensor, "*n"]:
+        """The places among the files that rows of any kind stand for."""
         rows = rows.cpu() if isinstance(rows, Tensor) else rows
-        return torch.arange(len(self))[rows]
+        return torch.from_numpy(self.rows)[rows]
 
-    def _decoded(self, rows: list[int]) -> UInt8[np.ndarray, "n C side side"]:
-        """Decode images; of more than a batch, a progress bar appears after two seconds."""
+    def _decoded(self, chosen: list[int]) -> UInt8[np.ndarray, "n C side side"]:
+        """Decode files; of more than a batch, a progress bar appears after two seconds."""
         from tqdm.auto import tqdm
 
-        pixels = np.empty((len(rows), *self.shape[1:]), dtype=np.uint8)
-        blocks = range(0, len(rows), AT_ONCE)
+        pixels = np.empty((len(chosen), *self.shape[1:]), dtype=np.uint8)
+        blocks = range(0, len(chosen), AT_ONCE)
         is_one = len(blocks) == 1
         for start in tqdm(blocks, desc="decode images", delay=2, leave=False, disable=is_one):
-            block = rows[start : start + AT_ONCE]
-            futures = [self._begun(row) for row in block]
-            for place, row in enumerate(block, start):
+            block = chosen[start : start + AT_ONCE]
+            futures = [self._begun(file) for file in block]
+            for place, file in enumerate(block, start):
                 try:
                     pixels[place] = futures.pop(0).result()  # nothing else holds this image then
                 except UnreadableImage as error:
-                    pixels[place] = self._instead_of(row, error)
+                    pixels[place] = self._instead_of(file, error)
         return pixels
 
-    def _begun(self, row: int) -> Future:
+    def _begun(self, file: int) -> Future:
         """The decoding of an image: under way since it was announced, or begun now."""
         process = os.getpid()
-        if (process, row) in self._ahead:
-            return self._ahead.pop((process, row))
-        return _threads(process).submit(self._pixels, row)
+        if (process, file) in self._ahead:
+            return self._ahead.pop((process, file))
+        return _threads(process).submit(self._pixels, file)
 
-    def _instead_of(self, row: int, error: UnreadableImage) -> UInt8[np.ndarray, "C side side"]:
+    def _instead_of(self, file: int, error: UnreadableImage) -> UInt8[np.ndarray, "C side side"]:
         """The next image of the same class that can be read, with a warning.
 
         An error if there is none, if no file is to be skipped, or for a sound file.
         """
         if isinstance(error, UnexpectedColor) or not self.reading.skip_broken:
             raise error
-        of_class = np.flatnonzero(self.labels == self.labels[row])
-        place = int(np.searchsorted(of_class, row))
+        of_class = np.flatnonzero(self.labels == self.labels[file])
+        place = int(np.searchsorted(of_class, file))
         following = np.concatenate([of_class[place + 1 :], of_class[:place]])[:SUBSTITUTES]
         for other in following.tolist():
             try:
@@ -176,16 +187,16 @@ class StreamedImages:
             f"{error}; {len(following)} other files of its class were tried, and none can be used"
         )
 
-    def _pixels(self, row: int) -> UInt8[np.ndarray, "C side side"]:
-        """Decode one image, in a thread."""
-        path = self.folder / self.files[row]
+    def _pixels(self, file: int) -> UInt8[np.ndarray, "C side side"]:
+        """Decode one file, in a thread."""
+        path = self.folder / self.files[file]
         stamp = _stamp(path)
         if stamp == GONE:
             raise UnreadableImage(
                 f"{path} is gone; it was there when the folder was opened; "
                 "a copy that is put back needs the old date (cp -p)"
             )
-        if stamp != tuple(self.stamps[row]):
+        if stamp != tuple(self.stamps[file]):
             raise UnreadableImage(
                 f"{path} has changed since the folder was opened; "
                 "put the old file back with its old date (cp -p), or open the folder anew, "
@@ -237,8 +248,9 @@ def stream_images(scan: FolderScan, reading: Reading) -> StreamedImages:
     files = np.array([str(file) for file in scan.files], dtype=object)
     stamps = np.array([_stamp(scan.folder / file) for file in scan.files], dtype=np.int64)
     labels = np.array(scan.labels, dtype=object)
+    rows = np.arange(len(files))
     images = StreamedImages(
-        scan.folder, files, labels, stamps, reading, channels=3, side=reading.size
+        scan.folder, files, labels, stamps, rows, reading, channels=3, side=reading.size
     )
     if reading.grey is None:
         is_gray = all(_gray_blocks(images.select(slice(SAMPLE))))

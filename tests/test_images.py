@@ -135,6 +135,48 @@ def test_a_split_refuses_pixels_and_labels_that_do_not_fit(unchecked, pixels, la
         ImageSplit(pixels, torch.zeros(labels, dtype=torch.int64))
 
 
+@pytest.mark.parametrize("shape", [(2, 1), (1, 2), ()])
+def test_labels_are_one_number_for_each_image(shape, unchecked):
+    pixels = torch.zeros(2, 1, 4, 4, dtype=torch.uint8)
+    with pytest.raises(ValueError, match=r"n labels, not torch.uint8 \(2, 1, 4, 4\) and labels \("):
+        ImageSplit(pixels, torch.zeros(shape, dtype=torch.int64))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bool, torch.complex64])
+def test_labels_that_are_no_integers_are_refused(dtype, unchecked):
+    pixels = torch.zeros(2, 1, 4, 4, dtype=torch.uint8)
+    with pytest.raises(ValueError, match=f"labels have dtype {dtype}; it must be an integer dtype"):
+        ImageSplit(pixels, torch.zeros(2, dtype=dtype))
+
+
+@pytest.mark.parametrize("labels", [[0, 1], (0, 1), np.zeros(2, np.int64), None])
+def test_labels_that_are_no_tensor_are_named_and_how_to_make_one(labels, unchecked):
+    pixels = torch.zeros(2, 1, 4, 4, dtype=torch.uint8)
+    with pytest.raises(ValueError, match=r"labels are a .*; they must be a tensor, which"):
+        ImageSplit(pixels, labels)
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int32, torch.uint16])
+def test_labels_of_any_integer_dtype_become_int64(dtype):
+    split = split_of(9)
+    same = ImageSplit(split.images, split.labels.to(dtype))
+    assert same.labels.dtype == torch.int64
+    assert torch.equal(same.labels, split.labels)
+    assert torch.equal(same.select(same.labels == 2).images, split.images[[2, 5, 8]])
+
+
+@pytest.mark.parametrize("part", PARTS)
+@pytest.mark.parametrize("label", [-1, 3, 255])
+def test_a_label_that_names_no_class_is_refused(part, label):
+    data = tiny()
+    wrong = getattr(data, part).labels.clone()
+    wrong[1] = label
+    split = dataclasses.replace(getattr(data, part), labels=wrong)
+    message = rf"labels for {part} reach from .*{label}.*; they must be from 0 to 2"
+    with pytest.raises(ValueError, match=message):
+        dataclasses.replace(data, **{part: split})
+
+
 def test_an_array_is_named_and_how_to_make_a_tensor_of_it(unchecked):
     pixels = np.zeros((2, 1, 4, 4), np.uint8)
     with pytest.raises(ValueError, match="images are a ndarray; they must be a tensor, which"):
@@ -171,7 +213,7 @@ def test_fingerprint_changes_with_a_pixel_a_label_and_a_split():
 
 def test_fingerprint_depends_on_pixels_and_labels_alone():
     data = tiny()
-    renamed = ImageData("other name", data.train, data.validation, data.test, ())
+    renamed = ImageData("other name", data.train, data.validation, data.test, ("x", "y", "z"))
     assert renamed.fingerprint == data.fingerprint == "d512f3a10851f4ea"
 
 

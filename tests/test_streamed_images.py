@@ -51,7 +51,8 @@ def splits_of(data):
 
 
 def file_of(split, row):
-    return split.images.folder / split.images.files[row]
+    images = split.images
+    return images.folder / images.files[images.rows[row]]
 
 
 def model():
@@ -517,6 +518,44 @@ def test_a_substitute_is_of_the_same_part_and_class_wherever_rows_are_chosen(fol
         with pytest.warns(UserWarning, match="takes its place"):
             shades = split.images[:][:, 0, 0, 0]
         assert torch.equal(shades, torch.tensor([10, 200], dtype=torch.uint8)[split.labels])
+
+
+@FAULTS
+@pytest.mark.parametrize(
+    "select",
+    [
+        lambda split, row: split.select(slice(row, row + 1)),
+        lambda split, row: split.select(torch.tensor([row, row])).first(1),
+        lambda split, row: split.select(slice(row, None)).in_steps(1),
+    ],
+    ids=["alone", "twice", "in steps"],
+)
+def test_a_broken_image_has_the_same_substitute_in_a_selection_as_in_the_split(
+    folder, fault, reason, select
+):
+    """Of a selection that has no other image of the class, as a sample of few images."""
+    data = load(folder, stream=True, skip_broken=True)
+    for split in splits_of(data):
+        fault(file_of(split, 1))
+        with pytest.warns(UserWarning, match=reason):
+            expected = split.images[:][1:2]
+        with pytest.warns(UserWarning, match=f"{reason}.* takes its place"):
+            assert torch.equal(select(split, 1).images[:], expected)
+
+
+def test_a_class_with_one_image_in_the_sample_is_opened_without_its_broken_file(
+    folder, monkeypatch
+):
+    """Whether they are gray is found out from a sample, and the variance too."""
+    monkeypatch.setattr(streamed_images, "SAMPLE", 1)
+    monkeypatch.setattr(images, "SAMPLE", 1)
+    first = file_of(load(folder, stream=True).train, 0)
+    first.write_bytes(b"no image")
+    with pytest.warns(UserWarning, match=r"cannot be read as an image.* takes its place"):
+        data = load(folder, stream=True, skip_broken=True)
+    assert data.channels == 3
+    with pytest.warns(UserWarning, match=f"{first.name} cannot be read .* takes its place"):
+        assert data.variance > 0
 
 
 def test_without_another_file_of_its_class_a_broken_file_is_an_error_even_then(folder):
