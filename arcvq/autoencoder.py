@@ -1,7 +1,6 @@
 """What autoencoders around a quantizer have in common: encode, decode, save and load."""
 
 import re
-from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -32,8 +31,6 @@ from arcvq.runtime.strips import in_strips
 
 # Format of saved models; bump it when older versions would misread them.
 MODEL_FORMAT = 1
-# Where models are defined, so that a saved one can be opened without importing it first.
-MODULES = ("arcvq.vqvae", "arcvq.vqgan")
 
 Model = TypeVar("Model", bound="Autoencoder")
 
@@ -91,6 +88,8 @@ class Autoencoder(
             D of the latents.
         decoder: Maps codes (B, D, h, w) to images (B, C, H, W).
     """
+
+    kind_modules = ("arcvq.vqvae", "arcvq.vqgan")
 
     def __init__(
         self,
@@ -271,7 +270,7 @@ class Autoencoder(
         """Build the model that `config` describes, with new weights.
 
         Args:
-            config: What `config()` of a model returned. Its "model" is the name of any subclass
+            config: What `config()` of a model returned. Its "model" is the `kind` of any subclass
                 that has been imported, so your own works as well.
 
         Raises:
@@ -285,12 +284,11 @@ class Autoencoder(
                 f"it is no model of format {MODEL_FORMAT}, the one that this arcvq reads"
             )
         kind = fields.pop("model", "VQVAE")
-        if kind not in Autoencoder.kinds:
-            for module in MODULES:
-                import_module(module)
         model_class = Autoencoder.of_kind(kind, "model")
         if not issubclass(model_class, cls):
-            raise ValueError(f"it is a {kind}; {kind}.from_pretrained opens it")
+            raise ValueError(
+                f"it is a {kind}, no {cls.kind}; Autoencoder.from_pretrained opens any model"
+            )
         return model_class(quantizer=Quantizer.from_config(fields.pop("quantizer")), **fields)
 
     def save_pretrained(

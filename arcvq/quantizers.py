@@ -639,7 +639,7 @@ class Quantizer(nn.Module, Kinds):
         """Build the quantizer that `config` describes, with a new codebook.
 
         Args:
-            config: What `config()` of a quantizer returned. Its "kind" is the name of any subclass
+            config: What `config()` of a quantizer returned. Its "kind" is that of any subclass
                 of `Quantizer` that has been imported, so your own works as well.
 
         Raises:

@@ -313,7 +313,7 @@ def test_sizes_may_be_numbers_of_numpy(unchecked, kind):
 
 def test_a_class_refuses_a_model_of_another_kind_and_names_the_one_that_opens_it(tmp_path):
     small_model().save_pretrained(tmp_path)
-    with pytest.raises(ValueError, match=r"it is a VQGAN; VQGAN\.from_pretrained opens it"):
+    with pytest.raises(ValueError, match=r"it is a VQGAN, no VQVAE; Autoencoder\.from_p"):
         VQVAE.from_pretrained(tmp_path)
 
 
