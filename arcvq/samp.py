@@ -27,6 +27,7 @@ from arcvq import ops
 from arcvq.runtime.checks import (
     as_indices,
     check_finite,
+    check_finite_numbers,
     check_positive,
     check_rows,
     check_whole,
@@ -256,7 +257,12 @@ def ball_radius(step: Number, growth: float = 3e-4) -> float | Tensor:
     Returns:
         A float for a number, a float64 tensor for a tensor. Finite for any step: the exponent is
         clipped at 80, where the radius is 5.5e34.
+
+    Raises:
+        ValueError: For a step that is neither number nor tensor, or a growth that is no finite
+            number.
     """
+    check_finite_numbers(growth=growth)
     return bounded_exp(growth * exact(step))
 
 
@@ -281,11 +287,16 @@ def project_to_ball_(
         ValueError: If `radius` is a Python number that is NaN or not above 0. A tensor is not
             checked, since reading it would wait for the device.
     """
-    if not isinstance(radius, Tensor) and not (is_number(radius) and radius > 0):
-        raise ValueError(f"radius is {radius!r}; it must be a number above 0")
+    _check_length("radius", radius)
     norms = _row_norms(at_least_float32(codebook))
     shrink = (radius / norms).clamp(max=1.0)
     return codebook.mul_(shrink.to(codebook.dtype))
+
+
+def _check_length(name: str, length: Any) -> None:
+    """Raise ValueError for what is neither a tensor nor a number above 0, perhaps infinity."""
+    if not isinstance(length, Tensor) and not (is_number(length) and length > 0):
+        raise ValueError(f"{name} is {length!r}; it must be a number above 0")
 
 
 def _row_norms(rows: Tensor) -> Tensor:
@@ -357,15 +368,17 @@ def rescale_codes_(
         codebook: The codes.
         latents: Latents of training images.
         indices: Index of the code that each latent is assigned to.
-        max_norm: Upper limit of the norms; None for no limit.
+        max_norm: Upper limit of the norms, above 0; None for no limit.
 
     Returns:
         The codebook.
 
     Raises:
-        ValueError: For indices that are not in the codebook, for latents that are not finite, and
-            for other shapes.
+        ValueError: For indices that are not in the codebook, for latents that are not finite, for
+            other shapes, and for a limit that is NaN or not above 0. A tensor is not checked.
     """
+    if max_norm is not None:
+        _check_length("max_norm", max_norm)
     check_rows(codebook, latents)
     if indices.shape != latents.shape[:1]:
         raise ValueError(

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from arcvq.runtime.checks import is_number, use_python_numbers
+from arcvq.runtime.checks import check_finite_numbers, is_number, use_python_numbers
 from arcvq.runtime.kinds import Kinds
 from arcvq.runtime.precision import widest_float
 
@@ -29,10 +29,20 @@ MAX_EXPONENT = 80.0
 VALUE_FIELDS = ("level", "start", "end", "low", "high")
 
 
-def exact(number: Number) -> Number:
-    """Return a tensor in float64, or in float32 on MPS, and a Python number as it is."""
+def exact(number: Number, name: str = "step") -> Number:
+    """Return a tensor in float64, or in float32 on MPS, and a Python number as it is.
+
+    Args:
+        number: A Python number or a tensor.
+        name: What it is called, for the message.
+
+    Raises:
+        ValueError: For anything else, such as text.
+    """
     if isinstance(number, Tensor):
         return number.to(widest_float(number.device))
+    if not is_number(number):
+        raise ValueError(f"{name} is {number!r}; it must be a number or a tensor")
     return number
 
 
@@ -74,8 +84,7 @@ class Schedule(Kinds):
         use_python_numbers(self)
         name = type(self).__name__
         for field, number in asdict(self).items():
-            if not is_number(number) or not math.isfinite(number):
-                raise ValueError(f"{field} of {name} is {number!r}; it must be a finite number")
+            check_finite_numbers(**{f"{field} of {name}": number})
             if field in ("steps", "period") and number <= 0:
                 raise ValueError(f"{field} of {name} is {number}; it must be above 0")
 
@@ -88,6 +97,9 @@ class Schedule(Kinds):
 
         Returns:
             A float for a Python number, a float64 tensor on the same device for a tensor.
+
+        Raises:
+            ValueError: For a step or usage that is no number.
         """
         raise NotImplementedError
 
@@ -98,7 +110,12 @@ class Schedule(Kinds):
         return min((fields[name] for name in VALUE_FIELDS if name in fields), default=math.inf)
 
     def times(self, factor: float) -> "Schedule":
-        """Return the schedule whose value is `factor` times this one's at every step."""
+        """Return the schedule whose value is `factor` times this one's at every step.
+
+        Raises:
+            ValueError: For a factor that is no finite number, or that makes a value infinite.
+        """
+        check_finite_numbers(factor=factor)
         fields = asdict(self)
         scaled = {name: factor * fields[name] for name in VALUE_FIELDS if name in fields}
         return replace(self, **scaled)
@@ -168,8 +185,10 @@ class Exponential(Schedule):
             rate: Growth per step.
 
         Raises:
-            ValueError: If |rate * step| is above 80, beyond which it saturates.
+            ValueError: If an argument is no finite number, and if |rate * step| is above 80, beyond
+                which it saturates.
         """
+        check_finite_numbers(step=step, value=value, rate=rate)
         if not abs(rate * step) <= MAX_EXPONENT:
             raise ValueError(
                 f"rate is {rate} at step {step}; |rate * step| must be at most {MAX_EXPONENT:g}"
@@ -260,4 +279,4 @@ class Adaptive(Schedule):
     def value(self, step, usage=None):
         if usage is None:
             return Constant(self.high).value(step)
-        return self.high + (self.low - self.high) * _clip(exact(usage) / self.target)
+        return self.high + (self.low - self.high) * _clip(exact(usage, "usage") / self.target)

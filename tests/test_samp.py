@@ -244,6 +244,27 @@ def test_ball_radius_is_the_papers_and_finite_for_any_step():
     assert codebook.isfinite().all()
 
 
+@pytest.mark.parametrize("number", ["5", None, [5], True, 1j], ids=repr)
+def test_what_is_no_number_is_refused_as_a_step_growth_or_limit(number, unchecked):
+    with pytest.raises(ValueError, match=r"^step is .*; it must be a number or a tensor$"):
+        ball_radius(number)
+    with pytest.raises(ValueError, match=r"^growth is .*; it must be a finite number$"):
+        ball_radius(100, number)
+    codes = torch.eye(2)
+    with pytest.raises(ValueError, match=r"^radius is .*; it must be a number above 0$"):
+        project_to_ball_(codes, number)
+    if number is not None:
+        with pytest.raises(ValueError, match=r"^max_norm is .*; it must be a number above 0$"):
+            rescale_codes_(codes, codes, torch.arange(2), max_norm=number)
+
+
+@pytest.mark.parametrize("limit", [0.0, -1.0, math.nan])
+def test_a_limit_of_norms_that_leaves_no_code_is_refused(limit):
+    codes = torch.eye(2)
+    with pytest.raises(ValueError, match="^max_norm is"):
+        rescale_codes_(codes, codes, torch.arange(2), max_norm=limit)
+
+
 @settings(max_examples=25)
 @given(
     k=st.integers(0, 9),

@@ -139,6 +139,37 @@ def test_times_multiplies_every_value(schedule, factor):
             assert product.value(step, usage) == pytest.approx(expected, rel=1e-12, abs=1e-15)
 
 
+NO_NUMBERS = ["5", None, [5], True, 1j]
+every_no_number = pytest.mark.parametrize("number", NO_NUMBERS, ids=repr)
+
+
+@every_schedule
+@pytest.mark.parametrize("factor", [*NO_NUMBERS, math.nan, math.inf], ids=repr)
+def test_a_factor_that_is_no_finite_number_is_refused(schedule, factor, unchecked):
+    with pytest.raises(ValueError, match=r"^factor is .*; it must be a finite number$"):
+        schedule.times(factor)
+
+
+@every_schedule
+@every_no_number
+def test_a_step_that_is_no_number_is_refused(schedule, number, unchecked):
+    with pytest.raises(ValueError, match=r"^step is .*; it must be a number or a tensor$"):
+        schedule.value(number)
+
+
+def test_a_usage_that_is_no_number_is_refused(unchecked):
+    with pytest.raises(ValueError, match="^usage is 'all'; it must be a number or a tensor$"):
+        Adaptive(0.1, 1.0).value(7, "all")
+
+
+@every_no_number
+@pytest.mark.parametrize("name", ["step", "value", "rate"])
+def test_an_exponential_goes_through_numbers_alone(name, number, unchecked):
+    numbers = {"step": 3, "value": 2.0, "rate": 0.1, name: number}
+    with pytest.raises(ValueError, match=rf"^{name} is .*; it must be a finite number$"):
+        Exponential.through(**numbers)
+
+
 @given(
     step=st.integers(0, 1000),
     value=st.floats(1e-6, 1e6),

@@ -87,6 +87,13 @@ def check_not_negative(**numbers: Any) -> None:
             raise ValueError(f"{name} is {number!r}; it must be a finite number from 0")
 
 
+def check_finite_numbers(**numbers: Any) -> None:
+    """Raise ValueError, naming it, for a value that is not a finite number."""
+    for name, number in numbers.items():
+        if not is_number(number) or not -math.inf < number < math.inf:
+            raise ValueError(f"{name} is {number!r}; it must be a finite number")
+
+
 def is_number(value: Any) -> bool:
     """Whether a value is a single number of Python, NumPy or PyTorch; True and False are none."""
     if not isinstance(value, int | float):

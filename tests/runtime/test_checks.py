@@ -17,6 +17,7 @@ from arcvq.runtime.checks import (
     as_indices,
     as_seed,
     check_finite,
+    check_finite_numbers,
     check_not_negative,
     check_paths,
     check_positive,
@@ -95,10 +96,17 @@ def test_a_negative_number_is_named(number):
         check_not_negative(scale=0, beta=number)
 
 
+@pytest.mark.parametrize("number", [math.nan, math.inf, -math.inf, "2", None, True, [2]])
+def test_what_is_no_finite_number_is_named(number):
+    with pytest.raises(ValueError, match=r"^rate is .*; it must be a finite number$"):
+        check_finite_numbers(scale=-2, rate=number)
+
+
 @pytest.mark.parametrize("kind", [int, float, np.float32, np.array, torch.tensor])
 def test_positive_numbers_pass_whoever_made_them(kind):
     check_positive(lr=kind(2))
     check_not_negative(beta=kind(0), gamma0=kind(2))
+    check_finite_numbers(rate=kind(-2), growth=kind(0))
 
 
 def test_settings_that_differ_are_named_with_both_values():
