@@ -339,7 +339,8 @@ class Autoencoder(
     ) -> Model:
         """Load a model that `save_pretrained` saved, in evaluation mode.
 
-        `Autoencoder.from_pretrained` opens any kind of model.
+        `Autoencoder.from_pretrained` opens any kind of model. Weights in half precision open in
+        float32, and those in float64 stay so.
 
         Args:
             pretrained_model_name_or_path: A folder, or the name of a model on the Hugging Face hub.

@@ -261,8 +261,8 @@ def fit(  # noqa: PLR0913  (the ninth argument is an exception, and should stay 
     training images, plus the loss of the quantizer. Each epoch goes through the images in a new
     order and leaves out the last, incomplete batch. The caller's random generators are left as
     they were. A `SphericalQuantizer` without settings gets `SAMP.for_run(steps)`. A frozen codebook
-    (`quantizer.freeze()`) stays as it is. A model in half precision is trained in float32 and then
-    rounded.
+    (`quantizer.freeze()`) stays as it is. A model in half precision is trained and validated in
+    float32; at the end it is rounded, and saved as it is then.
 
     With several processes (see arcvq.runtime.distributed), each calls `fit` with the same model and
     settings. They divide each batch among them, and the first one writes the files.
@@ -294,8 +294,7 @@ def fit(  # noqa: PLR0913  (the ninth argument is an exception, and should stay 
             than its --shutdown-timeout (30 s).
     """
     optimization = Optimization(steps, batch_size, lr, seed, schedule)
-    with float32_weights(model):
-        return VQVAESession(model, data, optimization, compute, recording).train()
+    return VQVAESession.fit(model, data, optimization, compute, recording)
 
 
 def _seed_of_epoch(seed: int, epoch: int) -> int:
@@ -419,6 +418,22 @@ class TrainingSession:
         self.began = time.perf_counter()
         self.saved = self.began  # when the last checkpoint was due
         self.saved_step = 0  # that of the last checkpoint
+        self.interrupted = False  # by Ctrl-C after the last step was recorded
+
+    @classmethod
+    def fit(cls, model: Any, *arguments: Any) -> Any:
+        """Train a model in at least float32, write the run where there is a folder, and return it.
+
+        Args:
+            model: The model, which is trained in place and gets its own precision back before it is
+                written.
+            *arguments: The other arguments of the session.
+        """
+        with float32_weights(model):
+            session = cls(model, *arguments)
+            run = session.train()
+        session.finish(run)
+        return run
 
     @property
     def threads(self) -> int | None:
@@ -477,7 +492,10 @@ class TrainingSession:
         )
 
     def train(self) -> Any:
-        """Go through the steps that are left and return the run; one that is finished is opened."""
+        """Go through the steps that are left and return the run; one that is finished is opened.
+
+        What it returns is not written yet; `finish` does that.
+        """
         if self._is_finished():
             return self._opened()
         state = self._saved_state()
@@ -496,14 +514,22 @@ class TrainingSession:
                     bar.update()
                     if self._record(bar, interrupt):
                         break
+        self.interrupted = interrupt.asked
         self.settle()
-        run = self.run()
-        if self.recording.folder and self.step == self.steps and rank() == 0:
+        return self.run()
+
+    def finish(self, run: Any) -> None:
+        """Write the run that `train` returned, if it is complete and there is a folder for it.
+
+        Raises:
+            KeyboardInterrupt: After Ctrl-C during the end of `train`.
+        """
+        folder = self.recording.folder
+        if folder and self.step == self.steps and rank() == 0:
             self._keep(run)
         barrier()  # so that every process finds the files
-        if self.recording.folder and any_rank(interrupt.asked):  # since the last step was recorded
-            raise KeyboardInterrupt(f"asked to end; the run is saved in {self.recording.folder}")
-        return run
+        if folder and any_rank(self.interrupted):
+            raise KeyboardInterrupt(f"asked to end; the run is saved in {folder}")
 
     def start(self, state: dict[str, Any] | None) -> None:
         """Begin at step 0, or where a checkpoint stands.
@@ -1008,9 +1034,10 @@ def evaluate(
     ssim: bool = False,
     protocol: str = "tensors",
 ) -> dict[str, float]:
-    """Measure a model on one part of a data set, in float32.
+    """Measure a model on one part of a data set, in the precision of its weights.
 
-    Reconstructions are clipped to [-1, 1].
+    That is float32 unless you have cast the model. Reconstructions are clipped to [-1, 1], and the
+    errors are summed in float64.
 
     Args:
         model: The model. Each of its modules is left in the mode that it was in, training or

@@ -261,7 +261,7 @@ def test_what_is_no_number_is_refused_as_a_step_growth_or_limit(number, unchecke
 @pytest.mark.parametrize("limit", [0.0, -1.0, math.nan])
 def test_a_limit_of_norms_that_leaves_no_code_is_refused(limit):
     codes = torch.eye(2)
-    with pytest.raises(ValueError, match="^max_norm is"):
+    with pytest.raises(ValueError, match=r"^max_norm is"):
         rescale_codes_(codes, codes, torch.arange(2), max_norm=limit)
 
 

@@ -158,7 +158,7 @@ def test_a_step_that_is_no_number_is_refused(schedule, number, unchecked):
 
 
 def test_a_usage_that_is_no_number_is_refused(unchecked):
-    with pytest.raises(ValueError, match="^usage is 'all'; it must be a number or a tensor$"):
+    with pytest.raises(ValueError, match=r"^usage is 'all'; it must be a number or a tensor$"):
         Adaptive(0.1, 1.0).value(7, "all")
 
 

@@ -592,6 +592,26 @@ def test_resuming_with_other_settings_is_refused(images, tmp_path):
         short(images, folder=tmp_path, record={"resume": True}, lr=0.5)
 
 
+@pytest.mark.parametrize("precision", [torch.bfloat16, torch.float16, torch.float64])
+def test_a_run_in_any_precision_is_saved_as_it_is_handed_over(images, tmp_path, precision):
+    network = model().to(precision)
+    run = short(images, network=network, folder=tmp_path)
+    assert {weight.dtype for weight in network.parameters()} == {precision}
+    resumed = short(images, network=model().to(precision), folder=tmp_path, record={"resume": True})
+    assert_same_weights(resumed.model, run.model)
+    saved = Run.load(tmp_path).model.state_dict()
+    for name, weight in run.model.state_dict().items():
+        assert torch.equal(saved[name], weight.to(saved[name].dtype)), name
+
+
+def test_a_model_is_measured_in_its_own_precision(images):
+    network = model().bfloat16().eval()
+    batch = images.test.batch(torch.arange(len(images.test)))
+    error = (network.reconstruct(batch).double() - batch.double()).abs().mean().item()
+    assert evaluate(network, images.test)["l1"] == pytest.approx(error, rel=1e-6)
+    assert evaluate(network.float(), images.test)["l1"] != pytest.approx(error, rel=1e-6)
+
+
 def test_bfloat16_training_keeps_the_quantizer_in_float32(images):
     run = short(images, compute=Compute("cpu", "bfloat16"))
     assert run.settings["precision"] == "bfloat16"

@@ -11,15 +11,15 @@ import math
 import os
 import tempfile
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int, Integer
+from jaxtyping import Bool, Float, Int, Integer
 from torch import Tensor
 from tqdm.auto import tqdm
 
@@ -47,6 +47,7 @@ MIN_UMAP_CODES = 5  # with fewer, umap-learn raises
 MAX_PAIRS = 50_000  # pairs of codes whose angles are compared
 MAX_CODES = 512  # codes whose neighbors are compared
 NEIGHBORS = 5
+TIE = 1e-9  # distances that differ by less, as a share of the longest row, are rounding errors
 MAX_RADIUS = 10  # of a stereographic map
 TINY = 1e-300  # a divisor in place of 0
 
@@ -72,7 +73,10 @@ class Projection:
         angle_correlation: Spearman's rank correlation of true angles with drawn angles (sphere) or
             distances (plane), over at most 50,000 pairs of codes; None where it is undefined.
         neighbors_kept: The share, 0 to 1, of each code's 5 nearest codes by angle that are among
-            the 5 nearest in the picture.
+            the 5 nearest in the picture. Up to 10 codes it is that of fewer, at most half of the
+            others, since among all others everything is kept. Any of several codes at the same
+            angle may be the nearest, and a code counts only if its angles to others differ. NaN
+            where none counts, and for fewer than 3 codes.
         words: What that means, in a sentence.
     """
 
@@ -85,6 +89,13 @@ class Projection:
     words: str
 
     @property
+    def kept(self) -> str:
+        """How many of the nearest codes are kept, in words."""
+        if math.isnan(self.neighbors_kept):
+            return "no nearest codes to compare"
+        return f"nearest codes kept {self.neighbors_kept:.0%}"
+
+    @property
     def trust(self) -> str:
         """All that is known about the projection in one line, for a caption."""
         facts = []
@@ -92,7 +103,7 @@ class Projection:
             facts.append(f"{self.axes_share:.0%} of the squared length")
         if self.angle_correlation is not None:
             facts.append(f"rank correlation of angles {self.angle_correlation:.2f}")
-        facts.append(f"nearest codes kept {self.neighbors_kept:.0%}")
+        facts.append(self.kept)
         name = capitalized(self.method)
         return f"{name}: {', '.join(facts)}. {self.words}"
 
@@ -259,8 +270,8 @@ def trust_table(projections: Mapping[str, Projection]) -> "pandas.DataFrame":
 def nearest_in_group(points: Codes, groups: Integer[np.ndarray, " _K"]) -> float:
     """The share of points, 0 to 1, whose nearest other point is in the same group.
 
-    Groups that form regions of a map have a share near 1. By chance it is about the sum of the
-    squared shares of the groups.
+    Where several are equally near, it is the share of these. Groups that form regions of a map have
+    a share near 1. By chance it is about the sum of the squared shares of the groups.
 
     Args:
         points: The coordinates of each code, as drawn.
@@ -276,8 +287,12 @@ def nearest_in_group(points: Codes, groups: Integer[np.ndarray, " _K"]) -> float
             f"there are {len(places)} points and {len(groups)} groups; "
             "both must be the same number, from 2"
         )
-    nearest = _nearest(places, np.arange(len(places)), 1)[:, 0]
-    return float(np.mean(groups[nearest] == groups))
+    shares = []
+    for block, distances in _distances(places, np.arange(len(places))):
+        is_same = groups == groups[block][:, None]
+        nearest = _nearest(distances, 1, places).shares()
+        shares.append((nearest * is_same).sum(axis=1))
+    return float(np.concatenate(shares).mean())
 
 
 def clusters(codes: Codes, count: int = 8, seed: int = 0) -> Int[np.ndarray, " _K"]:
@@ -417,28 +432,62 @@ def _pairs(count: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _neighbors_kept(units: np.ndarray, points: np.ndarray) -> float:
-    """The share of the nearest codes that stay nearest; 1 for a single code."""
-    count = len(units)
-    nearest = min(NEIGHBORS, count - 1)
-    if nearest == 0:
-        return 1.0
-    chosen = np.random.default_rng(0).choice(count, min(count, MAX_CODES), replace=False)
-    true = _nearest(units, chosen, nearest)
-    drawn = _nearest(points, chosen, nearest)
-    shared = [len(np.intersect1d(*pair)) for pair in zip(true, drawn, strict=True)]
-    return float(np.mean(shared) / nearest)
+    """The share of the nearest codes that stay nearest, NaN where it is undefined."""
+    others = len(units) - 1
+    count = min(NEIGHBORS, others // 2)
+    if count == 0:
+        return math.nan
+    chosen = np.random.default_rng(0).choice(len(units), min(len(units), MAX_CODES), replace=False)
+    kept = []
+    blocks = zip(_distances(units, chosen), _distances(points, chosen), strict=True)
+    for (_, angles), (_, distances) in blocks:
+        true = _nearest(angles, count, units)
+        drawn = _nearest(distances, count, points).shares()
+        # Whichever of the tied codes are drawn near, they are right, up to the places left.
+        tied = np.minimum((drawn * true.tied).sum(axis=1), true.left)
+        right = (drawn * true.certain).sum(axis=1) + tied
+        # Where all others are at the same angle, nothing can be wrong.
+        kept.append(right[true.tied.sum(axis=1) < others])
+    shares = np.concatenate(kept) / count
+    return float(shares.mean()) if len(shares) else math.nan
 
 
-def _nearest(rows: np.ndarray, chosen: np.ndarray, count: int) -> np.ndarray:
-    """The nearest other rows of each chosen row."""
-    squares = np.square(rows).sum(axis=1)
-    found = []
+def _distances(rows: np.ndarray, chosen: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Some of the rows, a few at a time, and their distances to all; infinite to themselves."""
+    from scipy.spatial.distance import cdist
+
     for block in np.array_split(chosen, math.ceil(len(chosen) / 16)):
-        # Squared distances, up to a term that is the same for all candidates.
-        distances = squares - 2 * rows[block] @ rows.T
+        distances = cdist(rows[block], rows)
         distances[np.arange(len(block)), block] = np.inf
-        found.append(np.argpartition(distances, count - 1, axis=1)[:, :count])
-    return np.concatenate(found)
+        yield block, distances
+
+
+class _Nearest(NamedTuple):
+    """The nearest of all rows to some of them.
+
+    Attributes:
+        certain: Which rows are among the nearest.
+        tied: Which rows are equally far and share the places that are left.
+        left: The number of these places.
+    """
+
+    certain: Bool[np.ndarray, "_n _K"]
+    tied: Bool[np.ndarray, "_n _K"]
+    left: Int[np.ndarray, " _n"]
+
+    def shares(self) -> Float[np.ndarray, "_n _K"]:
+        """How much of each row is among the nearest, where tied rows get equal shares."""
+        share = self.left / self.tied.sum(axis=1)
+        return self.certain + self.tied * share[:, None]
+
+
+def _nearest(distances: np.ndarray, count: int, rows: np.ndarray) -> _Nearest:
+    """The `count` nearest of all rows by their distances from some of them."""
+    tolerance = TIE * np.linalg.norm(rows, axis=1).max()
+    farthest = np.partition(distances, count - 1, axis=1)[:, count - 1, None]
+    certain = distances < farthest - tolerance
+    tied = np.abs(distances - farthest) <= tolerance
+    return _Nearest(certain, tied, count - certain.sum(axis=1))
 
 
 def _read_points(path: Path, shape: tuple[int, int]) -> np.ndarray | None:

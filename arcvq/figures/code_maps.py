@@ -221,8 +221,7 @@ def code_maps(
         figure.add_trace(unused, 1, column)
         figure.update_xaxes(title_text=name, col=column)
         count = len(projection.points)
-        kept = projection.neighbors_kept
-        text.append(f"{name}: {counted(count, 'code')}, nearest codes kept {kept:.0%}")
+        text.append(f"{name}: {counted(count, 'code')}, {projection.kept}")
     most = max(array(counts).max() for counts in usage.values())
     # One scale for all maps, and one bar beside the first.
     figure.update_traces(marker=usage_scale(most, len=0.8), selector={"name": "codes"})

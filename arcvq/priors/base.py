@@ -276,7 +276,9 @@ class Prior(nn.Module, Kinds):
 
     @staticmethod
     def from_pretrained(folder: str | Path) -> "Prior":
-        """Open the prior in a folder that `save_pretrained` wrote, in float32 and evaluation mode.
+        """Open the prior in a folder that `save_pretrained` wrote, in evaluation mode.
+
+        Weights in half precision open in float32, and those in float64 stay so.
 
         Raises:
             FileNotFoundError: If a file is missing.

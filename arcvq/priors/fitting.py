@@ -17,7 +17,7 @@ from arcvq.ops.blockwise import BLOCK
 from arcvq.priors.base import Prior
 from arcvq.runtime.fingerprint import fingerprint
 from arcvq.runtime.modes import evaluation_mode
-from arcvq.runtime.precision import at_least_float32, float32_weights
+from arcvq.runtime.precision import at_least_float32
 from arcvq.runtime.run_record import Row, RunRecord
 from arcvq.schedules import Cosine, WarmUp
 from arcvq.training import (
@@ -163,8 +163,7 @@ def fit_prior(  # noqa: PLR0913  (as `fit`)
     prior.check_model(model)
     prior.check_grid(model, data)
     optimization = Optimization(steps, batch_size, lr, seed)
-    with float32_weights(prior):
-        return PriorSession(prior, data, model, optimization, compute, recording).train()
+    return PriorSession.fit(prior, data, model, optimization, compute, recording)
 
 
 def fit_tokens(
@@ -182,7 +181,8 @@ def fit_tokens(
 
     The learning rate warms up over the first tenth of the steps and then falls to 0 as a cosine.
     A prior with classes is fitted with the labels. The prior ends with the weights of its best
-    validation, in evaluation mode. One in half precision is fitted in float32 and then rounded.
+    validation, in evaluation mode. One in half precision is fitted and validated in float32; at the
+    end it is rounded, and saved as it is then.
 
     Args:
         prior: The prior, which is fitted in place.
@@ -202,8 +202,7 @@ def fit_tokens(
         KeyboardInterrupt: After Ctrl-C, once the step under way is done and the state is saved.
     """
     optimization = Optimization(steps, batch_size, lr, seed)
-    with float32_weights(prior):
-        return PriorSession(prior, tokens, None, optimization, compute, recording).train()
+    return PriorSession.fit(prior, tokens, None, optimization, compute, recording)
 
 
 def _check_before_encoding(prior: Prior, data: TokenData | ImageData) -> None:

@@ -5,10 +5,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
+import torch
+from safetensors import safe_open
 from safetensors.torch import load_model, save_model
 from torch import nn
 
 from arcvq.runtime.files import reason_of, write_folder
+from arcvq.runtime.precision import cast_own
 from arcvq.runtime.random_numbers import isolated_rng
 
 CONFIG = "config.json"
@@ -41,6 +44,8 @@ def open_folder(
 ) -> Model:
     """Open the model in a folder, in evaluation mode; the caller's generator stays as it is.
 
+    Weights in half precision open in float32, and those in float64 stay so.
+
     Args:
         folder: The folder.
         from_config: Builds the model of a config, with new weights.
@@ -60,12 +65,23 @@ def open_folder(
             raise ValueError(f"{CONFIG} holds no JSON object")
         with isolated_rng():  # the new weights are not kept
             model = from_config(config)
+        _raise_to_float64(model, folder / WEIGHTS)
         load_model(model, str(folder / WEIGHTS))
     except Exception as error:
         reason = reason_of(error)
         raise ValueError(f"the {what} in {folder} cannot be opened: {reason}") from error
     check_weights(model, f"the {what} in {folder}")
     return model.eval()
+
+
+def _raise_to_float64(model: nn.Module, file: Path) -> None:
+    """Cast the modules whose weights are float64 in the file, so that they lose no digits."""
+    with safe_open(file, "pt") as weights:
+        saved = {name: weights.get_slice(name).get_dtype() for name in weights.keys()}  # noqa: SIM118
+    owners = {name.rpartition(".")[0] for name, dtype in saved.items() if dtype == "F64"}
+    for name, part in model.named_modules(remove_duplicate=False):
+        if name in owners:
+            cast_own(part, torch.float64)
 
 
 def check_weights(model: nn.Module, description: str) -> None:

@@ -101,11 +101,11 @@ def float32_weights(model: nn.Module) -> Iterator[None]:
     halves = [(part, precision) for part, precision in parts if precision in HALF]
     try:
         for part, _ in halves:
-            _cast(part, torch.float32)
+            cast_own(part, torch.float32)
         yield
     finally:
         for part, precision in halves:
-            _cast(part, precision)
+            cast_own(part, precision)
 
 
 def _precision_of(part: nn.Module) -> torch.dtype | None:
@@ -114,8 +114,8 @@ def _precision_of(part: nn.Module) -> torch.dtype | None:
     return next((tensor.dtype for tensor in own if tensor.is_floating_point()), None)
 
 
-def _cast(part: nn.Module, dtype: torch.dtype) -> None:
-    """Cast a module's own weights."""
+def cast_own(part: nn.Module, dtype: torch.dtype) -> None:
+    """Cast a module's own weights, without those of its submodules."""
 
     def cast(tensor: Tensor) -> Tensor:
         return tensor.to(dtype) if tensor.is_floating_point() else tensor

@@ -25,7 +25,6 @@ from arcvq.runtime.checks import (
 from arcvq.runtime.distributed import average_gradients_, mean_, own_share, rank
 from arcvq.runtime.extras import extra_import
 from arcvq.runtime.files import delete, reason_of, write_whole
-from arcvq.runtime.precision import float32_weights
 from arcvq.runtime.random_numbers import isolated_rng
 from arcvq.runtime.run_record import Row
 from arcvq.training import (
@@ -126,7 +125,7 @@ def _warn_of_old_weights(averaging: float, steps: int) -> None:
             f"averaging is {averaging:g}, with which the first of {steps:,} steps makes up "
             f"{old_share:.0%} of the averaged weights; averaging={fitting:g} lowers that to "
             f"{OLD_SHARE:.0%}",
-            stacklevel=4,  # at the call of fit_vqgan
+            stacklevel=5,  # at the call of fit_vqgan
         )
 
 
@@ -182,9 +181,7 @@ def fit_vqgan(  # noqa: PLR0913  (as `fit`)
         OSError, KeyboardInterrupt: As `fit`.
     """
     optimization = Optimization(steps, batch_size, lr, seed)
-    with float32_weights(model):
-        session = VQGANSession(model, data, optimization, losses, averaging, compute, recording)
-        return session.train()
+    return VQGANSession.fit(model, data, optimization, losses, averaging, compute, recording)
 
 
 class VQGANSession(VQVAESession):

@@ -137,6 +137,55 @@ def test_neighbors_kept_is_the_shared_part_of_the_five_nearest():
     assert seen.neighbors_kept == pytest.approx(kept / 150)
 
 
+@pytest.mark.parametrize(("count", "nearest"), [(3, 1), (6, 2), (7, 3), (10, 4), (11, 5), (30, 5)])
+def test_random_places_keep_nearest_codes_by_chance_however_few_there_are(count, nearest):
+    generator = torch.Generator().manual_seed(0)
+    kept = []
+    for _ in range(200):
+        codes = torch.randn(count, 6, generator=generator)
+        places = torch.randn(count, 3, generator=generator)
+        kept.append(assess(codes, places).neighbors_kept)
+    chance = nearest / (count - 1)
+    assert chance <= 0.5
+    assert np.mean(kept) == pytest.approx(chance, abs=0.05)
+
+
+@pytest.mark.parametrize(
+    "codes",
+    [torch.randn(1, 5), torch.randn(2, 5), torch.ones(20, 5), torch.eye(8), torch.zeros(12, 4)],
+    ids=["one", "two", "equal", "orthogonal", "zero"],
+)
+def test_where_no_code_is_nearer_than_another_none_is_kept_or_lost(codes):
+    seen = assess(codes, torch.randn(len(codes), 3))
+    assert math.isnan(seen.neighbors_kept)
+    assert "no nearest codes to compare" in seen.trust
+    assert math.isnan(trust_table({"own": seen}).loc["own", "nearest codes kept"])
+
+
+def grid(side):
+    """Directions at equal distances from several others."""
+    axis = torch.linspace(-1, 1, side)
+    return torch.cartesian_prod(axis, axis, axis)
+
+
+@pytest.mark.parametrize(
+    "codes",
+    [grid(3), torch.randn(8, 3).repeat_interleave(6, 0), torch.randn(20, 3).repeat(2, 1)],
+    ids=["grid", "six alike", "two alike"],
+)
+def test_of_codes_at_equal_angles_any_may_be_the_nearest(codes):
+    assert exact(codes).neighbors_kept == pytest.approx(1)
+    # Equal directions are drawn apart, each near to its own.
+    apart = exact(codes).points + 1e-4 * np.random.default_rng(0).normal(size=(len(codes), 3))
+    assert assess(codes, apart, sphere=False).neighbors_kept > 0.95
+
+
+def test_a_map_that_draws_all_codes_in_one_place_keeps_them_by_chance():
+    codes = torch.randn(31, 6)
+    seen = assess(codes, torch.ones(31, 3))
+    assert seen.neighbors_kept == pytest.approx(5 / 30)
+
+
 def test_random_places_are_trusted_little_and_said_so():
     codes = torch.randn(300, 6)
     seen = assess(codes, torch.randn(300, 3))
@@ -286,7 +335,7 @@ def test_any_finite_codebook_gets_finite_places_and_a_trust(count, dim, power, z
         seen = project(codes)
         assert np.isfinite(seen.points).all()
         assert len(seen.points) == count
-        assert 0 <= seen.neighbors_kept <= 1
+        assert math.isnan(seen.neighbors_kept) or 0 <= seen.neighbors_kept <= 1
         assert seen.words in seen.trust
         assert seen.angle_correlation is None or -1 - 1e-9 <= seen.angle_correlation <= 1 + 1e-9
 
@@ -394,6 +443,13 @@ def test_the_table_of_trust_has_a_row_for_each_projection():
     assert pole.axes_share is None  # its distances are not those along axes
     assert table.loc["axes", "share along axes"] == axes.axes_share
     assert table.loc["pole", "nearest codes kept"] == pole.neighbors_kept
+
+
+def test_of_points_that_are_equally_near_each_counts_for_a_share():
+    points = np.array([[0.0, 0], [0, 1], [0, 1], [0, -1]])
+    groups = np.array([0, 0, 1, 1])
+    # The first is as near to one of its group as to two others; 1 and 2 are in the same place.
+    assert projections.nearest_in_group(points, groups) == pytest.approx((1 / 3 + 0 + 0 + 0) / 4)
 
 
 def test_points_in_separate_groups_have_their_nearest_point_in_their_group():

@@ -195,6 +195,16 @@ def test_bits_are_the_likelihood_in_base_two_however_it_is_split(small, tokens, 
         bits_per_token(prior, grids[:0])
 
 
+@pytest.mark.parametrize("precision", [torch.bfloat16, torch.float16, torch.float64])
+def test_a_prior_in_any_precision_is_saved_as_it_is_handed_over(small, tokens, tmp_path, precision):
+    prior = small().to(precision)
+    short(prior, tokens, folder=tmp_path)
+    assert prior.dtype == precision
+    saved = Prior.from_pretrained(tmp_path).state_dict()
+    for name, weight in prior.state_dict().items():
+        assert torch.equal(saved[name], weight.to(saved[name].dtype)), name
+
+
 def test_bfloat16_keeps_the_loss_in_float32(small, tokens, monkeypatch):
     cross_entropy = fitting.cross_entropy
     seen = set()

@@ -47,6 +47,20 @@ def test_what_was_saved_opens_in_evaluation_mode_with_its_weights(module, tmp_pa
     assert all(torch.equal(state[name], value) for name, value in module.state_dict().items())
 
 
+@pytest.mark.parametrize("precision", [torch.bfloat16, torch.float16, torch.float32, torch.float64])
+def test_opening_raises_half_precision_to_float32_and_loses_no_digit(module, tmp_path, precision):
+    module.to(precision)
+    for weight in module.state_dict().values():
+        if weight.is_floating_point():
+            weight.copy_(torch.rand_like(weight))
+    module.save_pretrained(tmp_path)
+    copy = opened(module, tmp_path).state_dict()
+    for name, value in module.state_dict().items():
+        if value.is_floating_point():
+            assert copy[name].dtype == torch.promote_types(value.dtype, torch.float32), name
+        assert torch.equal(copy[name], value.to(copy[name].dtype)), name
+
+
 def test_opening_leaves_the_callers_random_numbers_alone(module, tmp_path):
     module.save_pretrained(tmp_path)
     before = torch.get_rng_state()

@@ -74,11 +74,15 @@ def test_training_lowers_the_error_with_any_quantizer(data, quantizer):
     assert evaluate(network, data.train)["l1"] < 0.7 * untrained
 
 
-def test_a_model_in_half_precision_learns_in_float32_and_is_rounded_at_the_end(data):
+def test_a_model_in_half_precision_learns_in_float32_and_is_rounded_at_the_end(data, tmp_path):
     network = model().bfloat16()
-    history = trained(data, network, PIXELS_ONLY, steps=2).history
+    recording = Recording(tmp_path, progress=False)
+    history = trained(data, network, PIXELS_ONLY, steps=2, recording=recording).history
     assert history.loss.notna().all()
     assert {weight.dtype for weight in network.parameters()} == {torch.bfloat16}
+    saved = VQGAN.from_pretrained(tmp_path).state_dict()
+    for name, weight in network.state_dict().items():
+        assert torch.equal(saved[name], weight.to(saved[name].dtype)), name
 
 
 def test_model_and_discriminator_are_moved_as_in_the_public_code(data):
