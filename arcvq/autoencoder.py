@@ -21,6 +21,8 @@ from arcvq.runtime.hub import (
     PUSH,
     check_options,
     download,
+    holds_file,
+    make_repository,
     official_file,
     official_weights,
 )
@@ -307,7 +309,7 @@ class Autoencoder(
         Args:
             save_directory: The folder, which is made if need be.
             push_to_hub: Whether to push the model to the Hugging Face hub as well, once it is
-                saved, with a new README.md.
+                saved; see the method `push_to_hub`.
             repo_id: The repository on the hub; by default it has the name of the folder.
             **kwargs: Other arguments of `huggingface_hub.PyTorchModelHubMixin.push_to_hub`.
 
@@ -332,6 +334,31 @@ class Autoencoder(
         if push_to_hub:
             return self.push_to_hub(repo_id or folder.name, **kwargs)
         return None
+
+    def push_to_hub(self, repo_id: str, **kwargs: Any) -> str:
+        """Push the model to the Hugging Face hub.
+
+        A README.md that the repository has is kept, since you may have edited it there. Otherwise
+        a new one is pushed with the model.
+
+        Args:
+            repo_id: The repository on the hub, which is made if need be.
+            **kwargs: Other arguments of `huggingface_hub.PyTorchModelHubMixin.push_to_hub`.
+
+        Returns:
+            The address of the commit.
+
+        Raises:
+            TypeError: For an option that there is not.
+        """
+        check_options(kwargs, PUSH)
+        token = kwargs.get("token")
+        repo_id = make_repository(repo_id, kwargs.get("private"), token)
+        if holds_file(repo_id, CARD, kwargs.get("branch"), token):
+            ignored = kwargs.get("ignore_patterns") or []
+            ignored = [ignored] if isinstance(ignored, str) else ignored
+            kwargs["ignore_patterns"] = [*ignored, CARD]
+        return super().push_to_hub(repo_id, **kwargs)
 
     @classmethod
     def from_pretrained(

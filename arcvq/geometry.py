@@ -308,8 +308,37 @@ def _fejes_toth_bound(num_codes: int) -> float:
     return math.acos((tangent**-2 - 1) / 2)
 
 
+def median_random_min_angle(num_codes: int, dim: int) -> float:
+    """Return the median of the minimum angle of K codes drawn uniformly on the sphere, in radians.
+
+    In one and two dimensions it is exact. In more, the angles of all K (K-1) / 2 pairs are taken as
+    independent, which makes it at most 3% too large: 2.5% for 3 codes in 3 dimensions, below 1.5%
+    in 4 dimensions or more, and below 0.5% in 8 or more.
+
+    Args:
+        num_codes: Number of codes K, at least 2.
+        dim: Dimension D, at least 1.
+
+    Raises:
+        ValueError: For fewer than two codes or no dimension.
+    """
+    check_whole(2, num_codes=num_codes)
+    check_whole(1, dim=dim)
+    if num_codes == 2:
+        return math.pi / 2
+    if dim == 1:  # two of three codes on a line share a direction
+        return 0.0
+    if dim == 2:  # all K gaps are above the angle a with the probability (1 - K a / 2 pi)^(K-1)
+        return 2 * math.pi / num_codes * -math.expm1(-math.log(2) / (num_codes - 1))
+    pairs = num_codes * (num_codes - 1) // 2
+    return random_nearest_angle(pairs, dim)
+
+
 def random_min_angle(num_codes: int, dim: int, seed: int = 0) -> float:
-    """Return the minimum angle of K codes drawn uniformly on the sphere."""
+    """Return the minimum angle of K codes drawn uniformly on the sphere, of a single draw.
+
+    It differs from draw to draw; `median_random_min_angle` says what is usual.
+    """
     generator = torch.Generator().manual_seed(as_seed(seed))
     return min_angle(torch.randn(num_codes, dim, generator=generator, dtype=torch.float64))
 
@@ -595,6 +624,9 @@ UNITS = {
 class CodebookGeometry:
     """What `describe` measured.
 
+    Beside the minimum angle of the codes, `min_angle_bound` is the largest that is possible for as
+    many (`best_min_angle_bound`), and `min_angle_random` the median of as many random directions
+    (`median_random_min_angle`).
     Angles are in radians here, and in degrees in the table and the printed text.
     """
 
@@ -692,7 +724,7 @@ def _angle_measures(codebook: Tensor) -> dict:
     return {
         "min_angle": nearest.min().item(),
         "min_angle_bound": best_min_angle_bound(*codebook.shape),
-        "min_angle_random": random_min_angle(*codebook.shape),
+        "min_angle_random": median_random_min_angle(*codebook.shape),
         "mean_nearest_angle": nearest.mean().item(),
         "uniformity": uniformity(codebook),
     }

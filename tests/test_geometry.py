@@ -20,6 +20,7 @@ from arcvq.geometry import (
     effective_rank,
     growth_usage_correlation,
     mean_resultant_length,
+    median_random_min_angle,
     min_angle,
     nearest_angles,
     norm_usage_correlation,
@@ -200,6 +201,59 @@ def test_random_codes_stay_below_the_bound_and_repeat_with_their_seed(num_codes,
     assert 0 < angle < best_min_angle_bound(num_codes, dim)
     assert angle == random_min_angle(num_codes, dim, seed=3)
     assert angle != random_min_angle(num_codes, dim, seed=4)
+
+
+def simulated_min_angles(num_codes, dim, draws):
+    generator = torch.Generator().manual_seed(0)
+    codes = torch.randn(draws, num_codes, dim, generator=generator, dtype=torch.float64)
+    units = codes / codes.norm(dim=2, keepdim=True)
+    cosines = (units @ units.mT).diagonal_scatter(torch.full((draws, num_codes), -2.0), 0, 1, 2)
+    return cosines.amax((1, 2)).clamp(-1, 1).acos()
+
+
+@pytest.mark.parametrize(
+    ("num_codes", "dim", "within"),
+    [
+        (2, 2, 0.01),
+        (3, 2, 0.01),
+        (8, 2, 0.01),
+        (2, 3, 0.01),
+        (3, 3, 0.03),
+        (8, 3, 0.02),
+        (3, 4, 0.015),
+        (16, 4, 0.01),
+        (3, 8, 0.01),
+        (16, 64, 0.005),
+    ],
+)
+def test_the_median_of_the_minimum_angle_is_that_of_many_draws(num_codes, dim, within):
+    # The half of the draws that lies below is known to 0.5% (two standard errors).
+    found = simulated_min_angles(num_codes, dim, 40_000).quantile(0.5).item()
+    assert median_random_min_angle(num_codes, dim) == pytest.approx(found, rel=0.01 + within)
+
+
+@pytest.mark.parametrize(("num_codes", "dim"), [(300, 2), (300, 3), (300, 16), (128, 64)])
+def test_half_of_large_random_codebooks_have_a_larger_minimum_angle(num_codes, dim):
+    median = median_random_min_angle(num_codes, dim)
+    larger = simulated_min_angles(num_codes, dim, 400) > median
+    assert larger.double().mean().item() == pytest.approx(0.5, abs=0.08)
+
+
+def test_in_one_and_two_dimensions_the_median_is_exact():
+    assert median_random_min_angle(2, 1) == median_random_min_angle(2, 7) == math.pi / 2
+    assert median_random_min_angle(3, 1) == 0
+    for num_codes in (3, 10, 10_000):
+        angle = median_random_min_angle(num_codes, 2)
+        share_of_circle = num_codes * angle / (2 * math.pi)
+        assert (1 - share_of_circle) ** (num_codes - 1) == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize(
+    ("num_codes", "dim", "words"), [(1, 3, "num_codes is 1"), (4, 0, "dim is 0")]
+)
+def test_a_median_needs_two_codes_and_a_dimension(num_codes, dim, words):
+    with pytest.raises(ValueError, match=f"^{words}; it must be a whole number from"):
+        median_random_min_angle(num_codes, dim)
 
 
 @pytest.mark.parametrize(
@@ -585,7 +639,7 @@ def test_describe_gathers_what_the_functions_measure():
         "mean_resultant_length": mean_resultant_length(codebook),
         "min_angle": min_angle(codebook),
         "min_angle_bound": best_min_angle_bound(16, 4),
-        "min_angle_random": random_min_angle(16, 4),
+        "min_angle_random": median_random_min_angle(16, 4),
         "mean_nearest_angle": nearest_angles(codebook).mean().item(),
         "uniformity": uniformity(codebook),
         "tokens": 45,

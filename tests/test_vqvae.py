@@ -239,28 +239,77 @@ def test_a_push_that_fails_says_why_and_leaves_a_saved_model(tmp_path, monkeypat
     assert VQVAE.from_pretrained(tmp_path).config() == model.config()
 
 
-def test_what_is_pushed_is_a_saved_model(tmp_path, monkeypatch):
-    uploaded = []
+@pytest.fixture
+def repositories(monkeypatch):
+    """A stand-in for the hub: its repositories, each the files of its branches by name."""
+    held = {}
 
     class Hub:
         def __init__(self, **_):
             pass
 
         def create_repo(self, repo_id, **_):
-            return SimpleNamespace(repo_id=repo_id)
+            name = repo_id if "/" in repo_id else f"me/{repo_id}"
+            held.setdefault(name, {"main": {}})
+            return SimpleNamespace(repo_id=name)
 
-        def upload_folder(self, folder_path, **options):
-            assert (Path(folder_path) / "README.md").exists()
-            opened = VQVAE.from_pretrained(folder_path)
-            uploaded.append((opened.config(), options["commit_message"]))
-            return "https://huggingface.co/me/model"
+        def file_exists(self, repo_id, filename, revision=None):
+            return filename in held[repo_id].get(revision or "main", {})
 
+        def upload_folder(self, repo_id, folder_path, revision, ignore_patterns, **options):
+            files = held[repo_id].setdefault(revision or "main", {})
+            files["message"] = options["commit_message"]
+            for file in Path(folder_path).iterdir():
+                if file.name not in (ignore_patterns or []):
+                    files[file.name] = file.read_bytes()
+            return f"https://huggingface.co/{repo_id}"
+
+    monkeypatch.setattr(huggingface_hub, "HfApi", Hub)
     monkeypatch.setattr(huggingface_hub.hub_mixin, "HfApi", Hub)
+    return held
+
+
+def test_what_is_pushed_is_a_saved_model(tmp_path, repositories):
     model = small()
     options = {"repo_id": "me/model", "commit_message": "the first one"}
-    url = model.save_pretrained(tmp_path, push_to_hub=True, **options)
+    url = model.save_pretrained(tmp_path / "here", push_to_hub=True, **options)
     assert url == "https://huggingface.co/me/model"
-    assert uploaded == [(model.config(), "the first one")]
+    files = repositories["me/model"]["main"]
+    assert files.pop("message") == "the first one"
+    assert "README.md" in files
+    there = tmp_path / "there"
+    there.mkdir()
+    for name, content in files.items():
+        (there / name).write_bytes(content)
+    assert VQVAE.from_pretrained(there).config() == model.config()
+
+
+@pytest.mark.parametrize("repository", ["me/model", "model"])
+@pytest.mark.parametrize("ignored", [None, "other.txt", ["other.txt"]])
+def test_a_push_keeps_the_model_card_that_the_repository_has(repositories, repository, ignored):
+    model = small()
+    model.push_to_hub(repository)
+    files = repositories["me/model"]["main"]
+    before = files["model.safetensors"]
+    files["README.md"] = b"Trained on my own photographs."
+    with torch.no_grad():
+        model.quantizer.codebook.fill_(0.5)
+    model.push_to_hub(repository, ignore_patterns=ignored)
+    assert files["README.md"] == b"Trained on my own photographs."
+    assert files["model.safetensors"] != before
+
+
+def test_a_push_to_another_branch_asks_that_branch_for_its_card(repositories):
+    model = small()
+    model.push_to_hub("me/model")
+    model.push_to_hub("me/model", branch="later")
+    assert "README.md" in repositories["me/model"]["later"]
+
+
+def test_an_option_that_a_push_has_not_is_refused_before_anything_is_made(repositories):
+    with pytest.raises(TypeError, match="there is no option 'brnch'"):
+        small().push_to_hub("me/model", brnch="later")
+    assert repositories == {}
 
 
 def test_sizes_may_be_numbers_of_numpy(unchecked):

@@ -78,6 +78,18 @@ def download(repository: str, filename: str, revision: str | None = None, **opti
     return Path(path)
 
 
+def make_repository(repository: str, private: bool | None, token: str | None) -> str:
+    """Make a repository on the hub, unless it is there, and return its name with the owner."""
+    api = huggingface_hub.HfApi(token=token)
+    return api.create_repo(repository, private=private, exist_ok=True).repo_id
+
+
+def holds_file(repository: str, filename: str, revision: str | None, token: str | None) -> bool:
+    """Whether a repository on the hub has a file on a branch; None for the main one."""
+    api = huggingface_hub.HfApi(token=token)
+    return api.file_exists(repository, filename, revision=revision)
+
+
 def official_file(path: str | Path, filename: str | None, revision: str | None) -> Path:
     """Return the path of a checkpoint, after its download where it is not on this machine.
 
