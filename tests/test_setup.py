@@ -275,10 +275,56 @@ def test_the_weekly_workflow_tries_both_ends_of_the_ranges_and_every_python():
     assert conda == {"environment-file": "environment.yml"}
 
 
-def test_ci_calls_what_the_readme_says():
-    assert {"make lint", "make docs", "make test"} <= set(
-        (ROOT / ".ci" / "run").read_text().splitlines()
-    )
+PARTS = ("apt-get update", "apt-get install", "make lint docs", "make test")
+
+
+@pytest.fixture
+def ci(tmp_path):
+    """Runs a copy of .ci/run where no browser is; returns what it called of `PARTS`, and its status."""
+    (tmp_path / ".ci").mkdir()
+    shutil.copy(ROOT / ".ci" / "run", tmp_path / ".ci")
+    commands = tmp_path / "bin"
+    commands.mkdir()
+    for name in ("bash", "dirname", "id"):
+        (commands / name).symlink_to(shutil.which(name))
+    # It says what it was called with, options left out, and fails where it is told to.
+    stub = """#!/usr/bin/env bash
+        name=${0##*/}
+        for word; do [[ $word == -* || $word == chromium ]] || name+=" $word"; done
+        echo "$name"
+        [ "$name" != "$FAILS" ]
+        """
+    for name in ("apt-get", "make"):
+        (commands / name).write_text(stub)
+        (commands / name).chmod(0o755)
+
+    def run(fails):
+        environment = {"PATH": str(commands), "FAILS": fails}
+        done = subprocess.run(
+            [tmp_path / ".ci" / "run"], capture_output=True, text=True, env=environment, timeout=60
+        )
+        return done.stdout.splitlines(), done.returncode
+
+    return run
+
+
+def test_ci_installs_a_browser_checks_and_tests(ci):
+    called, status = ci(fails="nothing")
+    assert sorted(called) == sorted(PARTS)
+    assert called.index("apt-get update") < called.index("apt-get install")
+    assert called[-1] == "make test"
+    assert status == 0
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_ci_fails_with_any_part_and_tests_only_what_passed_the_checks(ci, part):
+    called, status = ci(fails=part)
+    assert part in called
+    assert status != 0
+    assert ("make test" in called) == (part == "make test")
+
+
+def test_the_workflow_calls_ci():
     workflow = yaml.safe_load((ROOT / ".github" / "workflows" / "ci.yml").read_text())
     assert {"run": ".ci/run"} in workflow["jobs"]["test"]["steps"]
     assert os.access(ROOT / ".ci" / "run", os.X_OK)
