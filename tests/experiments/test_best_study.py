@@ -28,17 +28,29 @@ SEARCH = dataclasses.replace(best_study.SEARCH, variants=some_candidates)
 SHORT = dataclasses.replace(BEST, search=SEARCH)
 
 
-def run(out, images=IMAGES, experiment=SHORT, **options):
-    usual = {
-        "seeds": 2,
-        "only": ["plain VQ", "SAMP"],
-        "out": out,
-        "root": out / "data",
-        "device": "cpu",
-        "workers": 1,
-        "progress": False,
-    }
-    return run_experiment(experiment, BASE, images, **usual | options)
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    """Where all tests here keep their runs and the classifier: each is trained once."""
+    return tmp_path_factory.mktemp("data")
+
+
+@pytest.fixture
+def run(root):
+    """Runs an experiment whose rows are kept in a folder of the test's own."""
+
+    def run(out, images=IMAGES, experiment=SHORT, **options):
+        usual = {
+            "seeds": 2,
+            "only": ["plain VQ", "SAMP"],
+            "out": out,
+            "root": root,
+            "device": "cpu",
+            "workers": 1,
+            "progress": False,
+        }
+        return run_experiment(experiment, BASE, images, **usual | options)
+
+    return run
 
 
 def searched(out):
@@ -106,7 +118,7 @@ def test_candidates_keep_what_they_are_told_of_samp_but_the_weight(radius):
     assert {*variants.values()} == {None}
 
 
-def test_the_best_on_validation_images_is_measured_with_fresh_seeds(tmp_path):
+def test_the_best_on_validation_images_is_measured_with_fresh_seeds(run, root, tmp_path):
     rows = run(tmp_path)
     tried = searched(tmp_path)
     assert len(tried) == 5
@@ -122,7 +134,7 @@ def test_the_best_on_validation_images_is_measured_with_fresh_seeds(tmp_path):
 
     def psnr(name, seed, images):
         settings = dataclasses.replace(by_name[name], seed=seed)
-        found = train(settings, IMAGES, root=tmp_path / "data", device="cpu", progress=False)
+        found = train(settings, IMAGES, root=root, device="cpu", progress=False)
         return evaluate(found.model, images)["psnr"]
 
     by_name = {one.name: one.settings for one in best_study.candidates(BASE)}
@@ -130,17 +142,19 @@ def test_the_best_on_validation_images_is_measured_with_fresh_seeds(tmp_path):
     assert rows.psnr[0] == psnr(rows.chosen[0], 1, IMAGES.test)
 
 
-def test_test_images_have_no_part_in_the_choice(tmp_path):
+def test_test_images_have_no_part_in_the_choice(run, tmp_path):
     others = ImageData("strokes", IMAGES.train, IMAGES.validation, split(8, 9), ("a", "b"))
-    one = run(tmp_path / "one", only=["plain VQ"], seeds=1)
-    other = run(tmp_path / "other", others, only=["plain VQ"], seeds=1)
+    options = {"only": ["plain VQ"], "seeds": 1}
+    one = run(tmp_path / "one", **options)
+    # Trained apart, too.
+    other = run(tmp_path / "other", others, root=tmp_path / "other" / "data", **options)
     measures = ["variant", "psnr", "distance"]
     assert searched(tmp_path / "one")[measures].equals(searched(tmp_path / "other")[measures])
     assert one.chosen.tolist() == other.chosen.tolist()
     assert one.psnr[0] != other.psnr[0]
 
 
-def test_a_search_is_only_read_when_more_seeds_are_asked_for(tmp_path):
+def test_a_search_is_only_read_when_more_seeds_are_asked_for(run, tmp_path):
     few = run(tmp_path, only=["plain VQ"], seeds=1)
 
     def measured_again(*run):
@@ -153,7 +167,7 @@ def test_a_search_is_only_read_when_more_seeds_are_asked_for(tmp_path):
     pd.testing.assert_frame_equal(again, few[columns])
 
 
-def test_what_is_best_in_short_runs_can_be_trained_at_length(tmp_path):
+def test_what_is_best_in_short_runs_can_be_trained_at_length(run, root, tmp_path):
     steps = BASE.steps // 2
     at_length = run(tmp_path, experiment=dataclasses.replace(SHORT, search_steps=steps), seeds=1)
     short = run_experiment(
@@ -163,7 +177,7 @@ def test_what_is_best_in_short_runs_can_be_trained_at_length(tmp_path):
         seeds=1,
         only=[one.name for one in some_candidates(BASE) if one.facts["candidate_for"] == "SAMP"],
         out=tmp_path / "search",
-        root=tmp_path / "data",
+        root=root,
         device="cpu",
         progress=False,
     )
@@ -173,12 +187,14 @@ def test_what_is_best_in_short_runs_can_be_trained_at_length(tmp_path):
 
     (chosen,) = [one for one in best_study.candidates(BASE) if one.name == samp.chosen]
     settings = dataclasses.replace(chosen.settings, seed=1)
-    found = train(settings, IMAGES, root=tmp_path / "data", device="cpu", progress=False)
+    found = train(settings, IMAGES, root=root, device="cpu", progress=False)
     assert found.settings["steps"] == BASE.steps
     assert samp.psnr == evaluate(found.model, IMAGES.test)["psnr"]
 
 
-def test_a_candidate_that_fails_is_not_chosen_and_a_quantizer_without_any_other_says_so(tmp_path):
+def test_a_candidate_that_fails_is_not_chosen_and_a_quantizer_without_any_other_says_so(
+    run, tmp_path
+):
     def measure(run, settings, data, root):
         if settings.quantizer == "plain" or settings.lr == 3e-3:
             raise RuntimeError("diverged")
@@ -194,7 +210,7 @@ def test_a_candidate_that_fails_is_not_chosen_and_a_quantizer_without_any_other_
     assert rows.lr[1] == max(lr for lr in searched(tmp_path).lr if lr < 3e-3)
 
 
-def test_a_variant_without_candidates_keeps_its_settings(tmp_path):
+def test_a_variant_without_candidates_keeps_its_settings(run, tmp_path):
     search = dataclasses.replace(SEARCH, variants=lambda base: some_candidates(base)[:2])
     rows = run(tmp_path, experiment=dataclasses.replace(BEST, search=search), only=["SAMP"])
     assert rows.seed.tolist() == [1, 2]
@@ -234,7 +250,7 @@ def test_where_nothing_draws_latents_and_codes_together_there_is_no_distance(tmp
     assert found["reconstruction_gradient"] > 0
 
 
-def test_tables_and_figures_of_both_stages_hold_all_quantizers(tmp_path):
+def test_tables_and_figures_of_both_stages_hold_all_quantizers(run, tmp_path):
     names = ["plain VQ", "FSQ", "SAMP"]
     rows = run(tmp_path, only=names, seeds=1)
     assert "error" not in rows
