@@ -9,6 +9,7 @@ import torch
 
 from arcvq.priors import (
     HistogramPrior,
+    Prior,
     PriorRun,
     TokenData,
     TokenSplit,
