@@ -41,7 +41,7 @@ MNIST = "--dataset mnist --profile standard --steps 3160 --train-images 10000"
 CIFAR = "--dataset cifar10 --profile standard --steps 1000"
 FEW = "--only continuous --only 'plain VQ' --only cosine --only CVQ --only SAMP --only FSQ"
 SIX = "--only 'plain VQ' --only EMA --only cosine --only CVQ --only 'margin alone' --only SAMP"
-FULL_SIZE = f"--dataset mnist_full --profile full {SIX}"
+FULL_SIZE = f"--dataset mnist_full --profile full {SIX} --only 'plain VQ, unit start'"
 SMALL = (
     f"--dataset mnist_full --profile full_small {SIX} --only 'CVQ, closest anchors' "
     "--only 'CVQ as its authors run it' --only 'BBNR alone' "
@@ -74,6 +74,7 @@ AUTHORS = "SSIM, the measures of the authors"
 SSIM_CAME_LATER = ("paper-mnist_full_small", "best-digits", "best-mnist", "schedules-mnist")
 NOTES = {  # by the table: how what the command makes today differs from it
     "paper-mnist": f"since then: two more kinds of CVQ, {AUTHORS}",
+    "paper-mnist_full": 'the table has one seed of "plain VQ, unit start"',
     "paper-cifar10-jpeg": f"our images had been through JPEG; since then: {AUTHORS}",
     "ablations-digits": f'since then: "scale and alpha of the text", {AUTHORS}',
     "ablations-mnist": (
@@ -83,7 +84,9 @@ NOTES = {  # by the table: how what the command makes today differs from it
     **dict.fromkeys(SSIM_CAME_LATER, "since then: SSIM"),
 }
 CLOSEST = "CVQ, closest anchors"
-RIVALS = ("plain VQ", "cosine", "EMA", "CVQ", "FSQ")  # that SAMP is set against at a glance
+UNIT_START = "plain VQ, unit start"
+# What SAMP is set against at a glance.
+RIVALS = ("plain VQ", UNIT_START, "cosine", "EMA", "CVQ", "FSQ")
 SAMPLED = {  # the columns of the table of generated images, by what stands in its rows
     RECONSTRUCTED: "reconstructions",
     "pixelcnn": "samples of the PixelCNN",
@@ -101,7 +104,9 @@ QUANTIZERS = (
     "SimVQ",
     "rotation trick",
 )
-PARTS = {  # of SAMP: the variants that differ in nothing but this part, with it and without
+PARTS = {  # what SAMP adds to plain VQ: variants that differ in this part only, with it and without
+    "The start on the unit sphere": (UNIT_START, "plain VQ"),
+    "The lookup by angle": ("cosine", UNIT_START),
     "The ball alone": ("BBNR alone", "cosine"),
     "The ball beside the margin loss": ("SAMP", "margin alone"),
     "The stop-gradient": ("SAMP", "SAMP without stop-gradient"),
@@ -234,7 +239,7 @@ def at_their_best(rows: pd.DataFrame) -> str:
         "for the other quantizers, and 9 of 81 for SAMP, for which three weights of the margin "
         "loss were tried as well.",
         _own_table(rows, titles),
-        f"{_place(rows)} {_ratios(rows)}",
+        f"{_place(rows, [*QUANTIZERS, UNIT_START])} {_ratios(rows)}",
         _at_the_edge(rows),
     )
 
@@ -532,9 +537,9 @@ def _own_table(rows: pd.DataFrame, titles: Sequence[str]) -> str:
     return markdown(ordered[[variant, *known]])
 
 
-def _place(rows: pd.DataFrame) -> str:
+def _place(rows: pd.DataFrame, quantizers: Sequence[str] = QUANTIZERS) -> str:
     """Where SAMP stands among the quantizers by PSNR, and from which it cannot be told apart."""
-    known = rows[rows.variant.isin(QUANTIZERS)]
+    known = rows[rows.variant.isin(quantizers)]
     means = known.groupby("variant").psnr.mean().sort_values(ascending=False)
     place = means.index.get_loc("SAMP") + 1
     ordinal = {1: "1st", 2: "2nd", 3: "3rd"}.get(place, f"{place}th")
@@ -551,7 +556,7 @@ def _overlaps(rows: pd.DataFrame, others: Sequence[str]) -> str:
     outcomes = {name: intervals_overlap(samp, variant_interval(rows, name)) for name in others}
     if all(outcome is None for outcome in outcomes.values()):
         return ""
-    level = [name for name, overlap in outcomes.items() if overlap]
+    level = [_quoted(name) for name, overlap in outcomes.items() if overlap]
     if not level:
         return "Its interval overlaps with none of the others."
     which = "that" if len(level) == 1 else "those"

@@ -1,9 +1,19 @@
-"""Variants of `SphericalQuantizer` to compare it with: a naive implementation and an ablation."""
+"""Variants of our quantizers to compare them with: a naive implementation and two ablations."""
 
 from torch.nn.functional import normalize, one_hot
 
 from arcvq.ops import reference
-from arcvq.quantizers import SphericalQuantizer
+from arcvq.quantizers import CosineQuantizer, Quantizer, SphericalQuantizer
+
+
+class UnitStartQuantizer(Quantizer):
+    """Plain VQ whose codes start on the unit sphere, where those of the cosine quantizer start.
+
+    From plain VQ to the cosine quantizer two things change: the start of the codes, and the lookup
+    by angle. Here only the start does.
+    """
+
+    initial_codebook = CosineQuantizer.initial_codebook
 
 
 class PlainSphericalQuantizer(SphericalQuantizer):

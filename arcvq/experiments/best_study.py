@@ -30,6 +30,7 @@ from arcvq.training import Run, evaluate
 
 QUANTIZERS = {  # that are compared, as in RunSettings
     "plain VQ": "plain",
+    "plain VQ, unit start": "plain_unit_start",
     "EMA": "ema",
     "cosine": "cosine",
     "CVQ": "cvq",

@@ -16,6 +16,7 @@ from arcvq.training import Run
 PAPER_QUANTIZERS = {  # the quantizer of each variant, as in RunSettings
     "continuous": "continuous",
     "plain VQ": "plain",
+    "plain VQ, unit start": "plain_unit_start",
     "EMA": "ema",
     "cosine": "cosine",
     "CVQ": "cvq",

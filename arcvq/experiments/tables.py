@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 
-from arcvq.runtime.wording import counted
+from arcvq.runtime.wording import counted, span
 from arcvq.samp import PAPER_REGIME, REGIME_TITLES
 
 RESAMPLES = 9999
@@ -112,9 +112,11 @@ def runs_note(rows: pd.DataFrame) -> str:
     *lengths, longest = [f"{length:,}" for length in sorted(rows.steps.unique())]
     steps = f"{', '.join(lengths)} or {longest}" if lengths else longest
     failed = len(rows) - len(finished(rows))
+    seeds = span(rows.groupby("variant").seed.nunique())
+    noun = "seed" if seeds == "1" else "seeds"
     return (
         f"{counted(runs, 'run')} of {steps} steps on {data_title(rows)}, "
-        f"{counted(rows.seed.nunique(), 'seed')} each; {failed or 'none'} failed"
+        f"{seeds} {noun} each; {failed or 'none'} failed"
     )
 
 

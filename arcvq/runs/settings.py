@@ -10,7 +10,7 @@ from typing import Any, cast
 import torch
 
 from arcvq.autoencoder import Autoencoder
-from arcvq.baselines.reference import UndetachedQuantizer
+from arcvq.baselines.reference import UndetachedQuantizer, UnitStartQuantizer
 from arcvq.baselines.vector_quantize_pytorch import BASELINES
 from arcvq.image_folders import Reading
 from arcvq.images import USUAL_READING, ImageData, load_images
@@ -30,6 +30,7 @@ from arcvq.vqvae import DOWNSAMPLE, VQVAE
 RUN_FORMAT = 4  # bump it when the same settings no longer train the same model
 ALL_QUANTIZERS: dict[str, Any] = {
     **QUANTIZERS,
+    "plain_unit_start": UnitStartQuantizer,
     "cvq_closest": partial(OnlineClusteredQuantizer, anchor="closest"),
     "samp_undetached": UndetachedQuantizer,
     **BASELINES,
@@ -74,9 +75,10 @@ class RunSettings:
 
     Args:
         dataset: Name of the data set, for `load_images`.
-        quantizer: A name in `ALL_QUANTIZERS`: one of ours, a baseline, "cvq_closest", which is CVQ
-            with the anchors of its authors' command, or "samp_undetached", which is SAMP without
-            its stop-gradient.
+        quantizer: A name in `ALL_QUANTIZERS`: one of ours, a baseline, "plain_unit_start", which is
+            plain VQ with codes that start on the unit sphere, "cvq_closest", which is CVQ with the
+            anchors of its authors' command, or "samp_undetached", which is SAMP without its
+            stop-gradient.
         samp: Settings of SAMP, for the two quantizers that have it. None for those of the paper,
             scaled to the length of the run.
         num_codes: Number of codes, K.

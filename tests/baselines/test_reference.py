@@ -3,11 +3,37 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from arcvq import SAMP, SphericalQuantizer
-from arcvq.baselines.reference import PlainSphericalQuantizer, UndetachedQuantizer
+from arcvq import SAMP, CosineQuantizer, EuclideanQuantizer, SphericalQuantizer
+from arcvq.baselines.reference import (
+    PlainSphericalQuantizer,
+    UndetachedQuantizer,
+    UnitStartQuantizer,
+)
 from arcvq.ops import reference
 from arcvq.samp import arc_margin_loss
 from arcvq.schedules import Constant
+
+
+def test_unit_start_has_the_first_codes_of_the_cosine_quantizer():
+    torch.manual_seed(2)
+    ours = UnitStartQuantizer(32, 6).codebook
+    torch.manual_seed(2)
+    assert torch.equal(ours, CosineQuantizer(32, 6).codebook)
+    assert torch.allclose(ours.norm(dim=1), torch.ones(32))
+
+
+def test_unit_start_goes_on_as_plain_vq():
+    ours = UnitStartQuantizer(16, 4)
+    plain = EuclideanQuantizer(16, 4)
+    plain.load_state_dict(ours.state_dict())
+    latents = 3 * torch.randn(2, 4, 5, 5)
+    got = ours(latents)
+    expected = plain(latents)
+    assert torch.equal(got.indices, expected.indices)
+    assert torch.equal(got.loss, expected.loss)
+    got.loss.backward()
+    expected.loss.backward()
+    assert torch.equal(ours.codebook.grad, plain.codebook.grad)
 
 
 def test_the_reference_loss_is_the_fast_one():

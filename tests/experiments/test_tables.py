@@ -162,3 +162,11 @@ def test_one_seed_on_either_side_leaves_it_open(mean):
 def test_a_run_of_several_rows_is_one_run():
     rows = pd.DataFrame({"variant": "SAMP", "seed": [0, 0, 1, 1], "steps": 100, "data": "mnist"})
     assert runs_note(rows) == "2 runs of 100 steps on MNIST, 2 seeds each; none failed"
+
+
+def test_a_variant_with_fewer_seeds_than_others_is_told():
+    rows = pd.DataFrame(
+        {"variant": ["SAMP", "SAMP", "EMA"], "seed": [0, 1, 0], "steps": 100, "data": "mnist"}
+    )
+    assert runs_note(rows) == "3 runs of 100 steps on MNIST, 1 to 2 seeds each; none failed"
+    assert runs_note(rows[1:2]) == "1 run of 100 steps on MNIST, 1 seed each; none failed"

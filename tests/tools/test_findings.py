@@ -100,6 +100,18 @@ def test_the_published_gap_is_split_into_weight_and_quantizer():
     assert "as published" not in findings.quantizers(digits), "nothing is published of these"
 
 
+def test_the_start_of_the_codes_is_told_apart_from_the_lookup_by_angle():
+    unit_start = PAPER[PAPER.variant == "plain VQ"].assign(variant="plain VQ, unit start")
+    unit_start = unit_start.assign(psnr=unit_start.psnr + 2.5)
+    text = findings.quantizers(pd.concat([PAPER, unit_start]))
+    start = '"plain VQ, unit start" is 2.50 dB above plain VQ; the intervals do not overlap'
+    lookup = 'cosine is 0.40 dB above "plain VQ, unit start"; the intervals do not overlap'
+    assert f"**The start on the unit sphere.** {start}." in text
+    assert f"**The lookup by angle.** {lookup}." in text
+    assert "ranks 2nd of 5 quantizers" in text, "another start is no other quantizer"
+    assert "on the unit sphere" not in findings.quantizers(PAPER)
+
+
 def test_nothing_is_said_of_intervals_that_are_not_known():
     text = findings.quantizers(PAPER[PAPER.seed == 0])
     assert "SAMP ranks 2nd of 5 quantizers." in text
@@ -203,6 +215,15 @@ def test_tuned_quantizers_are_listed_by_what_they_reach():
     assert "has 128 channels, 32 in the residual layers, and learns from" in text
     assert "SAMP ranks 2nd of 2" in text
     assert "the largest tried" not in text
+
+
+def test_a_start_that_was_tuned_on_its_own_counts_among_the_tuned():
+    rows = PAPER[PAPER.variant.isin(["SAMP", "FSQ"])]
+    unit_start = PAPER[PAPER.variant == "SAMP"].assign(variant="plain VQ, unit start")
+    unit_start = unit_start.assign(psnr=unit_start.psnr - 0.15)
+    text = findings.at_their_best(tuned(pd.concat([rows, unit_start]), 1e-3))
+    assert "SAMP ranks 2nd of 3 quantizers." in text
+    assert 'Its interval overlaps with that of "plain VQ, unit start".' in text
 
 
 @pytest.mark.parametrize(
